@@ -1,0 +1,30 @@
+"""What can go wrong, each with a remedy in its message.
+
+Bad input raises `ValueError` or `TypeError`. What only shows in the numbers derives from `InfluenceError`.
+"""
+
+from __future__ import annotations
+
+
+class InfluenceError(Exception):
+    """An answer could not be given, or not with the asked accuracy."""
+
+
+class IndefiniteError(InfluenceError):
+    """The curvature has a negative or zero eigenvalue: there is no quadratic minimum to speak of (Sec. 4.2)."""
+
+    def __init__(self, message: str, eigenvalue: float | None = None) -> None:
+        super().__init__(message)
+        self.eigenvalue = eigenvalue
+
+
+class NotConvergedError(InfluenceError):
+    """A solve stopped before its residual reached the tolerance."""
+
+
+class NotDeterministicError(InfluenceError):
+    """Two passes over the same training data gave different numbers."""
+
+
+class StaleError(InfluenceError):
+    """Weights, data or settings differ from those that the answer was computed with."""

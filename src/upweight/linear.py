@@ -1,0 +1,405 @@
+"""Linear models in closed form: with eta = X theta, the gradient of example i is x_i (x) r_i and H = X^T W X.
+
+A linear model is never treated as a network: no automatic differentiation, float64, products at the price of reading X.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.optimize import minimize
+from scipy.sparse.linalg import LinearOperator, cg
+
+from .derivatives import per_example
+from .design import Design, as_design
+from .errors import NotConvergedError
+from .losses import LinearLoss
+from .measures import Measure, OfParameters, Overall
+from .objective import Objective, Operator, check_keep, check_weights, expand_l2
+from .types import Keep, Tensor
+from .vectors import Layout
+
+BLOCK_ELEMENTS = 1 << 21
+
+
+class LinearProblem(Objective):
+    """A linear model with its loss: R = (1/n) sum_i w_i l(x_i theta, y_i) + 1/2 sum_j l2_j theta_j^2.
+
+    X (n, d) is dense or SciPy-sparse, y the targets as `loss` documents them, `coef` (c, d) and `intercept` (c,) or
+    None the trained parameters. theta is `coef` row by row, then the intercept, as `torch.nn.Linear` orders them.
+    The intercept's penalty `l2_intercept` is 0 unless given. Everything is float64; X stays in its own precision.
+    `keep` says which retraining is predicted: "mean" (the paper) or "total" (scikit-learn with the same C).
+
+    Raises ValueError for wrong shapes, targets out of range, NaN or infinity (with the first example's index).
+
+    >>> import torch
+    >>> from upweight.losses import Logistic
+    >>> X, y = torch.eye(4, 3), torch.tensor([0, 1, 0, 1])
+    >>> problem = LinearProblem.fit(X, y, loss=Logistic(), l2=0.1)
+    >>> problem.n, problem.p, bool(problem.gradient().norm() < 1e-9)
+    (4, 3, True)
+    """
+
+    convex = True
+
+    def __init__(
+        self,
+        X: Any,
+        y: Any,
+        coef: Any,
+        intercept: Any = None,
+        *,
+        loss: LinearLoss,
+        l2: Any = 0.0,
+        l2_intercept: float = 0.0,
+        weights: Any = None,
+        keep: Keep = "mean",
+    ) -> None:
+        check_keep(keep)
+        self.design: Design = X if isinstance(X, Design) else as_design(X)
+        coef = torch.as_tensor(np.asarray(coef) if not isinstance(coef, Tensor) else coef).detach().double()
+        coef = coef.reshape(1, -1) if coef.ndim == 1 else coef
+        self.n, self.d = self.design.shape
+        self.c = len(coef)
+        if coef.shape[1] != self.d:
+            raise ValueError(f"coef has {coef.shape[1]} columns, X has {self.d}")
+        parts = [coef.flatten()]
+        names: tuple[str, ...] = ("weight",)
+        shapes: tuple[tuple[int, ...], ...] = ((self.c, self.d),)
+        self.has_intercept = intercept is not None
+        if self.has_intercept:
+            bias = torch.as_tensor(np.asarray(intercept), dtype=torch.float64).flatten()
+            if len(bias) != self.c:
+                raise ValueError(f"intercept has {len(bias)} entries, coef has {self.c} rows")
+            parts.append(bias)
+            names, shapes = ("weight", "bias"), (*shapes, (self.c,))
+        self.layout = Layout(names, shapes)
+        self.theta = torch.cat(parts)
+        if not self.theta.isfinite().all():
+            raise ValueError(f"coef or intercept has a NaN or infinity, first at entry {_first_bad(self.theta)}")
+        self.loss, self.keep = loss, keep
+        self.y = self._encode(y, self.n)
+        self.l2 = expand_l2(l2, self.theta)
+        if self.has_intercept and torch.as_tensor(l2).ndim == 0:
+            self.l2[self.c * self.d :] = l2_intercept
+        self.weights = check_weights(weights, self.n)
+        self._parts: dict[torch.dtype, tuple[Tensor, Tensor | None, Tensor]] = {}
+
+    @classmethod
+    def fit(
+        cls,
+        X: Any,
+        y: Any,
+        *,
+        loss: LinearLoss,
+        outputs: int = 1,
+        intercept: bool = False,
+        tolerance: float = 1e-9,
+        **options: Any,
+    ) -> LinearProblem:
+        """Train from zero to a gradient norm of `tolerance`: L-BFGS, then Newton steps with SciPy's CG.
+
+        `options` go to the constructor. Raises `NotConvergedError` where the optimum is not reached (separable data
+        without a penalty, say).
+        """
+        design = X if isinstance(X, Design) else as_design(X)
+        bias = np.zeros(outputs) if intercept else None
+        start = cls(design, y, np.zeros((outputs, design.shape[1])), bias, loss=loss, **options)
+        return start.minimised(tolerance)
+
+    def minimised(self, tolerance: float = 1e-9) -> LinearProblem:
+        """This problem at its optimum, starting from theta. Raises `NotConvergedError`."""
+
+        def value_and_gradient(theta: np.ndarray) -> tuple[float, np.ndarray]:
+            there = self.at(torch.from_numpy(theta))
+            return there.value(), there.gradient().numpy()
+
+        rough = minimize(
+            value_and_gradient,
+            self.theta.numpy(),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": 2000, "maxcor": 20, "ftol": 0.0, "gtol": 1e-6},
+        )
+        here = self.at(torch.from_numpy(rough.x))
+        for _ in range(30):
+            gradient = here.gradient()
+            if float(gradient.norm()) <= tolerance:
+                return here
+            product = here.operator()
+            hessian = LinearOperator(
+                (self.p, self.p), lambda v, f=product: f(torch.from_numpy(v).view(1, -1))[0].numpy()
+            )
+            step, _ = cg(hessian, gradient.numpy(), rtol=1e-5, maxiter=500)
+            here = here.at(here.theta - torch.from_numpy(step))
+        raise NotConvergedError(
+            f"training stopped at gradient norm {float(here.gradient().norm()):.1e}, wanted {tolerance:.0e}; "
+            "add a penalty (l2 > 0) or scale the columns of X"
+        )
+
+    def at(self, theta: Float[Tensor, " p"]) -> LinearProblem:
+        """The same problem at other parameters; the data are shared."""
+        other = object.__new__(LinearProblem)
+        other.__dict__.update(self.__dict__)
+        other.__dict__.pop("_fingerprint", None)
+        other.theta = theta.detach().double().clone()
+        other._parts = {}
+        return other
+
+    def subset(self, index: Int[Tensor, " b"]) -> LinearProblem:
+        other = self.at(self.theta)
+        other.design = self.design.take(index)
+        other.n = len(index)
+        other.y, other.weights = self.y[index], self.weights[index]
+        return other
+
+    @property
+    def fast_dtype(self) -> torch.dtype:
+        return torch.float32
+
+    # -- the model's outputs ---------------------------------------------------------------------------------------
+
+    def _encode(self, y: Any, count: int) -> Tensor:
+        targets = y if isinstance(y, Tensor) else torch.as_tensor(np.asarray(y))
+        if len(targets) != count:
+            raise ValueError(f"X has {count} examples, y has {len(targets)}")
+        if targets.is_floating_point() and not targets.isfinite().all():
+            raise ValueError(f"y has a NaN or infinity, first in example {_first_bad(targets)}")
+        return self.loss.encode(targets, self.c)
+
+    def _split(self, rows: Float[Tensor, "k p"]) -> tuple[Tensor, Tensor | None]:
+        """Rows -> weights (k, c, d), intercepts (k, c)."""
+        cd = self.c * self.d
+        bias = rows[:, cd:] if self.has_intercept else None
+        return rows[:, :cd].view(len(rows), self.c, self.d), bias
+
+    def _outputs(self, design: Design, theta: Tensor) -> Float[Tensor, "b c"]:
+        weight, bias = self._split(theta.view(1, -1))
+        eta = torch.cat([block.forward(weight[0]) for _, block in design.blocks(4096, theta.dtype)])
+        return eta if bias is None else eta + bias
+
+    def _forward(self, block: Any, rows: Tensor) -> Float[Tensor, "b k c"]:
+        weight, bias = self._split(rows)
+        eta = block.forward(weight.reshape(-1, self.d)).view(-1, len(rows), self.c)
+        return eta if bias is None else eta + bias
+
+    def _backward(self, block: Any, Z: Float[Tensor, "b k c"]) -> Float[Tensor, "k p"]:
+        k = Z.shape[1]
+        weight = block.backward(Z.flatten(1)).view(k, self.c * self.d)
+        return weight if not self.has_intercept else torch.cat([weight, Z.sum(0)], dim=1)
+
+    def _derivatives(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None, Tensor]:
+        """(a, u, r) of every example with the weights w_i folded in: W_i = diag(a) - u u^T and residual r."""
+        if dtype not in self._parts:
+            if torch.float64 not in self._parts:
+                eta = self._outputs(self.design, self.theta)
+                a, u = self.loss.curvature(eta, self.y)
+                w = self.weights[:, None]
+                self._parts[torch.float64] = (
+                    a * w,
+                    None if u is None else u * w.sqrt(),
+                    self.loss.residual(eta, self.y) * w,
+                )
+            a, u, r = self._parts[torch.float64]
+            self._parts[dtype] = (a.to(dtype), None if u is None else u.to(dtype), r.to(dtype))
+        return self._parts[dtype]
+
+    def _block_size(self, k: int) -> int:
+        return max(256, min(2048, BLOCK_ELEMENTS // max(1, k * self.c)))
+
+    # -- the objective ---------------------------------------------------------------------------------------------
+
+    def value(self) -> float:
+        """R(theta)."""
+        losses = self.train_losses() * self.weights
+        return float(losses.mean() + 0.5 * (self.l2 * self.theta.square()).sum())
+
+    def train_losses(self) -> Float[Tensor, " n"]:
+        return self.loss.value(self._outputs(self.design, self.theta), self.y)
+
+    def gradient(self) -> Float[Tensor, " p"]:
+        _, _, r = self._derivatives(torch.float64)
+        total = torch.zeros(1, self.p, dtype=torch.float64)
+        for rows, block in self.design.blocks(2048, torch.float64):
+            total += self._backward(block, r[rows][:, None])
+        return total[0] / self.n + self.l2 * self.theta
+
+    def train_batch(self, index: Int[Tensor, " b"]) -> tuple[Tensor, Tensor]:
+        return self.design.take(index).block(slice(None), torch.float64).dense(), self.y[index]
+
+    def train_gradients(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
+        _, _, r = self._derivatives(torch.float64)
+        X = self.design.take(index).block(slice(None), torch.float64).dense()
+        return self._outer(r[index], X) + self.folded_penalty
+
+    def gradients_as_train(self, batch: Any) -> Float[Tensor, "b p"]:
+        return self.test_gradients(batch) + self.folded_penalty
+
+    def _outer(self, r: Float[Tensor, "b c"], X: Float[Tensor, "b d"]) -> Float[Tensor, "b p"]:
+        weight = (r[:, :, None] * X[:, None, :]).flatten(1)
+        return weight if not self.has_intercept else torch.cat([weight, r], dim=1)
+
+    def products(self, rows: Float[Tensor, "k p"]) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
+        rows = rows.to(torch.float64)
+        _, _, r = self._derivatives(torch.float64)
+        constant = rows @ self.folded_penalty
+        for part, block in self.design.blocks(self._block_size(len(rows)), torch.float64):
+            eta = self._forward(block, rows)
+            yield part, torch.einsum("bkc,bc->kb", eta, r[part]) + constant[:, None]
+
+    # -- test examples ---------------------------------------------------------------------------------------------
+
+    def _test(self, batch: Any) -> tuple[Design, Any]:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise TypeError(f"a batch is (inputs, targets), got {type(batch).__name__}")
+        design = batch[0] if isinstance(batch[0], Design) else as_design(batch[0], "the batch's inputs")
+        if design.shape[1] != self.d:
+            raise ValueError(f"the batch has {design.shape[1]} columns, the model was trained on {self.d}")
+        return design, batch[1]
+
+    def evaluate(
+        self, batch: Any, measure: Measure | None = None, theta: Tensor | None = None
+    ) -> Float[Tensor, " m"]:
+        theta = self.theta if theta is None else theta
+        if isinstance(measure, OfParameters):
+            return measure.function(self.layout.unpack(theta)).view(1)
+        design, y = self._test(batch)
+        return self._measured(self._outputs(design, theta), y, measure)
+
+    def _measured(self, eta: Tensor, y: Any, measure: Measure | None) -> Float[Tensor, " m"]:
+        if measure is None:
+            return self.loss.value(eta, self._encode(y, len(eta)))
+        y = y if isinstance(y, Tensor) else torch.as_tensor(np.asarray(y))
+        if isinstance(measure, Overall):
+            return measure.function(eta, y).view(1)
+        assert not isinstance(measure, OfParameters)
+        return per_example(measure, eta, y)
+
+    def test_gradients(self, batch: Any, measure: Measure | None = None) -> Float[Tensor, "m p"]:
+        if isinstance(measure, OfParameters):
+            theta = self.theta.clone().requires_grad_()
+            return torch.autograd.grad(self.evaluate(batch, measure, theta), theta)[0].view(1, -1)
+        design, y = self._test(batch)
+        eta = self._outputs(design, self.theta)
+        X = design.block(slice(None), torch.float64).dense()
+        if measure is None:
+            return self._outer(self.loss.residual(eta, self._encode(y, len(eta))), X)
+        eta.requires_grad_()
+        # Examples do not mix in `_measured` (unless Overall), so one gradient of the sum holds every row's own.
+        residual = torch.autograd.grad(self._measured(eta, y, measure).sum(), eta)[0]
+        outer = self._outer(residual, X)
+        return outer.sum(0, keepdim=True) if isinstance(measure, Overall) else outer
+
+    def input_gradients(self, batch: Any, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k b d"]:
+        design, y = self._test(batch)
+        eta = self._outputs(design, self.theta)
+        encoded = self._encode(y, len(eta))
+        r = self.loss.residual(eta, encoded)
+        a, u = self.loss.curvature(eta, encoded)
+        tangent = self._forward(design.block(slice(None), torch.float64), rows.to(torch.float64))
+        Z = _apply(a, u, tangent)
+        weight, _ = self._split(rows.to(torch.float64))
+        theta, _ = self._split(self.theta.view(1, -1))
+        return torch.einsum("bc,kcd->kbd", r, weight) + torch.einsum("bkc,cd->kbd", Z, theta[0])
+
+    # -- curvature -------------------------------------------------------------------------------------------------
+
+    def operator(self, *, gauss_newton: bool = False, dtype: torch.dtype | None = None) -> Operator:
+        # A linear model's Gauss-Newton matrix is its Hessian.
+        dtype = dtype or self.dtype
+        a, u, _ = self._derivatives(dtype)
+        l2 = self.l2.to(dtype)
+
+        def product(rows: Tensor) -> Tensor:
+            total = torch.zeros_like(rows)
+            for part, block in self.design.blocks(self._block_size(len(rows)), dtype):
+                Z = _apply(a[part], None if u is None else u[part], self._forward(block, rows))
+                total += self._backward(block, Z)
+            return total.div_(self.n).add_(l2 * rows)
+
+        return product
+
+    def sampled(
+        self, rows: Float[Tensor, "k p"], index: Int[Tensor, "k b"], *, gauss_newton: bool = False
+    ) -> Float[Tensor, "k p"]:
+        a, u, _ = self._derivatives(rows.dtype)
+        k, b = index.shape
+        flat = index.flatten()
+        X = self.design.take(flat).block(slice(None), rows.dtype).dense().view(k, b, self.d)
+        weight, bias = self._split(rows)
+        eta = X @ weight.transpose(1, 2)
+        eta = eta if bias is None else eta + bias[:, None]
+        eta = eta.view(k * b, 1, self.c)
+        Z = _apply(a[flat], None if u is None else u[flat], eta).view(k, b, self.c) / b
+        out = (Z.transpose(1, 2) @ X).flatten(1)
+        out = torch.cat([out, Z.sum(1)], dim=1) if self.has_intercept else out
+        return out + self.l2.to(rows.dtype) * rows
+
+    def matrix(self, *, gauss_newton: bool = False, dtype: torch.dtype | None = None) -> Float[Tensor, "p p"]:
+        """H (p, p) from symmetric products, class pair by class pair; memory p^2 numbers and one block."""
+        dtype = dtype or self.dtype
+        a, u, _ = self._derivatives(dtype)
+        H = torch.zeros(self.p, self.p, dtype=dtype)
+        cd = self.c * self.d
+        ones = torch.ones(1, 1, dtype=dtype)
+        for i in range(self.c):
+            for j in range(i, self.c):
+                if u is None and i != j:
+                    continue
+                w = (a[:, i] if i == j else 0) - (0 if u is None else u[:, i] * u[:, j])
+                w = torch.as_tensor(w) / self.n
+                gram = torch.zeros(self.d, self.d, dtype=dtype)
+                column = torch.zeros(1, self.d, dtype=dtype)
+                for part, block in self.design.blocks(2048, dtype):
+                    block.gram(w[part], gram)
+                    if self.has_intercept:
+                        column += block.backward(w[part, None])
+                gram = gram.triu() + gram.triu(1).T
+                for k, m in {(i, j), (j, i)}:
+                    H[k * self.d : (k + 1) * self.d, m * self.d : (m + 1) * self.d] = gram
+                    if self.has_intercept:
+                        H[k * self.d : (k + 1) * self.d, cd + m] = column[0]
+                        H[cd + m, k * self.d : (k + 1) * self.d] = column[0]
+                        H[cd + k, cd + m] = (ones * w.sum())[0, 0]
+        H.diagonal().add_(self.l2.to(dtype))
+        return H
+
+    def root(self, *, gauss_newton: bool = False) -> Float[Tensor, "r p"] | None:
+        if self.n * self.c >= self.p:
+            return None
+        eta = self._outputs(self.design, self.theta)
+        a, u = self.loss.curvature(eta, self.y)
+        # With q = sqrt(a): (diag(q) - u q^T)(diag(q) - u q^T)^T = diag(a) - u u^T where u = a and sum a = 1.
+        S = torch.diag_embed(a.sqrt())
+        if u is not None:
+            S = S - u[:, :, None] * a.sqrt()[:, None, :]
+        S = S * (self.weights / self.n).sqrt()[:, None, None]
+        X = self.design.block(slice(None), torch.float64).dense()
+        weight = torch.einsum("bcs,bd->bscd", S, X).reshape(self.n * self.c, -1)
+        return weight if not self.has_intercept else torch.cat([weight, S.transpose(1, 2).flatten(0, 1)], dim=1)
+
+    def describe(self, index: int) -> str:
+        target = self.y[index].tolist()
+        return f"target {target}"
+
+    def _hashed(self) -> list[Tensor]:
+        settings = repr(dataclasses.asdict(self.loss)) + type(self.loss).__name__  # type: ignore[call-overload]
+        name = torch.tensor(list(settings.encode()), dtype=torch.uint8)
+        return [*self.design.buffers(), self.y, self.weights, name]
+
+
+def _apply(a: Float[Tensor, "b c"], u: Float[Tensor, "b c"] | None, E: Float[Tensor, "b k c"]) -> Tensor:
+    """(diag(a) - u u^T) E, example by example."""
+    Z = a[:, None] * E
+    if u is not None:
+        Z -= u[:, None] * torch.einsum("bc,bkc->bk", u, E)[:, :, None]
+    return Z
+
+
+def _first_bad(values: Tensor) -> int:
+    return int((~values.isfinite()).flatten().nonzero()[0, 0])

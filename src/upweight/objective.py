@@ -1,0 +1,176 @@
+"""What every problem offers to curvatures, influence and verification: the objective's values and derivatives.
+
+R(theta) = (1/n) sum_i w_i l(z_i, theta) + 1/2 sum_j l2_j theta_j^2
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import torch
+import xxhash
+from jaxtyping import Float, Int
+
+from .measures import Measure
+from .types import Keep, Params, Tensor
+from .vectors import Layout
+
+Operator: TypeAlias = Callable[[Tensor], Tensor]
+"""A symmetric matrix as a function: rows (k, p) -> rows (k, p)."""
+
+
+class Objective(ABC):
+    """The objective that training minimised, at the parameters it arrived at.
+
+    Every gradient of a *training* example is that of w_i l(z_i, theta), plus l2 * theta where `keep="mean"` (the
+    penalty is folded into every L, footnote 1). Gradients of *test* examples have neither weight nor penalty.
+    """
+
+    n: int
+    layout: Layout
+    theta: Float[Tensor, " p"]
+    l2: Float[Tensor, " p"]
+    keep: Keep
+    convex: bool
+    """Whether the Hessian is known to be positive semi-definite at every theta."""
+
+    @property
+    def p(self) -> int:
+        """The number of parameters."""
+        return self.layout.size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of parameters and answers."""
+        return self.theta.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where parameters and answers live."""
+        return self.theta.device
+
+    @property
+    def fast_dtype(self) -> torch.dtype:
+        """The lowest precision that products can be evaluated in; residuals always use `dtype`."""
+        return self.dtype
+
+    @property
+    def folded_penalty(self) -> Float[Tensor, " p"]:
+        """The penalty's part of one training example's gradient: l2 * theta, or 0 where the total is kept."""
+        return self.l2 * self.theta if self.keep == "mean" else torch.zeros_like(self.theta)
+
+    @property
+    def params(self) -> Params:
+        """theta by name."""
+        return self.layout.unpack(self.theta)
+
+    @abstractmethod
+    def gradient(self) -> Float[Tensor, " p"]:
+        """The gradient of R at theta, penalty included."""
+
+    @abstractmethod
+    def train_losses(self) -> Float[Tensor, " n"]:
+        """l(z_i, theta) of every training example, without weight and penalty."""
+
+    @abstractmethod
+    def train_batch(self, index: Int[Tensor, " b"]) -> Any:
+        """Those training examples, as a batch."""
+
+    @abstractmethod
+    def train_gradients(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
+        """The gradients of those training examples, weights and folded penalty included."""
+
+    @abstractmethod
+    def gradients_as_train(self, batch: Any) -> Float[Tensor, "b p"]:
+        """The gradients that examples of `batch` would have in training (weight 1, folded penalty)."""
+
+    @abstractmethod
+    def products(self, rows: Float[Tensor, "k p"]) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
+        """s . g_i for every row s and training example i: the streamed pass behind all scores."""
+
+    @abstractmethod
+    def evaluate(
+        self, batch: Any, measure: Measure | None = None, theta: Tensor | None = None
+    ) -> Float[Tensor, " m"]:
+        """The measure (default: the loss) of each test example, at theta or other parameters."""
+
+    @abstractmethod
+    def test_gradients(self, batch: Any, measure: Measure | None = None) -> Float[Tensor, "m p"]:
+        """The gradients of the measure (default: the loss) in the parameters."""
+
+    @abstractmethod
+    def input_gradients(self, batch: Any, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k b *x"]:
+        """The derivative of s . grad L(z) in the inputs of z, for every row s and example z of `batch`."""
+
+    @abstractmethod
+    def operator(self, *, gauss_newton: bool = False, dtype: torch.dtype | None = None) -> Operator:
+        """The Hessian (or Gauss-Newton matrix) of R, penalty included, prepared once for many products."""
+
+    @abstractmethod
+    def sampled(
+        self, rows: Float[Tensor, "k p"], index: Int[Tensor, "k b"], *, gauss_newton: bool = False
+    ) -> Float[Tensor, "k p"]:
+        """Row by row the product with the curvature of that row's own sample of training examples."""
+
+    @abstractmethod
+    def matrix(self, *, gauss_newton: bool = False, dtype: torch.dtype | None = None) -> Float[Tensor, "p p"]:
+        """The explicit matrix of `operator`."""
+
+    @abstractmethod
+    def root(self, *, gauss_newton: bool = False) -> Float[Tensor, "r p"] | None:
+        """U (r, p) with curvature = U^T U + diag(l2) where r < p and such a root is at hand, else None."""
+
+    @abstractmethod
+    def subset(self, index: Int[Tensor, " b"]) -> Objective:
+        """The same parameters and penalty on some of the training examples."""
+
+    @abstractmethod
+    def describe(self, index: int) -> str:
+        """One training example in a few words."""
+
+    @abstractmethod
+    def _hashed(self) -> list[Tensor]:
+        """The data that the fingerprint covers."""
+
+    def check_current(self) -> None:  # noqa: B027 - an optional hook: only problems that alias a live model need it
+        """Raise `StaleError` if the user's model has moved since this problem was made."""
+
+    def fingerprint(self) -> str:
+        """A content hash of weights, data and settings: equal problems give equal answers."""
+        if not hasattr(self, "_fingerprint"):
+            digest = xxhash.xxh3_128()
+            for part in [self.theta, self.l2, *self._hashed()]:
+                digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(repr((self.n, self.keep, self.layout)).encode())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+
+def expand_l2(l2: Any, theta: Tensor) -> Tensor:
+    """A number or one number per parameter -> (p,), checked."""
+    strength = torch.as_tensor(l2, dtype=theta.dtype, device=theta.device)
+    if strength.ndim not in (0, 1) or (strength.ndim == 1 and len(strength) != len(theta)):
+        raise ValueError(f"l2 must be a number or have shape ({len(theta)},), got shape {tuple(strength.shape)}")
+    if not bool((strength >= 0).all()):
+        raise ValueError(f"l2 must be >= 0 and finite, got {float(strength.min())}")
+    return strength.expand(len(theta)).clone()
+
+
+def check_keep(keep: str) -> None:
+    """Refuse anything but the two conventions."""
+    if keep not in ("mean", "total"):
+        raise ValueError(f'keep must be "mean" or "total", got {keep!r}')
+
+
+def check_weights(weights: Any, n: int) -> Tensor:
+    """Per-example weights (n,), finite and >= 0, or ones."""
+    if weights is None:
+        return torch.ones(n, dtype=torch.float64)
+    w = torch.as_tensor(weights, dtype=torch.float64)
+    if w.shape != (n,):
+        raise ValueError(f"weights must have shape ({n},), got {tuple(w.shape)}")
+    if not bool((w >= 0).all() and w.isfinite().all()):
+        raise ValueError("weights must be finite and >= 0")
+    return w

@@ -1,0 +1,21 @@
+"""Names for what is passed around, and the letters that stand in shapes.
+
+n train examples, m test examples, p parameters, k right-hand sides, b examples of a batch, c outputs, d features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+Tensor = torch.Tensor
+Params: TypeAlias = dict[str, torch.Tensor]
+"""Parameters by name, as `torch.nn.Module.named_parameters` gives them."""
+
+Batch: TypeAlias = tuple[Any, Any] | list[Any] | Mapping[str, Any]
+"""`(inputs, targets)`, or a mapping for models that take one."""
+
+Keep: TypeAlias = Literal["mean", "total"]
+"""What a refit keeps: the penalty on the mean loss ("mean", the paper) or on the total ("total", scikit-learn)."""
