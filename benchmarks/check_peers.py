@@ -1,7 +1,7 @@
 """Check the peers' scores against a float64 solution, row by row.
 
-    python benchmarks/check_peers.py small                                   every peer, p = 1,960, a dense solve
-    python benchmarks/check_peers.py full --theta theta.pt scores.npz ...    tables that peers.py wrote
+    python benchmarks/check_peers.py small                                 every peer, p = 1,960, a dense solve
+    python benchmarks/check_peers.py full --theta theta.pt --tables *.npz  tables that peers.py wrote
 
 The reference shares no code with the peers nor with upweight: the Hessian of softmax regression written out.
 The error of a row is ||scores - reference|| / ||reference|| over the training examples.
@@ -52,7 +52,7 @@ class Reference:
         return out
 
     def conjugate_gradients(self, b, rtol=1e-9, steps=500):
-        """H^-1 b for (k, c, d), preconditioned by the eigenvectors of X^T X; plain, but float64 and to 1e-9."""
+        """H^-1 b for (k, c, d), preconditioned by the eigenvectors of X^T X; float64."""
         values, vectors = torch.linalg.eigh(self.X.T @ self.X / len(self.X))
         scale = 1 / (values.clamp(min=0) * (self.P * (1 - self.P)).mean() + self.l2)
         x, r, p, rz = torch.zeros_like(b), b.clone(), None, None
@@ -68,7 +68,7 @@ class Reference:
         raise RuntimeError("the reference did not converge")
 
     def scores(self, solution, penalty):
-        """-solution . (gradient of train_i [+ l2 theta]), (m, n), for solution = H^-1 test gradient (m, c, d)."""
+        """-solution . (gradient of train_i [+ l2 theta]), (m, n), for solution = H^-1 g_test (m, c, d)."""
         R = self.residuals(self.X, self.y)
         scores = torch.stack([((self.X @ s.T) * R).sum(1) for s in solution])
         if penalty:
@@ -122,7 +122,7 @@ def small(m, rows, names):
 
 
 def full(theta, files, rows):
-    """Tables written by peers.py, whose test points are the first of one list, so the largest reference serves all."""
+    """Tables written by peers.py, whose test points start one list: the longest reference serves all."""
     tables = {name: torch.from_numpy(np.load(name)["scores"]) for name in files}
     X, y, X_test, y_test = peers.load(max(len(t) for t in tables.values()), rows)
     reference = Reference(X, y, torch.load(theta).float(), peers.L2)
@@ -137,7 +137,7 @@ def full(theta, files, rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("small", "full"))
-    parser.add_argument("files", nargs="*")
+    parser.add_argument("--tables", nargs="+", default=[])
     parser.add_argument("--theta")
     parser.add_argument("--rows", type=int)
     parser.add_argument("--m", type=int, default=16)
@@ -147,7 +147,7 @@ def main():
     if args.what == "small":
         small(args.m, args.rows or 2000, args.library)
     else:
-        full(args.theta, args.files, args.rows)
+        full(args.theta, args.tables, args.rows)
 
 
 if __name__ == "__main__":

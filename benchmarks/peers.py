@@ -4,12 +4,12 @@
 
 prints one JSON line. Run it once per measurement: the peak memory is that of the whole process.
 
-The problem: `nn.Linear(784, 10, bias=False)` in float32, training rows 5,000..59,999 of MNIST divided by 255, and
+The problem: `nn.Linear(784, 10, bias=False)` in float32, rows 5,000..59,999 of MNIST divided by 255, and
 
     R(theta) = (1/n) sum_i cross_entropy(theta x_i, y_i) + 1/2 l2 ||theta||^2,        l2 = 0.01.
 
-Every function here takes (model, X, y, X_test, y_test, l2) and returns a `Result` whose scores are, whatever the
-peer's own sign and scale, the (m, n) float64 table
+Every function here takes (model, X, y, X_test, y_test, l2) and returns a `Result` whose scores are, whatever
+the peer's own sign and scale, the (m, n) float64 table
 
     -grad loss(test)^T H^-1 (grad loss(train_i) [+ l2 theta]),       H = Hessian of R, the penalty included.
 
@@ -52,7 +52,7 @@ class Result:
     penalty_in_train_gradient: bool
 
 
-# ---------------------------------------------------------------------------------------------- data and loaders
+# ------------------------------------------------------------------------------------------ data and loaders
 
 
 def load(m, rows=None, path=MNIST):
@@ -111,14 +111,14 @@ def timed(function, *args):
     return value, time.perf_counter() - start
 
 
-# ----------------------------------------------------------------------------------------------------------- pyDVL
+# ----------------------------------------------------------------------------------------------------- pyDVL
 
 
 def _nystroem(rank):
     """pyDVL's Nystroem preconditioner, repaired.
 
-    In pyDVL 0.10.0 `Preconditioner.fit` returns what `_fit` returns, which is None, and `CgInfluence` then goes on
-    without a preconditioner and without a word.
+    In pyDVL 0.10.0 `Preconditioner.fit` returns what `_fit` returns, which is None, and `CgInfluence` then
+    goes on without a preconditioner and without a word.
     """
     from pydvl.influence.torch.preconditioner import NystroemPreconditioner
 
@@ -135,8 +135,8 @@ def pydvl(model, X, y, X_test, y_test, l2, rtol=5e-4, maxiter=200, rank=0, batch
 
     Its loss sees outputs and labels only, so the penalty goes in as `regularization` and is missing from the
     training gradient. Three of its ways need a setting that its defaults do not have:
-    - It stops when ||r|| <= rtol^2 ||b|| (not rtol ||b||), so it is given the square root. The default, 1e-4, asks
-      for 1e-8, which float32 cannot reach.
+    - It stops when ||r|| <= rtol^2 ||b|| (not rtol ||b||), so it is given the square root. The default, 1e-4,
+      asks for 1e-8, which float32 cannot reach.
     - maxiter is by default 10 times the number of test points (len(rhs)): 10 steps for one.
     - Batches are averaged with equal weights, so they must have equal sizes.
     """
@@ -174,7 +174,7 @@ def pydvl(model, X, y, X_test, y_test, l2, rtol=5e-4, maxiter=200, rank=0, batch
     return Result(-scores.double(), setup, seconds, settings, penalty_in_train_gradient=False)
 
 
-# ---------------------------------------------------------------------------------------------------------- dattri
+# ---------------------------------------------------------------------------------------------------- dattri
 
 
 def _dattri_task(model, l2, penalty_in_loss=True):
@@ -211,10 +211,10 @@ def _run_dattri(attributor, X, y, X_test, y_test):
 def dattri(model, X, y, X_test, y_test, l2, max_iter=40, mode="rev-rev", penalty_in_loss=False):
     """dattri: `IFAttributorCG`, with the penalty as `regularization`.
 
-    Its loss sees the parameters, so `penalty_in_loss=True` gives our problem exactly, the penalty in the training
-    gradient included. That is not the default because it triples the time of one query (median of three fresh
-    processes: 8.5 s against 3.7 s), which is our wish and not dattri's doing. It has a `tol`, but no code that
-    reads it: the number of steps is all there is to choose. 40 serve the worst row of 16; 36 miss 1e-3 there.
+    Its loss sees the parameters, so `penalty_in_loss=True` gives our problem exactly, the penalty in the
+    training gradient included. That is not the default because it makes one query 2.3 times slower (medians of
+    three fresh processes: 8.5 s and 3.7 s), which is our wish and not dattri's doing. It has a `tol`, but no
+    code that reads it: the number of steps is all there is to choose. 40 serve the worst row of 16; 36 do not.
     """
     from dattri.algorithm.influence_function import IFAttributorCG
 
@@ -223,12 +223,12 @@ def dattri(model, X, y, X_test, y_test, l2, max_iter=40, mode="rev-rev", penalty
     attributor = IFAttributorCG(task, max_iter=max_iter, mode=mode, regularization=regularization)
     scores, setup, query = _run_dattri(attributor, X, y, X_test, y_test)
     settings = {"class": "IFAttributorCG", "max_iter": max_iter, "mode": mode, "batch": len(X)}
-    settings |= {"test_batch": test_batch or len(X_test), "regularization": regularization}
+    settings |= {"regularization": regularization, "penalty_in_loss": penalty_in_loss}
     return Result(scores, setup, query, settings, penalty_in_train_gradient=penalty_in_loss)
 
 
 def dattri_explicit(model, X, y, X_test, y_test, l2):
-    """dattri: `IFAttributorExplicit`, the dense Hessian by `torch.func.hessian`. Memory 4 p n c bytes and more."""
+    """dattri: `IFAttributorExplicit`, the dense Hessian by `torch.func.hessian`: 4 p n c bytes and more."""
     from dattri.algorithm.influence_function import IFAttributorExplicit
 
     attributor = IFAttributorExplicit(_dattri_task(model, l2))
@@ -252,7 +252,7 @@ def dattri_arnoldi(model, X, y, X_test, y_test, l2, dim=200):
     return Result(scores, setup, query, settings, penalty_in_train_gradient=True)
 
 
-# ---------------------------------------------------------------------------------------------------------- captum
+# ---------------------------------------------------------------------------------------------------- captum
 
 
 def _run_captum(build, model, X, y, X_test, y_test, batch):
@@ -276,9 +276,9 @@ def _run_captum(build, model, X, y, X_test, y_test, batch):
 
 
 def captum(model, X, y, X_test, y_test, l2, dim=200, batch=500):
-    """captum: `ArnoldiInfluenceFunction`. The penalty goes in as `hessian_reg`, n times, for the sum of the losses.
+    """captum: `ArnoldiInfluenceFunction`. The penalty is `hessian_reg`, n times, for the sum of the losses.
 
-    The inverse is kept on the Krylov space of one random vector only; outside it the inverse is taken to be 0.
+    The inverse is kept on the Krylov space of one random vector only, and taken to be 0 outside it.
     """
     from captum.influence._core.arnoldi_influence_function import ArnoldiInfluenceFunction
 
@@ -290,7 +290,7 @@ def captum(model, X, y, X_test, y_test, l2, dim=200, batch=500):
 
 
 def captum_naive(model, X, y, X_test, y_test, l2, batch=500):
-    """captum: `NaiveInfluenceFunction`, the dense Hessian row by row and `torch.linalg.eig` of it, no direction dropped."""
+    """captum: `NaiveInfluenceFunction`, the dense Hessian and its eigenvectors, no direction dropped."""
     from captum.influence._core.influence_function import NaiveInfluenceFunction
 
     settings = {
@@ -304,7 +304,7 @@ def captum_naive(model, X, y, X_test, y_test, l2, batch=500):
     return Result(scores, setup, query, settings, penalty_in_train_gradient=False)
 
 
-# ---------------------------------------------------------------------------------------------------- command line
+# ---------------------------------------------------------------------------------------------- command line
 
 LIBRARIES = {
     "pydvl": pydvl,  # as shipped: a preconditioner has no effect there, see _nystroem
@@ -322,7 +322,7 @@ def version(library):
 
 
 def warm_up(library, theta, data):
-    """Run on 64 rows of 240 pixels, so that what torch imports on first use (about a second) is not in the times."""
+    """Run on 64 rows of 240 pixels, so that what torch imports on first use is not timed."""
     X, y, X_test, y_test = data
     pixels = slice(300, 540)
     LIBRARIES[library](

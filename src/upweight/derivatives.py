@@ -1,30 +1,385 @@
-"""Functions of one example, taken over a batch."""
+"""Values and derivatives of per-example losses, as functions of one flat parameter vector.
+
+Two engines: torch.func (forward mode and vmap), and plain double backward in a loop for what torch.func cannot do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, TypeAlias, TypeVar, final
 
 import torch
+from torch.func import functional_call, grad, jvp, linearize, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_flatten, tree_map
 
-from .types import Tensor
+from .rows import count
+from .types import Params, Tensor
+from .vectors import Layout
+
+Loss: TypeAlias = Callable[[Any, Any], Tensor]
+Product: TypeAlias = Callable[[Tensor], Tensor]
+"""Rows (k, p) -> rows (k, p)."""
+Mode: TypeAlias = Literal["linearised", "forward", "double"]
+T = TypeVar("T")
+
+ROWS_AT_ONCE = 16
+"""Right-hand sides per vmapped call: bounds memory, more gain nothing."""
 
 
-def per_example(function: Callable[[Any, Any], Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
+def per_example(function: Loss, outputs: Any, targets: Any) -> Tensor:
     """function(outputs, targets) of every example, each as a batch of one: (b, ...), (b, ...) -> (b,).
 
     vmap where the function allows it, else one example after the other.
     """
+    return _each(
+        lambda output, target: _number(function(_batched(output), _batched(target))), outputs, targets
+    )
 
-    def one(output: Tensor, target: Tensor) -> Tensor:
-        value = function(output[None], target[None])
-        if value.numel() != 1:
+
+@final
+class Evaluation:
+    """A model with its loss at any theta, without touching the model: everything is a functional call.
+
+    `strategy` says how outputs of a batch come about: the model on the whole "batch", or on batches of one, "vmapped"
+    or in a "loop". `choose` finds the first that agrees with the loop.
+    """
+
+    def __init__(self, model: torch.nn.Module, loss: Loss, layout: Layout, fixed: Params) -> None:
+        self.model, self.loss, self.layout, self.fixed = model, loss, layout, fixed
+        self.strategy: Literal["batch", "vmapped", "loop"] = "loop"
+
+    def call(self, theta: Tensor, batch: Any) -> Any:
+        """The model's outputs for a batch, at theta."""
+        state = {**self.fixed, **self.layout.unpack(theta)}
+        with _twice_differentiable(self.model):
+            if isinstance(batch, dict):
+                return functional_call(self.model, state, (), batch)
+            return functional_call(self.model, state, (batch[0],))
+
+    def one(self, theta: Tensor, example: Any, function: Loss | None = None) -> Tensor:
+        """The loss (or measure) of one example without its batch dimension."""
+        batch = _batched(example)
+        return _number((function or self.loss)(self.call(theta, batch), targets_of(batch)))
+
+    def outputs(self, theta: Tensor, batch: Any) -> Any:
+        """Outputs with the example first; batches of one keep their own dimension of 1 behind it."""
+        if self.strategy == "batch":
+            return self.call(theta, batch)
+        if self.strategy == "vmapped":
+            return vmap(lambda example: self.call(theta, _batched(example)))(batch)
+        parts = [self.call(theta, _batched(example)) for example in _examples(batch)]
+        return tree_map(lambda *leaves: torch.stack(leaves), *parts)
+
+    def measured(self, outputs: Any, batch: Any, function: Loss | None = None) -> Tensor:
+        """The loss (or measure) of each example from `outputs`."""
+        function = function or self.loss
+        if self.strategy == "batch":
+            return per_example(function, outputs, targets_of(batch))
+        return _each(lambda o, y: _number(function(o, _batched(y))), outputs, targets_of(batch))
+
+    def losses(self, theta: Tensor, batch: Any, function: Loss | None = None) -> Tensor:
+        """The loss (or measure) of each example: (b,)."""
+        return self.measured(self.outputs(theta, batch), batch, function)
+
+    def choose(self, theta: Tensor, batch: Any) -> None:
+        """Set `strategy` by a trial; refuse models and losses that mix examples."""
+        try:
+            parts = [self.call(theta, _batched(example)) for example in _examples(batch)]
+            singles = torch.stack([self.one(theta, example) for example in _examples(batch)])
+        except Exception as error:
             raise ValueError(
-                f"a loss or measure must give one number per example, got shape {tuple(value.shape)} for one example"
+                f"model and loss could not be evaluated on a batch of one example: {type(error).__name__}: {error}"
+            ) from error
+        if not bool(singles.isfinite().all()):
+            raise ValueError(
+                "the loss is not finite for some of the first examples tried: check model and data"
             )
-        return value.reshape(())
+        together = _together(lambda: self.call(theta, batch), parts, count(batch))
+        if together is not None:
+            self._check_loss(together, batch, singles)
+        self.strategy = "batch" if together is not None else "vmapped"
+        if self.strategy == "vmapped":
+            self.strategy = attempt(
+                lambda: "vmapped" if _close(self.losses(theta, batch), singles) else "loop", lambda: "loop"
+            )
 
+    def _check_loss(self, outputs: Any, batch: Any, singles: Tensor) -> None:
+        """loss(batch) must be the losses of its examples, their mean or their sum."""
+        try:
+            direct = self.loss(outputs, targets_of(batch)).flatten()
+        except Exception:
+            return  # a loss for single examples only
+        if direct.numel() == len(singles):
+            right = _close(direct, singles)
+        elif direct.numel() == 1:
+            right = _close(direct[0], singles.mean()) or _close(direct[0], singles.sum())
+        else:
+            return
+        if not right:
+            raise ValueError(
+                f"the loss mixes examples: for {len(singles)} examples it gives {direct.tolist()}, one by one they "
+                f"give {singles.tolist()}; influence needs a loss that is a sum or mean over examples: give one that "
+                "returns one number per example (reduction='none', class weights passed as weights=)"
+            )
+
+
+def targets_of(batch: Any) -> Any:
+    """What the loss gets as its second argument: the targets, or the whole mapping."""
+    return batch if isinstance(batch, dict) else batch[1]
+
+
+def attempt(fast: Callable[[], T], slow: Callable[[], T]) -> T:
+    """The fast way, or the slow one where torch cannot do the fast one for some operation."""
     try:
-        return torch.vmap(one)(outputs, targets)
-    except RuntimeError:  # an operation that cannot be vmapped, or control flow on values
-        return torch.stack([one(output, target) for output, target in zip(outputs, targets, strict=True)])
+        return fast()
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, NotImplementedError):
+        return slow()
+
+
+# -- first derivatives -------------------------------------------------------------------------------------------------
+
+
+def example_gradients(of: Evaluation, theta: Tensor, batch: Any, function: Loss | None = None) -> Tensor:
+    """The gradient of every example's loss (or measure): (b, p)."""
+
+    def one(theta: Tensor, example: Any) -> Tensor:
+        return of.one(theta, example, function)
+
+    def slow() -> Tensor:
+        return torch.stack([plain_gradient(lambda t, e=e: one(t, e), theta) for e in _examples(batch)])  # type: ignore[misc]
+
+    return attempt(lambda: vmap(grad(one), (None, 0))(theta, batch), slow)
+
+
+def plain_gradient(function: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
+    """The gradient of a number by one backward pass; zeros where it does not depend on theta."""
+    at = theta.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        value = function(at)
+    return (
+        torch.autograd.grad(value, at, materialize_grads=True)[0]
+        if value.requires_grad
+        else torch.zeros_like(at)
+    )
+
+
+def directional(of: Evaluation, theta: Tensor, batch: Any, rows: Tensor) -> Tensor:
+    """The numbers s . grad l_i for every row s and example i, in forward mode: (k, b)."""
+
+    def along(row: Tensor) -> Tensor:
+        return jvp(lambda t: of.losses(t, batch), (theta,), (row,))[1]
+
+    return attempt(lambda: vmap(along)(rows), lambda: rows @ example_gradients(of, theta, batch).T)
+
+
+def input_directional(
+    of: Evaluation, theta: Tensor, inputs: Tensor, rebuild: Callable[[Any], Any], rows: Tensor
+) -> Tensor:
+    """The gradient in the inputs x of sum_i s . grad l_i, for every row s: (k, b, ...). Examples do not mix."""
+
+    def total(x: Tensor, row: Tensor) -> Tensor:
+        return jvp(lambda t: of.losses(t, rebuild(x)), (theta,), (row,))[1].sum()
+
+    def slow() -> Tensor:
+        found = []
+        for row in rows:
+            x, at = inputs.clone().requires_grad_(), theta.clone().requires_grad_()
+            first = torch.autograd.grad(of.losses(at, rebuild(x)).sum(), at, create_graph=True)[0]
+            found.append(torch.autograd.grad(first @ row, x, materialize_grads=True)[0])
+        return torch.stack(found)
+
+    return attempt(lambda: vmap(grad(total), (None, 0))(inputs, rows), slow)
+
+
+# -- second derivatives ------------------------------------------------------------------------------------------------
+
+
+def hessian_product(of: Evaluation, theta: Tensor, batch: Any, weights: Tensor, mode: Mode) -> Product:
+    """The function rows -> rows H with H the Hessian of sum_i w_i l_i over the batch."""
+
+    def value(t: Tensor) -> Tensor:
+        return of.losses(t, batch) @ weights
+
+    if mode == "linearised":
+        return _many(_linearised(grad(value), theta))
+    if mode == "forward":
+        return _many(lambda row: jvp(grad(value), (theta,), (row,))[1])
+
+    def double(rows: Tensor) -> Tensor:
+        at = theta.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            first = torch.autograd.grad(value(at), at, create_graph=True)[0]
+        return _pull(first, at, rows)
+
+    return double
+
+
+def gauss_newton_product(of: Evaluation, theta: Tensor, batch: Any, weights: Tensor, mode: Mode) -> Product:
+    """The function rows -> rows J^T H_out J with J the Jacobian of the outputs and H_out the Hessian of sum_i w_i l_i in them."""
+
+    def outputs(t: Tensor) -> Any:
+        return of.outputs(t, batch)
+
+    def value(o: Any) -> Tensor:
+        return of.measured(o, batch) @ weights
+
+    if mode == "double":
+        return lambda rows: _double_gauss_newton(outputs, value, theta, rows)
+    there, pull = vjp(outputs, theta)
+    if mode == "linearised":
+        push, bend = _linearised(outputs, theta), _linearised(grad(value), there)
+        return _many(lambda row: pull(bend(push(row)))[0])
+
+    def product(row: Tensor) -> Tensor:
+        tangent = jvp(outputs, (theta,), (row,))[1]
+        return pull(jvp(grad(value), (there,), (tangent,))[1])[0]
+
+    return _many(product)
+
+
+def _double_gauss_newton(
+    outputs: Product, value: Callable[[Any], Tensor], theta: Tensor, rows: Tensor
+) -> Tensor:
+    """The same by backward passes alone; J v is the derivative of J^T u in u (the double backward trick)."""
+    at = theta.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        leaves, spec = tree_flatten(outputs(at))
+        flat = torch.cat([leaf.flatten() for leaf in leaves])
+        sizes, shapes = [leaf.numel() for leaf in leaves], [leaf.shape for leaf in leaves]
+
+        def of_flat(o: Tensor) -> Tensor:
+            parts = [part.view(shape) for part, shape in zip(o.split(sizes), shapes, strict=True)]
+            return value(spec.unflatten(parts))
+
+        u = torch.zeros_like(flat, requires_grad=True)
+        back = torch.autograd.grad(flat, at, u, create_graph=True, materialize_grads=True)[0]
+        pushed = _pull(back, u, rows)
+        o = flat.detach().requires_grad_()
+        slope = torch.autograd.grad(of_flat(o), o, create_graph=True, materialize_grads=True)[0]
+        return _pull(flat, at, _pull(slope, o, pushed))
+
+
+def _pull(vector: Tensor, at: Tensor, rows: Tensor) -> Tensor:
+    """Products rows J of a differentiated vector, row by row."""
+    if not vector.requires_grad:
+        return rows.new_zeros(len(rows), len(at))
+    pulled = [
+        torch.autograd.grad(vector, at, row, retain_graph=True, materialize_grads=True)[0].detach()
+        for row in rows
+    ]
+    return torch.stack(pulled)
+
+
+def _many(product: Product) -> Product:
+    """A product of one row -> the same for k rows, a few at a time."""
+    several = vmap(product)
+    return lambda rows: torch.cat([several(part) for part in rows.split(ROWS_AT_ONCE)])
+
+
+def _linearised(function: Callable[..., Any], at: Any) -> Callable[..., Any]:
+    """The derivative of `function` at one place as a linear function: theta does not move during a solve."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Attempted to insert a get_attr Node", category=UserWarning)
+        apply = linearize(function, at)[1]
+        apply(tree_map(torch.zeros_like, at))  # folds the constants now, outside of any vmap
+    return apply
+
+
+def memory_of(of: Evaluation, theta: Tensor, batch: Any) -> int:
+    """Bytes that automatic differentiation keeps per example; 1 MiB where torch does not tell."""
+    seen: dict[tuple[int, int], int] = {}
+    own = theta.detach().clone().requires_grad_()
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() != own.untyped_storage().data_ptr():
+            seen[tensor.data_ptr(), tensor.numel()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    def measure() -> int:
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            of.losses(own, batch).sum()
+        return sum(seen.values()) // count(batch) + 1
+
+    return attempt(measure, lambda: 1 << 20)
+
+
+# -- examples ----------------------------------------------------------------------------------------------------------
+
+
+def _each(one: Loss, outputs: Any, targets: Any) -> Tensor:
+    def loop() -> Tensor:
+        pairs = zip(_examples(outputs), _examples(targets), strict=True)
+        return torch.stack([one(output, target) for output, target in pairs])
+
+    return attempt(lambda: vmap(one)(outputs, targets), loop)
+
+
+def _number(value: Tensor) -> Tensor:
+    if value.numel() != 1:
+        raise ValueError(
+            f"a loss or measure must give one number per example, got shape {tuple(value.shape)} for one example"
+        )
+    return value.reshape(())
+
+
+def _batched(example: Any) -> Any:
+    return tree_map(lambda leaf: leaf[None], example)
+
+
+def _examples(batch: Any) -> Iterator[Any]:
+    for i in range(count(batch)):
+        yield tree_map(lambda leaf, i=i: leaf[i], batch)
+
+
+def _together(call: Callable[[], Any], parts: list[Any], b: int) -> Any:
+    """Outputs of the whole batch if they are those of its examples, None if they cannot be compared."""
+    try:
+        outputs = call()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:
+        return None
+    leaves, spec = tree_flatten(outputs)
+    singles = [tree_flatten(part)[0] for part in parts]
+    if tree_flatten(parts[0])[1] != spec or not all(isinstance(leaf, Tensor) for leaf in leaves):
+        return None
+    for place, leaf in enumerate(leaves):
+        shapes = {tuple(single[place].shape) for single in singles}
+        if shapes != {(1, *leaf.shape[1:])} or len(leaf) != b:
+            return None
+        if not _close(leaf, torch.cat([single[place] for single in singles])):
+            raise ValueError(
+                "the model's outputs for an example depend on the other examples of its batch (batch statistics?), so "
+                "no example has a loss of its own: call model.eval(), or replace such layers (BatchNorm without "
+                "running statistics by GroupNorm)"
+            )
+    return outputs
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if not b.is_floating_point():
+        return bool((a == b).all())
+    eps = torch.finfo(b.dtype).eps
+    return bool((a - b).abs().max() <= 10 * eps**0.5 * b.abs().max() + 1000 * eps)
+
+
+@contextmanager
+def _twice_differentiable(model: torch.nn.Module) -> Iterator[None]:
+    """Only kernels that have second derivatives: fused attention and fused recurrent layers have none."""
+    recurrent = any(isinstance(module, torch.nn.RNNBase) for module in model.modules())
+    attention = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if recurrent:
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(attention)

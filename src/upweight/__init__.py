@@ -1,0 +1,39 @@
+"""Explain a trained model by its training data, and check the explanation by retraining."""
+
+from importlib.metadata import version
+
+from .curvature import Dense, GaussNewton, Hessian
+from .ekfac import EKFAC
+from .errors import IndefiniteError, InfluenceError, NotConvergedError, NotDeterministicError, StaleError
+from .influence import Influence
+from .linear import LinearProblem
+from .losses import Logistic, SmoothHinge, Softmax, Squared
+from .measures import OfParameters, Overall
+from .scores import Scores
+from .solvers import ConjugateGradient, Exact, LiSSA
+
+__version__ = version("upweight")
+
+__all__ = [
+    "EKFAC",
+    "ConjugateGradient",
+    "Dense",
+    "Exact",
+    "GaussNewton",
+    "Hessian",
+    "IndefiniteError",
+    "Influence",
+    "InfluenceError",
+    "LiSSA",
+    "LinearProblem",
+    "Logistic",
+    "NotConvergedError",
+    "NotDeterministicError",
+    "OfParameters",
+    "Overall",
+    "Scores",
+    "SmoothHinge",
+    "Softmax",
+    "Squared",
+    "StaleError",
+]

@@ -1,0 +1,227 @@
+"""Curvatures: symmetric operators on flat vectors, with their damping.
+
+A curvature knows a problem and no solver. `operator()` prepares it for many products, `factor()` digests it into an
+exact inverse, and `EmpiricalCurvature.sampled` is its unbiased estimate from a few training examples.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
+from .factor import CholeskyFactor, DualFactor, Factor
+from .objective import Objective, Operator
+from .types import Tensor
+
+
+def check_damping(damping: float) -> None:
+    """Refuse negative or non-finite damping."""
+    if not (math.isfinite(damping) and damping >= 0):
+        raise ValueError(f"damping must be a finite number >= 0, got {damping}")
+
+
+class Curvature(ABC):
+    """A symmetric matrix A + damping * I on flat vectors (p,)."""
+
+    damping: float
+
+    @property
+    @abstractmethod
+    def p(self) -> int:
+        """The number of parameters."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The precision that residuals are judged in."""
+
+    @property
+    @abstractmethod
+    def fast_dtype(self) -> torch.dtype:
+        """The lowest precision that products can be evaluated in."""
+
+    @property
+    @abstractmethod
+    def semidefinite(self) -> bool:
+        """Whether A is known to be positive semi-definite, so that nobody needs to look."""
+
+    @abstractmethod
+    def operator(self, dtype: torch.dtype | None = None) -> Operator:
+        """rows (k, p) -> rows (k, p), damping included, prepared once for many products."""
+
+    @abstractmethod
+    def factor(self, dtype: torch.dtype | None = None) -> Factor:
+        """The exact inverse. Raises `IndefiniteError` where there is none."""
+
+    def spectrum(self, steps: int = 60) -> tuple[float, float]:
+        """The smallest and largest eigenvalue, damping included, by Lanczos (SciPy's ARPACK), about 1 % accurate.
+
+        Where Lanczos has not converged after `steps` restarts the best estimates are returned.
+        """
+        product = self.operator(self.fast_dtype)
+        if self.p <= 64:
+            values = torch.linalg.eigvalsh(product(torch.eye(self.p, dtype=self.fast_dtype)).double())
+            return float(values[0]), float(values[-1])
+
+        def one(vector: object) -> object:
+            row = torch.as_tensor(vector).reshape(1, -1).to(self.fast_dtype)
+            return product(row)[0].double().numpy()
+
+        matrix = LinearOperator((self.p, self.p), matvec=one, dtype="float64")
+        start = torch.randn(self.p, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
+        ends = []
+        for which in ("SA", "LA"):
+            try:
+                value = eigsh(
+                    matrix, k=1, which=which, v0=start, tol=1e-2, maxiter=steps, return_eigenvectors=False
+                )
+            except ArpackNoConvergence as failure:
+                value = failure.eigenvalues
+            ends.append(float(value[0]) if len(value) else math.nan)
+        return ends[0], ends[1]
+
+
+@dataclass(frozen=True, eq=False)
+class EmpiricalCurvature(Curvature):
+    """A mean over training examples plus the penalty: R's Hessian or Gauss-Newton matrix."""
+
+    problem: Objective
+    damping: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_damping(self.damping)
+
+    @property
+    @abstractmethod
+    def gauss_newton(self) -> bool:
+        """Whether this is the Gauss-Newton matrix."""
+
+    @property
+    def p(self) -> int:
+        return self.problem.p
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.problem.dtype
+
+    @property
+    def fast_dtype(self) -> torch.dtype:
+        return self.problem.fast_dtype
+
+    def operator(self, dtype: torch.dtype | None = None) -> Operator:
+        product = self.problem.operator(gauss_newton=self.gauss_newton, dtype=dtype)
+        if self.damping == 0:
+            return product
+        return lambda rows: product(rows) + self.damping * rows
+
+    def sampled(self, rows: Float[Tensor, "k p"], index: Int[Tensor, "k b"]) -> Float[Tensor, "k p"]:
+        """Row by row the product with the curvature of that row's own examples: unbiased for the operator."""
+        product = self.problem.sampled(rows, index, gauss_newton=self.gauss_newton)
+        return product + self.damping * rows
+
+    def matrix(self, dtype: torch.dtype | None = None) -> Float[Tensor, "p p"]:
+        """The explicit matrix, damping included; p^2 numbers."""
+        H = self.problem.matrix(gauss_newton=self.gauss_newton, dtype=dtype)
+        H.diagonal().add_(self.damping)
+        return H
+
+    def factor(self, dtype: torch.dtype | None = None) -> Factor:
+        diagonal = self.problem.l2 + self.damping
+        root = self.problem.root(gauss_newton=self.gauss_newton) if int((diagonal == 0).sum()) < 64 else None
+        if root is not None:
+            dtype = dtype or self.dtype
+            return DualFactor(root.to(dtype), diagonal.to(dtype))
+        return CholeskyFactor(self.matrix(dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class Hessian(EmpiricalCurvature):
+    """The Hessian of R at theta, penalty included, plus damping * I.
+
+    >>> import torch
+    >>> from upweight import LinearProblem, Squared
+    >>> problem = LinearProblem(torch.eye(2), torch.zeros(2), torch.zeros(2), loss=Squared(), l2=0.5)
+    >>> Hessian(problem, damping=1.0).matrix().diagonal()
+    tensor([2., 2.], dtype=torch.float64)
+    """
+
+    @property
+    def gauss_newton(self) -> bool:
+        return False
+
+    @property
+    def semidefinite(self) -> bool:
+        return self.problem.convex
+
+
+@dataclass(frozen=True, eq=False)
+class GaussNewton(EmpiricalCurvature):
+    """J^T H_out J, the generalised Gauss-Newton matrix of R, penalty included, plus damping * I.
+
+    Equal to the Hessian for models linear in their parameters, positive semi-definite for convex losses.
+
+    >>> import torch
+    >>> from upweight import LinearProblem, Squared
+    >>> problem = LinearProblem(torch.eye(2), torch.zeros(2), torch.zeros(2), loss=Squared(), l2=0.5)
+    >>> GaussNewton(problem).operator()(torch.ones(1, 2, dtype=torch.float64))
+    tensor([[1., 1.]], dtype=torch.float64)
+    """
+
+    @property
+    def gauss_newton(self) -> bool:
+        return True
+
+    @property
+    def semidefinite(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Curvature):
+    """A given symmetric matrix (p, p) plus damping * I.
+
+    >>> import torch
+    >>> Dense(2 * torch.eye(3)).factor().solve(torch.ones(1, 3))
+    tensor([[0.5000, 0.5000, 0.5000]])
+    """
+
+    explicit: Tensor
+    damping: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_damping(self.damping)
+        A = self.explicit
+        if A.ndim != 2 or A.shape[0] != A.shape[1]:
+            raise ValueError(f"a dense curvature must have shape (p, p), got {tuple(A.shape)}")
+        if not torch.allclose(A, A.T, rtol=1e-4, atol=1e-6 * float(A.abs().max())):
+            raise ValueError("a dense curvature must be symmetric; pass (A + A.T) / 2 if that is what you mean")
+
+    @property
+    def p(self) -> int:
+        return len(self.explicit)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.explicit.dtype
+
+    @property
+    def fast_dtype(self) -> torch.dtype:
+        return self.explicit.dtype
+
+    @property
+    def semidefinite(self) -> bool:
+        return False
+
+    def operator(self, dtype: torch.dtype | None = None) -> Operator:
+        A = self.explicit.to(dtype or self.dtype)
+        return lambda rows: rows @ A + self.damping * rows
+
+    def factor(self, dtype: torch.dtype | None = None) -> Factor:
+        A = self.explicit.to(dtype or self.dtype, copy=True)
+        A.diagonal().add_(self.damping)
+        return CholeskyFactor(A)

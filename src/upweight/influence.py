@@ -1,0 +1,224 @@
+"""Influence: the paper's formulas, over a problem and an inverse of its curvature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+
+from . import checks
+from .curvature import Curvature, EmpiricalCurvature, Hessian
+from .ekfac import EKFAC
+from .linear import LinearProblem
+from .measures import Measure
+from .objective import Objective
+from .progress import track
+from .scores import Scores
+from .solvers import ConjugateGradient, Exact, Inverse, Solution, Solver
+from .types import Tensor
+
+DIRECT = 2000
+"""Up to this many parameters (or rows, on the dual side) one factorisation is cheaper than iterating."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was chosen, and why."""
+
+    curvature: Curvature
+    solver: Solver
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.reasons)
+
+
+class Influence:
+    """Answers about a trained model from its training data, without retraining.
+
+    `problem` says what was minimised. `curvature` and `solver` are chosen where they are not given; `settings` says
+    what and why. Nothing is computed before the first question.
+
+    Every answer is for the *problem's* retraining convention (`keep`), with the sign of the paper: `on_loss` is the
+    derivative of the test loss as a training example is up-weighted (Eq. 2); the effect of its removal is -1/n of it.
+
+    >>> import torch
+    >>> from upweight import LinearProblem, Squared
+    >>> X, y = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1.0, 2.0, 4.0])
+    >>> influence = Influence(LinearProblem.fit(X, y, loss=Squared(), l2=0.1))
+    >>> influence.on_loss((X[:1], y[:1])).values.shape
+    torch.Size([1, 3])
+    """
+
+    def __init__(
+        self, problem: Objective, *, curvature: Curvature | None = None, solver: Solver | None = None
+    ) -> None:
+        if not isinstance(problem, Objective):
+            raise TypeError(f"Influence needs a Problem or LinearProblem, got {type(problem).__name__}")
+        if isinstance(curvature, EmpiricalCurvature) and curvature.problem.p != problem.p:
+            raise ValueError(f"the curvature has p = {curvature.problem.p}, the problem p = {problem.p}")
+        self.problem = problem
+        self._curvature, self._solver = curvature, solver
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The curvature and solver in use, each with its reason."""
+        curvature, why_curvature = self._curvature, "curvature: as given"
+        if curvature is None:
+            curvature, why_curvature = choose_curvature(self.problem)
+        solver, why_solver = self._solver, "solver: as given"
+        if solver is None:
+            solver, why_solver = choose_solver(self.problem)
+        return Settings(curvature, solver, (why_curvature, why_solver))
+
+    @cached_property
+    def inverse(self) -> Inverse:
+        """The inverse curvature, digested once. Raises `IndefiniteError` where there is none."""
+        checks.determinism(self.problem)
+        return self.settings.solver.prepare(self.settings.curvature)
+
+    @property
+    def fingerprint(self) -> str:
+        """A content hash of weights, data and settings, as score files carry it."""
+        curvature = self.settings.curvature
+        words = f"{type(curvature).__name__}(damping={curvature.damping!r}) {self.settings.solver!r}"
+        return f"{self.problem.fingerprint()}:{words if len(words) < 200 else words[:200]}"
+
+    def solve(self, rows: Float[Tensor, "k p"]) -> Solution:
+        """A^-1 v for every row v, checked."""
+        self.problem.check_current()
+        return self.inverse(rows)
+
+    # -- the paper's formulas --------------------------------------------------------------------------------------
+
+    def on_params(self, batch: Any) -> Float[Tensor, "b p"]:
+        """I_up,params(z) = -H^-1 grad L(z) for every training example z of `batch` (Eq. 1); -1/n of it is removal."""
+        return -self.solve(self.problem.gradients_as_train(batch)).value
+
+    def on_loss(self, test: Any, *, measure: Measure | None = None, top: int | None = None) -> Scores:
+        """I_up,loss(z_i, z_test) of every training example on every test example (Eq. 2), (m, n).
+
+        `measure` asks about any other differentiable function in place of the loss. With `top=k` only the k most
+        helpful and the k most harmful training rows of each test row are kept while streaming: no (m, n) matrix.
+        """
+        if top is not None and top < 1:
+            raise ValueError(f"top must be >= 1, got {top}")
+        solution = self.solve(self.problem.test_gradients(test, measure))
+        parts = (
+            (part, -products) for part, products in track(self.problem.products(solution.value), "scores", None)
+        )
+        if top is None:
+            values = torch.empty(len(solution.value), self.problem.n, dtype=torch.float64)
+            for part, block in parts:
+                values[:, part] = block.double()
+            return self._scores(values, solution, measure)
+        values, columns = _keep_extremes(parts, top)
+        return self._scores(values, solution, measure, columns=columns)
+
+    def of_change(self, before: Any, after: Any, test: Any, *, measure: Measure | None = None) -> Scores:
+        """I(z_delta) - I(z) of replacing training examples `before` (b) by `after` (b), on each test example (Eq. 3).
+
+        Any replacement: edited input, other label. The predicted change of the measure is `effect()` = +1/n of it.
+        """
+        old, new = self.problem.gradients_as_train(before), self.problem.gradients_as_train(after)
+        if old.shape != new.shape:
+            raise ValueError(f"`before` has {len(old)} examples, `after` has {len(new)}")
+        solution = self.solve(self.problem.test_gradients(test, measure))
+        values = -(solution.value @ (new - old).T).double()
+        return self._scores(values, solution, measure, edit="replaced")
+
+    def on_inputs(self, batch: Any, test: Any, *, measure: Measure | None = None) -> Float[Tensor, "m b *x"]:
+        """I_pert,loss(z, z_test) of training examples z of `batch`, in the shape of their inputs (Eq. 5, as printed).
+
+        The refitted measure changes by (1/n) I_pert . delta when x becomes x + delta.
+        """
+        solution = self.solve(self.problem.test_gradients(test, measure))
+        return -self.problem.input_gradients(batch, solution.value)
+
+    def on_self(self, *, block: int = 1024) -> Scores:
+        """I_up,loss(z_i, z_i) of every training example on its own loss (Sec. 5.4), (1, n).
+
+        One pass of triangular solves with `Exact`; with other solvers a solve per example.
+        """
+        penalty = self.problem.folded_penalty.view(1, -1)
+        # A zero right-hand side is solved by zero.
+        constant = self.solve(penalty).value[0]
+        inverse = self.inverse
+        values = torch.empty(1, self.problem.n, dtype=torch.float64)
+        starts = range(0, self.problem.n, block)
+        for start in track(starts, "self-influence", len(starts)):
+            index = torch.arange(start, min(start + block, self.problem.n))
+            bare = self.problem.test_gradients(self.problem.train_batch(index))
+            trained = self.problem.train_gradients(index)
+            if inverse.quadratic is None:
+                values[0, index] = -(inverse(bare).value * trained).sum(1).double()
+            else:
+                # The train gradient is w_i times the bare one plus the folded penalty.
+                weight = ((trained - penalty) * bare).sum(1) / bare.square().sum(1).clamp(min=1e-300)
+                values[0, index] = -(weight * inverse.quadratic(bare) + bare @ constant).double()
+        return Scores(values, self.problem.n, measure="own loss", provenance=self._provenance())
+
+    # --------------------------------------------------------------------------------------------------------------
+
+    def _provenance(self) -> dict[str, Any]:
+        return {"fingerprint": self.fingerprint, "settings": list(self.settings.reasons), "keep": self.problem.keep}
+
+    def _scores(self, values: Tensor, solution: Solution, measure: Measure | None, **fields: Any) -> Scores:
+        return Scores(
+            values,
+            self.problem.n,
+            measure="loss" if measure is None else getattr(measure, "__name__", "measure").replace("<lambda>", "measure"),
+            drift=checks.drift(self.problem, solution.value).double(),
+            residual=solution.residual.double(),
+            verdict=solution.verdict,
+            provenance=self._provenance(),
+            **fields,
+        )
+
+
+def _keep_extremes(parts: Any, top: int) -> tuple[Tensor, Tensor]:
+    """The `top` largest and `top` smallest values of each row, streamed; sorted from helpful to harmful."""
+    values = columns = None
+    for part, block in parts:
+        ids = torch.arange(part.start, part.stop).expand(len(block), -1)
+        values = block.double() if values is None else torch.cat([values, block.double()], dim=1)
+        columns = ids if columns is None else torch.cat([columns, ids], dim=1)
+        values, order = values.sort(dim=1)
+        columns = columns.gather(1, order)
+        if values.shape[1] > 2 * top:
+            values = torch.cat([values[:, :top], values[:, -top:]], dim=1)
+            columns = torch.cat([columns[:, :top], columns[:, -top:]], dim=1)
+    assert values is not None and columns is not None
+    return values, columns
+
+
+def choose_curvature(problem: Objective) -> tuple[Curvature, str]:
+    """The Hessian, damped only where the spectrum asks for it."""
+    if problem.convex:
+        return Hessian(problem), "curvature: Hessian without damping, since the objective is convex"
+    lowest, highest = Hessian(problem).spectrum()
+    if lowest > 1e-6 * highest:
+        return Hessian(problem), f"curvature: Hessian without damping, positive definite (smallest {lowest:.1e})"
+    damping = max(0.0, -1.5 * lowest) + 1e-3 * highest
+    reason = (
+        f"curvature: Hessian + {damping:.2e}; its spectrum reaches from {lowest:.2e} to {highest:.2e}: negative "
+        "curvature cured by 1.5 times the most negative eigenvalue plus 1e-3 of the largest"
+    )
+    return Hessian(problem, damping), reason
+
+
+def choose_solver(problem: Objective) -> tuple[Solver, str]:
+    """A factorisation where it is cheap, else conjugate gradients."""
+    if isinstance(problem, LinearProblem):
+        size = min(problem.p, problem.n * problem.c)
+        if size <= DIRECT:
+            return Exact(), f"solver: Exact, one factorisation of {size} rows"
+        rows = min(problem.n, max(4096, 7 * problem.d))
+        reason = f"solver: ConjugateGradient preconditioned by EKFAC on {rows} rows, since p = {problem.p}"
+        return ConjugateGradient(preconditioner=EKFAC(problem, rows=rows)), reason
+    if problem.p <= DIRECT // 4:
+        return Exact(), f"solver: Exact, p = {problem.p} is small"
+    return ConjugateGradient(rtol=1e-5), f"solver: ConjugateGradient, p = {problem.p}"

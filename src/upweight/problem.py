@@ -1,0 +1,387 @@
+"""Any torch model with its loss and training data: the objective that training minimised, and its derivatives."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+
+from .derivatives import (
+    ROWS_AT_ONCE,
+    Evaluation,
+    Mode,
+    attempt,
+    directional,
+    example_gradients,
+    gauss_newton_product,
+    hessian_product,
+    input_directional,
+    memory_of,
+    plain_gradient,
+    targets_of,
+)
+from .errors import StaleError
+from .measures import Measure, OfParameters, Overall
+from .objective import Objective, Operator, check_keep, check_weights, expand_l2
+from .rows import Rows, as_rows
+from .types import Keep, Tensor
+from .vectors import Layout
+
+LINEARISE_BYTES = 4 << 30
+"""Linearised blocks are kept for the next product while their estimated memory is under this."""
+LINEARISED_COPIES = 4
+"""Memory of a linearised block over that of one backward pass, about."""
+BLOCK_BYTES = 32 << 20
+"""Memory of one backward pass over a block."""
+BLOCK_EXAMPLES = 8192
+GRADIENT_BYTES = 256 << 20
+"""Per-example gradients held at once."""
+TRIED = 8
+"""Examples that the model and loss are tried on."""
+
+
+class Problem(Objective):
+    """Any model and loss: R(theta) = (1/n) sum_i w_i l(z_i, theta) + 1/2 sum_j l2_j theta_j^2, at the model's theta.
+
+    `loss(outputs, targets)` gives one number per example, or is reduced: it is evaluated on batches of one. `train` is
+    (inputs, targets) as tensors or arrays, a mapping of tensors (then `model(**batch)` and `loss(outputs, batch)`), a
+    map-style Dataset or a DataLoader that does not shuffle. `l2` is a number or one per parameter (p,), `weights` the
+    w_i (n,), `params` the names (or patterns like "head.*") of the parameters that count, default all that require a
+    gradient. `keep` says which retraining is predicted: "mean" (the paper) or "total" (scikit-learn with the same C).
+
+    The parameters are copied now and the model is never modified. Data are moved to the model's device. Gradients of
+    training examples carry weight and folded penalty, those of test examples neither.
+
+    Raises ValueError or TypeError for empty or unequal data, NaN or infinity (with the first example or the parameter),
+    another precision than the model's, dropout or batch norm in train mode, a loss or model that mixes examples.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(3, 2)
+    >>> train = torch.eye(4, 3), torch.tensor([0, 1, 0, 1])
+    >>> problem = Problem(model, torch.nn.functional.cross_entropy, train, l2=0.1)
+    >>> problem.n, problem.p, problem.gradient().shape
+    (4, 8, torch.Size([8]))
+    """
+
+    convex = False
+
+    def __init__(
+        self,
+        model: Any,
+        loss: Any,
+        train: Any,
+        *,
+        l2: Any = 0.0,
+        weights: Any = None,
+        params: Any = None,
+        keep: Any = "mean",
+        batch_size: Any = None,
+    ) -> None:
+        check_keep(keep)
+        self.keep: Keep = keep
+        if not isinstance(model, torch.nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        if not callable(loss):
+            raise TypeError(
+                f"loss must be a function (outputs, targets) -> numbers, got {type(loss).__name__}"
+            )
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise ValueError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
+        _check_eval(model, ValueError)
+        self.layout, self.theta, fixed = _snapshot(model, params)
+        self._of = Evaluation(model, loss, self.layout, fixed)
+        self._rows = as_rows(train, self.device, self.dtype)
+        self.n = len(self._rows)
+        self.l2 = expand_l2(l2, self.theta)
+        self.weights = check_weights(weights, self.n).to(self.device)
+        tried = self._rows.take(torch.linspace(0, self.n - 1, min(TRIED, self.n)).long())
+        with torch.no_grad():
+            self._of.choose(self.theta, tried)
+        self._memory = memory_of(self._of, self.theta, tried)
+        self._size: int = batch_size or max(1, min(BLOCK_EXAMPLES, BLOCK_BYTES // self._memory))
+
+    @property
+    def strategy(self) -> str:
+        """How outputs are computed: on the whole "batch", or example by example, "vmapped" or in a "loop"."""
+        return self._of.strategy
+
+    def subset(self, index: Int[Tensor, " b"]) -> Problem:
+        other = object.__new__(Problem)
+        other.__dict__.update(self.__dict__)
+        other.__dict__.pop("_fingerprint", None)
+        if len(index) == 0:
+            raise ValueError("a subset needs at least one example")
+        other.n, other._rows = len(index), self._rows.subset(index)
+        other.weights = self.weights[index.to(self.device)]
+        return other
+
+    def check_current(self) -> None:
+        _check_eval(self._of.model, StaleError)
+        live = dict(self._of.model.named_parameters())
+        for name, then in {**self._of.fixed, **self.params}.items():
+            if name in live and not torch.equal(live[name].detach(), then):
+                raise StaleError(
+                    f"the model's parameter {name!r} changed since this problem was made: make the Problem anew"
+                )
+
+    def _weights(self, index: Tensor | slice) -> Tensor:
+        index = index if isinstance(index, slice) else index.to(self.device)
+        return self.weights[index].to(self.dtype)
+
+    def _gradient_size(self) -> int:
+        return max(1, min(self._size, GRADIENT_BYTES // (self.p * self.theta.element_size())))
+
+    # -- the objective ---------------------------------------------------------------------------------------------
+
+    def gradient(self) -> Float[Tensor, " p"]:
+        total = torch.zeros(self.p, dtype=torch.float64, device=self.device)
+        for part, batch in self._rows.blocks(self._size):
+            w = self._weights(part)
+            total += plain_gradient(lambda t, z=batch, w=w: self._of.losses(t, z) @ w, self.theta)  # type: ignore[misc]
+        return (total / self.n + self.l2.double() * self.theta.double()).to(self.dtype)
+
+    @torch.no_grad()
+    def train_losses(self) -> Float[Tensor, " n"]:
+        return torch.cat([self._of.losses(self.theta, batch) for _, batch in self._rows.blocks(self._size)])
+
+    def train_batch(self, index: Int[Tensor, " b"]) -> Any:
+        return self._rows.take(index)
+
+    def train_gradients(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
+        parts = index.split(self._gradient_size())
+        found = [
+            example_gradients(self._of, self.theta, self._rows.take(part)) for part in parts if len(part)
+        ]
+        plain = torch.cat([self.theta.new_zeros(0, self.p), *found])
+        return plain.mul_(self._weights(index)[:, None]).add_(self.folded_penalty)
+
+    def gradients_as_train(self, batch: Any) -> Float[Tensor, "b p"]:
+        return self.test_gradients(batch) + self.folded_penalty
+
+    def products(self, rows: Float[Tensor, "k p"]) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
+        rows = rows.to(self.theta)
+        constant = (rows @ self.folded_penalty)[:, None]
+        few = len(rows) <= ROWS_AT_ONCE
+        for part, batch in self._rows.blocks(self._size if few else self._gradient_size()):
+            if few:
+                values = directional(self._of, self.theta, batch, rows)
+            else:
+                values = rows @ example_gradients(self._of, self.theta, batch).T
+            yield part, values * self._weights(part) + constant
+
+    # -- test examples ---------------------------------------------------------------------------------------------
+
+    def _test(self, batch: Any) -> Rows:
+        return as_rows(batch, self.device, self.dtype, "the batch")
+
+    def evaluate(
+        self, batch: Any, measure: Measure | None = None, theta: Tensor | None = None
+    ) -> Float[Tensor, " m"]:
+        at = self.theta if theta is None else theta.detach().to(self.theta)
+        with torch.no_grad():
+            if isinstance(measure, (OfParameters, Overall)):
+                return self._single(batch, measure)(at).view(1)
+            blocks = self._test(batch).blocks(self._size)
+            return torch.cat([self._of.losses(at, part, measure) for _, part in blocks])
+
+    def _single(self, batch: Any, measure: OfParameters | Overall) -> Callable[[Tensor], Tensor]:
+        """A measure that is one number, as a function of theta."""
+        if isinstance(measure, OfParameters):
+            return lambda theta: measure.function(self.layout.unpack(theta)).reshape(())
+        rows = self._test(batch)
+        whole = rows.take(slice(0, len(rows)))
+
+        def value(theta: Tensor) -> Tensor:
+            outputs = self._of.outputs(theta, whole)
+            if self._of.strategy != "batch":
+                outputs = outputs.flatten(0, 1)
+            return measure.function(outputs, targets_of(whole)).reshape(())
+
+        return value
+
+    def test_gradients(self, batch: Any, measure: Measure | None = None) -> Float[Tensor, "m p"]:
+        if isinstance(measure, (OfParameters, Overall)):
+            return plain_gradient(self._single(batch, measure), self.theta).view(1, -1)
+        blocks = self._test(batch).blocks(self._gradient_size())
+        return torch.cat([example_gradients(self._of, self.theta, part, measure) for _, part in blocks])
+
+    def input_gradients(self, batch: Any, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k b *x"]:
+        rows = rows.to(self.theta)
+        found = []
+        for _, block in self._test(batch).blocks(self._size):
+            inputs, rebuild = _inputs(block)
+            parts = rows.split(ROWS_AT_ONCE)
+            found.append(
+                torch.cat([input_directional(self._of, self.theta, inputs, rebuild, part) for part in parts])
+            )
+        return torch.cat(found, dim=1)
+
+    # -- curvature -------------------------------------------------------------------------------------------------
+
+    def _block(self, batch: Any, weights: Tensor, gauss_newton: bool, mode: Mode) -> Operator:
+        build = gauss_newton_product if gauss_newton else hessian_product
+        return build(self._of, self.theta, batch, weights, mode)
+
+    def _mode(self, gauss_newton: bool, wanted: Mode) -> Mode:
+        """The first way that works on a few examples and agrees with double backward."""
+        batch, w = self._rows.take(slice(0, 2)), self._weights(slice(0, 2))
+        row = torch.linspace(-1.0, 1.0, self.p, dtype=self.dtype, device=self.device)[None].cos()
+        truth = self._block(batch, w, gauss_newton, "double")(row)
+        modes: tuple[Mode, ...] = ("linearised", "forward") if wanted == "linearised" else ("forward",)
+        tolerance = 10 * torch.finfo(self.dtype).eps ** 0.5
+        for mode in modes:
+            try:
+                found = self._block(batch, w, gauss_newton, mode)(row)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # tracing fails in many ways; whatever it is, a slower way is right
+                continue
+            if (
+                float((found - truth).norm())
+                <= tolerance * float(truth.norm()) + torch.finfo(self.dtype).tiny
+            ):
+                return mode
+        return "double"
+
+    def operator(self, *, gauss_newton: bool = False, dtype: torch.dtype | None = None) -> Operator:
+        fits = self.n * self._memory * LINEARISED_COPIES <= LINEARISE_BYTES
+        mode = self._mode(gauss_newton, "linearised" if fits else "forward")
+
+        def blocks() -> Iterator[Operator]:
+            for part, batch in self._rows.blocks(self._size):
+                yield self._block(batch, self._weights(part), gauss_newton, mode)
+
+        kept = list(blocks()) if mode == "linearised" else None
+        wide = torch.promote_types(self.dtype, torch.float32)
+
+        def product(rows: Tensor) -> Tensor:
+            inner = rows.to(self.theta)
+            total = torch.zeros(rows.shape, dtype=wide, device=self.device)
+            for block in blocks() if kept is None else kept:
+                total += block(inner)
+            return total.div_(self.n).add_(self.l2 * inner).to(rows.dtype)
+
+        return product
+
+    def sampled(
+        self, rows: Float[Tensor, "k p"], index: Int[Tensor, "k b"], *, gauss_newton: bool = False
+    ) -> Float[Tensor, "k p"]:
+        inner, b = rows.to(self.theta), index.shape[1]
+        samples = [(self._rows.take(i), self._weights(i)) for i in index]
+
+        def one(row: Tensor, batch: Any, w: Tensor, mode: Mode) -> Tensor:
+            return self._block(batch, w, gauss_newton, mode)(row[None])[0]
+
+        def fast() -> Tensor:
+            stack = torch.utils._pytree.tree_map(lambda *leaves: torch.stack(leaves), *samples)
+            return torch.vmap(lambda row, sample: one(row, *sample, "forward"))(inner, stack)
+
+        def slow() -> Tensor:
+            return torch.stack(
+                [one(row, *sample, "double") for row, sample in zip(inner, samples, strict=True)]
+            )
+
+        return (attempt(fast, slow) / b + self.l2 * inner).to(rows.dtype)
+
+    def matrix(self, *, gauss_newton: bool = False, dtype: torch.dtype | None = None) -> Float[Tensor, "p p"]:
+        product = self.operator(gauss_newton=gauss_newton)
+        eye = torch.eye(self.p, dtype=self.dtype, device=self.device)
+        H = torch.cat([product(part) for part in eye.split(64)])
+        H = (H + H.T) / 2
+        return H if dtype is None else H.to(dtype)
+
+    def root(self, *, gauss_newton: bool = False) -> Float[Tensor, "r p"] | None:
+        return None
+
+    def describe(self, index: int) -> str:
+        batch = self._rows.take(torch.tensor([index]))
+        if isinstance(batch, dict) or not isinstance(batch[1], Tensor):
+            return f"example {index}"
+        target = batch[1][0]
+        return (
+            f"target {target.tolist()}" if target.numel() <= 4 else f"target of shape {tuple(target.shape)}"
+        )
+
+    def _hashed(self) -> list[Tensor]:
+        loss = getattr(self._of.loss, "__qualname__", None) or repr(self._of.loss)
+        settings = torch.tensor(
+            list(f"{loss} {type(self._of.model).__qualname__}".encode()), dtype=torch.uint8
+        )
+        return [*self._of.fixed.values(), self.weights, self._rows.digest(), settings]
+
+
+def _check_eval(model: torch.nn.Module, error: type[Exception]) -> None:
+    batch_norm, dropout = torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd
+    for name, module in model.named_modules():
+        rate = getattr(module, "p" if isinstance(module, dropout) else "dropout", 0.0)
+        random = isinstance(rate, float) and rate > 0
+        if module.training and (random or isinstance(module, batch_norm)):
+            raise error(
+                f"the model is in train mode and has a {type(module).__name__} ({name or 'the model itself'}), whose "
+                "outputs then are random or depend on the batch: call model.eval() first"
+            )
+
+
+def _snapshot(
+    model: torch.nn.Module, patterns: Sequence[str] | str | None
+) -> tuple[Layout, Tensor, dict[str, Tensor]]:
+    """The chosen parameters as layout and flat copy, and copies of all other parameters and buffers."""
+    everything = dict(model.named_parameters())
+    names = _chosen(everything, patterns)
+    for name, value in [*everything.items(), *model.named_buffers()]:
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(f"the model's {name!r} has a NaN or infinity: was training stable?")
+    for what, found in (
+        ("precision", {everything[n].dtype for n in names}),
+        ("device", {everything[n].device for n in names}),
+    ):
+        if len(found) > 1:
+            raise ValueError(
+                f"the model's parameters have more than one {what} ({', '.join(map(str, found))}): convert them with "
+                "model.to(...), or choose some with params="
+            )
+    layout = Layout(tuple(names), tuple(tuple(everything[name].shape) for name in names))
+    theta = torch.cat([everything[name].detach().flatten() for name in names]).clone()
+    rest = {name: value for name, value in everything.items() if name not in names}
+    fixed = {name: value.detach().clone() for name, value in [*rest.items(), *model.named_buffers()]}
+    return layout, theta, fixed
+
+
+def _chosen(everything: dict[str, torch.nn.Parameter], patterns: Sequence[str] | str | None) -> list[str]:
+    if patterns is None:
+        names = [name for name, value in everything.items() if value.requires_grad]
+        if not names:
+            raise ValueError("the model has no parameters that require a gradient: name some with params=")
+        return names
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in everything):
+            close = difflib.get_close_matches(pattern, everything, 3, 0.0)
+            raise ValueError(f"params: the model has no parameter {pattern!r}; closest: {', '.join(close)}")
+    names = [name for name in everything if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+    if not names:
+        raise ValueError("params is empty: name at least one parameter, or leave it out for all")
+    return names
+
+
+def _inputs(batch: Any) -> tuple[Tensor, Callable[[Any], Any]]:
+    """The one tensor of inputs that can be differentiated, and how a batch is made with another in its place."""
+    if not isinstance(batch, dict):
+        inputs = batch[0]
+        if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+            kind = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+            raise TypeError(
+                f"input gradients need inputs of real numbers, got {kind}: compare edited inputs with of_change"
+            )
+        return inputs, lambda x: (x, batch[1])
+    real = [key for key, leaf in batch.items() if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    if len(real) != 1:
+        kinds = ", ".join(
+            f"{key}: {getattr(leaf, 'dtype', type(leaf).__name__)}" for key, leaf in batch.items()
+        )
+        raise TypeError(f"input gradients need exactly one entry of real numbers in the mapping, got {kinds}")
+    return batch[real[0]], lambda x: {**batch, real[0]: x}

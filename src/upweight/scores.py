@@ -1,0 +1,189 @@
+"""Scores: how much each training example moves each test measure, with sign, unit, provenance and verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from .errors import StaleError
+from .types import Tensor
+
+SIGN = "Positive effect = the {measure} would rise if the training example were {edit} ({meaning})."
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Influence of n training examples (columns) on m test measures (rows).
+
+    `values` (m, n) float64 is I_up of Eq. 2: the derivative of the measure as the example is up-weighted. With
+    `columns` (m, q) given, only those training rows were kept, per test row. `effect()` is the predicted change of the
+    measure by the edit: -I/n if removed, +I/n if replaced (the line after Eq. 3 has a sign slip).
+
+    >>> import torch
+    >>> scores = Scores(torch.tensor([[-3.0, 6.0]], dtype=torch.float64), n=3)
+    >>> scores.removal_effect()
+    tensor([[ 1., -2.]], dtype=torch.float64)
+    >>> scores[0].helpful(1)["removal effect on the loss"].item()
+    1.0
+    """
+
+    values: Float[Tensor, "m q"]
+    n: int
+    edit: str = "removed"
+    measure: str = "loss"
+    columns: Tensor | None = None
+    drift: Tensor | None = None
+    """Predicted change of each measure if training were finished (m,): effects below it are not to be trusted."""
+    residual: Tensor | None = None
+    verdict: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Content hash of weights, data and settings, and the settings in words."""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Scores]:
+        return (self[i] for i in range(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.values.numpy(), dtype=dtype)
+
+    def __getitem__(self, row: int) -> Scores:
+        """The scores of one test measure, still (1, n)."""
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"test row {row} of {len(self)}")
+        pick = slice(row, row + 1 or None)
+        parts = {
+            name: None if getattr(self, name) is None else getattr(self, name)[pick]
+            for name in ("columns", "drift", "residual")
+        }
+        return replace(self, values=self.values[pick], **parts)
+
+    def effect(self) -> Float[Tensor, "m q"]:
+        """The predicted change of the measure by the edit, in the measure's unit."""
+        return self.values * ((-1 if self.edit == "removed" else 1) / self.n)
+
+    def removal_effect(self) -> Float[Tensor, "m q"]:
+        """-I/n, the predicted change of the measure if the example is removed; positive = helpful (for a loss)."""
+        if self.edit != "removed":
+            raise ValueError(f"these scores are about examples {self.edit}, not removed; use effect()")
+        return self.effect()
+
+    def helpful(self, k: int = 10) -> pd.DataFrame:
+        """The k training examples whose removal raises the measure most: row id, influence, effect."""
+        return self._table(k, largest=True)
+
+    def harmful(self, k: int = 10) -> pd.DataFrame:
+        """The k training examples whose removal lowers the measure most."""
+        return self._table(k, largest=False)
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """The k training examples of largest absolute effect."""
+        effect = self._row()
+        order = effect.abs().topk(self._count(k)).indices
+        return self._frame(order)
+
+    def _row(self) -> Tensor:
+        if len(self) != 1:
+            raise ValueError(f"these are the scores of {len(self)} test rows; choose one, as in scores[0].helpful()")
+        return self.effect()[0]
+
+    def _count(self, k: int) -> int:
+        if k < 1:
+            raise ValueError(f"k must be >= 1, got {k}")
+        return min(k, self.values.shape[1])
+
+    def _table(self, k: int, *, largest: bool) -> pd.DataFrame:
+        return self._frame(self._row().topk(self._count(k), largest=largest).indices)
+
+    def _frame(self, order: Tensor) -> pd.DataFrame:
+        ids = order if self.columns is None else self.columns[0][order]
+        return pd.DataFrame(
+            {"influence": self.values[0][order].numpy(), self._heading: self.effect()[0][order].numpy()},
+            index=pd.Index(ids.numpy(), name="train row"),
+        )
+
+    @property
+    def _heading(self) -> str:
+        return f"{'removal effect' if self.edit == 'removed' else 'effect'} on the {self.measure}"
+
+    @property
+    def sign(self) -> str:
+        """How to read the sign, in one sentence."""
+        meaning = "helpful" if self.edit == "removed" else "harmful change"
+        return SIGN.format(measure=self.measure, edit=self.edit, meaning=meaning)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per test row and training row: test row, train row, influence, effect."""
+        m, q = self.values.shape
+        ids = torch.arange(q).expand(m, q) if self.columns is None else self.columns
+        return pd.DataFrame(
+            {
+                "test row": np.repeat(np.arange(m), q),
+                "train row": ids.flatten().numpy(),
+                "influence": self.values.flatten().numpy(),
+                self._heading: self.effect().flatten().numpy(),
+            }
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file: the numbers, and the rest as JSON in its header. No pickle."""
+        tensors = {
+            name: getattr(self, name).contiguous()
+            for name in ("values", "columns", "drift", "residual")
+            if getattr(self, name) is not None
+        }
+        words = {name: getattr(self, name) for name in ("n", "edit", "measure", "verdict", "provenance")}
+        temporary = Path(f"{path}.part")
+        save_file(tensors, temporary, metadata={"upweight": json.dumps(words)})
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path, *, fingerprint: str | None = None) -> Scores:
+        """Read what `save` wrote. With `fingerprint` (of an `Influence`) other weights or data raise `StaleError`."""
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "upweight" not in metadata:
+                raise ValueError(f"{path} is not a score file of upweight")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        scores = cls(**tensors, **json.loads(metadata["upweight"]))
+        found = scores.provenance.get("fingerprint")
+        if fingerprint is not None and fingerprint != found:
+            raise StaleError(
+                f"{path} was computed from other weights, data or settings (its content hash is {found}, "
+                f"asked for {fingerprint}); compute the scores again"
+            )
+        return scores
+
+    def _summary(self) -> list[str]:
+        lines = [f"Scores: {len(self)} test rows, {self.n} training rows"]
+        if self.columns is not None:
+            lines[0] += f", the {self.values.shape[1]} strongest kept"
+        lines += [self.sign, *([self.verdict] if self.verdict else [])]
+        if self.drift is not None:
+            lines.append(f"Finishing the training would change the {self.measure} by up to {_largest(self.drift):.1e}.")
+        return lines
+
+    def __repr__(self) -> str:
+        tables = [f"\n{self.helpful(5).to_string()}\n{self.harmful(5).to_string()}"] if len(self) == 1 else []
+        return "\n".join(self._summary() + tables)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<p>{line}</p>" for line in self._summary())
+        if len(self) != 1:
+            return head
+        return head + f"<h4>Helpful</h4>{self.helpful().to_html()}<h4>Harmful</h4>{self.harmful().to_html()}"
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.abs().max())

@@ -1,0 +1,43 @@
+"""One factorisation, then every answer at the price of two triangular solves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..curvature import Curvature
+from ..types import Tensor
+from .base import Inverse, Solution, Solver, Status, relative_residual
+
+
+@dataclass(frozen=True)
+class Exact(Solver):
+    """Cholesky on the primal or, with fewer rows than parameters, the dual side; closed forms where there are any.
+
+    A row whose recomputed residual exceeds `rtol` after one refinement is "not converged" (ill-conditioned).
+    Memory: p^2 numbers of the curvature's precision (at most twice that while factorising).
+
+    >>> import torch
+    >>> from upweight import Dense
+    >>> Exact().prepare(Dense(4 * torch.eye(2)))(torch.ones(1, 2)).value
+    tensor([[0.2500, 0.2500]])
+    """
+
+    rtol: float = 1e-6
+
+    def prepare(self, curvature: Curvature) -> Inverse:
+        factor = curvature.factor()
+        operator = curvature.operator()
+        rtol = max(self.rtol, 10 * torch.finfo(curvature.dtype).eps)
+
+        def solve(rows: Tensor) -> Solution:
+            value = factor.solve(rows)
+            residual = relative_residual(operator, value, rows)
+            if bool((residual > rtol).any()):
+                value = value + factor.solve(rows - operator(value))
+                residual = relative_residual(operator, value, rows)
+            status = tuple(Status.CONVERGED if r <= rtol else Status.NOT_CONVERGED for r in residual.tolist())
+            return Solution(value, residual, torch.ones(len(rows), dtype=torch.long), status)
+
+        return Inverse(curvature, solve, factor.quadratic)

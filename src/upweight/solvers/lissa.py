@@ -1,0 +1,99 @@
+"""LiSSA: the stochastic Neumann series of Agarwal et al. (2016), Sec. 3 of the paper."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+
+from ..curvature import Curvature, EmpiricalCurvature
+from ..progress import track
+from ..types import Tensor
+from .base import Inverse, Solution, Solver, Status, relative_residual
+
+CHECK_EVERY = 100
+EXPLODED = 1e6
+
+
+@dataclass(frozen=True)
+class LiSSA(Solver):
+    """h <- v + (I - A_j / scale) h, `depth` times, answer h / scale; the mean of `repeats` independent runs.
+
+    A_j is the curvature of `batch` random training examples, penalty and damping included, so that `scale` changes
+    the speed of convergence but never the question. `scale=None` finds it: the mean-square stability bound
+    sum lambda^2 / sum lambda over the top eigenvalues lambda of sampled batches, doubled as often as a run explodes.
+    All right-hand sides see the same samples, drawn from `seed`: a row's answer does not depend on its neighbours.
+    Memory is flat in `depth`: k x repeats vectors.
+    The status is "estimated": the answer is unbiased up to truncation, its recomputed residual says how noisy it is.
+
+    >>> import torch
+    >>> from upweight import Hessian, LinearProblem, Squared
+    >>> problem = LinearProblem(torch.eye(2), torch.zeros(2), torch.zeros(2), loss=Squared(), l2=0.5)
+    >>> LiSSA(depth=200, batch=2, repeats=50).prepare(Hessian(problem))(torch.ones(1, 2)).status[0].value
+    'estimated'
+    """
+
+    depth: int = 5000
+    repeats: int = 10
+    batch: int = 1
+    scale: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "repeats", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.scale is not None and not (math.isfinite(self.scale) and self.scale > 0):
+            raise ValueError(f"scale must be a finite number > 0, got {self.scale}")
+
+    def prepare(self, curvature: Curvature) -> Inverse:
+        if not isinstance(curvature, EmpiricalCurvature):
+            raise TypeError(
+                f"LiSSA needs a curvature that is a mean over training examples (Hessian, GaussNewton), "
+                f"got {type(curvature).__name__}; use Exact or ConjugateGradient with it"
+            )
+        scale = self.scale or find_scale(curvature, self.batch, self.seed)
+        operator = curvature.operator()
+
+        def solve(rows: Tensor) -> Solution:
+            used = scale
+            value, exploded = self._run(curvature, rows, used)
+            while exploded and self.scale is None and used < 64 * scale:
+                used *= 2
+                value, exploded = self._run(curvature, rows, used)
+            residual = relative_residual(operator, value, rows)
+            good = Status.DIVERGED if exploded else Status.ESTIMATED
+            steps = torch.full((len(rows),), self.depth * self.repeats)
+            return Solution(value, residual, steps, (good,) * len(rows))
+
+        return Inverse(curvature, solve)
+
+    def _run(self, curvature: EmpiricalCurvature, rows: Tensor, scale: float) -> tuple[Float[Tensor, "k p"], bool]:
+        """The series for all rows and repeats at once; whether it exploded."""
+        k, n = len(rows), curvature.problem.n
+        generator = torch.Generator().manual_seed(self.seed)
+        start = rows.to(curvature.fast_dtype).repeat_interleave(self.repeats, 0)
+        bound = EXPLODED * start.norm(dim=1).clamp(min=1e-300)
+        h = start.clone()
+        for step in track(range(self.depth), "LiSSA", self.depth):
+            index = torch.randint(n, (self.repeats, self.batch), generator=generator).repeat(k, 1)
+            h = torch.add(start + h, curvature.sampled(h, index), alpha=-1 / scale)
+            if step % CHECK_EVERY == 0 and not bool((h.norm(dim=1) < bound).all()):
+                return rows.new_full(rows.shape, torch.nan), True
+        mean = h.view(k, self.repeats, -1).mean(1).to(rows.dtype) / scale
+        return mean, not bool((h.norm(dim=1) < bound).all())
+
+
+def find_scale(curvature: EmpiricalCurvature, batch: int, seed: int, samples: int = 256, steps: int = 10) -> float:
+    """sum lambda^2 / sum lambda over the top eigenvalues of `samples` batches, by `steps` power iterations each."""
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randint(curvature.problem.n, (samples, batch), generator=generator)
+    h = torch.randn(samples, curvature.p, generator=generator).to(curvature.fast_dtype)
+    size = h.norm(dim=1, keepdim=True)
+    for _ in range(steps):
+        h = curvature.sampled(h / size.clamp(min=1e-30), index)
+        size = h.norm(dim=1, keepdim=True)
+    top = size[:, 0].double()
+    return float(top.square().sum() / top.sum())
