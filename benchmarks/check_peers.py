@@ -1,6 +1,6 @@
 """Check the peers' scores against a float64 solution, row by row.
 
-    python benchmarks/check_peers.py small                                 every peer, p = 1,960, a dense solve
+    python benchmarks/check_peers.py small                                every peer, p = 1,960, dense solve
     python benchmarks/check_peers.py full --theta theta.pt --tables *.npz  tables that peers.py wrote
 
 The reference shares no code with the peers nor with upweight: the Hessian of softmax regression written out.

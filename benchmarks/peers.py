@@ -212,9 +212,9 @@ def dattri(model, X, y, X_test, y_test, l2, max_iter=40, mode="rev-rev", penalty
     """dattri: `IFAttributorCG`, with the penalty as `regularization`.
 
     Its loss sees the parameters, so `penalty_in_loss=True` gives our problem exactly, the penalty in the
-    training gradient included. That is not the default because it makes one query 2.3 times slower (medians of
-    three fresh processes: 8.5 s and 3.7 s), which is our wish and not dattri's doing. It has a `tol`, but no
-    code that reads it: the number of steps is all there is to choose. 40 serve the worst row of 16; 36 do not.
+    training gradient included. That is not the default because it makes one query 2.3 times slower (medians
+    of three fresh processes: 8.5 s and 3.7 s), which is our wish and not dattri's doing. It has a `tol`, but
+    no code reads it: the number of steps is all there is to choose. 40 serve the worst row of 16; 36 do not.
     """
     from dattri.algorithm.influence_function import IFAttributorCG
 

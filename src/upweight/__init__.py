@@ -11,6 +11,7 @@ from .losses import Logistic, SmoothHinge, Softmax, Squared
 from .measures import OfParameters, Overall
 from .scores import Scores
 from .solvers import ConjugateGradient, Exact, LiSSA
+from .verify import Verification, verify
 
 __version__ = version("upweight")
 
@@ -36,4 +37,6 @@ __all__ = [
     "Softmax",
     "Squared",
     "StaleError",
+    "Verification",
+    "verify",
 ]

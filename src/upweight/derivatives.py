@@ -150,8 +150,11 @@ def example_gradients(of: Evaluation, theta: Tensor, batch: Any, function: Loss 
     def one(theta: Tensor, example: Any) -> Tensor:
         return of.one(theta, example, function)
 
+    def alone(example: Any) -> Tensor:
+        return plain_gradient(lambda t: one(t, example), theta)
+
     def slow() -> Tensor:
-        return torch.stack([plain_gradient(lambda t, e=e: one(t, e), theta) for e in _examples(batch)])  # type: ignore[misc]
+        return torch.stack([alone(example) for example in _examples(batch)])
 
     return attempt(lambda: vmap(grad(one), (None, 0))(theta, batch), slow)
 
@@ -220,7 +223,7 @@ def hessian_product(of: Evaluation, theta: Tensor, batch: Any, weights: Tensor, 
 
 
 def gauss_newton_product(of: Evaluation, theta: Tensor, batch: Any, weights: Tensor, mode: Mode) -> Product:
-    """The function rows -> rows J^T H_out J with J the Jacobian of the outputs and H_out the Hessian of sum_i w_i l_i in them."""
+    """The function rows -> rows J^T H_out J: J the Jacobian of the outputs, H_out the Hessian of sum_i w_i l_i there."""
 
     def outputs(t: Tensor) -> Any:
         return of.outputs(t, batch)
@@ -230,7 +233,7 @@ def gauss_newton_product(of: Evaluation, theta: Tensor, batch: Any, weights: Ten
 
     if mode == "double":
         return lambda rows: _double_gauss_newton(outputs, value, theta, rows)
-    there, pull = vjp(outputs, theta)
+    there, pull = vjp(outputs, theta)[:2]
     if mode == "linearised":
         push, bend = _linearised(outputs, theta), _linearised(grad(value), there)
         return _many(lambda row: pull(bend(push(row)))[0])
@@ -278,7 +281,13 @@ def _pull(vector: Tensor, at: Tensor, rows: Tensor) -> Tensor:
 def _many(product: Product) -> Product:
     """A product of one row -> the same for k rows, a few at a time."""
     several = vmap(product)
-    return lambda rows: torch.cat([several(part) for part in rows.split(ROWS_AT_ONCE)])
+
+    def few(rows: Tensor) -> Tensor:
+        if len(rows) == 1:
+            return product(rows[0])[None]
+        return attempt(lambda: several(rows), lambda: torch.stack([product(row) for row in rows]))
+
+    return lambda rows: torch.cat([few(part) for part in rows.split(ROWS_AT_ONCE)])
 
 
 def _linearised(function: Callable[..., Any], at: Any) -> Callable[..., Any]:
@@ -372,14 +381,14 @@ def _close(a: Tensor, b: Tensor) -> bool:
 def _twice_differentiable(model: torch.nn.Module) -> Iterator[None]:
     """Only kernels that have second derivatives: fused attention and fused recurrent layers have none."""
     recurrent = any(isinstance(module, torch.nn.RNNBase) for module in model.modules())
-    attention = torch.backends.mha.get_fastpath_enabled()
+    attention, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.callback(torch.backends.mha.set_fastpath_enabled, attention)
+        torch.backends.mha.set_fastpath_enabled(False)
         if recurrent:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(attention)
+            # `torch.backends.mkldnn.flags` also sets TF32, which warns on processors without it.
+            stack.callback(torch._C._set_mkldnn_enabled, onednn)
+            torch._C._set_mkldnn_enabled(False)
+        yield

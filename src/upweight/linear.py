@@ -132,9 +132,11 @@ class LinearProblem(Objective):
             if float(gradient.norm()) <= tolerance:
                 return here
             product = here.operator()
-            hessian = LinearOperator(
-                (self.p, self.p), lambda v, f=product: f(torch.from_numpy(v).view(1, -1))[0].numpy()
-            )
+
+            def matvec(v: np.ndarray, product: Operator = product) -> np.ndarray:
+                return product(torch.from_numpy(v.reshape(1, -1)))[0].numpy()
+
+            hessian = LinearOperator((self.p, self.p), matvec=matvec, dtype=np.float64)
             step, _ = cg(hessian, gradient.numpy(), rtol=1e-5, maxiter=500)
             here = here.at(here.theta - torch.from_numpy(step))
         raise NotConvergedError(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from torch.utils._pytree import tree_map
 
 from .derivatives import (
     ROWS_AT_ONCE,
@@ -33,6 +34,10 @@ from .vectors import Layout
 
 LINEARISE_BYTES = 4 << 30
 """Linearised blocks are kept for the next product while their estimated memory is under this."""
+LINEARISE_AFTER = 3
+"""The product from which on blocks are linearised: tracing costs about as much as a few products."""
+LINEARISE_BLOCKS = 64
+"""Tracing has a price per block, so many small ones are not linearised."""
 LINEARISED_COPIES = 4
 """Memory of a linearised block over that of one backward pass, about."""
 BLOCK_BYTES = 32 << 20
@@ -103,11 +108,6 @@ class Problem(Objective):
             self._of.choose(self.theta, tried)
         self._memory = memory_of(self._of, self.theta, tried)
         self._size: int = batch_size or max(1, min(BLOCK_EXAMPLES, BLOCK_BYTES // self._memory))
-
-    @property
-    def strategy(self) -> str:
-        """How outputs are computed: on the whole "batch", or example by example, "vmapped" or in a "loop"."""
-        return self._of.strategy
 
     def subset(self, index: Int[Tensor, " b"]) -> Problem:
         other = object.__new__(Problem)
@@ -226,14 +226,14 @@ class Problem(Objective):
         build = gauss_newton_product if gauss_newton else hessian_product
         return build(self._of, self.theta, batch, weights, mode)
 
-    def _mode(self, gauss_newton: bool, wanted: Mode) -> Mode:
+    def _mode(self, gauss_newton: bool, wanted: tuple[Mode, ...]) -> Mode:
         """The first way that works on a few examples and agrees with double backward."""
         batch, w = self._rows.take(slice(0, 2)), self._weights(slice(0, 2))
-        row = torch.linspace(-1.0, 1.0, self.p, dtype=self.dtype, device=self.device)[None].cos()
+        row = torch.linspace(-3.0, 3.0, self.p, dtype=self.dtype, device=self.device)
+        row = torch.stack([row.cos(), row.sin()])
         truth = self._block(batch, w, gauss_newton, "double")(row)
-        modes: tuple[Mode, ...] = ("linearised", "forward") if wanted == "linearised" else ("forward",)
         tolerance = 10 * torch.finfo(self.dtype).eps ** 0.5
-        for mode in modes:
+        for mode in wanted:
             try:
                 found = self._block(batch, w, gauss_newton, mode)(row)
             except torch.OutOfMemoryError:
@@ -249,19 +249,28 @@ class Problem(Objective):
 
     def operator(self, *, gauss_newton: bool = False, dtype: torch.dtype | None = None) -> Operator:
         fits = self.n * self._memory * LINEARISED_COPIES <= LINEARISE_BYTES
-        mode = self._mode(gauss_newton, "linearised" if fits else "forward")
+        fits = fits and self.n <= LINEARISE_BLOCKS * self._size
+        mode = self._mode(gauss_newton, ("forward",))
+        kept: list[Operator] = []
+        wide = torch.promote_types(self.dtype, torch.float32)
+        calls = 0
 
-        def blocks() -> Iterator[Operator]:
+        def blocks(mode: Mode) -> Iterator[Operator]:
             for part, batch in self._rows.blocks(self._size):
                 yield self._block(batch, self._weights(part), gauss_newton, mode)
 
-        kept = list(blocks()) if mode == "linearised" else None
-        wide = torch.promote_types(self.dtype, torch.float32)
-
         def product(rows: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            if (
+                calls == LINEARISE_AFTER
+                and fits
+                and self._mode(gauss_newton, ("linearised",)) == "linearised"
+            ):
+                kept.extend(blocks("linearised"))
             inner = rows.to(self.theta)
             total = torch.zeros(rows.shape, dtype=wide, device=self.device)
-            for block in blocks() if kept is None else kept:
+            for block in kept or blocks(mode):
                 total += block(inner)
             return total.div_(self.n).add_(self.l2 * inner).to(rows.dtype)
 
@@ -273,16 +282,16 @@ class Problem(Objective):
         inner, b = rows.to(self.theta), index.shape[1]
         samples = [(self._rows.take(i), self._weights(i)) for i in index]
 
-        def one(row: Tensor, batch: Any, w: Tensor, mode: Mode) -> Tensor:
-            return self._block(batch, w, gauss_newton, mode)(row[None])[0]
+        def one(row: Tensor, sample: tuple[Any, Tensor], mode: Mode) -> Tensor:
+            return self._block(*sample, gauss_newton, mode)(row[None])[0]
 
         def fast() -> Tensor:
-            stack = torch.utils._pytree.tree_map(lambda *leaves: torch.stack(leaves), *samples)
-            return torch.vmap(lambda row, sample: one(row, *sample, "forward"))(inner, stack)
+            stack = tree_map(lambda *leaves: torch.stack(leaves), *samples)
+            return torch.vmap(lambda row, sample: one(row, sample, "forward"))(inner, stack)
 
         def slow() -> Tensor:
             return torch.stack(
-                [one(row, *sample, "double") for row, sample in zip(inner, samples, strict=True)]
+                [one(row, sample, "double") for row, sample in zip(inner, samples, strict=True)]
             )
 
         return (attempt(fast, slow) / b + self.l2 * inner).to(rows.dtype)
@@ -294,7 +303,7 @@ class Problem(Objective):
         H = (H + H.T) / 2
         return H if dtype is None else H.to(dtype)
 
-    def root(self, *, gauss_newton: bool = False) -> Float[Tensor, "r p"] | None:
+    def root(self, *, gauss_newton: bool = False) -> None:
         return None
 
     def describe(self, index: int) -> str:

@@ -56,7 +56,7 @@ class Rows:
         digest = xxhash.xxh3_128()
         for _, batch in self.blocks(PASS):
             for leaf in tensors(batch):
-                digest.update(leaf.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+                digest.update(leaf.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
 
