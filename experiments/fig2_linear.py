@@ -88,7 +88,9 @@ def one_digit(problem: uw.LinearProblem, test: Any, index: int, k: int, depth: i
     began = time.perf_counter()
     verification = uw.verify(influence, digit, k=k)
     seconds = time.perf_counter() - began
-    print(f"test digit {index}: {len(verification.table)} refits in {seconds:.0f} s\n{verification}", flush=True)
+    print(
+        f"test digit {index}: {len(verification.table)} refits in {seconds:.0f} s\n{verification}", flush=True
+    )
     assert verification.random is not None
     exact = influence.on_loss(digit).removal_effect()[0]
     middle = lissa(problem, digit, exact, k, depth)
@@ -128,20 +130,26 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Run, print, write the picture and the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--small", action="store_true", help="the embedded 5,500 digits, 20 + 20 refits")
     parser.add_argument("--out", type=Path, default=Path("experiments/out"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     X, y, X_test, y_test = load(options.small)
     problem = train(X, y, options.out)
-    print(f"n = {problem.n}, p = {problem.p}, gradient norm {float(problem.gradient().norm()):.1e}", flush=True)
+    print(
+        f"n = {problem.n}, p = {problem.p}, gradient norm {float(problem.gradient().norm()):.1e}", flush=True
+    )
     guess = (X_test.double() @ problem.params["weight"].T).argmax(1)
     wrong = (guess != y_test).nonzero()[:, 0].tolist()
     chosen = wrong[:1] if options.small else [8, next(i for i in wrong if i != 8)]
     k, depth = (20, 300) if options.small else (500, 5000)
     results = [one_digit(problem, (X_test, y_test), index, k, depth) for index in chosen]
-    (options.out / "fig2_linear.json").write_text(json.dumps({"small": options.small, "digits": results}, indent=1))
+    (options.out / "fig2_linear.json").write_text(
+        json.dumps({"small": options.small, "digits": results}, indent=1)
+    )
     draw(results, options.out / "fig2_linear.png")
 
 

@@ -16,11 +16,12 @@ PACKAGE = Path(__file__).parents[1] / "src" / "upweight"
 # A subpackage (`solvers`) stands here by its name.
 LEVELS = (
     {"types", "errors", "progress", "_version"},
-    {"vectors", "rows"},
+    {"vectors", "rows", "design"},
     {"losses", "measures", "derivatives"},
+    {"objective"},
     {"problem", "linear", "estimators"},
     {"checks", "distributed"},
-    {"curvature", "factor", "ekfac"},
+    {"factor", "curvature", "ekfac"},
     {"solvers"},
     {"scores"},
     {"influence", "removal"},

@@ -9,6 +9,7 @@ from .influence import Influence
 from .linear import LinearProblem
 from .losses import Logistic, SmoothHinge, Softmax, Squared
 from .measures import OfParameters, Overall
+from .problem import Problem
 from .scores import Scores
 from .solvers import ConjugateGradient, Exact, LiSSA
 from .verify import Verification, verify
@@ -32,6 +33,7 @@ __all__ = [
     "NotDeterministicError",
     "OfParameters",
     "Overall",
+    "Problem",
     "Scores",
     "SmoothHinge",
     "Softmax",

@@ -52,7 +52,7 @@ class Curvature(ABC):
 
     @abstractmethod
     def operator(self, dtype: torch.dtype | None = None) -> Operator:
-        """rows (k, p) -> rows (k, p), damping included, prepared once for many products."""
+        """Rows (k, p) -> rows (k, p), damping included, prepared once for many products."""
 
     @abstractmethod
     def factor(self, dtype: torch.dtype | None = None) -> Factor:
@@ -199,7 +199,9 @@ class Dense(Curvature):
         if A.ndim != 2 or A.shape[0] != A.shape[1]:
             raise ValueError(f"a dense curvature must have shape (p, p), got {tuple(A.shape)}")
         if not torch.allclose(A, A.T, rtol=1e-4, atol=1e-6 * float(A.abs().max())):
-            raise ValueError("a dense curvature must be symmetric; pass (A + A.T) / 2 if that is what you mean")
+            raise ValueError(
+                "a dense curvature must be symmetric; pass (A + A.T) / 2 if that is what you mean"
+            )
 
     @property
     def p(self) -> int:

@@ -223,7 +223,7 @@ def hessian_product(of: Evaluation, theta: Tensor, batch: Any, weights: Tensor, 
 
 
 def gauss_newton_product(of: Evaluation, theta: Tensor, batch: Any, weights: Tensor, mode: Mode) -> Product:
-    """The function rows -> rows J^T H_out J: J the Jacobian of the outputs, H_out the Hessian of sum_i w_i l_i there."""
+    """The function rows -> rows J^T H_out J: J the Jacobian of the outputs, H_out the Hessian of the loss in them."""
 
     def outputs(t: Tensor) -> Any:
         return of.outputs(t, batch)

@@ -7,6 +7,7 @@ its second product reads it.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -85,7 +86,7 @@ class DenseBlock(Block):
         # Symmetric: strip j of the columns meets only the columns from j on, 5/8 of the full product.
         weighted = w[:, None] * self.X
         edges = [self.X.shape[1] * j // self.STRIPS for j in range(self.STRIPS + 1)]
-        for lo, hi in zip(edges[:-1], edges[1:], strict=True):
+        for lo, hi in itertools.pairwise(edges):
             out[lo:hi, lo:].addmm_(self.X[:, lo:hi].T, weighted[:, lo:])
 
     def dense(self) -> Float[Tensor, "b d"]:
@@ -163,7 +164,9 @@ def as_design(X: Any, what: str = "X") -> Design:
         csr = csr if csr.dtype in (np.float32, np.float64) else csr.astype(np.float64)
         if not np.isfinite(csr.data).all():
             row = int(np.searchsorted(csr.indptr, np.flatnonzero(~np.isfinite(csr.data))[0], "right") - 1)
-            raise ValueError(f"{what} has a NaN or infinity, first in example {row}; impute or drop such examples")
+            raise ValueError(
+                f"{what} has a NaN or infinity, first in example {row}; impute or drop such examples"
+            )
         _check_shape(csr.shape, what)
         return SparseDesign(csr)
     dense = X if isinstance(X, torch.Tensor) else torch.as_tensor(np.asarray(X))
@@ -173,7 +176,9 @@ def as_design(X: Any, what: str = "X") -> Design:
     finite = dense.isfinite()
     if not finite.all():
         row = int((~finite).any(1).nonzero()[0, 0])
-        raise ValueError(f"{what} has a NaN or infinity, first in example {row}; impute or drop such examples")
+        raise ValueError(
+            f"{what} has a NaN or infinity, first in example {row}; impute or drop such examples"
+        )
     return DenseDesign(dense.contiguous())
 
 

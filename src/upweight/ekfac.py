@@ -35,7 +35,9 @@ class EKFAC(Curvature):
     def __post_init__(self) -> None:
         check_damping(self.damping)
         if not isinstance(self.problem, LinearProblem):
-            raise TypeError(f"EKFAC covers LinearProblem today, got {type(self.problem).__name__}; leave it out")
+            raise TypeError(
+                f"EKFAC covers LinearProblem today, got {type(self.problem).__name__}; leave it out"
+            )
 
     @property
     def p(self) -> int:

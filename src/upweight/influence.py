@@ -108,7 +108,8 @@ class Influence:
             raise ValueError(f"top must be >= 1, got {top}")
         solution = self.solve(self.problem.test_gradients(test, measure))
         parts = (
-            (part, -products) for part, products in track(self.problem.products(solution.value), "scores", None)
+            (part, -products)
+            for part, products in track(self.problem.products(solution.value), "scores", None)
         )
         if top is None:
             values = torch.empty(len(solution.value), self.problem.n, dtype=torch.float64)
@@ -164,19 +165,29 @@ class Influence:
     # --------------------------------------------------------------------------------------------------------------
 
     def _provenance(self) -> dict[str, Any]:
-        return {"fingerprint": self.fingerprint, "settings": list(self.settings.reasons), "keep": self.problem.keep}
+        return {
+            "fingerprint": self.fingerprint,
+            "settings": list(self.settings.reasons),
+            "keep": self.problem.keep,
+        }
 
     def _scores(self, values: Tensor, solution: Solution, measure: Measure | None, **fields: Any) -> Scores:
         return Scores(
             values,
             self.problem.n,
-            measure="loss" if measure is None else getattr(measure, "__name__", "measure").replace("<lambda>", "measure"),
+            measure=_name(measure),
             drift=checks.drift(self.problem, solution.value).double(),
             residual=solution.residual.double(),
             verdict=solution.verdict,
             provenance=self._provenance(),
             **fields,
         )
+
+
+def _name(measure: Measure | None) -> str:
+    """What a measure is called in headings."""
+    name = "loss" if measure is None else getattr(measure, "__name__", "measure")
+    return "measure" if name == "<lambda>" else name
 
 
 def _keep_extremes(parts: Any, top: int) -> tuple[Tensor, Tensor]:
@@ -191,7 +202,8 @@ def _keep_extremes(parts: Any, top: int) -> tuple[Tensor, Tensor]:
         if values.shape[1] > 2 * top:
             values = torch.cat([values[:, :top], values[:, -top:]], dim=1)
             columns = torch.cat([columns[:, :top], columns[:, -top:]], dim=1)
-    assert values is not None and columns is not None
+    assert values is not None
+    assert columns is not None
     return values, columns
 
 
@@ -201,7 +213,9 @@ def choose_curvature(problem: Objective) -> tuple[Curvature, str]:
         return Hessian(problem), "curvature: Hessian without damping, since the objective is convex"
     lowest, highest = Hessian(problem).spectrum()
     if lowest > 1e-6 * highest:
-        return Hessian(problem), f"curvature: Hessian without damping, positive definite (smallest {lowest:.1e})"
+        return Hessian(
+            problem
+        ), f"curvature: Hessian without damping, positive definite (smallest {lowest:.1e})"
     damping = max(0.0, -1.5 * lowest) + 1e-3 * highest
     reason = (
         f"curvature: Hessian + {damping:.2e}; its spectrum reaches from {lowest:.2e} to {highest:.2e}: negative "

@@ -81,7 +81,9 @@ class LinearProblem(Objective):
         self.layout = Layout(names, shapes)
         self.theta = torch.cat(parts)
         if not self.theta.isfinite().all():
-            raise ValueError(f"coef or intercept has a NaN or infinity, first at entry {_first_bad(self.theta)}")
+            raise ValueError(
+                f"coef or intercept has a NaN or infinity, first at entry {_first_bad(self.theta)}"
+            )
         self.loss, self.keep = loss, keep
         self.y = self._encode(y, self.n)
         self.l2 = expand_l2(l2, self.theta)
@@ -212,7 +214,7 @@ class LinearProblem(Objective):
         return self._parts[dtype]
 
     def _block_size(self, k: int) -> int:
-        return max(256, min(2048, BLOCK_ELEMENTS // max(1, k * self.c)))
+        return max(1024, min(8192, BLOCK_ELEMENTS // max(1, k * self.c)))
 
     # -- the objective ---------------------------------------------------------------------------------------------
 
@@ -383,7 +385,9 @@ class LinearProblem(Objective):
         S = S * (self.weights / self.n).sqrt()[:, None, None]
         X = self.design.block(slice(None), torch.float64).dense()
         weight = torch.einsum("bcs,bd->bscd", S, X).reshape(self.n * self.c, -1)
-        return weight if not self.has_intercept else torch.cat([weight, S.transpose(1, 2).flatten(0, 1)], dim=1)
+        return (
+            weight if not self.has_intercept else torch.cat([weight, S.transpose(1, 2).flatten(0, 1)], dim=1)
+        )
 
     def describe(self, index: int) -> str:
         target = self.y[index].tolist()
@@ -398,9 +402,7 @@ class LinearProblem(Objective):
 def _apply(a: Float[Tensor, "b c"], u: Float[Tensor, "b c"] | None, E: Float[Tensor, "b k c"]) -> Tensor:
     """(diag(a) - u u^T) E, example by example."""
     Z = a[:, None] * E
-    if u is not None:
-        Z -= u[:, None] * torch.einsum("bc,bkc->bk", u, E)[:, :, None]
-    return Z
+    return Z if u is None else torch.addcmul(Z, u[:, None], torch.bmm(E, u[:, :, None]), value=-1)
 
 
 def _first_bad(values: Tensor) -> int:

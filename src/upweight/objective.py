@@ -63,7 +63,7 @@ class Objective(ABC):
 
     @property
     def params(self) -> Params:
-        """theta by name."""
+        """Theta by name."""
         return self.layout.unpack(self.theta)
 
     @abstractmethod
@@ -88,7 +88,7 @@ class Objective(ABC):
 
     @abstractmethod
     def products(self, rows: Float[Tensor, "k p"]) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
-        """s . g_i for every row s and training example i: the streamed pass behind all scores."""
+        """S . g_i for every row s and training example i: the streamed pass behind all scores."""
 
     @abstractmethod
     def evaluate(
@@ -142,7 +142,9 @@ class Objective(ABC):
         if not hasattr(self, "_fingerprint"):
             digest = xxhash.xxh3_128()
             for part in [self.theta, self.l2, *self._hashed()]:
-                digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+                flat = part.detach().cpu().reshape(-1)
+                flat = flat if flat.stride(0) == 1 else torch.cat([flat, flat[:0]])
+                digest.update(flat.view(torch.uint8).numpy().data)
             digest.update(repr((self.n, self.keep, self.layout)).encode())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
@@ -152,7 +154,9 @@ def expand_l2(l2: Any, theta: Tensor) -> Tensor:
     """A number or one number per parameter -> (p,), checked."""
     strength = torch.as_tensor(l2, dtype=theta.dtype, device=theta.device)
     if strength.ndim not in (0, 1) or (strength.ndim == 1 and len(strength) != len(theta)):
-        raise ValueError(f"l2 must be a number or have shape ({len(theta)},), got shape {tuple(strength.shape)}")
+        raise ValueError(
+            f"l2 must be a number or have shape ({len(theta)},), got shape {tuple(strength.shape)}"
+        )
     if not bool((strength >= 0).all()):
         raise ValueError(f"l2 must be >= 0 and finite, got {float(strength.min())}")
     return strength.expand(len(theta)).clone()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -34,10 +36,8 @@ from .vectors import Layout
 
 LINEARISE_BYTES = 4 << 30
 """Linearised blocks are kept for the next product while their estimated memory is under this."""
-LINEARISE_AFTER = 3
-"""The product from which on blocks are linearised: tracing costs about as much as a few products."""
-LINEARISE_BLOCKS = 64
-"""Tracing has a price per block, so many small ones are not linearised."""
+TRACING_SECONDS = 0.5
+"""Price of linearising one block, about: paid once as much time went into products that were not linearised."""
 LINEARISED_COPIES = 4
 """Memory of a linearised block over that of one backward pass, about."""
 BLOCK_BYTES = 32 << 20
@@ -249,29 +249,27 @@ class Problem(Objective):
 
     def operator(self, *, gauss_newton: bool = False, dtype: torch.dtype | None = None) -> Operator:
         fits = self.n * self._memory * LINEARISED_COPIES <= LINEARISE_BYTES
-        fits = fits and self.n <= LINEARISE_BLOCKS * self._size
+        left = TRACING_SECONDS * (1 + math.ceil(self.n / self._size)) if fits else math.inf
         mode = self._mode(gauss_newton, ("forward",))
         kept: list[Operator] = []
         wide = torch.promote_types(self.dtype, torch.float32)
-        calls = 0
 
         def blocks(mode: Mode) -> Iterator[Operator]:
             for part, batch in self._rows.blocks(self._size):
                 yield self._block(batch, self._weights(part), gauss_newton, mode)
 
         def product(rows: Tensor) -> Tensor:
-            nonlocal calls
-            calls += 1
-            if (
-                calls == LINEARISE_AFTER
-                and fits
-                and self._mode(gauss_newton, ("linearised",)) == "linearised"
-            ):
-                kept.extend(blocks("linearised"))
+            nonlocal left
+            if left <= 0:
+                left = math.inf
+                if self._mode(gauss_newton, ("linearised",)) == "linearised":
+                    kept.extend(blocks("linearised"))
+            start = time.perf_counter()
             inner = rows.to(self.theta)
             total = torch.zeros(rows.shape, dtype=wide, device=self.device)
             for block in kept or blocks(mode):
                 total += block(inner)
+            left -= time.perf_counter() - start
             return total.div_(self.n).add_(self.l2 * inner).to(rows.dtype)
 
         return product

@@ -63,7 +63,7 @@ class Scores:
         if not -len(self) <= row < len(self):
             raise IndexError(f"test row {row} of {len(self)}")
         pick = slice(row, row + 1 or None)
-        parts = {
+        parts: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name)[pick]
             for name in ("columns", "drift", "residual")
         }
@@ -95,7 +95,9 @@ class Scores:
 
     def _row(self) -> Tensor:
         if len(self) != 1:
-            raise ValueError(f"these are the scores of {len(self)} test rows; choose one, as in scores[0].helpful()")
+            raise ValueError(
+                f"these are the scores of {len(self)} test rows; choose one, as in scores[0].helpful()"
+            )
         return self.effect()[0]
 
     def _count(self, k: int) -> int:
@@ -171,7 +173,9 @@ class Scores:
             lines[0] += f", the {self.values.shape[1]} strongest kept"
         lines += [self.sign, *([self.verdict] if self.verdict else [])]
         if self.drift is not None:
-            lines.append(f"Finishing the training would change the {self.measure} by up to {_largest(self.drift):.1e}.")
+            lines.append(
+                f"Finishing the training would change the {self.measure} by up to {_largest(self.drift):.1e}."
+            )
         return lines
 
     def __repr__(self) -> str:

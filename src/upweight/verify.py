@@ -1,7 +1,7 @@
 """Truth by refitting: training examples are removed, the model is retrained, predictions are held against it.
 
-The judge shares no solver with the accused. For linear problems many refits run at once as a block: the gradient of each
-reduced objective is computed from the outputs of that refit's own parameters, steps are taken with one fixed
+The judge shares no solver with the accused. For linear problems many refits run at once as a block: the gradient of
+each reduced objective is computed from the outputs of that refit's own parameters, steps are taken with one fixed
 factorised Hessian, and a refit counts only when the norm of that gradient is below the tolerance.
 """
 
@@ -122,7 +122,9 @@ def verify(
         for group, rows in (("top", top[t]), ("random", control)):
             for row in rows.tolist():
                 if (j := position[row]) < len(measured):
-                    lines.append((t, row, group, float(predicted[t, row]), float(measured[j, t]), float(norms[j])))
+                    lines.append(
+                        (t, row, group, float(predicted[t, row]), float(measured[j, t]), float(norms[j]))
+                    )
     names = ["test row", "train row", "group", "predicted", "actual", "gradient norm"]
     table = pd.DataFrame(lines, columns=names)
     groups = {group: part for group, part in table.groupby("group") if len(part) >= 2}
@@ -131,7 +133,9 @@ def verify(
     return Verification(
         table,
         agreement(groups["top"]["predicted"], groups["top"]["actual"], seed),
-        agreement(groups["random"]["predicted"], groups["random"]["actual"], seed) if "random" in groups else None,
+        agreement(groups["random"]["predicted"], groups["random"]["actual"], seed)
+        if "random" in groups
+        else None,
         complete,
     )
 
@@ -171,8 +175,8 @@ def _centred(x: np.ndarray) -> np.ndarray:
     return x - x.mean(-1, keepdims=True)
 
 
-def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.divide(a, b, out=np.full_like(a, np.nan, dtype=float), where=b > 0)
+def _divide(a: Any, b: Any) -> np.ndarray:
+    return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=b > 0)
 
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -193,7 +197,12 @@ def _relative_error(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _measure_refits(
-    problem: Objective, test: Any, measure: Measure | None, removed: Tensor, refit: Refit | None, tolerance: float
+    problem: Objective,
+    test: Any,
+    measure: Measure | None,
+    removed: Tensor,
+    refit: Refit | None,
+    tolerance: float,
 ) -> tuple[Tensor, Tensor, bool]:
     """The change of each measure (rows of `removed`, m) against the baseline, the gradient norms, whether all ran."""
     if refit is None and not isinstance(problem, LinearProblem):
@@ -237,7 +246,9 @@ def _flat(problem: Objective, trained: Any) -> Tensor:
         return torch.cat([named[name].detach().flatten() for name in problem.layout.names])
     flat = torch.as_tensor(trained)
     if flat.shape != (problem.p,):
-        raise ValueError(f"refit must return a module or a flat ({problem.p},) tensor, got shape {tuple(flat.shape)}")
+        raise ValueError(
+            f"refit must return a module or a flat ({problem.p},) tensor, got shape {tuple(flat.shape)}"
+        )
     return flat
 
 
@@ -269,7 +280,9 @@ def refit_without(
         thetas[j] = alone.minimised(tolerance).theta
         norms[j] = reduced_gradient(problem, thetas[[j]], removed[[j]]).norm()
     if bool((norms > 2 * tolerance).any()):
-        raise NotConvergedError(f"a refit stopped at gradient norm {float(norms.max()):.1e}, wanted {tolerance:.0e}")
+        raise NotConvergedError(
+            f"a refit stopped at gradient norm {float(norms.max()):.1e}, wanted {tolerance:.0e}"
+        )
     return thetas, norms
 
 

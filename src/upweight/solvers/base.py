@@ -88,7 +88,9 @@ class Inverse:
     def __call__(self, rows: Float[Tensor, "k p"], *, throw: bool = True) -> Solution:
         """A^-1 v for every row v. Raises `InfluenceError` on a failed row unless `throw=False`."""
         if rows.ndim != 2 or rows.shape[1] != self.curvature.p or not len(rows):
-            raise ValueError(f"rows must have shape (k, {self.curvature.p}) with k >= 1, got {tuple(rows.shape)}")
+            raise ValueError(
+                f"rows must have shape (k, {self.curvature.p}) with k >= 1, got {tuple(rows.shape)}"
+            )
         finite = rows.isfinite().all(1)
         if not finite.all():
             raise InfluenceError(f"right-hand side {int((~finite).nonzero()[0, 0])} has a NaN or infinity")

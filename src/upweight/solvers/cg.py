@@ -12,7 +12,7 @@ from ..factor import indefinite
 from ..objective import Operator
 from ..progress import track
 from ..types import Tensor
-from .base import Inverse, Solution, Solver, Status, relative_residual
+from .base import Inverse, Solution, Solver, Status
 
 Apply = Callable[[Tensor], Tensor]
 SWEEP = 1e-5
@@ -49,7 +49,9 @@ class ConjugateGradient(Solver):
 
     def prepare(self, curvature: Curvature) -> Inverse:
         if self.preconditioner is not None and self.preconditioner.p != curvature.p:
-            raise ValueError(f"the preconditioner has p = {self.preconditioner.p}, the curvature {curvature.p}")
+            raise ValueError(
+                f"the preconditioner has p = {self.preconditioner.p}, the curvature {curvature.p}"
+            )
         if not curvature.semidefinite:
             lowest, highest = curvature.spectrum()
             if lowest < -1e-6 * abs(highest):
@@ -97,7 +99,11 @@ def _refine(
         target = (0.5 * rtol / residual[active]).clamp(min=floor, max=0.5)
         operator = fast if dtype != rows.dtype else accurate
         step, taken, ended = _sweep(
-            left[active].to(dtype), operator, precondition(dtype), target.to(dtype), budget - int(steps[active].max())
+            left[active].to(dtype),
+            operator,
+            precondition(dtype),
+            target.to(dtype),
+            budget - int(steps[active].max()),
         )
         value[active] += step.to(rows.dtype)
         steps[active] += taken
@@ -136,7 +142,9 @@ def _sweep(
             dq = (d * q).sum(1)
             # Negative curvature beyond rounding; a vanished direction is the end of the Krylov space, not negative.
             negative = dq < -1e3 * torch.finfo(d.dtype).eps * d.norm(dim=1) * q.norm(dim=1)
-            alpha = torch.where(dq > 0, rz / torch.where(dq > 0, dq, torch.ones_like(dq)), torch.zeros_like(dq))
+            alpha = torch.where(
+                dq > 0, rz / torch.where(dq > 0, dq, torch.ones_like(dq)), torch.zeros_like(dq)
+            )
             value[active] += alpha[:, None] * d
             r = r - alpha[:, None] * q
             taken[active] += 1

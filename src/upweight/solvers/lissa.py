@@ -70,7 +70,9 @@ class LiSSA(Solver):
 
         return Inverse(curvature, solve)
 
-    def _run(self, curvature: EmpiricalCurvature, rows: Tensor, scale: float) -> tuple[Float[Tensor, "k p"], bool]:
+    def _run(
+        self, curvature: EmpiricalCurvature, rows: Tensor, scale: float
+    ) -> tuple[Float[Tensor, "k p"], bool]:
         """The series for all rows and repeats at once; whether it exploded."""
         k, n = len(rows), curvature.problem.n
         generator = torch.Generator().manual_seed(self.seed)
@@ -86,8 +88,10 @@ class LiSSA(Solver):
         return mean, not bool((h.norm(dim=1) < bound).all())
 
 
-def find_scale(curvature: EmpiricalCurvature, batch: int, seed: int, samples: int = 256, steps: int = 10) -> float:
-    """sum lambda^2 / sum lambda over the top eigenvalues of `samples` batches, by `steps` power iterations each."""
+def find_scale(
+    curvature: EmpiricalCurvature, batch: int, seed: int, samples: int = 256, steps: int = 10
+) -> float:
+    """The ratio sum lambda^2 / sum lambda over the top eigenvalues of sampled batches, by power iteration."""
     generator = torch.Generator().manual_seed(seed)
     index = torch.randint(curvature.problem.n, (samples, batch), generator=generator)
     h = torch.randn(samples, curvature.p, generator=generator).to(curvature.fast_dtype)

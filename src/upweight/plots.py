@@ -1,0 +1,80 @@
+"""Figures, by matplotlib's object-oriented interface: no global state, nothing shown, the caller saves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .verify import Verification
+
+COLOURS = {"top": "#0072B2", "random": "#E69F00"}
+"""Blue and orange of Okabe and Ito's palette, told apart with every kind of colour vision; the markers differ too."""
+MARKERS = {"top": "o", "random": "^"}
+NAMES = {"top": "largest effects", "random": "random examples"}
+
+
+def verification(v: Verification) -> Figure:
+    """Predicted against actual changes of the test loss, with the diagonal that a perfect prediction lies on.
+
+    One point per removed training example; the legend gives Pearson correlation and slope of each group.
+    """
+    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+    axes = figure.add_subplot()
+    table = v.table
+    both = np.concatenate([table["predicted"].to_numpy(), table["actual"].to_numpy()])
+    low, high = float(both.min()), float(both.max())
+    margin = 0.05 * (high - low) or 1e-12
+    ends = [low - margin, high + margin]
+    axes.plot(ends, ends, color="0.55", linewidth=1, zorder=1, label="predicted = actual")
+    for group, agreement in (("random", v.random), ("top", v.top)):
+        if agreement is None:
+            continue
+        part = table[table["group"] == group]
+        label = f"{NAMES[group]} ({len(part)}): Pearson {agreement.pearson:.4f}, slope {agreement.slope:.3f}"
+        axes.scatter(
+            part["predicted"],
+            part["actual"],
+            s=28,
+            marker=MARKERS[group],
+            color=COLOURS[group],
+            edgecolors="white",
+            linewidths=0.4,
+            zorder=2,
+            label=label,
+        )
+    axes.set(
+        xlabel="predicted change of the test loss",
+        ylabel="actual change after retraining",
+        xlim=ends,
+        ylim=ends,
+        aspect="equal",
+    )
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize="small", loc="upper left")
+    return figure
+
+
+def digits(images: Sequence[Any], titles: Sequence[str], columns: int = 8) -> Figure:
+    """A grid of small grey images (h, w), light ink on a dark ground, each under its title.
+
+    >>> figure = digits([[[0, 255], [255, 0]]] * 3, ["a", "b", "c"], columns=2)
+    >>> [axes.get_title() for axes in figure.axes]
+    ['a', 'b', 'c']
+    """
+    if len(images) != len(titles) or not len(images):
+        raise ValueError(
+            f"one title per image, and at least one; got {len(images)} images, {len(titles)} titles"
+        )
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    figure = Figure(figsize=(1.3 * columns, 1.6 * rows), layout="constrained")
+    for place, (image, title) in enumerate(zip(images, titles, strict=True), start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.imshow(np.asarray(image), cmap="gray", interpolation="nearest")
+        axes.set_title(title, fontsize="small")
+        axes.set_axis_off()
+    return figure

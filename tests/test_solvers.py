@@ -1,0 +1,256 @@
+"""Solvers against torch.linalg.solve on the plain Hessian, at small damping; failures are failures."""
+
+import pytest
+import torch
+from cases import BY_NAME, CASES, Case, case_id, draw
+from compare import assert_close_per_row
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from upweight import (
+    EKFAC,
+    ConjugateGradient,
+    Dense,
+    Exact,
+    GaussNewton,
+    Hessian,
+    IndefiniteError,
+    InfluenceError,
+    LinearProblem,
+    LiSSA,
+    NotConvergedError,
+    Squared,
+)
+from upweight.solvers import Status
+
+every_case = pytest.mark.parametrize("case", CASES, ids=case_id)
+SUBSET = torch.arange(0, 6)
+
+
+def damped(case: Case) -> tuple[Hessian, torch.Tensor]:
+    """A little damping, 1e-5 of the largest eigenvalue, and the explicit matrix."""
+    H = case.hessian(case.problem.theta)
+    damping = 1e-5 * float(torch.linalg.eigvalsh(H)[-1])
+    return Hessian(case.problem, damping), H + damping * torch.eye(case.p).double()
+
+
+def solvers_of(case: Case):
+    problem = case.problem
+    return {
+        "exact": Exact(),
+        "cg": ConjugateGradient(rtol=1e-11, max_steps=2000),
+        "cg ekfac": ConjugateGradient(rtol=1e-11, max_steps=2000, preconditioner=EKFAC(problem, 1e-3)),
+        "cg ekfac rows": ConjugateGradient(rtol=1e-11, max_steps=2000, preconditioner=EKFAC(problem, 1e-3, rows=6)),
+        "cg subset": ConjugateGradient(
+            rtol=1e-11, max_steps=2000, preconditioner=Hessian(problem.subset(SUBSET), 0.05)
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", ["exact", "cg", "cg ekfac", "cg ekfac rows", "cg subset"])
+@every_case
+def test_answers_and_residuals(case: Case, name: str):
+    curvature, A = damped(case)
+    rows = torch.cat([draw(case.p + 3, case.p), torch.zeros(1, case.p).double()])  # k > p, and a zero row
+    rows[1] *= 1e-12
+    rows[2] *= 1e12
+    solution = solvers_of(case)[name].prepare(curvature)(rows)
+    assert_close_per_row(solution.value, torch.linalg.solve(A, rows.T).T, 1e-7)
+    assert set(solution.status) == {Status.CONVERGED}
+    assert solution.ok
+    assert torch.equal(solution.value[-1], torch.zeros(case.p).double())
+    true = (rows - solution.value @ A).norm(dim=1) / rows.norm(dim=1).clamp(min=1e-300)
+    assert float((solution.residual - true).abs().max()) < 1e-9
+    assert float(true.max()) <= 1e-6 if name == "exact" else float(true.max()) <= 1.1e-11
+
+
+@every_case
+def test_loose_tolerances_are_met_and_said(case: Case):
+    curvature, A = damped(case)
+    rows = draw(3, case.p)
+    for rtol in (1e-2, 1e-4, 1e-8):
+        solution = ConjugateGradient(rtol=rtol, max_steps=2000).prepare(curvature)(rows)
+        true = (rows - solution.value @ A).norm(dim=1) / rows.norm(dim=1)
+        assert_close_per_row(solution.residual, true, 1e-6)
+        assert float(true.max()) <= rtol
+        assert f"{float(true.max()):.1e}" in solution.verdict
+
+
+@settings(max_examples=15)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=14), st.sampled_from(["softmax", "logistic n < p intercept"]))
+def test_a_row_does_not_depend_on_its_companions(picked: list[int], name: str):
+    case = BY_NAME[name]
+    curvature, _ = damped(case)
+    rows = draw(10, case.p) * torch.logspace(-6, 6, 10).double()[:, None]
+    for solver in (Exact(), ConjugateGradient(rtol=1e-12, max_steps=2000)):
+        inverse = solver.prepare(curvature)
+        alone = torch.cat([inverse(rows[i : i + 1]).value for i in picked])
+        assert_close_per_row(inverse(rows[picked]).value, alone, 1e-8)
+
+
+@pytest.mark.parametrize("name", ["logistic n < p intercept", "squared two outputs sparse n < p", "softmax n < p"])
+def test_the_dual_side_equals_the_primal_one(name: str):
+    curvature, A = damped(BY_NAME[name])
+    assert type(curvature.factor()).__name__ == "DualFactor"
+    undamped = Hessian(BY_NAME[name].problem)
+    rows = draw(5, undamped.p)
+    assert_close_per_row(curvature.factor().solve(rows), torch.linalg.solve(A, rows.T).T, 1e-9)
+    wanted = Dense(undamped.matrix()).factor()
+    assert_close_per_row(undamped.factor().solve(rows), wanted.solve(rows), 1e-7)
+    assert_close_per_row(undamped.factor().quadratic(rows), wanted.quadratic(rows), 1e-7)
+
+
+def test_too_few_steps_are_a_failure():
+    case = BY_NAME["softmax"]
+    curvature, A = damped(case)
+    rows = draw(2, case.p)
+    inverse = ConjugateGradient(rtol=1e-8, max_steps=1).prepare(curvature)
+    with pytest.raises(NotConvergedError, match="not converged.*allow more steps"):
+        inverse(rows)
+    solution = inverse(rows, throw=False)
+    assert solution.status == (Status.NOT_CONVERGED,) * 2
+    assert not solution.ok
+    assert solution.steps.tolist() == [1, 1]
+    assert_close_per_row(solution.residual, (rows - solution.value @ A).norm(dim=1) / rows.norm(dim=1), 1e-9)
+
+
+@pytest.mark.parametrize("p", [6, 80])
+@pytest.mark.parametrize("solver", [Exact(), ConjugateGradient()])
+def test_indefinite_names_the_eigenvalue_and_the_cure(solver, p: int):
+    Q = torch.linalg.qr(draw(p, p)).Q
+    A = Q @ torch.diag(torch.cat([torch.tensor([-0.75]), torch.linspace(1, 4, p - 1)]).double()) @ Q.T
+    A = (A + A.T) / 2
+    with pytest.raises(IndefiniteError, match=r"most negative eigenvalue is -\S+ A damping above \S+") as caught:
+        solver.prepare(Dense(A, damping=0.25))(draw(1, p))
+    assert caught.value.eigenvalue == pytest.approx(-0.5, rel=0.05)
+    rows = draw(2, p)
+    solution = solver.prepare(Dense(A, damping=1.0))(rows)
+    cured = A + torch.eye(p).double()
+    assert_close_per_row(solution.value, torch.linalg.solve(cured, rows.T).T, 1e-4)
+
+
+def singular(n: int) -> LinearProblem:
+    X = draw(n, 5)
+    X[:, 2] = 0
+    return LinearProblem(X, draw(n, seed=1), draw(5, seed=2), loss=Squared(), l2=0.0)
+
+
+@pytest.mark.parametrize("n", [20, 5, 3])
+def test_singular_is_refused(n: int):
+    with pytest.raises(IndefiniteError, match="singular.*damping > 0"):
+        Exact().prepare(Hessian(singular(n)))(draw(1, 5))
+    with pytest.raises(InfluenceError):
+        ConjugateGradient().prepare(Hessian(singular(n)))(draw(1, 5))
+
+
+def test_repeated_columns_never_pass_silently():
+    X = draw(20, 3)
+    problem = LinearProblem(torch.cat([X, X], 1), draw(20, seed=1), draw(6, seed=2), loss=Squared(), l2=0.0)
+    for solver in (Exact(), ConjugateGradient()):
+        with pytest.raises(InfluenceError):
+            solver.prepare(Hessian(problem))(draw(1, 6))
+
+
+@pytest.mark.parametrize("shape", [(0, 12), (2, 11), (12,)])
+def test_wrong_shapes_of_right_hand_sides(shape):
+    inverse = Exact().prepare(Hessian(BY_NAME["softmax"].problem))
+    with pytest.raises((ValueError, TypeError)):  # TypeError: jaxtyping, in tests only
+        inverse(torch.zeros(shape, dtype=torch.float64))
+
+
+def test_not_finite_right_hand_sides():
+    rows = draw(3, 12)
+    rows[1, 4] = torch.nan
+    with pytest.raises(InfluenceError, match="right-hand side 1 has a NaN"):
+        Exact().prepare(Hessian(BY_NAME["softmax"].problem))(rows)
+
+
+def test_the_preconditioner_must_fit():
+    with pytest.raises(ValueError, match="preconditioner has p = 4, the curvature 12"):
+        ConjugateGradient(preconditioner=Hessian(BY_NAME["logistic"].problem)).prepare(
+            Hessian(BY_NAME["softmax"].problem)
+        )
+
+
+@pytest.mark.parametrize("bad", [{"rtol": 0.0}, {"rtol": 1.0}, {"max_steps": 0}])
+def test_bad_settings_of_conjugate_gradients(bad):
+    with pytest.raises(ValueError, match="must"):
+        ConjugateGradient(**bad)
+
+
+@pytest.mark.parametrize("bad", [{"depth": 0}, {"repeats": 0}, {"batch": 0}, {"scale": 0.0}, {"scale": float("inf")}])
+def test_bad_settings_of_lissa(bad):
+    with pytest.raises(ValueError, match="must"):
+        LiSSA(**bad)
+
+
+# -- LiSSA --------------------------------------------------------------------------------------------------------------
+
+
+def identical(keep="mean") -> LinearProblem:
+    """Every example the same, so that every sample is the whole curvature and nothing is random."""
+    X = torch.tensor([[1.0, 2.0, -1.0]]).repeat(10, 1)
+    return LinearProblem(X, torch.ones(10), draw(3), loss=Squared(), l2=0.4, keep=keep)
+
+
+@pytest.mark.parametrize("settings_", [
+    {}, {"scale": 7.0}, {"scale": 30.0}, {"repeats": 1}, {"repeats": 7}, {"batch": 3}, {"batch": 3, "scale": 20.0}])
+@pytest.mark.parametrize("damping", [0.0, 0.3])
+def test_lissa_answers_the_damped_question_at_any_scale_and_repeats(damping: float, settings_):
+    curvature = Hessian(identical(), damping)
+    rows = draw(5, 3)  # more than parameters
+    solution = LiSSA(**{"depth": 1500, "repeats": 2, **settings_}).prepare(curvature)(rows)
+    A = identical().matrix() + damping * torch.eye(3).double()
+    assert_close_per_row(solution.value, torch.linalg.solve(A, rows.T).T, 1e-4)
+    assert_close_per_row(solution.residual, (rows - solution.value @ A).norm(dim=1) / rows.norm(dim=1), 1e-6)
+    assert set(solution.status) == {Status.ESTIMATED}
+
+
+@pytest.mark.parametrize(("name", "batch"), [("softmax", 1), ("squared", 4), ("logistic sparse intercept weights", 2)])
+def test_lissa_approaches_the_exact_answer_in_the_mean(name: str, batch: int):
+    problem = BY_NAME[name].problem
+    curvature, rows = Hessian(problem, 0.1), draw(2, problem.p)
+    wanted = Exact().prepare(curvature)(rows).value
+    runs = [LiSSA(depth=600, repeats=25, batch=batch, seed=s).prepare(curvature)(rows).value for s in range(4)]
+    mean = torch.stack(runs).mean(0)
+    assert_close_per_row(mean, wanted, 0.12)
+    assert not torch.equal(runs[0], runs[1])
+    single = (torch.stack(runs) - wanted).norm(dim=2).mean(0)
+    assert bool(((mean - wanted).norm(dim=1) < single).all())
+
+
+def test_lissa_rows_do_not_depend_on_their_companions_and_seeds_repeat():
+    problem = BY_NAME["softmax"].problem
+    inverse = LiSSA(depth=200, repeats=3).prepare(Hessian(problem, 0.1))
+    rows = draw(4, problem.p) * torch.tensor([[1.0], [1e-6], [1e6], [1.0]]).double()
+    together = inverse(rows).value
+    alone = torch.cat([inverse(row[None]).value for row in rows])
+    assert_close_per_row(together, alone, 1e-5)
+    assert torch.equal(inverse(rows).value, together)
+
+
+def test_lissa_of_a_zero_row_is_zero():
+    problem = BY_NAME["softmax"].problem
+    rows = torch.stack([torch.zeros(problem.p).double(), draw(problem.p)])
+    solution = LiSSA(depth=200, repeats=2).prepare(Hessian(problem, 0.1))(rows)
+    assert float(solution.value[0].abs().max()) == 0
+    assert set(solution.status) == {Status.ESTIMATED}
+
+
+@pytest.mark.parametrize("depth", [5, 12, 50, 150, 2000])
+def test_lissa_that_diverges_is_no_answer(depth: int):
+    problem = BY_NAME["squared"].problem
+    inverse = LiSSA(depth=depth, repeats=2, scale=0.05).prepare(Hessian(problem))
+    with pytest.raises(NotConvergedError, match="diverged"):
+        inverse(draw(1, problem.p))
+    solution = inverse(draw(1, problem.p), throw=False)
+    assert solution.status == (Status.DIVERGED,)
+    assert bool(solution.value.isnan().all()), "a number that nobody should use"
+
+
+def test_lissa_needs_a_mean_over_examples():
+    with pytest.raises(TypeError, match="mean over training examples"):
+        LiSSA().prepare(Dense(torch.eye(2)))
+    assert LiSSA(depth=10).prepare(GaussNewton(identical()))(draw(1, 3)).ok
+
+
