@@ -1,4 +1,4 @@
-"""Small linear problems of every kind, each with its objective written out plainly: the naive twin of all fast paths."""
+"""Small linear problems of every kind, each with its objective written out plainly: the twin of all fast paths."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -56,7 +56,12 @@ class Case:
     @cached_property
     def problem(self) -> LinearProblem:
         """At the optimum."""
-        options: dict[str, Any] = {"loss": self.loss, "l2": self.l2, "weights": self.weights, "keep": self.keep}
+        options: dict[str, Any] = {
+            "loss": self.loss,
+            "l2": self.l2,
+            "weights": self.weights,
+            "keep": self.keep,
+        }
         if self.intercept:
             options["l2_intercept"] = self.l2_intercept
         return LinearProblem.fit(
@@ -92,7 +97,9 @@ class Case:
         return self.w * self.losses(theta, self.dense, self.y) + folded
 
     def value(self, theta: torch.Tensor) -> torch.Tensor:
-        return (self.w * self.losses(theta, self.dense, self.y)).mean() + (0.5 * self.penalty * theta**2).sum()
+        return (self.w * self.losses(theta, self.dense, self.y)).mean() + (
+            0.5 * self.penalty * theta**2
+        ).sum()
 
     def hessian(self, theta: torch.Tensor) -> torch.Tensor:
         return torch.autograd.functional.hessian(self.value, theta)
@@ -102,7 +109,9 @@ class Case:
         folded = 1 + eps * (less is None) * (self.keep == "mean")
 
         def value(theta: torch.Tensor) -> torch.Tensor:
-            total = (self.w * self.losses(theta, self.dense, self.y)).mean() + eps * self.losses(theta, X, y).sum()
+            total = (self.w * self.losses(theta, self.dense, self.y)).mean() + eps * self.losses(
+                theta, X, y
+            ).sum()
             if less is not None:
                 total = total - eps * self.losses(theta, *less).sum()
             return total + folded * (0.5 * self.penalty * theta**2).sum()
@@ -137,7 +146,9 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def make(name: str, loss: LinearLoss, n: int = 40, d: int = 4, c: int = 1, kind: str = "dense", **fields: Any) -> Case:
+def make(
+    name: str, loss: LinearLoss, n: int = 40, d: int = 4, c: int = 1, kind: str = "dense", **fields: Any
+) -> Case:
     """A problem with some structure: targets depend on X, so that no example is typical."""
     X, noise = draw(n + 5, d, seed=1), draw(n + 5, c, seed=2)
     eta = X @ draw(c, d, seed=3).T + noise
@@ -161,7 +172,15 @@ def make(name: str, loss: LinearLoss, n: int = 40, d: int = 4, c: int = 1, kind:
 CASES = [
     make("softmax", Softmax(), c=3),
     make("softmax total intercept", Softmax(), c=3, intercept=True, l2_intercept=0.02, keep="total"),
-    make("softmax weights float32", Softmax(), c=3, kind="float32", weighted=True, intercept=True, l2_intercept=0.01),
+    make(
+        "softmax weights float32",
+        Softmax(),
+        c=3,
+        kind="float32",
+        weighted=True,
+        intercept=True,
+        l2_intercept=0.01,
+    ),
     make("softmax n < p", Softmax(), n=6, d=12, c=3, weighted=True, keep="total"),
     make("logistic", Logistic(), keep="total"),
     make("logistic sparse intercept weights", Logistic(), kind="sparse", intercept=True, weighted=True),

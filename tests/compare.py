@@ -6,7 +6,10 @@ import torch
 
 def assert_close_per_row(actual, expected, rtol: float) -> None:
     """Raise with the worst row where ||actual - expected|| > rtol ||expected|| (or > rtol, where that row is 0)."""
-    a, e = (torch.as_tensor(np.asarray(v.detach() if isinstance(v, torch.Tensor) else v)).double() for v in (actual, expected))
+    a, e = (
+        v.detach().double() if isinstance(v, torch.Tensor) else torch.tensor(np.array(v)).double()
+        for v in (actual, expected)
+    )
     if a.shape != e.shape:
         raise AssertionError(f"shape {tuple(a.shape)}, expected {tuple(e.shape)}")
     if a.numel() == 0:

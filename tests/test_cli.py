@@ -4,11 +4,12 @@ import re
 from importlib.metadata import version
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from upweight import cli
-from upweight.verify import Agreement, Verification, agreement
+from upweight import LinearProblem, Softmax, cli
+from upweight.verify import Verification, agreement
 
 
 def run(*arguments: str) -> Result:
@@ -51,8 +52,6 @@ def test_the_report_is_self_contained_and_accessible(demo):
 def test_the_chosen_digit_is_wrong_and_the_most_confident():
     digits = cli.embedded_digits()
     few = cli.Digits(*(part[:300] for part in digits))
-    from upweight import LinearProblem, Softmax
-
     X, y = few.train.reshape(300, -1) / 255.0, few.train_labels
     problem = LinearProblem.fit(X, y, loss=Softmax(), outputs=10, l2=1.0)
     wrong = cli.most_confident_error(problem, few)
@@ -74,8 +73,8 @@ def test_the_chosen_digit_is_wrong_and_the_most_confident():
     ],
 )
 def test_the_verdict_follows_the_numbers(actual, words):
-    top: Agreement = agreement([1.0, 2.0, 3.0], actual)
-    text = cli.in_words(Verification(None, top, None))  # type: ignore[arg-type]
+    top = agreement([1.0, 2.0, 3.0], actual)
+    text = cli.in_words(Verification(pd.DataFrame(), top, None))
     assert text.startswith(words)
     assert "random" not in text
 

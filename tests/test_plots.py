@@ -27,7 +27,7 @@ def test_verification_shows_every_removal_and_the_diagonal(groups):
     assert {tuple(p) for p in points} == set(zip(v.table["predicted"], v.table["actual"], strict=True))
     x, y = axes.lines[0].get_data()
     np.testing.assert_array_equal(x, y)
-    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    _, legend = axes.get_legend_handles_labels()
     assert len(legend) == 1 + len(groups)
     assert "Pearson 1.0000, slope 1.100" in legend[1]
     assert axes.get_xlabel() == "predicted change of the test loss"
@@ -42,4 +42,4 @@ def test_digits_needs_one_title_per_image():
 def test_digits_keeps_the_order():
     images = [np.full((2, 2), i) for i in range(5)]
     figure = plots.digits(images, list("abcde"), columns=2)
-    assert [int(axes.images[0].get_array()[0, 0]) for axes in figure.axes] == [0, 1, 2, 3, 4]
+    assert [int(axes.images[0].get_clim()[0]) for axes in figure.axes] == [0, 1, 2, 3, 4]

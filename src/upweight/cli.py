@@ -155,7 +155,7 @@ def in_words(v: Verification) -> str:
 def _numbers(agreement: Agreement) -> str:
     low, high = agreement.interval["pearson"]
     return (
-        f"Pearson {agreement.pearson:.4f} (95 % interval {low:.4f} to {high:.4f}), "
+        f"Pearson {agreement.pearson:.4f} (95% interval {low:.4f} to {high:.4f}), "
         f"slope {agreement.slope:.3f}, relative error {agreement.relative_error:.1%}"
     )
 

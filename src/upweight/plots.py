@@ -22,7 +22,7 @@ def verification(v: Verification) -> Figure:
 
     One point per removed training example; the legend gives Pearson correlation and slope of each group.
     """
-    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+    figure = Figure(figsize=(5.8, 5.5), layout="constrained")
     axes = figure.add_subplot()
     table = v.table
     both = np.concatenate([table["predicted"].to_numpy(), table["actual"].to_numpy()])
