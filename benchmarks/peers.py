@@ -26,6 +26,7 @@ import functools
 import importlib.metadata
 import json
 import logging
+import os
 import resource
 import tempfile
 import time
@@ -37,7 +38,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-MNIST = "/work/shared/data/mnist.npz"
+MNIST = os.path.join(os.environ.get("UPWEIGHT_DATA_DIR", "."), "mnist.npz")
 L2 = 0.01
 
 

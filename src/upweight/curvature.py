@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from .factor import CholeskyFactor, DualFactor, Factor
-from .objective import Objective, Operator
+from .objective import Objective, Operator, content_hash
 from .types import Tensor
 
 
@@ -57,6 +57,10 @@ class Curvature(ABC):
     @abstractmethod
     def factor(self, dtype: torch.dtype | None = None) -> Factor:
         """The exact inverse. Raises `IndefiniteError` where there is none."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A content hash: equal curvatures give equal answers, in every process."""
 
     def spectrum(self, steps: int = 60) -> tuple[float, float]:
         """The smallest and largest eigenvalue, damping included, by Lanczos (SciPy's ARPACK), about 1 % accurate.
@@ -118,6 +122,9 @@ class EmpiricalCurvature(Curvature):
         if self.damping == 0:
             return product
         return lambda rows: product(rows) + self.damping * rows
+
+    def fingerprint(self) -> str:
+        return f"{type(self).__name__}({self.problem.fingerprint()}, damping={self.damping!r})"
 
     def sampled(self, rows: Float[Tensor, "k p"], index: Int[Tensor, "k b"]) -> Float[Tensor, "k p"]:
         """Row by row the product with the curvature of that row's own examples: unbiased for the operator."""
@@ -227,3 +234,6 @@ class Dense(Curvature):
         A = self.explicit.to(dtype or self.dtype, copy=True)
         A.diagonal().add_(self.damping)
         return CholeskyFactor(A)
+
+    def fingerprint(self) -> str:
+        return f"Dense({content_hash([self.explicit])}, damping={self.damping!r})"

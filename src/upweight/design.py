@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from scipy import sparse
 
-from .types import Tensor
+from .types import Tensor, as_tensor
 
 CACHE_BYTES = 2 << 30
 """A copy of X in another precision is kept if it is at most this large, else blocks are converted as they are read."""
@@ -169,8 +169,7 @@ def as_design(X: Any, what: str = "X") -> Design:
             )
         _check_shape(csr.shape, what)
         return SparseDesign(csr)
-    dense = X if isinstance(X, torch.Tensor) else torch.as_tensor(np.asarray(X))
-    dense = dense.detach()
+    dense = as_tensor(X)
     dense = dense if dense.dtype in (torch.float32, torch.float64) else dense.double()
     _check_shape(tuple(dense.shape), what)
     finite = dense.isfinite()

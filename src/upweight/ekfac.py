@@ -55,6 +55,9 @@ class EKFAC(Curvature):
     def semidefinite(self) -> bool:
         return True
 
+    def fingerprint(self) -> str:
+        return f"EKFAC({self.problem.fingerprint()}, damping={self.damping!r}, rows={self.rows})"
+
     def operator(self, dtype: torch.dtype | None = None) -> Operator:
         return self.factor(dtype).product
 

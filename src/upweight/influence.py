@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,11 +11,11 @@ import torch
 from jaxtyping import Float
 
 from . import checks
-from .curvature import Curvature, EmpiricalCurvature, Hessian
+from .curvature import Curvature, Hessian
 from .ekfac import EKFAC
 from .linear import LinearProblem
 from .measures import Measure
-from .objective import Objective
+from .objective import Objective, content_hash
 from .progress import track
 from .scores import Scores
 from .solvers import ConjugateGradient, Exact, Inverse, Solution, Solver
@@ -58,8 +59,8 @@ class Influence:
     ) -> None:
         if not isinstance(problem, Objective):
             raise TypeError(f"Influence needs a Problem or LinearProblem, got {type(problem).__name__}")
-        if isinstance(curvature, EmpiricalCurvature) and curvature.problem.p != problem.p:
-            raise ValueError(f"the curvature has p = {curvature.problem.p}, the problem p = {problem.p}")
+        if curvature is not None and curvature.p != problem.p:
+            raise ValueError(f"the curvature has p = {curvature.p}, the problem p = {problem.p}")
         self.problem = problem
         self._curvature, self._solver = curvature, solver
 
@@ -83,9 +84,11 @@ class Influence:
     @property
     def fingerprint(self) -> str:
         """A content hash of weights, data and settings, as score files carry it."""
-        curvature = self.settings.curvature
-        words = f"{type(curvature).__name__}(damping={curvature.damping!r}) {self.settings.solver!r}"
-        return f"{self.problem.fingerprint()}:{words if len(words) < 200 else words[:200]}"
+        solver = self.settings.solver
+        words = {field.name: getattr(solver, field.name) for field in dataclasses.fields(solver)}  # type: ignore[arg-type]
+        plain = {name: v.fingerprint() if isinstance(v, Curvature) else v for name, v in words.items()}
+        settings = f"{self.settings.curvature.fingerprint()} {type(solver).__name__} {plain!r}"
+        return content_hash([], f"{self.problem.fingerprint()} {settings}")
 
     def solve(self, rows: Float[Tensor, "k p"]) -> Solution:
         """A^-1 v for every row v, checked."""

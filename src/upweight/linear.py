@@ -6,6 +6,7 @@ A linear model is never treated as a network: no automatic differentiation, floa
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +22,7 @@ from .errors import NotConvergedError
 from .losses import LinearLoss
 from .measures import Measure, OfParameters, Overall
 from .objective import Objective, Operator, check_keep, check_weights, expand_l2
-from .types import Keep, Tensor
+from .types import Keep, Tensor, as_tensor
 from .vectors import Layout
 
 BLOCK_ELEMENTS = 1 << 21
@@ -62,8 +63,10 @@ class LinearProblem(Objective):
     ) -> None:
         check_keep(keep)
         self.design: Design = X if isinstance(X, Design) else as_design(X)
-        coef = torch.as_tensor(np.asarray(coef) if not isinstance(coef, Tensor) else coef).detach().double()
+        coef = as_tensor(coef).double()
         coef = coef.reshape(1, -1) if coef.ndim == 1 else coef
+        if coef.ndim != 2:
+            raise ValueError(f"coef must have shape (c, d) or (d,), got {tuple(coef.shape)}")
         self.n, self.d = self.design.shape
         self.c = len(coef)
         if coef.shape[1] != self.d:
@@ -73,7 +76,7 @@ class LinearProblem(Objective):
         shapes: tuple[tuple[int, ...], ...] = ((self.c, self.d),)
         self.has_intercept = intercept is not None
         if self.has_intercept:
-            bias = torch.as_tensor(np.asarray(intercept), dtype=torch.float64).flatten()
+            bias = as_tensor(intercept).double().flatten()
             if len(bias) != self.c:
                 raise ValueError(f"intercept has {len(bias)} entries, coef has {self.c} rows")
             parts.append(bias)
@@ -87,6 +90,10 @@ class LinearProblem(Objective):
         self.loss, self.keep = loss, keep
         self.y = self._encode(y, self.n)
         self.l2 = expand_l2(l2, self.theta)
+        if not (math.isfinite(l2_intercept) and l2_intercept >= 0):
+            raise ValueError(f"l2_intercept must be >= 0 and finite, got {l2_intercept}")
+        if torch.as_tensor(l2).ndim == 1 and l2_intercept != 0:
+            raise ValueError("l2 per parameter already covers the intercept; leave l2_intercept out")
         if self.has_intercept and torch.as_tensor(l2).ndim == 0:
             self.l2[self.c * self.d :] = l2_intercept
         self.weights = check_weights(weights, self.n)
@@ -169,9 +176,9 @@ class LinearProblem(Objective):
     # -- the model's outputs ---------------------------------------------------------------------------------------
 
     def _encode(self, y: Any, count: int) -> Tensor:
-        targets = y if isinstance(y, Tensor) else torch.as_tensor(np.asarray(y))
-        if len(targets) != count:
-            raise ValueError(f"X has {count} examples, y has {len(targets)}")
+        targets = as_tensor(y)
+        if targets.ndim == 0 or len(targets) != count:
+            raise ValueError(f"X has {count} examples, y has {len(targets) if targets.ndim else 0}")
         if targets.is_floating_point() and not targets.isfinite().all():
             raise ValueError(f"y has a NaN or infinity, first in example {_first_bad(targets)}")
         return self.loss.encode(targets, self.c)
@@ -278,7 +285,9 @@ class LinearProblem(Objective):
     def _measured(self, eta: Tensor, y: Any, measure: Measure | None) -> Float[Tensor, " m"]:
         if measure is None:
             return self.loss.value(eta, self._encode(y, len(eta)))
-        y = y if isinstance(y, Tensor) else torch.as_tensor(np.asarray(y))
+        y = as_tensor(y)
+        if y.ndim == 0 or len(y) != len(eta):
+            raise ValueError(f"X has {len(eta)} examples, y has {len(y) if y.ndim else 0}")
         if isinstance(measure, Overall):
             return measure.function(eta, y).view(1)
         assert not isinstance(measure, OfParameters)

@@ -55,6 +55,8 @@ def _classes(targets: Tensor, count: int) -> Tensor:
 def _signs(targets: Tensor, outputs: int) -> Tensor:
     if outputs != 1:
         raise ValueError(f"a binary loss needs one output, the model has {outputs}")
+    if targets.ndim != 1:
+        raise ValueError(f"binary targets must have shape (n,), got {tuple(targets.shape)}")
     values = set(torch.unique(targets).tolist())
     if not (values <= {0, 1} or values <= {-1, 1}):
         raise ValueError(f"binary targets must be 0/1 or -1/+1, got the values {sorted(values)[:5]}")

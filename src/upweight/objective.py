@@ -6,7 +6,7 @@ R(theta) = (1/n) sum_i w_i l(z_i, theta) + 1/2 sum_j l2_j theta_j^2
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import torch
@@ -14,7 +14,7 @@ import xxhash
 from jaxtyping import Float, Int
 
 from .measures import Measure
-from .types import Keep, Params, Tensor
+from .types import Keep, Params, Tensor, as_tensor
 from .vectors import Layout
 
 Operator: TypeAlias = Callable[[Tensor], Tensor]
@@ -140,14 +140,23 @@ class Objective(ABC):
     def fingerprint(self) -> str:
         """A content hash of weights, data and settings: equal problems give equal answers."""
         if not hasattr(self, "_fingerprint"):
-            digest = xxhash.xxh3_128()
-            for part in [self.theta, self.l2, *self._hashed()]:
-                flat = part.detach().cpu().reshape(-1)
-                flat = flat if flat.stride(0) == 1 else torch.cat([flat, flat[:0]])
-                digest.update(flat.view(torch.uint8).numpy().data)
-            digest.update(repr((self.n, self.keep, self.layout)).encode())
-            self._fingerprint = digest.hexdigest()
+            settings = repr((self.n, self.keep, self.layout))
+            self._fingerprint = content_hash([self.theta, self.l2, *self._hashed()], settings)
         return self._fingerprint
+
+
+def content_hash(parts: Iterable[Tensor], settings: str = "") -> str:
+    """xxh3 of the bytes of tensors and of settings in words, at memory speed.
+
+    >>> content_hash([torch.zeros(2)]) == content_hash([torch.zeros(2)])
+    True
+    """
+    digest = xxhash.xxh3_128(settings.encode())
+    for part in parts:
+        flat = part.detach().cpu().reshape(-1)
+        flat = flat if flat.stride(0) == 1 else torch.cat([flat, flat[:0]])
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def expand_l2(l2: Any, theta: Tensor) -> Tensor:
@@ -157,8 +166,9 @@ def expand_l2(l2: Any, theta: Tensor) -> Tensor:
         raise ValueError(
             f"l2 must be a number or have shape ({len(theta)},), got shape {tuple(strength.shape)}"
         )
-    if not bool((strength >= 0).all()):
-        raise ValueError(f"l2 must be >= 0 and finite, got {float(strength.min())}")
+    bad = ~((strength >= 0) & strength.isfinite())
+    if bool(bad.any()):
+        raise ValueError(f"l2 must be >= 0 and finite, got {float(strength[bad].flatten()[0])}")
     return strength.expand(len(theta)).clone()
 
 
@@ -172,9 +182,11 @@ def check_weights(weights: Any, n: int) -> Tensor:
     """Per-example weights (n,), finite and >= 0, or ones."""
     if weights is None:
         return torch.ones(n, dtype=torch.float64)
-    w = torch.as_tensor(weights, dtype=torch.float64)
+    w = as_tensor(weights).to(torch.float64)
     if w.shape != (n,):
         raise ValueError(f"weights must have shape ({n},), got {tuple(w.shape)}")
     if not bool((w >= 0).all() and w.isfinite().all()):
         raise ValueError("weights must be finite and >= 0")
+    if not bool(w.any()):
+        raise ValueError("weights are all zero: nothing was trained on")
     return w

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .errors import StaleError
@@ -153,12 +154,13 @@ class Scores:
     @classmethod
     def load(cls, path: str | Path, *, fingerprint: str | None = None) -> Scores:
         """Read what `save` wrote. With `fingerprint` (of an `Influence`) other weights or data raise `StaleError`."""
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if "upweight" not in metadata:
-                raise ValueError(f"{path} is not a score file of upweight")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        scores = cls(**tensors, **json.loads(metadata["upweight"]))
+        try:
+            with safe_open(path, framework="pt") as file:
+                words = json.loads((file.metadata() or {})["upweight"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            scores = cls(**tensors, **words)
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as failure:
+            raise ValueError(f"{path} is not a score file of upweight ({failure})") from failure
         found = scores.provenance.get("fingerprint")
         if fingerprint is not None and fingerprint != found:
             raise StaleError(
@@ -183,7 +185,7 @@ class Scores:
         return "\n".join(self._summary() + tables)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<p>{line}</p>" for line in self._summary())
+        head = "".join(f"<p>{html.escape(line)}</p>" for line in self._summary())
         if len(self) != 1:
             return head
         return head + f"<h4>Helpful</h4>{self.helpful().to_html()}<h4>Harmful</h4>{self.harmful().to_html()}"

@@ -8,9 +8,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 
 Tensor = torch.Tensor
+
+
+def as_tensor(values: Any) -> Tensor:
+    """A detached tensor of an array, list or DataFrame; read-only arrays (pandas) are copied.
+
+    >>> as_tensor([1, 2])
+    tensor([1, 2])
+    """
+    if isinstance(values, torch.Tensor):
+        return values.detach()
+    array = np.asarray(values)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
 Params: TypeAlias = dict[str, torch.Tensor]
 """Parameters by name, as `torch.nn.Module.named_parameters` gives them."""
 

@@ -98,14 +98,15 @@ def _refine(
         floor = SWEEP if dtype != rows.dtype else 1e-12
         target = (0.5 * rtol / residual[active]).clamp(min=floor, max=0.5)
         operator = fast if dtype != rows.dtype else accurate
+        size = left[active].norm(dim=1, keepdim=True)
         step, taken, ended = _sweep(
-            left[active].to(dtype),
+            (left[active] / size).to(dtype),
             operator,
             precondition(dtype),
             target.to(dtype),
             budget - int(steps[active].max()),
         )
-        value[active] += step.to(rows.dtype)
+        value[active] += size * step.to(rows.dtype)
         steps[active] += taken
         left[active] = rows[active] - accurate(value[active])
         before, residual[active] = residual[active], left[active].norm(dim=1) / norm[active]

@@ -14,7 +14,6 @@ from ..types import Tensor
 from .base import Inverse, Solution, Solver, Status, relative_residual
 
 CHECK_EVERY = 100
-EXPLODED = 1e6
 
 
 @dataclass(frozen=True)
@@ -76,16 +75,20 @@ class LiSSA(Solver):
         """The series for all rows and repeats at once; whether it exploded."""
         k, n = len(rows), curvature.problem.n
         generator = torch.Generator().manual_seed(self.seed)
-        start = rows.to(curvature.fast_dtype).repeat_interleave(self.repeats, 0)
-        bound = EXPLODED * start.norm(dim=1).clamp(min=1e-300)
+        size = rows.norm(dim=1, keepdim=True)
+        size = torch.where(size > 0, size, torch.ones_like(size))
+        start = (rows / size).to(curvature.fast_dtype).repeat_interleave(self.repeats, 0)
+        # A stable series grows at most linearly; ten times that is an explosion, not noise.
+        bound = 10.0
         h = start.clone()
         for step in track(range(self.depth), "LiSSA", self.depth):
             index = torch.randint(n, (self.repeats, self.batch), generator=generator).repeat(k, 1)
             h = torch.add(start + h, curvature.sampled(h, index), alpha=-1 / scale)
-            if step % CHECK_EVERY == 0 and not bool((h.norm(dim=1) < bound).all()):
+            if step % CHECK_EVERY == 0 and not bool((h.norm(dim=1) < bound * (step + 2)).all()):
                 return rows.new_full(rows.shape, torch.nan), True
-        mean = h.view(k, self.repeats, -1).mean(1).to(rows.dtype) / scale
-        return mean, not bool((h.norm(dim=1) < bound).all())
+        if not bool((h.norm(dim=1) < bound * (self.depth + 1)).all()):
+            return rows.new_full(rows.shape, torch.nan), True
+        return h.view(k, self.repeats, -1).mean(1).to(rows.dtype) * (size / scale), False
 
 
 def find_scale(
