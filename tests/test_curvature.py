@@ -5,7 +5,17 @@ import torch
 from cases import BY_NAME, CASES, Case, case_id, draw, plain_losses
 from compare import assert_close_per_row
 
-from upweight import EKFAC, Dense, GaussNewton, Hessian, IndefiniteError
+from upweight import (
+    EKFAC,
+    ConjugateGradient,
+    Dense,
+    Exact,
+    GaussNewton,
+    Hessian,
+    IndefiniteError,
+    LinearProblem,
+    Softmax,
+)
 
 every_case = pytest.mark.parametrize("case", CASES, ids=case_id)
 
@@ -142,3 +152,17 @@ def test_the_singular_curvature_is_refused_with_its_cure():
     ) as caught:
         Dense(torch.diag(torch.tensor([1.0, -0.5]).double()), damping=0.2).factor()
     assert caught.value.eigenvalue == pytest.approx(-0.3)
+
+
+def test_softmax_with_unpenalised_intercepts_is_solved_although_singular() -> None:
+    """The shift of all intercepts is flat, yet gradients do not see it: the answers are the pseudo-inverse's."""
+    generator = torch.Generator().manual_seed(0)
+    for n in (40, 4):  # the primal and the dual side
+        X = torch.randn(n, 6, generator=generator, dtype=torch.float64)
+        y = torch.arange(n) % 3
+        theta = torch.randn(3, 6, generator=generator, dtype=torch.float64)
+        problem = LinearProblem(X, y, theta, torch.zeros(3), loss=Softmax(), l2=0.1)
+        rows = problem.test_gradients((X[:3], y[:3]))
+        expected = rows @ torch.linalg.pinv(problem.matrix(), rtol=1e-12)
+        for solver in (Exact(), ConjugateGradient(rtol=1e-10)):
+            assert_close_per_row(solver.prepare(Hessian(problem))(rows).value, expected, 1e-7)

@@ -138,12 +138,18 @@ class EmpiricalCurvature(Curvature):
         return H
 
     def factor(self, dtype: torch.dtype | None = None) -> Factor:
+        # Directions that are flat by construction are given some curvature: solves of gradients never go there.
+        gauge = self.problem.gauge if self.damping == 0 else None
+        dtype = dtype or self.dtype
         diagonal = self.problem.l2 + self.damping
         root = self.problem.root(gauss_newton=self.gauss_newton) if int((diagonal == 0).sum()) < 64 else None
         if root is not None:
-            dtype = dtype or self.dtype
+            root = root if gauge is None else torch.cat([root, gauge])
             return DualFactor(root.to(dtype), diagonal.to(dtype))
-        return CholeskyFactor(self.matrix(dtype))
+        matrix = self.matrix(dtype)
+        if gauge is not None:
+            matrix.addmm_(gauge.T.to(dtype), gauge.to(dtype), alpha=float(matrix.diagonal().mean()))
+        return CholeskyFactor(matrix)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 from .derivatives import per_example
 from .design import Design, as_design
 from .errors import NotConvergedError
-from .losses import LinearLoss
+from .losses import LinearLoss, Softmax
 from .measures import Measure, OfParameters, Overall
 from .objective import Objective, Operator, check_keep, check_weights, expand_l2
 from .types import Keep, Tensor, as_tensor
@@ -397,6 +397,23 @@ class LinearProblem(Objective):
         return (
             weight if not self.has_intercept else torch.cat([weight, S.transpose(1, 2).flatten(0, 1)], dim=1)
         )
+
+    @property
+    def gauge(self) -> Float[Tensor, "q p"] | None:
+        # Softmax does not see a shift of all outputs: each unpenalised column (or intercept) can be shifted freely.
+        if not isinstance(self.loss, Softmax):
+            return None
+        weight, bias = self._split(self.l2.view(1, -1))
+        free = [i for i in range(self.d) if not bool(weight[0, :, i].any())]
+        identity = torch.eye(self.d, dtype=torch.float64)[free].repeat(1, self.c)
+        if bias is None:
+            return identity / self.c**0.5 if free else None
+        rows = torch.cat([identity, torch.zeros(len(free), self.c, dtype=torch.float64)], dim=1)
+        if not bool(bias.any()):
+            shift = torch.zeros(1, self.p, dtype=torch.float64)
+            shift[0, self.c * self.d :] = 1.0
+            rows = torch.cat([rows, shift])
+        return rows / self.c**0.5 if len(rows) else None
 
     def describe(self, index: int) -> str:
         target = self.y[index].tolist()

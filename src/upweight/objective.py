@@ -62,6 +62,14 @@ class Objective(ABC):
         return self.l2 * self.theta if self.keep == "mean" else torch.zeros_like(self.theta)
 
     @property
+    def gauge(self) -> Float[Tensor, "q p"] | None:
+        """Unit directions along which R is flat whatever the data (softmax without penalty), or None.
+
+        Gradients of losses are orthogonal to them, so answers are well defined although the curvature is singular.
+        """
+        return None
+
+    @property
     def params(self) -> Params:
         """Theta by name."""
         return self.layout.unpack(self.theta)
