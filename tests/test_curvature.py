@@ -164,5 +164,5 @@ def test_softmax_with_unpenalised_intercepts_is_solved_although_singular() -> No
         problem = LinearProblem(X, y, theta, torch.zeros(3), loss=Softmax(), l2=0.1)
         rows = problem.test_gradients((X[:3], y[:3]))
         expected = rows @ torch.linalg.pinv(problem.matrix(), rtol=1e-12)
-        for solver in (Exact(), ConjugateGradient(rtol=1e-10)):
+        for solver in (Exact(), ConjugateGradient(rtol=1e-12)):
             assert_close_per_row(solver.prepare(Hessian(problem))(rows).value, expected, 1e-7)
