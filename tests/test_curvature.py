@@ -164,5 +164,8 @@ def test_softmax_with_unpenalised_intercepts_is_solved_although_singular() -> No
         problem = LinearProblem(X, y, theta, torch.zeros(3), loss=Softmax(), l2=0.1)
         rows = problem.test_gradients((X[:3], y[:3]))
         expected = rows @ torch.linalg.pinv(problem.matrix(), rtol=1e-12)
-        for solver in (Exact(), ConjugateGradient(rtol=1e-12)):
-            assert_close_per_row(solver.prepare(Hessian(problem))(rows).value, expected, 1e-7)
+        flat = torch.cat([torch.zeros(18, dtype=torch.float64), torch.ones(3, dtype=torch.float64)]) / 3**0.5
+        for solver in (Exact(), ConjugateGradient(rtol=1e-10)):
+            value = solver.prepare(Hessian(problem))(rows).value
+            # Rounding may move an iterative answer along the flat direction; no gradient, so no score, sees it.
+            assert_close_per_row(value - (value @ flat)[:, None] * flat, expected, 1e-8)
