@@ -14,6 +14,8 @@ def determinism(problem: Objective) -> None:
 
     Dropout, augmentation and shuffling all show here.
     """
+    if problem.deterministic:
+        return
     first, second = problem.gradient(), problem.gradient()
     scale = float(first.norm())
     gap = float((first - second).norm())
@@ -24,10 +26,10 @@ def determinism(problem: Objective) -> None:
         )
 
 
-def drift(problem: Objective, solved: Tensor) -> Tensor:
+def drift(gradient: Tensor, solved: Tensor) -> Tensor:
     """The predicted change (m,) of each measure if training were finished: -s . grad R, a Newton step's effect.
 
     It measures stationarity in the unit that matters: effects smaller than the drift are below the model's own
     distance from its optimum (the Newton decrement, seen through the measure).
     """
-    return -(solved @ problem.gradient())
+    return -(solved @ gradient)

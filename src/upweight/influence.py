@@ -81,6 +81,11 @@ class Influence:
         checks.determinism(self.problem)
         return self.settings.solver.prepare(self.settings.curvature)
 
+    @cached_property
+    def _gradient(self) -> Tensor:
+        """What is left of grad R at theta."""
+        return self.problem.gradient()
+
     @property
     def fingerprint(self) -> str:
         """A content hash of weights, data and settings, as score files carry it."""
@@ -179,7 +184,7 @@ class Influence:
             values,
             self.problem.n,
             measure=_name(measure),
-            drift=checks.drift(self.problem, solution.value).double(),
+            drift=checks.drift(self._gradient, solution.value).double(),
             residual=solution.residual.double(),
             verdict=solution.verdict,
             provenance=self._provenance(),

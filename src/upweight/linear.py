@@ -47,6 +47,7 @@ class LinearProblem(Objective):
     """
 
     convex = True
+    deterministic = True
 
     def __init__(
         self,

@@ -35,6 +35,8 @@ class Objective(ABC):
     keep: Keep
     convex: bool
     """Whether the Hessian is known to be positive semi-definite at every theta."""
+    deterministic: bool = False
+    """Whether two passes over the data are equal by construction, so that nobody needs to look."""
 
     @property
     def p(self) -> int:
