@@ -32,14 +32,3 @@ def test_verification_shows_every_removal_and_the_diagonal(groups):
     assert "Pearson 1.0000, slope 1.100" in legend[1]
     assert axes.get_xlabel() == "predicted change of the test loss"
     assert axes.get_ylabel() == "actual change after retraining"
-
-
-def test_digits_needs_one_title_per_image():
-    with pytest.raises(ValueError, match="one title per image"):
-        plots.digits([np.zeros((2, 2))], [])
-
-
-def test_digits_keeps_the_order():
-    images = [np.full((2, 2), i) for i in range(5)]
-    figure = plots.digits(images, list("abcde"), columns=2)
-    assert [int(axes.images[0].get_clim()[0]) for axes in figure.axes] == [0, 1, 2, 3, 4]

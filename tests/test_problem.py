@@ -86,7 +86,6 @@ def test_a_linear_layer_equals_the_closed_form(keep):
         close(ours.evaluate(test, measure), theirs.evaluate(test, measure))
         close(ours.test_gradients(test, measure), theirs.test_gradients(test, measure))
     close(ours.subset(index).gradient(), theirs.subset(index).gradient())
-    assert ours.describe(1) == theirs.describe(1)
 
 
 @pytest.mark.parametrize("kind", ["cnn", "mlp"])

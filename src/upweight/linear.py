@@ -360,13 +360,13 @@ class LinearProblem(Objective):
         a, u, _ = self._derivatives(dtype)
         H = torch.zeros(self.p, self.p, dtype=dtype)
         cd = self.c * self.d
-        ones = torch.ones(1, 1, dtype=dtype)
         for i in range(self.c):
             for j in range(i, self.c):
                 if u is None and i != j:
                     continue
-                w = (a[:, i] if i == j else 0) - (0 if u is None else u[:, i] * u[:, j])
-                w = torch.as_tensor(w) / self.n
+                w = a[:, i] / self.n if i == j else torch.zeros_like(a[:, i])
+                if u is not None:
+                    w = w - u[:, i] * u[:, j] / self.n
                 gram = torch.zeros(self.d, self.d, dtype=dtype)
                 column = torch.zeros(1, self.d, dtype=dtype)
                 for part, block in self.design.blocks(2048, dtype):
@@ -379,7 +379,7 @@ class LinearProblem(Objective):
                     if self.has_intercept:
                         H[k * self.d : (k + 1) * self.d, cd + m] = column[0]
                         H[cd + m, k * self.d : (k + 1) * self.d] = column[0]
-                        H[cd + k, cd + m] = (ones * w.sum())[0, 0]
+                        H[cd + k, cd + m] = w.sum()
         H.diagonal().add_(self.l2.to(dtype))
         return H
 
@@ -415,10 +415,6 @@ class LinearProblem(Objective):
             shift[0, self.c * self.d :] = 1.0
             rows = torch.cat([rows, shift])
         return rows / self.c**0.5 if len(rows) else None
-
-    def describe(self, index: int) -> str:
-        target = self.y[index].tolist()
-        return f"target {target}"
 
     def _hashed(self) -> list[Tensor]:
         settings = repr(dataclasses.asdict(self.loss)) + type(self.loss).__name__  # type: ignore[call-overload]

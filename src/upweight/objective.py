@@ -137,10 +137,6 @@ class Objective(ABC):
         """The same parameters and penalty on some of the training examples."""
 
     @abstractmethod
-    def describe(self, index: int) -> str:
-        """One training example in a few words."""
-
-    @abstractmethod
     def _hashed(self) -> list[Tensor]:
         """The data that the fingerprint covers."""
 

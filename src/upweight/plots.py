@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -55,26 +51,4 @@ def verification(v: Verification) -> Figure:
     )
     axes.grid(alpha=0.25)
     axes.legend(fontsize="small", loc="upper left")
-    return figure
-
-
-def digits(images: Sequence[Any], titles: Sequence[str], columns: int = 8) -> Figure:
-    """A grid of small grey images (h, w), light ink on a dark ground, each under its title.
-
-    >>> figure = digits([[[0, 255], [255, 0]]] * 3, ["a", "b", "c"], columns=2)
-    >>> [axes.get_title() for axes in figure.axes]
-    ['a', 'b', 'c']
-    """
-    if len(images) != len(titles) or not len(images):
-        raise ValueError(
-            f"one title per image, and at least one; got {len(images)} images, {len(titles)} titles"
-        )
-    columns = min(columns, len(images))
-    rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(1.3 * columns, 1.6 * rows), layout="constrained")
-    for place, (image, title) in enumerate(zip(images, titles, strict=True), start=1):
-        axes = figure.add_subplot(rows, columns, place)
-        axes.imshow(np.asarray(image), cmap="gray", interpolation="nearest")
-        axes.set_title(title, fontsize="small")
-        axes.set_axis_off()
     return figure

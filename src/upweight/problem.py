@@ -304,15 +304,6 @@ class Problem(Objective):
     def root(self, *, gauss_newton: bool = False) -> None:
         return None
 
-    def describe(self, index: int) -> str:
-        batch = self._rows.take(torch.tensor([index]))
-        if isinstance(batch, dict) or not isinstance(batch[1], Tensor):
-            return f"example {index}"
-        target = batch[1][0]
-        return (
-            f"target {target.tolist()}" if target.numel() <= 4 else f"target of shape {tuple(target.shape)}"
-        )
-
     def _hashed(self) -> list[Tensor]:
         loss = getattr(self._of.loss, "__qualname__", None) or repr(self._of.loss)
         settings = torch.tensor(
