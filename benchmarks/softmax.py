@@ -40,7 +40,7 @@ def influence(method: str, X: torch.Tensor, y: torch.Tensor, theta: torch.Tensor
     if method == "exact":
         return uw.Influence(linear, solver=uw.Exact())
     if method == "cg-ekfac":
-        closed: Any = uw.EKFAC(linear, rows=5500)
+        closed: Any = uw.EKFAC(linear, rows=len(X) // 3, leading=64)
     else:
         closed = uw.Hessian(linear.subset(torch.arange(0, linear.n, 10)))
     return uw.Influence(linear, solver=uw.ConjugateGradient(rtol=1e-3, preconditioner=closed))

@@ -16,7 +16,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from .factor import CholeskyFactor, DualFactor, Factor
 from .objective import Objective, Operator, content_hash
-from .types import Tensor
+from .types import Tensor, wide
 
 
 def check_damping(damping: float) -> None:
@@ -41,9 +41,14 @@ class Curvature(ABC):
         """The precision that residuals are judged in."""
 
     @property
-    @abstractmethod
+    def precisions(self) -> tuple[torch.dtype, ...]:
+        """The precisions that products can be evaluated in, from the fastest to `dtype`."""
+        return (self.dtype,)
+
+    @property
     def fast_dtype(self) -> torch.dtype:
-        """The lowest precision that products can be evaluated in."""
+        """What fast products take and give: at least float32."""
+        return wide(self.precisions[0])
 
     @property
     @abstractmethod
@@ -91,19 +96,14 @@ class Curvature(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class EmpiricalCurvature(Curvature):
-    """A mean over training examples plus the penalty: R's Hessian or Gauss-Newton matrix."""
+class OfProblem(Curvature):
+    """A curvature of a problem's objective: penalty included, in the problem's size and precisions."""
 
     problem: Objective
     damping: float = 0.0
 
     def __post_init__(self) -> None:
         check_damping(self.damping)
-
-    @property
-    @abstractmethod
-    def gauss_newton(self) -> bool:
-        """Whether this is the Gauss-Newton matrix."""
 
     @property
     def p(self) -> int:
@@ -114,8 +114,18 @@ class EmpiricalCurvature(Curvature):
         return self.problem.dtype
 
     @property
-    def fast_dtype(self) -> torch.dtype:
-        return self.problem.fast_dtype
+    def precisions(self) -> tuple[torch.dtype, ...]:
+        return self.problem.precisions
+
+
+@dataclass(frozen=True, eq=False)
+class EmpiricalCurvature(OfProblem):
+    """A mean over training examples plus the penalty: R's Hessian or Gauss-Newton matrix."""
+
+    @property
+    @abstractmethod
+    def gauss_newton(self) -> bool:
+        """Whether this is the Gauss-Newton matrix."""
 
     def operator(self, dtype: torch.dtype | None = None) -> Operator:
         product = self.problem.operator(gauss_newton=self.gauss_newton, dtype=dtype)
@@ -222,10 +232,6 @@ class Dense(Curvature):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.explicit.dtype
-
-    @property
-    def fast_dtype(self) -> torch.dtype:
         return self.explicit.dtype
 
     @property

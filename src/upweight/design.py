@@ -3,6 +3,8 @@
 Only this file knows how X is stored. A block offers the three products that a linear problem is made of: X V^T, Z^T X
 and X^T diag(w) X. Every pass over the data goes block by block, so that a block is still in the processor's cache when
 its second product reads it.
+
+A block of precision bfloat16 takes and gives float32: only its matrix products are rounded.
 """
 
 from __future__ import annotations
@@ -20,7 +22,16 @@ from scipy import sparse
 from .types import Tensor, as_tensor
 
 CACHE_BYTES = 2 << 30
-"""A copy of X in another precision is kept if it is at most this large, else blocks are converted as they are read."""
+"""A copy of X in a lower precision is kept if it is at most this large, else blocks are converted as they are read."""
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this processor multiplies matrices of bfloat16 in hardware (AMX), about tenfold faster than float32.
+
+    >>> has_fast_bfloat16() in (True, False)
+    True
+    """
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
 class Block(ABC):
@@ -47,6 +58,8 @@ class Design(ABC):
     """X (n, d)."""
 
     shape: tuple[int, int]
+    precisions: tuple[torch.dtype, ...] = (torch.float32, torch.float64)
+    """Those worth having, from the fastest to the most accurate."""
 
     @abstractmethod
     def block(self, rows: slice, dtype: torch.dtype) -> Block:
@@ -77,10 +90,10 @@ class DenseBlock(Block):
         self.X = X
 
     def forward(self, V: Float[Tensor, "q d"]) -> Float[Tensor, "b q"]:
-        return self.X @ V.T
+        return (self.X @ V.T.to(self.X.dtype)).to(V.dtype)
 
     def backward(self, Z: Float[Tensor, "b q"]) -> Float[Tensor, "q d"]:
-        return Z.T @ self.X
+        return (Z.T.to(self.X.dtype) @ self.X).to(Z.dtype)
 
     def gram(self, w: Float[Tensor, " b"], out: Float[Tensor, "d d"]) -> None:
         # Symmetric: strip j of the columns meets only the columns from j on, 5/8 of the full product.
@@ -99,10 +112,14 @@ class DenseDesign(Design):
     def __init__(self, X: Tensor) -> None:
         self.X = X
         self.shape = (X.shape[0], X.shape[1])
-        self._copies: dict[torch.dtype, Tensor] = {X.dtype: X}
+        if has_fast_bfloat16():
+            self.precisions = (torch.bfloat16, *self.precisions)
+        self._copies: dict[torch.dtype, Tensor] = {}
 
     def block(self, rows: slice, dtype: torch.dtype) -> Block:
-        if dtype not in self._copies and self.X.numel() * dtype.itemsize <= CACHE_BYTES:
+        # Reading a copy costs as much as converting a block in cache unless the copy is smaller.
+        size = self.X.numel() * dtype.itemsize
+        if dtype not in self._copies and dtype.itemsize < self.X.dtype.itemsize and size <= CACHE_BYTES:
             self._copies[dtype] = self.X.to(dtype)
         return DenseBlock(self._copies.get(dtype, self.X)[rows].to(dtype))
 
@@ -147,7 +164,7 @@ class SparseDesign(Design):
 
     def block(self, rows: slice, dtype: torch.dtype) -> Block:
         if dtype not in self._copies:
-            self._copies[dtype] = self.X.astype(np.float32 if dtype == torch.float32 else np.float64)
+            self._copies[dtype] = self.X.astype(np.float64 if dtype == torch.float64 else np.float32)
         return SparseBlock(self._copies[dtype][rows])
 
     def take(self, index: Tensor) -> Design:
@@ -172,9 +189,9 @@ def as_design(X: Any, what: str = "X") -> Design:
     dense = as_tensor(X)
     dense = dense if dense.dtype in (torch.float32, torch.float64) else dense.double()
     _check_shape(tuple(dense.shape), what)
-    finite = dense.isfinite()
-    if not finite.all():
-        row = int((~finite).any(1).nonzero()[0, 0])
+    # The extremes see a NaN or infinity at the price of one read; a table of booleans costs fifty times that.
+    if dense.numel() and not all(extreme.isfinite() for extreme in dense.aminmax()):
+        row = int((~dense.isfinite()).any(1).nonzero()[0, 0])
         raise ValueError(
             f"{what} has a NaN or infinity, first in example {row}; impute or drop such examples"
         )

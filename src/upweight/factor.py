@@ -88,8 +88,9 @@ class DualFactor(Factor):
 
 
 class KroneckerFactor(Factor):
-    """A = Q diag(values) Q^T, Q the Kronecker product of an output basis (c, c) and an input basis (e, e).
+    """A = Q B Q^T, Q the Kronecker product of an output basis (c, c) and an input basis (e, e).
 
+    B is diag(values), but for the first r input directions, which keep their own `block` in the plain outputs.
     Rows are weights (c, d) followed, where `intercept`, by (c,) intercepts, which then are input column e = d + 1.
     """
 
@@ -98,6 +99,7 @@ class KroneckerFactor(Factor):
         left: Float[Tensor, "c c"],
         right: Float[Tensor, "e e"],
         values: Float[Tensor, "c e"],
+        block: Float[Tensor, "cr cr"],
         *,
         intercept: bool,
     ) -> None:
@@ -105,31 +107,38 @@ class KroneckerFactor(Factor):
         self.intercept = intercept
         if not bool((values > 0).all()):
             raise indefinite(float(values.min()))
-        self.left, self.right, self.values = left, right, values
+        self.leading = len(block) // len(left)
+        self.left, self.right, self.values = left, right, values[:, self.leading :]
+        self.block = CholeskyFactor(block)
 
-    def _rotate(self, rows: Tensor) -> Tensor:
+    def _rotate(self, rows: Tensor) -> tuple[Float[Tensor, "k cr"], Float[Tensor, "k c s"]]:
         c = len(self.left)
         if self.intercept:
             stack = torch.cat([rows[:, :-c].view(len(rows), c, -1), rows[:, -c:, None]], dim=2)
         else:
             stack = rows.view(len(rows), c, -1)
-        return self.left.T @ stack @ self.right
+        inner = stack @ self.right
+        return inner[:, :, : self.leading].flatten(1), self.left.T @ inner[:, :, self.leading :]
 
-    def _back(self, inner: Tensor) -> Tensor:
-        stack = self.left @ inner @ self.right.T
+    def _back(self, first: Tensor, rest: Tensor) -> Float[Tensor, "k p"]:
+        c = len(self.left)
+        stack = torch.cat([first.view(len(first), c, -1), self.left @ rest], dim=2) @ self.right.T
         if self.intercept:
             return torch.cat([stack[:, :, :-1].flatten(1), stack[:, :, -1]], dim=1)
         return stack.flatten(1)
 
     def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
-        return self._back(self._rotate(rows) / self.values)
+        first, rest = self._rotate(rows)
+        return self._back(self.block.solve(first), rest / self.values)
 
     def quadratic(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:
-        return (self._rotate(rows).square() / self.values).sum((1, 2))
+        first, rest = self._rotate(rows)
+        return self.block.quadratic(first) + (rest.square() / self.values).sum((1, 2))
 
     def product(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         """A v for every row v."""
-        return self._back(self._rotate(rows) * self.values)
+        first, rest = self._rotate(rows)
+        return self._back(first @ self.block.lower @ self.block.lower.T, rest * self.values)
 
 
 def lowest_eigenvalue(matrix: Float[Tensor, "p p"]) -> float:

@@ -115,9 +115,10 @@ class Influence:
         if top is not None and top < 1:
             raise ValueError(f"top must be >= 1, got {top}")
         solution = self.solve(self.problem.test_gradients(test, measure))
+        rows = solution.value.to(solution.precision or solution.value.dtype)
         parts = (
             (part, -products)
-            for part, products in track(self.problem.products(solution.value), "scores", None)
+            for part, products in track(self.problem.products(rows), "scores", None)
         )
         if top is None:
             values = torch.empty(len(solution.value), self.problem.n, dtype=torch.float64)

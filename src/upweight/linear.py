@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,15 +17,41 @@ from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
 from .derivatives import per_example
-from .design import Design, as_design
+from .design import Block, Design, as_design
 from .errors import NotConvergedError
 from .losses import LinearLoss, Softmax
 from .measures import Measure, OfParameters, Overall
 from .objective import Objective, Operator, check_keep, check_weights, expand_l2
-from .types import Keep, Tensor, as_tensor
+from .types import Keep, Tensor, as_tensor, wide
 from .vectors import Layout
 
 BLOCK_ELEMENTS = 1 << 21
+"""Outputs (rows x classes x vectors) of a block of a product: they stay in cache until its second half reads them."""
+BLOCK_ROWS = 2048
+
+
+class Parts(NamedTuple):
+    """Losses (n,) and, with the weights w_i folded in, W_i = diag(a) - u u^T and residuals r, each (n, c)."""
+
+    loss: Tensor
+    a: Tensor
+    u: Tensor | None
+    r: Tensor
+
+    def to(self, dtype: torch.dtype) -> Parts:
+        """The same in another precision."""
+        return Parts(*(None if part is None else part.to(dtype) for part in self))
+
+    def take(self, index: Tensor | slice) -> Parts:
+        """Those examples."""
+        return Parts(*(None if part is None else part[index] for part in self))
+
+    def curve(self, E: Float[Tensor, "b c k"]) -> Float[Tensor, "b c k"]:
+        """W_i E, example by example."""
+        Z = self.a[:, :, None] * E
+        if self.u is None:
+            return Z
+        return Z.addcmul_(self.u[:, :, None], torch.bmm(self.u[:, None], E), value=-1)
 
 
 class LinearProblem(Objective):
@@ -98,7 +124,8 @@ class LinearProblem(Objective):
         if self.has_intercept and torch.as_tensor(l2).ndim == 0:
             self.l2[self.c * self.d :] = l2_intercept
         self.weights = check_weights(weights, self.n)
-        self._parts: dict[torch.dtype, tuple[Tensor, Tensor | None, Tensor]] = {}
+        self._parts: dict[torch.dtype, Parts] = {}
+        self._sum: Tensor | None = None
 
     @classmethod
     def fit(
@@ -161,6 +188,7 @@ class LinearProblem(Objective):
         other.__dict__.pop("_fingerprint", None)
         other.theta = theta.detach().double().clone()
         other._parts = {}
+        other._sum = None
         return other
 
     def subset(self, index: Int[Tensor, " b"]) -> LinearProblem:
@@ -168,11 +196,12 @@ class LinearProblem(Objective):
         other.design = self.design.take(index)
         other.n = len(index)
         other.y, other.weights = self.y[index], self.weights[index]
+        other._parts = {dtype: parts.take(index) for dtype, parts in self._parts.items()}
         return other
 
     @property
-    def fast_dtype(self) -> torch.dtype:
-        return torch.float32
+    def precisions(self) -> tuple[torch.dtype, ...]:
+        return self.design.precisions
 
     # -- the model's outputs ---------------------------------------------------------------------------------------
 
@@ -191,35 +220,43 @@ class LinearProblem(Objective):
         return rows[:, :cd].view(len(rows), self.c, self.d), bias
 
     def _outputs(self, design: Design, theta: Tensor) -> Float[Tensor, "b c"]:
-        weight, bias = self._split(theta.view(1, -1))
-        eta = torch.cat([block.forward(weight[0]) for _, block in design.blocks(4096, theta.dtype)])
-        return eta if bias is None else eta + bias
+        rows = theta.view(1, -1)
+        return torch.cat(
+            [self._forward(block, rows)[:, :, 0] for _, block in design.blocks(BLOCK_ROWS, theta.dtype)]
+        )
 
-    def _forward(self, block: Any, rows: Tensor) -> Float[Tensor, "b k c"]:
+    def _forward(self, block: Block, rows: Float[Tensor, "k p"]) -> Float[Tensor, "b c k"]:
         weight, bias = self._split(rows)
-        eta = block.forward(weight.reshape(-1, self.d)).view(-1, len(rows), self.c)
-        return eta if bias is None else eta + bias
+        eta = block.forward(weight.transpose(0, 1).reshape(-1, self.d)).view(-1, self.c, len(rows))
+        return eta if bias is None else eta + bias.T
 
-    def _backward(self, block: Any, Z: Float[Tensor, "b k c"]) -> Float[Tensor, "k p"]:
-        k = Z.shape[1]
-        weight = block.backward(Z.flatten(1)).view(k, self.c * self.d)
-        return weight if not self.has_intercept else torch.cat([weight, Z.sum(0)], dim=1)
+    def _backward(self, block: Block, Z: Float[Tensor, "b c k"]) -> Float[Tensor, "k p"]:
+        k = Z.shape[2]
+        weight = block.backward(Z.flatten(1)).view(self.c, k, self.d).transpose(0, 1).reshape(k, -1)
+        return weight if not self.has_intercept else torch.cat([weight, Z.sum(0).T], dim=1)
 
-    def _derivatives(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None, Tensor]:
-        """(a, u, r) of every example with the weights w_i folded in: W_i = diag(a) - u u^T and residual r."""
+    def _derivatives(self, dtype: torch.dtype) -> Parts:
+        """Losses and derivatives in the outputs of every example, at theta: one pass, in float64."""
+        dtype = wide(dtype)
         if dtype not in self._parts:
-            if torch.float64 not in self._parts:
-                eta = self._outputs(self.design, self.theta)
-                a, u = self.loss.curvature(eta, self.y)
-                w = self.weights[:, None]
-                self._parts[torch.float64] = (
-                    a * w,
-                    None if u is None else u * w.sqrt(),
-                    self.loss.residual(eta, self.y) * w,
-                )
-            a, u, r = self._parts[torch.float64]
-            self._parts[dtype] = (a.to(dtype), None if u is None else u.to(dtype), r.to(dtype))
+            exact = self._parts.get(torch.float64) or self._differentiate()
+            self._parts[torch.float64] = exact
+            self._parts[dtype] = exact.to(dtype)
         return self._parts[dtype]
+
+    def _differentiate(self) -> Parts:
+        rows = self.theta.view(1, -1)
+        total = torch.zeros(1, self.p, dtype=torch.float64)
+        found = []
+        for part, block in self.design.blocks(BLOCK_ROWS, torch.float64):
+            eta, y, w = self._forward(block, rows)[:, :, 0], self.y[part], self.weights[part, None]
+            a, u = self.loss.curvature(eta, y)
+            r = self.loss.residual(eta, y) * w
+            total += self._backward(block, r[:, :, None])
+            found.append(Parts(self.loss.value(eta, y), a * w, None if u is None else u * w.sqrt(), r))
+        self._sum = total[0]
+        losses, a, u, r = zip(*found, strict=True)
+        return Parts(torch.cat(losses), torch.cat(a), None if u[0] is None else torch.cat(u), torch.cat(r))
 
     def _block_size(self, k: int) -> int:
         return max(1024, min(8192, BLOCK_ELEMENTS // max(1, k * self.c)))
@@ -232,20 +269,19 @@ class LinearProblem(Objective):
         return float(losses.mean() + 0.5 * (self.l2 * self.theta.square()).sum())
 
     def train_losses(self) -> Float[Tensor, " n"]:
-        return self.loss.value(self._outputs(self.design, self.theta), self.y)
+        return self._derivatives(torch.float64).loss
 
     def gradient(self) -> Float[Tensor, " p"]:
-        _, _, r = self._derivatives(torch.float64)
-        total = torch.zeros(1, self.p, dtype=torch.float64)
-        for rows, block in self.design.blocks(2048, torch.float64):
-            total += self._backward(block, r[rows][:, None])
-        return total[0] / self.n + self.l2 * self.theta
+        if self._sum is None:
+            self._parts[torch.float64] = self._differentiate()
+        assert self._sum is not None
+        return self._sum / self.n + self.l2 * self.theta
 
     def train_batch(self, index: Int[Tensor, " b"]) -> tuple[Tensor, Tensor]:
         return self.design.take(index).block(slice(None), torch.float64).dense(), self.y[index]
 
     def train_gradients(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
-        _, _, r = self._derivatives(torch.float64)
+        r = self._derivatives(torch.float64).r
         X = self.design.take(index).block(slice(None), torch.float64).dense()
         return self._outer(r[index], X) + self.folded_penalty
 
@@ -257,12 +293,11 @@ class LinearProblem(Objective):
         return weight if not self.has_intercept else torch.cat([weight, r], dim=1)
 
     def products(self, rows: Float[Tensor, "k p"]) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
-        rows = rows.to(torch.float64)
-        _, _, r = self._derivatives(torch.float64)
-        constant = rows @ self.folded_penalty
-        for part, block in self.design.blocks(self._block_size(len(rows)), torch.float64):
+        r = self._derivatives(rows.dtype).r
+        constant = rows @ self.folded_penalty.to(rows.dtype)
+        for part, block in self.design.blocks(self._block_size(len(rows)), rows.dtype):
             eta = self._forward(block, rows)
-            yield part, torch.einsum("bkc,bc->kb", eta, r[part]) + constant[:, None]
+            yield part, torch.bmm(r[part, None], eta)[:, 0].T + constant[:, None]
 
     # -- test examples ---------------------------------------------------------------------------------------------
 
@@ -314,26 +349,24 @@ class LinearProblem(Objective):
         eta = self._outputs(design, self.theta)
         encoded = self._encode(y, len(eta))
         r = self.loss.residual(eta, encoded)
-        a, u = self.loss.curvature(eta, encoded)
-        tangent = self._forward(design.block(slice(None), torch.float64), rows.to(torch.float64))
-        Z = _apply(a, u, tangent)
+        parts = Parts(r[:, 0], *self.loss.curvature(eta, encoded), r)
+        Z = parts.curve(self._forward(design.block(slice(None), torch.float64), rows.to(torch.float64)))
         weight, _ = self._split(rows.to(torch.float64))
         theta, _ = self._split(self.theta.view(1, -1))
-        return torch.einsum("bc,kcd->kbd", r, weight) + torch.einsum("bkc,cd->kbd", Z, theta[0])
+        return torch.einsum("bc,kcd->kbd", r, weight) + torch.einsum("bck,cd->kbd", Z, theta[0])
 
     # -- curvature -------------------------------------------------------------------------------------------------
 
     def operator(self, *, gauss_newton: bool = False, dtype: torch.dtype | None = None) -> Operator:
         # A linear model's Gauss-Newton matrix is its Hessian.
         dtype = dtype or self.dtype
-        a, u, _ = self._derivatives(dtype)
-        l2 = self.l2.to(dtype)
+        parts = self._derivatives(dtype)
+        l2 = self.l2.to(wide(dtype))
 
         def product(rows: Tensor) -> Tensor:
             total = torch.zeros_like(rows)
             for part, block in self.design.blocks(self._block_size(len(rows)), dtype):
-                Z = _apply(a[part], None if u is None else u[part], self._forward(block, rows))
-                total += self._backward(block, Z)
+                total += self._backward(block, parts.take(part).curve(self._forward(block, rows)))
             return total.div_(self.n).add_(l2 * rows)
 
         return product
@@ -341,46 +374,44 @@ class LinearProblem(Objective):
     def sampled(
         self, rows: Float[Tensor, "k p"], index: Int[Tensor, "k b"], *, gauss_newton: bool = False
     ) -> Float[Tensor, "k p"]:
-        a, u, _ = self._derivatives(rows.dtype)
         k, b = index.shape
         flat = index.flatten()
         X = self.design.take(flat).block(slice(None), rows.dtype).dense().view(k, b, self.d)
         weight, bias = self._split(rows)
         eta = X @ weight.transpose(1, 2)
         eta = eta if bias is None else eta + bias[:, None]
-        eta = eta.view(k * b, 1, self.c)
-        Z = _apply(a[flat], None if u is None else u[flat], eta).view(k, b, self.c) / b
+        parts = self._derivatives(rows.dtype).take(flat)
+        Z = parts.curve(eta.view(k * b, self.c, 1)).view(k, b, self.c) / b
         out = (Z.transpose(1, 2) @ X).flatten(1)
         out = torch.cat([out, Z.sum(1)], dim=1) if self.has_intercept else out
         return out + self.l2.to(rows.dtype) * rows
 
     def matrix(self, *, gauss_newton: bool = False, dtype: torch.dtype | None = None) -> Float[Tensor, "p p"]:
-        """H (p, p) from symmetric products, class pair by class pair; memory p^2 numbers and one block."""
+        """H (p, p) from symmetric products, class pair by class pair; memory p^2 numbers and two blocks."""
         dtype = dtype or self.dtype
-        a, u, _ = self._derivatives(dtype)
+        _, a, u, _ = self._derivatives(dtype)
+        c, d = self.c, self.d
         H = torch.zeros(self.p, self.p, dtype=dtype)
-        cd = self.c * self.d
-        for i in range(self.c):
-            for j in range(i, self.c):
-                if u is None and i != j:
-                    continue
-                w = a[:, i] / self.n if i == j else torch.zeros_like(a[:, i])
+        weight, cross, corner = H[: c * d, : c * d].view(c, d, c, d), H[: c * d, c * d :], H[c * d :, c * d :]
+        pairs = [(i, j) for i in range(c) for j in range(i, c if u is not None else i + 1)]
+        for part, block in self.design.blocks(8192, dtype):
+            for i, j in pairs:
+                w = a[part, i] if i == j else torch.zeros_like(a[part, i])
                 if u is not None:
-                    w = w - u[:, i] * u[:, j] / self.n
-                gram = torch.zeros(self.d, self.d, dtype=dtype)
-                column = torch.zeros(1, self.d, dtype=dtype)
-                for part, block in self.design.blocks(2048, dtype):
-                    block.gram(w[part], gram)
-                    if self.has_intercept:
-                        column += block.backward(w[part, None])
-                gram = gram.triu() + gram.triu(1).T
-                for k, m in {(i, j), (j, i)}:
-                    H[k * self.d : (k + 1) * self.d, m * self.d : (m + 1) * self.d] = gram
-                    if self.has_intercept:
-                        H[k * self.d : (k + 1) * self.d, cd + m] = column[0]
-                        H[cd + m, k * self.d : (k + 1) * self.d] = column[0]
-                        H[cd + k, cd + m] = w.sum()
-        H.diagonal().add_(self.l2.to(dtype))
+                    w = w - u[part, i] * u[part, j]
+                block.gram(w, weight[i, :, j])
+                if self.has_intercept:
+                    cross.view(c, d, c)[i, :, j] += block.backward(w[:, None])[0]
+                    corner[i, j] += w.sum()
+        for i, j in pairs:
+            upper = weight[i, :, j].triu()
+            weight[i, :, j] = upper + upper.triu(1).T
+            weight[j, :, i] = weight[i, :, j]
+            if self.has_intercept:
+                cross.view(c, d, c)[j, :, i] = cross.view(c, d, c)[i, :, j]
+                corner[j, i] = corner[i, j]
+        H[c * d :, : c * d] = cross.T
+        H.div_(self.n).diagonal().add_(self.l2.to(dtype))
         return H
 
     def root(self, *, gauss_newton: bool = False) -> Float[Tensor, "r p"] | None:
@@ -420,12 +451,6 @@ class LinearProblem(Objective):
         settings = repr(dataclasses.asdict(self.loss)) + type(self.loss).__name__  # type: ignore[call-overload]
         name = torch.tensor(list(settings.encode()), dtype=torch.uint8)
         return [*self.design.buffers(), self.y, self.weights, name]
-
-
-def _apply(a: Float[Tensor, "b c"], u: Float[Tensor, "b c"] | None, E: Float[Tensor, "b k c"]) -> Tensor:
-    """(diag(a) - u u^T) E, example by example."""
-    Z = a[:, None] * E
-    return Z if u is None else torch.addcmul(Z, u[:, None], torch.bmm(E, u[:, :, None]), value=-1)
 
 
 def _first_bad(values: Tensor) -> int:

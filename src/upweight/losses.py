@@ -28,8 +28,8 @@ class LinearLoss(ABC):
         """The loss of each example."""
 
     @abstractmethod
-    def residual(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, "b c"]:
-        """The first derivative in eta."""
+    def residual(self, eta: Float[Tensor, "b c *k"], targets: Tensor) -> Float[Tensor, "b c *k"]:
+        """The first derivative in eta; of the outputs of k parameter vectors at once where eta is (b, c, k)."""
 
     @abstractmethod
     def curvature(
@@ -63,6 +63,11 @@ def _signs(targets: Tensor, outputs: int) -> Tensor:
     return torch.where(targets > 0, 1.0, -1.0).to(torch.float64)
 
 
+def _beside(targets: Tensor, eta: Tensor) -> Tensor:
+    """Targets with as many dimensions as eta, in its precision."""
+    return targets.to(eta).view(*targets.shape, *[1] * (eta.ndim - targets.ndim))
+
+
 @dataclass(frozen=True)
 class Softmax(LinearLoss):
     """Cross-entropy of the softmax: log sum_k exp(eta_k) - eta_y. Targets are classes 0..c-1.
@@ -80,7 +85,7 @@ class Softmax(LinearLoss):
     def value(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, " b"]:
         return torch.nn.functional.cross_entropy(eta, targets, reduction="none")
 
-    def residual(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, "b c"]:
+    def residual(self, eta: Float[Tensor, "b c *k"], targets: Tensor) -> Float[Tensor, "b c *k"]:
         probability = eta.softmax(1)
         probability[torch.arange(len(eta), device=eta.device), targets] -= 1
         return probability
@@ -107,8 +112,8 @@ class Logistic(LinearLoss):
     def value(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, " b"]:
         return torch.nn.functional.softplus(-targets.to(eta) * eta[:, 0], threshold=60)
 
-    def residual(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, "b c"]:
-        y = targets.to(eta)[:, None]
+    def residual(self, eta: Float[Tensor, "b c *k"], targets: Tensor) -> Float[Tensor, "b c *k"]:
+        y = _beside(targets, eta)
         return -y * torch.sigmoid(-y * eta)
 
     def curvature(
@@ -135,8 +140,8 @@ class Squared(LinearLoss):
     def value(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, " b"]:
         return 0.5 * (eta - targets.to(eta)).square().sum(1)
 
-    def residual(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, "b c"]:
-        return eta - targets.to(eta)
+    def residual(self, eta: Float[Tensor, "b c *k"], targets: Tensor) -> Float[Tensor, "b c *k"]:
+        return eta - _beside(targets, eta)
 
     def curvature(
         self, eta: Float[Tensor, "b c"], targets: Tensor
@@ -168,8 +173,8 @@ class SmoothHinge(LinearLoss):
         t = self.temperature
         return t * torch.nn.functional.softplus((1 - targets.to(eta) * eta[:, 0]) / t, threshold=60)
 
-    def residual(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, "b c"]:
-        y = targets.to(eta)[:, None]
+    def residual(self, eta: Float[Tensor, "b c *k"], targets: Tensor) -> Float[Tensor, "b c *k"]:
+        y = _beside(targets, eta)
         return -y * torch.sigmoid((1 - y * eta) / self.temperature)
 
     def curvature(

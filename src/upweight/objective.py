@@ -54,9 +54,9 @@ class Objective(ABC):
         return self.theta.device
 
     @property
-    def fast_dtype(self) -> torch.dtype:
-        """The lowest precision that products can be evaluated in; residuals always use `dtype`."""
-        return self.dtype
+    def precisions(self) -> tuple[torch.dtype, ...]:
+        """The precisions that products can be evaluated in, from the fastest to `dtype`."""
+        return (self.dtype,)
 
     @property
     def folded_penalty(self) -> Float[Tensor, " p"]:

@@ -26,6 +26,15 @@ def as_tensor(values: Any) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The precision that vectors have where products are rounded to `dtype`: at least float32.
+
+    >>> wide(torch.bfloat16)
+    torch.float32
+    """
+    return torch.promote_types(dtype, torch.float32)
+
+
 Params: TypeAlias = dict[str, torch.Tensor]
 """Parameters by name, as `torch.nn.Module.named_parameters` gives them."""
 

@@ -41,12 +41,14 @@ class Solution:
     """s ~ A^-1 v for k rows, with what is known about the error.
 
     `value` (k, p); `residual` (k,) is ||v - A s|| / ||v||, recomputed from `value`; `steps` (k,); `status` per row.
+    Rounding `value` to `precision` changes it by far less than its residual allows (None: its own precision).
     """
 
     value: Float[Tensor, "k p"]
     residual: Float[Tensor, " k"]
     steps: Int[Tensor, " k"]
     status: tuple[Status, ...]
+    precision: torch.dtype | None = None
 
     @property
     def ok(self) -> bool:

@@ -11,21 +11,24 @@ from ..curvature import Curvature
 from ..factor import indefinite
 from ..objective import Operator
 from ..progress import track
-from ..types import Tensor
+from ..types import Tensor, wide
 from .base import Inverse, Solution, Solver, Status
 
 Apply = Callable[[Tensor], Tensor]
-SWEEP = 1e-5
-"""What one sweep in single precision is asked to gain at most; more is below its rounding."""
+GAIN = {torch.bfloat16: 0.03, torch.float16: 0.03, torch.float32: 1e-5, torch.float64: 1e-12}
+"""What one sweep is asked to shrink a residual by at most; more is below the rounding of its products."""
+ROUNDING = 500
+"""A precision is accurate enough to judge a residual that is this many times its rounding unit."""
 
 
 @dataclass(frozen=True)
 class ConjugateGradient(Solver):
     """Preconditioned conjugate gradients (Sec. 3), all rows at once, each with its own coefficients and its own stop.
 
-    A row stops when ||v - A s|| <= `rtol` ||v||; converged rows leave the products. Where the curvature allows it the
-    sweeps run in single precision and the residual is recomputed in double (iterative refinement), until it is small
-    enough; a sweep that gains less than tenfold is followed by sweeps in double. `max_steps` (default 10 p, at most
+    A row stops when ||v - A s|| <= `rtol` ||v||; converged rows leave the products. Sweeps run in the fastest precision
+    that the curvature offers and the residual is recomputed accurately after each (iterative refinement): in the
+    problem's precision, or in float32 where `rtol` is above 6e-5 and thus far above its rounding. A sweep that gains
+    too little is followed by sweeps in the next precision. `max_steps` (default 10 p, at most
     10,000) counts products. `preconditioner` is any curvature with a closed inverse, of the same size.
     Negative curvature, met on the way or seen in the spectrum, is a status, never an answer. Ctrl-C keeps what is
     finished (status "interrupted").
@@ -64,24 +67,29 @@ class ConjugateGradient(Solver):
                 factors[dtype] = (lambda rows: rows) if closed is None else closed.factor(dtype).solve
             return factors[dtype]
 
-        fast, accurate = curvature.operator(curvature.fast_dtype), curvature.operator(curvature.dtype)
         budget = self.max_steps or min(10 * curvature.p, 10_000)
+        enough = [
+            i for i, d in enumerate(curvature.precisions) if ROUNDING * torch.finfo(d).eps <= self.rtol
+        ] or [len(curvature.precisions) - 1]
+        precisions = curvature.precisions[: enough[0] + 1]
+        operators = {precision: curvature.operator(precision) for precision in precisions}
 
         def solve(rows: Tensor) -> Solution:
-            return _refine(rows, fast, accurate, precondition, (self.rtol, budget, curvature.fast_dtype))
+            return _refine(rows, operators, precondition, self.rtol, budget)
 
         return Inverse(curvature, solve)
 
 
 def _refine(
     rows: Tensor,
-    fast: Operator,
-    accurate: Operator,
+    operators: dict[torch.dtype, Operator],
     precondition: Callable[[torch.dtype], Apply],
-    settings: tuple[float, int, torch.dtype],
+    rtol: float,
+    budget: int,
 ) -> Solution:
-    """Sweeps of conjugate gradients on the residual, recomputed in full precision after each."""
-    rtol, budget, dtype = settings
+    """Sweeps of conjugate gradients on the residual, recomputed with the last and most accurate operator after each."""
+    ladder = list(operators)
+    accurate, judged = operators[ladder[-1]], wide(ladder[-1])
     value = torch.zeros_like(rows)
     steps = torch.zeros(len(rows), dtype=torch.long)
     left = rows.clone()
@@ -94,34 +102,36 @@ def _refine(
         if not open_rows:
             break
         active = torch.tensor(open_rows)
+        precision, last = ladder[0], len(ladder) == 1
         # Half of rtol: the sweep's own residual drifts from the true one, and one more sweep costs more than a step.
-        floor = SWEEP if dtype != rows.dtype else 1e-12
-        target = (0.5 * rtol / residual[active]).clamp(min=floor, max=0.5)
-        operator = fast if dtype != rows.dtype else accurate
+        target = (0.5 * rtol / residual[active]).clamp(min=GAIN[precision], max=0.5)
         size = left[active].norm(dim=1, keepdim=True)
+        dtype = wide(precision)
         step, taken, ended = _sweep(
             (left[active] / size).to(dtype),
-            operator,
+            operators[precision],
             precondition(dtype),
             target.to(dtype),
             budget - int(steps[active].max()),
         )
         value[active] += size * step.to(rows.dtype)
         steps[active] += taken
-        left[active] = rows[active] - accurate(value[active])
+        product = size * accurate((value[active] / size).to(judged)).to(rows.dtype)
+        left[active] = rows[active] - product
         before, residual[active] = residual[active], left[active].norm(dim=1) / norm[active]
         for j, i in enumerate(open_rows):
-            if ended[j] in (Status.NEGATIVE_CURVATURE, Status.INTERRUPTED):
+            if ended[j] is Status.INTERRUPTED or (ended[j] is Status.NEGATIVE_CURVATURE and last):
                 status[i] = ended[j]
             elif float(residual[i]) <= rtol:
                 status[i] = Status.CONVERGED
         if Status.INTERRUPTED in ended:
             break
-        if bool((residual[active] > 0.1 * before).any()) and bool((residual[active] > rtol).any()):
-            if dtype == rows.dtype and bool((residual[active] > 0.9 * before).all()):
+        gain = residual[active] / before
+        if bool(((gain > 0.3) & (residual[active] > rtol)).any()):
+            if last and bool((gain > 0.9).all()):
                 break  # at the limit of the precision: report what was reached
-            dtype = rows.dtype
-    return Solution(value, residual, steps, tuple(status))
+            ladder = ladder if last else ladder[1:]
+    return Solution(value, residual, steps, tuple(status), judged)
 
 
 def _sweep(
