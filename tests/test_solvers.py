@@ -43,13 +43,18 @@ def solvers_of(case: Case):
         "cg ekfac rows": ConjugateGradient(
             rtol=1e-11, max_steps=600, preconditioner=EKFAC(problem, 1e-3, rows=6)
         ),
+        "cg ekfac leading": ConjugateGradient(
+            rtol=1e-11, max_steps=600, preconditioner=EKFAC(problem, 1e-3, leading=2)
+        ),
         "cg subset": ConjugateGradient(
             rtol=1e-11, max_steps=600, preconditioner=Hessian(problem.subset(SUBSET), 0.05)
         ),
     }
 
 
-@pytest.mark.parametrize("name", ["exact", "cg", "cg ekfac", "cg ekfac rows", "cg subset"])
+@pytest.mark.parametrize(
+    "name", ["exact", "cg", "cg ekfac", "cg ekfac rows", "cg ekfac leading", "cg subset"]
+)
 @every_case
 def test_answers_and_residuals(case: Case, name: str):
     curvature, A = damped(case)
@@ -78,7 +83,42 @@ def test_loose_tolerances_are_met_and_said(case: Case):
         else:  # judged in float32, whose rounding is far below 1 % of the tolerance
             assert float((solution.residual - true).abs().max()) <= 1e-2 * rtol
         assert float(true.max()) <= rtol
-        assert f"{float(true.max()):.1e}" in solution.verdict
+        assert f"{float(solution.residual.max()):.1e}" in solution.verdict
+
+
+@pytest.mark.parametrize("precisions", [(torch.bfloat16, torch.float32, torch.float64), (torch.float64,)])
+@pytest.mark.parametrize("name", ["softmax", "logistic", "squared two outputs"])
+def test_every_ladder_of_precisions_reaches_the_tolerance(name: str, precisions, monkeypatch):
+    """Also on processors where bfloat16 has no hardware, and where it is no use."""
+    monkeypatch.setattr(BY_NAME[name].problem.design, "precisions", precisions)
+    curvature, A = damped(BY_NAME[name])
+    rows = draw(5, curvature.p)
+    for rtol in (1e-3, 1e-11):
+        solution = ConjugateGradient(rtol=rtol, max_steps=600).prepare(curvature)(rows)
+        true = (rows - solution.value @ A).norm(dim=1) / rows.norm(dim=1)
+        assert solution.ok
+        assert float(true.max()) <= 1.1 * rtol
+
+
+def test_ctrl_c_keeps_what_lissa_has(monkeypatch):
+    problem = BY_NAME["softmax"].problem
+    curvature, rows, calls = Hessian(problem, 0.1), draw(2, problem.p), []
+    sampled = LinearProblem.sampled
+
+    def interrupted(self, *args, **options):
+        calls.append(1)
+        if len(calls) > 50:
+            raise KeyboardInterrupt
+        return sampled(self, *args, **options)
+
+    inverse = LiSSA(depth=500, repeats=4, scale=5.0).prepare(curvature)
+    wanted = LiSSA(depth=50, repeats=4, scale=5.0).prepare(curvature)(rows).value
+    monkeypatch.setattr(LinearProblem, "sampled", interrupted)
+    solution = inverse(rows, throw=False)
+    assert set(solution.status) == {Status.INTERRUPTED}
+    assert_close_per_row(solution.value, wanted, 1e-6)
+    with pytest.raises(NotConvergedError, match="interrupted"):
+        solution.check()
 
 
 @settings(max_examples=8)

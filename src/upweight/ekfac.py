@@ -93,7 +93,9 @@ def kronecker(curvature: EKFAC, dtype: torch.dtype) -> KroneckerFactor:
     floor = values.max() * torch.finfo(a.dtype).eps
     whole = (block / count).view(problem.c * r, problem.c * r)
     whole.diagonal().add_(max(added, float(floor)))
-    return KroneckerFactor(left, right, values.clamp(min=float(floor)), whole, intercept=problem.has_intercept)
+    return KroneckerFactor(
+        left, right, values.clamp(min=float(floor)), whole, intercept=problem.has_intercept
+    )
 
 
 def _add_leading(
@@ -111,4 +113,4 @@ def _add_leading(
         W[:, 0] += a[:, i]
         pairs = P.T @ (W[:, :, None] * P[:, None]).flatten(1)
         block[i, :, i:last] += pairs.view(len(pairs), last - i, -1)
-        block[i:last, :, i] = block[i, :, i:last].permute(1, 2, 0)
+        block[i:last, :, i] = block[i, :, i:last].permute(1, 2, 0).clone()

@@ -25,6 +25,10 @@ DIRECT = 2000
 """Up to this many parameters (or rows, on the dual side) one factorisation is cheaper than iterating."""
 
 
+LEADING = 64
+"""Leading input directions that the preconditioner of a linear problem keeps whole."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What was chosen, and why."""
@@ -116,10 +120,7 @@ class Influence:
             raise ValueError(f"top must be >= 1, got {top}")
         solution = self.solve(self.problem.test_gradients(test, measure))
         rows = solution.value.to(solution.precision or solution.value.dtype)
-        parts = (
-            (part, -products)
-            for part, products in track(self.problem.products(rows), "scores", None)
-        )
+        parts = ((part, -products) for part, products in track(self.problem.products(rows), "scores", None))
         if top is None:
             values = torch.empty(len(solution.value), self.problem.n, dtype=torch.float64)
             for part, block in parts:
@@ -239,9 +240,13 @@ def choose_solver(problem: Objective) -> tuple[Solver, str]:
         size = min(problem.p, problem.n * problem.c)
         if size <= DIRECT:
             return Exact(), f"solver: Exact, one factorisation of {size} rows"
-        rows = min(problem.n, max(4096, 7 * problem.d))
-        reason = f"solver: ConjugateGradient preconditioned by EKFAC on {rows} rows, since p = {problem.p}"
-        return ConjugateGradient(preconditioner=EKFAC(problem, rows=rows)), reason
+        rows = min(problem.n, max(4096, 7 * problem.d, problem.n // 3))
+        leading = min(LEADING, problem.d, DIRECT // problem.c)
+        reason = (
+            f"solver: ConjugateGradient preconditioned by EKFAC on {rows} rows with {leading} leading directions kept "
+            f"whole, since p = {problem.p}"
+        )
+        return ConjugateGradient(preconditioner=EKFAC(problem, rows=rows, leading=leading)), reason
     if problem.p <= DIRECT // 4:
         return Exact(), f"solver: Exact, p = {problem.p} is small"
     return ConjugateGradient(rtol=1e-5), f"solver: ConjugateGradient, p = {problem.p}"

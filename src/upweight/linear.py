@@ -40,11 +40,13 @@ class Parts(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> Parts:
         """The same in another precision."""
-        return Parts(*(None if part is None else part.to(dtype) for part in self))
+        loss, a, u, r = self
+        return Parts(loss.to(dtype), a.to(dtype), None if u is None else u.to(dtype), r.to(dtype))
 
     def take(self, index: Tensor | slice) -> Parts:
         """Those examples."""
-        return Parts(*(None if part is None else part[index] for part in self))
+        loss, a, u, r = self
+        return Parts(loss[index], a[index], None if u is None else u[index], r[index])
 
     def curve(self, E: Float[Tensor, "b c k"]) -> Float[Tensor, "b c k"]:
         """W_i E, example by example."""
@@ -255,8 +257,13 @@ class LinearProblem(Objective):
             total += self._backward(block, r[:, :, None])
             found.append(Parts(self.loss.value(eta, y), a * w, None if u is None else u * w.sqrt(), r))
         self._sum = total[0]
-        losses, a, u, r = zip(*found, strict=True)
-        return Parts(torch.cat(losses), torch.cat(a), None if u[0] is None else torch.cat(u), torch.cat(r))
+        curved = [part.u for part in found if part.u is not None]
+        return Parts(
+            torch.cat([part.loss for part in found]),
+            torch.cat([part.a for part in found]),
+            torch.cat(curved) if curved else None,
+            torch.cat([part.r for part in found]),
+        )
 
     def _block_size(self, k: int) -> int:
         return max(1024, min(8192, BLOCK_ELEMENTS // max(1, k * self.c)))

@@ -293,15 +293,13 @@ def reduced_gradient(
 
     keep="mean": (1/(n-1)) sum of the others + l2; keep="total": the penalty grows by n/(n-1) with it.
     """
-    k, c = len(thetas), problem.c
     counts = problem.n - (removed >= 0).double()
     total = torch.zeros_like(thetas)
     for rows, block in problem.design.blocks(1024, torch.float64):
-        eta = problem._forward(block, thetas).reshape(-1, c)
-        y = problem.y[rows].repeat_interleave(k, 0)
-        r = problem.loss.residual(eta, y).view(-1, k, c) * problem.weights[rows, None, None]
+        eta = problem._forward(block, thetas)
+        r = problem.loss.residual(eta, problem.y[rows]).mul_(problem.weights[rows, None, None])
         inside = (removed >= rows.start) & (removed < rows.stop)
-        r[removed[inside] - rows.start, inside.nonzero()[:, 0]] = 0.0
+        r[removed[inside] - rows.start, :, inside.nonzero()[:, 0]] = 0.0
         total += problem._backward(block, r)
     strength = problem.l2 * thetas
     if problem.keep == "total":

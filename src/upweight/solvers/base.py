@@ -32,7 +32,7 @@ REMEDIES = {
     Status.NOT_CONVERGED: "allow more steps, give a preconditioner, raise the damping or loosen rtol",
     Status.NEGATIVE_CURVATURE: "raise the damping or use GaussNewton",
     Status.DIVERGED: "leave LiSSA's scale to be found automatically, or raise it; use larger mini-batches",
-    Status.INTERRUPTED: "run again; finished rows are right",
+    Status.INTERRUPTED: "run again; rows that were finished are right",
 }
 
 

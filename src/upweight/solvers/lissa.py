@@ -58,21 +58,20 @@ class LiSSA(Solver):
 
         def solve(rows: Tensor) -> Solution:
             used = scale
-            value, exploded = self._run(curvature, rows, used)
-            while exploded and self.scale is None and used < 64 * scale:
+            value, status, taken = self._run(curvature, rows, used)
+            while status is Status.DIVERGED and self.scale is None and used < 64 * scale:
                 used *= 2
-                value, exploded = self._run(curvature, rows, used)
+                value, status, taken = self._run(curvature, rows, used)
             residual = relative_residual(operator, value, rows)
-            good = Status.DIVERGED if exploded else Status.ESTIMATED
-            steps = torch.full((len(rows),), self.depth * self.repeats)
-            return Solution(value, residual, steps, (good,) * len(rows))
+            steps = torch.full((len(rows),), taken * self.repeats)
+            return Solution(value, residual, steps, (status,) * len(rows))
 
         return Inverse(curvature, solve)
 
     def _run(
         self, curvature: EmpiricalCurvature, rows: Tensor, scale: float
-    ) -> tuple[Float[Tensor, "k p"], bool]:
-        """The series for all rows and repeats at once; whether it exploded."""
+    ) -> tuple[Float[Tensor, "k p"], Status, int]:
+        """The series for all rows and repeats at once, how it ended and after how many steps; Ctrl-C ends it early."""
         k, n = len(rows), curvature.problem.n
         generator = torch.Generator().manual_seed(self.seed)
         size = rows.norm(dim=1, keepdim=True)
@@ -80,15 +79,19 @@ class LiSSA(Solver):
         start = (rows / size).to(curvature.fast_dtype).repeat_interleave(self.repeats, 0)
         # A stable series grows at most linearly; ten times that is an explosion, not noise.
         bound = 10.0
-        h = start.clone()
-        for step in track(range(self.depth), "LiSSA", self.depth):
-            index = torch.randint(n, (self.repeats, self.batch), generator=generator).repeat(k, 1)
-            h = torch.add(start + h, curvature.sampled(h, index), alpha=-1 / scale)
-            if step % CHECK_EVERY == 0 and not bool((h.norm(dim=1) < bound * (step + 2)).all()):
-                return rows.new_full(rows.shape, torch.nan), True
-        if not bool((h.norm(dim=1) < bound * (self.depth + 1)).all()):
-            return rows.new_full(rows.shape, torch.nan), True
-        return h.view(k, self.repeats, -1).mean(1).to(rows.dtype) * (size / scale), False
+        h, taken, status = start.clone(), 0, Status.ESTIMATED
+        try:
+            for _ in track(range(self.depth), "LiSSA", self.depth):
+                index = torch.randint(n, (self.repeats, self.batch), generator=generator).repeat(k, 1)
+                h = torch.add(start + h, curvature.sampled(h, index), alpha=-1 / scale)
+                taken += 1
+                if taken % CHECK_EVERY == 1 and not bool((h.norm(dim=1) < bound * (taken + 1)).all()):
+                    break
+        except KeyboardInterrupt:
+            status = Status.INTERRUPTED
+        if not bool((h.norm(dim=1) < bound * (taken + 1)).all()):
+            return rows.new_full(rows.shape, torch.nan), Status.DIVERGED, taken
+        return h.view(k, self.repeats, -1).mean(1).to(rows.dtype) * (size / scale), status, taken
 
 
 def find_scale(
