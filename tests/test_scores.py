@@ -139,3 +139,9 @@ def test_foreign_files(tmp_path):
         Scores.load(tmp_path / "text")
     with pytest.raises(FileNotFoundError):
         Scores.load(tmp_path / "nowhere")
+
+
+def test_the_summary_says_which_share_of_the_effects_lies_below_the_drift():
+    values = torch.tensor([[8.0, -8.0, 80.0, 800.0]], dtype=torch.float64)  # effects of 2, 2, 20 and 200
+    scores = Scores(values, n=4, drift=torch.tensor([-5.0], dtype=torch.float64))
+    assert "up to 5.0e+00: 50% of the effects are smaller" in repr(scores)

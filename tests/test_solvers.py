@@ -79,7 +79,7 @@ def test_loose_tolerances_are_met_and_said(case: Case):
         solution = ConjugateGradient(rtol=rtol, max_steps=600).prepare(curvature)(rows)
         true = (rows - solution.value @ A).norm(dim=1) / rows.norm(dim=1)
         if rtol < 1e-4:
-            assert_close_per_row(solution.residual, true, 1e-6)
+            assert bool(((solution.residual - true).abs() <= 1e-6 * true + 1e-14).all())
         else:  # judged in float32, whose rounding is far below 1 % of the tolerance
             assert float((solution.residual - true).abs().max()) <= 1e-2 * rtol
         assert float(true.max()) <= rtol

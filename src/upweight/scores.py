@@ -175,8 +175,10 @@ class Scores:
             lines[0] += f", the {self.values.shape[1]} strongest kept"
         lines += [self.sign, *([self.verdict] if self.verdict else [])]
         if self.drift is not None:
+            small = self.effect().abs() < self.drift.abs()[:, None]
             lines.append(
-                f"Finishing the training would change the {self.measure} by up to {_largest(self.drift):.1e}."
+                f"Finishing the training would change the {self.measure} by up to {_largest(self.drift):.1e}: "
+                f"{float(small.double().mean()):.0%} of the effects are smaller and not to be trusted."
             )
         return lines
 

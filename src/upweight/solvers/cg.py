@@ -116,8 +116,9 @@ def _refine(
         )
         value[active] += size * step.to(rows.dtype)
         steps[active] += taken
-        product = size * accurate((value[active] / size).to(judged)).to(rows.dtype)
-        left[active] = rows[active] - product
+        # Scaled to the size of the row: float32 must not underflow.
+        unit = norm[active, None]
+        left[active] = rows[active] - unit * accurate((value[active] / unit).to(judged)).to(rows.dtype)
         before, residual[active] = residual[active], left[active].norm(dim=1) / norm[active]
         for j, i in enumerate(open_rows):
             if ended[j] is Status.INTERRUPTED or (ended[j] is Status.NEGATIVE_CURVATURE and last):
