@@ -43,7 +43,7 @@ def influence(method: str, X: torch.Tensor, y: torch.Tensor, theta: torch.Tensor
         closed: Any = uw.EKFAC(linear, rows=len(X) // 3, leading=64)
     else:
         closed = uw.Hessian(linear.subset(torch.arange(0, linear.n, 10)))
-    return uw.Influence(linear, solver=uw.ConjugateGradient(rtol=1e-3, preconditioner=closed))
+    return uw.Influence(linear, solver=uw.ConjugateGradient(rtol=5e-4, preconditioner=closed))
 
 
 def measure(method: str, m: int, theta: torch.Tensor, out: Path, data: str) -> dict[str, Any]:
