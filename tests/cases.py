@@ -91,6 +91,10 @@ class Case:
     def losses(self, theta: torch.Tensor, X: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return plain_losses(self.loss, self.outputs(theta, X), y)
 
+    def losses_of(self, eta: torch.Tensor) -> torch.Tensor:
+        """The training losses at other outputs (n, c)."""
+        return plain_losses(self.loss, eta, self.y)
+
     def train_objective(self, theta: torch.Tensor) -> torch.Tensor:
         """(n,): w_i l(z_i), with the penalty folded in where keep is "mean"."""
         folded = (0.5 * self.penalty * theta**2).sum() if self.keep == "mean" else 0.0

@@ -19,7 +19,7 @@ LEVELS = (
     {"vectors", "rows", "design"},
     {"losses", "measures", "derivatives"},
     {"objective"},
-    {"problem", "linear", "estimators"},
+    {"problem", "linear", "reduced", "estimators", "kernels"},
     {"checks", "distributed"},
     {"factor", "curvature", "ekfac"},
     {"solvers"},

@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Float
 
 from . import checks
-from .curvature import Curvature, Hessian
+from .curvature import Curvature, EmpiricalCurvature, Hessian
 from .ekfac import EKFAC
 from .linear import LinearProblem
 from .measures import Measure
 from .objective import Objective, content_hash
 from .progress import track
+from .removal import LeaveOneOut, Removal, as_sets, intervals, leave_one_out, of_sets
 from .scores import Scores
 from .solvers import ConjugateGradient, Exact, Inverse, Solution, Solver
 from .types import Tensor
@@ -148,6 +149,47 @@ class Influence:
         """
         solution = self.solve(self.problem.test_gradients(test, measure))
         return -self.problem.input_gradients(batch, solution.value)
+
+    def of_removal(
+        self, groups: Any, test: Any, *, measure: Measure | None = None, guarantee: int = 0
+    ) -> Removal:
+        """The change of each test measure if whole sets of training rows are removed (Sec. 7 leaves this open).
+
+        `groups` is a list of row numbers (one set), a mask (n,), a list of lists, a mapping of names to either, or a
+        column (n,) of labels, each value one set. Positive = the measure would rise. First order for every model; for
+        linear ones also rescaled by leverage and the Newton step. `guarantee=k` adds bounds of the loss's exact change
+        after k Newton steps, for logistic and softmax regression.
+        Raises ValueError for sets that are empty, unknown or everything.
+        """
+        names, sets = as_sets(groups, self.problem.n)
+        first = self._summed(sets, test, measure)
+        sizes = torch.tensor([len(rows) for rows in sets])
+        found = Removal(names, sizes, first, measure=_name(measure))
+        curvature = self.settings.curvature
+        if guarantee and measure is not None:
+            raise ValueError("guaranteed intervals are about the loss: leave `measure` out")
+        if not (isinstance(self.problem, LinearProblem) and isinstance(curvature, EmpiricalCurvature)):
+            if guarantee:
+                raise ValueError("guaranteed intervals are for logistic and softmax regression")
+            return found
+        rescaled, newton = of_sets(curvature, sets, test, measure)
+        found = dataclasses.replace(found, rescaled=rescaled, newton=newton)
+        if not guarantee:
+            return found
+        low, high = intervals(curvature, sets, test, guarantee)
+        return dataclasses.replace(found, low=low, high=high)
+
+    def _summed(self, sets: list[Tensor], test: Any, measure: Measure | None) -> Float[Tensor, "m g"]:
+        """-1/n times the sum of the members' influence."""
+        effect = self.on_loss(test, measure=measure).removal_effect()
+        return torch.stack([effect[:, rows].sum(1) for rows in sets], dim=1)
+
+    def leave_one_out(self) -> LeaveOneOut:
+        """Every training row of a linear model predicted without itself, from one factorisation (B5)."""
+        curvature = self.settings.curvature
+        if not (isinstance(self.problem, LinearProblem) and isinstance(curvature, EmpiricalCurvature)):
+            raise TypeError("approximate leave-one-out predictions need a linear problem and its Hessian")
+        return leave_one_out(curvature)
 
     def on_self(self, *, block: int = 1024) -> Scores:
         """I_up,loss(z_i, z_i) of every training example on its own loss (Sec. 5.4), (1, n).

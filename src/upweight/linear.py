@@ -48,6 +48,14 @@ class Parts(NamedTuple):
         loss, a, u, r = self
         return Parts(loss[index], a[index], None if u is None else u[index], r[index])
 
+    def root(self) -> Float[Tensor, "b c c"]:
+        """S with S S^T = W_i: (diag(q) - u q^T)(diag(q) - u q^T)^T where q = sqrt(a), u = a and sum a = 1."""
+        S = torch.diag_embed(self.a.sqrt())
+        if self.u is None:
+            return S
+        weight = self.a.sum(1, keepdim=True)
+        return S - self.u[:, :, None] * (self.a / weight.clamp(min=1e-300)).sqrt()[:, None]
+
     def curve(self, E: Float[Tensor, "b c k"]) -> Float[Tensor, "b c k"]:
         """W_i E, example by example."""
         Z = self.a[:, :, None] * E
@@ -295,9 +303,15 @@ class LinearProblem(Objective):
     def gradients_as_train(self, batch: Any) -> Float[Tensor, "b p"]:
         return self.test_gradients(batch) + self.folded_penalty
 
-    def _outer(self, r: Float[Tensor, "b c"], X: Float[Tensor, "b d"]) -> Float[Tensor, "b p"]:
-        weight = (r[:, :, None] * X[:, None, :]).flatten(1)
-        return weight if not self.has_intercept else torch.cat([weight, r], dim=1)
+    def _outer(self, r: Float[Tensor, "b *s c"], X: Float[Tensor, "b d"]) -> Float[Tensor, "b *s p"]:
+        """r_i (x) x_i, laid out as theta."""
+        weight = torch.einsum("b...c,bd->b...cd", r, X).flatten(-2)
+        return weight if not self.has_intercept else torch.cat([weight, r], dim=-1)
+
+    def output_gradients(self, batch: Any) -> Float[Tensor, "m c p"]:
+        """The gradient of each output of each example of `batch`."""
+        X = self._test(batch)[0].block(slice(None), torch.float64).dense()
+        return self._outer(torch.eye(self.c, dtype=torch.float64).expand(len(X), -1, -1), X)
 
     def products(self, rows: Float[Tensor, "k p"]) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
         r = self._derivatives(rows.dtype).r
@@ -324,6 +338,22 @@ class LinearProblem(Objective):
             return measure.function(self.layout.unpack(theta)).view(1)
         design, y = self._test(batch)
         return self._measured(self._outputs(design, theta), y, measure)
+
+    def evaluate_each(
+        self, batch: Any, thetas: Float[Tensor, "k p"], measure: Measure | None = None
+    ) -> Float[Tensor, "k m"]:
+        """`evaluate` at each of many parameters."""
+        if isinstance(measure, (OfParameters, Overall)):
+            return torch.stack([self.evaluate(batch, measure, theta) for theta in thetas])
+        design, y = self._test(batch)
+        found = []
+        for part in thetas.split(max(1, BLOCK_ELEMENTS // (design.shape[0] * self.c))):
+            blocks = design.blocks(BLOCK_ROWS, torch.float64)
+            eta = torch.cat([self._forward(block, part) for _, block in blocks]).permute(2, 0, 1)
+            targets = as_tensor(y)
+            targets = targets.repeat(len(part), *[1] * (targets.ndim - 1))
+            found.append(self._measured(eta.flatten(0, 1), targets, measure).view(len(part), -1))
+        return torch.cat(found)
 
     def _measured(self, eta: Tensor, y: Any, measure: Measure | None) -> Float[Tensor, " m"]:
         if measure is None:
@@ -424,18 +454,14 @@ class LinearProblem(Objective):
     def root(self, *, gauss_newton: bool = False) -> Float[Tensor, "r p"] | None:
         if self.n * self.c >= self.p:
             return None
-        eta = self._outputs(self.design, self.theta)
-        a, u = self.loss.curvature(eta, self.y)
-        # With q = sqrt(a): (diag(q) - u q^T)(diag(q) - u q^T)^T = diag(a) - u u^T where u = a and sum a = 1.
-        S = torch.diag_embed(a.sqrt())
-        if u is not None:
-            S = S - u[:, :, None] * a.sqrt()[:, None, :]
-        S = S * (self.weights / self.n).sqrt()[:, None, None]
-        X = self.design.block(slice(None), torch.float64).dense()
-        weight = torch.einsum("bcs,bd->bscd", S, X).reshape(self.n * self.c, -1)
-        return (
-            weight if not self.has_intercept else torch.cat([weight, S.transpose(1, 2).flatten(0, 1)], dim=1)
-        )
+        every = torch.arange(self.n)
+        return self.curvature_root(every).flatten(0, 1) / self.n**0.5
+
+    def curvature_root(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b c p"]:
+        """C_i (c, p) of those training examples: C_i^T C_i is the Hessian of w_i l(z_i), without penalty."""
+        S = self._derivatives(torch.float64).take(index).root()
+        X = self.design.take(index).block(slice(None), torch.float64).dense()
+        return self._outer(S.transpose(1, 2), X)
 
     @property
     def gauge(self) -> Float[Tensor, "q p"] | None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import stats
 
 from .curvature import Hessian
@@ -25,6 +25,7 @@ from .linear import LinearProblem
 from .measures import Measure
 from .objective import Objective
 from .progress import track
+from .reduced import Sets, reduced_gradients, without
 from .types import Tensor
 
 Refit = Callable[[Tensor], Any]
@@ -215,13 +216,14 @@ def _measure_refits(
     try:
         if refit is None:
             assert isinstance(problem, LinearProblem)
-            # -1 removes nothing: the baseline, by the same code.
-            jobs = torch.cat([torch.tensor([-1]), removed]).split(BLOCK)
+            # The first removes nothing: the baseline, by the same code.
+            sets = [removed[:0], *removed.split(1)]
+            jobs = [sets[start : start + BLOCK] for start in range(0, len(sets), BLOCK)]
             factor = Hessian(problem).factor(torch.float32)
             baseline: Tensor | None = None
             for job in track(jobs, f"refitting {len(removed)} times", len(jobs)):
                 thetas, reached = refit_without(problem, job, factor, tolerance)
-                values = [problem.evaluate(test, measure, theta) for theta in thetas]
+                values = list(problem.evaluate_each(test, thetas, measure))
                 if baseline is None:
                     baseline, values, reached = values[0], values[1:], reached[1:]
                 changes += [value - baseline for value in values]
@@ -253,55 +255,29 @@ def _flat(problem: Objective, trained: Any) -> Tensor:
 
 
 def refit_without(
-    problem: LinearProblem, removed: Int[Tensor, " k"], factor: Factor, tolerance: float = 1e-9
-) -> tuple[Float[Tensor, "k p"], Float[Tensor, " k"]]:
-    """Refit once without each of those training rows (-1: without none), all at once, to the gradient norm `tolerance`.
+    problem: LinearProblem, sets: Sets, factor: Factor, tolerance: float = 1e-9
+) -> tuple[Float[Tensor, "g p"], Float[Tensor, " g"]]:
+    """Refit once without each of those sets of training rows, all at once, to the gradient norm `tolerance`.
 
     Returns the parameters and the gradient norms of the reduced objectives. A refit that the fixed factor does not
-    bring there (very high leverage) is finished alone by `LinearProblem.minimised`.
+    bring there (very high leverage, a large set) is finished alone by `LinearProblem.minimised`.
     """
-    thetas = problem.theta.repeat(len(removed), 1)
-    norms = torch.full((len(removed),), torch.inf, dtype=torch.float64)
-    active = torch.arange(len(removed))
+    thetas = problem.theta.repeat(len(sets), 1)
+    norms = torch.full((len(sets),), torch.inf, dtype=torch.float64)
+    active = torch.arange(len(sets))
     for _ in range(STEPS):
-        gradient = reduced_gradient(problem, thetas[active], removed[active])
+        gradient = reduced_gradients(problem, thetas[active], [sets[j] for j in active.tolist()])
         norms[active] = gradient.norm(dim=1)
-        left = norms[active] > tolerance
+        left = ~(norms[active] <= tolerance)
         if not bool(left.any()):
             break
         active = active[left]
         thetas[active] -= factor.solve(gradient[left].to(factor.dtype)).double()
-    for j in (norms > tolerance).nonzero()[:, 0].tolist():
-        kept = torch.arange(problem.n)
-        kept = kept[kept != int(removed[j])]
-        alone = problem.subset(kept)
-        if problem.keep == "total":
-            alone.l2 = problem.l2 * (problem.n / len(kept))
-        thetas[j] = alone.minimised(tolerance).theta
-        norms[j] = reduced_gradient(problem, thetas[[j]], removed[[j]]).norm()
-    if bool((norms > 2 * tolerance).any()):
+    for j in (~(norms <= tolerance)).nonzero()[:, 0].tolist():
+        thetas[j] = without(problem, sets[j]).minimised(tolerance).theta
+        norms[j] = reduced_gradients(problem, thetas[[j]], [sets[j]]).norm()
+    if not bool((norms <= 2 * tolerance).all()):
         raise NotConvergedError(
             f"a refit stopped at gradient norm {float(norms.max()):.1e}, wanted {tolerance:.0e}"
         )
     return thetas, norms
-
-
-def reduced_gradient(
-    problem: LinearProblem, thetas: Float[Tensor, "k p"], removed: Int[Tensor, " k"]
-) -> Float[Tensor, "k p"]:
-    """The gradient, at its own parameters, of each objective without its removed row, in float64.
-
-    keep="mean": (1/(n-1)) sum of the others + l2; keep="total": the penalty grows by n/(n-1) with it.
-    """
-    counts = problem.n - (removed >= 0).double()
-    total = torch.zeros_like(thetas)
-    for rows, block in problem.design.blocks(1024, torch.float64):
-        eta = problem._forward(block, thetas)
-        r = problem.loss.residual(eta, problem.y[rows]).mul_(problem.weights[rows, None, None])
-        inside = (removed >= rows.start) & (removed < rows.stop)
-        r[removed[inside] - rows.start, :, inside.nonzero()[:, 0]] = 0.0
-        total += problem._backward(block, r)
-    strength = problem.l2 * thetas
-    if problem.keep == "total":
-        strength = strength * (problem.n / counts)[:, None]
-    return total / counts[:, None] + strength

@@ -1,0 +1,471 @@
+"""What happens when sets of training examples are removed from a linear model, without retraining.
+
+With A the Hessian of the *total* objective and S the removed set, a Newton step moves the parameters by
+(A - A_S)^-1 g_S, where A_S and g_S are the set's own curvature and gradient (Woodbury; requirement B2). First order
+(Eq. 2) replaces (A - A_S)^-1 by A^-1, which shrinks effects by about one minus the set's leverage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+
+from .curvature import EmpiricalCurvature, Hessian
+from .errors import IndefiniteError
+from .factor import Factor
+from .linear import LinearProblem
+from .losses import Logistic, Softmax
+from .measures import Measure
+from .progress import track
+from .reduced import penalty_factor, reduced_gradients, without
+from .types import Tensor
+
+HELD_BYTES = 128 << 20
+"""Vectors of length p that are held at once."""
+
+
+# -- sets ----------------------------------------------------------------------------------------------------------
+
+
+def as_sets(groups: Any, n: int) -> tuple[pd.Index, list[Int[Tensor, " _"]]]:
+    """Names and rows of sets of training rows, checked.
+
+    A flat list or tensor of row numbers is one set, a mask (n,) of booleans too; a list of lists gives several; a
+    mapping names them; a column (n,) of strings, categories or a pandas Series makes one set of each of its values.
+    Raises ValueError for sets that are empty, hold unknown or repeated rows, or everything.
+
+    >>> as_sets({"a": [0, 2], "b": [1]}, 4)[0].tolist(), as_sets(["x", "y", "x"], 3)[1]
+    (['a', 'b'], [tensor([0, 2]), tensor([1])])
+    """
+    if isinstance(groups, Mapping):
+        names, parts = pd.Index(list(groups)), [_rows(part, n) for part in groups.values()]
+    elif _is_column(groups):
+        column = pd.Series(np.asarray(groups))
+        if len(column) != n:
+            raise ValueError(
+                f"a column of groups must have one entry per training row ({n}), got {len(column)}"
+            )
+        found = column.groupby(column, observed=True).indices
+        names, parts = pd.Index(list(found)), [torch.as_tensor(rows) for rows in found.values()]
+    elif isinstance(groups, Sequence) and len(groups) and np.ndim(groups[0]) > 0:
+        names, parts = pd.RangeIndex(len(groups)), [_rows(part, n) for part in groups]
+    else:
+        names, parts = pd.RangeIndex(1), [_rows(groups, n)]
+    for name, rows in zip(names, parts, strict=True):
+        _check_set(name, rows, n)
+    return names.rename("group"), parts
+
+
+def _is_column(groups: Any) -> bool:
+    if isinstance(groups, pd.Series):
+        return groups.dtype != bool
+    if isinstance(groups, (str, torch.Tensor)):
+        return False
+    ragged = isinstance(groups, Sequence) and any(np.ndim(part) for part in groups)
+    return not ragged and np.asarray(groups).dtype.kind in "OUS"
+
+
+def _rows(part: Any, n: int) -> Tensor:
+    rows = torch.as_tensor(np.asarray(part))
+    if rows.dtype == torch.bool:
+        if rows.shape != (n,):
+            raise ValueError(f"a mask of training rows must have shape ({n},), got {tuple(rows.shape)}")
+        return rows.nonzero()[:, 0]
+    if rows.ndim != 1 or (len(rows) and rows.is_floating_point()):
+        raise ValueError(
+            f"a set of training rows must be a list of row numbers or a mask, got {rows.dtype} of shape "
+            f"{tuple(rows.shape)}"
+        )
+    return rows.long()
+
+
+def _check_set(name: Any, rows: Tensor, n: int) -> None:
+    if not len(rows):
+        raise ValueError(f"group {name!r} is empty: nothing would be removed")
+    if int(rows.min()) < 0 or int(rows.max()) >= n:
+        bad = rows[(rows < 0) | (rows >= n)][0]
+        raise ValueError(f"group {name!r} has the training row {int(bad)}; rows are 0 to {n - 1}")
+    if len(rows.unique()) < len(rows):
+        raise ValueError(f"group {name!r} names a training row twice")
+    if len(rows) == n:
+        raise ValueError(f"group {name!r} is the whole training set: nothing would be left to train on")
+
+
+# -- what comes back -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Removal:
+    """Predicted change of m test measures (rows) if each of g sets (columns) is removed, (m, g) each.
+
+    Positive = the measure rises, so for a loss the set is helpful. In the measure's unit, 1/n included.
+    `first_order` is the sum of the members' -I/n (Eq. 2). `rescaled` sums what each member's removal *alone* does, its
+    leverage accounted for (B1), the measure linearised. `newton` is the set's own Newton step, the measure evaluated
+    at the shifted parameters (B2): its distance from `rescaled` is what the members do only together. The last two are
+    None for models that are not linear. `low` and `high` enclose the exact change by retraining (B3), if asked for.
+    """
+
+    groups: pd.Index
+    sizes: Int[Tensor, " g"]
+    first_order: Float[Tensor, "m g"]
+    rescaled: Float[Tensor, "m g"] | None = None
+    newton: Float[Tensor, "m g"] | None = None
+    low: Float[Tensor, "m g"] | None = None
+    high: Float[Tensor, "m g"] | None = None
+    measure: str = "loss"
+
+    def to_frame(self) -> pd.DataFrame:
+        """A line per test row and group: size, the predictions, additivity (rescaled / newton), the interval."""
+        m, g = self.first_order.shape
+        table = {
+            "test row": np.repeat(np.arange(m), g),
+            "group": np.tile(self.groups.to_numpy(), m),
+            "size": np.tile(self.sizes.numpy(), m),
+        }
+        for name in ("first_order", "rescaled", "newton", "low", "high"):
+            values = getattr(self, name)
+            if values is not None:
+                table[name.replace("_", " ")] = values.flatten().numpy()
+        frame = pd.DataFrame(table)
+        if self.rescaled is not None:
+            frame["sum of members / set"] = frame["rescaled"] / frame["newton"]
+        return frame
+
+    def __repr__(self) -> str:
+        m, g = self.first_order.shape
+        head = f"Removal of {g} groups: predicted change of the {self.measure} of {m} "
+        return (
+            f"{head}test rows (positive = it would rise)\n{self.to_frame().head(10).to_string(index=False)}"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>Predicted change of the {self.measure}; positive = it would rise.</p>{self.to_frame().to_html()}"
+
+
+@dataclass(frozen=True, eq=False)
+class LeaveOneOut:
+    """Each training row predicted without itself, from one factorisation (B5): approximate leave-one-out.
+
+    `outputs` (n, c) are the logits or values without the row, `loss` (n,) is the row's own loss there, `leverage` (n,)
+    is the share of its own fit that the row itself carries, w x^T A^-1 x (a trace for c > 1; the sum over rows is the
+    effective number of parameters).
+    """
+
+    outputs: Float[Tensor, "n c"]
+    loss: Float[Tensor, " n"]
+    leverage: Float[Tensor, " n"]
+
+
+# -- Newton steps by Woodbury --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Total:
+    """The Hessian of the total objective, n * A, of which `size` examples will be removed.
+
+    With keep="mean" every example brings its share of the penalty, which leaves with it.
+    """
+
+    problem: LinearProblem
+    factor: Factor
+    size: int
+
+    @classmethod
+    def of(cls, curvature: EmpiricalCurvature, size: int) -> Total:
+        """Factorised once for all sets of that size."""
+        problem = curvature.problem
+        assert isinstance(problem, LinearProblem)
+        kept = problem.at(problem.theta)
+        kept.l2 = problem.l2 * penalty_factor(problem, size) * (problem.n - size) / problem.n
+        return cls(problem, replace(curvature, problem=kept).factor(torch.float64), size)
+
+    def solve(self, rows: Float[Tensor, "*k p"]) -> Float[Tensor, "*k p"]:
+        """The inverse of the total Hessian, nothing removed but the penalty's share."""
+        return self.factor.solve(rows.flatten(0, -2)).view(rows.shape) / self.problem.n
+
+
+class Downdated:
+    """(n A - C^T C)^-1 of G sets at once, C (G, q, p) the roots of their curvature, q <= p."""
+
+    def __init__(self, total: Total, C: Float[Tensor, "G q p"]) -> None:
+        self.total, self.C = total, C
+        self.F = total.solve(C)
+        self.overlap = C @ self.F.mT
+        eye = torch.eye(C.shape[1], dtype=C.dtype)
+        self.lower, failed = torch.linalg.cholesky_ex(eye - self.overlap)
+        if bool(failed.any()):
+            raise IndefiniteError(
+                "without these examples the curvature is singular: some direction is fitted by them alone; train with "
+                "a penalty (l2 > 0) or remove fewer"
+            )
+
+    def solve(self, rows: Float[Tensor, "G s p"]) -> Float[Tensor, "G s p"]:
+        """Row by row, each set with its own inverse."""
+        base = self.total.solve(rows)
+        return base + torch.cholesky_solve(self.C @ base.mT, self.lower).mT @ self.F
+
+    @property
+    def leverage(self) -> Float[Tensor, " G"]:
+        """The largest share of a direction's curvature that the set carries, < 1."""
+        return torch.linalg.eigvalsh(self.overlap)[:, -1]
+
+
+def _pieces(problem: LinearProblem, sets: list[Tensor]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Sets of equal size in batches: their places, gradients (G, p) and curvature roots C (G, q, p)."""
+    held = max(1, HELD_BYTES // (8 * problem.p * problem.c))
+    by_size: dict[int, list[int]] = {}
+    for j, rows in enumerate(sets):
+        by_size.setdefault(len(rows), []).append(j)
+    for size, places in sorted(by_size.items()):
+        for start in range(0, len(places), max(1, held // size)):
+            batch = places[start : start + max(1, held // size)]
+            if size <= held:
+                index = torch.cat([sets[j] for j in batch])
+                g = problem.train_gradients(index).view(len(batch), size, -1).sum(1)
+                C = problem.curvature_root(index).view(len(batch), size * problem.c, -1)
+            else:
+                parts = sets[batch[0]].split(held)
+                g = sum(problem.train_gradients(part).sum(0, keepdim=True) for part in parts)
+                C = problem.curvature_root(parts[0]).flatten(0, 1)[None]
+                for part in parts[1:]:
+                    C = _thin(torch.cat([C, problem.curvature_root(part).flatten(0, 1)[None]], dim=1))
+            yield batch, g, _thin(C)
+
+
+def _thin(C: Float[Tensor, "G q p"]) -> Float[Tensor, "G s p"]:
+    """The same C^T C from at most p rows."""
+    return C if C.shape[1] <= C.shape[2] else torch.linalg.qr(C, mode="r").R
+
+
+def newton(
+    curvature: EmpiricalCurvature, sets: list[Tensor], what: str = "removing sets"
+) -> Iterator[tuple[list[int], Downdated, Float[Tensor, "G p"]]]:
+    """Batches of sets: their places, downdated inverses and the Newton steps of the parameters."""
+    problem = curvature.problem
+    assert isinstance(problem, LinearProblem)
+    totals: dict[int, Total] = {}
+    for batch, g, C in track(_pieces(problem, sets), what, None):
+        size = len(sets[batch[0]]) if problem.keep == "mean" else 0
+        if size not in totals:
+            totals = {size: Total.of(curvature, size)}
+        inverse = Downdated(totals[size], C)
+        yield batch, inverse, inverse.solve(g[:, None])[:, 0]
+
+
+def of_sets(
+    curvature: EmpiricalCurvature, sets: list[Tensor], test: Any, measure: Measure | None = None
+) -> tuple[Float[Tensor, "m g"], Float[Tensor, "m g"]]:
+    """The rescaled (B1) and the Newton (B2) prediction of each measure's change."""
+    problem = curvature.problem
+    assert isinstance(problem, LinearProblem)
+    V = problem.test_gradients(test, measure)
+    baseline = problem.evaluate(test, measure)
+    changes = torch.empty(len(V), len(sets), dtype=torch.float64)
+    for batch, _, step in newton(curvature, sets):
+        changes[:, batch] = (problem.evaluate_each(test, problem.theta + step, measure) - baseline).T
+    members = torch.cat(sets).unique()
+    alone = torch.empty(len(V), problem.n, dtype=torch.float64)
+    for batch, _, step in newton(curvature, list(members.split(1)), "removing members alone"):
+        alone[:, members[batch]] = V @ step.T
+    rescaled = torch.stack([alone[:, rows].sum(1) for rows in sets], dim=1)
+    return rescaled, changes
+
+
+def _own_kernels(total: Total, E: Float[Tensor, "b c p"]) -> Float[Tensor, "b c c"]:
+    """X_i A^-1 X_i^T of each example, from the gradients of its outputs."""
+    if E.shape[1] == 1:
+        return (total.factor.quadratic(E[:, 0]) / total.problem.n)[:, None, None]
+    return E @ total.solve(E).mT
+
+
+def leave_one_out(curvature: EmpiricalCurvature) -> LeaveOneOut:
+    """Every training row predicted without itself: eta_i + K_i rho_i, K_i = X_i A^-1 X_i^T (c, c) (B5).
+
+    With z = X_i step = (I - K W)^-1 (K r + X_i b), b the step that the penalty's share alone makes.
+    """
+    problem = curvature.problem
+    assert isinstance(problem, LinearProblem)
+    total = Total.of(curvature, 1 if problem.keep == "mean" else 0)
+    b = total.solve(problem.folded_penalty[None])[0]
+    parts = problem._derivatives(torch.float64)
+    eta = problem._outputs(problem.design, problem.theta)
+    shift = torch.empty_like(eta)
+    leverage = torch.empty(problem.n, dtype=torch.float64)
+    held = max(1, HELD_BYTES // (8 * problem.p * problem.c))
+    starts = range(0, problem.n, held)
+    for start in track(starts, "leave-one-out", len(starts)):
+        index = torch.arange(start, min(start + held, problem.n))
+        E = problem.output_gradients(problem.train_batch(index))
+        K = _own_kernels(total, E)
+        own = parts.take(index)
+        KW = own.curve(K).mT
+        right = K @ own.r[:, :, None] + (E @ b)[:, :, None]
+        shift[index] = torch.linalg.solve(torch.eye(problem.c, dtype=K.dtype) - KW, right)[:, :, 0]
+        leverage[index] = KW.diagonal(dim1=1, dim2=2).sum(1)
+    outputs = eta + shift
+    return LeaveOneOut(outputs, problem.loss.value(outputs, problem.y), leverage)
+
+
+# -- guaranteed intervals ------------------------------------------------------------------------------------------
+
+
+def _spread(u: Float[Tensor, "b c k"]) -> Float[Tensor, "b k"]:
+    """What a change of outputs can do to curvature: |u| of one output, the largest difference of several."""
+    return u[:, 0].abs() if u.shape[1] == 1 else u.amax(1) - u.amin(1)
+
+
+def _largest_spread(problem: LinearProblem, steps: Float[Tensor, "g p"]) -> Float[Tensor, " g"]:
+    found = torch.zeros(len(steps), dtype=torch.float64)
+    for _, block in problem.design.blocks(2048, torch.float64):
+        found = torch.maximum(found, _spread(problem._forward(block, steps)).amax(0))
+    return found
+
+
+def _widest(total: Total) -> float:
+    """The constant a: max_j ||x_j||, or max_j max_kl ||(e_k - e_l) (x) x_j|| of several, in the inverse's norm."""
+    problem = total.problem
+    found = 0.0
+    held = max(1, HELD_BYTES // (8 * problem.p * problem.c))
+    starts = range(0, problem.n, held)
+    for start in track(starts, "norms of the examples", len(starts)):
+        E = problem.output_gradients(problem.train_batch(torch.arange(start, min(start + held, problem.n))))
+        K = _own_kernels(total, E)
+        own = K.diagonal(dim1=1, dim2=2)
+        square = K if problem.c == 1 else own[:, :, None] + own[:, None, :] - 2 * K
+        found = max(found, float(square.max()))
+    return math.sqrt(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Enclosure:
+    """How far the retrained models of G reduced objectives can be from parameters `theta` (G, p), provably.
+
+    `inverse` is that of each total Hessian at a reference, and no change of outputs between it and theta exceeds
+    `spread`, so that the Hessian at theta is at least exp(-spread) times that. With nu the gradient's norm and a the
+    examples' largest, both in the inverse Hessian at theta, the retrained parameters are within -ln(1 - a nu) / a of
+    theta in that Hessian's norm (generalised self-concordance: docs/design.md derives it, softmax included).
+    """
+
+    problem: LinearProblem
+    sets: list[Tensor]
+    theta: Float[Tensor, "G p"]
+    inverse: Callable[[Tensor], Tensor]
+    spread: Float[Tensor, " G"]
+    a: Float[Tensor, " G"]
+    radius: Float[Tensor, " G"]
+
+    @classmethod
+    def around(
+        cls,
+        problem: LinearProblem,
+        sets: list[Tensor],
+        steps: Float[Tensor, "G p"],
+        start: Float[Tensor, "G p"],
+        inverse: Callable[[Tensor], Tensor],
+        widest: Float[Tensor, " G"],
+        rounding: float,
+    ) -> Enclosure:
+        """Around start + steps, where the inverse Hessian and the largest norm `widest` are those at `start`."""
+        theta = start + steps
+        spread = _largest_spread(problem, steps)
+        gradient = reduced_gradients(problem, theta, sets)
+        gradient *= torch.tensor([problem.n - len(rows) for rows in sets])[:, None]
+        grown = (spread / 2).exp()
+        nu, a = grown * (_norms(inverse, gradient[:, None])[:, 0] + rounding), widest * grown
+        radius = torch.where(a * nu < 1, -torch.log1p(-(a * nu).clamp(max=1 - 1e-16)) / a, torch.inf)
+        return cls(problem, sets, theta, inverse, spread, a, radius)
+
+    def halfwidths(self, rows: Float[Tensor, "q p"]) -> Float[Tensor, "G q"]:
+        """What v . theta can differ by after retraining, for each row v."""
+        norms = _norms(self.inverse, rows.expand(len(self.theta), -1, -1))
+        return torch.where(norms > 0, norms * (self.radius * (self.spread / 2).exp())[:, None], 0.0)
+
+    def newton(self, rounding: float) -> Iterator[Enclosure]:
+        """The enclosures after one more Newton step, set by set, each with its own Hessian."""
+        for j, rows in enumerate(self.sets):
+            there = without(self.problem, rows).at(self.theta[j])
+            inverse = Total.of(Hessian(there), 0).solve
+            steps = -inverse(there.gradient()[None]) * there.n
+            yield Enclosure.around(
+                self.problem, [rows], steps, self.theta[[j]], inverse, self.a[[j]], rounding
+            )
+
+
+def _norms(inverse: Callable[[Tensor], Tensor], rows: Float[Tensor, "G q p"]) -> Float[Tensor, "G q"]:
+    return (rows * inverse(rows)).sum(2).clamp(min=0).sqrt()
+
+
+def intervals(
+    curvature: EmpiricalCurvature, sets: list[Tensor], test: Any, steps: int = 1
+) -> tuple[Float[Tensor, "m g"], Float[Tensor, "m g"]]:
+    """Bounds of the change of each test loss by retraining without each set, for logistic and softmax regression (B3).
+
+    The change is from the loss of the given model to that of the exactly retrained one. The first Newton step uses one
+    factorisation for all sets; each further one factorises every reduced Hessian and squares the distance.
+    Infinite where the set is too large for any statement. Raises ValueError for other losses or damped curvatures.
+    """
+    problem = curvature.problem
+    if not (isinstance(problem, LinearProblem) and isinstance(problem.loss, (Logistic, Softmax))):
+        raise ValueError("guaranteed intervals are for logistic and softmax regression")
+    if problem.c > 1 and isinstance(problem.loss, Logistic):
+        raise ValueError("guaranteed intervals are not offered for one-vs-rest models")
+    if curvature.damping:
+        raise ValueError(
+            "guaranteed intervals are about the objective itself: use a curvature without damping"
+        )
+    if steps < 1:
+        raise ValueError(f"a guarantee takes at least 1 Newton step, got {steps}")
+    y = problem._test(test)[1]
+    encoded = problem._encode(y, len(y))
+    rows = _deciding_outputs(problem, test, encoded)
+    baseline = problem.evaluate(test)
+    widest = _widest(Total.of(curvature, 0))
+    residual = problem._derivatives(torch.float64).r
+    rounding = float(residual.abs().sum()) * widest * torch.finfo(torch.float64).eps
+    low = torch.empty(len(baseline), len(sets), dtype=torch.float64)
+    high = torch.empty_like(low)
+    left = problem.gradient() * problem.n
+    for batch, inverse, step in newton(curvature, sets, "guaranteed intervals"):
+        chosen = [sets[j] for j in batch]
+        start = problem.theta.expand(len(batch), -1)
+        step = step - inverse.solve(left.expand(len(batch), 1, -1))[:, 0]
+        # The penalty's share that leaves with the set (keep="mean") lowers the Hessian by at most k/n.
+        kept = (1 - len(chosen[0]) / problem.n) * (1 - inverse.leverage)
+        found = [
+            Enclosure.around(problem, chosen, step, start, inverse.solve, widest / kept.sqrt(), rounding)
+        ]
+        for _ in range(steps - 1):
+            found = [closer for e in found for closer in e.newton(rounding)]
+        low[:, batch], high[:, batch] = _loss_bounds(found, rows, encoded, baseline)
+    return low, high
+
+
+def _deciding_outputs(problem: LinearProblem, test: Any, y: Tensor) -> Float[Tensor, "q p"]:
+    """Gradients of the outputs that a loss depends on: the one output, or each output less that of the target."""
+    E = problem.output_gradients(test)
+    if problem.c > 1:
+        E = E - E[torch.arange(len(E)), y][:, None]
+    return E.flatten(0, 1)
+
+
+def _loss_bounds(
+    found: list[Enclosure], rows: Float[Tensor, "q p"], y: Tensor, baseline: Float[Tensor, " m"]
+) -> tuple[Float[Tensor, "m G"], Float[Tensor, "m G"]]:
+    """Losses rise with every output but the target's: their bounds are those of the outputs."""
+    m = len(baseline)
+    centre = torch.cat([e.theta @ rows.T for e in found]).view(-1, m, len(rows) // m)
+    width = torch.cat([e.halfwidths(rows) for e in found]).view(centre.shape)
+    if centre.shape[2] == 1:
+        centre = -y[:, None] * centre
+        bounds = [torch.nn.functional.softplus(centre + sign * width)[:, :, 0] for sign in (-1, 1)]
+    else:
+        bounds = [(centre + sign * width).logsumexp(2) for sign in (-1, 1)]
+    rounding = 8 * torch.finfo(torch.float64).eps * (1 + baseline)
+    return (bounds[0] - baseline - rounding).T, (bounds[1] - baseline + rounding).T
