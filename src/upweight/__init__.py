@@ -7,7 +7,7 @@ from .ekfac import EKFAC
 from .errors import IndefiniteError, InfluenceError, NotConvergedError, NotDeterministicError, StaleError
 from .influence import Influence
 from .linear import LinearProblem
-from .losses import Logistic, SmoothHinge, Softmax, Squared
+from .losses import Logistic, SmoothHinge, Softmax, Squared, SquaredHinge
 from .measures import OfParameters, Overall
 from .problem import Problem
 from .scores import Scores
@@ -38,6 +38,7 @@ __all__ = [
     "SmoothHinge",
     "Softmax",
     "Squared",
+    "SquaredHinge",
     "StaleError",
     "Verification",
     "verify",
