@@ -4,7 +4,16 @@ from importlib.metadata import version
 
 from .curvature import Dense, GaussNewton, Hessian
 from .ekfac import EKFAC
-from .errors import IndefiniteError, InfluenceError, NotConvergedError, NotDeterministicError, StaleError
+from .errors import (
+    ApproximationWarning,
+    IndefiniteError,
+    InfluenceError,
+    NotConvergedError,
+    NotDeterministicError,
+    NotStationaryWarning,
+    StaleError,
+)
+from .estimators import from_estimator
 from .influence import Influence
 from .linear import LinearProblem
 from .losses import Logistic, SmoothHinge, Softmax, Squared, SquaredHinge
@@ -18,6 +27,7 @@ __version__ = version("upweight")
 
 __all__ = [
     "EKFAC",
+    "ApproximationWarning",
     "ConjugateGradient",
     "Dense",
     "Exact",
@@ -31,6 +41,7 @@ __all__ = [
     "Logistic",
     "NotConvergedError",
     "NotDeterministicError",
+    "NotStationaryWarning",
     "OfParameters",
     "Overall",
     "Problem",
@@ -41,5 +52,6 @@ __all__ = [
     "SquaredHinge",
     "StaleError",
     "Verification",
+    "from_estimator",
     "verify",
 ]

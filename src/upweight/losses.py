@@ -122,24 +122,28 @@ class MarginLoss(LinearLoss):
         return _classes(targets, outputs)
 
     def value(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, " b"]:
-        return self.of_margin(_signs(targets, eta) * eta).sum(1)
+        return self.of_margin(signs(targets, eta) * eta).sum(1)
 
     def residual(self, eta: Float[Tensor, "b c *k"], targets: Tensor) -> Float[Tensor, "b c *k"]:
-        signs = _signs(targets, eta)
-        return signs * self.slope(signs * eta)
+        s = signs(targets, eta)
+        return s * self.slope(s * eta)
 
     def curvature(
         self, eta: Float[Tensor, "b c"], targets: Tensor
     ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"] | None]:
-        return self.bend(_signs(targets, eta) * eta), None
+        return self.bend(signs(targets, eta) * eta), None
 
 
-def _signs(targets: Tensor, eta: Tensor) -> Tensor:
-    """-1/+1 per output, in the precision of eta and to be multiplied with it."""
+def signs(targets: Tensor, eta: Tensor) -> Tensor:
+    """-1/+1 per output of encoded targets, to be multiplied with eta: (b, c), or (b, 1) where c = 1.
+
+    >>> signs(torch.tensor([1]), torch.zeros(1, 3))
+    tensor([[-1.,  1., -1.]])
+    """
     if targets.is_floating_point():
         return _beside(targets, eta)
-    signs = torch.full((len(eta), eta.shape[1]), -1.0, dtype=eta.dtype, device=eta.device)
-    return _beside(signs.scatter_(1, targets[:, None], 1.0), eta)
+    out = torch.full((len(eta), eta.shape[1]), -1.0, dtype=eta.dtype, device=eta.device)
+    return _beside(out.scatter_(1, targets[:, None], 1.0), eta)
 
 
 @dataclass(frozen=True)
