@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from upweight import LinearProblem, Logistic, SmoothHinge, Softmax, Squared
+from upweight import LinearProblem, Logistic, SmoothHinge, Softmax, Squared, SquaredHinge
 from upweight.losses import LinearLoss
 
 
@@ -18,11 +18,16 @@ def plain_losses(loss: LinearLoss, eta: torch.Tensor, y: torch.Tensor) -> torch.
         return eta.exp().sum(1).log() - eta[torch.arange(len(eta)), y]
     if isinstance(loss, Squared):
         return 0.5 * ((eta - y.reshape(len(eta), -1)) ** 2).sum(1)
-    sign = torch.where(y > 0, 1.0, -1.0).double()
+    if eta.shape[1] > 1:  # one against the rest: every output by itself
+        columns = [plain_losses(loss, eta[:, [k]], (y == k).long()) for k in range(eta.shape[1])]
+        return torch.stack(columns).sum(0)
+    margin = torch.where(y > 0, 1.0, -1.0).double() * eta[:, 0]
     if isinstance(loss, Logistic):
-        return (1 + (-sign * eta[:, 0]).exp()).log()
+        return (1 + (-margin).exp()).log()
+    if isinstance(loss, SquaredHinge):
+        return (1 - margin).clamp(min=0) ** 2
     assert isinstance(loss, SmoothHinge)
-    return loss.temperature * (1 + ((1 - sign * eta[:, 0]) / loss.temperature).exp()).log()
+    return loss.temperature * (1 + ((1 - margin) / loss.temperature).exp()).log()
 
 
 @dataclass(frozen=True)
@@ -156,10 +161,10 @@ def make(
     """A problem with some structure: targets depend on X, so that no example is typical."""
     X, noise = draw(n + 5, d, seed=1), draw(n + 5, c, seed=2)
     eta = X @ draw(c, d, seed=3).T + noise
-    if isinstance(loss, Softmax):
-        y = eta.argmax(1)
-    elif isinstance(loss, Squared):
+    if isinstance(loss, Squared):
         y = eta if c > 1 else eta[:, 0]
+    elif isinstance(loss, Softmax) or c > 1:
+        y = eta.argmax(1)
     else:
         y = (eta[:, 0] > 0).long()
         y = y if fields.pop("zero_one", True) else 2 * y - 1
@@ -195,6 +200,9 @@ CASES = [
     make("squared two outputs sparse n < p", Squared(), n=7, d=11, c=2, kind="sparse", intercept=True),
     make("smooth hinge", SmoothHinge(0.5), intercept=True),
     make("smooth hinge sparse total", SmoothHinge(0.3), kind="sparse", keep="total", zero_one=False),
+    make("logistic one against the rest", Logistic(), c=3, intercept=True, weighted=True, keep="total"),
+    make("smooth hinge one against the rest n < p", SmoothHinge(0.5), n=10, d=12, c=3),
+    make("squared hinge", SquaredHinge(), intercept=True, l2_intercept=0.05, weighted=True),
 ]
 BY_NAME = {case.name: case for case in CASES}
 

@@ -6,7 +6,7 @@ import torch
 from cases import draw
 from scipy import sparse
 
-from upweight import Influence, LinearProblem, Logistic, SmoothHinge, Softmax, Squared
+from upweight import Influence, LinearProblem, Logistic, SmoothHinge, Softmax, Squared, SquaredHinge
 from upweight.measures import logit
 
 X, Y = draw(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
@@ -71,9 +71,11 @@ def test_targets_of_binary_losses(loss, y, words: str):
         LinearProblem(X, torch.tensor(y), draw(3), loss=loss)
 
 
-def test_binary_losses_have_one_output():
-    with pytest.raises(ValueError, match="a binary loss needs one output, the model has 3"):
-        softmax(y=torch.tensor([0, 1, 0, 1, 0, 1]), loss=Logistic())
+def test_one_against_the_rest_takes_classes():
+    with pytest.raises(ValueError, match="target 3 of example 1 is out of range: the model has 3 outputs"):
+        softmax(y=torch.tensor([0, 3, 0, 1, 0, 1]), loss=Logistic())
+    with pytest.raises(ValueError, match=r"class targets must have shape \(n,\), got \(6, 3\)"):
+        softmax(y=torch.ones(6, 3), loss=SquaredHinge())
 
 
 def test_targets_of_squared():

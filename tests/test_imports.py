@@ -16,10 +16,10 @@ PACKAGE = Path(__file__).parents[1] / "src" / "upweight"
 # A subpackage (`solvers`) stands here by its name.
 LEVELS = (
     {"types", "errors", "progress", "_version"},
-    {"vectors", "rows", "design"},
+    {"vectors", "rows", "design", "terms"},
     {"losses", "measures", "derivatives"},
     {"objective"},
-    {"problem", "linear", "reduced", "estimators", "kernels"},
+    {"problem", "linear", "reduced", "kernels", "estimators"},
     {"checks", "distributed"},
     {"factor", "curvature", "ekfac"},
     {"solvers"},

@@ -123,7 +123,8 @@ def test_r4_of_change_is_the_derivative_of_refits(case: Case):
     X, y = one(case, i)
     edited = X + 0.5
     zero_one = bool(((case.y == 0) | (case.y == 1)).all())
-    flipped = (y + 1) % 3 if isinstance(case.loss, Softmax) else -y + zero_one
+    classes = case.c > 1 and not isinstance(case.loss, Squared)
+    flipped = (y + 1) % 3 if classes else -y + zero_one
     influence = Influence(case.problem)
     for after in ((edited, y), (X, flipped)):
         naive = central(case, lambda t: test_losses_of(case, t), *after, less=(X, y))

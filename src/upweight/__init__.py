@@ -4,10 +4,19 @@ from importlib.metadata import version
 
 from .curvature import Dense, GaussNewton, Hessian
 from .ekfac import EKFAC
-from .errors import IndefiniteError, InfluenceError, NotConvergedError, NotDeterministicError, StaleError
+from .errors import (
+    ApproximationWarning,
+    IndefiniteError,
+    InfluenceError,
+    NotConvergedError,
+    NotDeterministicError,
+    NotStationaryWarning,
+    StaleError,
+)
+from .estimators import from_estimator
 from .influence import Influence
 from .linear import LinearProblem
-from .losses import Logistic, SmoothHinge, Softmax, Squared
+from .losses import Logistic, SmoothHinge, Softmax, Squared, SquaredHinge
 from .measures import OfParameters, Overall
 from .problem import Problem
 from .scores import Scores
@@ -18,6 +27,7 @@ __version__ = version("upweight")
 
 __all__ = [
     "EKFAC",
+    "ApproximationWarning",
     "ConjugateGradient",
     "Dense",
     "Exact",
@@ -31,6 +41,7 @@ __all__ = [
     "Logistic",
     "NotConvergedError",
     "NotDeterministicError",
+    "NotStationaryWarning",
     "OfParameters",
     "Overall",
     "Problem",
@@ -38,7 +49,9 @@ __all__ = [
     "SmoothHinge",
     "Softmax",
     "Squared",
+    "SquaredHinge",
     "StaleError",
     "Verification",
+    "from_estimator",
     "verify",
 ]

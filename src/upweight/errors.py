@@ -26,5 +26,13 @@ class NotDeterministicError(InfluenceError):
     """Two passes over the same training data gave different numbers."""
 
 
+class NotStationaryWarning(UserWarning):
+    """The parameters are not where training would end: influence functions describe a minimum."""
+
+
+class ApproximationWarning(UserWarning):
+    """A problem stands for the user's model only up to a stated difference."""
+
+
 class StaleError(InfluenceError):
     """Weights, data or settings differ from those that the answer was computed with."""

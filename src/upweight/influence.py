@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 
@@ -14,12 +15,13 @@ from . import checks
 from .curvature import Curvature, EmpiricalCurvature, Hessian
 from .ekfac import EKFAC
 from .linear import LinearProblem
-from .measures import Measure
+from .measures import Measure, OfParameters, Overall
 from .objective import Objective, content_hash
 from .progress import track
 from .removal import LeaveOneOut, Removal, as_sets, intervals, leave_one_out, of_sets
 from .scores import Scores
 from .solvers import ConjugateGradient, Exact, Inverse, Solution, Solver
+from .terms import batch_index
 from .types import Tensor
 
 DIRECT = 2000
@@ -126,9 +128,9 @@ class Influence:
             values = torch.empty(len(solution.value), self.problem.n, dtype=torch.float64)
             for part, block in parts:
                 values[:, part] = block.double()
-            return self._scores(values, solution, measure)
+            return self._scores(values, solution, test, measure, self.problem.train_index)
         values, columns = _keep_extremes(parts, top)
-        return self._scores(values, solution, measure, columns=columns)
+        return self._scores(values, solution, test, measure, self.problem.train_index, columns=columns)
 
     def of_change(self, before: Any, after: Any, test: Any, *, measure: Measure | None = None) -> Scores:
         """I(z_delta) - I(z) of replacing training examples `before` (b) by `after` (b), on each test example (Eq. 3).
@@ -140,7 +142,7 @@ class Influence:
             raise ValueError(f"`before` has {len(old)} examples, `after` has {len(new)}")
         solution = self.solve(self.problem.test_gradients(test, measure))
         values = -(solution.value @ (new - old).T).double()
-        return self._scores(values, solution, measure, edit="replaced")
+        return self._scores(values, solution, test, measure, batch_index(before), edit="replaced")
 
     def on_inputs(self, batch: Any, test: Any, *, measure: Measure | None = None) -> Float[Tensor, "m b *x"]:
         """I_pert,loss(z, z_test) of training examples z of `batch`, in the shape of their inputs (Eq. 5, as printed).
@@ -212,7 +214,8 @@ class Influence:
                 # The train gradient is w_i times the bare one plus the folded penalty.
                 weight = ((trained - penalty) * bare).sum(1) / bare.square().sum(1).clamp(min=1e-300)
                 values[0, index] = -(weight * inverse.quadratic(bare) + bare @ constant).double()
-        return Scores(values, self.problem.n, measure="own loss", provenance=self._provenance())
+        ids = self.problem.train_index
+        return Scores(values, self.problem.n, measure="own loss", ids=ids, provenance=self._provenance())
 
     # --------------------------------------------------------------------------------------------------------------
 
@@ -221,13 +224,26 @@ class Influence:
             "fingerprint": self.fingerprint,
             "settings": list(self.settings.reasons),
             "keep": self.problem.keep,
+            "notes": list(self.problem.terms.notes),
         }
 
-    def _scores(self, values: Tensor, solution: Solution, measure: Measure | None, **fields: Any) -> Scores:
+    def _scores(
+        self,
+        values: Tensor,
+        solution: Solution,
+        test: Any,
+        measure: Measure | None,
+        ids: pd.Index | None,
+        **fields: Any,
+    ) -> Scores:
+        test_ids = batch_index(test)
         return Scores(
             values,
             self.problem.n,
             measure=_name(measure),
+            ids=ids,
+            # A measure of a whole batch, or of the parameters alone, has no test row to be named after.
+            test_ids=None if isinstance(measure, (Overall, OfParameters)) else test_ids,
             drift=checks.drift(self._gradient, solution.value).double(),
             residual=solution.residual.double(),
             verdict=solution.verdict,

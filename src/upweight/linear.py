@@ -22,6 +22,7 @@ from .errors import NotConvergedError
 from .losses import LinearLoss, Softmax
 from .measures import Measure, OfParameters, Overall
 from .objective import Objective, Operator, check_keep, check_weights, expand_l2
+from .terms import Terms
 from .types import Keep, Tensor, as_tensor, wide
 from .vectors import Layout
 
@@ -71,6 +72,7 @@ class LinearProblem(Objective):
     None the trained parameters. theta is `coef` row by row, then the intercept, as `torch.nn.Linear` orders them.
     The intercept's penalty `l2_intercept` is 0 unless given. Everything is float64; X stays in its own precision.
     `keep` says which retraining is predicted: "mean" (the paper) or "total" (scikit-learn with the same C).
+    `terms` is for data that the user has in another form than X and y: see `Terms`.
 
     Raises ValueError for wrong shapes, targets out of range, NaN or infinity (with the first example's index).
 
@@ -97,8 +99,10 @@ class LinearProblem(Objective):
         l2_intercept: float = 0.0,
         weights: Any = None,
         keep: Keep = "mean",
+        terms: Terms | None = None,
     ) -> None:
         check_keep(keep)
+        self.terms = terms or Terms()
         self.design: Design = X if isinstance(X, Design) else as_design(X)
         coef = as_tensor(coef).double()
         coef = coef.reshape(1, -1) if coef.ndim == 1 else coef
@@ -206,6 +210,7 @@ class LinearProblem(Objective):
         other.design = self.design.take(index)
         other.n = len(index)
         other.y, other.weights = self.y[index], self.weights[index]
+        other.terms = self.terms.take(index)
         other._parts = {dtype: parts.take(index) for dtype, parts in self._parts.items()}
         return other
 
@@ -292,8 +297,8 @@ class LinearProblem(Objective):
         assert self._sum is not None
         return self._sum / self.n + self.l2 * self.theta
 
-    def train_batch(self, index: Int[Tensor, " b"]) -> tuple[Tensor, Tensor]:
-        return self.design.take(index).block(slice(None), torch.float64).dense(), self.y[index]
+    def train_batch(self, index: Int[Tensor, " b"]) -> tuple[Design, Tensor]:
+        return self.design.take(index), self.y[index]
 
     def train_gradients(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
         r = self._derivatives(torch.float64).r
@@ -325,10 +330,15 @@ class LinearProblem(Objective):
     def _test(self, batch: Any) -> tuple[Design, Any]:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise TypeError(f"a batch is (inputs, targets), got {type(batch).__name__}")
-        design = batch[0] if isinstance(batch[0], Design) else as_design(batch[0], "the batch's inputs")
+        X, y = batch
+        if isinstance(X, Design):  # rows of `train_batch`: nothing to prepare
+            return X, y
+        if self.terms.prepare is not None:
+            X, y = self.terms.prepare(X, y)
+        design = as_design(X, "the batch's inputs")
         if design.shape[1] != self.d:
             raise ValueError(f"the batch has {design.shape[1]} columns, the model was trained on {self.d}")
-        return design, batch[1]
+        return design, y
 
     def evaluate(
         self, batch: Any, measure: Measure | None = None, theta: Tensor | None = None

@@ -52,9 +52,7 @@ def _classes(targets: Tensor, count: int) -> Tensor:
     return targets
 
 
-def _signs(targets: Tensor, outputs: int) -> Tensor:
-    if outputs != 1:
-        raise ValueError(f"a binary loss needs one output, the model has {outputs}")
+def _binary(targets: Tensor) -> Tensor:
     if targets.ndim != 1:
         raise ValueError(f"binary targets must have shape (n,), got {tuple(targets.shape)}")
     values = set(torch.unique(targets).tolist())
@@ -97,29 +95,74 @@ class Softmax(LinearLoss):
         return probability, probability
 
 
+class MarginLoss(LinearLoss):
+    """A function of the margins s_k eta_k, summed over the outputs: one binary loss per output.
+
+    With one output targets are 0/1 or -1/+1 and s is their sign. With c > 1 outputs targets are classes 0..c-1 and
+    s_k is +1 for the own class, -1 for the others: c independent binary models, one against the rest.
+    """
+
+    @abstractmethod
+    def of_margin(self, margin: Tensor) -> Tensor:
+        """The loss of one output."""
+
+    @abstractmethod
+    def slope(self, margin: Tensor) -> Tensor:
+        """Its first derivative."""
+
+    @abstractmethod
+    def bend(self, margin: Tensor) -> Tensor:
+        """Its second derivative."""
+
+    def encode(self, targets: Tensor, outputs: int) -> Tensor:
+        if outputs == 1:
+            return _binary(targets)
+        if targets.ndim != 1:
+            raise ValueError(f"class targets must have shape (n,), got {tuple(targets.shape)}")
+        return _classes(targets, outputs)
+
+    def value(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, " b"]:
+        return self.of_margin(signs(targets, eta) * eta).sum(1)
+
+    def residual(self, eta: Float[Tensor, "b c *k"], targets: Tensor) -> Float[Tensor, "b c *k"]:
+        s = signs(targets, eta)
+        return s * self.slope(s * eta)
+
+    def curvature(
+        self, eta: Float[Tensor, "b c"], targets: Tensor
+    ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"] | None]:
+        return self.bend(signs(targets, eta) * eta), None
+
+
+def signs(targets: Tensor, eta: Tensor) -> Tensor:
+    """-1/+1 per output of encoded targets, to be multiplied with eta: (b, c), or (b, 1) where c = 1.
+
+    >>> signs(torch.tensor([1]), torch.zeros(1, 3))
+    tensor([[-1.,  1., -1.]])
+    """
+    if targets.is_floating_point():
+        return _beside(targets, eta)
+    out = torch.full((len(eta), eta.shape[1]), -1.0, dtype=eta.dtype, device=eta.device)
+    return _beside(out.scatter_(1, targets[:, None], 1.0), eta)
+
+
 @dataclass(frozen=True)
-class Logistic(LinearLoss):
-    """log(1 + exp(-y eta)), one output. Targets are 0/1 or -1/+1.
+class Logistic(MarginLoss):
+    """log(1 + exp(-m)) of the margin m = y eta. Targets are 0/1 or -1/+1, or classes where there are more outputs.
 
     >>> import torch
     >>> Logistic().value(torch.zeros(1, 1), torch.tensor([1.0])).exp()
     tensor([2.])
     """
 
-    def encode(self, targets: Tensor, outputs: int) -> Tensor:
-        return _signs(targets, outputs)
+    def of_margin(self, margin: Tensor) -> Tensor:
+        return torch.nn.functional.softplus(-margin, threshold=60)
 
-    def value(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, " b"]:
-        return torch.nn.functional.softplus(-targets.to(eta) * eta[:, 0], threshold=60)
+    def slope(self, margin: Tensor) -> Tensor:
+        return -torch.sigmoid(-margin)
 
-    def residual(self, eta: Float[Tensor, "b c *k"], targets: Tensor) -> Float[Tensor, "b c *k"]:
-        y = _beside(targets, eta)
-        return -y * torch.sigmoid(-y * eta)
-
-    def curvature(
-        self, eta: Float[Tensor, "b c"], targets: Tensor
-    ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"] | None]:
-        return torch.sigmoid(eta) * torch.sigmoid(-eta), None
+    def bend(self, margin: Tensor) -> Tensor:
+        return torch.sigmoid(margin) * torch.sigmoid(-margin)
 
 
 @dataclass(frozen=True)
@@ -150,10 +193,10 @@ class Squared(LinearLoss):
 
 
 @dataclass(frozen=True)
-class SmoothHinge(LinearLoss):
-    """t log(1 + exp((1 - y eta) / t)), which tends to the hinge max(0, 1 - y eta) as t -> 0 (Sec. 4.3).
+class SmoothHinge(MarginLoss):
+    """t log(1 + exp((1 - m) / t)) of the margin m = y eta, which tends to max(0, 1 - m) as t -> 0 (Sec. 4.3).
 
-    `t` is the smoothing `temperature` > 0. Safe from overflow at any t. Targets are 0/1 or -1/+1.
+    `t` is the smoothing `temperature` > 0. Safe from overflow at any t. Targets as `Logistic` takes them.
 
     >>> import torch
     >>> SmoothHinge(1e-3).value(torch.tensor([[-2.0]]), torch.tensor([1.0]))
@@ -166,19 +209,34 @@ class SmoothHinge(LinearLoss):
         if not self.temperature > 0:
             raise ValueError(f"temperature must be > 0, got {self.temperature}")
 
-    def encode(self, targets: Tensor, outputs: int) -> Tensor:
-        return _signs(targets, outputs)
-
-    def value(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, " b"]:
+    def of_margin(self, margin: Tensor) -> Tensor:
         t = self.temperature
-        return t * torch.nn.functional.softplus((1 - targets.to(eta) * eta[:, 0]) / t, threshold=60)
+        return t * torch.nn.functional.softplus((1 - margin) / t, threshold=60)
 
-    def residual(self, eta: Float[Tensor, "b c *k"], targets: Tensor) -> Float[Tensor, "b c *k"]:
-        y = _beside(targets, eta)
-        return -y * torch.sigmoid((1 - y * eta) / self.temperature)
+    def slope(self, margin: Tensor) -> Tensor:
+        return -torch.sigmoid((1 - margin) / self.temperature)
 
-    def curvature(
-        self, eta: Float[Tensor, "b c"], targets: Tensor
-    ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"] | None]:
-        gap = (1 - targets.to(eta)[:, None] * eta) / self.temperature
-        return torch.sigmoid(gap) * torch.sigmoid(-gap) / self.temperature, None
+    def bend(self, margin: Tensor) -> Tensor:
+        gap = (1 - margin) / self.temperature
+        return torch.sigmoid(gap) * torch.sigmoid(-gap) / self.temperature
+
+
+@dataclass(frozen=True)
+class SquaredHinge(MarginLoss):
+    """max(0, 1 - m)^2 of the margin m = y eta. Targets as `Logistic` takes them.
+
+    Its curvature is 2 inside the margin and 0 outside; an example exactly on the margin counts as outside.
+
+    >>> import torch
+    >>> SquaredHinge().value(torch.tensor([[-2.0]]), torch.tensor([1.0]))
+    tensor([9.])
+    """
+
+    def of_margin(self, margin: Tensor) -> Tensor:
+        return (1 - margin).clamp(min=0).square()
+
+    def slope(self, margin: Tensor) -> Tensor:
+        return -2 * (1 - margin).clamp(min=0)
+
+    def bend(self, margin: Tensor) -> Tensor:
+        return 2 * (margin < 1).to(margin)

@@ -9,11 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
+import pandas as pd
 import torch
 import xxhash
 from jaxtyping import Float, Int
 
 from .measures import Measure
+from .terms import Terms
 from .types import Keep, Params, Tensor, as_tensor
 from .vectors import Layout
 
@@ -37,6 +39,8 @@ class Objective(ABC):
     """Whether the Hessian is known to be positive semi-definite at every theta."""
     deterministic: bool = False
     """Whether two passes over the data are equal by construction, so that nobody needs to look."""
+    terms: Terms = Terms()
+    """The user's own terms: the form of their batches and the names of rows, columns and classes."""
 
     @property
     def p(self) -> int:
@@ -70,6 +74,21 @@ class Objective(ABC):
         Gradients of losses are orthogonal to them, so answers are well defined although the curvature is singular.
         """
         return None
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """The columns of X as the model sees them (after a pipeline's transformers), where they have names."""
+        return self.terms.feature_names
+
+    @property
+    def train_index(self) -> pd.Index | None:
+        """The ids of the training rows, where they came with some."""
+        return self.terms.train_index
+
+    @property
+    def classes(self) -> tuple[Any, ...] | None:
+        """The class names by their number, where there are some."""
+        return self.terms.classes
 
     @property
     def params(self) -> Params:

@@ -43,6 +43,10 @@ class Scores:
     edit: str = "removed"
     measure: str = "loss"
     columns: Tensor | None = None
+    ids: pd.Index | None = None
+    """What the training rows are called in tables, by their number; None: the number itself."""
+    test_ids: pd.Index | None = None
+    """What the test rows are called, likewise."""
     drift: Tensor | None = None
     """Predicted change of each measure if training were finished (m,): effects below it are not to be trusted."""
     residual: Tensor | None = None
@@ -66,7 +70,7 @@ class Scores:
         pick = slice(row, row + 1 or None)
         parts: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name)[pick]
-            for name in ("columns", "drift", "residual")
+            for name in ("columns", "test_ids", "drift", "residual")
         }
         return replace(self, values=self.values[pick], **parts)
 
@@ -110,10 +114,10 @@ class Scores:
         return self._frame(self._row().topk(self._count(k), largest=largest).indices)
 
     def _frame(self, order: Tensor) -> pd.DataFrame:
-        ids = order if self.columns is None else self.columns[0][order]
+        rows = order if self.columns is None else self.columns[0][order]
         return pd.DataFrame(
             {"influence": self.values[0][order].numpy(), self._heading: self.effect()[0][order].numpy()},
-            index=pd.Index(ids.numpy(), name="train row"),
+            index=_named(rows.numpy(), self.ids).rename("train row"),
         )
 
     @property
@@ -129,24 +133,28 @@ class Scores:
     def to_frame(self) -> pd.DataFrame:
         """One line per test row and training row: test row, train row, influence, effect."""
         m, q = self.values.shape
-        ids = torch.arange(q).expand(m, q) if self.columns is None else self.columns
+        rows = torch.arange(q).expand(m, q) if self.columns is None else self.columns
         return pd.DataFrame(
             {
-                "test row": np.repeat(np.arange(m), q),
-                "train row": ids.flatten().numpy(),
+                "test row": _named(np.repeat(np.arange(m), q), self.test_ids),
+                "train row": _named(rows.flatten().numpy(), self.ids),
                 "influence": self.values.flatten().numpy(),
                 self._heading: self.effect().flatten().numpy(),
             }
         )
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file: the numbers, and the rest as JSON in its header. No pickle."""
+        """Write one safetensors file: the numbers, and the rest as JSON in its header. No pickle.
+
+        Row ids that are neither numbers nor strings (dates, say) are kept as their text.
+        """
         tensors = {
             name: getattr(self, name).contiguous()
             for name in ("values", "columns", "drift", "residual")
             if getattr(self, name) is not None
         }
         words = {name: getattr(self, name) for name in ("n", "edit", "measure", "verdict", "provenance")}
+        words |= {name: _plain(getattr(self, name)) for name in ("ids", "test_ids")}
         temporary = Path(f"{path}.part")
         save_file(tensors, temporary, metadata={"upweight": json.dumps(words)})
         temporary.replace(path)
@@ -158,6 +166,8 @@ class Scores:
             with safe_open(path, framework="pt") as file:
                 words = json.loads((file.metadata() or {})["upweight"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            for name in ("ids", "test_ids"):
+                words[name] = None if words.get(name) is None else pd.Index(words[name])
             scores = cls(**tensors, **words)
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as failure:
             raise ValueError(f"{path} is not a score file of upweight ({failure})") from failure
@@ -191,6 +201,18 @@ class Scores:
         if len(self) != 1:
             return head
         return head + f"<h4>Helpful</h4>{self.helpful().to_html()}<h4>Harmful</h4>{self.harmful().to_html()}"
+
+
+def _named(rows: np.ndarray, ids: pd.Index | None) -> pd.Index:
+    """Row numbers as their ids."""
+    return pd.Index(rows) if ids is None else ids.take(rows)
+
+
+def _plain(ids: pd.Index | None) -> list[int | float | str] | None:
+    """Ids as JSON has them."""
+    if ids is None:
+        return None
+    return [i if isinstance(i, (int, float, str)) else str(i) for i in ids.tolist()]
 
 
 def _largest(values: Tensor) -> float:

@@ -22,7 +22,7 @@ from .errors import NotConvergedError
 from .factor import Factor
 from .influence import Influence
 from .linear import LinearProblem
-from .measures import Measure
+from .measures import Measure, OfParameters
 from .objective import Objective
 from .progress import track
 from .reduced import Sets, reduced_gradients, without
@@ -63,8 +63,9 @@ class Agreement:
 class Verification:
     """Predicted and actual changes of each test measure, with `top` and `random` removals judged apart.
 
-    `table` has a line per test row and removal: test row, train row, group, predicted, actual, gradient norm (of the
-    refit's own objective; NaN for a user-given refit). `complete` is False after Ctrl-C: what was finished is kept.
+    `table` has a line per test row and removal: test row and train row (their ids where they have some), group,
+    predicted, actual, gradient norm (of the refit's own objective; NaN for a user-given refit). `complete` is False
+    after Ctrl-C: what was finished is kept.
     """
 
     table: pd.DataFrame
@@ -110,7 +111,8 @@ def verify(
     if k < 1 or random < 0:
         raise ValueError(f"k must be >= 1 and random >= 0, got k = {k}, random = {random}")
     k = min(k, problem.n - 1)
-    predicted = influence.on_loss(test, measure=measure).removal_effect()
+    scores = influence.on_loss(test, measure=measure)
+    predicted = scores.removal_effect()
     top = predicted.abs().topk(k, dim=1).indices
     shuffled = torch.randperm(problem.n, generator=torch.Generator().manual_seed(seed))
     control = shuffled[: min(random, problem.n - 1)]
@@ -128,6 +130,9 @@ def verify(
                     )
     names = ["test row", "train row", "group", "predicted", "actual", "gradient norm"]
     table = pd.DataFrame(lines, columns=names)
+    for column, ids in (("train row", scores.ids), ("test row", scores.test_ids)):
+        if ids is not None:
+            table[column] = ids.take(table[column])
     groups = {group: part for group, part in table.groupby("group") if len(part) >= 2}
     if "top" not in groups:
         raise ValueError("fewer than two refits were finished: nothing to compare")
@@ -216,6 +221,8 @@ def _measure_refits(
     try:
         if refit is None:
             assert isinstance(problem, LinearProblem)
+            if not isinstance(measure, OfParameters):
+                test = problem._test(test)  # once, not per block of refits
             # The first removes nothing: the baseline, by the same code.
             sets = [removed[:0], *removed.split(1)]
             jobs = [sets[start : start + BLOCK] for start in range(0, len(sets), BLOCK)]
