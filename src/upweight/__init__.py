@@ -21,6 +21,7 @@ from .measures import OfParameters, Overall
 from .problem import Problem
 from .scores import Scores
 from .solvers import ConjugateGradient, Exact, LiSSA
+from .uses import explain, flip_set, mislabeled, mismatch
 from .verify import Verification, verify
 
 __version__ = version("upweight")
@@ -52,6 +53,10 @@ __all__ = [
     "SquaredHinge",
     "StaleError",
     "Verification",
+    "explain",
+    "flip_set",
     "from_estimator",
+    "mislabeled",
+    "mismatch",
     "verify",
 ]

@@ -164,6 +164,8 @@ class Influence:
         Raises ValueError for sets that are empty, unknown or everything.
         """
         names, sets = as_sets(groups, self.problem.n)
+        if isinstance(self.problem, LinearProblem) and not isinstance(measure, OfParameters):
+            test = self.problem._test(test)
         first = self._summed(sets, test, measure)
         sizes = torch.tensor([len(rows) for rows in sets])
         found = Removal(names, sizes, first, measure=_name(measure))

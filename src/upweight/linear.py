@@ -29,6 +29,9 @@ from .vectors import Layout
 BLOCK_ELEMENTS = 1 << 21
 """Outputs (rows x classes x vectors) of a block of a product: they stay in cache until its second half reads them."""
 BLOCK_ROWS = 2048
+DENSE_NEWTON = 1000
+"""Up to this many parameters training factorises the Hessian at every step."""
+NEWTON_STEPS = 60
 
 
 class Parts(NamedTuple):
@@ -153,7 +156,7 @@ class LinearProblem(Objective):
         tolerance: float = 1e-9,
         **options: Any,
     ) -> LinearProblem:
-        """Train from zero to a gradient norm of `tolerance`: L-BFGS, then Newton steps with SciPy's CG.
+        """Train from zero to a gradient norm of `tolerance`.
 
         `options` go to the constructor. Raises `NotConvergedError` where the optimum is not reached (separable data
         without a penalty, say).
@@ -164,36 +167,55 @@ class LinearProblem(Objective):
         return start.minimised(tolerance)
 
     def minimised(self, tolerance: float = 1e-9) -> LinearProblem:
-        """This problem at its optimum, starting from theta. Raises `NotConvergedError`."""
+        """This problem at its optimum, starting from theta: Newton steps, for many parameters after L-BFGS.
 
-        def value_and_gradient(theta: np.ndarray) -> tuple[float, np.ndarray]:
-            there = self.at(torch.from_numpy(theta))
-            return there.value(), there.gradient().numpy()
-
-        rough = minimize(
-            value_and_gradient,
-            self.theta.numpy(),
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": 2000, "maxcor": 20, "ftol": 0.0, "gtol": 1e-6},
-        )
-        here = self.at(torch.from_numpy(rough.x))
-        for _ in range(30):
+        Raises `NotConvergedError` where there is no optimum or rounding hides it.
+        """
+        here = self if self.p <= DENSE_NEWTON else self._roughly_minimised()
+        for _ in range(NEWTON_STEPS):
             gradient = here.gradient()
             if float(gradient.norm()) <= tolerance:
                 return here
-            product = here.operator()
-
-            def matvec(v: np.ndarray, product: Operator = product) -> np.ndarray:
-                return product(torch.from_numpy(v.reshape(1, -1)))[0].numpy()
-
-            hessian = LinearOperator((self.p, self.p), matvec=matvec, dtype=np.float64)
-            step, _ = cg(hessian, gradient.numpy(), rtol=1e-5, maxiter=500)
-            here = here.at(here.theta - torch.from_numpy(step))
+            step = here._newton_step(gradient)
+            size, value = 1.0, here.value()
+            while not here.at(here.theta - size * step).value() <= value + 1e-12 * (1 + abs(value)):
+                size /= 2
+                if size < 1e-6:
+                    break
+            here = here.at(here.theta - size * step)
         raise NotConvergedError(
             f"training stopped at gradient norm {float(here.gradient().norm()):.1e}, wanted {tolerance:.0e}; "
             "add a penalty (l2 > 0) or scale the columns of X"
         )
+
+    def _roughly_minimised(self) -> LinearProblem:
+        def value_and_gradient(theta: np.ndarray) -> tuple[float, np.ndarray]:
+            there = self.at(torch.from_numpy(theta))
+            return there.value(), there.gradient().numpy()
+
+        options = {"maxiter": 2000, "maxcor": 20, "ftol": 0.0, "gtol": 1e-6}
+        rough = minimize(value_and_gradient, self.theta.numpy(), jac=True, method="L-BFGS-B", options=options)
+        return self.at(torch.from_numpy(rough.x))
+
+    def _newton_step(self, gradient: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+        """H^-1 times the gradient: by a factorisation of few parameters, else by SciPy's conjugate gradients."""
+        if self.p <= DENSE_NEWTON:
+            H = self.matrix()
+            size = float(H.diagonal().mean())
+            if self.gauge is not None:
+                H.addmm_(self.gauge.T, self.gauge, alpha=size)
+            lower, failed = torch.linalg.cholesky_ex(H)
+            if int(failed):  # singular to rounding: a step that goes nowhere along flat directions
+                H.diagonal().add_(1e-10 * size)
+                lower = torch.linalg.cholesky_ex(H)[0]
+            return torch.cholesky_solve(gradient[:, None], lower)[:, 0]
+        product = self.operator()
+
+        def matvec(v: np.ndarray) -> np.ndarray:
+            return product(torch.from_numpy(v.reshape(1, -1)))[0].numpy()
+
+        hessian = LinearOperator((self.p, self.p), matvec=matvec, dtype=np.float64)
+        return torch.from_numpy(cg(hessian, gradient.numpy(), rtol=1e-5, maxiter=500)[0])
 
     def at(self, theta: Float[Tensor, " p"]) -> LinearProblem:
         """The same problem at other parameters; the data are shared."""

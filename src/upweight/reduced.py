@@ -56,3 +56,11 @@ def reduced_gradients(
         total += problem._backward(block, r)
     factors = torch.tensor([penalty_factor(problem, int(k)) for k in counts], dtype=torch.float64)
     return total / (problem.n - counts.double())[:, None] + problem.l2 * thetas * factors[:, None]
+
+
+def relabelled(problem: LinearProblem, rows: Int[Tensor, " k"], targets: Tensor) -> LinearProblem:
+    """The problem with those encoded targets in place of the rows' own, at the same parameters."""
+    other = problem.at(problem.theta)
+    other.y = problem.y.clone()
+    other.y[rows] = targets.to(problem.y)
+    return other

@@ -86,17 +86,17 @@ class Scores:
 
     def helpful(self, k: int = 10) -> pd.DataFrame:
         """The k training examples whose removal raises the measure most: row id, influence, effect."""
-        return self._table(k, largest=True)
+        return self._extreme(k, largest=True)
 
     def harmful(self, k: int = 10) -> pd.DataFrame:
         """The k training examples whose removal lowers the measure most."""
-        return self._table(k, largest=False)
+        return self._extreme(k, largest=False)
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """The k training examples of largest absolute effect."""
         effect = self._row()
         order = effect.abs().topk(self._count(k)).indices
-        return self._frame(order)
+        return self.table(order)
 
     def _row(self) -> Tensor:
         if len(self) != 1:
@@ -110,10 +110,11 @@ class Scores:
             raise ValueError(f"k must be >= 1, got {k}")
         return min(k, self.values.shape[1])
 
-    def _table(self, k: int, *, largest: bool) -> pd.DataFrame:
-        return self._frame(self._row().topk(self._count(k), largest=largest).indices)
+    def _extreme(self, k: int, *, largest: bool) -> pd.DataFrame:
+        return self.table(self._row().topk(self._count(k), largest=largest).indices)
 
-    def _frame(self, order: Tensor) -> pd.DataFrame:
+    def table(self, order: Tensor) -> pd.DataFrame:
+        """Those columns of the scores of one test row, in that order: influence and effect by training row."""
         rows = order if self.columns is None else self.columns[0][order]
         return pd.DataFrame(
             {"influence": self.values[0][order].numpy(), self._heading: self.effect()[0][order].numpy()},

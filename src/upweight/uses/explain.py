@@ -1,0 +1,114 @@
+"""Why did the model say this: the training examples, and in each of them the columns, that are responsible."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ..influence import Influence
+from ..linear import LinearProblem
+from ..measures import Measure
+from ..scores import Scores
+from ..types import Tensor
+from .names import decided, in_words, is_classifier, label_names
+
+COLUMNS = 3
+"""Columns of X that are named for each training row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """The training rows responsible for one prediction.
+
+    `helpful` and `harmful` have a line per training row: influence, predicted effect of its removal (positive = the
+    measure would rise), its label, and for linear models the columns x_j whose shares x_j I_pert,j of the influence are
+    the largest. `prediction` and `label` are the model's and the given class of the test row, for linear classifiers.
+    """
+
+    scores: Scores
+    helpful: pd.DataFrame
+    harmful: pd.DataFrame
+    prediction: Any = None
+    label: Any = None
+    relative: bool = False
+
+    @property
+    def question(self) -> str:
+        """What is explained, in one sentence."""
+        ranking = "effect relative to the row's own pull (relative influence)" if self.relative else "effect"
+        said = (
+            ""
+            if self.prediction is None
+            else f"The model says {self.prediction!r}, the label is {self.label!r}. "
+        )
+        return f"{said}Training rows by {ranking} on the {self.scores.measure}."
+
+    def __repr__(self) -> str:
+        tables = f"Helpful\n{self.helpful.to_string()}\nHarmful\n{self.harmful.to_string()}"
+        return "\n".join([self.question, self.scores.sign, self.scores.verdict, tables])
+
+    def _repr_html_(self) -> str:
+        words = "".join(f"<p>{part}</p>" for part in (self.question, self.scores.sign, self.scores.verdict))
+        return f"{words}<h4>Helpful</h4>{self.helpful.to_html()}<h4>Harmful</h4>{self.harmful.to_html()}"
+
+
+def explain(
+    influence: Influence, test: Any, *, k: int = 10, relative: bool = False, measure: Measure | None = None
+) -> Explanation:
+    """The k most helpful and the k most harmful training rows of one prediction, and the columns responsible.
+
+    `test` is a batch of one example. `relative=True` ranks by I(z, z_test) / sqrt(self-influence of z), so that rows
+    that move every prediction (outliers) do not fill every list (RelatIF: Barshan et al., 2020).
+    Raises ValueError for more than one test row or k < 1.
+
+    >>> import torch
+    >>> from upweight import LinearProblem, Squared
+    >>> X, y = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1.0, 2.0, 4.0])
+    >>> influence = Influence(LinearProblem.fit(X, y, loss=Squared(), l2=0.1))
+    >>> explain(influence, (X[:1], y[:1]), k=1).helpful["because of"].tolist()
+    ['column 0 -100%']
+    """
+    if k < 1:
+        raise ValueError(f"k must be >= 1, got {k}")
+    problem = influence.problem
+    if isinstance(problem, LinearProblem):
+        test = problem._test(test)
+    scores = influence.on_loss(test, measure=measure)
+    if len(scores) != 1:
+        raise ValueError(f"explain answers for one test row, got {len(scores)}; pass them one by one")
+    weight = torch.ones(problem.n, dtype=torch.float64)
+    if relative:
+        weight = influence.on_self().values[0].abs().clamp(min=1e-300).rsqrt()
+    order = (scores.effect()[0] * weight).sort(descending=True).indices
+    k = min(k, problem.n)
+    tables = []
+    for rows in (order[:k], order.flip(0)[:k]):
+        table = scores.table(rows)
+        if relative:
+            table.insert(1, "relative influence", (scores.values[0] * weight)[rows].numpy())
+        if isinstance(problem, LinearProblem):
+            table["label"] = label_names(problem, problem.y[rows])
+            table["because of"] = _because(influence, rows, test, measure, scores.values[0, rows])
+        tables.append(table)
+    prediction = label = None
+    if is_classifier(problem):
+        assert isinstance(problem, LinearProblem)
+        outputs = problem._outputs(test[0], problem.theta)
+        prediction = label_names(problem, decided(outputs))[0]
+        label = label_names(problem, problem._encode(test[1], 1))[0]
+    return Explanation(scores, *tables, prediction=prediction, label=label, relative=relative)
+
+
+def _because(
+    influence: Influence, rows: Tensor, test: Any, measure: Measure | None, values: Tensor
+) -> list[str]:
+    """x_j I_pert,j / I of each row (Sec. 5.3), its largest columns in words."""
+    problem = influence.problem
+    assert isinstance(problem, LinearProblem)
+    batch = problem.train_batch(rows)
+    x = batch[0].block(slice(None), torch.float64).dense()
+    shares = influence.on_inputs(batch, test, measure=measure)[0] * x / values[:, None]
+    return [in_words(problem, row.nan_to_num(0.0), COLUMNS) for row in shares]

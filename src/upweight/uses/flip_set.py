@@ -1,0 +1,165 @@
+"""The smallest set of training rows whose removal, or relabelling, changes a prediction (Sec. 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+
+from ..influence import Influence
+from ..linear import LinearProblem
+from ..progress import track
+from ..reduced import relabelled, without
+from ..solvers import Exact
+from ..types import Tensor
+from .names import decided, is_classifier, label_names, row_names
+
+
+@dataclass(frozen=True, eq=False)
+class FlipSet:
+    """Training rows whose removal or relabelling flips the prediction, as retraining confirmed.
+
+    `rows` are row numbers (None if no set was found) and `names` their ids. Without the last of them the model still
+    says `before`. `refits` counts retrainings.
+    """
+
+    rows: Int[Tensor, " k"] | None
+    names: pd.Index
+    edit: str
+    before: Any
+    after: Any
+    refits: int
+
+    def __repr__(self) -> str:
+        if self.rows is None:
+            return f"No set found whose being {self.edit} changes the prediction {self.before!r} ({self.refits} refits)"
+        return (
+            f"{len(self.rows)} training rows {self.edit} change the prediction from {self.before!r} to "
+            f"{self.after!r} (confirmed by retraining; {self.refits} refits): {self.names.tolist()[:20]}"
+        )
+
+
+def flip_set(influence: Influence, test: Any, *, relabel: bool = False, most: int | None = None) -> FlipSet:
+    """Search a small set of training rows whose removal (or relabelling to the rival class) flips one prediction.
+
+    Greedy and adaptive: rows are taken in the order of their predicted effect on the margin, half of those that seem
+    needed at a time, then the model is retrained and influence computed anew. Once flipped, bisection over that order
+    finds the shortest part of it that still flips, each length judged by retraining. No smaller set is excluded.
+    `most` (default half of the rows) limits its size. For linear classifiers; raises TypeError for others and
+    ValueError for more than one test row.
+
+    >>> import torch
+    >>> from upweight import LinearProblem, Logistic
+    >>> X = torch.tensor([[1.0], [1.0], [1.0], [-1.0], [-1.0]]).double()
+    >>> problem = LinearProblem.fit(X, torch.tensor([1, 1, 0, 0, 0]), loss=Logistic(), l2=0.1)
+    >>> len(flip_set(Influence(problem), (X[:1], [1]), relabel=True).rows)
+    2
+    """
+    problem = influence.problem
+    if not (isinstance(problem, LinearProblem) and is_classifier(problem)):
+        raise TypeError("flip_set is for linear classifiers: it retrains many times")
+    batch = problem._test(test)
+    if batch[0].shape[0] != 1:
+        raise ValueError(f"flip_set answers for one test row, got {batch[0].shape[0]}")
+    search = Search(problem, batch, relabel)
+    chosen = search.greedy(min(most or problem.n // 2, problem.n - 1))
+    if chosen is not None:
+        chosen = search.shortest(chosen)
+    edit = "relabelled" if relabel else "removed"
+    final = problem if chosen is None else search.retrained(chosen)
+    names = row_names(problem, torch.empty(0, dtype=torch.long) if chosen is None else chosen)
+    before, after = (label_names(problem, decided(search.outputs(p)))[0] for p in (problem, final))
+    return FlipSet(chosen, names, edit, before, after, search.refits)
+
+
+class Search:
+    """One search: the problem, the test row, what is done to rows, and how often it was retrained."""
+
+    def __init__(self, problem: LinearProblem, batch: Any, relabel: bool) -> None:
+        self.problem, self.batch, self.relabel = problem, batch, relabel
+        self.said = decided(self.outputs(problem))
+        self.refits = 0
+
+    def outputs(self, problem: LinearProblem) -> Float[Tensor, "1 c"]:
+        """The outputs of the test row."""
+        return problem._outputs(self.batch[0], problem.theta)
+
+    def margin(self, outputs: Float[Tensor, "b c"], targets: Any = None) -> Float[Tensor, " b"]:
+        """What the prediction is ahead of its strongest rival; negative = flipped."""
+        if outputs.shape[1] == 1:
+            return outputs[:, 0] * self.said
+        own = self.said.expand(len(outputs))[:, None]
+        rivals = outputs.scatter(1, own, float("-inf"))
+        return outputs.gather(1, own)[:, 0] - rivals.amax(1)
+
+    def flipped(self, problem: LinearProblem) -> bool:
+        """Whether the model says something else now."""
+        return bool(self.margin(self.outputs(problem)) < 0)
+
+    def retrained(self, rows: Tensor) -> LinearProblem:
+        """Trained with those rows removed or relabelled, from the original parameters."""
+        self.refits += 1
+        return self.edited(self.problem, rows).minimised(1e-8)
+
+    def edited(self, problem: LinearProblem, rows: Tensor) -> LinearProblem:
+        """With those rows removed or given the rival's label."""
+        if not self.relabel:
+            return without(problem, rows)
+        return relabelled(problem, rows, self.rival(problem).expand(len(rows)))
+
+    def rival(self, problem: LinearProblem) -> Tensor:
+        """The label that rows are given: the other one, or the strongest rival's."""
+        outputs = self.outputs(problem)
+        if outputs.shape[1] == 1:
+            return -self.said
+        return outputs.scatter(1, self.said[:, None], float("-inf")).argmax(1)
+
+    def effects(self, here: LinearProblem) -> Float[Tensor, " n"]:
+        """The predicted change of the margin if each row of `here` is edited as well."""
+        influence = Influence(here, solver=Exact())
+        found = influence.on_loss(self.batch, measure=self.margin)
+        if not self.relabel:
+            return found.removal_effect()[0]
+        every = torch.arange(here.n)
+        # The gradients with the rival's label, under the curvature of the model as it is.
+        solved = influence.solve(here.test_gradients(self.batch, self.margin)).value
+        other = relabelled(here, every, self.rival(here).expand(here.n))
+        changed = torch.cat([part for _, part in other.products(solved)], dim=1)[0]
+        return -(found.values[0] + changed) / here.n
+
+    def greedy(self, most: int) -> Tensor | None:
+        """Rows in the order they were taken, which together flip the prediction, or None."""
+        chosen = torch.empty(0, dtype=torch.long)
+        here = self.problem
+        for _ in track(range(most), "searching a flip set", None):
+            free = torch.ones(self.problem.n, dtype=torch.bool)
+            free[chosen] = False
+            effect = torch.full((self.problem.n,), torch.inf, dtype=torch.float64)
+            current = self.effects(here)
+            effect[free] = current[free] if self.relabel else current
+            order = effect.argsort()
+            useful = int((effect < 0).sum())
+            if not useful or len(chosen) >= most:
+                return None
+            ahead = float(self.margin(self.outputs(here)))
+            enough = int((effect[order][:useful].cumsum(0) > -ahead).sum()) + 1
+            take = max(1, min(enough // 2, useful, most - len(chosen)))
+            chosen = torch.cat([chosen, order[:take]])
+            here = self.retrained(chosen)
+            if self.flipped(here):
+                return chosen
+        return None
+
+    def shortest(self, chosen: Tensor) -> Tensor:
+        """The shortest part of that order that flips, by bisection."""
+        low, high = 0, len(chosen)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.flipped(self.retrained(chosen[:middle])):
+                high = middle
+            else:
+                low = middle
+        return chosen[:high]

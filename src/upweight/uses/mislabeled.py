@@ -1,0 +1,100 @@
+"""Which training labels are wrong (Sec. 5.4): the order in which to look at them, the label to propose, the gain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from ..influence import Influence
+from ..linear import LinearProblem
+from ..types import Tensor
+from .names import decided, is_classifier, label_names, row_names
+
+
+@dataclass(frozen=True, eq=False)
+class Suspects:
+    """All training rows, the most suspicious first.
+
+    `table` has a line per training row: for linear models its label, the label that the model proposes without having
+    seen the row, the loss without the row (by which they are ranked: the approximate leave-one-out loss), the loss
+    with it, self-influence, leverage; `gain` is the predicted fall of the mean validation loss if the proposed label
+    is taken, where validation data were given. For other models rows are ranked by self-influence.
+    """
+
+    table: pd.DataFrame
+    ranked_by: str
+
+    def review(self, share: float = 0.1) -> pd.DataFrame:
+        """The first share of the rows."""
+        if not 0 < share <= 1:
+            raise ValueError(f"share must lie above 0 and up to 1, got {share}")
+        return self.table.head(max(1, round(share * len(self.table))))
+
+    def __repr__(self) -> str:
+        head = f"{len(self.table)} training rows, the most suspicious first (by {self.ranked_by})"
+        return f"{head}\n{self.table.head(10).to_string()}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>The most suspicious labels first, by {self.ranked_by}.</p>{self.table.head(25).to_html()}"
+
+
+def mislabeled(influence: Influence, *, validation: Any = None, gain_of: int = 100) -> Suspects:
+    """Rank the training rows by how little their own label is supported by all the others.
+
+    With `validation` (a batch) the predicted gain of relabelling is given for the first `gain_of` rows (Eq. 3).
+    Raises ValueError where a gain is asked of a model that is no linear classifier.
+
+    >>> import torch
+    >>> from upweight import LinearProblem, Logistic
+    >>> X = torch.linspace(-3, 3, 12, dtype=torch.float64)[:, None]
+    >>> y = (X[:, 0] > 0).long()
+    >>> y[1] = 1
+    >>> suspects = mislabeled(Influence(LinearProblem.fit(X, y, loss=Logistic(), l2=0.01)))
+    >>> suspects.table.index[0].item(), suspects.table["proposed label"].iloc[0]
+    (1, -1.0)
+    """
+    problem = influence.problem
+    if validation is not None and not is_classifier(problem):
+        raise ValueError("the gain of a relabelling is for linear classifiers: leave `validation` out")
+    if not isinstance(problem, LinearProblem):
+        suspicion = -influence.on_self().values[0]
+        columns: dict[str, Any] = {"self-influence": suspicion, "loss": problem.train_losses().double()}
+        return Suspects(_sorted(influence, suspicion, columns), "self-influence")
+    alone = influence.leave_one_out()
+    columns = {}
+    if is_classifier(problem):
+        proposed = decided(alone.outputs)
+        columns["label"] = label_names(problem, problem.y)
+        columns["proposed label"] = label_names(problem, proposed)
+    columns |= {
+        "loss without the row": alone.loss,
+        "loss": problem.train_losses(),
+        "self-influence": -influence.on_self().values[0],
+        "leverage": alone.leverage,
+    }
+    table = _sorted(influence, alone.loss, columns)
+    if validation is not None:
+        first = alone.loss.sort(descending=True).indices[:gain_of]
+        gain = torch.full((problem.n,), torch.nan, dtype=torch.float64)
+        gain[: len(first)] = _gain(influence, first, proposed[first], validation)
+        table["gain"] = gain.numpy()
+    return Suspects(table, "their loss in a model that has not seen them")
+
+
+def _sorted(influence: Influence, suspicion: Float[Tensor, " n"], columns: dict[str, Any]) -> pd.DataFrame:
+    order = suspicion.sort(descending=True, stable=True).indices
+    table = pd.DataFrame({name: values[order.numpy()] for name, values in columns.items()})
+    return table.set_axis(row_names(influence.problem, order))
+
+
+def _gain(influence: Influence, rows: Tensor, proposed: Tensor, validation: Any) -> Float[Tensor, " b"]:
+    """The predicted fall of the mean validation loss if each row had its proposed label (Eq. 3)."""
+    problem = influence.problem
+    assert isinstance(problem, LinearProblem)
+    before = problem.train_batch(rows)
+    change = influence.of_change(before, (before[0], proposed), validation).effect().mean(0)
+    return -change * problem.weights[rows]

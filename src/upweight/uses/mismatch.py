@@ -1,0 +1,86 @@
+"""Which group of training rows drives the errors of a slice of the test data (Sec. 5.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ..influence import Influence
+from ..linear import LinearProblem
+from ..removal import as_sets
+from ..types import Tensor
+from .names import feature_name
+
+FEATURES = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Mismatch:
+    """What each group of training rows does to a slice of the test data.
+
+    `groups` has a line per group, the one that harms the slice most first: its size, the predicted change of the
+    slice's mean loss if it were removed (negative = it harms), in all and per row. `features` are, for that first
+    group, the columns by their share x_j I_pert,j of its influence (empty for models that are not linear).
+    """
+
+    groups: pd.DataFrame
+    features: pd.DataFrame
+
+    def __repr__(self) -> str:
+        worst = self.groups.index[0]
+        head = (
+            "Predicted change of the slice's mean loss if a group of rows were removed (negative = it harms)"
+        )
+        return (
+            f"{head}\n{self.groups.head(10).to_string()}\nColumns responsible in group {worst!r}\n"
+            f"{self.features.to_string(index=False)}"
+        )
+
+
+def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
+    """Attribute the loss on a slice of test rows to groups of training rows.
+
+    `by` names the groups as `Influence.of_removal` takes them: a column (n,) of labels, or a mapping of names to rows.
+    Effects are those of the set's Newton step for linear models, of first order for others.
+
+    >>> import torch
+    >>> from upweight import LinearProblem, Squared
+    >>> X, y = torch.ones(4, 1), torch.tensor([1.0, 1.0, 1.0, 9.0])
+    >>> influence = Influence(LinearProblem.fit(X, y, loss=Squared(), l2=0.01))
+    >>> mismatch(influence, (X[:1], y[:1]), by=["a", "a", "b", "c"]).groups.index[0]
+    'c'
+    """
+    problem = influence.problem
+    if isinstance(problem, LinearProblem):
+        test = problem._test(test)
+    found = influence.of_removal(by, test)
+    effect = (found.first_order if found.newton is None else found.newton).mean(0)
+    groups = pd.DataFrame(
+        {
+            "size": found.sizes.numpy(),
+            "effect of removal": effect.numpy(),
+            "per row": (effect / found.sizes).numpy(),
+            "first order": found.first_order.mean(0).numpy(),
+        },
+        index=found.groups,
+    ).sort_values("effect of removal", kind="stable")
+    worst = as_sets(by, problem.n)[1][int(effect.argmin())]
+    return Mismatch(groups, _features(influence, worst, test))
+
+
+def _features(influence: Influence, rows: Tensor, test: Any) -> pd.DataFrame:
+    """x_j I_pert,j of the mean loss, summed over the group: which columns carry its influence."""
+    problem = influence.problem
+    if not isinstance(problem, LinearProblem):
+        return pd.DataFrame(columns=["feature", "share"])
+    solved = influence.solve(problem.test_gradients(test)).value.mean(0, keepdim=True)
+    batch = problem.train_batch(rows)
+    x = batch[0].block(slice(None), torch.float64).dense()
+    parts = (-problem.input_gradients(batch, solved)[0] * x).sum(0)
+    total = -(problem.train_gradients(rows) @ solved[0]).sum()
+    order = parts.abs().topk(min(FEATURES, problem.d)).indices
+    names = [feature_name(problem, j) for j in order.tolist()]
+    return pd.DataFrame({"feature": names, "share": (parts / total)[order].numpy()})
