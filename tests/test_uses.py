@@ -164,9 +164,8 @@ def test_the_group_with_other_labels_drives_the_errors() -> None:
     children = torch.as_tensor((column == "children").nonzero()[0])
     refit = without(problem, children).minimised(1e-10)
     actual = float((refit.evaluate(slice_) - problem.evaluate(slice_)).mean())
-    # Twelve rows that contradict all others: no small change, and the Newton step sees more of it than first order.
-    newton, first = found.groups["effect of removal"].iloc[0], found.groups["first order"].iloc[0]
-    assert actual < newton < first < 0
+    # Twelve rows that contradict all others: no small change, so one Newton step sees the most of it, not all.
+    assert 0.5 < found.groups["effect of removal"].iloc[0] / actual < 1.0
     assert found.features["feature"].iloc[0] == "column 0"
     assert "children" in repr(found)
 

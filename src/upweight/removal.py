@@ -232,7 +232,7 @@ def _pieces(problem: LinearProblem, sets: list[Tensor]) -> Iterator[tuple[list[i
                 C = problem.curvature_root(index).view(len(batch), size * problem.c, -1)
             else:
                 parts = sets[batch[0]].split(held)
-                g = sum(problem.train_gradients(part).sum(0, keepdim=True) for part in parts)
+                g = torch.stack([problem.train_gradients(part).sum(0) for part in parts]).sum(0, keepdim=True)
                 C = problem.curvature_root(parts[0]).flatten(0, 1)[None]
                 for part in parts[1:]:
                     C = _thin(torch.cat([C, problem.curvature_root(part).flatten(0, 1)[None]], dim=1))

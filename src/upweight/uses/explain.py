@@ -99,7 +99,7 @@ def explain(
         outputs = problem._outputs(test[0], problem.theta)
         prediction = label_names(problem, decided(outputs))[0]
         label = label_names(problem, problem._encode(test[1], 1))[0]
-    return Explanation(scores, *tables, prediction=prediction, label=label, relative=relative)
+    return Explanation(scores, tables[0], tables[1], prediction=prediction, label=label, relative=relative)
 
 
 def _because(
