@@ -10,31 +10,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from data import digits
 from matplotlib.figure import Figure
 
 import upweight as uw
 
 L2 = 0.01
-
-
-def load(small: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Train images and labels, test images and labels; the paper trains on rows 5,000 to 59,999."""
-    if small:
-        raw = np.load(str(files("upweight") / "data" / "mnist_small.npz"))
-    else:
-        raw = np.load(Path(os.environ["UPWEIGHT_DATA_DIR"]) / "mnist.npz")
-    first = 0 if small else 5000
-    images = [torch.from_numpy(raw[name]).reshape(-1, 784).float() / 255 for name in ("x_train", "x_test")]
-    labels = [torch.from_numpy(raw[name]).long() for name in ("y_train", "y_test")]
-    return images[0][first:], labels[0][first:], images[1], labels[1]
 
 
 def train(X: torch.Tensor, y: torch.Tensor, folder: Path) -> uw.LinearProblem:
@@ -137,7 +124,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("experiments/out"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    X, y, X_test, y_test = load(options.small)
+    X, y, X_test, y_test = digits(options.small)
     problem = train(X, y, options.out)
     print(
         f"n = {problem.n}, p = {problem.p}, gradient norm {float(problem.gradient().norm()):.1e}", flush=True
