@@ -67,7 +67,16 @@ class DualFactor(Factor):
         lower, failed = torch.linalg.cholesky_ex(schur)
         if int(failed):
             raise indefinite(float(torch.linalg.eigvalsh(schur)[0]))
-        self.schur = lower
+        self.schur, self.free = lower, free
+
+    def hat(self) -> Float[Tensor, " r"]:
+        """The leverages u A^-1 u^T of the rows u of the root, at the price of one inverse of the dual matrix M^-1.
+
+        Kept entries give 1 - M_ii; what the bare ones F add is (M F) S^-1 (M F)^T, S their Schur complement.
+        """
+        M = torch.cholesky_inverse(self.dual)
+        bare = torch.linalg.solve_triangular(self.schur, (M @ self.free).T, upper=False)
+        return 1 - M.diagonal() + bare.square().sum(0)
 
     def _kept_inverse(self, rows: Tensor) -> Tensor:
         scaled = rows / self.D
