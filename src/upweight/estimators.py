@@ -388,7 +388,7 @@ def _approximated(change: float, rank: int | None) -> tuple[str, ...]:
     if change > HOPELESS:
         raise ValueError(f"{note}: that is another model; raise rank or leave it out")
     if change > VISIBLE:
-        warnings.warn(f"{note}; raise rank for closer answers", ApproximationWarning, stacklevel=5)
+        warnings.warn(f"{note}; raise rank for closer answers", ApproximationWarning, stacklevel=4)
     return (note,)
 
 
