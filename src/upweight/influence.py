@@ -132,16 +132,24 @@ class Influence:
         values, columns = _keep_extremes(parts, top)
         return self._scores(values, solution, test, measure, self.problem.train_index, columns=columns)
 
-    def of_change(self, before: Any, after: Any, test: Any, *, measure: Measure | None = None) -> Scores:
+    def of_change(
+        self, before: Any, after: Any, test: Any, *, measure: Measure | None = None, corrected: bool = False
+    ) -> Scores:
         """I(z_delta) - I(z) of replacing training examples `before` (b) by `after` (b), on each test example (Eq. 3).
 
         Any replacement: edited input, other label. The predicted change of the measure is `effect()` = +1/n of it.
+        `corrected=True` solves for the changes as well and adds t . (v - A s), the dual-weighted residual: the error of
+        a loose solve then is the *product* of the two residuals (B4).
         """
         old, new = self.problem.gradients_as_train(before), self.problem.gradients_as_train(after)
         if old.shape != new.shape:
             raise ValueError(f"`before` has {len(old)} examples, `after` has {len(new)}")
-        solution = self.solve(self.problem.test_gradients(test, measure))
+        v = self.problem.test_gradients(test, measure)
+        solution = self.solve(v)
         values = -(solution.value @ (new - old).T).double()
+        if corrected:
+            left = v - self.settings.curvature.operator()(solution.value)
+            values -= (left @ self.solve(new - old).value.T).double()
         return self._scores(values, solution, test, measure, batch_index(before), edit="replaced")
 
     def on_inputs(self, batch: Any, test: Any, *, measure: Measure | None = None) -> Float[Tensor, "m b *x"]:
