@@ -19,7 +19,7 @@ LEVELS = (
     {"vectors", "rows", "design", "terms"},
     {"losses", "measures", "derivatives"},
     {"objective"},
-    {"problem", "linear", "reduced", "kernels", "estimators"},
+    {"problem", "linear", "reduced", "kernels", "readers", "optimum", "estimators"},
     {"checks", "distributed"},
     {"factor", "curvature", "ekfac"},
     {"solvers"},

@@ -415,8 +415,8 @@ def test_influence_needs_a_problem(bad):
 def test_corrected_change_errs_by_the_product_of_the_residuals() -> None:
     case = BY_NAME["softmax total intercept"]
     before, after = (case.dense[:6], case.y[:6]), (case.dense[6:12], case.y[6:12])
-    exact = uw.Influence(case.problem, solver=uw.Exact()).of_change(before, after, case.test).values
-    loose = uw.Influence(case.problem, solver=uw.ConjugateGradient(rtol=0.02))
+    exact = Influence(case.problem, solver=Exact()).of_change(before, after, case.test).values
+    loose = Influence(case.problem, solver=ConjugateGradient(rtol=0.02))
     plain = loose.of_change(before, after, case.test).values
     corrected = loose.of_change(before, after, case.test, corrected=True).values
     error = [float((found - exact).norm() / exact.norm()) for found in (plain, corrected)]

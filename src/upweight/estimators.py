@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,23 +11,13 @@ import pandas as pd
 import torch
 from scipy import sparse
 
-from .errors import ApproximationWarning, NotStationaryWarning
-from .kernels import LARGE, FeatureMap, Kernel
+from .kernels import FeatureMap
 from .linear import LinearProblem
-from .losses import LinearLoss, Logistic, MarginLoss, SmoothHinge, Softmax, Squared, SquaredHinge, signs
-from .measures import margin
+from .losses import MarginLoss, SmoothHinge, Squared
+from .optimum import check_identified, check_separable, finished
+from .readers import Reading, reader_of
 from .terms import Terms, batch_index
 from .types import Keep
-
-NULL = 1e-12
-"""Columns of length 1 are dependent where their Gram matrix has an eigenvalue below this, times their number."""
-GRAM = 3000
-"""Up to this many unpenalised columns their dependence is looked for before anything is solved."""
-CURE = "drop columns, or fit with a penalty"
-ELEMENTS = 1 << 22
-"""Numbers of X that are looked at densely at once."""
-VISIBLE, HOPELESS = 0.01, 0.5
-"""Changes of an SVC's decision function (its margin is 1) that are warned of, and refused."""
 
 
 def from_estimator(
@@ -76,7 +63,7 @@ def from_estimator(
     model, transform = _unwrap(estimator)
     inputs = Inputs(estimator, transform)
     features = inputs(X)
-    reading = _reader(model)(model, features, smoothing, rank)
+    reading = reader_of(model)(model, features, smoothing, rank)
     phi = reading.phi
     if phi is not None:
         inputs, features = replace(inputs, phi=phi), phi(features)
@@ -106,7 +93,7 @@ def from_estimator(
     )
     check_identified(problem)
     check_separable(problem)
-    return _finished(problem, polish=polish)
+    return finished(problem, polish=polish)
 
 
 # -- which estimator, and what it is fed -----------------------------------------------------------------------------
@@ -125,22 +112,9 @@ def _unwrap(estimator: Any) -> tuple[Any, Any]:
         transform = estimator[:-1] if len(estimator.steps) > 1 else None
         if isinstance(model, Pipeline):
             raise TypeError("a Pipeline that ends in a Pipeline is not supported; make it one list of steps")
-    _reader(model)
+    reader_of(model)
     check_is_fitted(model)
     return model, transform
-
-
-def _reader(model: Any) -> Reader:
-    for kind in type(model).__mro__:
-        if kind.__module__.partition(".")[0] == "sklearn" and kind.__name__ in REFUSED:
-            raise TypeError(f"{type(model).__name__} is not supported: {REFUSED[kind.__name__]}")
-        if kind.__module__.partition(".")[0] == "sklearn" and kind.__name__ in READERS:
-            return READERS[kind.__name__]
-    raise TypeError(
-        f"{type(model).__name__} is not supported: influence needs a smooth objective in a vector of parameters, and "
-        f"from_estimator knows those of {', '.join(READERS)} and of a Pipeline ending in one of them; describe other "
-        "linear models with LinearProblem and other differentiable ones with Problem"
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,207 +204,6 @@ def _notes(model: Any, transform: Any, reading: Reading) -> tuple[str, ...]:
     return tuple(notes)
 
 
-# -- what each estimator minimised -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """What an estimator minimised, in the words of `LinearProblem`."""
-
-    coef: np.ndarray
-    intercept: np.ndarray | None
-    loss: LinearLoss
-    l2: Any
-    keep: Keep
-    l2_intercept: float = 0.0
-    counts_weights: bool = False
-    """Whether "balanced" counts examples by their sample weights."""
-    phi: FeatureMap | None = None
-    """The features that the model is linear in, where they are not its inputs."""
-    notes: tuple[str, ...] = ()
-
-
-def _coef(model: Any) -> np.ndarray:
-    coef = model.coef_.toarray() if sparse.issparse(model.coef_) else np.asarray(model.coef_)
-    return coef.reshape(1, -1) if coef.ndim == 1 else coef
-
-
-def _intercept(model: Any, outputs: int) -> np.ndarray | None:
-    if not model.fit_intercept:
-        return None
-    return np.broadcast_to(np.asarray(model.intercept_, dtype=np.float64).ravel(), (outputs,)).copy()
-
-
-def _refuse_penalty(model: Any, name: str, instead: str) -> None:
-    raise ValueError(
-        f"{type(model).__name__} with an {name} penalty is not supported: it has a kink at zero, where the optimum "
-        f"sits, so that no Hessian describes a refit; use {instead}"
-    )
-
-
-def _logistic(model: Any, X: Any, smoothing: float, rank: int | None) -> Reading:
-    penalty = getattr(model, "penalty", "deprecated")
-    share = {"l1": 1.0, "elasticnet": model.l1_ratio, "deprecated": model.l1_ratio}.get(penalty)
-    if share:
-        _refuse_penalty(model, "l1" if share == 1 else "elasticnet", "the l2 penalty")
-    coef, liblinear = _coef(model), model.solver == "liblinear"
-    scheme = getattr(model, "multi_class", "auto")  # gone since scikit-learn 1.8
-    if scheme == "multinomial" and len(coef) == 1 and not liblinear:
-        raise ValueError(
-            'multi_class="multinomial" with two classes penalises its coefficients twice; leave multi_class out'
-        )
-    l2 = 0.0 if penalty in (None, "none") or math.isinf(model.C) else 1 / (model.C * X.shape[0])
-    separate = len(coef) == 1 or liblinear or scheme == "ovr"
-    return Reading(
-        coef,
-        _intercept(model, len(coef)),
-        Logistic() if separate else Softmax(),
-        l2,
-        "total",
-        l2_intercept=_liblinear_intercept(model, l2) if liblinear else 0.0,
-        counts_weights=True,
-    )
-
-
-def _linear_svc(model: Any, X: Any, smoothing: float, rank: int | None) -> Reading:
-    if model.penalty != "l2":
-        _refuse_penalty(model, model.penalty, 'penalty="l2"')
-    if model.multi_class != "ovr":
-        raise ValueError(
-            f'multi_class={model.multi_class!r} trains all classes with one loss of another kind; use "ovr"'
-        )
-    coef, l2 = _coef(model), 1 / (model.C * X.shape[0])
-    return Reading(
-        coef,
-        _intercept(model, len(coef)),
-        SmoothHinge(smoothing) if model.loss == "hinge" else SquaredHinge(),
-        l2,
-        "total",
-        l2_intercept=_liblinear_intercept(model, l2),
-        counts_weights=True,
-    )
-
-
-def _liblinear_intercept(model: Any, l2: float) -> float:
-    # liblinear appends a column of `intercept_scaling` and penalises its weight, b / intercept_scaling, like any other.
-    return l2 / model.intercept_scaling**2 if model.fit_intercept else 0.0
-
-
-def _sgd(model: Any, X: Any, smoothing: float, rank: int | None) -> Reading:
-    losses = {"hinge": SmoothHinge(smoothing), "squared_hinge": SquaredHinge(), "log_loss": Logistic()}
-    if model.loss not in losses:
-        raise ValueError(f"loss={model.loss!r} is not supported; use one of {', '.join(losses)}")
-    if model.penalty not in ("l2", None):
-        _refuse_penalty(model, model.penalty, 'penalty="l2"')
-    if model.early_stopping:
-        raise ValueError(
-            "early_stopping=True trains on a part of the data that is not recorded; use early_stopping=False"
-        )
-    coef = _coef(model)
-    l2 = 0.0 if model.penalty is None else model.alpha
-    return Reading(coef, _intercept(model, len(coef)), losses[model.loss], l2, "mean")
-
-
-def _least_squares(model: Any, X: Any, smoothing: float, rank: int | None) -> Reading:
-    if model.positive:
-        raise ValueError("positive=True is not supported: coefficients at the bound do not follow a Hessian")
-    coef = _coef(model)
-    intercept = _intercept(model, len(coef))
-    alpha = np.asarray(getattr(model, "alpha", 0.0), dtype=np.float64).ravel()  # LinearRegression has none
-    l2 = np.broadcast_to(alpha / X.shape[0], (len(coef),)).repeat(coef.shape[1])
-    if intercept is not None:
-        l2 = np.concatenate([l2, np.zeros(len(coef))])
-    return Reading(coef, intercept, Squared(), l2, "total")
-
-
-def _svc(model: Any, X: Any, smoothing: float, rank: int | None) -> Reading:
-    if len(model.classes_) != 2:
-        raise ValueError(
-            f"SVC with {len(model.classes_)} classes trains a model for every pair of them (one against one), with no "
-            "objective in common; use LinearSVC (one against the rest), or an SVC on two of the classes"
-        )
-    n = X.shape[0]
-    if model.shape_fit_[0] != n:
-        raise ValueError(f"X has {n} examples, the SVC was fitted on {model.shape_fit_[0]}")
-    loss, l2 = SmoothHinge(smoothing), 1 / (model.C * n)
-    if model.kernel == "linear":
-        return Reading(_coef(model), model.intercept_, loss, l2, "total")
-    phi = FeatureMap.of(_kernel(model), X, rank=rank, large=n if model.kernel == "precomputed" else LARGE)
-    features = phi(X)
-    dual = model.dual_coef_.toarray() if sparse.issparse(model.dual_coef_) else model.dual_coef_
-    coef = dual @ features[model.support_]
-    change = np.abs(features @ coef[0] + model.intercept_[0] - model.decision_function(X)).max()
-    notes = ("the kernel and its gamma are held fixed", *_approximated(float(change), rank))
-    return Reading(coef, model.intercept_, loss, l2, "total", phi=phi, notes=notes)
-
-
-def _kernel(model: Any) -> Kernel:
-    if callable(model.kernel):
-        return lambda A, B: np.asarray(model.kernel(A, B))
-    if model.kernel == "precomputed":  # a point is its row of kernel values with the training points
-        return lambda A, B: A
-    from sklearn.metrics.pairwise import pairwise_kernels
-
-    # What fit made of gamma="scale" or "auto" is kept in `_gamma` alone.
-    settings = {"gamma": model._gamma, "degree": model.degree, "coef0": model.coef0}
-    return lambda A, B: pairwise_kernels(A, B, metric=model.kernel, filter_params=True, **settings)
-
-
-def _approximated(change: float, rank: int | None) -> tuple[str, ...]:
-    """How far the decision function in features is from the estimator's, in words; refused or warned of where far."""
-    if rank is None:
-        if change > 1e-5:
-            raise ValueError(
-                f"X is not what the SVC was fitted on: its decision function there is off by {change:.1e}"
-            )
-        return ()
-    note = f"rank={rank} changes the decision function at training points by up to {change:.1e} (the margin is 1)"
-    if change > HOPELESS:
-        raise ValueError(f"{note}: that is another model; raise rank or leave it out")
-    if change > VISIBLE:
-        warnings.warn(f"{note}; raise rank for closer answers", ApproximationWarning, stacklevel=4)
-    return (note,)
-
-
-Reader = Callable[[Any, Any, float, int | None], Reading]
-
-READERS: dict[str, Reader] = {
-    "LogisticRegression": _logistic,
-    "LinearSVC": _linear_svc,
-    "SGDClassifier": _sgd,
-    "LinearRegression": _least_squares,
-    "Ridge": _least_squares,
-    "SVC": _svc,
-}
-"""By the name of scikit-learn's class, so that none of them need be imported."""
-
-_REGRESSION = "its loss has kinks or is not a likelihood's; use Ridge or LinearRegression"
-_SEARCH = (
-    "its settings were chosen on the same data; pass the fitted model of those settings (best_estimator_)"
-)
-_REFIT = "its penalty was chosen by cross-validation on the same data; pass a {} fitted with the chosen one"
-_KINK = "an l1 penalty has a kink at zero, where the optimum sits; use Ridge"
-REFUSED = {
-    "SVR": _REGRESSION,
-    "NuSVR": _REGRESSION,
-    "LinearSVR": _REGRESSION,
-    "SGDRegressor": "use Ridge, which minimises the same squared loss",
-    "NuSVC": "its penalty is set by the data through nu; use SVC",
-    "Lasso": _KINK,
-    "ElasticNet": _KINK,
-    "LogisticRegressionCV": _REFIT.format("LogisticRegression"),
-    "RidgeCV": _REFIT.format("Ridge"),
-    "RidgeClassifier": "use Ridge on targets -1 and +1, which is what it fits",
-    "GridSearchCV": _SEARCH,
-    "RandomizedSearchCV": _SEARCH,
-    "OneVsRestClassifier": "pass each of its estimators_ with the labels of that class against the rest",
-    "OneVsOneClassifier": "it trains a model for every pair of classes; pass one of its estimators_ with those two",
-}
-
-
-# -- weights, and whether there is an optimum to speak of ------------------------------------------------------------
-
-
 def _weights(model: Any, codes: np.ndarray, sample_weight: Any, reading: Reading) -> Any:
     """Sample weights times class weights, or None."""
     class_weight = getattr(model, "class_weight", None)  # regressions have none
@@ -449,87 +222,3 @@ def _weights(model: Any, codes: np.ndarray, sample_weight: Any, reading: Reading
         options["sample_weight"] = sample_weight
     each = compute_class_weight(class_weight, **options)[codes]
     return each if sample_weight is None else each * np.asarray(sample_weight, dtype=np.float64)
-
-
-def check_identified(problem: LinearProblem) -> None:
-    """Raise ValueError, naming the columns, where unpenalised columns are linearly dependent: no unique optimum."""
-    cd = problem.c * problem.d
-    bare = (problem.l2[:cd].view(problem.c, problem.d) == 0).any(0).nonzero()[:, 0]
-    if not 0 < len(bare) <= GRAM:
-        return
-    used = (problem.weights > 0).double()
-    if len(bare) > int(used.sum()):
-        raise ValueError(
-            f"{len(bare)} columns without a penalty and {int(used.sum())} examples: the optimum is not unique; {CURE}"
-        )
-    names = [_name(problem, int(j)) for j in bare]
-    gram, sums = torch.zeros(problem.d, problem.d, dtype=torch.float64), torch.zeros(problem.d).double()
-    for rows, block in problem.design.blocks(8192, torch.float64):
-        block.gram(used[rows], gram)
-        sums += block.backward(used[rows, None])[0]
-    gram = (gram.triu() + gram.triu(1).T)[bare][:, bare]
-    if problem.has_intercept:
-        edge = sums[bare, None]
-        gram = torch.cat([torch.cat([gram, edge], 1), torch.cat([edge.T, used.sum().view(1, 1)], 1)])
-        names.append("the intercept")
-    length = gram.diagonal().sqrt()
-    zero = [name for name, size in zip(names, length.tolist(), strict=True) if size == 0]
-    if zero:
-        raise ValueError(f"columns that are all zero and have no penalty: {', '.join(zero[:10])}; {CURE}")
-    values, vectors = torch.linalg.eigh(gram / length / length[:, None])
-    null = vectors[:, values < NULL * len(gram)]
-    involved = [name for name, size in zip(names, null.norm(dim=1).tolist(), strict=True) if size > 1e-5]
-    if involved:
-        raise ValueError(f"linearly dependent columns without a penalty: {', '.join(involved[:10])}; {CURE}")
-
-
-def _name(problem: LinearProblem, column: int) -> str:
-    return str(column) if problem.feature_names is None else repr(problem.feature_names[column])
-
-
-def check_separable(problem: LinearProblem) -> None:
-    """Raise ValueError where nothing is penalised and the training data are separated: no finite optimum."""
-    if isinstance(problem.loss, Squared) or bool(problem.l2[: problem.c * problem.d].any()):
-        return
-    eta = problem._outputs(problem.design, problem.theta)[problem.weights > 0]
-    y = problem.y[problem.weights > 0]
-    if isinstance(problem.loss, Softmax):
-        separated = bool((margin(eta, y) > 0).all())
-    else:  # each output is a model of its own
-        separated = bool((signs(y, eta) * eta > 0).all(0).any())
-    if separated:
-        raise ValueError(
-            "no finite optimum: the model separates the training data and has no penalty, so that its loss falls for "
-            "as long as its weights grow; fit with a penalty (a finite C, or alpha > 0)"
-        )
-
-
-def _finished(problem: LinearProblem, *, polish: bool) -> LinearProblem:
-    """At its optimum if asked; else as it is, with a warning where that is far from one."""
-    own = own_contribution(problem)
-    if polish:
-        return problem.minimised(1e-6 * own)
-    off = float(problem.gradient().norm())
-    # At the true hinge's optimum the smooth one has a gradient by construction.
-    if off > own and not isinstance(problem.loss, SmoothHinge):
-        warnings.warn(
-            f"the estimator is not at its optimum: the gradient of its objective has norm {off:.1e}, {off / own:.1f} "
-            "times what one example contributes, so that effects of single examples are uncertain; pass polish=True, "
-            "or fit with a lower tol and a higher max_iter (if X, y and weights are those it was fitted on)",
-            NotStationaryWarning,
-            stacklevel=3,
-        )
-    return problem
-
-
-def own_contribution(problem: LinearProblem) -> float:
-    """The root mean square over examples of ||w_i grad l_i|| / n, or what rounding leaves of it."""
-    residual = problem._derivatives(torch.float64).r.norm(dim=1)
-    rounding = 1e-12 * (1 + problem._outputs(problem.design, problem.theta).norm(dim=1))
-    lengths = torch.cat(
-        [
-            block.dense().square().sum(1) + problem.has_intercept
-            for _, block in problem.design.blocks(max(1, ELEMENTS // problem.d), torch.float64)
-        ]
-    )
-    return float((lengths * torch.maximum(residual, rounding).square()).mean().sqrt()) / problem.n
