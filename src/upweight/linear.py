@@ -8,64 +8,25 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import minimize
-from scipy.sparse.linalg import LinearOperator, cg
 
 from .derivatives import per_example
 from .design import Block, Design, as_design
-from .errors import NotConvergedError
-from .losses import LinearLoss, Softmax
+from .losses import LinearLoss, Parts, Softmax
 from .measures import Measure, OfParameters, Overall
 from .objective import Objective, Operator, check_keep, check_weights, expand_l2
 from .terms import Terms
+from .training import minimise
 from .types import Keep, Tensor, as_tensor, wide
 from .vectors import Layout
 
 BLOCK_ELEMENTS = 1 << 21
 """Outputs (rows x classes x vectors) of a block of a product: they stay in cache until its second half reads them."""
 BLOCK_ROWS = 2048
-DENSE_NEWTON = 1000
-"""Up to this many parameters training factorises the Hessian at every step."""
-NEWTON_STEPS = 60
-
-
-class Parts(NamedTuple):
-    """Losses (n,) and, with the weights w_i folded in, W_i = diag(a) - u u^T and residuals r, each (n, c)."""
-
-    loss: Tensor
-    a: Tensor
-    u: Tensor | None
-    r: Tensor
-
-    def to(self, dtype: torch.dtype) -> Parts:
-        """The same in another precision."""
-        loss, a, u, r = self
-        return Parts(loss.to(dtype), a.to(dtype), None if u is None else u.to(dtype), r.to(dtype))
-
-    def take(self, index: Tensor | slice) -> Parts:
-        """Those examples."""
-        loss, a, u, r = self
-        return Parts(loss[index], a[index], None if u is None else u[index], r[index])
-
-    def root(self) -> Float[Tensor, "b c c"]:
-        """S with S S^T = W_i: (diag(q) - u q^T)(diag(q) - u q^T)^T where q = sqrt(a), u = a and sum a = 1."""
-        S = torch.diag_embed(self.a.sqrt())
-        if self.u is None:
-            return S
-        weight = self.a.sum(1, keepdim=True)
-        return S - self.u[:, :, None] * (self.a / weight.clamp(min=1e-300)).sqrt()[:, None]
-
-    def curve(self, E: Float[Tensor, "b c k"]) -> Float[Tensor, "b c k"]:
-        """W_i E, example by example."""
-        Z = self.a[:, :, None] * E
-        if self.u is None:
-            return Z
-        return Z.addcmul_(self.u[:, :, None], torch.bmm(self.u[:, None], E), value=-1)
 
 
 class LinearProblem(Objective):
@@ -167,55 +128,8 @@ class LinearProblem(Objective):
         return start.minimised(tolerance)
 
     def minimised(self, tolerance: float = 1e-9) -> LinearProblem:
-        """This problem at its optimum, starting from theta: Newton steps, for many parameters after L-BFGS.
-
-        Raises `NotConvergedError` where there is no optimum or rounding hides it.
-        """
-        here = self if self.p <= DENSE_NEWTON else self._roughly_minimised()
-        for _ in range(NEWTON_STEPS):
-            gradient = here.gradient()
-            if float(gradient.norm()) <= tolerance:
-                return here
-            step = here._newton_step(gradient)
-            size, value = 1.0, here.value()
-            while not here.at(here.theta - size * step).value() <= value + 1e-12 * (1 + abs(value)):
-                size /= 2
-                if size < 1e-6:
-                    break
-            here = here.at(here.theta - size * step)
-        raise NotConvergedError(
-            f"training stopped at gradient norm {float(here.gradient().norm()):.1e}, wanted {tolerance:.0e}; "
-            "add a penalty (l2 > 0) or scale the columns of X"
-        )
-
-    def _roughly_minimised(self) -> LinearProblem:
-        def value_and_gradient(theta: np.ndarray) -> tuple[float, np.ndarray]:
-            there = self.at(torch.from_numpy(theta))
-            return there.value(), there.gradient().numpy()
-
-        options = {"maxiter": 2000, "maxcor": 20, "ftol": 0.0, "gtol": 1e-6}
-        rough = minimize(value_and_gradient, self.theta.numpy(), jac=True, method="L-BFGS-B", options=options)
-        return self.at(torch.from_numpy(rough.x))
-
-    def _newton_step(self, gradient: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
-        """H^-1 times the gradient: by a factorisation of few parameters, else by SciPy's conjugate gradients."""
-        if self.p <= DENSE_NEWTON:
-            H = self.matrix()
-            size = float(H.diagonal().mean())
-            if self.gauge is not None:
-                H.addmm_(self.gauge.T, self.gauge, alpha=size)
-            lower, failed = torch.linalg.cholesky_ex(H)
-            if int(failed):  # singular to rounding: a step that goes nowhere along flat directions
-                H.diagonal().add_(1e-10 * size)
-                lower = torch.linalg.cholesky_ex(H)[0]
-            return torch.cholesky_solve(gradient[:, None], lower)[:, 0]
-        product = self.operator()
-
-        def matvec(v: np.ndarray) -> np.ndarray:
-            return product(torch.from_numpy(v.reshape(1, -1)))[0].numpy()
-
-        hessian = LinearOperator((self.p, self.p), matvec=matvec, dtype=np.float64)
-        return torch.from_numpy(cg(hessian, gradient.numpy(), rtol=1e-5, maxiter=500)[0])
+        """This problem at its optimum, starting from theta. Raises `NotConvergedError`."""
+        return minimise(self, tolerance)
 
     def at(self, theta: Float[Tensor, " p"]) -> LinearProblem:
         """The same problem at other parameters; the data are shared."""

@@ -9,11 +9,46 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 
 from .types import Tensor
+
+
+class Parts(NamedTuple):
+    """Losses (n,) and, with the weights w_i folded in, W_i = diag(a) - u u^T and residuals r, each (n, c)."""
+
+    loss: Tensor
+    a: Tensor
+    u: Tensor | None
+    r: Tensor
+
+    def to(self, dtype: torch.dtype) -> Parts:
+        """The same in another precision."""
+        loss, a, u, r = self
+        return Parts(loss.to(dtype), a.to(dtype), None if u is None else u.to(dtype), r.to(dtype))
+
+    def take(self, index: Tensor | slice) -> Parts:
+        """Those examples."""
+        loss, a, u, r = self
+        return Parts(loss[index], a[index], None if u is None else u[index], r[index])
+
+    def root(self) -> Float[Tensor, "b c c"]:
+        """S with S S^T = W_i: (diag(q) - u q^T)(diag(q) - u q^T)^T where q = sqrt(a), u = a and sum a = 1."""
+        S = torch.diag_embed(self.a.sqrt())
+        if self.u is None:
+            return S
+        weight = self.a.sum(1, keepdim=True)
+        return S - self.u[:, :, None] * (self.a / weight.clamp(min=1e-300)).sqrt()[:, None]
+
+    def curve(self, E: Float[Tensor, "b c k"]) -> Float[Tensor, "b c k"]:
+        """W_i E, example by example."""
+        Z = self.a[:, :, None] * E
+        if self.u is None:
+            return Z
+        return Z.addcmul_(self.u[:, :, None], torch.bmm(self.u[:, None], E), value=-1)
 
 
 class LinearLoss(ABC):

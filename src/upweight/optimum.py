@@ -93,11 +93,12 @@ def finished(problem: LinearProblem, *, polish: bool) -> LinearProblem:
 
 def own_contribution(problem: LinearProblem) -> float:
     """The root mean square over examples of ||w_i grad l_i|| / n, or what rounding leaves of it."""
-    residual = problem._derivatives(torch.float64).r.norm(dim=1)
-    rounding = 1e-12 * (1 + problem._outputs(problem.design, problem.theta).norm(dim=1))
+    parts = problem._derivatives(torch.float64)
+    residual = parts.r.norm(dim=1)
+    rounding = 1e-12 * (1 + parts.loss)
     lengths = torch.cat(
         [
-            block.dense().square().sum(1) + problem.has_intercept
+            torch.linalg.vector_norm(block.dense(), dim=1).square() + problem.has_intercept
             for _, block in problem.design.blocks(max(1, ELEMENTS // problem.d), torch.float64)
         ]
     )
