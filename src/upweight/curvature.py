@@ -157,9 +157,10 @@ class EmpiricalCurvature(OfProblem):
             root = root if gauge is None else torch.cat([root, gauge])
             return DualFactor(root.to(dtype), diagonal.to(dtype))
         matrix = self.matrix(dtype)
-        if gauge is not None:
-            matrix.addmm_(gauge.T.to(dtype), gauge.to(dtype), alpha=float(matrix.diagonal().mean()))
-        return CholeskyFactor(matrix)
+        if gauge is None:
+            return CholeskyFactor(matrix)
+        size = float(matrix.diagonal().mean())
+        return CholeskyFactor(matrix, torch.addmm(matrix, gauge.T.to(dtype), gauge.to(dtype), alpha=size))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from scipy.sparse.linalg import ArpackError, eigsh
 
 from .errors import IndefiniteError
+from .objective import Operator
 from .types import Tensor
 
 
@@ -16,6 +17,8 @@ class Factor(ABC):
     """A factorised symmetric positive definite matrix A (p, p)."""
 
     dtype: torch.dtype
+    product: Operator | None = None
+    """A v from the explicit matrix, where there is one: residuals cost no pass over the data."""
 
     @abstractmethod
     def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
@@ -27,14 +30,19 @@ class Factor(ABC):
 
 
 class CholeskyFactor(Factor):
-    """A = L L^T. Memory: the matrix itself is overwritten by L, so p^2 numbers."""
+    """A = L L^T. Memory: the matrix and L, 2 p^2 numbers.
 
-    def __init__(self, matrix: Float[Tensor, "p p"]) -> None:
+    `lifted` is A with some curvature given to directions that A is flat along by construction: it is what is inverted.
+    """
+
+    def __init__(self, matrix: Float[Tensor, "p p"], lifted: Float[Tensor, "p p"] | None = None) -> None:
         self.dtype = matrix.dtype
-        lower, failed = torch.linalg.cholesky_ex(matrix)
+        inverted = matrix if lifted is None else lifted
+        lower, failed = torch.linalg.cholesky_ex(inverted)
         if int(failed):
-            raise indefinite(lowest_eigenvalue(matrix))
+            raise indefinite(lowest_eigenvalue(inverted))
         self.lower = lower
+        self.product = lambda rows: rows @ matrix
 
     def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         return torch.cholesky_solve(rows.T, self.lower).T

@@ -259,7 +259,9 @@ class LinearProblem(Objective):
         constant = rows @ self.folded_penalty.to(rows.dtype)
         for part, block in self.design.blocks(self._block_size(len(rows)), rows.dtype):
             eta = self._forward(block, rows)
-            yield part, torch.bmm(r[part, None], eta)[:, 0].T + constant[:, None]
+            own = r[part, :, None]
+            scores = (own * eta)[:, 0] if self.c == 1 else torch.bmm(own.mT, eta)[:, 0]
+            yield part, scores.T + constant[:, None]
 
     # -- test examples ---------------------------------------------------------------------------------------------
 

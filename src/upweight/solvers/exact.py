@@ -16,7 +16,7 @@ class Exact(Solver):
     """Cholesky on the primal or, with fewer rows than parameters, the dual side; closed forms where there are any.
 
     A row whose recomputed residual exceeds `rtol` after one refinement is "not converged" (ill-conditioned).
-    Memory: p^2 numbers of the curvature's precision (at most twice that while factorising).
+    Residuals are those of the explicit matrix, where there is one. Memory: 2 p^2 numbers of the curvature's precision.
 
     >>> import torch
     >>> from upweight import Dense
@@ -28,7 +28,7 @@ class Exact(Solver):
 
     def prepare(self, curvature: Curvature) -> Inverse:
         factor = curvature.factor()
-        operator = curvature.operator()
+        operator = factor.product or curvature.operator()
         rtol = max(self.rtol, 10 * torch.finfo(curvature.dtype).eps)
 
         def solve(rows: Tensor) -> Solution:
