@@ -115,7 +115,9 @@ def five_folds(X: sparse.csr_array, y: np.ndarray, seed: int) -> tuple[np.ndarra
             "cleanlab is not installed: its self-confidence, the given label's probability, here",
         )
     spam = 1 / (1 + np.exp(-margin))
-    quality = get_label_quality_scores((y > 0).astype(int), np.stack([1 - spam, spam], 1), "self_confidence")
+    quality = get_label_quality_scores(
+        (y > 0).astype(int), np.stack([1 - spam, spam], 1), method="self_confidence"
+    )
     return np.asarray(quality), "cleanlab.rank.get_label_quality_scores"
 
 
