@@ -52,21 +52,6 @@ def plain_effects(
     return ((-y * derivative) * (X @ s) + L2 * (s @ w)) / len(y)
 
 
-def refits(
-    X: np.ndarray, y: np.ndarray, rows: list[int], full: hinge.Machine, test: Any, kept: Path
-) -> dict[int, tuple[float, float]]:
-    """Row -> change of the true hinge loss of the test digit after retraining, duality gap. Resumes from `kept`."""
-    done = {int(r): v for r, v in json.loads(kept.read_text()).items()} if kept.exists() else {}
-    x, label = test
-    before = max(0.0, 1 - label * (x @ full.w))
-    todo = [row for row in rows if row not in done]
-    for row in track(todo, "retraining", len(todo)):
-        machine = hinge.train_without(X, y, L2, row, full)
-        done[row] = (max(0.0, 1 - label * (x @ machine.w)) - before, machine.gap)
-        kept.write_text(json.dumps(done))
-    return {row: (done[row][0], done[row][1]) for row in rows}
-
-
 def judged(predicted: np.ndarray, actual: np.ndarray) -> dict[str, Any]:
     """Pearson, Spearman, slopes and relative error, with intervals."""
     a = agreement(predicted, actual)
@@ -136,7 +121,7 @@ def main() -> None:
     chosen = {kink: np.argsort(-np.abs(values))[:k] for kink, values in plain.items()}
     wanted = chosen[0.0] if options.small else np.unique(np.concatenate(list(chosen.values())))
     kept = options.out / f"fig3_refits_{len(y)}.json"
-    changes = refits(X, y, [int(row) for row in wanted], full, test, kept)
+    changes = hinge.refits(X, y, L2, wanted.tolist(), full, test, kept)
     top = chosen[0.0]
     actual = np.array([changes[int(row)][0] for row in top])
 

@@ -7,11 +7,15 @@ Newton method; for a quadratic programme it ends at the optimum after finitely m
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import brentq
+
+from upweight.progress import track
 
 NEWTON = 60
 ROUNDS = 40
@@ -77,7 +81,10 @@ def _polish(Z: np.ndarray, a: np.ndarray, C: float) -> np.ndarray:
         return a
     polished = a.copy()
     fixed = np.where(free, 0.0, a) @ Z
-    polished[free] = np.linalg.lstsq(F @ F.T, 1.0 - F @ fixed)[0]
+    try:
+        polished[free] = cho_solve(cho_factor(F @ F.T), 1.0 - F @ fixed)
+    except np.linalg.LinAlgError:  # points that repeat one another
+        return a
     return np.clip(polished, 0.0, C)
 
 
@@ -121,3 +128,18 @@ def train_without(X: np.ndarray, y: np.ndarray, l2: float, row: int, full: Machi
     kept = np.delete(np.arange(len(y)), row)
     start = full.a[kept] * (len(y) / len(kept))
     return train(X[kept], y[kept], l2, start=start, stiffness=1e3)
+
+
+def refits(
+    X: np.ndarray, y: np.ndarray, l2: float, rows: list[int], full: Machine, test: Any, kept: Path
+) -> dict[int, tuple[float, float]]:
+    """Row -> change of the hinge loss of `test` (x, label) without it, duality gap. Resumes from `kept`."""
+    done = {int(row): v for row, v in json.loads(kept.read_text()).items()} if kept.exists() else {}
+    x, label = test
+    before = max(0.0, 1 - label * float(x @ full.w))
+    todo = [row for row in rows if row not in done]
+    for row in track(todo, "retraining", len(todo)):
+        machine = train_without(X, y, l2, row, full)
+        done[row] = (max(0.0, 1 - label * float(x @ machine.w)) - before, machine.gap)
+        kept.write_text(json.dumps(done))
+    return {row: (done[row][0], done[row][1]) for row in rows}

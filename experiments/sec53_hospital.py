@@ -197,11 +197,11 @@ def main() -> None:
     child = original.X[:, column] == 1
     # All children not readmitted go but the last.
     gone = (child & (original.y == -1)).nonzero()[:-1, 0]
-    keep = np.setdiff1d(np.arange(len(train_rows)), gone)
+    rows = np.arange(len(train_rows))
     if options.small:
-        keep = keep[(keep % 10 == 0) | child[keep].numpy()]
-    train = original.take(keep)
-    before, problem = fit(original.take(keep if options.small else np.arange(len(train_rows)))), fit(train)
+        rows = rows[(rows % 10 == 0) | child.numpy()]
+    train = original.take(np.setdiff1d(rows, gone))
+    before, problem = fit(original.take(rows)), fit(train)
 
     test_children = (test.X[:, column] == 1).nonzero()[:, 0]
 

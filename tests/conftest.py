@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 # What the tests read from UPWEIGHT_DATA_DIR: name a file here before a test uses it.
-DATA_FILES = ("mnist.npz",)
+DATA_FILES = ("mnist.npz", "enron1.parquet", "diabetic_data.parquet", "dogfish_224.zip")
 
 # No deadline: the first call of a torch function can take a second. In CI a failure must repeat, so nothing is random.
 settings.register_profile("upweight", deadline=None)

@@ -1,24 +1,71 @@
 """The experiments run at their small size, end to end, and their bars that hold there."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_fig2_linear_small(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        str(ROOT / "experiments" / "fig2_linear.py"),
-        "--small",
-        "--out",
-        str(tmp_path),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def small(name: str, out: Path, data: Path | None = None) -> Any:
+    """The numbers that an experiment writes."""
+    command = [sys.executable, str(ROOT / "experiments" / f"{name}.py"), "--small", "--out", str(out)]
+    variables = os.environ if data is None else {**os.environ, "UPWEIGHT_DATA_DIR": str(data)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
     assert done.returncode == 0, done.stderr
-    (digit,) = json.loads((tmp_path / "fig2_linear.json").read_text())["digits"]
+    assert (out / f"{name}.png").stat().st_size > 1000
+    return json.loads((out / f"{name}.json").read_text())
+
+
+def test_fig1_components_small(tmp_path: Path) -> None:
+    result = small("fig1_components", tmp_path)
+    assert result["exceptions_without_hessian"] == 0
+    assert result["same_label_harmful"] > 0
+    assert result["library_against_formula"] < 1e-10
+    assert max(result["pearson_with_influence"].values()) < 0.9
+
+
+def test_fig2_linear_small(tmp_path: Path) -> None:
+    (digit,) = small("fig2_linear", tmp_path)["digits"]
     assert digit["left_top"]["pearson"] > 0.99
     assert digit["largest_gradient_norm"] <= 1e-9
-    assert (tmp_path / "fig2_linear.png").stat().st_size > 1000
+
+
+def test_fig3_hinge_small(tmp_path: Path) -> None:
+    result = small("fig3_hinge", tmp_path)
+    assert result["largest_gap_of_refits"] <= 1e-10
+    assert result["agreement"]["0.0"]["pearson"] < 0.75
+    assert result["agreement"]["0.0"]["norm_predicted_over_actual"] > 5
+    assert result["agreement"]["0.001"]["pearson"] >= 0.94
+
+
+def test_fig4_rbf_small(tmp_path: Path, data_dir: Path) -> None:
+    result = small("fig4_rbf", tmp_path, data_dir)
+    assert result["largest_gap_of_refits"] <= 1e-10
+    assert result["agreement"]["pearson"] >= 0.99
+    shape = result["shape"]["without_penalty"]
+    assert shape["spearman_influence_distance"] < -0.3
+    assert shape["sign_purity_nearest_tenth"] > 0.7
+
+
+def test_fig6_mislabeled_small(tmp_path: Path, data_dir: Path) -> None:
+    result = small("fig6_mislabeled", tmp_path, data_dir)
+    assert result["summary"]["influence_above_loss_up_to_30_percent"]
+    assert result["seeds"][0]["on_self_against_leverages"] < 1e-6
+    found = result["summary"]["found_in_first_20_percent"]
+    assert found["leave_one_out"] > found["self_influence"] > found["train_loss"] > found["random"]
+
+
+def test_sec53_hospital_small(tmp_path: Path, data_dir: Path) -> None:
+    result = small("sec53_hospital", tmp_path, data_dir)
+    assert (result["p"], result["children_in_full_training_set"], result["children_kept"]) == (
+        127,
+        [3, 24],
+        [3, 4],
+    )
+    assert result["signs_right_in_all"]
+    assert result["largest_error_of_a_row"] < 1e-9
+    assert min(child["times_the_next"] for child in result["shown"]) > 2
