@@ -13,7 +13,11 @@ import upweight as uw
 from upweight.removal import as_sets
 
 SETS = [[3], [0], [1, 2], [0, 2, 3, 4]]
-LOGISTIC = [case for case in CASES if isinstance(case.loss, uw.Logistic | uw.Softmax)]
+GUARANTEED = [
+    case
+    for case in CASES
+    if isinstance(case.loss, uw.Softmax) or (isinstance(case.loss, uw.Logistic) and case.c == 1)
+]
 
 
 def penalty_kept(case: Case, kept: int) -> float:
@@ -77,8 +81,8 @@ def test_newton_against_retraining(case: Case) -> None:
     actual = torch.stack(
         [plain_loss(case, newton(total_objective(case, s), case.problem.theta, 1e-12)) - start for s in SETS]
     )
-    # A quadratic takes one Newton step; elsewhere these sets, up to a tenth of the examples, are not small.
-    bar = 1e-7 if isinstance(case.loss, uw.Squared) else 0.1
+    # A quadratic takes one Newton step; elsewhere these sets, a tenth or a third of the examples, are not small.
+    bar = 1e-7 if isinstance(case.loss, uw.Squared) else 0.1 if case.n >= 40 else 0.3
     assert_close_per_row(found.newton[None], actual.T[None], bar)  # type: ignore[index]
 
 
@@ -100,20 +104,19 @@ def test_leverages_sum_to_the_effective_parameters() -> None:
     assert_close_per_row(alone.leverage, hat.diagonal(), 1e-9)
 
 
-@pytest.mark.parametrize("case", LOGISTIC, ids=case_id)
-@pytest.mark.parametrize("steps", [1, 2, 3])
-def test_no_refit_leaves_its_interval(case: Case, steps: int) -> None:
-    sets = [[i] for i in range(min(case.n, 12))] + SETS[2:3]
-    found = uw.Influence(case.problem, solver=uw.Exact()).of_removal(sets, case.test, guarantee=steps)
+@pytest.mark.parametrize("case", GUARANTEED, ids=case_id)
+def test_no_refit_leaves_its_interval(case: Case) -> None:
+    sets = [[0], [3], [5], [1, 2]]
+    influence = uw.Influence(case.problem, solver=uw.Exact())
     start = plain_loss(case, case.problem.theta)
-    actual = torch.stack(
-        [plain_loss(case, newton(total_objective(case, s), case.problem.theta, 1e-12)) - start for s in sets],
-        dim=1,
-    )
-    assert found.low is not None
-    assert found.high is not None
-    assert bool((found.low <= actual).all())
-    assert bool((actual <= found.high).all())
+    refits = [newton(total_objective(case, rows), case.problem.theta, 1e-12) for rows in sets]
+    actual = torch.stack([plain_loss(case, theta) - start for theta in refits], dim=1)
+    for steps in (1, 2, 3):
+        found = influence.of_removal(sets, case.test, guarantee=steps)
+        assert found.low is not None
+        assert found.high is not None
+        assert bool((found.low <= actual).all())
+        assert bool((actual <= found.high).all())
 
 
 def test_a_newton_step_squares_the_width() -> None:
@@ -235,6 +238,9 @@ def test_bad_guarantees() -> None:
         damped.of_removal([0], logistic.test, guarantee=1)
     with pytest.raises(ValueError, match="leave `measure` out"):
         damped.of_removal([0], logistic.test, guarantee=1, measure=lambda o, t: o[:, 0])
+    rest = next(case for case in CASES if isinstance(case.loss, uw.Logistic) and case.c > 1)
+    with pytest.raises(ValueError, match="one-vs-rest"):
+        uw.Influence(rest.problem).of_removal([0], rest.test, guarantee=1)
     with pytest.raises(ValueError, match="at least 1"):
         uw.Influence(logistic.problem).of_removal([0], logistic.test, guarantee=-1)
 

@@ -402,15 +402,19 @@ class Enclosure:
         norms = _norms(self.inverse, rows.expand(len(self.theta), -1, -1))
         return torch.where(norms > 0, norms * (self.radius * (self.spread / 2).exp())[:, None], 0.0)
 
-    def newton(self, rounding: float) -> Iterator[Enclosure]:
-        """The enclosures after one more Newton step, set by set, each with its own Hessian."""
+    def closer(self, steps: int, rounding: float) -> Iterator[Enclosure]:
+        """The enclosures after that many more Newton steps, set by set, each with its own Hessian."""
+        if not steps:
+            yield self
+            return
         for j, rows in enumerate(self.sets):
             there = without(self.problem, rows).at(self.theta[j])
             inverse = Total.of(Hessian(there), 0).solve
-            steps = -inverse(there.gradient()[None]) * there.n
-            yield Enclosure.around(
-                self.problem, [rows], steps, self.theta[[j]], inverse, self.a[[j]], rounding
+            step = -inverse(there.gradient()[None]) * there.n
+            nearer = Enclosure.around(
+                self.problem, [rows], step, self.theta[[j]], inverse, self.a[[j]], rounding
             )
+            yield from nearer.closer(steps - 1, rounding)
 
 
 def _norms(inverse: Callable[[Tensor], Tensor], rows: Float[Tensor, "G q p"]) -> Float[Tensor, "G q"]:
@@ -453,12 +457,10 @@ def intervals(
         step = step - inverse.solve(left.expand(len(batch), 1, -1))[:, 0]
         # The penalty's share that leaves with the set (keep="mean") lowers the Hessian by at most k/n.
         kept = (1 - len(chosen[0]) / problem.n) * (1 - inverse.leverage)
-        found = [
-            Enclosure.around(problem, chosen, step, start, inverse.solve, widest / kept.sqrt(), rounding)
-        ]
-        for _ in range(steps - 1):
-            found = [closer for e in found for closer in e.newton(rounding)]
-        low[:, batch], high[:, batch] = _loss_bounds(found, rows, encoded, baseline)
+        first = Enclosure.around(problem, chosen, step, start, inverse.solve, widest / kept.sqrt(), rounding)
+        # One by one: each further enclosure holds a factorised Hessian.
+        bounds = [_loss_bounds(e, rows, encoded, baseline) for e in first.closer(steps - 1, rounding)]
+        low[:, batch], high[:, batch] = (torch.cat(side, dim=1) for side in zip(*bounds, strict=True))
     return low, high
 
 
@@ -471,12 +473,12 @@ def _deciding_outputs(problem: LinearProblem, test: Any, y: Tensor) -> Float[Ten
 
 
 def _loss_bounds(
-    found: list[Enclosure], rows: Float[Tensor, "q p"], y: Tensor, baseline: Float[Tensor, " m"]
+    enclosure: Enclosure, rows: Float[Tensor, "q p"], y: Tensor, baseline: Float[Tensor, " m"]
 ) -> tuple[Float[Tensor, "m G"], Float[Tensor, "m G"]]:
     """Losses rise with every output but the target's: their bounds are those of the outputs."""
     m = len(baseline)
-    centre = torch.cat([e.theta @ rows.T for e in found]).view(-1, m, len(rows) // m)
-    width = torch.cat([e.halfwidths(rows) for e in found]).view(centre.shape)
+    centre = (enclosure.theta @ rows.T).view(-1, m, len(rows) // m)
+    width = enclosure.halfwidths(rows).view(centre.shape)
     if centre.shape[2] == 1:
         centre = -y[:, None] * centre
         bounds = [torch.nn.functional.softplus(centre + sign * width)[:, :, 0] for sign in (-1, 1)]
