@@ -5,13 +5,12 @@ Two engines: torch.func (forward mode and vmap), and plain double backward in a 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, TypeAlias, TypeVar, final
 
 import torch
-from torch.func import functional_call, grad, jvp, linearize, vjp, vmap
+from torch.func import functional_call, grad, jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -22,7 +21,8 @@ from .vectors import Layout
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 Product: TypeAlias = Callable[[Tensor], Tensor]
 """Rows (k, p) -> rows (k, p)."""
-Mode: TypeAlias = Literal["linearised", "forward", "double"]
+Mode: TypeAlias = Literal["forward", "double"]
+"""Forward over reverse, which keeps little, or double backward, whose graph is made once and then kept."""
 T = TypeVar("T")
 
 ROWS_AT_ONCE = 16
@@ -208,18 +208,13 @@ def hessian_product(of: Evaluation, theta: Tensor, batch: Any, weights: Tensor, 
     def value(t: Tensor) -> Tensor:
         return of.losses(t, batch) @ weights
 
-    if mode == "linearised":
-        return _many(_linearised(grad(value), theta))
     if mode == "forward":
         return _many(lambda row: jvp(grad(value), (theta,), (row,))[1])
-
-    def double(rows: Tensor) -> Tensor:
-        at = theta.detach().clone().requires_grad_()
-        with torch.enable_grad():
-            first = torch.autograd.grad(value(at), at, create_graph=True)[0]
-        return _pull(first, at, rows)
-
-    return double
+    # A view of theta: a copy for every kept block would add up.
+    at = theta.detach().requires_grad_()
+    with torch.enable_grad():
+        first = torch.autograd.grad(value(at), at, create_graph=True)[0]
+    return lambda rows: _pull(first, at, rows)
 
 
 def gauss_newton_product(of: Evaluation, theta: Tensor, batch: Any, weights: Tensor, mode: Mode) -> Product:
@@ -232,11 +227,8 @@ def gauss_newton_product(of: Evaluation, theta: Tensor, batch: Any, weights: Ten
         return of.measured(o, batch) @ weights
 
     if mode == "double":
-        return lambda rows: _double_gauss_newton(outputs, value, theta, rows)
+        return _double_gauss_newton(outputs, value, theta)
     there, pull = vjp(outputs, theta)[:2]
-    if mode == "linearised":
-        push, bend = _linearised(outputs, theta), _linearised(grad(value), there)
-        return _many(lambda row: pull(bend(push(row)))[0])
 
     def product(row: Tensor) -> Tensor:
         tangent = jvp(outputs, (theta,), (row,))[1]
@@ -245,11 +237,9 @@ def gauss_newton_product(of: Evaluation, theta: Tensor, batch: Any, weights: Ten
     return _many(product)
 
 
-def _double_gauss_newton(
-    outputs: Product, value: Callable[[Any], Tensor], theta: Tensor, rows: Tensor
-) -> Tensor:
+def _double_gauss_newton(outputs: Product, value: Callable[[Any], Tensor], theta: Tensor) -> Product:
     """The same by backward passes alone; J v is the derivative of J^T u in u (the double backward trick)."""
-    at = theta.detach().clone().requires_grad_()
+    at = theta.detach().requires_grad_()
     with torch.enable_grad():
         leaves, spec = tree_flatten(outputs(at))
         flat = torch.cat([leaf.flatten() for leaf in leaves])
@@ -261,21 +251,29 @@ def _double_gauss_newton(
 
         u = torch.zeros_like(flat, requires_grad=True)
         back = torch.autograd.grad(flat, at, u, create_graph=True, materialize_grads=True)[0]
-        pushed = _pull(back, u, rows)
         o = flat.detach().requires_grad_()
         slope = torch.autograd.grad(of_flat(o), o, create_graph=True, materialize_grads=True)[0]
-        return _pull(flat, at, _pull(slope, o, pushed))
+    return lambda rows: _pull(flat, at, _pull(slope, o, _pull(back, u, rows)))
 
 
 def _pull(vector: Tensor, at: Tensor, rows: Tensor) -> Tensor:
-    """Products rows J of a differentiated vector, row by row."""
+    """Products rows J of a differentiated vector, a few at a time where torch can; its graph is kept."""
     if not vector.requires_grad:
         return rows.new_zeros(len(rows), len(at))
-    pulled = [
-        torch.autograd.grad(vector, at, row, retain_graph=True, materialize_grads=True)[0].detach()
-        for row in rows
-    ]
-    return torch.stack(pulled)
+
+    def pulled(cotangent: Tensor, batched: bool) -> Tensor:
+        found = torch.autograd.grad(
+            vector, at, cotangent, retain_graph=True, is_grads_batched=batched, materialize_grads=True
+        )
+        return found[0].detach()
+
+    def few(rows: Tensor) -> Tensor:
+        def one_by_one() -> Tensor:
+            return torch.stack([pulled(row, False) for row in rows])
+
+        return one_by_one() if len(rows) == 1 else attempt(lambda: pulled(rows, True), one_by_one)
+
+    return torch.cat([few(part) for part in rows.split(ROWS_AT_ONCE)])
 
 
 def _many(product: Product) -> Product:
@@ -288,15 +286,6 @@ def _many(product: Product) -> Product:
         return attempt(lambda: several(rows), lambda: torch.stack([product(row) for row in rows]))
 
     return lambda rows: torch.cat([few(part) for part in rows.split(ROWS_AT_ONCE)])
-
-
-def _linearised(function: Callable[..., Any], at: Any) -> Callable[..., Any]:
-    """The derivative of `function` at one place as a linear function: theta does not move during a solve."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Attempted to insert a get_attr Node", category=UserWarning)
-        apply = linearize(function, at)[1]
-        apply(tree_map(torch.zeros_like, at))  # folds the constants now, outside of any vmap
-    return apply
 
 
 def memory_of(of: Evaluation, theta: Tensor, batch: Any) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -34,17 +33,19 @@ from .rows import Rows, as_rows
 from .types import Keep, Tensor
 from .vectors import Layout
 
-LINEARISE_BYTES = 4 << 30
-"""Linearised blocks are kept for the next product while their estimated memory is under this."""
-TRACING_SECONDS = 0.5
-"""Price of linearising one block, about: paid once as much time went into products that were not linearised."""
-LINEARISED_COPIES = 4
-"""Memory of a linearised block over that of one backward pass, about."""
+KEPT_BYTES = 4 << 30
+"""The graphs of all blocks are kept for the next product while their estimated memory is under this."""
+KEPT_COPIES = 4
+"""Memory of the graph of a gradient over that of one backward pass, about."""
 BLOCK_BYTES = 32 << 20
 """Memory of one backward pass over a block."""
+CPU_BLOCK_BYTES = 2 << 20
+"""The same on a processor: larger tensors are mapped afresh, page by page, at several times the cost of arithmetic."""
 BLOCK_EXAMPLES = 8192
 GRADIENT_BYTES = 256 << 20
 """Per-example gradients held at once."""
+CPU_GRADIENT_BYTES = 16 << 20
+"""The same on a processor: what malloc hands out again (under 32 MiB) instead of mapping afresh."""
 TRIED = 8
 """Examples that the model and loss are tried on."""
 
@@ -107,7 +108,7 @@ class Problem(Objective):
         with torch.no_grad():
             self._of.choose(self.theta, tried)
         self._memory = memory_of(self._of, self.theta, tried)
-        self._size: int = batch_size or max(1, min(BLOCK_EXAMPLES, BLOCK_BYTES // self._memory))
+        self._size: int = batch_size or max(1, min(BLOCK_EXAMPLES, self._block_bytes() // self._memory))
 
     def subset(self, index: Int[Tensor, " b"]) -> Problem:
         other = object.__new__(Problem)
@@ -132,8 +133,19 @@ class Problem(Objective):
         index = index if isinstance(index, slice) else index.to(self.device)
         return self.weights[index].to(self.dtype)
 
+    def _block_bytes(self) -> int:
+        # Every block also reads and adds up p numbers: it must be worth that.
+        own = 8 * self.p * self.theta.element_size()
+        return min(BLOCK_BYTES, max(CPU_BLOCK_BYTES, own)) if self.device.type == "cpu" else BLOCK_BYTES
+
     def _gradient_size(self) -> int:
-        return max(1, min(self._size, GRADIENT_BYTES // (self.p * self.theta.element_size())))
+        most = CPU_GRADIENT_BYTES if self.device.type == "cpu" else GRADIENT_BYTES
+        return max(1, min(self._size, most // (self.p * self.theta.element_size())))
+
+    def _keeps_graphs(self) -> bool:
+        """Whether the graphs of all blocks, each with its gradient, fit into memory."""
+        own = math.ceil(self.n / self._size) * self.p * self.theta.element_size()
+        return KEPT_COPIES * self.n * self._memory + 2 * own <= KEPT_BYTES
 
     # -- the objective ---------------------------------------------------------------------------------------------
 
@@ -226,50 +238,24 @@ class Problem(Objective):
         build = gauss_newton_product if gauss_newton else hessian_product
         return build(self._of, self.theta, batch, weights, mode)
 
-    def _mode(self, gauss_newton: bool, wanted: tuple[Mode, ...]) -> Mode:
-        """The first way that works on a few examples and agrees with double backward."""
-        batch, w = self._rows.take(slice(0, 2)), self._weights(slice(0, 2))
-        row = torch.linspace(-3.0, 3.0, self.p, dtype=self.dtype, device=self.device)
-        row = torch.stack([row.cos(), row.sin()])
-        truth = self._block(batch, w, gauss_newton, "double")(row)
-        tolerance = 10 * torch.finfo(self.dtype).eps ** 0.5
-        for mode in wanted:
-            try:
-                found = self._block(batch, w, gauss_newton, mode)(row)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception:  # tracing fails in many ways; whatever it is, a slower way is right
-                continue
-            if (
-                float((found - truth).norm())
-                <= tolerance * float(truth.norm()) + torch.finfo(self.dtype).tiny
-            ):
-                return mode
-        return "double"
-
     def operator(self, *, gauss_newton: bool = False, dtype: torch.dtype | None = None) -> Operator:
-        fits = self.n * self._memory * LINEARISED_COPIES <= LINEARISE_BYTES
-        left = TRACING_SECONDS * (1 + math.ceil(self.n / self._size)) if fits else math.inf
-        mode = self._mode(gauss_newton, ("forward",))
+        fits, used = self._keeps_graphs(), False
         kept: list[Operator] = []
         wide = torch.promote_types(self.dtype, torch.float32)
 
-        def blocks(mode: Mode) -> Iterator[Operator]:
+        def blocks() -> Iterator[Operator]:
             for part, batch in self._rows.blocks(self._size):
-                yield self._block(batch, self._weights(part), gauss_newton, mode)
+                yield self._block(batch, self._weights(part), gauss_newton, "double")
 
         def product(rows: Tensor) -> Tensor:
-            nonlocal left
-            if left <= 0:
-                left = math.inf
-                if self._mode(gauss_newton, ("linearised",)) == "linearised":
-                    kept.extend(blocks("linearised"))
-            start = time.perf_counter()
+            nonlocal used
+            if fits and used and not kept:  # one product alone does not pay for the memory
+                kept.extend(blocks())
+            used = True
             inner = rows.to(self.theta)
             total = torch.zeros(rows.shape, dtype=wide, device=self.device)
-            for block in kept or blocks(mode):
+            for block in kept or blocks():
                 total += block(inner)
-            left -= time.perf_counter() - start
             return total.div_(self.n).add_(self.l2 * inner).to(rows.dtype)
 
         return product
