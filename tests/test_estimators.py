@@ -157,7 +157,7 @@ def test_true_hinges_are_refitted_and_predicted_by_smooth_ones(estimator):
     # The penalty convention: refits of the (hardly) smoothed objective are the estimator's own.
     sharp = fitted(estimator, "two", smoothing=1e-3, polish=True)
     rows = actual.norm(dim=1).topk(3).indices
-    thetas, _ = refit_without(sharp, rows, Hessian(sharp).factor(), 1e-7)
+    thetas, _ = refit_without(sharp, rows.split(1), Hessian(sharp).factor(), 1e-7)
     ours = torch.stack([theta - sharp.theta for theta in thetas])
     assert_close_per_row(ours, torch.stack([refits[i] - problem.theta for i in rows.tolist()]), 0.1)
 

@@ -75,7 +75,7 @@ def test_refits_of_the_smoothed_problem_are_the_svms_own(estimator):
     effects = predicted.removal_effect().T
     assert np.corrcoef(actual.flatten(), effects.flatten())[0, 1] > 0.6
     rows = actual.norm(dim=1).topk(3).indices
-    thetas, _ = refit_without(sharp, rows, Hessian(sharp).factor(), 1e-7)
+    thetas, _ = refit_without(sharp, rows.split(1), Hessian(sharp).factor(), 1e-7)
     start = decision(sharp, X[N:])
     outputs = lambda outputs, targets: outputs[:, 0]  # noqa: E731
     ours = torch.stack([sharp.evaluate(test, outputs, theta) for theta in thetas]) - start

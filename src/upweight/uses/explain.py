@@ -68,8 +68,8 @@ def explain(
     >>> from upweight import LinearProblem, Squared
     >>> X, y = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1.0, 2.0, 4.0])
     >>> influence = Influence(LinearProblem.fit(X, y, loss=Squared(), l2=0.1))
-    >>> explain(influence, (X[:1], y[:1]), k=1).helpful["because of"].tolist()
-    ['column 0 -100%']
+    >>> explain(influence, (X[:1], y[:1]), k=1).helpful["because of"].str.startswith("column 0").tolist()
+    [True]
     """
     if k < 1:
         raise ValueError(f"k must be >= 1, got {k}")

@@ -54,7 +54,7 @@ def mislabeled(influence: Influence, *, validation: Any = None, gain_of: int = 1
     >>> y = (X[:, 0] > 0).long()
     >>> y[1] = 1
     >>> suspects = mislabeled(Influence(LinearProblem.fit(X, y, loss=Logistic(), l2=0.01)))
-    >>> suspects.table.index[0].item(), suspects.table["proposed label"].iloc[0]
+    >>> int(suspects.table.index[0]), float(suspects.table["proposed label"].iloc[0])
     (1, -1.0)
     """
     problem = influence.problem
