@@ -40,7 +40,7 @@ KEPT_COPIES = 4
 BLOCK_BYTES = 32 << 20
 """Memory of one backward pass over a block."""
 CPU_BLOCK_BYTES = 2 << 20
-"""The same on a processor: larger tensors are mapped afresh, page by page, at several times the cost of arithmetic."""
+"""The same on a processor, where larger tensors are mapped afresh, page by page. The best size is not measured."""
 BLOCK_EXAMPLES = 8192
 GRADIENT_BYTES = 256 << 20
 """Per-example gradients held at once."""
