@@ -10,9 +10,16 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 
 
-def small(name: str, out: Path, data: Path | None = None) -> Any:
+def small(name: str, out: Path, data: Path | None = None, *options: str) -> Any:
     """The numbers that an experiment writes."""
-    command = [sys.executable, str(ROOT / "experiments" / f"{name}.py"), "--small", "--out", str(out)]
+    command = [
+        sys.executable,
+        str(ROOT / "experiments" / f"{name}.py"),
+        "--small",
+        "--out",
+        str(out),
+        *options,
+    ]
     variables = os.environ if data is None else {**os.environ, "UPWEIGHT_DATA_DIR": str(data)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
     assert done.returncode == 0, done.stderr
@@ -69,3 +76,11 @@ def test_sec53_hospital_small(tmp_path: Path, data_dir: Path) -> None:
     assert result["signs_right_in_all"]
     assert result["largest_error_of_a_row"] < 1e-9
     assert min(child["times_the_next"] for child in result["shown"]) > 2
+
+
+def test_removal_small(tmp_path: Path, data_dir: Path) -> None:
+    result = small("removal", tmp_path, data_dir, "--only", "hospital")["hospital"]
+    assert result["single_rows"]["largest_gradient_norm"] <= 1e-9
+    assert result["single_rows"]["newton"]["relative_error"] < 0.05
+    assert result["single_rows"]["first_order"]["relative_error"] > 0.1
+    assert [part["violations"] for part in result["intervals"]] == [0, 0]

@@ -310,6 +310,7 @@ def leave_one_out(curvature: EmpiricalCurvature) -> LeaveOneOut:
     b = total.solve(problem.folded_penalty[None])[0]
     parts = problem._derivatives(torch.float64)
     eta = problem._outputs(problem.design, problem.theta)
+    pulled = problem._outputs(problem.design, b)
     kernels = _all_kernels(total)
     shift = torch.empty_like(eta)
     leverage = torch.empty(problem.n, dtype=torch.float64)
@@ -317,11 +318,13 @@ def leave_one_out(curvature: EmpiricalCurvature) -> LeaveOneOut:
     starts = range(0, problem.n, held)
     for start in track(starts, "leave-one-out", len(starts)):
         index = torch.arange(start, min(start + held, problem.n))
-        E = problem.output_gradients(problem.train_batch(index))
-        K = _own_kernels(total, E) if kernels is None else kernels[index, None, None]
+        if kernels is None:
+            K = _own_kernels(total, problem.output_gradients(problem.train_batch(index)))
+        else:
+            K = kernels[index, None, None]
         own = parts.take(index)
         KW = own.curve(K).mT
-        right = K @ own.r[:, :, None] + (E @ b)[:, :, None]
+        right = K @ own.r[:, :, None] + pulled[index, :, None]
         shift[index] = torch.linalg.solve(torch.eye(problem.c, dtype=K.dtype) - KW, right)[:, :, 0]
         leverage[index] = KW.diagonal(dim1=1, dim2=2).sum(1)
     outputs = eta + shift
@@ -393,7 +396,8 @@ class Enclosure:
         gradient = reduced_gradients(problem, theta, sets)
         gradient *= torch.tensor([problem.n - len(rows) for rows in sets])[:, None]
         grown = (spread / 2).exp()
-        nu, a = grown * (_norms(inverse, gradient[:, None])[:, 0] + rounding), widest * grown
+        # A rounding error of one example's residual moves the gradient by that much times at most `widest`.
+        nu, a = grown * (_norms(inverse, gradient[:, None])[:, 0] + rounding * widest), widest * grown
         radius = torch.where(a * nu < 1, -torch.log1p(-(a * nu).clamp(max=1 - 1e-16)) / a, torch.inf)
         return cls(problem, sets, theta, inverse, spread, a, radius)
 
@@ -447,7 +451,7 @@ def intervals(
     baseline = problem.evaluate(test)
     widest = _widest(Total.of(curvature, 0))
     residual = problem._derivatives(torch.float64).r
-    rounding = float(residual.abs().sum()) * widest * torch.finfo(torch.float64).eps
+    rounding = float(residual.abs().sum()) * torch.finfo(torch.float64).eps
     low = torch.empty(len(baseline), len(sets), dtype=torch.float64)
     high = torch.empty_like(low)
     left = problem.gradient() * problem.n

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from ..influence import Influence
 from ..linear import LinearProblem
+from ..measures import margin
 from ..progress import track
 from ..reduced import relabelled, without
 from ..solvers import Exact
@@ -91,9 +92,7 @@ class Search:
         """What the prediction is ahead of its strongest rival; negative = flipped."""
         if outputs.shape[1] == 1:
             return outputs[:, 0] * self.said
-        own = self.said.expand(len(outputs))[:, None]
-        rivals = outputs.scatter(1, own, float("-inf"))
-        return outputs.gather(1, own)[:, 0] - rivals.amax(1)
+        return margin(outputs, self.said.expand(len(outputs)))
 
     def flipped(self, problem: LinearProblem) -> bool:
         """Whether the model says something else now."""
