@@ -1,7 +1,7 @@
 """Removals from linear models without retraining, against retraining: first order, rescaled, Newton, and intervals.
 
-    python experiments/removal.py            hospital (R24), MNIST 1 against 7 (R9), Enron1 mails (R25), and a logistic head
-                                             on 1,280 deep features of 1,800 photographs (extra "vision")
+    python experiments/removal.py            hospital (R24), MNIST 1 against 7 (R9), Enron1 mails (R25), and a logistic
+                                             head on 1,280 deep features of 1,800 photographs (extra "vision")
     python experiments/removal.py --small    a tenth of the hospital and 300 + 300 digits, fewer removals
 
 For each model: leave-one-out of 100 rows of the largest leverage and 100 drawn at random; sets of 1, 5 and 20 % of the

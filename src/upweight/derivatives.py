@@ -35,7 +35,7 @@ def per_example(function: Loss, outputs: Any, targets: Any) -> Tensor:
     vmap where the function allows it, else one example after the other.
     """
     return _each(
-        lambda output, target: _number(function(_batched(output), _batched(target))), outputs, targets
+        lambda output, target: _number(function(batched(output), batched(target))), outputs, targets
     )
 
 
@@ -61,7 +61,7 @@ class Evaluation:
 
     def one(self, theta: Tensor, example: Any, function: Loss | None = None) -> Tensor:
         """The loss (or measure) of one example without its batch dimension."""
-        batch = _batched(example)
+        batch = batched(example)
         return _number((function or self.loss)(self.call(theta, batch), targets_of(batch)))
 
     def outputs(self, theta: Tensor, batch: Any) -> Any:
@@ -69,8 +69,8 @@ class Evaluation:
         if self.strategy == "batch":
             return self.call(theta, batch)
         if self.strategy == "vmapped":
-            return vmap(lambda example: self.call(theta, _batched(example)))(batch)
-        parts = [self.call(theta, _batched(example)) for example in _examples(batch)]
+            return vmap(lambda example: self.call(theta, batched(example)))(batch)
+        parts = [self.call(theta, batched(example)) for example in examples(batch)]
         return tree_map(lambda *leaves: torch.stack(leaves), *parts)
 
     def measured(self, outputs: Any, batch: Any, function: Loss | None = None) -> Tensor:
@@ -78,7 +78,7 @@ class Evaluation:
         function = function or self.loss
         if self.strategy == "batch":
             return per_example(function, outputs, targets_of(batch))
-        return _each(lambda o, y: _number(function(o, _batched(y))), outputs, targets_of(batch))
+        return _each(lambda o, y: _number(function(o, batched(y))), outputs, targets_of(batch))
 
     def losses(self, theta: Tensor, batch: Any, function: Loss | None = None) -> Tensor:
         """The loss (or measure) of each example: (b,)."""
@@ -87,8 +87,8 @@ class Evaluation:
     def choose(self, theta: Tensor, batch: Any) -> None:
         """Set `strategy` by a trial; refuse models and losses that mix examples."""
         try:
-            parts = [self.call(theta, _batched(example)) for example in _examples(batch)]
-            singles = torch.stack([self.one(theta, example) for example in _examples(batch)])
+            parts = [self.call(theta, batched(example)) for example in examples(batch)]
+            singles = torch.stack([self.one(theta, example) for example in examples(batch)])
         except Exception as error:
             raise ValueError(
                 f"model and loss could not be evaluated on a batch of one example: {type(error).__name__}: {error}"
@@ -154,7 +154,7 @@ def example_gradients(of: Evaluation, theta: Tensor, batch: Any, function: Loss 
         return plain_gradient(lambda t: one(t, example), theta)
 
     def slow() -> Tensor:
-        return torch.stack([alone(example) for example in _examples(batch)])
+        return torch.stack([alone(example) for example in examples(batch)])
 
     return attempt(lambda: vmap(grad(one), (None, 0))(theta, batch), slow)
 
@@ -261,9 +261,9 @@ def _pull(vector: Tensor, at: Tensor, rows: Tensor) -> Tensor:
     if not vector.requires_grad:
         return rows.new_zeros(len(rows), len(at))
 
-    def pulled(cotangent: Tensor, batched: bool) -> Tensor:
+    def pulled(cotangent: Tensor, many: bool) -> Tensor:
         found = torch.autograd.grad(
-            vector, at, cotangent, retain_graph=True, is_grads_batched=batched, materialize_grads=True
+            vector, at, cotangent, retain_graph=True, is_grads_batched=many, materialize_grads=True
         )
         return found[0].detach()
 
@@ -311,7 +311,7 @@ def memory_of(of: Evaluation, theta: Tensor, batch: Any) -> int:
 
 def _each(one: Loss, outputs: Any, targets: Any) -> Tensor:
     def loop() -> Tensor:
-        pairs = zip(_examples(outputs), _examples(targets), strict=True)
+        pairs = zip(examples(outputs), examples(targets), strict=True)
         return torch.stack([one(output, target) for output, target in pairs])
 
     return attempt(lambda: vmap(one)(outputs, targets), loop)
@@ -325,11 +325,11 @@ def _number(value: Tensor) -> Tensor:
     return value.reshape(())
 
 
-def _batched(example: Any) -> Any:
+def batched(example: Any) -> Any:
     return tree_map(lambda leaf: leaf[None], example)
 
 
-def _examples(batch: Any) -> Iterator[Any]:
+def examples(batch: Any) -> Iterator[Any]:
     for i in range(count(batch)):
         yield tree_map(lambda leaf, i=i: leaf[i], batch)
 
