@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "upweight"
 LEVELS = (
     {"types", "errors", "progress", "_version"},
     {"vectors", "rows", "design", "terms"},
-    {"losses", "measures", "derivatives", "training"},
+    {"losses", "measures", "derivatives", "jacobians", "layers", "training"},
     {"objective"},
     {"problem", "linear", "reduced", "kernels", "readers", "optimum", "estimators"},
     {"checks", "distributed"},

@@ -150,7 +150,8 @@ class EmpiricalCurvature(OfProblem):
     def factor(self, dtype: torch.dtype | None = None) -> Factor:
         # Directions that are flat by construction are given some curvature: solves of gradients never go there.
         gauge = self.problem.gauge if self.damping == 0 else None
-        dtype = dtype or self.dtype
+        # An explicit matrix affords float64, which a float32 model's conditioning needs.
+        dtype = dtype or torch.float64
         diagonal = self.problem.l2 + self.damping
         root = self.problem.root(gauss_newton=self.gauss_newton) if int((diagonal == 0).sum()) < 64 else None
         if root is not None:

@@ -34,9 +34,7 @@ def per_example(function: Loss, outputs: Any, targets: Any) -> Tensor:
 
     vmap where the function allows it, else one example after the other.
     """
-    return _each(
-        lambda output, target: _number(function(batched(output), batched(target))), outputs, targets
-    )
+    return _each(lambda output, target: _number(function(batched(output), batched(target))), outputs, targets)
 
 
 @final
@@ -326,10 +324,12 @@ def _number(value: Tensor) -> Tensor:
 
 
 def batched(example: Any) -> Any:
+    """One example as a batch."""
     return tree_map(lambda leaf: leaf[None], example)
 
 
 def examples(batch: Any) -> Iterator[Any]:
+    """The examples of a batch, without their batch dimension."""
     for i in range(count(batch)):
         yield tree_map(lambda leaf, i=i: leaf[i], batch)
 

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
 
 from .curvature import OfProblem
-from .factor import KroneckerFactor
+from .derivatives import batched, examples
+from .factor import BlocksFactor, CholeskyFactor, DiagonalFactor, Factor, KroneckerFactor
+from .jacobians import through_outputs
+from .layers import Calls, Layer, example_first, find_layers, pseudo_gradients, record
 from .linear import LinearProblem
 from .objective import Operator
+from .problem import Problem
+from .progress import track
 from .types import Tensor
+
+DENSE_REST = 512
+"""Parameters outside layers up to this many share one dense block."""
+MOST_LEADING = 2048
+"""Rows of the dense block of one layer's leading directions."""
 
 
 @dataclass(frozen=True, eq=False)
 class EKFAC(OfProblem):
-    """Eigenvalue-corrected Kronecker-factored curvature (George et al., 2018) of a linear problem.
+    """Eigenvalue-corrected Kronecker-factored curvature (George et al., 2018) of the Gauss-Newton matrix.
 
-    The bases are the eigenvectors of the mean x x^T and of the mean output Hessian W; the eigenvalues are the exact
-    diagonal of the Hessian in that basis. `rows` bounds the training examples that are read (evenly spaced), for use
-    as a preconditioner. Of the `leading` input directions of largest variance the curvature is kept whole, across
+    For each layer the bases are the eigenvectors of the mean x x^T of its inputs and of the mean outer product of its
+    output derivatives; the eigenvalues are the diagonal of the layer's Gauss-Newton block in that basis. Covered are
+    Linear, Conv1d, Conv2d and Embedding, used once or often (sequences, shared weights), each with its intercept as a
+    constant input column. All other parameters share one dense block, or a diagonal if there are more than 512; what is
+    covered how is in `coverage`. The penalty of a layer is the mean over its weights.
+
+    `rows` bounds the training examples that are read (evenly spaced), for use as a preconditioner. `samples=None` takes
+    the curvature in the outputs exactly, one backward pass per output; `samples=k` takes k random combinations of them,
+    drawn from `seed`, equal in expectation.
+    Of the `leading` input directions of largest variance the curvature is kept whole, across
     directions and outputs: (c leading)^2 numbers and one Cholesky factor, which a preconditioner pays back severalfold.
-    Intercepts are a constant input column, with the penalty of the weights.
-    Networks are not covered yet: other problems raise TypeError.
 
     >>> import torch
     >>> from upweight import LinearProblem, Squared
@@ -32,33 +49,198 @@ class EKFAC(OfProblem):
     tensor([[1.3333, 1.3333]], dtype=torch.float64)
     """
 
-    problem: LinearProblem
+    problem: LinearProblem | Problem
     rows: int | None = None
     leading: int = 0
+    samples: int | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.leading < 0 or (self.rows is not None and self.rows < 1):
             raise ValueError(f"leading must be >= 0 and rows >= 1, got {self.leading} and {self.rows}")
-        if not isinstance(self.problem, LinearProblem):
-            raise TypeError(
-                f"EKFAC covers LinearProblem today, got {type(self.problem).__name__}; leave it out"
-            )
+        if self.samples is not None and self.samples < 1:
+            raise ValueError(f"samples must be >= 1, or None for the exact curvature, got {self.samples}")
+        if not isinstance(self.problem, (LinearProblem, Problem)):
+            raise TypeError(f"EKFAC needs a Problem or LinearProblem, got {type(self.problem).__name__}")
 
     @property
     def semidefinite(self) -> bool:
         return True
 
+    @property
+    def coverage(self) -> dict[str, str]:
+        """What covers each parameter: "Kronecker", "dense" or "diagonal"."""
+        if isinstance(self.problem, LinearProblem):
+            return dict.fromkeys(self.problem.layout.names, "Kronecker")
+        return self._network.coverage
+
+    @cached_property
+    def _network(self) -> Network:
+        assert isinstance(self.problem, Problem)
+        return Network(self.problem)
+
+    @cached_property
+    def _factors(self) -> dict[torch.dtype, Factor]:
+        return {}
+
     def fingerprint(self) -> str:
         return f"EKFAC({self.problem.fingerprint()}, damping={self.damping!r}, rows={self.rows}, " + (
-            f"leading={self.leading})"
+            f"leading={self.leading}, samples={self.samples}, seed={self.seed})"
         )
 
     def operator(self, dtype: torch.dtype | None = None) -> Operator:
-        return self.factor(dtype).product
+        product = self.factor(dtype).product
+        assert product is not None
+        return product
 
-    def factor(self, dtype: torch.dtype | None = None) -> KroneckerFactor:
-        return kronecker(self, dtype or self.dtype)
+    def factor(self, dtype: torch.dtype | None = None) -> Factor:
+        dtype = dtype or self.dtype
+        if dtype not in self._factors:
+            linear = isinstance(self.problem, LinearProblem)
+            self._factors[dtype] = kronecker(self, dtype) if linear else self._network.factor(self, dtype)
+        return self._factors[dtype]
+
+
+class Network:
+    """The layers of a problem's model, and how their curvature is gathered from the training data."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        trial = problem.trial
+        _, calls = record(problem.evaluation, problem.theta, trial)
+        self.layers = find_layers(problem.evaluation.model, problem.layout, set(calls))
+        self.together = example_first(problem.evaluation, problem.theta, trial)
+        covered = torch.zeros(problem.p, dtype=torch.bool)
+        for layer in self.layers:
+            covered[layer.index] = True
+        self.rest = (~covered).nonzero()[:, 0]
+
+    @property
+    def coverage(self) -> dict[str, str]:
+        names = {name for layer in self.layers for name in (layer.weight, layer.bias)}
+        other = "dense" if len(self.rest) <= DENSE_REST else "diagonal"
+        return {name: "Kronecker" if name in names else other for name in self.problem.layout.names}
+
+    def factor(self, curvature: EKFAC, dtype: torch.dtype) -> BlocksFactor:
+        problem, found = self.problem, [_Block(layer, curvature) for layer in self.layers]
+        sample = problem
+        if curvature.rows is not None and curvature.rows < problem.n:
+            even = torch.linspace(0, problem.n - 1, curvature.rows, dtype=torch.float64)
+            sample = problem.subset(even.long())
+        for calls, w, first in self._passes(curvature, sample, "bases"):
+            for block in found:
+                block.add_moments(calls, w, first)
+        for block in found:
+            block.diagonalise()
+        rest = _Rest(self.rest)
+        for calls, w, _ in self._passes(curvature, sample, "eigenvalues", rest):
+            for block in found:
+                block.add_values(calls, w)
+        parts: list[tuple[Tensor, Factor]] = [
+            (block.layer.index, block.factor(sample.n, dtype)) for block in found
+        ]
+        if len(self.rest):
+            added = problem.l2[self.rest].double() + curvature.damping
+            parts.append((self.rest, rest.factor(sample.n, added, dtype)))
+        return BlocksFactor(parts, problem.p, dtype)
+
+    def _passes(
+        self, curvature: EKFAC, sample: Problem, title: str, rest: _Rest | None = None
+    ) -> Iterator[tuple[Calls, Tensor, bool]]:
+        """Per block of examples and cotangent the layers' calls, with the examples' weights."""
+        generator = torch.Generator().manual_seed(curvature.seed)
+        of, theta = sample.evaluation, sample.theta
+        for batch, w in track(sample.blocks(), title, sample.block_count):
+            chunks = [(batch, w)]
+            if not self.together:
+                chunks = [(batched(z), w[[i]]) for i, z in enumerate(examples(batch))]
+            for chunk, weight in chunks:
+                V, slopes = pseudo_gradients(of, theta, chunk, curvature.samples, generator)
+                if rest is not None and len(rest.index):
+                    rest.add(through_outputs(of, theta, chunk, V.transpose(0, 1), rest.index), weight)
+                for j, calls in enumerate(slopes):
+                    yield calls, weight, j == 0
+
+
+class _Block:
+    """The bases and eigenvalues of one layer, gathered in two passes over the data."""
+
+    def __init__(self, layer: Layer, curvature: EKFAC) -> None:
+        self.layer, self.curvature = layer, curvature
+        e = layer.columns + layer.intercept
+        self.outputs = torch.zeros(layer.rows, layer.rows, dtype=torch.float64)
+        self.inputs = torch.zeros(e, e, dtype=torch.float64)
+        self.leading = min(curvature.leading, e, MOST_LEADING // layer.rows)
+        self.values = torch.zeros(layer.rows, e, dtype=torch.float64)
+        size = layer.rows * self.leading
+        self.whole = torch.zeros(size, size, dtype=torch.float64)
+
+    def add_moments(self, calls: Calls, w: Tensor, first: bool) -> None:
+        left, right = self.layer.pair(calls)
+        self.outputs += _moment(left, w)
+        if first or self.layer.words:
+            self.inputs += _moment(right, w)
+
+    def diagonalise(self) -> None:
+        """Eigenvectors of both sides, the largest variance first."""
+        dtype = self.curvature.dtype
+        self.left = torch.linalg.eigh(self.outputs)[1].to(dtype)
+        self.right = torch.linalg.eigh(self.inputs)[1].flip(1).to(dtype)
+
+    def add_values(self, calls: Calls, w: Tensor) -> None:
+        left, right = self.layer.pair(calls)
+        right = right @ self.right
+        rotated = left @ self.left
+        if left.shape[1] == 1:
+            self.values += (rotated[:, 0].square() * w[:, None]).T @ right[:, 0].square()
+        else:
+            self.values += torch.einsum("brs,b->rs", (rotated.mT @ right).square(), w)
+        if self.leading:
+            G = (left.mT @ right[:, :, : self.leading]).flatten(1)
+            self.whole += (G * w[:, None]).T @ G
+
+    def factor(self, n: int, dtype: torch.dtype) -> KroneckerFactor:
+        """The layer's part of the matrix, with penalty and damping."""
+        weights = self.layer.index[: self.layer.rows * self.layer.columns]
+        added = float(self.curvature.problem.l2[weights].double().mean()) + self.curvature.damping
+        values = self.values / n + added
+        floor = max(float(values.max()) * torch.finfo(dtype).eps, torch.finfo(dtype).tiny)
+        whole = self.whole / n
+        whole.diagonal().add_(max(added, floor))
+        left, right = self.left.to(dtype), self.right.to(dtype)
+        values = values.clamp(min=floor).to(dtype)
+        return KroneckerFactor(left, right, values, whole.to(dtype), intercept=self.layer.intercept)
+
+
+class _Rest:
+    """The parameters outside layers: a dense block, or a diagonal."""
+
+    def __init__(self, index: Tensor) -> None:
+        self.index = index
+        few = len(index) <= DENSE_REST
+        self.total = torch.zeros((len(index),) * (2 if few else 1), dtype=torch.float64)
+
+    def add(self, P: Float[Tensor, "b k q"], w: Tensor) -> None:
+        P = (P * w.sqrt()[:, None, None]).flatten(0, 1)
+        self.total += P.T @ P if self.total.ndim == 2 else P.square().sum(0)
+
+    def factor(self, n: int, added: Float[Tensor, " q"], dtype: torch.dtype) -> Factor:
+        """The part of the matrix, with penalty and damping."""
+        diagonal = self.total if self.total.ndim == 1 else self.total.diagonal()
+        floor = max(float(diagonal.max()) / n * torch.finfo(dtype).eps, torch.finfo(dtype).tiny)
+        added = added.clamp(min=floor)
+        if self.total.ndim == 1:
+            return DiagonalFactor((self.total / n + added).to(dtype))
+        matrix = self.total / n
+        matrix.diagonal().add_(added)
+        return CholeskyFactor(matrix.to(dtype))
+
+
+def _moment(X: Float[Tensor, "b t r"], w: Float[Tensor, " b"]) -> Float[Tensor, "r r"]:
+    """sum_i w_i sum_t x x^T."""
+    flat = (X * w.sqrt()[:, None, None]).flatten(0, 1)
+    return flat.T @ flat
 
 
 def kronecker(curvature: EKFAC, dtype: torch.dtype) -> KroneckerFactor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -42,14 +43,14 @@ class CholeskyFactor(Factor):
         if int(failed):
             raise indefinite(lowest_eigenvalue(inverted))
         self.lower = lower
-        self.product = lambda rows: rows @ matrix
+        self.product = lambda rows: (rows.to(matrix.dtype) @ matrix).to(rows.dtype)
 
     def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
-        return torch.cholesky_solve(rows.T, self.lower).T
+        return torch.cholesky_solve(rows.T.to(self.dtype), self.lower).T.to(rows.dtype)
 
     def quadratic(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:
-        half = torch.linalg.solve_triangular(self.lower, rows.T, upper=False)
-        return half.square().sum(0)
+        half = torch.linalg.solve_triangular(self.lower, rows.T.to(self.dtype), upper=False)
+        return half.square().sum(0).to(rows.dtype)
 
 
 class DualFactor(Factor):
@@ -156,6 +157,44 @@ class KroneckerFactor(Factor):
         """A v for every row v."""
         first, rest = self._rotate(rows)
         return self._back(first @ self.block.lower @ self.block.lower.T, rest * self.values)
+
+
+class DiagonalFactor(Factor):
+    """A = diag(values)."""
+
+    def __init__(self, values: Float[Tensor, " p"]) -> None:
+        self.dtype, self.values = values.dtype, values
+        self.product = lambda rows: rows * values
+
+    def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
+        return rows / self.values
+
+    def quadratic(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:
+        return (rows.square() / self.values).sum(1)
+
+
+class BlocksFactor(Factor):
+    """A is zero outside blocks: `parts` are the entries of each block and its factor; every entry is in one block."""
+
+    def __init__(self, parts: list[tuple[Tensor, Factor]], p: int, dtype: torch.dtype) -> None:
+        assert sum(len(index) for index, _ in parts) == p
+        self.dtype, self.parts = dtype, parts
+        self.product = self._product
+
+    def _product(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
+        return self._each(rows, [part.product for _, part in self.parts])
+
+    def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
+        return self._each(rows, [part.solve for _, part in self.parts])
+
+    def _each(self, rows: Tensor, maps: list[Any]) -> Tensor:
+        out = torch.empty_like(rows)
+        for (index, _), apply in zip(self.parts, maps, strict=True):
+            out[:, index] = apply(rows[:, index])
+        return out
+
+    def quadratic(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:
+        return torch.stack([part.quadratic(rows[:, index]) for index, part in self.parts]).sum(0)
 
 
 def lowest_eigenvalue(matrix: Float[Tensor, "p p"]) -> float:

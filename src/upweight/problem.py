@@ -27,9 +27,11 @@ from .derivatives import (
     targets_of,
 )
 from .errors import StaleError
+from .jacobians import flat_outputs, output_roots, through_outputs
 from .measures import Measure, OfParameters, Overall
 from .objective import Objective, Operator, check_keep, check_weights, expand_l2
-from .rows import Rows, as_rows
+from .progress import track
+from .rows import Rows, as_rows, count
 from .types import Keep, Tensor
 from .vectors import Layout
 
@@ -46,6 +48,10 @@ GRADIENT_BYTES = 256 << 20
 """Per-example gradients held at once."""
 CPU_GRADIENT_BYTES = 16 << 20
 """The same on a processor: what malloc hands out again (under 32 MiB) instead of mapping afresh."""
+SQUARED_BYTES = 64 << 20
+"""Jacobians held at once while the Gauss-Newton matrix is summed."""
+FEW_OUTPUTS = 128
+"""Up to this many outputs per example the Gauss-Newton matrix comes from Jacobians, not from products."""
 TRIED = 8
 """Examples that the model and loss are tried on."""
 
@@ -99,16 +105,32 @@ class Problem(Objective):
             raise ValueError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
         _check_eval(model, ValueError)
         self.layout, self.theta, fixed = _snapshot(model, params)
-        self._of = Evaluation(model, loss, self.layout, fixed)
+        self.evaluation = Evaluation(model, loss, self.layout, fixed)
         self._rows = as_rows(train, self.device, self.dtype)
         self.n = len(self._rows)
         self.l2 = expand_l2(l2, self.theta)
         self.weights = check_weights(weights, self.n).to(self.device)
-        tried = self._rows.take(torch.linspace(0, self.n - 1, min(TRIED, self.n)).long())
         with torch.no_grad():
-            self._of.choose(self.theta, tried)
-        self._memory = memory_of(self._of, self.theta, tried)
+            self.evaluation.choose(self.theta, self.trial)
+            tried = self.evaluation.outputs(self.theta, self.trial)
+        self._outputs = flat_outputs(tried, count(self.trial)).shape[1]
+        self._memory = memory_of(self.evaluation, self.theta, self.trial)
         self._size: int = batch_size or max(1, min(BLOCK_EXAMPLES, self._block_bytes() // self._memory))
+
+    @property
+    def trial(self) -> Any:
+        """A few training examples, to try things on."""
+        return self._rows.take(torch.linspace(0, self.n - 1, min(TRIED, self.n)).long())
+
+    def blocks(self) -> Iterator[tuple[Any, Tensor]]:
+        """The training data as batches, with the examples' weights."""
+        for part, batch in self._rows.blocks(self._size):
+            yield batch, self._weights(part)
+
+    @property
+    def block_count(self) -> int:
+        """How many `blocks` there are."""
+        return math.ceil(self.n / self._size)
 
     def subset(self, index: Int[Tensor, " b"]) -> Problem:
         other = object.__new__(Problem)
@@ -121,9 +143,9 @@ class Problem(Objective):
         return other
 
     def check_current(self) -> None:
-        _check_eval(self._of.model, StaleError)
-        live = dict(self._of.model.named_parameters())
-        for name, then in {**self._of.fixed, **self.params}.items():
+        _check_eval(self.evaluation.model, StaleError)
+        live = dict(self.evaluation.model.named_parameters())
+        for name, then in {**self.evaluation.fixed, **self.params}.items():
             if name in live and not torch.equal(live[name].detach(), then):
                 raise StaleError(
                     f"the model's parameter {name!r} changed since this problem was made: make the Problem anew"
@@ -151,14 +173,15 @@ class Problem(Objective):
 
     def gradient(self) -> Float[Tensor, " p"]:
         total = torch.zeros(self.p, dtype=torch.float64, device=self.device)
-        for part, batch in self._rows.blocks(self._size):
-            w = self._weights(part)
-            total += plain_gradient(lambda t, z=batch, w=w: self._of.losses(t, z) @ w, self.theta)  # type: ignore[misc]
+        for batch, w in self.blocks():
+            total += plain_gradient(lambda t, z=batch, w=w: self.evaluation.losses(t, z) @ w, self.theta)  # type: ignore[misc]
         return (total / self.n + self.l2.double() * self.theta.double()).to(self.dtype)
 
     @torch.no_grad()
     def train_losses(self) -> Float[Tensor, " n"]:
-        return torch.cat([self._of.losses(self.theta, batch) for _, batch in self._rows.blocks(self._size)])
+        return torch.cat(
+            [self.evaluation.losses(self.theta, batch) for _, batch in self._rows.blocks(self._size)]
+        )
 
     def train_batch(self, index: Int[Tensor, " b"]) -> Any:
         return self._rows.take(index)
@@ -166,7 +189,9 @@ class Problem(Objective):
     def train_gradients(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
         parts = index.split(self._gradient_size())
         found = [
-            example_gradients(self._of, self.theta, self._rows.take(part)) for part in parts if len(part)
+            example_gradients(self.evaluation, self.theta, self._rows.take(part))
+            for part in parts
+            if len(part)
         ]
         plain = torch.cat([self.theta.new_zeros(0, self.p), *found])
         return plain.mul_(self._weights(index)[:, None]).add_(self.folded_penalty)
@@ -180,9 +205,9 @@ class Problem(Objective):
         few = len(rows) <= ROWS_AT_ONCE
         for part, batch in self._rows.blocks(self._size if few else self._gradient_size()):
             if few:
-                values = directional(self._of, self.theta, batch, rows)
+                values = directional(self.evaluation, self.theta, batch, rows)
             else:
-                values = rows @ example_gradients(self._of, self.theta, batch).T
+                values = rows @ example_gradients(self.evaluation, self.theta, batch).T
             yield part, values * self._weights(part) + constant
 
     # -- test examples ---------------------------------------------------------------------------------------------
@@ -198,7 +223,7 @@ class Problem(Objective):
             if isinstance(measure, (OfParameters, Overall)):
                 return self._single(batch, measure)(at).view(1)
             blocks = self._test(batch).blocks(self._size)
-            return torch.cat([self._of.losses(at, part, measure) for _, part in blocks])
+            return torch.cat([self.evaluation.losses(at, part, measure) for _, part in blocks])
 
     def _single(self, batch: Any, measure: OfParameters | Overall) -> Callable[[Tensor], Tensor]:
         """A measure that is one number, as a function of theta."""
@@ -208,8 +233,8 @@ class Problem(Objective):
         whole = rows.take(slice(0, len(rows)))
 
         def value(theta: Tensor) -> Tensor:
-            outputs = self._of.outputs(theta, whole)
-            if self._of.strategy != "batch":
+            outputs = self.evaluation.outputs(theta, whole)
+            if self.evaluation.strategy != "batch":
                 outputs = outputs.flatten(0, 1)
             return measure.function(outputs, targets_of(whole)).reshape(())
 
@@ -219,7 +244,9 @@ class Problem(Objective):
         if isinstance(measure, (OfParameters, Overall)):
             return plain_gradient(self._single(batch, measure), self.theta).view(1, -1)
         blocks = self._test(batch).blocks(self._gradient_size())
-        return torch.cat([example_gradients(self._of, self.theta, part, measure) for _, part in blocks])
+        return torch.cat(
+            [example_gradients(self.evaluation, self.theta, part, measure) for _, part in blocks]
+        )
 
     def input_gradients(self, batch: Any, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k b *x"]:
         rows = rows.to(self.theta)
@@ -228,7 +255,9 @@ class Problem(Objective):
             inputs, rebuild = _inputs(block)
             parts = rows.split(ROWS_AT_ONCE)
             found.append(
-                torch.cat([input_directional(self._of, self.theta, inputs, rebuild, part) for part in parts])
+                torch.cat(
+                    [input_directional(self.evaluation, self.theta, inputs, rebuild, part) for part in parts]
+                )
             )
         return torch.cat(found, dim=1)
 
@@ -236,7 +265,7 @@ class Problem(Objective):
 
     def _block(self, batch: Any, weights: Tensor, gauss_newton: bool, mode: Mode) -> Operator:
         build = gauss_newton_product if gauss_newton else hessian_product
-        return build(self._of, self.theta, batch, weights, mode)
+        return build(self.evaluation, self.theta, batch, weights, mode)
 
     def operator(self, *, gauss_newton: bool = False, dtype: torch.dtype | None = None) -> Operator:
         fits, used = self._keeps_graphs(), False
@@ -244,8 +273,8 @@ class Problem(Objective):
         wide = torch.promote_types(self.dtype, torch.float32)
 
         def blocks() -> Iterator[Operator]:
-            for part, batch in self._rows.blocks(self._size):
-                yield self._block(batch, self._weights(part), gauss_newton, "double")
+            for batch, w in self.blocks():
+                yield self._block(batch, w, gauss_newton, "double")
 
         def product(rows: Tensor) -> Tensor:
             nonlocal used
@@ -281,21 +310,37 @@ class Problem(Objective):
         return (attempt(fast, slow) / b + self.l2 * inner).to(rows.dtype)
 
     def matrix(self, *, gauss_newton: bool = False, dtype: torch.dtype | None = None) -> Float[Tensor, "p p"]:
+        if gauss_newton and self._outputs <= FEW_OUTPUTS:
+            return self._squared(dtype or self.dtype)
         product = self.operator(gauss_newton=gauss_newton)
         eye = torch.eye(self.p, dtype=self.dtype, device=self.device)
         H = torch.cat([product(part) for part in eye.split(64)])
         H = (H + H.T) / 2
         return H if dtype is None else H.to(dtype)
 
+    def _squared(self, dtype: torch.dtype) -> Float[Tensor, "p p"]:
+        """The Gauss-Newton matrix from Jacobians: one pass over the data, summed in float64."""
+        total = torch.zeros(self.p, self.p, dtype=torch.float64, device=self.device)
+        every = torch.arange(self.p, device=self.device)
+        size = max(1, SQUARED_BYTES // (self._outputs * self.p * self.theta.element_size()))
+        for part, batch in track(self._rows.blocks(size), "Gauss-Newton matrix", math.ceil(self.n / size)):
+            S, sign = output_roots(self.evaluation, self.theta, batch)
+            P = through_outputs(self.evaluation, self.theta, batch, S, every)
+            w = self._weights(part)[:, None] * sign
+            total += P.flatten(0, 1).T @ (P * w[:, :, None]).flatten(0, 1)
+        total /= self.n
+        total.diagonal().add_(self.l2.double())
+        return total.to(dtype)
+
     def root(self, *, gauss_newton: bool = False) -> None:
         return None
 
     def _hashed(self) -> list[Tensor]:
-        loss = getattr(self._of.loss, "__qualname__", None) or repr(self._of.loss)
+        loss = getattr(self.evaluation.loss, "__qualname__", None) or repr(self.evaluation.loss)
         settings = torch.tensor(
-            list(f"{loss} {type(self._of.model).__qualname__}".encode()), dtype=torch.uint8
+            list(f"{loss} {type(self.evaluation.model).__qualname__}".encode()), dtype=torch.uint8
         )
-        return [*self._of.fixed.values(), self.weights, self._rows.digest(), settings]
+        return [*self.evaluation.fixed.values(), self.weights, self._rows.digest(), settings]
 
 
 def _check_eval(model: torch.nn.Module, error: type[Exception]) -> None:

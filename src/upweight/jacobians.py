@@ -1,0 +1,84 @@
+"""The curvature of a loss in the model's outputs, and Jacobians seen through it: J^T H_out J = P^T diag(sign) P."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.func import vjp, vmap
+from torch.utils._pytree import tree_flatten
+
+from .derivatives import Evaluation, attempt, batched, examples
+from .rows import count
+from .types import Tensor
+
+MOST_OUTPUTS = 1024
+"""Outputs per example whose curvature matrix is formed."""
+
+
+def flat_outputs(outputs: Any, b: int) -> Tensor:
+    """All outputs of an example in one row: (b, c)."""
+    return torch.cat([leaf.reshape(b, -1) for leaf in tree_flatten(outputs)[0]], dim=1)
+
+
+def output_roots(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
+    """S (b, c, c) and sign (b, c) with S^T diag(sign) S the Hessian of each example's loss in its c outputs.
+
+    Differentiated, whatever the loss; the sign is negative where the loss is not convex in its outputs.
+    """
+    b = count(batch)
+    with torch.no_grad():
+        leaves, spec = tree_flatten(of.outputs(theta, batch))
+    sizes, shapes = [leaf[0].numel() for leaf in leaves], [leaf.shape for leaf in leaves]
+    c = sum(sizes)
+    if c > MOST_OUTPUTS:
+        raise ValueError(
+            f"an example has {c} outputs: their curvature matrix is formed for up to {MOST_OUTPUTS}; use "
+            "ConjugateGradient without EKFAC, or a loss of fewer outputs"
+        )
+    flat = torch.cat([leaf.reshape(b, -1) for leaf in leaves], dim=1).requires_grad_()
+    with torch.enable_grad():
+        parts = [part.view(shape) for part, shape in zip(flat.split(sizes, dim=1), shapes, strict=True)]
+        total = of.measured(spec.unflatten(parts), batch).sum()
+        slope = torch.autograd.grad(total, flat, create_graph=True, materialize_grads=True)[0]
+    if slope.requires_grad:
+        # Examples do not mix: one backward pass per output gives a column of every example's matrix.
+        columns = [
+            torch.autograd.grad(slope[:, j].sum(), flat, retain_graph=True, materialize_grads=True)[0]
+            for j in range(c)
+        ]
+        H = torch.stack(columns, dim=2)
+    else:
+        H = flat.new_zeros(b, c, c)
+    if not bool(H.isfinite().all()):
+        raise ValueError("the loss's curvature in the outputs is not finite: check loss and data")
+    values, vectors = torch.linalg.eigh((H + H.mT) / 2)
+    return values.abs().sqrt()[:, :, None] * vectors.mT, values.sign()
+
+
+def through_outputs(of: Evaluation, theta: Tensor, batch: Any, S: Tensor, index: Tensor) -> Tensor:
+    """S_i J_i, the rows of S pulled back to the entries `index` of theta: (b, c, q)."""
+
+    def outputs(part: Tensor, example: Any) -> Tensor:
+        return flat_outputs(of.call(theta.index_put((index,), part), batched(example)), 1)[0]
+
+    def one(example: Any, rows: Tensor) -> Tensor:
+        pull = vjp(lambda part: outputs(part, example), theta[index])[1]
+        return vmap(lambda row: pull(row)[0])(rows)
+
+    def slow(example: Any, rows: Tensor) -> Tensor:
+        part = theta[index].requires_grad_()
+        with torch.enable_grad():
+            there = outputs(part, example)
+        if not there.requires_grad:
+            return rows.new_zeros(len(rows), len(index))
+        found = [
+            torch.autograd.grad(there, part, row, retain_graph=True, materialize_grads=True)[0]
+            for row in rows
+        ]
+        return torch.stack(found)
+
+    def loop() -> Tensor:
+        return torch.stack([slow(example, rows) for example, rows in zip(examples(batch), S, strict=True)])
+
+    return attempt(lambda: vmap(one)(batch, S), loop)

@@ -1,0 +1,206 @@
+"""Layers as curvature sees them: weights whose gradient is a sum of outer products of two small vectors.
+
+The gradient of a weight (r, s) for one example is sum_t left_t right_t^T over the positions t where it was used:
+for a dense layer right is the input and left the derivative in the output, for a convolution right is a patch, for an
+embedding left is one-hot and right the derivative. An intercept is one more column of right, constantly one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .derivatives import Evaluation, batched, examples
+from .jacobians import flat_outputs, output_roots
+from .rows import count
+from .types import Tensor
+from .vectors import Layout
+
+KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding)
+MOST_WORDS = 4096
+"""Rows of an embedding that is treated as a layer; it needs a square matrix of them."""
+Pair: TypeAlias = tuple[Tensor, Tensor]
+"""left (b, t, r) and right (b, t, s)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One weight (or one group of a convolution): `index` are its entries of theta, row by row, then its intercept."""
+
+    weight: str
+    bias: str | None
+    modules: tuple[nn.Module, ...] = field(repr=False)
+    group: int
+    rows: int
+    columns: int
+    index: Tensor = field(repr=False)
+
+    @property
+    def intercept(self) -> bool:
+        return self.bias is not None
+
+    @property
+    def words(self) -> bool:
+        """Whether it is (also) an embedding."""
+        return any(isinstance(module, nn.Embedding) for module in self.modules)
+
+    def pair(self, calls: Calls) -> Pair:
+        """Left and right of all places where the weight was used, from inputs and output derivatives."""
+        sides = [self._sides(module, *call) for module in self.modules for call in calls.get(module, [])]
+        return torch.cat([left for left, _ in sides], dim=1), torch.cat([right for _, right in sides], dim=1)
+
+    def _sides(self, module: nn.Module, x: Tensor, slope: Tensor) -> Pair:
+        if isinstance(module, nn.Embedding):
+            words = x.reshape(len(x), -1)
+            left = F.one_hot(words, module.num_embeddings).to(slope)
+            if module.padding_idx is not None:
+                left[words == module.padding_idx] = 0
+            right, constant = slope.reshape(len(x), -1, self.columns), 0.0
+        elif isinstance(module, nn.Linear):
+            left, right, constant = (
+                slope.reshape(len(x), -1, self.rows),
+                x.reshape(len(x), -1, self.columns),
+                1.0,
+            )
+        else:
+            left, right, constant = *_patches(module, x, slope, self.group), 1.0
+        if self.intercept:
+            right = torch.cat([right, right.new_full((*right.shape[:2], 1), constant)], dim=2)
+        return left, right
+
+
+def _patches(module: Any, x: Tensor, slope: Tensor, group: int) -> Pair:
+    """The patch that each output position of a convolution saw, (b, t, in / groups * k), and its derivative."""
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    x = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
+    flat = isinstance(module, nn.Conv1d)
+    x = x[:, :, None] if flat else x
+    wide = (
+        (1, *setting) if flat else setting for setting in (module.kernel_size, module.dilation, module.stride)
+    )
+    kernel, dilation, stride = wide
+    x = x.chunk(module.groups, dim=1)[group]
+    left = slope.chunk(module.groups, dim=1)[group].flatten(2)
+    return left.mT, F.unfold(x, kernel, dilation=dilation, stride=stride).mT
+
+
+Calls: TypeAlias = dict[nn.Module, list[tuple[Tensor, Tensor]]]
+"""Of each layer the input and the output (or the derivative in the output), use by use."""
+
+
+def find_layers(model: nn.Module, layout: Layout, called: set[nn.Module]) -> list[Layer]:
+    """The layers whose weight is among the parameters in question, and which the model does call."""
+    names = {id(value): name for name, value in model.named_parameters()}
+    used: dict[str, list[nn.Module]] = {}
+    for module in model.modules():
+        weight = module._parameters.get("weight")
+        name = names.get(id(weight))
+        if name in layout.names and isinstance(module, KINDS) and module in called:
+            used.setdefault(name, []).append(module)
+    places = dict(zip(layout.names, torch.arange(layout.size).split(layout.sizes), strict=True))
+    return [layer for name, modules in used.items() for layer in _layers_of(name, modules, names, places)]
+
+
+def _layers_of(
+    name: str, modules: list[nn.Module], names: dict[int, str], places: dict[str, Tensor]
+) -> Iterator[Layer]:
+    kind = type(modules[0])
+    shape = modules[0].weight.shape  # type: ignore[union-attr]
+    if any(isinstance(module, nn.Embedding) for module in modules) and len(shape) and shape[0] > MOST_WORDS:
+        return
+    groups = {getattr(module, "groups", 1) for module in modules}
+    if len(groups) > 1 or (
+        issubclass(kind, (nn.Conv1d, nn.Conv2d)) and any(type(m) is not kind for m in modules)
+    ):
+        return
+    biases = {names.get(id(bias)) for m in modules if (bias := m._parameters.get("bias")) is not None}
+    bias = biases.pop() if len(biases) == 1 else None  # intercepts of their own do not fit one shared weight
+    bias = bias if bias in places else None
+    count = groups.pop()
+    rows, columns = shape[0] // count, shape[1:].numel()
+    weight = places[name].view(count, rows * columns)
+    for group in range(count):
+        index = weight[group]
+        if bias is not None:
+            index = torch.cat([index, places[bias].view(count, rows)[group]])
+        yield Layer(name, bias, tuple(modules), group, rows, columns, index)
+
+
+def record(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Tensor, Calls]:
+    """The outputs (b, c) with their graph, and what goes into and comes out of every supported layer."""
+    calls: Calls = {}
+
+    def keep(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+        calls.setdefault(module, []).append(((args[0] if args else kwargs["input"]).detach(), output))
+        return output.clone()  # what follows may write into it
+
+    hooks = [
+        module.register_forward_hook(keep, with_kwargs=True)
+        for module in of.model.modules()
+        if isinstance(module, KINDS)
+    ]
+    try:
+        with torch.enable_grad():
+            outputs = of.call(theta.detach().requires_grad_(), batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return flat_outputs(outputs, count(batch)), calls
+
+
+def example_first(of: Evaluation, theta: Tensor, batch: Any) -> bool:
+    """Whether every layer sees the examples of a batch along its first dimension, compared with batches of one."""
+    if of.strategy != "batch":
+        return False
+    _, together = record(of, theta, batch)
+    for i, example in enumerate(examples(batch)):
+        _, alone = record(of, theta, batched(example))
+        for module, calls in alone.items():
+            if len(calls) != len(together.get(module, [])):
+                return False
+            for (x, out), (xs, outs) in zip(calls, together[module], strict=True):
+                if x.shape[1:] != xs.shape[1:] or out.shape[1:] != outs.shape[1:] or len(xs) != count(batch):
+                    return False
+                if not torch.allclose(x[0].double(), xs[i].double(), rtol=1e-3, atol=1e-5):
+                    return False
+    return True
+
+
+def pseudo_gradients(
+    of: Evaluation, theta: Tensor, batch: Any, samples: int | None, generator: torch.Generator | None
+) -> tuple[Tensor, Iterator[Calls]]:
+    """Cotangents V (k, b, c) of the outputs with sum_k v v^T the loss's output curvature, and every layer's calls.
+
+    Exact with k = c, or k = `samples` random combinations of expectation one. Each item maps a layer to its inputs and
+    the derivatives of v . outputs in its outputs. Raises ValueError where the loss is not convex in its outputs.
+    """
+    S, sign = output_roots(of, theta, batch)
+    size = S.square().sum(2)
+    if bool((size * (sign < 0)).max() > 1e-3 * size.max()):
+        raise ValueError(
+            "the loss is not convex in the model's outputs (its output Hessian has negative eigenvalues), so it has no "
+            "Gauss-Newton approximation: use Hessian with damping, or a loss that is convex in the outputs"
+        )
+    V = S.transpose(0, 1) * (sign >= 0).T[:, :, None]
+    if samples is not None:
+        signs = torch.randint(0, 2, (samples, *sign.shape), generator=generator).to(V) * 2 - 1
+        V = torch.einsum("kbc,cbo->kbo", signs, V) / samples**0.5
+    outputs, calls = record(of, theta, batch)
+    flat = [(module, x, out) for module, found in calls.items() for x, out in found if out.requires_grad]
+
+    def slopes() -> Iterator[Calls]:
+        for v in V:
+            found = torch.autograd.grad(
+                outputs, [out for _, _, out in flat], v, retain_graph=True, materialize_grads=True
+            )
+            kept: Calls = {}
+            for (module, x, _), slope in zip(flat, found, strict=True):
+                kept.setdefault(module, []).append((x, slope))
+            yield kept
+
+    return V, slopes()
