@@ -93,7 +93,7 @@ def test_the_hessian_equals_the_dense_one(kind):
     model, X, y = make(kind)
     w = torch.rand(len(X), dtype=X.dtype)
     problem = Problem(model, F.cross_entropy, (X, y), l2=0.01, weights=w, batch_size=5)
-    assert problem._of.strategy == "batch"
+    assert problem.evaluation.strategy == "batch"
     rows = rows_of(problem, problem.p + 2)
     H = dense(problem, model, X, y, w)
     product = problem.operator()
@@ -297,7 +297,7 @@ def test_what_cannot_be_vmapped_works_by_the_slower_way(kind):
     loss = branching_loss if kind == "loss" else F.cross_entropy
     model = model if kind == "loss" else Branches()
     problem = Problem(model, loss, (X, y), l2=0.1)
-    assert problem._of.strategy == ("batch" if kind == "loss" else "loop")
+    assert problem.evaluation.strategy == ("batch" if kind == "loss" else "loop")
 
     def value(theta, examples=tuple(range(6))):
         params = problem.layout.unpack(theta)

@@ -97,8 +97,10 @@ class EKFAC(OfProblem):
     def factor(self, dtype: torch.dtype | None = None) -> Factor:
         dtype = dtype or self.dtype
         if dtype not in self._factors:
-            linear = isinstance(self.problem, LinearProblem)
-            self._factors[dtype] = kronecker(self, dtype) if linear else self._network.factor(self, dtype)
+            if isinstance(self.problem, LinearProblem):
+                self._factors[dtype] = kronecker(self, self.problem, dtype)
+            else:
+                self._factors[dtype] = self._network.factor(self, dtype)
         return self._factors[dtype]
 
 
@@ -118,11 +120,13 @@ class Network:
 
     @property
     def coverage(self) -> dict[str, str]:
+        """What covers each parameter."""
         names = {name for layer in self.layers for name in (layer.weight, layer.bias)}
         other = "dense" if len(self.rest) <= DENSE_REST else "diagonal"
         return {name: "Kronecker" if name in names else other for name in self.problem.layout.names}
 
     def factor(self, curvature: EKFAC, dtype: torch.dtype) -> BlocksFactor:
+        """The matrix, from two passes over (a sample of) the training data: bases, then eigenvalues."""
         problem, found = self.problem, [_Block(layer, curvature) for layer in self.layers]
         sample = problem
         if curvature.rows is not None and curvature.rows < problem.n:
@@ -243,9 +247,8 @@ def _moment(X: Float[Tensor, "b t r"], w: Float[Tensor, " b"]) -> Float[Tensor, 
     return flat.T @ flat
 
 
-def kronecker(curvature: EKFAC, dtype: torch.dtype) -> KroneckerFactor:
+def kronecker(curvature: EKFAC, problem: LinearProblem, dtype: torch.dtype) -> KroneckerFactor:
     """The factors, from (a sample of) the training examples; below the problem's precision, read in its fastest."""
-    problem = curvature.problem
     dtype = dtype if dtype == problem.dtype else problem.precisions[0]
     count = min(problem.n, curvature.rows or problem.n)
     index = torch.linspace(0, problem.n - 1, count, dtype=torch.float64).long()

@@ -42,6 +42,7 @@ class Layer:
 
     @property
     def intercept(self) -> bool:
+        """Whether the layer has an intercept of its own."""
         return self.bias is not None
 
     @property
@@ -96,10 +97,9 @@ Calls: TypeAlias = dict[nn.Module, list[tuple[Tensor, Tensor]]]
 def find_layers(model: nn.Module, layout: Layout, called: set[nn.Module]) -> list[Layer]:
     """The layers whose weight is among the parameters in question, and which the model does call."""
     names = {id(value): name for name, value in model.named_parameters()}
-    used: dict[str, list[nn.Module]] = {}
+    used: dict[str, list[Any]] = {}
     for module in model.modules():
-        weight = module._parameters.get("weight")
-        name = names.get(id(weight))
+        name = names.get(id(module._parameters.get("weight")), "")
         if name in layout.names and isinstance(module, KINDS) and module in called:
             used.setdefault(name, []).append(module)
     places = dict(zip(layout.names, torch.arange(layout.size).split(layout.sizes), strict=True))
@@ -107,16 +107,15 @@ def find_layers(model: nn.Module, layout: Layout, called: set[nn.Module]) -> lis
 
 
 def _layers_of(
-    name: str, modules: list[nn.Module], names: dict[int, str], places: dict[str, Tensor]
+    name: str, modules: list[Any], names: dict[int, str], places: dict[str, Tensor]
 ) -> Iterator[Layer]:
-    kind = type(modules[0])
-    shape = modules[0].weight.shape  # type: ignore[union-attr]
-    if any(isinstance(module, nn.Embedding) for module in modules) and len(shape) and shape[0] > MOST_WORDS:
+    """One layer per group of the weight; none where its uses do not fit one pair of bases."""
+    kind, shape = type(modules[0]), modules[0].weight.shape
+    if any(isinstance(module, nn.Embedding) for module in modules) and shape[0] > MOST_WORDS:
         return
     groups = {getattr(module, "groups", 1) for module in modules}
-    if len(groups) > 1 or (
-        issubclass(kind, (nn.Conv1d, nn.Conv2d)) and any(type(m) is not kind for m in modules)
-    ):
+    convolves = issubclass(kind, (nn.Conv1d, nn.Conv2d))
+    if len(groups) > 1 or (convolves and any(type(module) is not kind for module in modules)):
         return
     biases = {names.get(id(bias)) for m in modules if (bias := m._parameters.get("bias")) is not None}
     bias = biases.pop() if len(biases) == 1 else None  # intercepts of their own do not fit one shared weight
