@@ -111,12 +111,13 @@ def naive_ekfac(case: Case, theta: torch.Tensor, damping: float, leading: int) -
             for i in range(case.n)
         ]
     )
-    left, right = torch.linalg.eigh(W.mean(0)).eigenvectors, torch.linalg.eigh(X.T @ X).eigenvectors
+    moment = X.T @ (case.w[:, None] * X)
+    left, right = torch.linalg.eigh(W.mean(0)).eigenvectors, torch.linalg.eigh(moment).eigenvectors
     Q = torch.kron(left, right)
     H = torch.stack([torch.kron(W[i], torch.outer(X[i], X[i])) for i in range(case.n)]).mean(0)
     values = (Q.T @ H @ Q).diagonal() + case.l2 + damping
     A = Q @ torch.diag(values) @ Q.T
-    first = torch.linalg.eigh(X.T @ X).eigenvectors.flip(1)[:, :leading]
+    first = right.flip(1)[:, :leading]
     whole = torch.kron(torch.eye(case.c).double(), first @ first.T)
     rest = torch.eye(len(A)).double() - whole
     A = rest @ A @ rest + whole @ (H + (case.l2 + damping) * torch.eye(len(A)).double()) @ whole

@@ -21,7 +21,7 @@ LEVELS = (
     {"objective"},
     {"problem", "linear", "reduced", "kernels", "readers", "optimum", "estimators"},
     {"checks", "distributed"},
-    {"factor", "curvature", "ekfac"},
+    {"factor", "curvature", "ekfac", "nystrom"},
     {"solvers"},
     {"scores"},
     {"influence", "removal"},

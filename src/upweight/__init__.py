@@ -18,6 +18,7 @@ from .influence import Influence
 from .linear import LinearProblem
 from .losses import Logistic, SmoothHinge, Softmax, Squared, SquaredHinge
 from .measures import OfParameters, Overall
+from .nystrom import Nystrom
 from .problem import Problem
 from .scores import Scores
 from .solvers import ConjugateGradient, Exact, LiSSA
@@ -43,6 +44,7 @@ __all__ = [
     "NotConvergedError",
     "NotDeterministicError",
     "NotStationaryWarning",
+    "Nystrom",
     "OfParameters",
     "Overall",
     "Problem",

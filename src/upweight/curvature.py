@@ -51,6 +51,16 @@ class Curvature(ABC):
         return wide(self.precisions[0])
 
     @property
+    def device(self) -> torch.device:
+        """Where products are taken."""
+        return torch.device("cpu")
+
+    @property
+    def shift(self) -> float:
+        """What of the diagonal is the same for every parameter and known: the damping, and the smallest penalty."""
+        return self.damping
+
+    @property
     @abstractmethod
     def semidefinite(self) -> bool:
         """Whether A is known to be positive semi-definite, so that nobody needs to look."""
@@ -116,6 +126,14 @@ class OfProblem(Curvature):
     @property
     def precisions(self) -> tuple[torch.dtype, ...]:
         return self.problem.precisions
+
+    @property
+    def device(self) -> torch.device:
+        return self.problem.device
+
+    @property
+    def shift(self) -> float:
+        return self.damping + float(self.problem.l2.min())
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from .curvature import OfProblem
 from .derivatives import batched, examples
 from .factor import BlocksFactor, CholeskyFactor, DiagonalFactor, Factor, KroneckerFactor
 from .jacobians import through_outputs
-from .layers import Calls, Layer, example_first, find_layers, pseudo_gradients, record
+from .layers import Calls, Layer, example_first, find_layers, pseudo_gradients
 from .linear import LinearProblem
 from .objective import Operator
 from .problem import Problem
@@ -110,10 +111,9 @@ class Network:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         trial = problem.trial
-        _, calls = record(problem.evaluation, problem.theta, trial)
-        self.layers = find_layers(problem.evaluation.model, problem.layout, set(calls))
+        self.layers = find_layers(problem.evaluation, problem.theta, trial)
         self.together = example_first(problem.evaluation, problem.theta, trial)
-        covered = torch.zeros(problem.p, dtype=torch.bool)
+        covered = torch.zeros(problem.p, dtype=torch.bool, device=problem.device)
         for layer in self.layers:
             covered[layer.index] = True
         self.rest = (~covered).nonzero()[:, 0]
@@ -132,15 +132,19 @@ class Network:
         if curvature.rows is not None and curvature.rows < problem.n:
             even = torch.linspace(0, problem.n - 1, curvature.rows, dtype=torch.float64)
             sample = problem.subset(even.long())
-        for calls, w, first in self._passes(curvature, sample, "bases"):
-            for block in found:
-                block.add_moments(calls, w, first)
+        for found_calls, w in self._passes(curvature, sample, "bases"):
+            for j, calls in enumerate(found_calls):
+                for block in found:
+                    block.add_moments(calls, w, first=j == 0)
         for block in found:
             block.diagonalise()
         rest = _Rest(self.rest)
-        for calls, w, _ in self._passes(curvature, sample, "eigenvalues", rest):
+        for found_calls, w in self._passes(curvature, sample, "eigenvalues", rest):
+            for calls in found_calls:
+                for block in found:
+                    block.add_values(calls, w)
             for block in found:
-                block.add_values(calls, w)
+                block.flush()
         parts: list[tuple[Tensor, Factor]] = [
             (block.layer.index, block.factor(sample.n, dtype)) for block in found
         ]
@@ -151,8 +155,8 @@ class Network:
 
     def _passes(
         self, curvature: EKFAC, sample: Problem, title: str, rest: _Rest | None = None
-    ) -> Iterator[tuple[Calls, Tensor, bool]]:
-        """Per block of examples and cotangent the layers' calls, with the examples' weights."""
+    ) -> Iterator[tuple[Iterator[Calls], Tensor]]:
+        """Per block of examples the layers' calls for one cotangent after the other, and the examples' weights."""
         generator = torch.Generator().manual_seed(curvature.seed)
         of, theta = sample.evaluation, sample.theta
         for batch, w in track(sample.blocks(), title, sample.block_count):
@@ -163,8 +167,7 @@ class Network:
                 V, slopes = pseudo_gradients(of, theta, chunk, curvature.samples, generator)
                 if rest is not None and len(rest.index):
                     rest.add(through_outputs(of, theta, chunk, V.transpose(0, 1), rest.index), weight)
-                for j, calls in enumerate(slopes):
-                    yield calls, weight, j == 0
+                yield slopes, weight
 
 
 class _Block:
@@ -173,15 +176,16 @@ class _Block:
     def __init__(self, layer: Layer, curvature: EKFAC) -> None:
         self.layer, self.curvature = layer, curvature
         e = layer.columns + layer.intercept
-        self.outputs = torch.zeros(layer.rows, layer.rows, dtype=torch.float64)
-        self.inputs = torch.zeros(e, e, dtype=torch.float64)
+        wide: dict[str, Any] = {"dtype": torch.float64, "device": curvature.problem.device}
+        self.outputs = torch.zeros(layer.rows, layer.rows, **wide)
+        self.inputs = torch.zeros(e, e, **wide)
         self.leading = min(curvature.leading, e, MOST_LEADING // layer.rows)
-        self.values = torch.zeros(layer.rows, e, dtype=torch.float64)
-        size = layer.rows * self.leading
-        self.whole = torch.zeros(size, size, dtype=torch.float64)
+        self.values = torch.zeros(layer.rows, e, **wide)
+        self.whole = torch.zeros((layer.rows, self.leading) * 2, **wide)
+        self.seen: tuple[Tensor, Tensor, Tensor | None] | None = None
 
     def add_moments(self, calls: Calls, w: Tensor, first: bool) -> None:
-        left, right = self.layer.pair(calls)
+        left, right = self.layer.pair(calls, len(w))
         self.outputs += _moment(left, w)
         if first or self.layer.words:
             self.inputs += _moment(right, w)
@@ -193,16 +197,36 @@ class _Block:
         self.right = torch.linalg.eigh(self.inputs)[1].flip(1).to(dtype)
 
     def add_values(self, calls: Calls, w: Tensor) -> None:
-        left, right = self.layer.pair(calls)
-        right = right @ self.right
-        rotated = left @ self.left
-        if left.shape[1] == 1:
-            self.values += (rotated[:, 0].square() * w[:, None]).T @ right[:, 0].square()
-        else:
-            self.values += torch.einsum("brs,b->rs", (rotated.mT @ right).square(), w)
+        left, right = self.layer.pair(calls, len(w))
+        if self.layer.words or left.shape[1] != 1:
+            self._add_gradients(left, right @ self.right, w)
+            return
+        # One position: the right side is the same for every cotangent, and the left sides may be summed first.
+        left = left[:, 0] * w.sqrt()[:, None]
+        if self.seen is None:
+            outer = left.new_zeros(len(w), self.layer.rows, self.layer.rows) if self.leading else None
+            self.seen = right[:, 0] @ self.right, torch.zeros_like(left), outer
+        _, spread, outer = self.seen
+        spread += (left @ self.left).square()
+        if outer is not None:
+            outer += left[:, :, None] * left[:, None]
+
+    def flush(self) -> None:
+        """Add what has been gathered over the cotangents of a block of examples."""
+        if self.seen is None:
+            return
+        right, spread, outer = self.seen
+        self.values += spread.T @ right.square()
+        if outer is not None:
+            add_leading(self.whole, right[:, : self.leading], lambda i: outer[:, i, i:])
+        self.seen = None
+
+    def _add_gradients(self, left: Tensor, right: Tensor, w: Tensor) -> None:
+        rotated = (left @ self.left).mT @ right
+        self.values += torch.einsum("brs,b->rs", rotated.square(), w)
         if self.leading:
-            G = (left.mT @ right[:, :, : self.leading]).flatten(1)
-            self.whole += (G * w[:, None]).T @ G
+            G = ((left.mT @ right[:, :, : self.leading]) * w.sqrt()[:, None, None]).flatten(1)
+            self.whole += (G.T @ G).view_as(self.whole)
 
     def factor(self, n: int, dtype: torch.dtype) -> KroneckerFactor:
         """The layer's part of the matrix, with penalty and damping."""
@@ -210,7 +234,8 @@ class _Block:
         added = float(self.curvature.problem.l2[weights].double().mean()) + self.curvature.damping
         values = self.values / n + added
         floor = max(float(values.max()) * torch.finfo(dtype).eps, torch.finfo(dtype).tiny)
-        whole = self.whole / n
+        size = self.layer.rows * self.leading
+        whole = (self.whole / n).view(size, size)
         whole.diagonal().add_(max(added, floor))
         left, right = self.left.to(dtype), self.right.to(dtype)
         values = values.clamp(min=floor).to(dtype)
@@ -223,7 +248,8 @@ class _Rest:
     def __init__(self, index: Tensor) -> None:
         self.index = index
         few = len(index) <= DENSE_REST
-        self.total = torch.zeros((len(index),) * (2 if few else 1), dtype=torch.float64)
+        shape = (len(index),) * (2 if few else 1)
+        self.total = torch.zeros(shape, dtype=torch.float64, device=index.device)
 
     def add(self, P: Float[Tensor, "b k q"], w: Tensor) -> None:
         P = (P * w.sqrt()[:, None, None]).flatten(0, 1)
@@ -257,7 +283,8 @@ def kronecker(curvature: EKFAC, problem: LinearProblem, dtype: torch.dtype) -> K
     blocks = [block.dense() for _, block in sample.design.blocks(4096, dtype)]
     if problem.has_intercept:
         blocks = [torch.cat([X, X.new_ones(len(X), 1)], dim=1) for X in blocks]
-    inputs = sum((X.T @ X).to(a.dtype) for X in blocks) / count
+    w = None if bool((sample.weights == 1).all()) else sample.weights[:, None].split([len(X) for X in blocks])
+    inputs = sum((X.T @ (X if w is None else X * w[j])).to(a.dtype) for j, X in enumerate(blocks)) / count
     outputs = torch.diag(a.mean(0)) - (0 if u is None else u.T @ u / count)
     right = torch.linalg.eigh(inputs)[1].flip(1)  # the largest variance first
     left = torch.linalg.eigh(outputs)[1]
@@ -271,7 +298,8 @@ def kronecker(curvature: EKFAC, problem: LinearProblem, dtype: torch.dtype) -> K
         rotated = (X @ right.to(X.dtype)).to(a.dtype)
         values += spread[part].T @ rotated.square()
         if r:
-            _add_leading(block, rotated[:, :r], a[part], None if u is None else u[part])
+            weights = _outputs_curvature(a[part], None if u is None else u[part])
+            add_leading(block, rotated[:, :r], weights)
         start += len(X)
     added = float(problem.l2[: problem.c * problem.d].mean()) + curvature.damping
     values = values.clamp(min=0) / count + added
@@ -283,19 +311,27 @@ def kronecker(curvature: EKFAC, problem: LinearProblem, dtype: torch.dtype) -> K
     )
 
 
-def _add_leading(
-    block: Float[Tensor, "c r c r"],
-    P: Float[Tensor, "b r"],
-    a: Float[Tensor, "b c"],
-    u: Float[Tensor, "b c"] | None,
+def add_leading(
+    block: Float[Tensor, "c r c r"], P: Float[Tensor, "b r"], weights: Callable[[int], Tensor]
 ) -> None:
-    """Add sum_i W_i (x) p_i p_i^T, output by output; W_i = diag(a) - u u^T."""
-    c = a.shape[1]
-    for i in range(c):
-        # Difference first, product second: p - p^2 cancels where a probability is near one.
-        last = c if u is not None else i + 1
-        W = torch.zeros(len(a), last - i, dtype=a.dtype) if u is None else -u[:, i, None] * u[:, i:]
-        W[:, 0] += a[:, i]
+    """Add sum_e W_e (x) p_e p_e^T, output by output; weights(i) is row i of every W_e from its diagonal on, (b, *)."""
+    for i in range(len(block)):
+        W = weights(i)
+        last = i + W.shape[1]
         pairs = P.T @ (W[:, :, None] * P[:, None]).flatten(1)
         block[i, :, i:last] += pairs.view(len(pairs), last - i, -1)
         block[i:last, :, i] = block[i, :, i:last].permute(1, 2, 0).clone()
+
+
+def _outputs_curvature(a: Float[Tensor, "b c"], u: Float[Tensor, "b c"] | None) -> Callable[[int], Tensor]:
+    """Row i of diag(a) - u u^T from the diagonal on."""
+
+    def row(i: int) -> Tensor:
+        if u is None:
+            return a[:, i, None]
+        # Difference first, product second: p - p^2 cancels where a probability is near one.
+        W = -u[:, i, None] * u[:, i:]
+        W[:, 0] += a[:, i]
+        return W
+
+    return row

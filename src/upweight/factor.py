@@ -159,6 +159,31 @@ class KroneckerFactor(Factor):
         return self._back(first @ self.block.lower @ self.block.lower.T, rest * self.values)
 
 
+class LowRankFactor(Factor):
+    """A = V^T diag(values) V on r orthonormal rows V (r, p), and the smallest of the values everywhere else."""
+
+    def __init__(self, vectors: Float[Tensor, "r p"], values: Float[Tensor, " r"]) -> None:
+        self.dtype, self.vectors, self.values = values.dtype, vectors, values
+        self.rest = float(values.min())
+        if not self.rest > 0:
+            raise indefinite(self.rest)
+        self.product = lambda rows: self._scaled(rows, self.values, self.rest)
+
+    def to(self, dtype: torch.dtype) -> LowRankFactor:
+        """The same in another precision."""
+        return LowRankFactor(self.vectors.to(dtype), self.values.to(dtype))
+
+    def _scaled(self, rows: Tensor, values: Tensor, rest: float) -> Tensor:
+        inner = rows @ self.vectors.T
+        return torch.addmm(rest * rows, inner * (values - rest), self.vectors)
+
+    def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
+        return self._scaled(rows, 1 / self.values, 1 / self.rest)
+
+    def quadratic(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:
+        return (rows * self.solve(rows)).sum(1)
+
+
 class DiagonalFactor(Factor):
     """A = diag(values)."""
 

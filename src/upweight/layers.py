@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .derivatives import Evaluation, batched, examples
+from .derivatives import Evaluation, batched, examples, plain_gradient
 from .jacobians import flat_outputs, output_roots
 from .rows import count
 from .types import Tensor
@@ -50,24 +50,24 @@ class Layer:
         """Whether it is (also) an embedding."""
         return any(isinstance(module, nn.Embedding) for module in self.modules)
 
-    def pair(self, calls: Calls) -> Pair:
-        """Left and right of all places where the weight was used, from inputs and output derivatives."""
-        sides = [self._sides(module, *call) for module in self.modules for call in calls.get(module, [])]
+    def pair(self, calls: Calls, b: int) -> Pair:
+        """Left and right of all places where b examples used the weight, from inputs and output derivatives."""
+        sides = [self._sides(module, *call, b) for module in self.modules for call in calls.get(module, [])]
+        if not sides:  # a model that did not come this way
+            empty = next(self.modules[0].parameters()).new_zeros(1, 0, 1)
+            return empty.expand(1, 0, self.rows), empty.expand(1, 0, self.columns + self.intercept)
         return torch.cat([left for left, _ in sides], dim=1), torch.cat([right for _, right in sides], dim=1)
 
-    def _sides(self, module: nn.Module, x: Tensor, slope: Tensor) -> Pair:
+    def _sides(self, module: nn.Module, x: Tensor, slope: Tensor, b: int) -> Pair:
         if isinstance(module, nn.Embedding):
-            words = x.reshape(len(x), -1)
+            words = x.reshape(b, -1)
             left = F.one_hot(words, module.num_embeddings).to(slope)
             if module.padding_idx is not None:
                 left[words == module.padding_idx] = 0
-            right, constant = slope.reshape(len(x), -1, self.columns), 0.0
+            right, constant = slope.reshape(b, -1, self.columns), 0.0
         elif isinstance(module, nn.Linear):
-            left, right, constant = (
-                slope.reshape(len(x), -1, self.rows),
-                x.reshape(len(x), -1, self.columns),
-                1.0,
-            )
+            left, right = slope.reshape(b, -1, self.rows), x.reshape(b, -1, self.columns)
+            constant = 1.0
         else:
             left, right, constant = *_patches(module, x, slope, self.group), 1.0
         if self.intercept:
@@ -94,16 +94,44 @@ Calls: TypeAlias = dict[nn.Module, list[tuple[Tensor, Tensor]]]
 """Of each layer the input and the output (or the derivative in the output), use by use."""
 
 
-def find_layers(model: nn.Module, layout: Layout, called: set[nn.Module]) -> list[Layer]:
-    """The layers whose weight is among the parameters in question, and which the model does call."""
+def find_layers(of: Evaluation, theta: Tensor, batch: Any) -> list[Layer]:
+    """The layers whose weight is among the parameters in question.
+
+    Left out is a weight whose gradient its modules do not explain: one that is also used by itself, as `x @ weight.T`.
+    """
+    called: set[nn.Module] = set()
+    pulled = []
+    for example in examples(batch):
+        one = batched(example)
+        outputs, calls = record(of, theta, one)
+        called |= set(calls)
+        whole = plain_gradient(lambda t, z=one: flat_outputs(of.call(t, z), 1).sum(), theta)  # type: ignore[misc]
+        pulled.append((pull_back(outputs, calls, torch.ones_like(outputs)), whole))
+
+    def explained(layer: Layer) -> bool:
+        size = layer.rows * layer.columns
+        for slopes, whole in pulled:
+            left, right = layer.pair(slopes, 1)
+            mine = (left.mT @ right)[0, :, : layer.columns].flatten()
+            wanted = whole[layer.index[:size]]
+            if not float((mine - wanted).norm()) <= 1e-3 * float(wanted.norm()):
+                return False
+        return True
+
+    return [layer for layer in _candidates(of.model, of.layout, called) if explained(layer)]
+
+
+def _candidates(model: nn.Module, layout: Layout, called: set[nn.Module]) -> Iterator[Layer]:
     names = {id(value): name for name, value in model.named_parameters()}
     used: dict[str, list[Any]] = {}
     for module in model.modules():
         name = names.get(id(module._parameters.get("weight")), "")
         if name in layout.names and isinstance(module, KINDS) and module in called:
             used.setdefault(name, []).append(module)
-    places = dict(zip(layout.names, torch.arange(layout.size).split(layout.sizes), strict=True))
-    return [layer for name, modules in used.items() for layer in _layers_of(name, modules, names, places)]
+    every = torch.arange(layout.size, device=next(model.parameters()).device)
+    places = dict(zip(layout.names, every.split(layout.sizes), strict=True))
+    for name, modules in used.items():
+        yield from _layers_of(name, modules, names, places)
 
 
 def _layers_of(
@@ -152,6 +180,18 @@ def record(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Tensor, Calls]:
     return flat_outputs(outputs, count(batch)), calls
 
 
+def pull_back(outputs: Tensor, calls: Calls, v: Tensor) -> Calls:
+    """Of every layer the inputs and the derivatives of v . outputs in its outputs."""
+    flat = [(module, x, out) for module, found in calls.items() for x, out in found if out.requires_grad]
+    slopes: Calls = {}
+    if flat:
+        leaves = [out for _, _, out in flat]
+        found = torch.autograd.grad(outputs, leaves, v, retain_graph=True, materialize_grads=True)
+        for (module, x, _), slope in zip(flat, found, strict=True):
+            slopes.setdefault(module, []).append((x, slope))
+    return slopes
+
+
 def example_first(of: Evaluation, theta: Tensor, batch: Any) -> bool:
     """Whether every layer sees the examples of a batch along its first dimension, compared with batches of one."""
     if of.strategy != "batch":
@@ -190,16 +230,4 @@ def pseudo_gradients(
         signs = torch.randint(0, 2, (samples, *sign.shape), generator=generator).to(V) * 2 - 1
         V = torch.einsum("kbc,cbo->kbo", signs, V) / samples**0.5
     outputs, calls = record(of, theta, batch)
-    flat = [(module, x, out) for module, found in calls.items() for x, out in found if out.requires_grad]
-
-    def slopes() -> Iterator[Calls]:
-        for v in V:
-            found = torch.autograd.grad(
-                outputs, [out for _, _, out in flat], v, retain_graph=True, materialize_grads=True
-            )
-            kept: Calls = {}
-            for (module, x, _), slope in zip(flat, found, strict=True):
-                kept.setdefault(module, []).append((x, slope))
-            yield kept
-
-    return V, slopes()
+    return V, (pull_back(outputs, calls, v) for v in V)

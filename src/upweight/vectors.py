@@ -40,10 +40,12 @@ class Layout:
         """Flat (..., p) -> parameters, each with the same leading shape; views, not copies."""
         parts = flat.split(self.sizes, dim=-1)
         return {
-            name: part.reshape(*flat.shape[:-1], *shape)
+            name: part.reshape((*flat.shape[:-1], *shape))
             for name, shape, part in zip(self.names, self.shapes, parts, strict=True)
         }
 
     def pack(self, params: Params, lead: int = 0) -> Tensor:
         """Parameters with `lead` leading dimensions -> flat (..., p)."""
-        return torch.cat([params[name].flatten(lead) for name in self.names], dim=-1)
+        return torch.cat(
+            [params[name].reshape((*params[name].shape[:lead], -1)) for name in self.names], dim=-1
+        )
