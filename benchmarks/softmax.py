@@ -34,7 +34,8 @@ def influence(method: str, X: torch.Tensor, y: torch.Tensor, theta: torch.Tensor
     if method == "problem":
         model = peers.linear_model(theta)
         problem = uw.Problem(model, torch.nn.functional.cross_entropy, (X, y), l2=L2)
-        solver = uw.ConjugateGradient(rtol=3e-4)
+        helper = uw.EKFAC(problem, rows=max(4096, len(X) // 3), leading=64)
+        solver = uw.ConjugateGradient(rtol=5e-4, preconditioner=helper)
         return uw.Influence(problem, curvature=uw.GaussNewton(problem), solver=solver)
     linear = uw.LinearProblem(X, y, theta, loss=uw.Softmax(), l2=L2)
     if method == "exact":

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import upweight as uw
-from upweight.reduced import reduced_gradients, without
+from upweight.reduced import first_gradients, reduced_gradients, without
 from upweight.verify import agreement, refit_without
 
 
@@ -51,6 +51,17 @@ def test_reduced_gradients_without_removal_is_the_gradient() -> None:
     shifted = problem.at(problem.theta + 0.1)
     got = reduced_gradients(problem, shifted.theta[None], [torch.tensor([], dtype=torch.long)])[0]
     assert torch.allclose(got, shifted.gradient(), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("keep", ["mean", "total"])
+def test_first_gradients_are_the_reduced_ones_at_theta(keep: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("upweight.reduced.GONE_ROWS", 4)
+    problem = made_up(keep)
+    problem = problem.at(problem.theta + 0.1)
+    sets = [torch.tensor(rows, dtype=torch.long) for rows in ([], [0], [39, 2], list(range(15)))]
+    got = first_gradients(problem, sets)
+    expected = reduced_gradients(problem, problem.theta.repeat(len(sets), 1), sets)
+    assert torch.allclose(got, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_predictions_agree_with_retraining_and_the_sign_is_right() -> None:
