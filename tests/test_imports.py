@@ -23,7 +23,7 @@ LEVELS = (
     {"checks", "distributed"},
     {"factor", "curvature", "ekfac", "nystrom"},
     {"solvers"},
-    {"scores"},
+    {"choices", "scores"},
     {"influence", "removal"},
     {"verify", "uses"},
     {"plots", "report"},

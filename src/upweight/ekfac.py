@@ -76,6 +76,16 @@ class EKFAC(OfProblem):
             return dict.fromkeys(self.problem.layout.names, "Kronecker")
         return self._network.coverage
 
+    @property
+    def one_layer(self) -> tuple[int, int] | None:
+        """Outputs and inputs of the layer that holds all parameters, if one does."""
+        if isinstance(self.problem, LinearProblem):
+            return self.problem.c, self.problem.d
+        layers = self._network.layers
+        if len(layers) != 1 or len(layers[0].index) != self.p:
+            return None
+        return layers[0].rows, layers[0].columns
+
     @cached_property
     def _network(self) -> Network:
         assert isinstance(self.problem, Problem)
@@ -283,7 +293,11 @@ def kronecker(curvature: EKFAC, problem: LinearProblem, dtype: torch.dtype) -> K
     blocks = [block.dense() for _, block in sample.design.blocks(4096, dtype)]
     if problem.has_intercept:
         blocks = [torch.cat([X, X.new_ones(len(X), 1)], dim=1) for X in blocks]
-    w = None if bool((sample.weights == 1).all()) else sample.weights[:, None].split([len(X) for X in blocks])
+    w = (
+        None
+        if bool((sample.weights == 1).all())
+        else sample.weights[:, None].to(dtype).split([len(X) for X in blocks])
+    )
     inputs = sum((X.T @ (X if w is None else X * w[j])).to(a.dtype) for j, X in enumerate(blocks)) / count
     outputs = torch.diag(a.mean(0)) - (0 if u is None else u.T @ u / count)
     right = torch.linalg.eigh(inputs)[1].flip(1)  # the largest variance first

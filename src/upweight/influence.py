@@ -12,24 +12,17 @@ import torch
 from jaxtyping import Float
 
 from . import checks
-from .curvature import Curvature, EmpiricalCurvature, Hessian
-from .ekfac import EKFAC
+from .choices import choose_curvature, choose_solver
+from .curvature import Curvature, EmpiricalCurvature
 from .linear import LinearProblem
 from .measures import Measure, OfParameters, Overall
 from .objective import Objective, content_hash
 from .progress import track
 from .removal import LeaveOneOut, Removal, as_sets, intervals, leave_one_out, of_sets
 from .scores import Scores
-from .solvers import ConjugateGradient, Exact, Inverse, Solution, Solver
+from .solvers import Inverse, Solution, Solver
 from .terms import batch_index
 from .types import Tensor
-
-DIRECT = 2000
-"""Up to this many parameters (or rows, on the dual side) one factorisation is cheaper than iterating."""
-
-
-LEADING = 64
-"""Leading input directions that the preconditioner of a linear problem keeps whole."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +72,7 @@ class Influence:
             curvature, why_curvature = choose_curvature(self.problem)
         solver, why_solver = self._solver, "solver: as given"
         if solver is None:
-            solver, why_solver = choose_solver(self.problem)
+            solver, why_solver = choose_solver(self.problem, curvature)
         return Settings(curvature, solver, (why_curvature, why_solver))
 
     @cached_property
@@ -283,38 +276,3 @@ def _keep_extremes(parts: Any, top: int) -> tuple[Tensor, Tensor]:
     assert values is not None
     assert columns is not None
     return values, columns
-
-
-def choose_curvature(problem: Objective) -> tuple[Curvature, str]:
-    """The Hessian, damped only where the spectrum asks for it."""
-    if problem.convex:
-        return Hessian(problem), "curvature: Hessian without damping, since the objective is convex"
-    lowest, highest = Hessian(problem).spectrum()
-    if lowest > 1e-6 * highest:
-        return Hessian(
-            problem
-        ), f"curvature: Hessian without damping, positive definite (smallest {lowest:.1e})"
-    damping = max(0.0, -1.5 * lowest) + 1e-3 * highest
-    reason = (
-        f"curvature: Hessian + {damping:.2e}; its spectrum reaches from {lowest:.2e} to {highest:.2e}: negative "
-        "curvature cured by 1.5 times the most negative eigenvalue plus 1e-3 of the largest"
-    )
-    return Hessian(problem, damping), reason
-
-
-def choose_solver(problem: Objective) -> tuple[Solver, str]:
-    """A factorisation where it is cheap, else conjugate gradients."""
-    if isinstance(problem, LinearProblem):
-        size = min(problem.p, problem.n * problem.c)
-        if size <= DIRECT:
-            return Exact(), f"solver: Exact, one factorisation of {size} rows"
-        rows = min(problem.n, max(4096, 7 * problem.d, problem.n // 3))
-        leading = min(LEADING, problem.d, DIRECT // problem.c)
-        reason = (
-            f"solver: ConjugateGradient preconditioned by EKFAC on {rows} rows with {leading} leading directions kept "
-            f"whole, since p = {problem.p}"
-        )
-        return ConjugateGradient(preconditioner=EKFAC(problem, rows=rows, leading=leading)), reason
-    if problem.p <= DIRECT // 4:
-        return Exact(), f"solver: Exact, p = {problem.p} is small"
-    return ConjugateGradient(rtol=1e-5), f"solver: ConjugateGradient, p = {problem.p}"

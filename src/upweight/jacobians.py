@@ -56,6 +56,12 @@ def output_roots(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Tensor, Ten
     return values.abs().sqrt()[:, :, None] * vectors.mT, values.sign()
 
 
+def is_convex(S: Tensor, sign: Tensor) -> bool:
+    """Whether `output_roots` has no negative curvature beyond rounding."""
+    size = S.square().sum(2)
+    return not bool((size * (sign < 0)).max() > 1e-3 * size.max())
+
+
 def through_outputs(of: Evaluation, theta: Tensor, batch: Any, S: Tensor, index: Tensor) -> Tensor:
     """S_i J_i, the rows of S pulled back to the entries `index` of theta: (b, c, q)."""
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .derivatives import Evaluation, batched, examples, plain_gradient
-from .jacobians import flat_outputs, output_roots
+from .jacobians import flat_outputs, is_convex, output_roots
 from .rows import count
 from .types import Tensor
 from .vectors import Layout
@@ -219,8 +219,7 @@ def pseudo_gradients(
     the derivatives of v . outputs in its outputs. Raises ValueError where the loss is not convex in its outputs.
     """
     S, sign = output_roots(of, theta, batch)
-    size = S.square().sum(2)
-    if bool((size * (sign < 0)).max() > 1e-3 * size.max()):
+    if not is_convex(S, sign):
         raise ValueError(
             "the loss is not convex in the model's outputs (its output Hessian has negative eigenvalues), so it has no "
             "Gauss-Newton approximation: use Hessian with damping, or a loss that is convex in the outputs"

@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from .derivatives import (
     targets_of,
 )
 from .errors import StaleError
-from .jacobians import flat_outputs, output_roots, through_outputs
+from .jacobians import flat_outputs, is_convex, output_roots, through_outputs
 from .measures import Measure, OfParameters, Overall
 from .objective import Objective, Operator, check_keep, check_weights, expand_l2
 from .progress import track
@@ -113,7 +114,7 @@ class Problem(Objective):
         with torch.no_grad():
             self.evaluation.choose(self.theta, self.trial)
             tried = self.evaluation.outputs(self.theta, self.trial)
-        self._outputs = flat_outputs(tried, count(self.trial)).shape[1]
+        self.c = flat_outputs(tried, count(self.trial)).shape[1]
         self._memory = memory_of(self.evaluation, self.theta, self.trial)
         self._size: int = batch_size or max(1, min(BLOCK_EXAMPLES, self._block_bytes() // self._memory))
 
@@ -121,6 +122,22 @@ class Problem(Objective):
     def trial(self) -> Any:
         """A few training examples, to try things on."""
         return self._rows.take(torch.linspace(0, self.n - 1, min(TRIED, self.n)).long())
+
+    @cached_property
+    def linear(self) -> bool:
+        """Whether the outputs are linear in the parameters and the loss convex in them, on the trial examples."""
+        if self.c > FEW_OUTPUTS:
+            return False
+        step = torch.randn(self.p, generator=torch.Generator().manual_seed(0)).to(self.theta)
+        with torch.no_grad():
+            steps = (self.theta + step, self.theta - step, self.theta)
+            up, down, here = (
+                flat_outputs(self.evaluation.outputs(t, self.trial), count(self.trial)) for t in steps
+            )
+        bend = (up + down - 2 * here).norm() / (up - down).norm()
+        if not float(bend) <= 1e3 * torch.finfo(self.dtype).eps:
+            return False
+        return is_convex(*output_roots(self.evaluation, self.theta, self.trial))
 
     def blocks(self) -> Iterator[tuple[Any, Tensor]]:
         """The training data as batches, with the examples' weights."""
@@ -310,7 +327,7 @@ class Problem(Objective):
         return (attempt(fast, slow) / b + self.l2 * inner).to(rows.dtype)
 
     def matrix(self, *, gauss_newton: bool = False, dtype: torch.dtype | None = None) -> Float[Tensor, "p p"]:
-        if gauss_newton and self._outputs <= FEW_OUTPUTS:
+        if gauss_newton and self.c <= FEW_OUTPUTS:
             return self._squared(dtype or self.dtype)
         product = self.operator(gauss_newton=gauss_newton)
         eye = torch.eye(self.p, dtype=self.dtype, device=self.device)
@@ -322,7 +339,7 @@ class Problem(Objective):
         """The Gauss-Newton matrix from Jacobians: one pass over the data, summed in float64."""
         total = torch.zeros(self.p, self.p, dtype=torch.float64, device=self.device)
         every = torch.arange(self.p, device=self.device)
-        size = max(1, SQUARED_BYTES // (self._outputs * self.p * self.theta.element_size()))
+        size = max(1, SQUARED_BYTES // (self.c * self.p * self.theta.element_size()))
         for part, batch in track(self._rows.blocks(size), "Gauss-Newton matrix", math.ceil(self.n / size)):
             S, sign = output_roots(self.evaluation, self.theta, batch)
             P = through_outputs(self.evaluation, self.theta, batch, S, every)

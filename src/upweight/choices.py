@@ -1,0 +1,87 @@
+"""Settings that nobody needs to guess: which curvature, which damping, which solver, each with its reason."""
+
+from __future__ import annotations
+
+import torch
+
+from .curvature import Curvature, Dense, EmpiricalCurvature, GaussNewton, Hessian
+from .ekfac import EKFAC
+from .linear import LinearProblem
+from .nystrom import Nystrom
+from .objective import Objective
+from .problem import Problem
+from .solvers import ConjugateGradient, Exact, Solver
+
+DIRECT = 2000
+"""Up to this many parameters of a linear problem (or rows, on the dual side) one factorisation is cheapest."""
+DENSE = 10_000
+"""Up to this many parameters of a network its Gauss-Newton matrix fits, p^2 numbers."""
+DENSE_WORK = 5e12
+"""Multiplications n c p^2 that forming that matrix may take, about a minute on two cores."""
+LEADING = 64
+"""Leading input directions that the preconditioner of one layer keeps whole."""
+WIDEST = 4096
+"""Columns of a layer whose input basis is worth finding."""
+RANK = 100
+"""Directions that the preconditioner of a network keeps."""
+
+
+def choose_curvature(problem: Objective) -> tuple[Curvature, str]:
+    """The Hessian, damped only where the spectrum asks for it; Gauss-Newton where it is the same and cheaper."""
+    if problem.convex:
+        return Hessian(problem), "curvature: Hessian without damping, since the objective is convex"
+    if isinstance(problem, Problem) and problem.linear:
+        reason = "outputs are linear in the parameters and the loss is convex in them"
+        return GaussNewton(
+            problem
+        ), f"curvature: GaussNewton without damping, here the Hessian itself: {reason}"
+    lowest, highest = Hessian(problem).spectrum()
+    if lowest > 1e-6 * highest:
+        reason = f"positive definite (smallest eigenvalue {lowest:.1e})"
+        return Hessian(problem), f"curvature: Hessian without damping, {reason}"
+    damping = max(0.0, -1.5 * lowest) + 1e-3 * highest
+    reason = (
+        f"curvature: Hessian + {damping:.2e}; its spectrum reaches from {lowest:.2e} to {highest:.2e}: negative "
+        "curvature cured by 1.5 times the most negative eigenvalue plus 1e-3 of the largest"
+    )
+    return Hessian(problem, damping), reason
+
+
+def choose_solver(problem: Objective, curvature: Curvature) -> tuple[Solver, str]:
+    """A factorisation where it is cheap, else conjugate gradients with the preconditioner that suits the model."""
+    if not isinstance(curvature, EmpiricalCurvature):
+        if curvature.p <= DENSE or not isinstance(curvature, Dense):
+            return Exact(), f"solver: Exact, by the closed inverse of {type(curvature).__name__}"
+        return ConjugateGradient(rtol=1e-5), f"solver: ConjugateGradient, p = {curvature.p}"
+    if isinstance(problem, LinearProblem):
+        size = min(problem.p, problem.n * problem.c)
+        if size <= DIRECT:
+            return Exact(), f"solver: Exact, one factorisation of {size} rows"
+        return _one_layer(problem, curvature, problem.c, problem.d, rtol=1e-6)
+    assert isinstance(problem, Problem)
+    few = problem.p <= DENSE and problem.n * problem.c * problem.p**2 <= DENSE_WORK
+    if problem.p <= DIRECT // 4 or (curvature.gauss_newton and few):
+        return Exact(), f"solver: Exact, one factorisation of p = {problem.p} rows"
+    shape = EKFAC(problem).one_layer
+    if shape is not None and shape[1] <= WIDEST:
+        return _one_layer(problem, curvature, *shape, rtol=1e-5)
+    tenth = torch.linspace(0, problem.n - 1, min(problem.n, max(2000, problem.n // 10))).long()
+    sample = GaussNewton(problem.subset(tenth), curvature.damping)
+    reason = (
+        f"solver: ConjugateGradient preconditioned by {RANK} directions (Nystrom) of the Gauss-Newton matrix of "
+        f"{len(tenth)} rows, since p = {problem.p}"
+    )
+    return ConjugateGradient(rtol=1e-5, preconditioner=Nystrom(sample, rank=RANK)), reason
+
+
+def _one_layer(
+    problem: LinearProblem | Problem, curvature: Curvature, outputs: int, inputs: int, rtol: float
+) -> tuple[Solver, str]:
+    rows = min(problem.n, max(4096, 7 * inputs, problem.n // 3))
+    leading = min(LEADING, inputs, DIRECT // outputs)
+    reason = (
+        f"solver: ConjugateGradient preconditioned by EKFAC on {rows} rows with {leading} leading directions kept "
+        f"whole, since p = {problem.p}"
+    )
+    closed = EKFAC(problem, curvature.damping, rows=rows, leading=leading)
+    return ConjugateGradient(rtol=rtol, preconditioner=closed), reason
