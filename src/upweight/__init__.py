@@ -21,7 +21,7 @@ from .measures import OfParameters, Overall
 from .nystrom import Nystrom
 from .problem import Problem
 from .scores import Scores
-from .solvers import ConjugateGradient, Exact, LiSSA
+from .solvers import Arnoldi, ConjugateGradient, Exact, LiSSA
 from .uses import explain, flip_set, mislabeled, mismatch
 from .verify import Verification, verify
 
@@ -30,6 +30,7 @@ __version__ = version("upweight")
 __all__ = [
     "EKFAC",
     "ApproximationWarning",
+    "Arnoldi",
     "ConjugateGradient",
     "Dense",
     "Exact",

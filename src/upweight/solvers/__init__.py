@@ -1,8 +1,9 @@
 """Ways to apply the inverse of a curvature."""
 
+from .arnoldi import Arnoldi
 from .base import Inverse, Solution, Solver, Status
 from .cg import ConjugateGradient
 from .exact import Exact
 from .lissa import LiSSA
 
-__all__ = ["ConjugateGradient", "Exact", "Inverse", "LiSSA", "Solution", "Solver", "Status"]
+__all__ = ["Arnoldi", "ConjugateGradient", "Exact", "Inverse", "LiSSA", "Solution", "Solver", "Status"]
