@@ -101,7 +101,7 @@ class Curvature(ABC):
             ends.append(float(value[0]) if len(value) else math.nan)
         return ends[0], ends[1]
 
-    def leading(self, rank: int, seed: int = 0) -> tuple[Float[Tensor, " r"], Float[Tensor, "r p"]]:
+    def eigenpairs(self, rank: int, seed: int = 0) -> tuple[Float[Tensor, " r"], Float[Tensor, "r p"]]:
         """The `rank` eigenvalues of largest size, damping included, largest first, and their eigenvectors as rows.
 
         Lanczos (SciPy's ARPACK) from a random start drawn from `seed`, to a relative accuracy of 1e-4; float64.

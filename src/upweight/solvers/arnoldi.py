@@ -37,7 +37,7 @@ class Arnoldi(Solver):
             raise ValueError(f"rank must be >= 1, got {self.rank}")
 
     def prepare(self, curvature: Curvature) -> Inverse:
-        values, vectors = curvature.leading(self.rank, self.seed)
+        values, vectors = curvature.eigenpairs(self.rank, self.seed)
         factor = LowRankFactor(vectors.to(curvature.dtype), values.to(curvature.dtype))
         operator = curvature.operator()
 
