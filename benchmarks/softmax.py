@@ -34,14 +34,14 @@ def influence(method: str, X: torch.Tensor, y: torch.Tensor, theta: torch.Tensor
     if method == "problem":
         model = peers.linear_model(theta)
         problem = uw.Problem(model, torch.nn.functional.cross_entropy, (X, y), l2=L2)
-        helper = uw.EKFAC(problem, rows=max(4096, len(X) // 3), leading=64)
+        helper = uw.EKFAC(problem, rows=7840, leading=64)
         solver = uw.ConjugateGradient(rtol=8e-4, preconditioner=helper)
         return uw.Influence(problem, curvature=uw.GaussNewton(problem), solver=solver)
     linear = uw.LinearProblem(X, y, theta, loss=uw.Softmax(), l2=L2)
     if method == "exact":
         return uw.Influence(linear, solver=uw.Exact())
     if method == "cg-ekfac":
-        closed: Any = uw.EKFAC(linear, rows=len(X) // 3, leading=64)
+        closed: Any = uw.EKFAC(linear, rows=7840, leading=64)
     else:
         closed = uw.Hessian(linear.subset(torch.arange(0, linear.n, 10)))
     return uw.Influence(linear, solver=uw.ConjugateGradient(rtol=8e-4, preconditioner=closed))

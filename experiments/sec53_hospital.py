@@ -96,13 +96,18 @@ def fit(patients: Patients) -> uw.LinearProblem:
     return uw.LinearProblem.fit(*patients, loss=uw.Logistic(), l2=L2)
 
 
-def dense_scores(problem: uw.LinearProblem, train: Patients, test: Patients) -> np.ndarray:
-    """-I_up,loss from NumPy's explicit Hessian, written without the library: what the scores are held against."""
+def dense_scores(
+    problem: uw.LinearProblem, train: Patients, test: Patients, *, folded: bool = True
+) -> np.ndarray:
+    """-I_up,loss from NumPy's explicit Hessian, written without the library: what the scores are held against.
+
+    `folded` says whether the penalty is a part of every training gradient.
+    """
     X, y, theta = train.X.numpy(), train.y.numpy(), problem.params["weight"][0].numpy()
     X_test, y_test = test.X.numpy(), test.y.numpy()
     p = 1 / (1 + np.exp(-(X @ theta)))
     H = (X * (p * (1 - p))[:, None]).T @ X / len(y) + L2 * np.eye(X.shape[1])
-    gradients = (-y / (1 + np.exp(y * (X @ theta))))[:, None] * X + L2 * theta
+    gradients = (-y / (1 + np.exp(y * (X @ theta))))[:, None] * X + folded * L2 * theta
     test_gradients = (-y_test / (1 + np.exp(y_test * (X_test @ theta))))[:, None] * X_test
     return test_gradients @ np.linalg.solve(H, gradients.T)
 

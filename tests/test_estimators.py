@@ -32,6 +32,7 @@ from sklearn.svm import SVC, SVR, LinearSVC
 from upweight import (
     Hessian,
     Influence,
+    LinearProblem,
     NotStationaryWarning,
     Scores,
     SmoothHinge,
@@ -402,6 +403,30 @@ def test_separated_without_a_penalty(labels: str):
     assert model.score(X_, y) == 1
     with pytest.raises(ValueError, match="no finite optimum"):
         from_estimator(model, X_, y)
+
+
+@pytest.mark.parametrize("labels", ["two", "three"])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_a_column_that_separates_a_part_is_named(labels: str, intercept: bool):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(300, 2)), columns=["a", "b"])
+    noise = rng.normal(size=300)
+    y = np.array(["low", "mid", "top"])[
+        np.digitize(frame.a + noise, [0.3] if labels == "two" else [-0.5, 0.5])
+    ]
+    frame["rare"] = (np.arange(300) < 7).astype(float)
+
+    def explained(y: np.ndarray) -> LinearProblem:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = LogisticRegression(C=np.inf, max_iter=3000, fit_intercept=intercept).fit(frame, y)
+            return from_estimator(model, frame, y)
+
+    assert len(set(y[:7])) > 1
+    assert explained(y).p > 0  # both classes among the rare ones: an optimum
+    y[:7] = "low"
+    with pytest.raises(ValueError, match="'rare' separate a part of the training data"):
+        explained(y)
 
 
 @pytest.mark.parametrize("intercept", [True, False])

@@ -77,7 +77,7 @@ def choose_solver(problem: Objective, curvature: Curvature) -> tuple[Solver, str
 def _one_layer(
     problem: LinearProblem | Problem, curvature: Curvature, outputs: int, inputs: int, rtol: float
 ) -> tuple[Solver, str]:
-    rows = min(problem.n, max(4096, 7 * inputs, problem.n // 3))
+    rows = min(problem.n, max(4096, 10 * inputs))
     leading = min(LEADING, inputs, DIRECT // outputs)
     reason = (
         f"solver: ConjugateGradient preconditioned by EKFAC on {rows} rows with {leading} leading directions kept "

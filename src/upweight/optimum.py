@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 
+import numpy as np
 import torch
+from jaxtyping import Float
+from scipy.optimize import linprog
 
 from .errors import NotStationaryWarning
 from .linear import LinearProblem
 from .losses import SmoothHinge, Softmax, Squared, signs
 from .measures import margin
+from .types import Tensor
 
 NULL = 1e-12
 """Columns of length 1 are dependent where their Gram matrix has an eigenvalue below this, times their number."""
 GRAM = 3000
 """Up to this many unpenalised columns their dependence is looked for before anything is solved."""
 CURE = "drop columns, or fit with a penalty"
+PENALISE = "fit with a penalty (a finite C, or alpha > 0)"
+PROGRAMME = 1 << 22
+"""Margins x parameters up to which a separating direction is looked for."""
 ELEMENTS = 1 << 22
 """Numbers of X that are looked at densely at once."""
 
@@ -57,11 +65,17 @@ def _name(problem: LinearProblem, column: int) -> str:
 
 
 def check_separable(problem: LinearProblem) -> None:
-    """Raise ValueError where nothing is penalised and the training data are separated: no finite optimum."""
+    """Raise ValueError where nothing is penalised and a direction separates (a part of) the training data.
+
+    Then the loss falls for as long as the weights grow along it: no finite optimum (Albert & Anderson, 1984). A
+    separation by the weights at hand is seen at once; any other (a category with one class only, say) by a linear
+    programme (Konis, 2007) of up to `PROGRAMME` numbers, beyond which it is not looked for.
+    """
     if isinstance(problem.loss, Squared) or bool(problem.l2[: problem.c * problem.d].any()):
         return
-    eta = problem._outputs(problem.design, problem.theta)[problem.weights > 0]
-    y = problem.y[problem.weights > 0]
+    used = (problem.weights > 0).nonzero()[:, 0]
+    eta = problem._outputs(problem.design, problem.theta)[used]
+    y = problem.y[used]
     if isinstance(problem.loss, Softmax):
         separated = bool((margin(eta, y) > 0).all())
     else:  # each output is a model of its own
@@ -69,8 +83,51 @@ def check_separable(problem: LinearProblem) -> None:
     if separated:
         raise ValueError(
             "no finite optimum: the model separates the training data and has no penalty, so that its loss falls for "
-            "as long as its weights grow; fit with a penalty (a finite C, or alpha > 0)"
+            f"as long as its weights grow; {PENALISE}"
         )
+    names = _separating(problem, used) if len(used) * problem.p * problem.c <= PROGRAMME else []
+    if names:
+        raise ValueError(
+            f"no finite optimum: {', '.join(names[:10])} separate a part of the training data (some examples are on "
+            f"the right side however large the weights, none on the wrong side) and have no penalty; {PENALISE}"
+        )
+
+
+def _separating(problem: LinearProblem, used: Tensor) -> list[str]:
+    """The columns of a direction w with every margin m_i(w) >= 0 and some m_i(w) > 0, or none."""
+    X = problem.design.take(used).block(slice(None), torch.float64).dense()
+    X = X / X.norm(dim=0).clamp(min=1e-300)
+    names = [_name(problem, j) for j in range(problem.d)]
+    if problem.has_intercept:
+        X, names = torch.cat([X, X.new_full((len(X), 1), len(X) ** -0.5)], dim=1), [*names, "the intercept"]
+    for sides in _sides(problem, used):
+        margins = torch.einsum("brc,bd->brcd", sides, X).flatten(2).flatten(0, 1).numpy()
+        best = linprog(-margins.sum(0), -margins, np.zeros(len(margins)), bounds=(-1, 1), method="highs")
+        if best.status != 0:
+            continue
+        reached = margins @ best.x
+        if reached.max() > 1e-4 and reached.min() > -1e-3 * reached.max():
+            found = best.x.reshape(sides.shape[2], -1)
+            sizes = (
+                np.ptp(found, axis=0) if len(found) > 1 else np.abs(found[0])
+            )  # a common shift says nothing
+            return [name for name, size in zip(names, sizes, strict=True) if size > 1e-3]
+    return []
+
+
+def _sides(problem: LinearProblem, used: Tensor) -> Iterator[Float[Tensor, "b r c"]]:
+    """The r margins of each example as combinations of outputs: one by one where each output is a model of its own.
+
+    Of softmax: the target's output less each other one, all together.
+    """
+    y = problem.y[used]
+    if not isinstance(problem.loss, Softmax):
+        every = signs(y, torch.zeros(len(y), problem.c, dtype=torch.float64))
+        yield from (one[:, None] for one in every.split(1, dim=1))
+        return
+    eye = torch.eye(problem.c, dtype=torch.float64)
+    others = torch.stack([eye[torch.arange(problem.c) != k] for k in range(problem.c)])  # (c, c - 1, c)
+    yield eye[y][:, None] - others[y]
 
 
 def finished(problem: LinearProblem, *, polish: bool) -> LinearProblem:
