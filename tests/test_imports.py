@@ -25,7 +25,7 @@ LEVELS = (
     {"solvers"},
     {"choices", "scores"},
     {"influence", "removal"},
-    {"verify", "uses"},
+    {"verify", "uses", "evaluation"},
     {"plots", "report"},
     {"cli", "review", "__main__"},
 )

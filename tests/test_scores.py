@@ -145,3 +145,33 @@ def test_the_summary_says_which_share_of_the_effects_lies_below_the_drift():
     values = torch.tensor([[8.0, -8.0, 80.0, 800.0]], dtype=torch.float64)  # effects of 2, 2, 20 and 200
     scores = Scores(values, n=4, drift=torch.tensor([-5.0], dtype=torch.float64))
     assert "up to 5.0e+00: 50% of the effects are smaller" in repr(scores)
+
+
+def test_the_mean_over_models():
+    first, second = made_up(), made_up(drift=torch.tensor([3e-9, 2e-9]).double())
+    found = Scores.mean([first, second, first])
+    assert_close_per_row(found.values, VALUES, 1e-15)
+    assert found.drift is not None
+    assert float(found.drift[0]) == pytest.approx(5e-9 / 3)
+    assert "mean of 3 models" in found.verdict
+    assert found.provenance["fingerprint"] != "abc"
+    assert found.provenance["members"] == ["abc"] * 3
+    half = Scores.mean([first, Scores(3 * VALUES, 4)])
+    assert_close_per_row(half.values, 2 * VALUES, 1e-15)
+    assert half.drift is None
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ([], "no scores"),
+        ([Scores(VALUES[:1], 4)], r"scores 0 have shape \(1, 4\), the first \(2, 4\)|shape"),
+        ([Scores(VALUES, 5)], "scores 1 have training rows 5, the first 4"),
+        ([Scores(VALUES, 4, edit="replaced")], "edit replaced"),
+        ([Scores(VALUES, 4, measure="margin")], "measure margin"),
+        ([Scores(VALUES, 4, columns=torch.zeros(2, 4).long())], "kept only the strongest rows"),
+    ],
+)
+def test_models_that_do_not_match_have_no_mean(others, message: str):
+    with pytest.raises(ValueError, match=message):
+        Scores.mean([Scores(VALUES, 4), *others] if others else [])

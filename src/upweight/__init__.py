@@ -22,7 +22,7 @@ from .nystrom import Nystrom
 from .problem import Problem
 from .scores import Scores
 from .solvers import Arnoldi, ConjugateGradient, Exact, LiSSA
-from .uses import explain, flip_set, mislabeled, mismatch
+from .uses import explain, flip_set, mislabeled, mismatch, trust
 from .verify import Verification, verify
 
 __version__ = version("upweight")
@@ -61,5 +61,6 @@ __all__ = [
     "from_estimator",
     "mislabeled",
     "mismatch",
+    "trust",
     "verify",
 ]

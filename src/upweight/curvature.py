@@ -6,6 +6,7 @@ exact inverse, and `EmpiricalCurvature.sampled` is its unbiased estimate from a 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -63,6 +64,10 @@ class Curvature(ABC):
     def shift(self) -> float:
         """What of the diagonal is the same for every parameter and known: the damping, and the smallest penalty."""
         return self.damping
+
+    def damped(self, damping: float) -> Curvature:
+        """The same with another damping."""
+        return dataclasses.replace(self, damping=damping)  # type: ignore[type-var]
 
     @property
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -42,6 +42,9 @@ class Nystrom(Curvature):
     def damping(self) -> float:  # type: ignore[override]
         """That of the curvature which is approximated."""
         return self.of.damping
+
+    def damped(self, damping: float) -> Nystrom:
+        return replace(self, of=self.of.damped(damping))
 
     @property
     def p(self) -> int:

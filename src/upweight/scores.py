@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .errors import StaleError
+from .objective import content_hash
 from .types import Tensor
 
 SIGN = "Positive effect = the {measure} would rise if the training example were {edit} ({meaning})."
@@ -53,6 +54,47 @@ class Scores:
     verdict: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Content hash of weights, data and settings, and the settings in words."""
+
+    @classmethod
+    def mean(cls, members: Sequence[Scores]) -> Scores:
+        """The mean over models trained alike (with other seeds, say) of scores of the same rows: an ensemble.
+
+        Seeds often matter more than solvers. `drift` is the mean too, `residual` the largest.
+
+        >>> one = Scores(torch.tensor([[1.0, 3.0]], dtype=torch.float64), n=2)
+        >>> Scores.mean([one, Scores(2 * one.values, n=2)]).values
+        tensor([[1.5000, 4.5000]], dtype=torch.float64)
+        """
+        if not members:
+            raise ValueError("the mean of no scores: give at least one")
+        first = members[0]
+        for i, other in enumerate(members):
+            if other.columns is not None:
+                raise ValueError(f"scores {i} kept only the strongest rows: compute them without top=")
+            for what, mine, its in (
+                ("shape", tuple(first.values.shape), tuple(other.values.shape)),
+                ("training rows", first.n, other.n),
+                ("edit", first.edit, other.edit),
+                ("measure", first.measure, other.measure),
+            ):
+                if mine != its:
+                    raise ValueError(f"scores {i} have {what} {its}, the first {mine}: members do not match")
+        prints = [member.provenance.get("fingerprint", "") for member in members]
+
+        def all_of(name: str) -> Tensor | None:
+            found = [getattr(member, name) for member in members]
+            return None if any(value is None for value in found) else torch.stack(found)
+
+        drift, residual = all_of("drift"), all_of("residual")
+        return replace(
+            first,
+            values=torch.stack([member.values for member in members]).mean(0),
+            drift=None if drift is None else drift.mean(0),
+            residual=None if residual is None else residual.amax(0),
+            verdict=f"mean of {len(members)} models: "
+            + "; ".join(dict.fromkeys(member.verdict for member in members)),
+            provenance={**first.provenance, "fingerprint": content_hash([], repr(prints)), "members": prints},
+        )
 
     def __len__(self) -> int:
         return len(self.values)

@@ -1,0 +1,146 @@
+"""Whether the answers about a model can be trusted, and why not: the question that should come before the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from scipy import stats
+
+from ..errors import InfluenceError
+from ..influence import Influence
+from ..measures import Measure
+from ..scores import Scores
+
+Level = Literal["trust", "trust the ranking only", "do not trust"]
+UNSTABLE, SHAKY = 0.5, 0.9
+"""Rank correlations over the damping below which nothing, or only a ranking, is to be trusted."""
+SIZE = 1.5
+"""Ratio of the scores' sizes over the damping above which only the ranking is."""
+NOISE, LOOSE = 0.5, 0.1
+"""The same for the relative residuals of estimated solves."""
+SHOWN = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Trust:
+    """A plain verdict with its reasons.
+
+    `sensitivity` has a line per damping tried: the rank correlation with the scores at the damping in use (lowest and
+    median over test rows) and the size ||scores|| relative to theirs; NaN where the curvature is not positive definite.
+    """
+
+    level: Level
+    reasons: tuple[str, ...]
+    sensitivity: pd.DataFrame
+
+    def __repr__(self) -> str:
+        lines = [self.level, *(f"- {reason}" for reason in self.reasons)]
+        if len(self.sensitivity):
+            lines += ["Scores at other dampings:", self.sensitivity.to_string()]
+        return "\n".join(lines)
+
+
+def trust(
+    influence: Influence,
+    test: Any,
+    *,
+    measure: Measure | None = None,
+    factors: Sequence[float] = (0.1, 10.0),
+) -> Trust:
+    """Look at what usually goes wrong: unfinished training, failed or noisy solves, scores that hang on the damping.
+
+    Scores are computed once more per entry of `factors`, with that multiple of the damping.
+
+    >>> import torch
+    >>> from upweight import LinearProblem, Squared
+    >>> X, y = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1.0, 2.0, 4.0])
+    >>> trust(Influence(LinearProblem.fit(X, y, loss=Squared(), l2=0.1)), (X[:1], y[:1]))
+    trust
+    - solved: 1 solve converged; largest relative residual 0.0e+00, at most 1 steps
+    - no damping was needed
+    """
+    nothing = pd.DataFrame(columns=["rank correlation", "median", "size"])
+    try:
+        scores = influence.on_loss(test, measure=measure)
+    except InfluenceError as failure:
+        return Trust("do not trust", (f"no answer: {failure}",), nothing)
+    found = [_solves(scores), _training(scores)]
+    table = nothing
+    if influence.settings.curvature.damping == 0:
+        found.append((0, "no damping was needed"))
+    else:
+        table = _sensitivity(influence, scores, test, measure, factors)
+        found.append(_stability(table))
+    levels: tuple[Level, ...] = ("trust", "trust the ranking only", "do not trust")
+    worst = max(level for level, _ in found)
+    found.sort(key=lambda item: -item[0])
+    return Trust(levels[worst], tuple(reason for _, reason in found if reason), table)
+
+
+def _solves(scores: Scores) -> tuple[int, str]:
+    residual = 0.0 if scores.residual is None else float(scores.residual.max())
+    level = 2 if residual > NOISE else 1 if residual > LOOSE else 0
+    return level, f"{'solved' if level == 0 else 'solved badly'}: {scores.verdict}"
+
+
+def _training(scores: Scores) -> tuple[int, str]:
+    """The drift against the effects that a user looks at."""
+    if scores.drift is None:
+        return 0, ""
+    shown = scores.effect().abs().topk(min(SHOWN, scores.values.shape[1]), dim=1).values
+    below = shown < scores.drift.abs()[:, None]
+    share = float(below.double().mean())
+    if share == 0:
+        return 0, ""
+    reason = (
+        f"training is not finished: finishing it would move the {scores.measure} by more than {share:.0%} of the "
+        f"{shown.shape[1]} largest effects of single examples"
+    )
+    return 2 if share > 0.5 else 1, reason
+
+
+def _sensitivity(
+    influence: Influence, scores: Scores, test: Any, measure: Measure | None, factors: Sequence[float]
+) -> pd.DataFrame:
+    curvature, rows = influence.settings.curvature, {}
+    for factor in factors:
+        damping = factor * curvature.damping
+        other = Influence(
+            influence.problem, curvature=curvature.damped(damping), solver=influence.settings.solver
+        )
+        try:
+            values = other.on_loss(test, measure=measure).values
+        except InfluenceError:
+            rows[damping] = (math.nan,) * 3
+            continue
+        ranks = [float(stats.spearmanr(a, b).statistic) for a, b in zip(values, scores.values, strict=True)]
+        size = float(values.norm() / scores.values.norm())
+        rows[damping] = (min(ranks), float(torch.tensor(ranks).median()), size)
+    return pd.DataFrame.from_dict(
+        rows, orient="index", columns=["rank correlation", "median", "size"]
+    ).rename_axis("damping")
+
+
+def _stability(table: pd.DataFrame) -> tuple[int, str]:
+    known = table.dropna()
+    if known.empty:
+        return 2, "no other damping gives an answer: how much hangs on it is unknown"
+    lowest = float(known["rank correlation"].min())
+    sizes = [*known["size"], 1.0]
+    spread = max(sizes) / min(sizes)
+    over = f"over the damping from {known.index.min():.1e} to {known.index.max():.1e}"
+    if lowest < UNSTABLE:
+        return 2, f"the ranking hangs on the damping: rank correlation down to {lowest:.2f} {over}"
+    if len(known) < len(table):
+        return 1, "less damping leaves negative curvature: the size of the scores hangs on the damping"
+    if lowest < SHAKY or spread > SIZE:
+        return (
+            1,
+            f"sizes hang on the damping: rank correlation {lowest:.2f} or more, sizes within {spread:.1f}x, {over}",
+        )
+    return 0, f"stable: rank correlation {lowest:.2f} or more, sizes within {spread:.1f}x, {over}"
