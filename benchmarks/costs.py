@@ -44,14 +44,14 @@ def cnn() -> nn.Module:
 
 
 def product_ratio(problem: uw.Problem, name: str) -> None:
-    """Hessian products for one row and per row of sixteen, in gradient passes."""
+    """Hessian products for one row and per row of four, in gradient passes."""
     gradient = best(problem.gradient, 3)
-    for k in (1, 16):
+    for k in (1, 4):
         product = problem.operator()
         rows = torch.randn(k, problem.p, dtype=problem.dtype)
-        for _ in range(20):  # a solve is long enough for the operator to settle on its way
+        for _ in range(2):  # from the second product on graphs are kept
             product(rows)
-        ratio = best(lambda product=product, rows=rows: product(rows), 3) / gradient / k  # type: ignore[misc]
+        ratio = best(lambda product=product, rows=rows: product(rows), 2) / gradient / k  # type: ignore[misc]
         print(
             f"{name}: gradient {gradient:.3f} s, Hessian product {ratio:.2f}x per row at k = {k}", flush=True
         )
@@ -70,7 +70,7 @@ def main() -> None:
     X, y, X_test, y_test = peers.load(100, path=options.data)
     linear = uw.LinearProblem(X, y, theta, loss=uw.Softmax(), l2=0.01)
 
-    gradient = best(linear.at(linear.theta).gradient)
+    gradient = best(lambda: linear.at(linear.theta).gradient())  # anew: a problem keeps its own
     for k in (1, 16):
         product = linear.operator(dtype=torch.float32)
         rows = torch.randn(k, linear.p)

@@ -26,12 +26,13 @@ CACHE_BYTES = 2 << 30
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether this processor multiplies matrices of bfloat16 in hardware (AMX), about tenfold faster than float32.
+    """Whether this processor multiplies bfloat16 in hardware: twice (AVX-512 BF16) to six times (AMX) float32's speed.
 
     >>> has_fast_bfloat16() in (True, False)
     True
     """
-    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in names)
 
 
 class Block(ABC):

@@ -17,6 +17,7 @@ from scipy import stats
 
 from .objective import content_hash
 from .progress import track
+from .scores import Scores
 from .types import Tensor, as_tensor
 
 RESAMPLES = 1000
@@ -96,10 +97,11 @@ def lds(scores: Any, subsets: Bool[Tensor, "s n"], outcomes: Float[Tensor, "s r 
     >>> subsets = half_subsets(6, 20)
     >>> truth = torch.randn(2, 6, generator=torch.Generator().manual_seed(0)).double()
     >>> outcomes = (subsets.double() @ truth.T)[:, None]
-    >>> lds(truth, subsets, outcomes).value
+    >>> round(lds(truth, subsets, outcomes).value, 6)
     1.0
     """
-    values = as_tensor(getattr(scores, "values", scores)).double()
+    subsets, outcomes = as_tensor(subsets), as_tensor(outcomes).double()
+    values = as_tensor(scores.values if isinstance(scores, Scores) else scores).double()
     if values.shape != (outcomes.shape[2], subsets.shape[1]):
         raise ValueError(
             f"scores must have shape (m, n) = ({outcomes.shape[2]}, {subsets.shape[1]}), got {tuple(values.shape)}"

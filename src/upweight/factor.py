@@ -50,7 +50,7 @@ class CholeskyFactor(Factor):
 
     def quadratic(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:
         half = torch.linalg.solve_triangular(self.lower, rows.T.to(self.dtype), upper=False)
-        return half.square().sum(0).to(rows.dtype)
+        return torch.linalg.vector_norm(half, dim=0).square().to(rows.dtype)
 
 
 class DualFactor(Factor):

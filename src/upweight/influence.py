@@ -210,13 +210,13 @@ class Influence:
         for start in track(starts, "self-influence", len(starts)):
             index = torch.arange(start, min(start + block, self.problem.n))
             bare = self.problem.test_gradients(self.problem.train_batch(index))
-            trained = self.problem.train_gradients(index)
+            weight = self.problem.weights[index.to(bare.device)].to(bare.dtype)
+            # The train gradient is w_i times the bare one plus the folded penalty.
             if inverse.quadratic is None:
-                values[0, index] = -(inverse(bare).value * trained).sum(1).double()
+                trained = weight[:, None] * bare + penalty
+                values[0, index] = -(inverse(bare).value * trained).sum(1).double().cpu()
             else:
-                # The train gradient is w_i times the bare one plus the folded penalty.
-                weight = ((trained - penalty) * bare).sum(1) / bare.square().sum(1).clamp(min=1e-300)
-                values[0, index] = -(weight * inverse.quadratic(bare) + bare @ constant).double()
+                values[0, index] = -(weight * inverse.quadratic(bare) + bare @ constant).double().cpu()
         ids = self.problem.train_index
         return Scores(values, self.problem.n, measure="own loss", ids=ids, provenance=self._provenance())
 

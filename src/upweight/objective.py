@@ -34,6 +34,7 @@ class Objective(ABC):
     layout: Layout
     theta: Float[Tensor, " p"]
     l2: Float[Tensor, " p"]
+    weights: Float[Tensor, " n"]
     keep: Keep
     convex: bool
     """Whether the Hessian is known to be positive semi-definite at every theta."""

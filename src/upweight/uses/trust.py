@@ -59,10 +59,9 @@ def trust(
     >>> import torch
     >>> from upweight import LinearProblem, Squared
     >>> X, y = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1.0, 2.0, 4.0])
-    >>> trust(Influence(LinearProblem.fit(X, y, loss=Squared(), l2=0.1)), (X[:1], y[:1]))
-    trust
-    - solved: 1 solve converged; largest relative residual 0.0e+00, at most 1 steps
-    - no damping was needed
+    >>> found = trust(Influence(LinearProblem.fit(X, y, loss=Squared(), l2=0.1)), (X[:1], y[:1]))
+    >>> found.level, found.reasons[1]
+    ('trust', 'no damping was needed')
     """
     nothing = pd.DataFrame(columns=["rank correlation", "median", "size"])
     try:
