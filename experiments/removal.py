@@ -173,7 +173,7 @@ def margins(influence: uw.Influence, rows: torch.Tensor, alone: Any) -> dict[str
     E = problem.output_gradients(problem.train_batch(rows))[:, 0]
     first = (E * influence.solve(problem.train_gradients(rows)).value).sum(1) / problem.n
     eta = E @ problem.theta
-    _, own, _ = refits(problem, list(rows.split(1)), (E[:1], problem.y[:1]))
+    _, own, _ = refits(problem, list(rows.split(1)), problem.train_batch(rows[:1]))
     actual = torch.cat(own) - eta
     return {
         "rows": len(rows),

@@ -90,7 +90,7 @@ def test_lds_mnist_small(tmp_path: Path) -> None:
     result = small("lds_mnist", tmp_path)
     assert len(result["by_models"]) == 2
     assert len(list(tmp_path.glob("lds_*/*.npy"))) == result["retrainings"]
-    assert set(result["choice"]) == {"0.0001", "0.001", "0.01", "0.1", "1.0"}
+    assert set(result["choice"]) == {"0.01", "0.1"}
 
 
 def test_mislabel_mnist_small(tmp_path: Path) -> None:
@@ -102,4 +102,4 @@ def test_fig2_cnn_small(tmp_path: Path) -> None:
     result = small("fig2_cnn", tmp_path)
     assert result["p"] == 2616
     assert result["damping"] > -result["hessian_spectrum"][0]
-    assert len(result["predicted"]) == len(result["actual"]) == 6
+    assert len(result["predicted"]) == len(result["actual"]) == 4

@@ -91,8 +91,11 @@ def _name(mask: Bool[Tensor, " n"]) -> str:
     return content_hash([mask])
 
 
-def lds(scores: Any, subsets: Bool[Tensor, "s n"], outcomes: Float[Tensor, "s r m"], *, seed: int = 0) -> LDS:
-    """Score predictions of `outcomes` (what `retrained` returns) by the sum of the scores (m, n) of the rows kept.
+def lds(scores: Any, subsets: Any, outcomes: Any, *, seed: int = 0) -> LDS:
+    """Score predictions by the sum of the scores of the rows kept, against what retraining gave.
+
+    `scores` are `Scores` or an array (m, n) of the same sign, `subsets` the masks (s, n) and `outcomes` (s, r, m) what
+    `retrained` returned for them. Raises ValueError where their shapes do not fit.
 
     >>> subsets = half_subsets(6, 20)
     >>> truth = torch.randn(2, 6, generator=torch.Generator().manual_seed(0)).double()

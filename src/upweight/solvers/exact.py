@@ -10,12 +10,16 @@ from ..curvature import Curvature
 from ..types import Tensor
 from .base import Inverse, Solution, Solver, Status, relative_residual
 
+ROUNDING = 100
+"""Residuals are not asked to be below this many rounding units of the curvature's precision."""
+
 
 @dataclass(frozen=True)
 class Exact(Solver):
     """Cholesky on the primal or, with fewer rows than parameters, the dual side; closed forms where there are any.
 
-    A row whose recomputed residual exceeds `rtol` after one refinement is "not converged" (ill-conditioned).
+    A row whose recomputed residual exceeds `rtol` (or 1.2e-5 in float32) after one refinement is "not converged":
+    ill-conditioned.
     Residuals are those of the explicit matrix, where there is one. Memory: 2 p^2 numbers of the curvature's precision.
 
     >>> import torch
@@ -29,7 +33,7 @@ class Exact(Solver):
     def prepare(self, curvature: Curvature) -> Inverse:
         factor = curvature.factor()
         operator = factor.product or curvature.operator()
-        rtol = max(self.rtol, 10 * torch.finfo(curvature.dtype).eps)
+        rtol = max(self.rtol, ROUNDING * torch.finfo(curvature.dtype).eps)
 
         def solve(rows: Tensor) -> Solution:
             value = factor.solve(rows)
