@@ -106,7 +106,8 @@ class EKFAC(OfProblem):
         return product
 
     def factor(self, dtype: torch.dtype | None = None) -> Factor:
-        dtype = dtype or self.dtype
+        # As an answer, not a preconditioner: bases orthogonal in float32 only would cost digits by the condition.
+        dtype = dtype or torch.float64
         if dtype not in self._factors:
             if isinstance(self.problem, LinearProblem):
                 self._factors[dtype] = kronecker(self, self.problem, dtype)
@@ -202,22 +203,21 @@ class _Block:
 
     def diagonalise(self) -> None:
         """Eigenvectors of both sides, the largest variance first."""
-        dtype = self.curvature.dtype
-        self.left = torch.linalg.eigh(self.outputs)[1].to(dtype)
-        self.right = torch.linalg.eigh(self.inputs)[1].flip(1).to(dtype)
+        self.left = torch.linalg.eigh(self.outputs)[1]
+        self.right = torch.linalg.eigh(self.inputs)[1].flip(1)
 
     def add_values(self, calls: Calls, w: Tensor) -> None:
         left, right = self.layer.pair(calls, len(w))
         if self.layer.words or left.shape[1] != 1:
-            self._add_gradients(left, right @ self.right, w)
+            self._add_gradients(left, right @ self.right.to(right.dtype), w)
             return
         # One position: the right side is the same for every cotangent, and the left sides may be summed first.
         left = left[:, 0] * w.sqrt()[:, None]
         if self.seen is None:
             outer = left.new_zeros(len(w), self.layer.rows, self.layer.rows) if self.leading else None
-            self.seen = right[:, 0] @ self.right, torch.zeros_like(left), outer
+            self.seen = right[:, 0] @ self.right.to(right.dtype), torch.zeros_like(left), outer
         _, spread, outer = self.seen
-        spread += (left @ self.left).square()
+        spread += (left @ self.left.to(left.dtype)).square()
         if outer is not None:
             outer += left[:, :, None] * left[:, None]
 
@@ -232,7 +232,7 @@ class _Block:
         self.seen = None
 
     def _add_gradients(self, left: Tensor, right: Tensor, w: Tensor) -> None:
-        rotated = (left @ self.left).mT @ right
+        rotated = (left @ self.left.to(left.dtype)).mT @ right
         self.values += torch.einsum("brs,b->rs", rotated.square(), w)
         if self.leading:
             G = ((left.mT @ right[:, :, : self.leading]) * w.sqrt()[:, None, None]).flatten(1)

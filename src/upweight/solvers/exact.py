@@ -18,8 +18,8 @@ ROUNDING = 100
 class Exact(Solver):
     """Cholesky on the primal or, with fewer rows than parameters, the dual side; closed forms where there are any.
 
-    A row whose recomputed residual exceeds `rtol` (or 1.2e-5 in float32) after one refinement is "not converged":
-    ill-conditioned.
+    A row whose recomputed residual exceeds `rtol` after one refinement is "not converged" (ill-conditioned); where it
+    is recomputed in float32 the least that is asked for is 1.2e-5.
     Residuals are those of the explicit matrix, where there is one. Memory: 2 p^2 numbers of the curvature's precision.
 
     >>> import torch
@@ -33,15 +33,22 @@ class Exact(Solver):
     def prepare(self, curvature: Curvature) -> Inverse:
         factor = curvature.factor()
         operator = factor.product or curvature.operator()
-        rtol = max(self.rtol, ROUNDING * torch.finfo(curvature.dtype).eps)
+        # In the factor's precision, which may be above the problem's; residuals are known before the answer is rounded.
+        dtype = curvature.dtype if factor.product is None else factor.dtype
+        rtol = max(self.rtol, ROUNDING * torch.finfo(dtype).eps)
 
         def solve(rows: Tensor) -> Solution:
-            value = factor.solve(rows)
-            residual = relative_residual(operator, value, rows)
+            wide = rows.to(dtype)
+            value = factor.solve(wide)
+            residual = relative_residual(operator, value, wide)
             if bool((residual > rtol).any()):
-                value = value + factor.solve(rows - operator(value))
-                residual = relative_residual(operator, value, rows)
+                value = value + factor.solve(wide - operator(value))
+                residual = relative_residual(operator, value, wide)
             status = tuple(Status.CONVERGED if r <= rtol else Status.NOT_CONVERGED for r in residual.tolist())
-            return Solution(value, residual, torch.ones(len(rows), dtype=torch.long), status)
+            steps = torch.ones(len(rows), dtype=torch.long)
+            return Solution(value.to(rows.dtype), residual.to(rows.dtype), steps, status)
 
-        return Inverse(curvature, solve, factor.quadratic)
+        def quadratic(rows: Tensor) -> Tensor:
+            return factor.quadratic(rows.to(dtype)).to(rows.dtype)
+
+        return Inverse(curvature, solve, quadratic)
