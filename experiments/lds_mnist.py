@@ -29,10 +29,14 @@ from upweight.evaluation import LDS, half_subsets, lds, retrained
 DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
-def scores_of(model: torch.nn.Module, data: Any, test: Any, damping: float) -> uw.Scores:
+def curvature_of(model: torch.nn.Module, data: Any) -> uw.EKFAC:
+    """EKFAC of one trained network."""
+    return uw.EKFAC(uw.Problem(model, F.cross_entropy, data))
+
+
+def scores_of(curvature: uw.EKFAC, test: Any) -> uw.Scores:
     """EKFAC influence of all training digits on all test digits."""
-    problem = uw.Problem(model, F.cross_entropy, data)
-    return uw.Influence(problem, curvature=uw.EKFAC(problem, damping), solver=uw.Exact()).on_loss(test)
+    return uw.Influence(curvature.problem, curvature=curvature, solver=uw.Exact()).on_loss(test)
 
 
 def told(found: LDS) -> dict[str, Any]:
@@ -77,13 +81,14 @@ def main() -> None:
     test = (X_test, y_test)
     dampings = DAMPINGS[2:4] if options.small else DAMPINGS
     half = count // 2
+    first = curvature_of(models[0], (X, y))
     choice = {
-        damping: lds(scores_of(models[0], (X, y), test, damping), subsets[:half], outcomes[:half]).value
+        damping: lds(scores_of(first.damped(damping), test), subsets[:half], outcomes[:half]).value
         for damping in dampings
     }
     damping = max(choice, key=lambda d: choice[d])
     began = time.perf_counter()
-    every = [scores_of(model, (X, y), test, damping) for model in models]
+    every = [scores_of(curvature_of(model, (X, y)).damped(damping), test) for model in models]
     seconds = (time.perf_counter() - began) / members
     by_models = [
         told(lds(uw.Scores.mean(every[: k + 1]), subsets[half:], outcomes[half:])) for k in range(members)

@@ -49,9 +49,10 @@ def main() -> None:
     suspicion = {"loss": mlp.losses(model, X, given).numpy()}
     problem = uw.Problem(model, F.cross_entropy, (X, given))
     seconds = {}
+    curvature = uw.EKFAC(problem)
     for damping in DAMPINGS[1:3] if options.small else DAMPINGS:
         began = time.perf_counter()
-        influence = uw.Influence(problem, curvature=uw.EKFAC(problem, damping), solver=uw.Exact())
+        influence = uw.Influence(problem, curvature=curvature.damped(damping), solver=uw.Exact())
         suspicion[f"EKFAC {damping:g}"] = -np.asarray(influence.on_self())[0]
         seconds[damping] = time.perf_counter() - began
     found: dict[str, Any] = {

@@ -21,6 +21,7 @@ from upweight import (
     Nystrom,
     Problem,
     Softmax,
+    StaleError,
 )
 from upweight.curvature import Curvature
 from upweight.ekfac import Network
@@ -337,6 +338,38 @@ def test_single_precision(name):
     fast = EKFAC(problem, 0.1).factor(torch.float32).solve(rows)
     assert fast.dtype == torch.float32
     assert_close_per_row(fast, EKFAC(problem, 0.1).factor().solve(rows.double()), 1e-4)
+
+
+@pytest.mark.parametrize("name", ["mlp", "patch", "tied"])
+def test_another_damping_needs_no_other_look_at_the_data(name, monkeypatch):
+    problem = problem_of(name)
+    first = EKFAC(problem, 0.1, leading=2)
+    later = first.damped(0.7)  # before anything is gathered
+    rows = torch.randn(3, problem.p, dtype=torch.float64)
+    wanted = [EKFAC(problem, damping, leading=2).factor().solve(rows) for damping in (0.1, 0.7, 0.02)]
+    assert_close_per_row(first.factor().solve(rows), wanted[0], 1e-12)
+    monkeypatch.setattr(Network, "gather", None)
+    assert_close_per_row(later.factor().solve(rows), wanted[1], 1e-12)
+    assert_close_per_row(later.damped(0.02).factor().solve(rows), wanted[2], 1e-12)
+
+
+@pytest.mark.parametrize("name", ["mlp", "patch", "tied"])
+def test_files_hold_what_was_gathered(name, tmp_path, monkeypatch):
+    problem, path = problem_of(name), tmp_path / "curvature.safetensors"
+    rows = torch.randn(3, problem.p, dtype=torch.float64)
+    EKFAC(problem, 0.1, rows=15, leading=2, samples=3).save(path)
+    wanted = EKFAC(problem, 0.3, rows=15, leading=2, samples=3).factor().solve(rows)
+    with monkeypatch.context() as patched:
+        patched.setattr(Network, "gather", None)
+        found = EKFAC.load(path, problem, 0.3)
+        assert_close_per_row(found.factor().solve(rows), wanted, 1e-12)
+    assert (found.rows, found.leading, found.samples, found.damping) == (15, 2, 3, 0.3)
+    with pytest.raises(StaleError, match="other weights, data or settings"):
+        EKFAC.load(path, problem_of(name, n=21))
+    (tmp_path / "text").write_text("left,right")
+    with pytest.raises(ValueError, match="not a curvature file of upweight"):
+        EKFAC.load(tmp_path / "text", problem)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, "text"]
 
 
 def test_the_model_is_as_it_was():

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "upweight"
 # A subpackage (`solvers`) stands here by its name.
 LEVELS = (
     {"types", "errors", "progress", "_version"},
-    {"vectors", "rows", "design", "terms"},
+    {"vectors", "files", "rows", "design", "terms"},
     {"losses", "measures", "derivatives", "jacobians", "layers", "training"},
     {"objective"},
     {"problem", "linear", "reduced", "kernels", "readers", "optimum", "estimators"},

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 
 from .curvature import OfProblem
 from .derivatives import batched, examples
+from .errors import StaleError
 from .factor import BlocksFactor, CholeskyFactor, DiagonalFactor, Factor, KroneckerFactor
+from .files import read, write
 from .jacobians import through_outputs
 from .layers import Calls, Layer, example_first, find_layers, pseudo_gradients
 from .linear import LinearProblem
@@ -25,6 +28,9 @@ DENSE_REST = 512
 """Parameters outside layers up to this many share one dense block."""
 MOST_LEADING = 2048
 """Rows of the dense block of one layer's leading directions."""
+
+GATHERED = ("left", "right", "values", "whole")
+"""What a layer keeps of the data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +45,7 @@ class EKFAC(OfProblem):
 
     `rows` bounds the training examples that are read (evenly spaced), for use as a preconditioner. `samples=None` takes
     the curvature in the outputs exactly, one backward pass per output; `samples=k` takes k random combinations of them,
-    drawn from `seed`, equal in expectation.
+    drawn from `seed`, equal in expectation. `damped` gives another damping without another look at the data.
     Of the `leading` input directions of largest variance the curvature is kept whole, across
     directions and outputs: (c leading)^2 numbers and one Cholesky factor, which a preconditioner pays back severalfold.
 
@@ -87,9 +93,62 @@ class EKFAC(OfProblem):
         return layers[0].rows, layers[0].columns
 
     @cached_property
+    def _shared(self) -> dict[str, Any]:
+        """The network and what was gathered from it, the same object at every damping."""
+        return {}
+
+    @property
     def _network(self) -> Network:
         assert isinstance(self.problem, Problem)
-        return Network(self.problem)
+        if "network" not in self._shared:
+            self._shared["network"] = Network(self.problem)
+        return self._shared["network"]
+
+    @property
+    def _gathered(self) -> Gathered:
+        if "gathered" not in self._shared:
+            self._shared["gathered"] = self._network.gather(self)
+        return self._shared["gathered"]
+
+    def damped(self, damping: float) -> EKFAC:
+        """The same with another damping; what is gathered from the data is shared."""
+        other = replace(self, damping=damping)
+        other.__dict__["_shared"] = self._shared
+        return other
+
+    def save(self, path: str | Path) -> None:
+        """Write what was gathered from a network's training data: one safetensors file, any damping, no pickle."""
+        if isinstance(self.problem, LinearProblem):
+            raise TypeError(
+                "a linear problem's factors take less time to compute than to read: nothing to save"
+            )
+        blocks, rest, n = self._gathered
+        tensors = {f"{i}.{name}": getattr(block, name) for i, block in enumerate(blocks) for name in GATHERED}
+        settings = {name: getattr(self, name) for name in ("rows", "leading", "samples", "seed")}
+        words = {"kind": "EKFAC", "n": n, "settings": settings, "fingerprint": self.damped(0.0).fingerprint()}
+        write(path, {**tensors, "rest": rest.total}, words)
+
+    @classmethod
+    def load(cls, path: str | Path, problem: Problem, damping: float = 0.0) -> EKFAC:
+        """Read what `save` wrote, for the same problem. Other weights, data or settings raise `StaleError`."""
+        tensors, words = read(path, "a curvature file")
+        if words.get("kind") != "EKFAC":
+            raise ValueError(f"{path} is not a curvature file of upweight")
+        curvature = cls(problem, damping, **words["settings"])
+        found = curvature.damped(0.0).fingerprint()
+        if found != words["fingerprint"]:
+            raise StaleError(
+                f"{path} was gathered from other weights, data or settings ({words['fingerprint']}; this problem: "
+                f"{found}): make the EKFAC anew"
+            )
+        blocks = [_Block(layer, curvature) for layer in curvature._network.layers]
+        for i, block in enumerate(blocks):
+            for name in GATHERED:
+                setattr(block, name, tensors[f"{i}.{name}"].to(problem.device))
+        rest = _Rest(curvature._network.rest)
+        rest.total = tensors["rest"].to(problem.device)
+        curvature._shared["gathered"] = Gathered(blocks, rest, words["n"])
+        return curvature
 
     @cached_property
     def _factors(self) -> dict[torch.dtype, Factor]:
@@ -112,7 +171,7 @@ class EKFAC(OfProblem):
             if isinstance(self.problem, LinearProblem):
                 self._factors[dtype] = kronecker(self, self.problem, dtype)
             else:
-                self._factors[dtype] = self._network.factor(self, dtype)
+                self._factors[dtype] = self._network.factor(self._gathered, self.damping, dtype)
         return self._factors[dtype]
 
 
@@ -136,8 +195,8 @@ class Network:
         other = "dense" if len(self.rest) <= DENSE_REST else "diagonal"
         return {name: "Kronecker" if name in names else other for name in self.problem.layout.names}
 
-    def factor(self, curvature: EKFAC, dtype: torch.dtype) -> BlocksFactor:
-        """The matrix, from two passes over (a sample of) the training data: bases, then eigenvalues."""
+    def gather(self, curvature: EKFAC) -> Gathered:
+        """Bases, then eigenvalues, in two passes over (a sample of) the training data."""
         problem, found = self.problem, [_Block(layer, curvature) for layer in self.layers]
         sample = problem
         if curvature.rows is not None and curvature.rows < problem.n:
@@ -156,13 +215,18 @@ class Network:
                     block.add_values(calls, w)
             for block in found:
                 block.flush()
+        return Gathered(found, rest, sample.n)
+
+    def factor(self, gathered: Gathered, damping: float, dtype: torch.dtype) -> BlocksFactor:
+        """The matrix, from what was gathered."""
+        blocks, rest, n = gathered
         parts: list[tuple[Tensor, Factor]] = [
-            (block.layer.index, block.factor(sample.n, dtype)) for block in found
+            (block.layer.index, block.factor(n, damping, dtype)) for block in blocks
         ]
         if len(self.rest):
-            added = problem.l2[self.rest].double() + curvature.damping
-            parts.append((self.rest, rest.factor(sample.n, added, dtype)))
-        return BlocksFactor(parts, problem.p, dtype)
+            added = self.problem.l2[self.rest].double() + damping
+            parts.append((self.rest, rest.factor(n, added, dtype)))
+        return BlocksFactor(parts, self.problem.p, dtype)
 
     def _passes(
         self, curvature: EKFAC, sample: Problem, title: str, rest: _Rest | None = None
@@ -238,10 +302,10 @@ class _Block:
             G = ((left.mT @ right[:, :, : self.leading]) * w.sqrt()[:, None, None]).flatten(1)
             self.whole += (G.T @ G).view_as(self.whole)
 
-    def factor(self, n: int, dtype: torch.dtype) -> KroneckerFactor:
+    def factor(self, n: int, damping: float, dtype: torch.dtype) -> KroneckerFactor:
         """The layer's part of the matrix, with penalty and damping."""
         weights = self.layer.index[: self.layer.rows * self.layer.columns]
-        added = float(self.curvature.problem.l2[weights].double().mean()) + self.curvature.damping
+        added = float(self.curvature.problem.l2[weights].double().mean()) + damping
         values = self.values / n + added
         floor = max(float(values.max()) * torch.finfo(dtype).eps, torch.finfo(dtype).tiny)
         size = self.layer.rows * self.leading
@@ -250,6 +314,14 @@ class _Block:
         left, right = self.left.to(dtype), self.right.to(dtype)
         values = values.clamp(min=floor).to(dtype)
         return KroneckerFactor(left, right, values, whole.to(dtype), intercept=self.layer.intercept)
+
+
+class Gathered(NamedTuple):
+    """What two passes over n training examples leave: all that the matrix needs at any damping."""
+
+    blocks: list[_Block]
+    rest: _Rest
+    n: int
 
 
 class _Rest:

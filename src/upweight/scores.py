@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +12,9 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from .errors import StaleError
+from .files import read, write
 from .objective import content_hash
 from .types import Tensor
 
@@ -191,28 +189,22 @@ class Scores:
 
         Row ids that are neither numbers nor strings (dates, say) are kept as their text.
         """
-        tensors = {
-            name: getattr(self, name).contiguous()
-            for name in ("values", "columns", "drift", "residual")
-            if getattr(self, name) is not None
-        }
+        names = ("values", "columns", "drift", "residual")
+        tensors = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         words = {name: getattr(self, name) for name in ("n", "edit", "measure", "verdict", "provenance")}
         words |= {name: _plain(getattr(self, name)) for name in ("ids", "test_ids")}
-        temporary = Path(f"{path}.part")
-        save_file(tensors, temporary, metadata={"upweight": json.dumps(words)})
-        temporary.replace(path)
+        write(path, tensors, words)
 
     @classmethod
     def load(cls, path: str | Path, *, fingerprint: str | None = None) -> Scores:
         """Read what `save` wrote. With `fingerprint` (of an `Influence`) other weights or data raise `StaleError`."""
+        tensors, words = read(path, "a score file")
+        fields: dict[str, Any] = {**tensors, **words}
         try:
-            with safe_open(path, framework="pt") as file:
-                words = json.loads((file.metadata() or {})["upweight"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             for name in ("ids", "test_ids"):
-                words[name] = None if words.get(name) is None else pd.Index(words[name])
-            scores = cls(**tensors, **words)
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as failure:
+                fields[name] = None if fields.get(name) is None else pd.Index(fields[name])
+            scores = cls(**fields)
+        except (TypeError, AttributeError) as failure:
             raise ValueError(f"{path} is not a score file of upweight ({failure})") from failure
         found = scores.provenance.get("fingerprint")
         if fingerprint is not None and fingerprint != found:
