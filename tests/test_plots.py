@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from upweight import plots
+from upweight import Dense, plots
 from upweight.verify import Verification, agreement
 
 
@@ -32,3 +33,16 @@ def test_verification_shows_every_removal_and_the_diagonal(groups):
     assert "Pearson 1.0000, slope 1.100" in legend[1]
     assert axes.get_xlabel() == "predicted change of the test loss"
     assert axes.get_ylabel() == "actual change after retraining"
+
+
+def test_the_spectrum_shows_sizes_signs_and_damping():
+    values = torch.tensor([8.0, -3.0, 1.0, 0.5, -0.1], dtype=torch.float64)
+    (axes,) = plots.spectrum(Dense(torch.diag(values), 0.01), rank=4).axes
+    positive, negative = (np.asarray(c.get_offsets()) for c in axes.collections)
+    np.testing.assert_allclose(positive, [[1, 8.01], [3, 1.01], [4, 0.51]])
+    np.testing.assert_allclose(negative, [[2, 2.99]])
+    assert np.asarray(axes.lines[0].get_ydata())[0] == 0.01
+    assert axes.get_legend_handles_labels()[1] == ["positive (3)", "negative (1)", "damping 1.0e-02"]
+    (plain,) = plots.spectrum(Dense(torch.eye(3))).axes
+    assert not plain.lines
+    assert len(plain.collections) == 1

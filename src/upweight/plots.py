@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from .curvature import Curvature
 from .verify import Verification
 
 COLOURS = {"top": "#0072B2", "random": "#E69F00"}
@@ -51,4 +52,35 @@ def verification(v: Verification) -> Figure:
     )
     axes.grid(alpha=0.25)
     axes.legend(fontsize="small", loc="upper left")
+    return figure
+
+
+def spectrum(curvature: Curvature, rank: int = 50, seed: int = 0) -> Figure:
+    """The eigenvalues of largest size on a logarithmic scale, negative ones apart, with the damping as a line.
+
+    What lies far above the line is inverted as it is, what was far below is replaced by it: the values include it.
+    """
+    values = curvature.eigenpairs(rank, seed)[0].cpu().numpy()
+    figure = Figure(figsize=(5.8, 4), layout="constrained")
+    axes = figure.add_subplot()
+    order = np.arange(1, len(values) + 1)
+    for name, group, chosen in (("positive", "top", values > 0), ("negative", "random", values < 0)):
+        if chosen.any():
+            axes.scatter(
+                order[chosen],
+                np.abs(values[chosen]),
+                s=20,
+                marker=MARKERS[group],
+                color=COLOURS[group],
+                label=f"{name} ({int(chosen.sum())})",
+            )
+    if curvature.damping > 0:
+        axes.axhline(curvature.damping, color="0.55", linewidth=1, label=f"damping {curvature.damping:.1e}")
+    axes.set(
+        yscale="log",
+        xlabel=f"rank, of p = {curvature.p}",
+        ylabel=f"|eigenvalue| of {type(curvature).__name__}",
+    )
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize="small")
     return figure
