@@ -98,21 +98,13 @@ def features(pixels: np.ndarray) -> np.ndarray:
     return torch.cat(found).numpy()
 
 
-def finished(problem: uw.LinearProblem, tolerance: float = 1e-11) -> uw.LinearProblem:
-    """At its optimum, by Newton steps with the factorised Hessian, halved until the objective falls."""
+def finished(problem: uw.LinearProblem) -> uw.LinearProblem:
+    """At its optimum, by Newton steps with the factorised Hessian."""
     for _ in range(40):
         gradient = problem.gradient()
-        if float(gradient.norm()) <= tolerance:
+        if float(gradient.norm()) <= 1e-11:
             break
-        step = uw.Hessian(problem).factor().solve(gradient[None])[0]
-        here, slope, size = problem.value(), float(gradient @ step), 1.0
-        # Close to the optimum the fall drowns in rounding: full steps.
-        while (
-            slope > 1e-12 * here
-            and problem.at(problem.theta - size * step).value() > here - 1e-4 * size * slope
-        ):
-            size /= 2
-        problem = problem.at(problem.theta - size * step)
+        problem = problem.at(problem.theta - uw.Hessian(problem).factor().solve(gradient[None])[0])
     return problem
 
 
@@ -121,7 +113,7 @@ def refits(
 ) -> tuple[torch.Tensor, list[torch.Tensor], float]:
     """The change of each test loss (m, g), each set's own outputs without it, and the largest gradient norm.
 
-    Steps with the downdated Hessian held fixed, then, where they do not converge, damped Newton steps alone; only the
+    Steps with the downdated Hessian held fixed, then, where they do not converge, `minimised` alone; only the
     independently computed gradient of the reduced objective says when a refit is done.
     """
     curvature = uw.Hessian(problem)
@@ -132,15 +124,15 @@ def refits(
         chosen = [sets[j] for j in batch]
         left = torch.tensor([problem.n - len(rows) for rows in chosen])[:, None]
         theta = problem.theta + step
-        for _ in range(60):
+        for _ in range(100):
             gradient = reduced_gradients(problem, theta, chosen)
             norms = gradient.norm(dim=1)
             if float(norms.max()) <= tolerance:
                 break
             theta = theta - inverse.solve((gradient * left)[:, None])[:, 0]
-        open_sets = (~(norms <= tolerance)).nonzero()[:, 0].tolist()
+        open_sets = (~(norms <= max(tolerance, 1e-9))).nonzero()[:, 0].tolist()
         for j in track(open_sets, "retraining alone", len(open_sets)):
-            theta[j] = finished(without(problem, chosen[j]), tolerance).theta
+            theta[j] = without(problem, chosen[j]).minimised(1e-9).theta
             norms[j] = reduced_gradients(problem, theta[[j]], [chosen[j]]).norm()
         worst = max(worst, float(norms.max()))
         change[:, batch] = (problem.evaluate_each(test, theta) - problem.evaluate(test)).T
