@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "upweight"
 # A subpackage (`solvers`) stands here by its name.
 LEVELS = (
     {"types", "errors", "progress", "_version"},
-    {"vectors", "files", "rows", "design", "terms"},
+    {"vectors", "files", "groups", "rows", "design", "terms"},
     {"losses", "measures", "derivatives", "jacobians", "layers", "training"},
     {"objective"},
     {"problem", "linear", "reduced", "kernels", "readers", "optimum", "estimators"},
@@ -24,7 +24,7 @@ LEVELS = (
     {"factor", "curvature", "ekfac", "nystrom"},
     {"solvers"},
     {"choices", "scores"},
-    {"influence", "removal"},
+    {"influence", "removal", "enclosure"},
     {"verify", "uses", "evaluation"},
     {"plots", "report"},
     {"cli", "review", "__main__"},

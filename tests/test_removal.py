@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import upweight as uw
-from upweight.removal import as_sets
+from upweight.groups import as_sets
 
 SETS = [[3], [0], [1, 2], [0, 2, 3, 4]]
 GUARANTEED = [

@@ -14,11 +14,13 @@ from jaxtyping import Float
 from . import checks
 from .choices import choose_curvature, choose_solver
 from .curvature import Curvature, EmpiricalCurvature
+from .enclosure import intervals
+from .groups import as_sets
 from .linear import LinearProblem
 from .measures import Measure, OfParameters, Overall
 from .objective import Objective, content_hash
 from .progress import track
-from .removal import LeaveOneOut, Removal, as_sets, intervals, leave_one_out, of_sets
+from .removal import LeaveOneOut, Removal, leave_one_out, of_sets
 from .scores import Scores
 from .solvers import Inverse, Solution, Solver
 from .terms import batch_index

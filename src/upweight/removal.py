@@ -7,8 +7,7 @@ With A the Hessian of the *total* objective and S the removed set, a Newton step
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,88 +16,17 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from .curvature import EmpiricalCurvature, Hessian
+from .curvature import EmpiricalCurvature
 from .errors import IndefiniteError
 from .factor import DualFactor, Factor
 from .linear import LinearProblem
-from .losses import Logistic, Softmax
 from .measures import Measure
 from .progress import track
-from .reduced import penalty_factor, reduced_gradients, without
+from .reduced import penalty_factor
 from .types import Tensor
 
 HELD_BYTES = 128 << 20
 """Vectors of length p that are held at once."""
-
-
-# -- sets ----------------------------------------------------------------------------------------------------------
-
-
-def as_sets(groups: Any, n: int) -> tuple[pd.Index, list[Int[Tensor, " _"]]]:
-    """Names and rows of sets of training rows, checked.
-
-    A flat list or tensor of row numbers is one set, a mask (n,) of booleans too; a list of lists gives several; a
-    mapping names them; a column (n,) of strings, categories or a pandas Series makes one set of each of its values.
-    Raises ValueError for sets that are empty, hold unknown or repeated rows, or everything.
-
-    >>> as_sets({"a": [0, 2], "b": [1]}, 4)[0].tolist(), as_sets(["x", "y", "x"], 3)[1]
-    (['a', 'b'], [tensor([0, 2]), tensor([1])])
-    """
-    if isinstance(groups, Mapping):
-        names, parts = pd.Index(list(groups)), [_rows(part, n) for part in groups.values()]
-    elif _is_column(groups):
-        column = pd.Series(np.asarray(groups))
-        if len(column) != n:
-            raise ValueError(
-                f"a column of groups must have one entry per training row ({n}), got {len(column)}"
-            )
-        found = column.groupby(column, observed=True).indices
-        names, parts = pd.Index(list(found)), [torch.as_tensor(rows) for rows in found.values()]
-    elif isinstance(groups, Sequence) and len(groups) and np.ndim(groups[0]) > 0:
-        names, parts = pd.RangeIndex(len(groups)), [_rows(part, n) for part in groups]
-    else:
-        names, parts = pd.RangeIndex(1), [_rows(groups, n)]
-    for name, rows in zip(names, parts, strict=True):
-        _check_set(name, rows, n)
-    return names.rename("group"), parts
-
-
-def _is_column(groups: Any) -> bool:
-    if isinstance(groups, pd.Series):
-        return groups.dtype != bool
-    if isinstance(groups, (str, torch.Tensor)):
-        return False
-    ragged = isinstance(groups, Sequence) and any(np.ndim(part) for part in groups)
-    return not ragged and np.asarray(groups).dtype.kind in "OUS"
-
-
-def _rows(part: Any, n: int) -> Tensor:
-    rows = torch.as_tensor(np.asarray(part))
-    if rows.dtype == torch.bool:
-        if rows.shape != (n,):
-            raise ValueError(f"a mask of training rows must have shape ({n},), got {tuple(rows.shape)}")
-        return rows.nonzero()[:, 0]
-    if rows.ndim != 1 or (len(rows) and rows.is_floating_point()):
-        raise ValueError(
-            f"a set of training rows must be a list of row numbers or a mask, got {rows.dtype} of shape "
-            f"{tuple(rows.shape)}"
-        )
-    return rows.long()
-
-
-def _check_set(name: Any, rows: Tensor, n: int) -> None:
-    if not len(rows):
-        raise ValueError(f"group {name!r} is empty: nothing would be removed")
-    if int(rows.min()) < 0 or int(rows.max()) >= n:
-        bad = rows[(rows < 0) | (rows >= n)][0]
-        raise ValueError(f"group {name!r} has the training row {int(bad)}; rows are 0 to {n - 1}")
-    if len(rows.unique()) < len(rows):
-        raise ValueError(f"group {name!r} names a training row twice")
-    if len(rows) == n:
-        raise ValueError(f"group {name!r} is the whole training set: nothing would be left to train on")
-
-
-# -- what comes back -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,7 +206,7 @@ def of_sets(
     return rescaled, changes
 
 
-def _own_kernels(total: Total, E: Float[Tensor, "b c p"]) -> Float[Tensor, "b c c"]:
+def own_kernels(total: Total, E: Float[Tensor, "b c p"]) -> Float[Tensor, "b c c"]:
     """X_i A^-1 X_i^T of each example, from the gradients of its outputs."""
     if E.shape[1] == 1:
         return (total.factor.quadratic(E[:, 0]) / total.problem.n)[:, None, None]
@@ -295,7 +223,7 @@ def _all_kernels(total: Total) -> Float[Tensor, " n"] | None:
     found = factor.hat() / w
     if len(flat):
         E = problem.output_gradients(problem.train_batch(flat))
-        found[flat] = _own_kernels(total, E)[:, 0, 0]
+        found[flat] = own_kernels(total, E)[:, 0, 0]
     return found
 
 
@@ -319,7 +247,7 @@ def leave_one_out(curvature: EmpiricalCurvature) -> LeaveOneOut:
     for start in track(starts, "leave-one-out", len(starts)):
         index = torch.arange(start, min(start + held, problem.n))
         if kernels is None:
-            K = _own_kernels(total, problem.output_gradients(problem.train_batch(index)))
+            K = own_kernels(total, problem.output_gradients(problem.train_batch(index)))
         else:
             K = kernels[index, None, None]
         own = parts.take(index)
@@ -329,164 +257,3 @@ def leave_one_out(curvature: EmpiricalCurvature) -> LeaveOneOut:
         leverage[index] = KW.diagonal(dim1=1, dim2=2).sum(1)
     outputs = eta + shift
     return LeaveOneOut(outputs, problem.loss.value(outputs, problem.y), leverage)
-
-
-# -- guaranteed intervals ------------------------------------------------------------------------------------------
-
-
-def _spread(u: Float[Tensor, "b c k"]) -> Float[Tensor, "b k"]:
-    """What a change of outputs can do to curvature: |u| of one output, the largest difference of several."""
-    return u[:, 0].abs() if u.shape[1] == 1 else u.amax(1) - u.amin(1)
-
-
-def _largest_spread(problem: LinearProblem, steps: Float[Tensor, "g p"]) -> Float[Tensor, " g"]:
-    found = torch.zeros(len(steps), dtype=torch.float64)
-    for _, block in problem.design.blocks(2048, torch.float64):
-        found = torch.maximum(found, _spread(problem._forward(block, steps)).amax(0))
-    return found
-
-
-def _widest(total: Total) -> float:
-    """The constant a: max_j ||x_j||, or max_j max_kl ||(e_k - e_l) (x) x_j|| of several, in the inverse's norm."""
-    problem = total.problem
-    found = 0.0
-    held = max(1, HELD_BYTES // (8 * problem.p * problem.c))
-    starts = range(0, problem.n, held)
-    for start in track(starts, "norms of the examples", len(starts)):
-        E = problem.output_gradients(problem.train_batch(torch.arange(start, min(start + held, problem.n))))
-        K = _own_kernels(total, E)
-        own = K.diagonal(dim1=1, dim2=2)
-        square = K if problem.c == 1 else own[:, :, None] + own[:, None, :] - 2 * K
-        found = max(found, float(square.max()))
-    return math.sqrt(found)
-
-
-@dataclass(frozen=True, eq=False)
-class Enclosure:
-    """How far the retrained models of G reduced objectives can be from parameters `theta` (G, p), provably.
-
-    `inverse` is that of each total Hessian at a reference, and no change of outputs between it and theta exceeds
-    `spread`, so that the Hessian at theta is at least exp(-spread) times that. With nu the gradient's norm and a the
-    examples' largest, both in the inverse Hessian at theta, the retrained parameters are within -ln(1 - a nu) / a of
-    theta in that Hessian's norm (generalised self-concordance: docs/design.md derives it, softmax included).
-    """
-
-    problem: LinearProblem
-    sets: list[Tensor]
-    theta: Float[Tensor, "G p"]
-    inverse: Callable[[Tensor], Tensor]
-    spread: Float[Tensor, " G"]
-    a: Float[Tensor, " G"]
-    radius: Float[Tensor, " G"]
-
-    @classmethod
-    def around(
-        cls,
-        problem: LinearProblem,
-        sets: list[Tensor],
-        steps: Float[Tensor, "G p"],
-        start: Float[Tensor, "G p"],
-        inverse: Callable[[Tensor], Tensor],
-        widest: Float[Tensor, " G"],
-        rounding: float,
-    ) -> Enclosure:
-        """Around start + steps, where the inverse Hessian and the largest norm `widest` are those at `start`."""
-        theta = start + steps
-        spread = _largest_spread(problem, steps)
-        gradient = reduced_gradients(problem, theta, sets)
-        gradient *= torch.tensor([problem.n - len(rows) for rows in sets])[:, None]
-        grown = (spread / 2).exp()
-        # A rounding error of one example's residual moves the gradient by that much times at most `widest`.
-        nu, a = grown * (_norms(inverse, gradient[:, None])[:, 0] + rounding * widest), widest * grown
-        radius = torch.where(a * nu < 1, -torch.log1p(-(a * nu).clamp(max=1 - 1e-16)) / a, torch.inf)
-        return cls(problem, sets, theta, inverse, spread, a, radius)
-
-    def halfwidths(self, rows: Float[Tensor, "q p"]) -> Float[Tensor, "G q"]:
-        """What v . theta can differ by after retraining, for each row v."""
-        norms = _norms(self.inverse, rows.expand(len(self.theta), -1, -1))
-        return torch.where(norms > 0, norms * (self.radius * (self.spread / 2).exp())[:, None], 0.0)
-
-    def closer(self, steps: int, rounding: float) -> Iterator[Enclosure]:
-        """The enclosures after that many more Newton steps, set by set, each with its own Hessian."""
-        if not steps:
-            yield self
-            return
-        for j, rows in enumerate(self.sets):
-            there = without(self.problem, rows).at(self.theta[j])
-            inverse = Total.of(Hessian(there), 0).solve
-            step = -inverse(there.gradient()[None]) * there.n
-            nearer = Enclosure.around(
-                self.problem, [rows], step, self.theta[[j]], inverse, self.a[[j]], rounding
-            )
-            yield from nearer.closer(steps - 1, rounding)
-
-
-def _norms(inverse: Callable[[Tensor], Tensor], rows: Float[Tensor, "G q p"]) -> Float[Tensor, "G q"]:
-    return (rows * inverse(rows)).sum(2).clamp(min=0).sqrt()
-
-
-def intervals(
-    curvature: EmpiricalCurvature, sets: list[Tensor], test: Any, steps: int = 1
-) -> tuple[Float[Tensor, "m g"], Float[Tensor, "m g"]]:
-    """Bounds of the change of each test loss by retraining without each set, for logistic and softmax regression (B3).
-
-    The change is from the loss of the given model to that of the exactly retrained one. The first Newton step uses one
-    factorisation for all sets; each further one factorises every reduced Hessian and squares the distance.
-    Infinite where the set is too large for any statement. Raises ValueError for other losses or damped curvatures.
-    """
-    problem = curvature.problem
-    if not (isinstance(problem, LinearProblem) and isinstance(problem.loss, (Logistic, Softmax))):
-        raise ValueError("guaranteed intervals are for logistic and softmax regression")
-    if problem.c > 1 and isinstance(problem.loss, Logistic):
-        raise ValueError("guaranteed intervals are not offered for one-vs-rest models")
-    if curvature.damping:
-        raise ValueError(
-            "guaranteed intervals are about the objective itself: use a curvature without damping"
-        )
-    if steps < 1:
-        raise ValueError(f"a guarantee takes at least 1 Newton step, got {steps}")
-    y = problem._test(test)[1]
-    encoded = problem._encode(y, len(y))
-    rows = _deciding_outputs(problem, test, encoded)
-    baseline = problem.evaluate(test)
-    widest = _widest(Total.of(curvature, 0))
-    residual = problem._derivatives(torch.float64).r
-    rounding = float(residual.abs().sum()) * torch.finfo(torch.float64).eps
-    low = torch.empty(len(baseline), len(sets), dtype=torch.float64)
-    high = torch.empty_like(low)
-    left = problem.gradient() * problem.n
-    for batch, inverse, step in newton(curvature, sets, "guaranteed intervals"):
-        chosen = [sets[j] for j in batch]
-        start = problem.theta.expand(len(batch), -1)
-        step = step - inverse.solve(left.expand(len(batch), 1, -1))[:, 0]
-        # The penalty's share that leaves with the set (keep="mean") lowers the Hessian by at most k/n.
-        kept = (1 - len(chosen[0]) / problem.n) * (1 - inverse.leverage)
-        first = Enclosure.around(problem, chosen, step, start, inverse.solve, widest / kept.sqrt(), rounding)
-        # One by one: each further enclosure holds a factorised Hessian.
-        bounds = [_loss_bounds(e, rows, encoded, baseline) for e in first.closer(steps - 1, rounding)]
-        low[:, batch], high[:, batch] = (torch.cat(side, dim=1) for side in zip(*bounds, strict=True))
-    return low, high
-
-
-def _deciding_outputs(problem: LinearProblem, test: Any, y: Tensor) -> Float[Tensor, "q p"]:
-    """Gradients of the outputs that a loss depends on: the one output, or each output less that of the target."""
-    E = problem.output_gradients(test)
-    if problem.c > 1:
-        E = E - E[torch.arange(len(E)), y][:, None]
-    return E.flatten(0, 1)
-
-
-def _loss_bounds(
-    enclosure: Enclosure, rows: Float[Tensor, "q p"], y: Tensor, baseline: Float[Tensor, " m"]
-) -> tuple[Float[Tensor, "m G"], Float[Tensor, "m G"]]:
-    """Losses rise with every output but the target's: their bounds are those of the outputs."""
-    m = len(baseline)
-    centre = (enclosure.theta @ rows.T).view(-1, m, len(rows) // m)
-    width = enclosure.halfwidths(rows).view(centre.shape)
-    if centre.shape[2] == 1:
-        centre = -y[:, None] * centre
-        bounds = [torch.nn.functional.softplus(centre + sign * width)[:, :, 0] for sign in (-1, 1)]
-    else:
-        bounds = [(centre + sign * width).logsumexp(2) for sign in (-1, 1)]
-    rounding = 8 * torch.finfo(torch.float64).eps * (1 + baseline)
-    return (bounds[0] - baseline - rounding).T, (bounds[1] - baseline + rounding).T

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import torch
 
+from ..groups import as_sets
 from ..influence import Influence
 from ..linear import LinearProblem
-from ..removal import as_sets
 from ..types import Tensor
 from .names import feature_name
 
