@@ -1,5 +1,7 @@
 """`Problem` against closed forms, dense double-backward twins and its own slower ways; bad input by its words."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,7 @@ from upweight.errors import StaleError
 from upweight.linear import LinearProblem
 from upweight.losses import Softmax
 from upweight.measures import OfParameters, Overall, logit
-from upweight.problem import Problem
+from upweight.problem import Problem, _in_words
 
 
 def close(found, wanted, rtol=1e-10):
@@ -434,3 +436,46 @@ def test_running_out_of_memory_is_not_taken_for_an_unsupported_operation():
 
     with pytest.raises(torch.OutOfMemoryError):
         derivatives.attempt(full, lambda: None)
+
+
+class Scaled:
+    """A loss that is an object."""
+
+    def __call__(self, outputs, targets):
+        return 2 * F.cross_entropy(outputs, targets, reduction="none")
+
+
+def smoothed(outputs, targets, amount):
+    return F.cross_entropy(outputs, targets, label_smoothing=amount, reduction="none")
+
+
+def test_the_fingerprint_knows_the_loss_by_what_it_does():
+    torch.manual_seed(0)
+    model, train = nn.Linear(3, 2), (torch.randn(6, 3), torch.tensor([0, 1, 0, 1, 1, 0]))
+
+    def fingerprint(loss) -> str:
+        return Problem(model, loss, train).fingerprint()
+
+    def scaled_by_two(outputs, targets):
+        return 2.0 * F.cross_entropy(outputs, targets, reduction="none")
+
+    def scaled_by_three(outputs, targets):
+        return 3.0 * F.cross_entropy(outputs, targets, reduction="none")
+
+    scaled_by_three.__qualname__ = scaled_by_two.__qualname__
+    different = [
+        F.cross_entropy,
+        scaled_by_two,
+        scaled_by_three,
+        partial(smoothed, amount=0.1),
+        partial(smoothed, amount=0.2),
+        nn.CrossEntropyLoss(),
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        nn.CrossEntropyLoss(torch.tensor([1.0, 2.0]), reduction="none"),
+        Scaled(),
+    ]
+    found = [fingerprint(loss) for loss in different]
+    assert len(set(found)) == len(found)
+    again = [partial(smoothed, amount=0.1), Scaled(), nn.CrossEntropyLoss()]
+    assert [fingerprint(loss) for loss in again] == [found[3], found[8], found[5]]
+    assert "0x" not in str([_in_words(loss) for loss in different])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -353,11 +354,23 @@ class Problem(Objective):
         return None
 
     def _hashed(self) -> list[Tensor]:
-        loss = getattr(self.evaluation.loss, "__qualname__", None) or repr(self.evaluation.loss)
-        settings = torch.tensor(
-            list(f"{loss} {type(self.evaluation.model).__qualname__}".encode()), dtype=torch.uint8
-        )
+        words = f"{_in_words(self.evaluation.loss)} {type(self.evaluation.model).__qualname__}"
+        settings = torch.tensor(list(words.encode()), dtype=torch.uint8)
         return [*self.evaluation.fixed.values(), self.weights, self._rows.digest(), settings]
+
+
+def _in_words(function: Any) -> str:
+    """What a loss does, equal in every process: its name and code, or those of what it was made of."""
+    if isinstance(function, functools.partial):
+        return f"{_in_words(function.func)} {function.args!r} {function.keywords!r}"
+    if isinstance(function, torch.nn.Module):
+        settings = {name: value for name, value in vars(function).items() if not name.startswith("_")}
+        return f"{function!r} {settings!r} {function.state_dict()!r}"
+    if not hasattr(function, "__qualname__"):
+        return f"{type(function).__qualname__} {_in_words(type(function).__call__)}"
+    code = getattr(function, "__code__", None)
+    constants = [] if code is None else [c for c in code.co_consts if isinstance(c, (int, float, str))]
+    return f"{function.__qualname__} {'' if code is None else code.co_code.hex()} {constants!r}"
 
 
 def _check_eval(model: torch.nn.Module, error: type[Exception]) -> None:
