@@ -71,6 +71,29 @@ def test_spectrum_by_lanczos():
     assert highest == pytest.approx(5.5, abs=0.1)
 
 
+@pytest.mark.parametrize("lowest", [-0.05, 0.001])
+def test_the_ends_of_a_clustered_spectrum_take_a_hundred_products_at_most(lowest: float, monkeypatch):
+    Q = torch.linalg.qr(draw(400, 400)).Q
+    values = torch.cat([torch.tensor([lowest]), torch.logspace(-3, 1, 399)]).double()
+    curvature = Dense((Q * values) @ Q.T)
+    count, operator = [0], Dense.operator
+
+    def counted(self, dtype=None):
+        product = operator(self, dtype)
+
+        def one(rows):
+            count[0] += len(rows)
+            return product(rows)
+
+        return one
+
+    monkeypatch.setattr(Dense, "operator", counted)
+    found = curvature.spectrum()
+    assert count[0] <= 100
+    assert found[0] == pytest.approx(lowest, abs=1e-3)
+    assert found[1] == pytest.approx(10, rel=1e-2)
+
+
 def test_dense():
     A = draw(5, 5)
     A = A @ A.T
