@@ -94,6 +94,17 @@ def test_the_ends_of_a_clustered_spectrum_take_a_hundred_products_at_most(lowest
     assert found[1] == pytest.approx(10, rel=1e-2)
 
 
+def test_the_spectrum_of_a_problem_is_looked_at_once(monkeypatch):
+    problem = BY_NAME["softmax"].elsewhere
+    first = Hessian(problem, 0.1).spectrum()
+    other = problem.subset(torch.arange(problem.n // 2))
+    fewer = Hessian(other).spectrum()
+    assert fewer[1] != pytest.approx(first[1] - 0.1, rel=1e-3)
+    assert GaussNewton(problem).spectrum()[1] == pytest.approx(first[1] - 0.1, rel=2e-2)
+    monkeypatch.setattr(Hessian, "operator", None)
+    assert Hessian(problem, 0.3).spectrum() == pytest.approx((first[0] + 0.2, first[1] + 0.2))
+
+
 def test_dense():
     A = draw(5, 5)
     A = A @ A.T

@@ -199,6 +199,15 @@ class EmpiricalCurvature(OfProblem):
     def fingerprint(self) -> str:
         return f"{type(self).__name__}({self.problem.fingerprint()}, damping={self.damping!r})"
 
+    def spectrum(self, steps: int = 100) -> tuple[float, float]:
+        """As of any curvature; looked at once per problem, whatever the damping."""
+        known = self.problem.spectra
+        if self.gauss_newton not in known:
+            lowest, highest = super().spectrum(steps)
+            known[self.gauss_newton] = lowest - self.damping, highest - self.damping
+        lowest, highest = known[self.gauss_newton]
+        return lowest + self.damping, highest + self.damping
+
     def sampled(self, rows: Float[Tensor, "k p"], index: Int[Tensor, "k b"]) -> Float[Tensor, "k p"]:
         """Row by row the product with the curvature of that row's own examples: unbiased for the operator."""
         product = self.problem.sampled(rows, index, gauss_newton=self.gauss_newton)

@@ -135,7 +135,7 @@ class LinearProblem(Objective):
         """The same problem at other parameters; the data are shared."""
         other = object.__new__(LinearProblem)
         other.__dict__.update(self.__dict__)
-        other.__dict__.pop("_fingerprint", None)
+        other._forget()
         other.theta = theta.detach().double().clone()
         other._parts = {}
         other._sum = None

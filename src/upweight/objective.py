@@ -163,6 +163,16 @@ class Objective(ABC):
     def check_current(self) -> None:  # noqa: B027 - an optional hook: only problems that alias a live model need it
         """Raise `StaleError` if the user's model has moved since this problem was made."""
 
+    @property
+    def spectra(self) -> dict[bool, tuple[float, float]]:
+        """The ends of the spectrum of the Hessian (False) and the Gauss-Newton matrix (True), once somebody looked."""
+        return self.__dict__.setdefault("_spectra", {})
+
+    def _forget(self) -> None:
+        """Drop what was derived from theta and data, in a copy that gets others."""
+        for name in ("_fingerprint", "_spectra"):
+            self.__dict__.pop(name, None)
+
     def fingerprint(self) -> str:
         """A content hash of weights, data and settings: equal problems give equal answers."""
         if not hasattr(self, "_fingerprint"):

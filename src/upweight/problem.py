@@ -153,7 +153,7 @@ class Problem(Objective):
     def subset(self, index: Int[Tensor, " b"]) -> Problem:
         other = object.__new__(Problem)
         other.__dict__.update(self.__dict__)
-        other.__dict__.pop("_fingerprint", None)
+        other._forget()
         if len(index) == 0:
             raise ValueError("a subset needs at least one example")
         other.n, other._rows = len(index), self._rows.subset(index)
