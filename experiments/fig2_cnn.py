@@ -1,6 +1,6 @@
 """Fig. 2, right: influence on a convolutional network that is not at a minimum, against further training (R17, R18).
 
-    python experiments/fig2_cnn.py            5,500 digits, 100 removals, about 25 minutes on two cores
+    python experiments/fig2_cnn.py            5,500 digits, 100 removals, about half an hour on two cores
     python experiments/fig2_cnn.py --small    100 digits, 4 removals, seconds
 
 The paper's all-convolutional tanh network (p = 2,616, weight decay 0.001 on weights) is trained by Adam on batches of
@@ -115,8 +115,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--small", action="store_true", help="100 digits, 4 removals")
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--more", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--more", type=int, default=120)
     parser.add_argument("--out", type=Path, default=Path("experiments/out"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
