@@ -234,6 +234,7 @@ def study(name: str, problem: uw.LinearProblem, test: Any, small: bool) -> dict[
     singles = torch.tensor(list(dict.fromkeys(singles.tolist()))[: 2 * half])
     found["single_rows"] = compare(influence, list(singles.split(1)), test)
     found["own_margins"] = margins(influence, alone.leverage.topk(half).indices, alone)
+    found["own_margins_at_random"] = margins(influence, shuffled[:half], alone)
     strongest = influence.on_loss(test).values.abs().sum(0).argsort(descending=True)
     for share in (0.01, 0.05, 0.2):
         size = int(share * problem.n)
@@ -256,7 +257,8 @@ def report(found: dict[str, Any]) -> None:
         if isinstance(part, dict) and "newton" in part:
             words = [f"{k} {part[k]['slope']:.3f} / {part[k]['relative_error']:.2%}" for k in KINDS]
             print(f"  {name} ({part['refits']} refits), slope / error: {', '.join(words)}")
-    print(f"  own margins: {found['own_margins']}")
+    print(f"  own margins, largest leverage: {found['own_margins']}")
+    print(f"  own margins, at random: {found['own_margins_at_random']}")
     for line in found.get("intervals", []):
         print(f"  {line}", flush=True)
 
