@@ -9,6 +9,7 @@ Prints one line per figure: the Hessian product as a multiple of one gradient pa
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,9 @@ import torch
 from torch import nn
 
 import upweight as uw
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+import fig2_cnn
 
 
 def best(function: Callable[[], object], times: int = 5) -> float:
@@ -29,18 +33,6 @@ def best(function: Callable[[], object], times: int = 5) -> float:
         function()
         seconds.append(time.perf_counter() - began)
     return min(seconds)
-
-
-def cnn() -> nn.Module:
-    """The paper's all-convolutional tanh network in its released form, p = 2,616."""
-    torch.manual_seed(0)
-    layers: list[nn.Module] = []
-    channels = 1
-    for stride in (1, 2, 1, 2, 1):
-        layers += [nn.Conv2d(channels, 8, 3, stride=stride, bias=True), nn.Tanh()]
-        channels = 8
-    layers += [nn.Conv2d(8, 10, 1), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 10)]
-    return nn.Sequential(*layers).eval()
 
 
 def product_ratio(problem: uw.Problem, name: str) -> None:
@@ -90,7 +82,8 @@ def main() -> None:
 
     loss = nn.functional.cross_entropy
     product_ratio(
-        uw.Problem(cnn(), loss, (X[:5500].view(-1, 1, 28, 28), y[:5500]), l2=0.001), "CNN, n = 5,500"
+        uw.Problem(fig2_cnn.build().eval(), loss, (X[:5500].view(-1, 1, 28, 28), y[:5500]), l2=0.001),
+        "CNN, n = 5,500",
     )
     product_ratio(uw.Problem(peers.linear_model(theta), loss, (X, y), l2=0.01), "softmax Problem, n = 55,000")
 

@@ -10,25 +10,22 @@ digits, for 4 test digits to a residual of 1e-4: the most steps of a row. Second
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from pathlib import Path
 
 import peers
 import torch
-from costs import cnn
 from torch import nn
 from torch.nn import functional as F
 
 import upweight as uw
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+import fig2_cnn
+import mlp
+
 LIMIT = 2000
-
-
-def mlp() -> nn.Module:
-    """784-128-64-10."""
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10)
-    ).eval()
 
 
 def trained(model: nn.Module, X: torch.Tensor, y: torch.Tensor, epochs: int) -> nn.Module:
@@ -53,10 +50,10 @@ def main() -> None:
     options = parser.parse_args()
     X, y, X_test, y_test = peers.load(4, options.n, options.data)
     print("| network | damping | preconditioner | most steps | seconds |\n|---|---|---|---|---|")
-    for name, model, shape in (("CNN", cnn(), (-1, 1, 28, 28)), ("MLP", mlp(), (-1, 784))):
+    for name, build, shape in (("CNN", fig2_cnn.build, (-1, 1, 28, 28)), ("MLP", mlp.build, (-1, 784))):
         data, test = (X.view(shape), y), (X_test.view(shape), y_test)
         torch.manual_seed(0)
-        problem = uw.Problem(trained(model, *data, options.epochs), F.cross_entropy, data)
+        problem = uw.Problem(trained(build().eval(), *data, options.epochs), F.cross_entropy, data)
         rows = problem.test_gradients(test)
         tenth = problem.subset(torch.arange(0, options.n, 10))
         ekfac = uw.EKFAC(problem)

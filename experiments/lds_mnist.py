@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 import upweight as uw
-from upweight.evaluation import LDS, half_subsets, lds, retrained
+from upweight.evaluation import LDS, lds, random_subsets, retrained
 
 DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -68,7 +68,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     X, y, X_test, y_test = mlp.load(options.small)
     count, members, epochs = (6, 2, 3) if options.small else (50, 10, mlp.EPOCHS)
-    subsets = half_subsets(len(X), count)
+    subsets = random_subsets(len(X), count)
 
     def outcome(kept: torch.Tensor, seed: int) -> torch.Tensor:
         return mlp.losses(mlp.train(X[kept], y[kept], seed, epochs), X_test, y_test)

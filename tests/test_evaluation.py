@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from upweight import Influence, LinearProblem, Softmax
-from upweight.evaluation import detection, half_subsets, lds, retrained
+from upweight.evaluation import detection, lds, random_subsets, retrained
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -16,7 +16,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_it_is_the_rank_correlation_of_summed_scores():
-    subsets, scores, outcomes = half_subsets(20, 12), draw(3, 20), draw(12, 2, 3, seed=1)
+    subsets, scores, outcomes = random_subsets(20, 12), draw(3, 20), draw(12, 2, 3, seed=1)
     found = lds(scores, subsets, outcomes)
     for t in range(3):
         predicted = [float(scores[t][mask].sum()) for mask in subsets]
@@ -31,7 +31,7 @@ def test_it_is_the_rank_correlation_of_summed_scores():
 @given(st.integers(0, 50))
 def test_the_ceiling_is_what_the_truth_reaches(seed: int):
     """A perfect prediction of the expected outcome, on outcomes with noise of the same size."""
-    subsets, truth = half_subsets(40, 400, seed=seed), draw(20, 40, seed=seed)
+    subsets, truth = random_subsets(40, 400, seed=seed), draw(20, 40, seed=seed)
     expected = subsets.double() @ truth.T
     outcomes = expected[:, None] + 3 * draw(400, 4, 20, seed=seed + 1)
     found = lds(truth, subsets, outcomes)
@@ -50,7 +50,7 @@ def test_influence_has_the_sign_that_lds_wants():
     def outcome(kept: torch.Tensor, seed: int) -> torch.Tensor:
         return problem.subset(kept).minimised().evaluate(test)
 
-    subsets = half_subsets(60, 15)
+    subsets = random_subsets(60, 15)
     outcomes = retrained(outcome, subsets)
     assert lds(Influence(problem).on_loss(test), subsets, outcomes).value > 0.8
 
@@ -64,7 +64,7 @@ def test_retrainings_are_kept_and_found(tmp_path):
         calls.append((kept.tolist(), seed))
         return [float(kept.sum()), float(seed)]
 
-    subsets = half_subsets(10, 3)
+    subsets = random_subsets(10, 3)
     with pytest.raises(KeyboardInterrupt):
         retrained(outcome, subsets, seeds=(5, 6), folder=tmp_path / "runs")
     (tmp_path / "resumed").touch()
@@ -78,10 +78,10 @@ def test_retrainings_are_kept_and_found(tmp_path):
 
 @pytest.mark.parametrize("share", [0.2, 0.5])
 def test_subsets(share: float):
-    subsets = half_subsets(20, 6, share=share, seed=1)
+    subsets = random_subsets(20, 6, share=share, seed=1)
     assert subsets.sum(1).tolist() == [round(share * 20)] * 6
     assert len({tuple(mask.tolist()) for mask in subsets}) == 6
-    assert torch.equal(subsets, half_subsets(20, 6, share=share, seed=1))
+    assert torch.equal(subsets, random_subsets(20, 6, share=share, seed=1))
 
 
 def test_detection_is_the_area_under_the_curve():
@@ -95,7 +95,7 @@ def test_detection_is_the_area_under_the_curve():
 
 
 def test_bad_input():
-    subsets, outcomes = half_subsets(6, 4), torch.zeros(4, 1, 2, dtype=torch.float64)
+    subsets, outcomes = random_subsets(6, 4), torch.zeros(4, 1, 2, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"shape \(m, n\) = \(2, 6\), got \(3, 6\)"):
         lds(torch.zeros(3, 6), subsets, outcomes)
     with pytest.raises(ValueError, match="3 subsets and 4 outcomes"):

@@ -31,10 +31,11 @@ def choose_curvature(problem: Objective) -> tuple[Curvature, str]:
     if problem.convex:
         return Hessian(problem), "curvature: Hessian without damping, since the objective is convex"
     if isinstance(problem, Problem) and problem.linear:
-        reason = "outputs are linear in the parameters and the loss is convex in them"
-        return GaussNewton(
-            problem
-        ), f"curvature: GaussNewton without damping, here the Hessian itself: {reason}"
+        reason = (
+            "curvature: GaussNewton without damping, here the Hessian itself: outputs are linear in the parameters and "
+            "the loss is convex in them"
+        )
+        return GaussNewton(problem), reason
     lowest, highest = Hessian(problem).spectrum()
     if lowest > 1e-6 * highest:
         reason = f"positive definite (smallest eigenvalue {lowest:.1e})"

@@ -365,12 +365,9 @@ def kronecker(curvature: EKFAC, problem: LinearProblem, dtype: torch.dtype) -> K
     blocks = [block.dense() for _, block in sample.design.blocks(4096, dtype)]
     if problem.has_intercept:
         blocks = [torch.cat([X, X.new_ones(len(X), 1)], dim=1) for X in blocks]
-    w = (
-        None
-        if bool((sample.weights == 1).all())
-        else sample.weights[:, None].to(dtype).split([len(X) for X in blocks])
-    )
-    inputs = sum((X.T @ (X if w is None else X * w[j])).to(a.dtype) for j, X in enumerate(blocks)) / count
+    w = sample.weights[:, None].to(dtype).split([len(X) for X in blocks])
+    plain = bool((sample.weights == 1).all())  # spares a copy of every block
+    inputs = sum((X.T @ (X if plain else X * w[j])).to(a.dtype) for j, X in enumerate(blocks)) / count
     outputs = torch.diag(a.mean(0)) - (0 if u is None else u.T @ u / count)
     right = torch.linalg.eigh(inputs)[1].flip(1)  # the largest variance first
     left = torch.linalg.eigh(outputs)[1]

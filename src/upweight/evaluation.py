@@ -44,10 +44,10 @@ class LDS:
         return f"LDS {self.value:.3f} [{low:.3f}, {high:.3f}] over {len(self.per_test)} test examples{limit}"
 
 
-def half_subsets(n: int, count: int, *, share: float = 0.5, seed: int = 0) -> Bool[Tensor, "s n"]:
+def random_subsets(n: int, count: int, *, share: float = 0.5, seed: int = 0) -> Bool[Tensor, "s n"]:
     """Masks of random subsets of training rows, each of round(share n) rows.
 
-    >>> half_subsets(4, 3).sum(1)
+    >>> random_subsets(4, 3).sum(1)
     tensor([2, 2, 2])
     """
     generator = torch.Generator().manual_seed(seed)
@@ -67,13 +67,13 @@ def retrained(
     With `folder` each result is kept there as soon as it is finished, and found there by the next run: nothing is lost
     on interruption. Use one folder per experiment: a file is found by its rows and seed alone.
 
-    >>> retrained(lambda kept, seed: [float(len(kept))], half_subsets(4, 2)).shape
+    >>> retrained(lambda kept, seed: [float(len(kept))], random_subsets(4, 2)).shape
     torch.Size([2, 1, 1])
     """
     jobs = [(mask, seed) for mask in subsets for seed in seeds]
     found = []
     for mask, seed in track(jobs, f"training {len(jobs)} times", len(jobs)):
-        place = None if folder is None else Path(folder) / f"{_name(mask)}-{seed}.npy"
+        place = None if folder is None else Path(folder) / f"{content_hash([mask])}-{seed}.npy"
         if place is not None and place.exists():
             found.append(as_tensor(np.load(place, allow_pickle=False)))
             continue
@@ -87,17 +87,13 @@ def retrained(
     return torch.stack(found).view(len(subsets), len(seeds), -1)
 
 
-def _name(mask: Bool[Tensor, " n"]) -> str:
-    return content_hash([mask])
-
-
 def lds(scores: Any, subsets: Any, outcomes: Any, *, seed: int = 0) -> LDS:
     """Score predictions by the sum of the scores of the rows kept, against what retraining gave.
 
     `scores` are `Scores` or an array (m, n) of the same sign, `subsets` the masks (s, n) and `outcomes` (s, r, m) what
     `retrained` returned for them. Raises ValueError where their shapes do not fit.
 
-    >>> subsets = half_subsets(6, 20)
+    >>> subsets = random_subsets(6, 20)
     >>> truth = torch.randn(2, 6, generator=torch.Generator().manual_seed(0)).double()
     >>> outcomes = (subsets.double() @ truth.T)[:, None]
     >>> round(lds(truth, subsets, outcomes).value, 6)

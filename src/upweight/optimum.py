@@ -23,7 +23,7 @@ GRAM = 3000
 CURE = "drop columns, or fit with a penalty"
 PENALISE = "fit with a penalty (a finite C, or alpha > 0)"
 PROGRAMME = 1 << 22
-"""Margins x parameters up to which a separating direction is looked for."""
+"""Margins x parameters up to which a separating direction is looked for: some seconds."""
 ELEMENTS = 1 << 22
 """Numbers of X that are looked at densely at once."""
 
@@ -108,9 +108,8 @@ def _separating(problem: LinearProblem, used: Tensor) -> list[str]:
         reached = margins @ best.x
         if reached.max() > 1e-4 and reached.min() > -1e-3 * reached.max():
             found = best.x.reshape(sides.shape[2], -1)
-            sizes = (
-                np.ptp(found, axis=0) if len(found) > 1 else np.abs(found[0])
-            )  # a common shift says nothing
+            # Softmax does not see a shift of all outputs.
+            sizes = np.ptp(found, axis=0) if len(found) > 1 else np.abs(found[0])
             return [name for name, size in zip(names, sizes, strict=True) if size > 1e-3]
     return []
 

@@ -10,8 +10,8 @@ from ..curvature import Curvature
 from ..types import Tensor
 from .base import Inverse, Solution, Solver, Status, relative_residual
 
-ROUNDING = 100
-"""Residuals are not asked to be below this many rounding units of the curvature's precision."""
+ROUNDING = 10
+"""Residuals are not asked to be below this many rounding units of the precision that they are recomputed in."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Exact(Solver):
     """Cholesky on the primal or, with fewer rows than parameters, the dual side; closed forms where there are any.
 
     A row whose recomputed residual exceeds `rtol` after one refinement is "not converged" (ill-conditioned); where it
-    is recomputed in float32 the least that is asked for is 1.2e-5.
+    is recomputed in float32 the least that is asked for is 1.2e-6.
     Residuals are those of the explicit matrix, where there is one. Memory: 2 p^2 numbers of the curvature's precision.
 
     >>> import torch
