@@ -326,9 +326,9 @@ def test_frozen_parameters_are_none_of_its_business():
 
 
 def test_layers_are_seen_example_by_example_where_examples_are_not_first():
-    assert not Network(problem_of("time first")).together
-    assert not Network(problem_of("branches")).together
-    assert Network(problem_of("patch")).together
+    assert not problem_of("time first").layered.together
+    assert not problem_of("branches").layered.together
+    assert problem_of("patch").layered.together
 
 
 @pytest.mark.parametrize("name", ["mlp", "patch", "tied"])

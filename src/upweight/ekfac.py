@@ -17,7 +17,7 @@ from .errors import StaleError
 from .factor import BlocksFactor, CholeskyFactor, DiagonalFactor, Factor, KroneckerFactor
 from .files import read, write
 from .jacobians import through_outputs
-from .layers import Calls, Layer, example_first, find_layers, pseudo_gradients
+from .layers import Calls, Layer, pseudo_gradients
 from .linear import LinearProblem
 from .objective import Operator
 from .problem import Problem
@@ -180,13 +180,7 @@ class Network:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        trial = problem.trial
-        self.layers = find_layers(problem.evaluation, problem.theta, trial)
-        self.together = example_first(problem.evaluation, problem.theta, trial)
-        covered = torch.zeros(problem.p, dtype=torch.bool, device=problem.device)
-        for layer in self.layers:
-            covered[layer.index] = True
-        self.rest = (~covered).nonzero()[:, 0]
+        self.layers, self.rest = problem.layered.layers, problem.layered.rest
 
     @property
     def coverage(self) -> dict[str, str]:
@@ -236,7 +230,7 @@ class Network:
         of, theta = sample.evaluation, sample.theta
         for batch, w in track(sample.blocks(), title, sample.block_count):
             chunks = [(batch, w)]
-            if not self.together:
+            if not self.problem.layered.together:
                 chunks = [(batched(z), w[[i]]) for i, z in enumerate(examples(batch))]
             for chunk, weight in chunks:
                 V, slopes = pseudo_gradients(of, theta, chunk, curvature.samples, generator)
@@ -257,13 +251,12 @@ class _Block:
         self.leading = min(curvature.leading, e, MOST_LEADING // layer.rows)
         self.values = torch.zeros(layer.rows, e, **wide)
         self.whole = torch.zeros((layer.rows, self.leading) * 2, **wide)
-        self.seen: tuple[Tensor, Tensor, Tensor | None] | None = None
+        self.seen: _Seen | None = None
 
     def add_moments(self, calls: Calls, w: Tensor, first: bool) -> None:
-        left, right = self.layer.pair(calls, len(w))
-        self.outputs += _moment(left, w)
+        self.outputs += _moment(self.layer.left(calls, len(w)), w)
         if first or self.layer.words:
-            self.inputs += _moment(right, w)
+            self.inputs += _moment(self.layer.right(calls, len(w)), w)
 
     def diagonalise(self) -> None:
         """Eigenvectors of both sides, the largest variance first."""
@@ -271,35 +264,35 @@ class _Block:
         self.right = torch.linalg.eigh(self.inputs)[1].flip(1)
 
     def add_values(self, calls: Calls, w: Tensor) -> None:
-        left, right = self.layer.pair(calls, len(w))
-        if self.layer.words or left.shape[1] != 1:
-            self._add_gradients(left, right @ self.right.to(right.dtype), w)
+        left = self.layer.left(calls, len(w)) * w.sqrt()[:, None, None]
+        if self.seen is None or self.layer.words:
+            right = self.layer.right(calls, len(w))
+            # The same for every cotangent, but that of embeddings.
+            self.seen = _Seen(right @ self.right.to(right.dtype))
+        seen = self.seen
+        if left.shape[1] != 1 or self.layer.words:
+            self._add_gradients(left, seen.right)
             return
-        # One position: the right side is the same for every cotangent, and the left sides may be summed first.
-        left = left[:, 0] * w.sqrt()[:, None]
-        if self.seen is None:
-            outer = left.new_zeros(len(w), self.layer.rows, self.layer.rows) if self.leading else None
-            self.seen = right[:, 0] @ self.right.to(right.dtype), torch.zeros_like(left), outer
-        _, spread, outer = self.seen
-        spread += (left @ self.left.to(left.dtype)).square()
-        if outer is not None:
-            outer += left[:, :, None] * left[:, None]
+        # One position: the left sides may be summed over the cotangents first.
+        left = left[:, 0]
+        seen.spread += (left @ self.left.to(left.dtype)).square()
+        if self.leading:
+            seen.outer += left[:, :, None] * left[:, None]
 
     def flush(self) -> None:
         """Add what has been gathered over the cotangents of a block of examples."""
-        if self.seen is None:
+        seen, self.seen = self.seen, None
+        if seen is None or not isinstance(seen.spread, Tensor):
             return
-        right, spread, outer = self.seen
-        self.values += spread.T @ right.square()
-        if outer is not None:
-            add_leading(self.whole, right[:, : self.leading], lambda i: outer[:, i, i:])
-        self.seen = None
-
-    def _add_gradients(self, left: Tensor, right: Tensor, w: Tensor) -> None:
-        rotated = (left @ self.left.to(left.dtype)).mT @ right
-        self.values += torch.einsum("brs,b->rs", rotated.square(), w)
+        right = seen.right[:, 0]
+        self.values += seen.spread.T @ right.square()
         if self.leading:
-            G = ((left.mT @ right[:, :, : self.leading]) * w.sqrt()[:, None, None]).flatten(1)
+            add_leading(self.whole, right[:, : self.leading], lambda i: seen.outer[:, i, i:])
+
+    def _add_gradients(self, left: Tensor, right: Tensor) -> None:
+        self.values += ((left @ self.left.to(left.dtype)).mT @ right).square().sum(0)
+        if self.leading:
+            G = (left.mT @ right[:, :, : self.leading]).flatten(1)
             self.whole += (G.T @ G).view_as(self.whole)
 
     def factor(self, n: int, damping: float, dtype: torch.dtype) -> KroneckerFactor:
@@ -314,6 +307,15 @@ class _Block:
         left, right = self.left.to(dtype), self.right.to(dtype)
         values = values.clamp(min=floor).to(dtype)
         return KroneckerFactor(left, right, values, whole.to(dtype), intercept=self.layer.intercept)
+
+
+@dataclass
+class _Seen:
+    """Of one block of examples: the rotated right side, and sums over the cotangents."""
+
+    right: Tensor
+    spread: Any = 0.0
+    outer: Any = 0.0
 
 
 class Gathered(NamedTuple):

@@ -1,6 +1,7 @@
-"""Judges of any attribution by retraining: linear datamodeling score, detection of wrong labels.
+"""Judges of any attribution by retraining: linear datamodeling score, counterfactual removals, wrong labels found.
 
-Scores stand in the sign of `Scores.values`: the derivative of a measure as a training example is up-weighted.
+Scores stand in the sign of `Scores.values`: the derivative of a measure as a training example is up-weighted. The
+correlation with leave-one-out retraining is `verify`'s.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from scipy import stats
@@ -91,7 +93,7 @@ def lds(scores: Any, subsets: Any, outcomes: Any, *, seed: int = 0) -> LDS:
     """Score predictions by the sum of the scores of the rows kept, against what retraining gave.
 
     `scores` are `Scores` or an array (m, n) of the same sign, `subsets` the masks (s, n) and `outcomes` (s, r, m) what
-    `retrained` returned for them. Raises ValueError where their shapes do not fit.
+    `retrained` returned for them. Raises ValueError where their shapes do not fit or scores are not finite.
 
     >>> subsets = random_subsets(6, 20)
     >>> truth = torch.randn(2, 6, generator=torch.Generator().manual_seed(0)).double()
@@ -99,20 +101,52 @@ def lds(scores: Any, subsets: Any, outcomes: Any, *, seed: int = 0) -> LDS:
     >>> round(lds(truth, subsets, outcomes).value, 6)
     1.0
     """
-    subsets, outcomes = as_tensor(subsets), as_tensor(outcomes).double()
-    values = as_tensor(scores.values if isinstance(scores, Scores) else scores).double()
-    if values.shape != (outcomes.shape[2], subsets.shape[1]):
+    subsets, outcomes = as_tensor(subsets).bool(), as_tensor(outcomes).double()
+    effects = _removal_effects(scores)
+    if effects.shape != (outcomes.shape[2], subsets.shape[1]):
         raise ValueError(
-            f"scores must have shape (m, n) = ({outcomes.shape[2]}, {subsets.shape[1]}), got {tuple(values.shape)}"
+            f"scores must have shape (m, n) = ({outcomes.shape[2]}, {subsets.shape[1]}), got {tuple(effects.shape)}"
         )
     if len(subsets) != len(outcomes):
         raise ValueError(f"{len(subsets)} subsets and {len(outcomes)} outcomes")
-    per_test = _spearman(subsets.double() @ values.T, outcomes.mean(1))
-    chosen = np.random.default_rng(seed).integers(len(per_test), size=(RESAMPLES, len(per_test)))
-    low, high = np.quantile(per_test[chosen].mean(1), (0.025, 0.975))
-    return LDS(
-        torch.from_numpy(per_test), float(per_test.mean()), (float(low), float(high)), _ceiling(outcomes)
-    )
+    # The scores of the rows kept sum to those of all rows less those of the rows removed: the same ranks.
+    per_test = _spearman(_predicted(effects, subsets), outcomes.mean(1))
+    interval = _interval(per_test[None], seed)
+    return LDS(torch.from_numpy(per_test), float(per_test.mean()), interval, _ceiling(outcomes))
+
+
+def _removal_effects(scores: Any) -> Float[Tensor, "m n"]:
+    """-I/n of `Scores` or of an array in their sign, checked."""
+    if isinstance(scores, Scores):
+        if scores.columns is not None:
+            raise ValueError("these scores kept only the strongest rows: compute them without top=")
+        effects = scores.removal_effect().double()
+    else:
+        values = as_tensor(scores).double()
+        if values.ndim != 2:
+            raise ValueError(f"scores must have shape (m, n), got {tuple(values.shape)}")
+        effects = -values / values.shape[1]
+    bad = (~effects.isfinite()).nonzero()
+    if len(bad):
+        raise ValueError(
+            "scores have a NaN or infinity, first in test row {}, training row {}".format(*bad[0].tolist())
+        )
+    return effects
+
+
+def _predicted(effects: Float[Tensor, "m n"], subsets: Bool[Tensor, "s n"]) -> Float[Tensor, "s m"]:
+    """The change of each measure by what each subset lacks: the sum of the removal effects."""
+    return (~subsets).double() @ effects.T
+
+
+def _interval(values: Float[np.ndarray, "d m"], seed: int) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean: test examples m are drawn anew, and the repetitions d of each."""
+    generator = np.random.default_rng(seed)
+    tests = generator.integers(values.shape[1], size=(RESAMPLES, values.shape[1]))
+    repetitions = generator.integers(len(values), size=(RESAMPLES, len(values)))
+    means = [values[np.ix_(d, m)].mean() for d, m in zip(repetitions, tests, strict=True)]
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def _ceiling(outcomes: Float[Tensor, "s r m"]) -> float | None:
@@ -130,6 +164,94 @@ def _spearman(a: Tensor, b: Tensor) -> np.ndarray:
     """The rank correlation of every column of a (s, m) with that of b."""
     x, y = (stats.zscore(stats.rankdata(part.numpy(), axis=0), axis=0) for part in (a, b))
     return np.nan_to_num((x * y).mean(0))
+
+
+@dataclass(frozen=True, eq=False)
+class Counterfactual:
+    """What became of each test measure without the rows that should matter most to it, beside rows at random.
+
+    `table` has two lines per number of removed rows, group `top` and group `random`: `predicted`, the sum of the
+    removal effects, and `actual`, the change by retraining, both means over test rows (and draws) in the measure's
+    unit, with a 95 % bootstrap interval (`low`, `high`) of the actual mean. `top` (k, m) and `random` (k, d, m) are the
+    changes themselves. Positive = the measure rose. Scores that know better than chance have `top` above `random`.
+    """
+
+    table: pd.DataFrame
+    top: Float[Tensor, "k m"]
+    random: Float[Tensor, "k d m"]
+
+    def __repr__(self) -> str:
+        return (
+            f"Counterfactual: mean change of {self.top.shape[1]} test measures, positive = it rose\n"
+            f"{self.table.to_string(index=False)}"
+        )
+
+
+def counterfactual(
+    scores: Any,
+    outcome: Outcome,
+    *,
+    sizes: Sequence[int],
+    draws: int = 10,
+    seeds: Sequence[int] = (0,),
+    folder: str | Path | None = None,
+    seed: int = 0,
+) -> Counterfactual:
+    """Remove the k rows of largest removal effect -I/n on each test row, retrain; do the same for k random rows.
+
+    The counterfactual (or brittleness) evaluation of attributions (Ilyas et al., 2022). `scores` are `Scores` or an
+    array (m, n) of the same sign; `outcome(kept rows, seed)` trains and returns the m measures, as in `retrained`,
+    which `seeds` and `folder` go to; changes are against a training on all rows, by the same code. Takes
+    1 + len(sizes) (m + draws) trainings for each of `seeds`: choose few test rows. `seed` draws the random rows.
+
+    Raises ValueError for k < 1 or k >= n, fewer than one draw, scores that are not finite or not (m, n), and an outcome
+    of other than m measures (after one training).
+
+    >>> y = torch.tensor([0.0, 1.0, 4.0, 7.0]).double()  # the model is their mean, 3
+    >>> found = counterfactual((y - y.mean())[None], lambda kept, seed: [y[kept].mean()], sizes=[1, 2])
+    >>> found.top[:, 0]  # the mean is 4 without the 0, 5.5 without the 1 as well
+    tensor([1.0000, 2.5000], dtype=torch.float64)
+    """
+    effects = _removal_effects(scores)
+    m, n = effects.shape
+    _check_sizes(sizes, n, draws)
+    everything = torch.ones(1, n, dtype=torch.bool)
+    baseline = retrained(outcome, everything, seeds=seeds, folder=folder).mean(1)
+    if baseline.shape[1] != m:
+        raise ValueError(f"scores of {m} test rows, but the outcome has {baseline.shape[1]} measures")
+    subsets = torch.cat([_removals(effects, k, draws, seed) for k in sizes])
+    actual = retrained(outcome, subsets, seeds=seeds, folder=folder).mean(1) - baseline
+    found = _by_group(actual.view(len(sizes), m + draws, m))
+    expected = _by_group(_predicted(effects, subsets).view(len(sizes), m + draws, m))
+    lines = [
+        (k, group, float(expected[group][j].mean()), float(part[j].mean()), *_interval(part[j].numpy(), seed))
+        for j, k in enumerate(sizes)
+        for group, part in found.items()
+    ]
+    table = pd.DataFrame(lines, columns=["rows removed", "group", "predicted", "actual", "low", "high"])
+    return Counterfactual(table, found["top"][:, 0], found["random"])
+
+
+def _check_sizes(sizes: Sequence[int], n: int, draws: int) -> None:
+    if not len(sizes) or draws < 1:
+        raise ValueError(f"need sizes and at least one draw, got sizes = {list(sizes)}, draws = {draws}")
+    for k in sizes:
+        if not 1 <= k < n:
+            raise ValueError(f"sizes must be >= 1 and leave one of the {n} training rows, got {k}")
+
+
+def _removals(effects: Float[Tensor, "m n"], k: int, draws: int, seed: int) -> Bool[Tensor, "s n"]:
+    """Masks without the k rows of largest effect on each test row, then masks without k random rows."""
+    n = effects.shape[1]
+    top = torch.ones(effects.shape, dtype=torch.bool).scatter_(1, effects.topk(k, dim=1).indices, False)
+    return torch.cat([top, random_subsets(n, draws, share=1 - k / n, seed=seed)])
+
+
+def _by_group(changes: Float[Tensor, "k s m"]) -> dict[str, Float[Tensor, "k _ m"]]:
+    """Each test row's own set counts for it alone, random sets for all."""
+    m = changes.shape[2]
+    own = changes[:, :m].diagonal(dim1=1, dim2=2)
+    return {"top": own[:, None], "random": changes[:, m:]}
 
 
 @dataclass(frozen=True)

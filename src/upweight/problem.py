@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 from .derivatives import (
     ROWS_AT_ONCE,
     Evaluation,
+    Loss,
     Mode,
     attempt,
     directional,
@@ -30,6 +31,7 @@ from .derivatives import (
 )
 from .errors import StaleError
 from .jacobians import flat_outputs, is_convex, output_roots, through_outputs
+from .layered import Layered
 from .measures import Measure, OfParameters, Overall
 from .objective import Objective, Operator, check_keep, check_weights, expand_l2
 from .progress import track
@@ -56,6 +58,10 @@ FEW_OUTPUTS = 128
 """Up to this many outputs per example the Gauss-Newton matrix comes from Jacobians, not from products."""
 TRIED = 8
 """Examples that the model and loss are tried on."""
+OUTSIDE = 0.1
+"""Share of the parameters outside layers up to which gradients are taken layer by layer."""
+LAYERED_EXAMPLES = 512
+"""Examples whose gradients are taken layer by layer at once: enough for fast matrix products, few enough for caches."""
 
 
 class Problem(Objective):
@@ -140,6 +146,20 @@ class Problem(Objective):
             return False
         return is_convex(*output_roots(self.evaluation, self.theta, self.trial))
 
+    @cached_property
+    def layered(self) -> Layered:
+        """The model's layers, as far as they explain its gradients."""
+        return Layered.find(self.evaluation, self.theta, self.trial)
+
+    @cached_property
+    def _by_layers(self) -> Layered | None:
+        """The same, if gradients are to be taken that way: it must agree with plain differentiation."""
+        found = self.layered
+        if not found.together or len(found.rest) > OUTSIDE * self.p:
+            return None
+        batch = self._rows.take(slice(0, min(self.n, LAYERED_EXAMPLES)))
+        return found if attempt(lambda: found.agrees(batch), lambda: False) else None
+
     def blocks(self) -> Iterator[tuple[Any, Tensor]]:
         """The training data as batches, with the examples' weights."""
         for part, batch in self._rows.blocks(self._size):
@@ -206,11 +226,7 @@ class Problem(Objective):
 
     def train_gradients(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
         parts = index.split(self._gradient_size())
-        found = [
-            example_gradients(self.evaluation, self.theta, self._rows.take(part))
-            for part in parts
-            if len(part)
-        ]
+        found = [self._gradients(self._rows.take(part)) for part in parts if len(part)]
         plain = torch.cat([self.theta.new_zeros(0, self.p), *found])
         return plain.mul_(self._weights(index)[:, None]).add_(self.folded_penalty)
 
@@ -220,13 +236,22 @@ class Problem(Objective):
     def products(self, rows: Float[Tensor, "k p"]) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
         rows = rows.to(self.theta)
         constant = (rows @ self.folded_penalty)[:, None]
+        for part, values in self._products(rows):
+            yield part, values * self._weights(part) + constant
+
+    def _products(self, rows: Float[Tensor, "k p"]) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
+        """Without weights and penalty: layer by layer, else in forward mode for few rows, else from gradients."""
+        if self._by_layers is not None:
+            vectors = self._by_layers.take_apart(rows)
+            for part, batch in self._rows.blocks(min(self._size, LAYERED_EXAMPLES)):
+                yield part, vectors.products(self._by_layers.pairs(batch))
+            return
         few = len(rows) <= ROWS_AT_ONCE
         for part, batch in self._rows.blocks(self._size if few else self._gradient_size()):
             if few:
-                values = directional(self.evaluation, self.theta, batch, rows)
+                yield part, directional(self.evaluation, self.theta, batch, rows)
             else:
-                values = rows @ example_gradients(self.evaluation, self.theta, batch).T
-            yield part, values * self._weights(part) + constant
+                yield part, rows @ example_gradients(self.evaluation, self.theta, batch).T
 
     # -- test examples ---------------------------------------------------------------------------------------------
 
@@ -262,9 +287,12 @@ class Problem(Objective):
         if isinstance(measure, (OfParameters, Overall)):
             return plain_gradient(self._single(batch, measure), self.theta).view(1, -1)
         blocks = self._test(batch).blocks(self._gradient_size())
-        return torch.cat(
-            [example_gradients(self.evaluation, self.theta, part, measure) for _, part in blocks]
-        )
+        return torch.cat([self._gradients(part, measure) for _, part in blocks])
+
+    def _gradients(self, batch: Any, measure: Loss | None = None) -> Float[Tensor, "b p"]:
+        if self._by_layers is not None:
+            return self._by_layers.gradients(batch, measure)
+        return example_gradients(self.evaluation, self.theta, batch, measure)
 
     def input_gradients(self, batch: Any, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k b *x"]:
         rows = rows.to(self.theta)
@@ -343,7 +371,10 @@ class Problem(Objective):
         size = max(1, SQUARED_BYTES // (self.c * self.p * self.theta.element_size()))
         for part, batch in track(self._rows.blocks(size), "Gauss-Newton matrix", math.ceil(self.n / size)):
             S, sign = output_roots(self.evaluation, self.theta, batch)
-            P = through_outputs(self.evaluation, self.theta, batch, S, every)
+            if self._by_layers is not None:
+                P = self._by_layers.jacobians(batch, S)
+            else:
+                P = through_outputs(self.evaluation, self.theta, batch, S, every)
             w = self._weights(part)[:, None] * sign
             total += P.flatten(0, 1).T @ (P * w[:, :, None]).flatten(0, 1)
         total /= self.n
