@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test check oracles format clean
 
 help: ## show this list (default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -20,12 +20,17 @@ check: $(VENV)/installed-dev ## what CI runs: format, lint, types, unit tests an
 	$(BIN)/mypy
 	$(BIN)/pytest
 
+oracles: ## compare with curvlinops and kronfluence, in an environment of their own
+	$(MAKE) VENV=.venv-oracles .venv-oracles/installed-dev
+	.venv-oracles/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[oracles]"
+	.venv-oracles/bin/pytest tests/test_oracles.py
+
 format: $(VENV)/installed-dev ## rewrite the files as `check` wants them, as far as a program can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and the caches of the tools
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .venv-oracles .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 # Stamps: a second call installs nothing until pyproject.toml or constraints.txt changes. The install is editable.
 $(VENV)/bin/python:

@@ -1,12 +1,12 @@
 """EKFAC of networks against the dense Gauss-Newton matrix, built here from Jacobians of the whole model."""
 
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from compare import assert_close_per_row
+from networks import MODELS, problem_of
 from torch import nn
 from torch.func import functional_call, hessian, jacrev
 from torch.nn import functional as F
@@ -22,9 +22,9 @@ from upweight import (
     Problem,
     Softmax,
     StaleError,
+    ekfac,
 )
 from upweight.curvature import Curvature
-from upweight.ekfac import Network
 from upweight.factor import BlocksFactor, CholeskyFactor, DiagonalFactor, Factor, KroneckerFactor
 
 
@@ -44,107 +44,6 @@ def dense_gauss_newton(problem: Problem) -> torch.Tensor:
         J, H = jacrev(outputs)(problem.theta), hessian(loss)(outputs(problem.theta))
         total = total + problem.weights[i] * J.T @ H @ J / problem.n
     return total
-
-
-class Twice(nn.Module):
-    """One linear layer used twice, and once more by its weight's transpose if `loose`."""
-
-    def __init__(self, loose: bool = False):
-        super().__init__()
-        self.layer, self.head, self.loose = nn.Linear(4, 4), nn.Linear(4, 3), loose
-
-    def forward(self, x):
-        h = torch.tanh(self.layer(torch.tanh(self.layer(x))))
-        return self.head(h @ self.layer.weight if self.loose else h)
-
-
-class Words(nn.Module):
-    """Sequences through an embedding with padding, a norm and a head tied to the embedding."""
-
-    def __init__(self, tied: bool):
-        super().__init__()
-        self.embedding = nn.Embedding(7, 4, padding_idx=None if tied else 0)
-        self.norm, self.mix, self.head = nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 7, bias=False)
-        if tied:
-            self.head.weight = self.embedding.weight
-
-    def forward(self, words):
-        return self.head(self.norm(torch.tanh(self.mix(self.embedding(words)))).mean(1))
-
-
-class TimeFirst(nn.Module):
-    """A layer that sees (time, example, feature)."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer, self.head = nn.Linear(4, 5), nn.Linear(5, 3)
-
-    def forward(self, x):
-        return self.head(torch.tanh(self.layer(x.transpose(0, 1))).sum(0))
-
-
-class Branches(nn.Module):
-    """Control flow by the data: only a loop over examples can do it."""
-
-    def __init__(self):
-        super().__init__()
-        self.left, self.right, self.head = nn.Linear(4, 5), nn.Linear(4, 5), nn.Linear(5, 3)
-
-    def forward(self, x):
-        branch = self.left if x.sum(1).item() > 0 else self.right
-        return self.head(torch.tanh(branch(x)))
-
-
-class Patch(nn.Module):
-    """Convolutions of every kind."""
-
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(2, 4, 3, stride=2, padding=1),
-            nn.Tanh(),
-            nn.Conv2d(4, 6, 2, groups=2, dilation=2, padding="same", padding_mode="circular", bias=False),
-            nn.GroupNorm(2, 6),
-            nn.Conv2d(6, 3, 1),
-        )
-
-    def forward(self, x):
-        return self.body(x).mean((2, 3))
-
-
-class Signal(nn.Module):
-    """A one-dimensional convolution and a scale that no layer holds."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.head = nn.Conv1d(2, 3, 3, stride=2, padding=1, groups=1), nn.Linear(9, 3)
-        self.scale = nn.Parameter(torch.tensor(1.5))
-
-    def forward(self, x):
-        return self.scale * self.head(torch.relu(self.conv(x)).flatten(1))
-
-
-MODELS: dict[str, Any] = {
-    "mlp": lambda: (nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3, bias=False)), (4,)),
-    "twice": lambda: (Twice(), (4,)),
-    "loose": lambda: (Twice(loose=True), (4,)),
-    "sequence": lambda: (nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(15, 3)), (5, 4)),
-    "time first": lambda: (TimeFirst(), (5, 4)),
-    "branches": lambda: (Branches(), (4,)),
-    "patch": lambda: (Patch(), (2, 7, 7)),
-    "signal": lambda: (Signal(), (2, 6)),
-    "words": lambda: (Words(tied=False), "words"),
-    "tied": lambda: (Words(tied=True), "words"),
-}
-
-
-def problem_of(name: str, n: int = 20, **settings) -> Problem:
-    torch.manual_seed(3)
-    model, shape = MODELS[name]()
-    X = torch.randint(0, 7, (n, 6)) if shape == "words" else torch.randn(n, *shape).double()
-    settings = {"l2": 0.02, "weights": torch.rand(n).double() + 0.5, **settings}
-    loss = settings.pop("loss", F.cross_entropy)
-    return Problem(model.double().eval(), loss, (X, torch.randint(0, 3, (n,))), **settings)
 
 
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -303,7 +202,7 @@ def test_blocks_of_any_size_give_the_same(name):
 
 
 def test_many_parameters_outside_layers_have_a_diagonal(monkeypatch):
-    monkeypatch.setattr("upweight.ekfac.DENSE_REST", 3)
+    monkeypatch.setattr("upweight.gathering.DENSE_REST", 3)
     problem = problem_of("patch")
     G = dense_gauss_newton(problem)
     curvature = EKFAC(problem, 0.1)
@@ -348,7 +247,7 @@ def test_another_damping_needs_no_other_look_at_the_data(name, monkeypatch):
     rows = torch.randn(3, problem.p, dtype=torch.float64)
     wanted = [EKFAC(problem, damping, leading=2).factor().solve(rows) for damping in (0.1, 0.7, 0.02)]
     assert_close_per_row(first.factor().solve(rows), wanted[0], 1e-12)
-    monkeypatch.setattr(Network, "gather", None)
+    monkeypatch.setattr(ekfac, "gather", None)
     assert_close_per_row(later.factor().solve(rows), wanted[1], 1e-12)
     assert_close_per_row(later.damped(0.02).factor().solve(rows), wanted[2], 1e-12)
 
@@ -360,7 +259,7 @@ def test_files_hold_what_was_gathered(name, tmp_path, monkeypatch):
     EKFAC(problem, 0.1, rows=15, leading=2, samples=3).save(path)
     wanted = EKFAC(problem, 0.3, rows=15, leading=2, samples=3).factor().solve(rows)
     with monkeypatch.context() as patched:
-        patched.setattr(Network, "gather", None)
+        patched.setattr(ekfac, "gather", None)
         found = EKFAC.load(path, problem, 0.3)
         assert_close_per_row(found.factor().solve(rows), wanted, 1e-12)
     assert (found.rows, found.leading, found.samples, found.damping) == (15, 2, 3, 0.3)

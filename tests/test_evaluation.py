@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from upweight import Influence, LinearProblem, Softmax
-from upweight.evaluation import detection, lds, random_subsets, retrained
+from upweight import Influence, LinearProblem, Softmax, Squared
+from upweight.evaluation import counterfactual, detection, lds, random_subsets, retrained
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -94,10 +94,148 @@ def test_detection_is_the_area_under_the_curve():
     assert found.recall_10 == wrong[np.argsort(-suspicion)[:20]].sum() / wrong.sum()
 
 
+def test_counterfactual_against_the_closed_form():
+    """Least squares without a penalty: theta without S is theta - (X'X)^-1 X_S' (1 - H_SS)^-1 e_S."""
+    X, test, sizes = draw(40, 3), (draw(4, 3, seed=1), draw(4, seed=2)), [1, 5, 20]
+    y = X.sum(1) + draw(40, seed=3)
+    problem = LinearProblem.fit(X, y, loss=Squared())
+    inverse = torch.linalg.inv(X.T @ X)
+    theta = inverse @ X.T @ y
+
+    def loss(theta: torch.Tensor) -> torch.Tensor:
+        return (test[0] @ theta - test[1]).square() / 2
+
+    def change(gone: torch.Tensor) -> torch.Tensor:
+        part, left = X[gone], (y - X @ theta)[gone]
+        hat = part @ inverse @ part.T
+        return loss(theta - inverse @ part.T @ torch.linalg.solve(torch.eye(len(gone)) - hat, left)) - loss(
+            theta
+        )
+
+    # -(1/n) I_up,loss, all of it by hand.
+    pulls = (test[0] @ theta - test[1])[:, None] * (test[0] @ inverse @ X.T)
+    effects = pulls * (X @ theta - y)
+    found = counterfactual(
+        Influence(problem).on_loss(test),
+        lambda kept, seed: problem.subset(kept).minimised().evaluate(test),
+        sizes=sizes,
+        draws=3,
+        seed=7,
+    )
+    for j, k in enumerate(sizes):
+        for t in range(4):
+            gone = effects[t].argsort(descending=True)[:k]
+            assert float(found.top[j, t]) == pytest.approx(float(change(gone)[t]), rel=1e-7)
+        random = [change((~kept).nonzero()[:, 0]) for kept in random_subsets(40, 3, share=1 - k / 40, seed=7)]
+        assert torch.allclose(found.random[j], torch.stack(random), rtol=1e-7)
+    table = found.table.set_index(["rows removed", "group"])
+    for j, k in enumerate(sizes):
+        largest = float(effects.topk(k, dim=1).values.sum(1).mean())
+        assert table.loc[(k, "top"), "predicted"] == pytest.approx(largest, rel=1e-7)
+        assert table.loc[(k, "top"), "actual"] == pytest.approx(float(found.top[j].mean()))
+        assert table.loc[(k, "random"), "actual"] == pytest.approx(float(found.random[j].mean()))
+        for group in ("top", "random"):
+            assert (
+                table.loc[(k, group), "low"] < table.loc[(k, group), "actual"] < table.loc[(k, group), "high"]
+            )
+    assert "4 test measures" in repr(found)
+
+
+@given(st.integers(0, 1000), st.integers(2, 12), st.data())
+def test_no_set_does_more_than_the_top_one_where_effects_add_up(seed: int, n: int, data: st.DataObject):
+    """A mean without k values moves by n/(n - k) times the sum of the removal effects, exactly."""
+    Y, k = draw(n, 3, seed=seed), data.draw(st.integers(1, n - 1))
+    found = counterfactual((Y - Y.mean(0)).T, lambda kept, seed: Y[kept].mean(0), sizes=[k], draws=6)
+    assert bool((found.top[0] >= found.random[0] - 1e-12).all())
+    assert np.allclose(found.table["actual"], found.table["predicted"] * n / (n - k))
+
+
+def test_scores_at_random_do_no_more_than_rows_at_random():
+    Y = draw(200, 30)
+
+    def judged(scores: torch.Tensor) -> tuple[float, float, float, float]:
+        found = counterfactual(scores, lambda kept, seed: Y[kept].mean(0), sizes=[20], draws=20)
+        (low, high), (low_random, high_random) = found.table[["low", "high"]].to_numpy()
+        return low, high, low_random, high_random
+
+    low, high, low_random, high_random = judged(draw(30, 200, seed=1))
+    assert low < 0 < high
+    assert low < high_random
+    assert low_random < high
+    low, high, low_random, high_random = judged((Y - Y.mean(0)).T)
+    assert low > 10 * abs(high_random)
+
+
+def test_counterfactual_trains_once_and_averages_over_seeds(tmp_path):
+    calls: list[tuple[int, int]] = []
+
+    def outcome(kept: torch.Tensor, seed: int) -> list[float]:
+        calls.append((len(kept), seed))
+        return [float(kept.sum()) + (-1) ** seed, 2.0 * float(kept.sum())]
+
+    scores = draw(2, 9)
+    few = counterfactual(scores, outcome, sizes=[3], draws=2, seeds=(0, 1), folder=tmp_path)
+    assert sorted(calls) == sorted([(9, 0), (9, 1)] + 4 * [(6, 0), (6, 1)])
+    more = counterfactual(scores, outcome, sizes=[3, 4], draws=2, seeds=(0, 1), folder=tmp_path)
+    assert calls[10:] == 4 * [(5, 0), (5, 1)]
+    assert torch.equal(few.top[0], more.top[0])
+    assert torch.equal(few.random[0], more.random[0])
+    gone = scores.neg().topk(3, dim=1).indices.sum(1)
+    assert few.top[0].tolist() == [-float(gone[0]), -2 * float(gone[1])]
+
+
+@pytest.mark.parametrize(
+    ("scores", "options", "message"),
+    [
+        (torch.zeros(2, 6), {"sizes": [2, 6]}, "leave one of the 6 training rows, got 6"),
+        (torch.zeros(2, 6), {"sizes": [0]}, ">= 1 and leave one of the 6 training rows, got 0"),
+        (torch.zeros(2, 6), {"sizes": []}, r"need sizes and at least one draw, got sizes = \[\]"),
+        (torch.zeros(2, 6), {"sizes": [1], "draws": 0}, "draws = 0"),
+        (torch.zeros(6), {"sizes": [1]}, r"shape \(m, n\), got \(6,\)"),
+        (torch.tensor([[0.0, 1.0], [np.nan, 1.0]]), {"sizes": [1]}, "NaN .* in test row 1, training row 0"),
+        (torch.tensor([[0.0, np.inf]]), {"sizes": [1]}, "infinity, first in test row 0, training row 1"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_trained(scores, options, message):
+    def outcome(kept: torch.Tensor, seed: int) -> list[float]:
+        raise AssertionError("trained")
+
+    with pytest.raises(ValueError, match=message):
+        counterfactual(scores, outcome, **options)
+
+
+def test_an_outcome_of_other_measures_is_refused_after_one_training():
+    calls: list[int] = []
+
+    def outcome(kept: torch.Tensor, seed: int) -> list[float]:
+        calls.append(len(kept))
+        return [0.0, 0.0, 0.0]
+
+    with pytest.raises(ValueError, match="scores of 2 test rows, but the outcome has 3 measures"):
+        counterfactual(torch.zeros(2, 6), outcome, sizes=[1])
+    assert calls == [6]
+
+
+def test_scores_of_some_rows_or_of_other_edits_are_refused():
+    X, y = draw(8, 2), draw(8, seed=1)
+    influence = Influence(LinearProblem.fit(X, y, loss=Squared(), l2=0.1))
+    # As many columns as there are rows, but in another order.
+    some = influence.on_loss((X[:2], y[:2]), top=4)
+    other = influence.of_change((X, y), (X, y + 1), (X[:2], y[:2]))
+    subsets, outcomes = random_subsets(8, 4), torch.zeros(4, 1, 2, dtype=torch.float64)
+    for scores, message in ((some, "without top="), (other, "replaced")):
+        with pytest.raises(ValueError, match=message):
+            counterfactual(scores, lambda kept, seed: [0.0, 0.0], sizes=[1])
+        with pytest.raises(ValueError, match=message):
+            lds(scores, subsets, outcomes)
+
+
 def test_bad_input():
     subsets, outcomes = random_subsets(6, 4), torch.zeros(4, 1, 2, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"shape \(m, n\) = \(2, 6\), got \(3, 6\)"):
         lds(torch.zeros(3, 6), subsets, outcomes)
+    with pytest.raises(ValueError, match="NaN or infinity, first in test row 1, training row 0"):
+        lds(torch.tensor([[0.0] * 6, [np.nan] * 6]), subsets, outcomes)
     with pytest.raises(ValueError, match="3 subsets and 4 outcomes"):
         lds(torch.zeros(2, 6), subsets[:3], outcomes)
     for wrong in ([True, True], [False, False], [True]):

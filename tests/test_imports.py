@@ -21,7 +21,7 @@ LEVELS = (
     {"objective"},
     {"problem", "linear", "reduced", "kernels", "readers", "optimum", "estimators"},
     {"checks", "distributed"},
-    {"factor", "curvature", "ekfac", "nystrom"},
+    {"factor", "curvature", "compression", "gathering", "ekfac", "nystrom"},
     {"solvers"},
     {"choices", "scores"},
     {"influence", "removal", "enclosure"},

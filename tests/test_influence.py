@@ -16,6 +16,7 @@ from upweight import (
     ConjugateGradient,
     Dense,
     Exact,
+    GaussNewton,
     Hessian,
     Influence,
     LinearProblem,
@@ -23,6 +24,7 @@ from upweight import (
     Logistic,
     OfParameters,
     Overall,
+    Problem,
     Softmax,
     Squared,
 )
@@ -422,3 +424,28 @@ def test_corrected_change_errs_by_the_product_of_the_residuals() -> None:
     error = [float((found - exact).norm() / exact.norm()) for found in (plain, corrected)]
     assert error[0] > 1e-3
     assert error[1] < 0.05 * error[0]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_sampled_self_influence_is_right_within_its_error(seed):
+    torch.manual_seed(seed)
+    X, y = torch.randn(40, 3).double(), torch.randint(0, 3, (40,))
+    weights = torch.rand(40).double() + 0.5
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)).double()
+    network = Problem(model, torch.nn.functional.cross_entropy, (X, y), l2=0.01, weights=weights)
+    linear = LinearProblem.fit(X, y, loss=Softmax(), outputs=3, l2=0.01, weights=weights)
+    for problem in (network, linear):
+        curvature = GaussNewton(problem, 0.02)
+        exact = Influence(problem, curvature=curvature, solver=Exact()).on_self()
+        solver = ConjugateGradient(rtol=1e-9)
+        found = Influence(problem, curvature=curvature, solver=solver).on_self(samples=400, seed=seed)
+        # 40 correlated estimates with a standard error of 7 % each.
+        gap = (found.values / exact.values - 1)[0]
+        assert float(gap.square().mean().sqrt()) < 0.14
+        assert float(gap.abs().max()) < 0.35
+        assert abs(float(gap.mean())) < 0.1
+        assert "7%" in " ".join(found.provenance["settings"])
+    with pytest.raises(TypeError, match="no root"):
+        Influence(network, curvature=Hessian(network, 5.0)).on_self(samples=10)
+    with pytest.raises(ValueError, match="samples must be >= 2"):
+        Influence(linear, curvature=GaussNewton(linear)).on_self(samples=1)

@@ -1,5 +1,6 @@
 """`Problem` against closed forms, dense double-backward twins and its own slower ways; bad input by its words."""
 
+import warnings
 from functools import partial
 
 import pytest
@@ -8,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from upweight import derivatives
-from upweight.errors import StaleError
+from upweight import EKFAC, derivatives
+from upweight.errors import SmallerBlocksWarning, StaleError
 from upweight.linear import LinearProblem
 from upweight.losses import Softmax
 from upweight.measures import OfParameters, Overall, logit
@@ -479,3 +480,53 @@ def test_the_fingerprint_knows_the_loss_by_what_it_does():
     again = [partial(smoothed, amount=0.1), Scaled(), nn.CrossEntropyLoss()]
     assert [fingerprint(loss) for loss in again] == [found[3], found[8], found[5]]
     assert "0x" not in str([_in_words(loss) for loss in different])
+
+
+class Hungry(nn.Module):
+    """Fails as torch does for more than a few examples at once, once it is told to."""
+
+    def __init__(self, loose: bool):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3))
+        self.loose = nn.Parameter(torch.ones(8 if loose else 1))
+        self.most = 1000
+
+    def forward(self, x):
+        if len(x) > self.most:
+            torch.empty(1 << 60)
+        return self.body(x) * self.loose.sum()
+
+
+@pytest.mark.parametrize("loose", [True, False])
+def test_out_of_memory_means_smaller_blocks_and_the_same_answers(loose):
+    torch.manual_seed(0)
+    model = Hungry(loose).double()
+    train, test = ((torch.randn(n, 4).double(), torch.randint(0, 3, (n,))) for n in (40, 18))
+    wanted = Problem(model, F.cross_entropy, train, l2=0.1, batch_size=16)
+
+    eye = torch.eye(wanted.p).double()
+    questions = (
+        lambda problem: problem.gradient()[None],
+        lambda problem: problem.train_losses()[None],
+        lambda problem: problem.test_gradients(test),
+        lambda problem: problem.train_gradients(torch.arange(40)),
+        lambda problem: problem.operator()(eye),
+        lambda problem: problem.matrix(gauss_newton=True),
+        lambda problem: torch.cat([part for _, part in problem.products(eye)], 1),
+        lambda problem: torch.cat([part for _, part in problem.products(eye[:2])], 1),
+        lambda problem: EKFAC(problem, 0.1).factor().solve(eye),
+    )
+    told = 0
+    for question in questions:
+        model.most = 1000
+        expected, found = question(wanted), Problem(model, F.cross_entropy, train, l2=0.1, batch_size=16)
+        model.most = 8  # what models are tried on
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            close(question(found), expected)
+        assert all("out of memory: going on in blocks of" in str(warning.message) for warning in said)
+        told += bool(said)
+    assert told >= 8  # one by one under vmap the Gauss-Newton matrix of the loose model has no large block
+    model.most = 0
+    with pytest.warns(SmallerBlocksWarning), pytest.raises(RuntimeError, match="memory"):
+        wanted.gradient()

@@ -11,6 +11,7 @@ from .errors import (
     NotConvergedError,
     NotDeterministicError,
     NotStationaryWarning,
+    SmallerBlocksWarning,
     StaleError,
 )
 from .estimators import from_estimator
@@ -50,6 +51,7 @@ __all__ = [
     "Overall",
     "Problem",
     "Scores",
+    "SmallerBlocksWarning",
     "SmoothHinge",
     "Softmax",
     "Squared",

@@ -213,6 +213,18 @@ class EmpiricalCurvature(OfProblem):
         product = self.problem.sampled(rows, index, gauss_newton=self.gauss_newton)
         return product + self.damping * rows
 
+    def draws(self, k: int, seed: int = 0) -> Float[Tensor, "k p"]:
+        """Random rows whose covariance is this matrix A, damping and penalty included: that of A^-1 times them is A^-1.
+
+        Raises TypeError for a Hessian that is not a Gauss-Newton matrix: it has no root.
+        """
+        if not (self.gauss_newton or self.problem.convex):
+            raise TypeError("a Hessian may have negative eigenvalues and then has no root: use GaussNewton")
+        generator = torch.Generator().manual_seed(seed)
+        found = self.problem.draws(k, generator)
+        noise = torch.randn(found.shape, generator=generator).to(found)
+        return found + noise * (self.problem.l2 + self.damping).sqrt().to(found)
+
     def matrix(self, dtype: torch.dtype | None = None) -> Float[Tensor, "p p"]:
         """The explicit matrix, damping included; p^2 numbers."""
         H = self.problem.matrix(gauss_newton=self.gauss_newton, dtype=dtype)

@@ -133,10 +133,17 @@ def attempt(fast: Callable[[], T], slow: Callable[[], T]) -> T:
     """The fast way, or the slow one where torch cannot do the fast one for some operation."""
     try:
         return fast()
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError) as error:
+        if out_of_memory(error):
+            raise
         return slow()
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether it is for want of memory: on a processor torch has no class for that."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )
 
 
 # -- first derivatives -------------------------------------------------------------------------------------------------
@@ -338,9 +345,9 @@ def _together(call: Callable[[], Any], parts: list[Any], b: int) -> Any:
     """Outputs of the whole batch if they are those of its examples, None if they cannot be compared."""
     try:
         outputs = call()
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:
+    except Exception as error:
+        if out_of_memory(error):
+            raise
         return None
     leaves, spec = tree_flatten(outputs)
     singles = [tree_flatten(part)[0] for part in parts]

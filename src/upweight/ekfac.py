@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
 
-from .curvature import OfProblem
-from .derivatives import batched, examples
+from .compression import Compressed, compress
+from .curvature import OfProblem, check_damping
 from .errors import StaleError
-from .factor import BlocksFactor, CholeskyFactor, DiagonalFactor, Factor, KroneckerFactor
+from .factor import BlocksFactor, Factor, KroneckerFactor
 from .files import read, write
-from .jacobians import through_outputs
-from .layers import Calls, Layer, pseudo_gradients
+from .gathering import Added, Gathered, Recipe, add_leading, coverage, gather, restore
+from .layered import Pairs
 from .linear import LinearProblem
 from .objective import Operator
 from .problem import Problem
-from .progress import track
 from .types import Tensor
-
-DENSE_REST = 512
-"""Parameters outside layers up to this many share one dense block."""
-MOST_LEADING = 2048
-"""Rows of the dense block of one layer's leading directions."""
-
-GATHERED = ("left", "right", "values", "whole")
-"""What a layer keeps of the data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +36,8 @@ class EKFAC(OfProblem):
 
     `rows` bounds the training examples that are read (evenly spaced), for use as a preconditioner. `samples=None` takes
     the curvature in the outputs exactly, one backward pass per output; `samples=k` takes k random combinations of them,
-    drawn from `seed`, equal in expectation. `damped` gives another damping without another look at the data.
+    drawn from `seed`, equal in expectation. `damped` gives another damping without another look at the data; `relative`
+    damps each layer by that multiple of its own mean eigenvalue as well (0.1 is customary).
     Of the `leading` input directions of largest variance the curvature is kept whole, across
     directions and outputs: (c leading)^2 numbers and one Cholesky factor, which a preconditioner pays back severalfold.
 
@@ -61,9 +53,11 @@ class EKFAC(OfProblem):
     leading: int = 0
     samples: int | None = None
     seed: int = 0
+    relative: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_damping(self.relative)
         if self.leading < 0 or (self.rows is not None and self.rows < 1):
             raise ValueError(f"leading must be >= 0 and rows >= 1, got {self.leading} and {self.rows}")
         if self.samples is not None and self.samples < 1:
@@ -80,35 +74,33 @@ class EKFAC(OfProblem):
         """What covers each parameter: "Kronecker", "dense" or "diagonal"."""
         if isinstance(self.problem, LinearProblem):
             return dict.fromkeys(self.problem.layout.names, "Kronecker")
-        return self._network.coverage
+        return coverage(self.problem)
 
     @property
     def one_layer(self) -> tuple[int, int] | None:
         """Outputs and inputs of the layer that holds all parameters, if one does."""
         if isinstance(self.problem, LinearProblem):
             return self.problem.c, self.problem.d
-        layers = self._network.layers
+        layers = self.problem.layered.layers
         if len(layers) != 1 or len(layers[0].index) != self.p:
             return None
         return layers[0].rows, layers[0].columns
 
     @cached_property
-    def _shared(self) -> dict[str, Any]:
-        """The network and what was gathered from it, the same object at every damping."""
+    def _shared(self) -> dict[str, Gathered]:
+        """What was gathered from a network, the same object at every damping."""
         return {}
 
     @property
-    def _network(self) -> Network:
+    def _gathered(self) -> Gathered:
         assert isinstance(self.problem, Problem)
-        if "network" not in self._shared:
-            self._shared["network"] = Network(self.problem)
-        return self._shared["network"]
+        if "gathered" not in self._shared:
+            self._shared["gathered"] = gather(self.problem, self._recipe)
+        return self._shared["gathered"]
 
     @property
-    def _gathered(self) -> Gathered:
-        if "gathered" not in self._shared:
-            self._shared["gathered"] = self._network.gather(self)
-        return self._shared["gathered"]
+    def _recipe(self) -> Recipe:
+        return Recipe(self.rows, self.leading, self.samples, self.seed)
 
     def damped(self, damping: float) -> EKFAC:
         """The same with another damping; what is gathered from the data is shared."""
@@ -122,41 +114,53 @@ class EKFAC(OfProblem):
             raise TypeError(
                 "a linear problem's factors take less time to compute than to read: nothing to save"
             )
-        blocks, rest, n = self._gathered
-        tensors = {f"{i}.{name}": getattr(block, name) for i, block in enumerate(blocks) for name in GATHERED}
-        settings = {name: getattr(self, name) for name in ("rows", "leading", "samples", "seed")}
-        words = {"kind": "EKFAC", "n": n, "settings": settings, "fingerprint": self.damped(0.0).fingerprint()}
-        write(path, {**tensors, "rest": rest.total}, words)
+        words = {"kind": "EKFAC", "n": self._gathered.n, "settings": self._recipe._asdict()}
+        write(path, self._gathered.tensors(), {**words, "fingerprint": self._undamped()})
+
+    def _undamped(self) -> str:
+        return replace(self, damping=0.0, relative=0.0).fingerprint()
 
     @classmethod
-    def load(cls, path: str | Path, problem: Problem, damping: float = 0.0) -> EKFAC:
+    def load(cls, path: str | Path, problem: Problem, damping: float = 0.0, relative: float = 0.0) -> EKFAC:
         """Read what `save` wrote, for the same problem. Other weights, data or settings raise `StaleError`."""
         tensors, words = read(path, "a curvature file")
         if words.get("kind") != "EKFAC":
             raise ValueError(f"{path} is not a curvature file of upweight")
-        curvature = cls(problem, damping, **words["settings"])
-        found = curvature.damped(0.0).fingerprint()
+        curvature = cls(problem, damping, **words["settings"], relative=relative)
+        found = curvature._undamped()
         if found != words["fingerprint"]:
             raise StaleError(
                 f"{path} was gathered from other weights, data or settings ({words['fingerprint']}; this problem: "
                 f"{found}): make the EKFAC anew"
             )
-        blocks = [_Block(layer, curvature) for layer in curvature._network.layers]
-        for i, block in enumerate(blocks):
-            for name in GATHERED:
-                setattr(block, name, tensors[f"{i}.{name}"].to(problem.device))
-        rest = _Rest(curvature._network.rest)
-        rest.total = tensors["rest"].to(problem.device)
-        curvature._shared["gathered"] = Gathered(blocks, rest, words["n"])
+        curvature._shared["gathered"] = restore(problem, curvature._recipe, tensors, words["n"])
         return curvature
 
     @cached_property
     def _factors(self) -> dict[torch.dtype, Factor]:
         return {}
 
+    def compress(self, pairs: Pairs, tolerance: float) -> Compressed:
+        """A^-1 v for gradients v, as a few outer products per layer."""
+        factor = self.factor()
+        assert isinstance(factor, BlocksFactor)
+        return compress(factor, pairs, tolerance)
+
+    def quadratic(self, pairs: Pairs) -> Float[Tensor, " b"]:
+        """v^T A^-1 v for gradients v, without forming them where they have one position."""
+        factor = self.factor()
+        assert isinstance(factor, BlocksFactor)
+        sides: list[Any] = [*pairs.layers, pairs.rest]
+        return torch.stack(
+            [
+                part.quadratic_outer(*side) if isinstance(part, KroneckerFactor) else part.quadratic(side)
+                for (_, part), side in zip(factor.parts, sides, strict=False)
+            ]
+        ).sum(0)
+
     def fingerprint(self) -> str:
         return f"EKFAC({self.problem.fingerprint()}, damping={self.damping!r}, rows={self.rows}, " + (
-            f"leading={self.leading}, samples={self.samples}, seed={self.seed})"
+            f"leading={self.leading}, samples={self.samples}, seed={self.seed}, relative={self.relative!r})"
         )
 
     def operator(self, dtype: torch.dtype | None = None) -> Operator:
@@ -171,190 +175,10 @@ class EKFAC(OfProblem):
             if isinstance(self.problem, LinearProblem):
                 self._factors[dtype] = kronecker(self, self.problem, dtype)
             else:
-                self._factors[dtype] = self._network.factor(self._gathered, self.damping, dtype)
+                self._factors[dtype] = self._gathered.factor(
+                    self.problem.l2, Added(self.damping, self.relative), dtype
+                )
         return self._factors[dtype]
-
-
-class Network:
-    """The layers of a problem's model, and how their curvature is gathered from the training data."""
-
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        self.layers, self.rest = problem.layered.layers, problem.layered.rest
-
-    @property
-    def coverage(self) -> dict[str, str]:
-        """What covers each parameter."""
-        names = {name for layer in self.layers for name in (layer.weight, layer.bias)}
-        other = "dense" if len(self.rest) <= DENSE_REST else "diagonal"
-        return {name: "Kronecker" if name in names else other for name in self.problem.layout.names}
-
-    def gather(self, curvature: EKFAC) -> Gathered:
-        """Bases, then eigenvalues, in two passes over (a sample of) the training data."""
-        problem, found = self.problem, [_Block(layer, curvature) for layer in self.layers]
-        sample = problem
-        if curvature.rows is not None and curvature.rows < problem.n:
-            even = torch.linspace(0, problem.n - 1, curvature.rows, dtype=torch.float64)
-            sample = problem.subset(even.long())
-        for found_calls, w in self._passes(curvature, sample, "bases"):
-            for j, calls in enumerate(found_calls):
-                for block in found:
-                    block.add_moments(calls, w, first=j == 0)
-        for block in found:
-            block.diagonalise()
-        rest = _Rest(self.rest)
-        for found_calls, w in self._passes(curvature, sample, "eigenvalues", rest):
-            for calls in found_calls:
-                for block in found:
-                    block.add_values(calls, w)
-            for block in found:
-                block.flush()
-        return Gathered(found, rest, sample.n)
-
-    def factor(self, gathered: Gathered, damping: float, dtype: torch.dtype) -> BlocksFactor:
-        """The matrix, from what was gathered."""
-        blocks, rest, n = gathered
-        parts: list[tuple[Tensor, Factor]] = [
-            (block.layer.index, block.factor(n, damping, dtype)) for block in blocks
-        ]
-        if len(self.rest):
-            added = self.problem.l2[self.rest].double() + damping
-            parts.append((self.rest, rest.factor(n, added, dtype)))
-        return BlocksFactor(parts, self.problem.p, dtype)
-
-    def _passes(
-        self, curvature: EKFAC, sample: Problem, title: str, rest: _Rest | None = None
-    ) -> Iterator[tuple[Iterator[Calls], Tensor]]:
-        """Per block of examples the layers' calls for one cotangent after the other, and the examples' weights."""
-        generator = torch.Generator().manual_seed(curvature.seed)
-        of, theta = sample.evaluation, sample.theta
-        for batch, w in track(sample.blocks(), title, sample.block_count):
-            chunks = [(batch, w)]
-            if not self.problem.layered.together:
-                chunks = [(batched(z), w[[i]]) for i, z in enumerate(examples(batch))]
-            for chunk, weight in chunks:
-                V, slopes = pseudo_gradients(of, theta, chunk, curvature.samples, generator)
-                if rest is not None and len(rest.index):
-                    rest.add(through_outputs(of, theta, chunk, V.transpose(0, 1), rest.index), weight)
-                yield slopes, weight
-
-
-class _Block:
-    """The bases and eigenvalues of one layer, gathered in two passes over the data."""
-
-    def __init__(self, layer: Layer, curvature: EKFAC) -> None:
-        self.layer, self.curvature = layer, curvature
-        e = layer.columns + layer.intercept
-        wide: dict[str, Any] = {"dtype": torch.float64, "device": curvature.problem.device}
-        self.outputs = torch.zeros(layer.rows, layer.rows, **wide)
-        self.inputs = torch.zeros(e, e, **wide)
-        self.leading = min(curvature.leading, e, MOST_LEADING // layer.rows)
-        self.values = torch.zeros(layer.rows, e, **wide)
-        self.whole = torch.zeros((layer.rows, self.leading) * 2, **wide)
-        self.seen: _Seen | None = None
-
-    def add_moments(self, calls: Calls, w: Tensor, first: bool) -> None:
-        self.outputs += _moment(self.layer.left(calls, len(w)), w)
-        if first or self.layer.words:
-            self.inputs += _moment(self.layer.right(calls, len(w)), w)
-
-    def diagonalise(self) -> None:
-        """Eigenvectors of both sides, the largest variance first."""
-        self.left = torch.linalg.eigh(self.outputs)[1]
-        self.right = torch.linalg.eigh(self.inputs)[1].flip(1)
-
-    def add_values(self, calls: Calls, w: Tensor) -> None:
-        left = self.layer.left(calls, len(w)) * w.sqrt()[:, None, None]
-        if self.seen is None or self.layer.words:
-            right = self.layer.right(calls, len(w))
-            # The same for every cotangent, but that of embeddings.
-            self.seen = _Seen(right @ self.right.to(right.dtype))
-        seen = self.seen
-        if left.shape[1] != 1 or self.layer.words:
-            self._add_gradients(left, seen.right)
-            return
-        # One position: the left sides may be summed over the cotangents first.
-        left = left[:, 0]
-        seen.spread += (left @ self.left.to(left.dtype)).square()
-        if self.leading:
-            seen.outer += left[:, :, None] * left[:, None]
-
-    def flush(self) -> None:
-        """Add what has been gathered over the cotangents of a block of examples."""
-        seen, self.seen = self.seen, None
-        if seen is None or not isinstance(seen.spread, Tensor):
-            return
-        right = seen.right[:, 0]
-        self.values += seen.spread.T @ right.square()
-        if self.leading:
-            add_leading(self.whole, right[:, : self.leading], lambda i: seen.outer[:, i, i:])
-
-    def _add_gradients(self, left: Tensor, right: Tensor) -> None:
-        self.values += ((left @ self.left.to(left.dtype)).mT @ right).square().sum(0)
-        if self.leading:
-            G = (left.mT @ right[:, :, : self.leading]).flatten(1)
-            self.whole += (G.T @ G).view_as(self.whole)
-
-    def factor(self, n: int, damping: float, dtype: torch.dtype) -> KroneckerFactor:
-        """The layer's part of the matrix, with penalty and damping."""
-        weights = self.layer.index[: self.layer.rows * self.layer.columns]
-        added = float(self.curvature.problem.l2[weights].double().mean()) + damping
-        values = self.values / n + added
-        floor = max(float(values.max()) * torch.finfo(dtype).eps, torch.finfo(dtype).tiny)
-        size = self.layer.rows * self.leading
-        whole = (self.whole / n).view(size, size)
-        whole.diagonal().add_(max(added, floor))
-        left, right = self.left.to(dtype), self.right.to(dtype)
-        values = values.clamp(min=floor).to(dtype)
-        return KroneckerFactor(left, right, values, whole.to(dtype), intercept=self.layer.intercept)
-
-
-@dataclass
-class _Seen:
-    """Of one block of examples: the rotated right side, and sums over the cotangents."""
-
-    right: Tensor
-    spread: Any = 0.0
-    outer: Any = 0.0
-
-
-class Gathered(NamedTuple):
-    """What two passes over n training examples leave: all that the matrix needs at any damping."""
-
-    blocks: list[_Block]
-    rest: _Rest
-    n: int
-
-
-class _Rest:
-    """The parameters outside layers: a dense block, or a diagonal."""
-
-    def __init__(self, index: Tensor) -> None:
-        self.index = index
-        few = len(index) <= DENSE_REST
-        shape = (len(index),) * (2 if few else 1)
-        self.total = torch.zeros(shape, dtype=torch.float64, device=index.device)
-
-    def add(self, P: Float[Tensor, "b k q"], w: Tensor) -> None:
-        P = (P * w.sqrt()[:, None, None]).flatten(0, 1)
-        self.total += P.T @ P if self.total.ndim == 2 else P.square().sum(0)
-
-    def factor(self, n: int, added: Float[Tensor, " q"], dtype: torch.dtype) -> Factor:
-        """The part of the matrix, with penalty and damping."""
-        diagonal = self.total if self.total.ndim == 1 else self.total.diagonal()
-        floor = max(float(diagonal.max()) / n * torch.finfo(dtype).eps, torch.finfo(dtype).tiny)
-        added = added.clamp(min=floor)
-        if self.total.ndim == 1:
-            return DiagonalFactor((self.total / n + added).to(dtype))
-        matrix = self.total / n
-        matrix.diagonal().add_(added)
-        return CholeskyFactor(matrix.to(dtype))
-
-
-def _moment(X: Float[Tensor, "b t r"], w: Float[Tensor, " b"]) -> Float[Tensor, "r r"]:
-    """sum_i w_i sum_t x x^T."""
-    flat = (X * w.sqrt()[:, None, None]).flatten(0, 1)
-    return flat.T @ flat
 
 
 def kronecker(curvature: EKFAC, problem: LinearProblem, dtype: torch.dtype) -> KroneckerFactor:
@@ -386,26 +210,16 @@ def kronecker(curvature: EKFAC, problem: LinearProblem, dtype: torch.dtype) -> K
             weights = _outputs_curvature(a[part], None if u is None else u[part])
             add_leading(block, rotated[:, :r], weights)
         start += len(X)
+    values = values.clamp(min=0) / count
     added = float(problem.l2[: problem.c * problem.d].mean()) + curvature.damping
-    values = values.clamp(min=0) / count + added
+    added += curvature.relative * float(values.mean())
+    values = values + added
     floor = values.max() * torch.finfo(a.dtype).eps
     whole = (block / count).view(problem.c * r, problem.c * r)
     whole.diagonal().add_(max(added, float(floor)))
     return KroneckerFactor(
         left, right, values.clamp(min=float(floor)), whole, intercept=problem.has_intercept
     )
-
-
-def add_leading(
-    block: Float[Tensor, "c r c r"], P: Float[Tensor, "b r"], weights: Callable[[int], Tensor]
-) -> None:
-    """Add sum_e W_e (x) p_e p_e^T, output by output; weights(i) is row i of every W_e from its diagonal on, (b, *)."""
-    for i in range(len(block)):
-        W = weights(i)
-        last = i + W.shape[1]
-        pairs = P.T @ (W[:, :, None] * P[:, None]).flatten(1)
-        block[i, :, i:last] += pairs.view(len(pairs), last - i, -1)
-        block[i:last, :, i] = block[i, :, i:last].permute(1, 2, 0).clone()
 
 
 def _outputs_curvature(a: Float[Tensor, "b c"], u: Float[Tensor, "b c"] | None) -> Callable[[int], Tensor]:

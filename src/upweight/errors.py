@@ -34,5 +34,9 @@ class ApproximationWarning(UserWarning):
     """A problem stands for the user's model only up to a stated difference."""
 
 
+class SmallerBlocksWarning(UserWarning):
+    """Memory ran out, and work goes on in smaller blocks."""
+
+
 class StaleError(InfluenceError):
     """Weights, data or settings differ from those that the answer was computed with."""

@@ -153,6 +153,21 @@ class KroneckerFactor(Factor):
         first, rest = self._rotate(rows)
         return self.block.quadratic(first) + (rest.square() / self.values).sum((1, 2))
 
+    def quadratic_outer(
+        self, left: Float[Tensor, "k t c"], right: Float[Tensor, "k t e"]
+    ) -> Float[Tensor, " k"]:
+        """v^T A^-1 v for v = sum_t left_t right_t^T, the intercepts as the last column of right."""
+        right = right.to(self.dtype) @ self.right
+        left = left.to(self.dtype)
+        first, right = right[:, :, : self.leading], right[:, :, self.leading :]
+        found = (
+            self.block.quadratic((left.mT @ first).flatten(1)) if self.leading else left.new_zeros(len(left))
+        )
+        left = left @ self.left
+        if left.shape[1] == 1:
+            return found + ((left[:, 0].square() @ (1 / self.values)) * right[:, 0].square()).sum(1)
+        return found + ((left.mT @ right).square() / self.values).sum((1, 2))
+
     def product(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         """A v for every row v."""
         first, rest = self._rotate(rows)

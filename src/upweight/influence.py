@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import pandas as pd
 import torch
@@ -14,11 +15,14 @@ from jaxtyping import Float
 from . import checks
 from .choices import choose_curvature, choose_solver
 from .curvature import Curvature, EmpiricalCurvature
+from .ekfac import EKFAC
 from .enclosure import intervals
 from .groups import as_sets
+from .layered import joined
 from .linear import LinearProblem
 from .measures import Measure, OfParameters, Overall
 from .objective import Objective, content_hash
+from .problem import Problem
 from .progress import track
 from .removal import LeaveOneOut, Removal, leave_one_out, of_sets
 from .scores import Scores
@@ -108,24 +112,55 @@ class Influence:
         """I_up,params(z) = -H^-1 grad L(z) for every training example z of `batch` (Eq. 1); -1/n of it is removal."""
         return -self.solve(self.problem.gradients_as_train(batch)).value
 
-    def on_loss(self, test: Any, *, measure: Measure | None = None, top: int | None = None) -> Scores:
+    def on_loss(
+        self,
+        test: Any,
+        *,
+        measure: Measure | None = None,
+        top: int | None = None,
+        compress: float | None = None,
+    ) -> Scores:
         """I_up,loss(z_i, z_test) of every training example on every test example (Eq. 2), (m, n).
 
         `measure` asks about any other differentiable function in place of the loss. With `top=k` only the k most
         helpful and the k most harmful training rows of each test row are kept while streaming: no (m, n) matrix.
+        `compress=1e-2`, for many test rows and EKFAC: answers are kept as a few outer products per layer instead of p
+        numbers each, with at most that relative error, in the norm of the curvature, stated as their residual.
         """
         if top is not None and top < 1:
             raise ValueError(f"top must be >= 1, got {top}")
-        solution = self.solve(self.problem.test_gradients(test, measure))
-        rows = solution.value.to(solution.precision or solution.value.dtype)
+        if compress is None:
+            solution = self.solve(self.problem.test_gradients(test, measure))
+            rows: Any = solution.value.to(solution.precision or solution.value.dtype)
+            found = _Answer(checks.drift(self._gradient, solution.value), solution.residual, solution.verdict)
+        else:
+            rows, found = self._compressed(test, measure, compress)
         parts = ((part, -products) for part, products in track(self.problem.products(rows), "scores", None))
         if top is None:
-            values = torch.empty(len(solution.value), self.problem.n, dtype=torch.float64)
+            values = torch.empty(len(found.residual), self.problem.n, dtype=torch.float64)
             for part, block in parts:
                 values[:, part] = block.double()
-            return self._scores(values, solution, test, measure, self.problem.train_index)
+            return self._scores(values, found, test, measure, self.problem.train_index)
         values, columns = _keep_extremes(parts, top)
-        return self._scores(values, solution, test, measure, self.problem.train_index, columns=columns)
+        return self._scores(values, found, test, measure, self.problem.train_index, columns=columns)
+
+    def _compressed(self, test: Any, measure: Measure | None, tolerance: float) -> tuple[Any, _Answer]:
+        """A^-1 v as outer products, and what is known about them."""
+        curvature, problem = self.settings.curvature, self.problem
+        if (
+            not isinstance(curvature, EKFAC)
+            or not isinstance(problem, Problem)
+            or isinstance(measure, (Overall, OfParameters))
+        ):
+            raise TypeError(
+                "compress is for EKFAC of a Problem and measures of single examples: leave it out, or give "
+                "curvature=EKFAC(problem, damping)"
+            )
+        problem.check_current()
+        checks.determinism(problem)
+        found = curvature.compress(joined(list(problem.test_pairs(test, measure))), tolerance)
+        drift = -problem.dot(found.vectors, self._gradient.to(found.error))
+        return found.vectors, _Answer(drift, found.error, found.verdict)
 
     def of_change(
         self, before: Any, after: Any, test: Any, *, measure: Measure | None = None, corrected: bool = False
@@ -145,7 +180,8 @@ class Influence:
         if corrected:
             left = v - self.settings.curvature.operator()(solution.value)
             values -= (left @ self.solve(new - old).value.T).double()
-        return self._scores(values, solution, test, measure, batch_index(before), edit="replaced")
+        found = _Answer(checks.drift(self._gradient, solution.value), solution.residual, solution.verdict)
+        return self._scores(values, found, test, measure, batch_index(before), edit="replaced")
 
     def on_inputs(self, batch: Any, test: Any, *, measure: Measure | None = None) -> Float[Tensor, "m b *x"]:
         """I_pert,loss(z, z_test) of training examples z of `batch`, in the shape of their inputs (Eq. 5, as printed).
@@ -198,29 +234,69 @@ class Influence:
             raise TypeError("approximate leave-one-out predictions need a linear problem and its Hessian")
         return leave_one_out(curvature)
 
-    def on_self(self, *, block: int = 1024) -> Scores:
+    def on_self(self, *, block: int = 1024, samples: int | None = None, seed: int = 0) -> Scores:
         """I_up,loss(z_i, z_i) of every training example on its own loss (Sec. 5.4), (1, n).
 
-        One pass of triangular solves with `Exact`; with other solvers a solve per example.
+        One pass of triangular solves with `Exact`, or of the small factors of each layer with EKFAC; with other solvers
+        a solve per example, `block` at a time. `samples=k` estimates it from k solves for random right-hand sides,
+        whatever n: without bias, with a relative standard error of sqrt(2 / k). Raises TypeError where the curvature is
+        neither GaussNewton nor that of a convex problem.
         """
-        penalty = self.problem.folded_penalty.view(1, -1)
         # A zero right-hand side is solved by zero.
-        constant = self.solve(penalty).value[0]
-        inverse = self.inverse
+        constant = self.solve(self.problem.folded_penalty.view(1, -1)).value
+        curvature = self.settings.curvature
+        notes = list(self.settings.reasons)
+        if samples is not None:
+            parts = self._own_by_draws(constant, samples, seed)
+            notes.append(
+                f"self-influence: {samples} draws, relative standard error {(2 / samples) ** 0.5:.0%}"
+            )
+        elif isinstance(curvature, EKFAC) and isinstance(self.problem, Problem) and self.problem.by_layers:
+            parts = self._own_by_layers(curvature, constant)
+        else:
+            parts = self._own_by_solves(constant, block)
         values = torch.empty(1, self.problem.n, dtype=torch.float64)
+        for part, quadratic, product in parts:
+            weight = self.problem.weights[part].to(quadratic.device)
+            # The train gradient is w_i times the bare one plus the folded penalty.
+            values[0, part] = -(weight * quadratic.double() + product.double()).cpu()
+        provenance = {**self._provenance(), "settings": notes}
+        return Scores(
+            values, self.problem.n, measure="own loss", ids=self.problem.train_index, provenance=provenance
+        )
+
+    def _own_by_solves(self, constant: Float[Tensor, "1 p"], block: int) -> Iterator[Own]:
+        inverse = self.inverse
         starts = range(0, self.problem.n, block)
         for start in track(starts, "self-influence", len(starts)):
-            index = torch.arange(start, min(start + block, self.problem.n))
-            bare = self.problem.test_gradients(self.problem.train_batch(index))
-            weight = self.problem.weights[index.to(bare.device)].to(bare.dtype)
-            # The train gradient is w_i times the bare one plus the folded penalty.
-            if inverse.quadratic is None:
-                trained = weight[:, None] * bare + penalty
-                values[0, index] = -(inverse(bare).value * trained).sum(1).double().cpu()
-            else:
-                values[0, index] = -(weight * inverse.quadratic(bare) + bare @ constant).double().cpu()
-        ids = self.problem.train_index
-        return Scores(values, self.problem.n, measure="own loss", ids=ids, provenance=self._provenance())
+            part = slice(start, min(start + block, self.problem.n))
+            bare = self.problem.test_gradients(self.problem.train_batch(torch.arange(part.start, part.stop)))
+            solved = (
+                (inverse(bare).value * bare).sum(1) if inverse.quadratic is None else inverse.quadratic(bare)
+            )
+            yield part, solved, bare @ constant[0]
+
+    def _own_by_layers(self, curvature: EKFAC, constant: Float[Tensor, "1 p"]) -> Iterator[Own]:
+        problem = self.problem
+        assert isinstance(problem, Problem)
+        for part, pairs, product in track(problem.train_pairs(constant), "self-influence", None):
+            yield part, curvature.quadratic(pairs), product[0]
+
+    def _own_by_draws(self, constant: Float[Tensor, "1 p"], samples: int, seed: int) -> Iterator[Own]:
+        """g^T A^-1 g is the mean square of g . s over s = A^-1 x, the covariance of x being A."""
+        curvature, problem = self.settings.curvature, self.problem
+        if not isinstance(curvature, EmpiricalCurvature):
+            raise TypeError(f"samples is for GaussNewton, not {type(curvature).__name__}: leave it out")
+        if samples < 2:
+            raise ValueError(f"samples must be >= 2, got {samples}")
+        rows = torch.cat([self.solve(curvature.draws(samples, seed)).value, constant])
+        for part, values in track(problem.products(rows), "self-influence", None):
+            # Back to gradients without weight and penalty.
+            weight = problem.weights[part].to(values)
+            bare = (values - (rows @ problem.folded_penalty.to(rows))[:, None]) / torch.where(
+                weight > 0, weight, 1.0
+            )
+            yield part, bare[:-1].square().mean(0), bare[-1]
 
     # --------------------------------------------------------------------------------------------------------------
 
@@ -235,7 +311,7 @@ class Influence:
     def _scores(
         self,
         values: Tensor,
-        solution: Solution,
+        answer: _Answer,
         test: Any,
         measure: Measure | None,
         ids: pd.Index | None,
@@ -249,12 +325,24 @@ class Influence:
             ids=ids,
             # A measure of a whole batch, or of the parameters alone, has no test row to be named after.
             test_ids=None if isinstance(measure, (Overall, OfParameters)) else test_ids,
-            drift=checks.drift(self._gradient, solution.value).double(),
-            residual=solution.residual.double(),
-            verdict=solution.verdict,
+            drift=answer.drift.double(),
+            residual=answer.residual.double(),
+            verdict=answer.verdict,
             provenance=self._provenance(),
             **fields,
         )
+
+
+class _Answer(NamedTuple):
+    """What is known about solved right-hand sides."""
+
+    drift: Tensor
+    residual: Tensor
+    verdict: str
+
+
+Own: TypeAlias = tuple[slice, Tensor, Tensor]
+"""A block of training examples: g^T A^-1 g, and the product of g with A^-1 times the folded penalty."""
 
 
 def _name(measure: Measure | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch.func import vjp, vmap
 from torch.utils._pytree import tree_flatten
 
@@ -60,6 +61,28 @@ def is_convex(S: Tensor, sign: Tensor) -> bool:
     """Whether `output_roots` has no negative curvature beyond rounding."""
     size = S.square().sum(2)
     return not bool((size * (sign < 0)).max() > 1e-3 * size.max())
+
+
+def convex_roots(of: Evaluation, theta: Tensor, batch: Any) -> Float[Tensor, "k b c"]:
+    """Cotangents v of the outputs whose v v^T add up to the loss's curvature in them.
+
+    Raises ValueError where the loss is not convex in its outputs.
+    """
+    S, sign = output_roots(of, theta, batch)
+    if not is_convex(S, sign):
+        raise ValueError(
+            "the loss is not convex in the model's outputs (its output Hessian has negative eigenvalues), so it has no "
+            "Gauss-Newton approximation: use Hessian with damping, or a loss that is convex in the outputs"
+        )
+    return S.transpose(0, 1) * (sign >= 0).T[:, :, None]
+
+
+def random_combinations(
+    V: Float[Tensor, "c b o"], samples: int, generator: torch.Generator | None
+) -> Float[Tensor, "k b o"]:
+    """`samples` sums with random signs: in expectation each v v^T is that of all of V, example by example."""
+    signs = torch.randint(0, 2, (samples, *V.shape[:2]), generator=generator).to(V) * 2 - 1
+    return torch.einsum("kcb,cbo->kbo", signs, V)
 
 
 def through_outputs(of: Evaluation, theta: Tensor, batch: Any, S: Tensor, index: Tensor) -> Tensor:

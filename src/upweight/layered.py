@@ -31,6 +31,13 @@ class Pairs(NamedTuple):
     rest: Tensor
 
 
+def joined(parts: Sequence[Pairs]) -> Pairs:
+    """All examples in one."""
+    sides = zip(*(part.layers for part in parts), strict=True)
+    layers = [(torch.cat([left for left, _ in own]), torch.cat([right for _, right in own])) for own in sides]
+    return Pairs(layers, torch.cat([part.rest for part in parts]))
+
+
 @dataclass(frozen=True, eq=False)
 class Vectors:
     """k flat vectors taken apart: (k, r, s) per layer, and the entries outside layers (k, q)."""
@@ -145,6 +152,13 @@ class Layered:
         for layer in self.layers:
             P[:, :, layer.index] = layer.flat(_stacked(layer, slopes, b))
         return P
+
+    def dot(self, vectors: Outer, vector: Float[Tensor, " p"]) -> Float[Tensor, " k"]:
+        """The product of every one of `vectors` with one flat vector."""
+        total = vectors.rest @ vector[self.rest]
+        for layer, (U, W) in zip(self.layers, vectors.layers, strict=True):
+            total = total + ((U @ layer.stack(vector)) * W).sum((0, 2))
+        return total
 
     def take_apart(self, rows: Float[Tensor, "k p"]) -> Vectors:
         """Flat vectors, layer by layer."""

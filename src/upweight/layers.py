@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .derivatives import Evaluation, batched, examples, plain_gradient
-from .jacobians import flat_outputs, is_convex, output_roots
+from .jacobians import convex_roots, flat_outputs, random_combinations
 from .rows import count
 from .types import Tensor
 from .vectors import Layout
@@ -250,16 +250,9 @@ def pseudo_gradients(
     Exact with k = c, or k = `samples` random combinations of expectation one. Each item maps a layer to its inputs and
     the derivatives of v . outputs in its outputs. Raises ValueError where the loss is not convex in its outputs.
     """
-    S, sign = output_roots(of, theta, batch)
-    if not is_convex(S, sign):
-        raise ValueError(
-            "the loss is not convex in the model's outputs (its output Hessian has negative eigenvalues), so it has no "
-            "Gauss-Newton approximation: use Hessian with damping, or a loss that is convex in the outputs"
-        )
-    V = S.transpose(0, 1) * (sign >= 0).T[:, :, None]
+    V = convex_roots(of, theta, batch)
     if samples is not None:
-        signs = torch.randint(0, 2, (samples, *sign.shape), generator=generator).to(V) * 2 - 1
-        V = torch.einsum("kbc,cbo->kbo", signs, V) / samples**0.5
+        V = random_combinations(V, samples, generator) / samples**0.5
     outputs, calls = record(of, theta, batch)
     flat = flat_outputs(outputs, count(batch))
     return V, (pull_back(flat, calls, v) for v in V)

@@ -399,6 +399,15 @@ class LinearProblem(Objective):
         H.div_(self.n).diagonal().add_(self.l2.to(dtype))
         return H
 
+    def draws(self, k: int, generator: torch.Generator) -> Float[Tensor, "k p"]:
+        parts, total = self._derivatives(torch.float64), torch.zeros(k, self.p, dtype=torch.float64)
+        for part, block in self.design.blocks(self._block_size(k), torch.float64):
+            S = parts.take(part).root()
+            total += self._backward(
+                block, S @ torch.randn(*S.shape[:2], k, generator=generator, dtype=S.dtype)
+            )
+        return total / self.n**0.5
+
     def root(self, *, gauss_newton: bool = False) -> Float[Tensor, "r p"] | None:
         if self.n * self.c >= self.p:
             return None

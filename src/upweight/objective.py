@@ -145,6 +145,13 @@ class Objective(ABC):
         """Row by row the product with the curvature of that row's own sample of training examples."""
 
     @abstractmethod
+    def draws(self, k: int, generator: torch.Generator) -> Float[Tensor, "k p"]:
+        """Random vectors whose covariance is the Gauss-Newton matrix without penalty, at the price of k gradients.
+
+        Raises ValueError where the loss is not convex in its outputs.
+        """
+
+    @abstractmethod
     def matrix(self, *, gauss_newton: bool = False, dtype: torch.dtype | None = None) -> Float[Tensor, "p p"]:
         """The explicit matrix of `operator`."""
 

@@ -6,9 +6,10 @@ import difflib
 import fnmatch
 import functools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -26,18 +27,28 @@ from .derivatives import (
     hessian_product,
     input_directional,
     memory_of,
+    out_of_memory,
     plain_gradient,
     targets_of,
 )
-from .errors import StaleError
-from .jacobians import flat_outputs, is_convex, output_roots, through_outputs
-from .layered import Layered
+from .errors import SmallerBlocksWarning, StaleError
+from .jacobians import (
+    convex_roots,
+    flat_outputs,
+    is_convex,
+    output_roots,
+    random_combinations,
+    through_outputs,
+)
+from .layered import Layered, Outer, Pairs
 from .measures import Measure, OfParameters, Overall
 from .objective import Objective, Operator, check_keep, check_weights, expand_l2
 from .progress import track
 from .rows import Rows, as_rows, count
 from .types import Keep, Tensor
 from .vectors import Layout
+
+T = TypeVar("T")
 
 KEPT_BYTES = 4 << 30
 """The graphs of all blocks are kept for the next product while their estimated memory is under this."""
@@ -54,6 +65,8 @@ CPU_GRADIENT_BYTES = 16 << 20
 """The same on a processor: what malloc hands out again (under 32 MiB) instead of mapping afresh."""
 SQUARED_BYTES = 64 << 20
 """Jacobians held at once while the Gauss-Newton matrix is summed."""
+GRAM_COLUMNS = 512
+"""Columns of a symmetric product that are taken at once: what is below the diagonal is left out in such steps."""
 FEW_OUTPUTS = 128
 """Up to this many outputs per example the Gauss-Newton matrix comes from Jacobians, not from products."""
 TRIED = 8
@@ -62,6 +75,20 @@ OUTSIDE = 0.1
 """Share of the parameters outside layers up to which gradients are taken layer by layer."""
 LAYERED_EXAMPLES = 512
 """Examples whose gradients are taken layer by layer at once: enough for fast matrix products, few enough for caches."""
+
+
+def patient(method: Callable[..., T]) -> Callable[..., T]:
+    """The method of a problem, tried again in blocks of half the size where memory runs out."""
+
+    @functools.wraps(method)
+    def tried(self: Problem, *args: Any, **kwargs: Any) -> T:
+        while True:
+            try:
+                return method(self, *args, **kwargs)
+            except RuntimeError as error:
+                self.take_smaller_blocks(error)
+
+    return tried
 
 
 class Problem(Objective):
@@ -152,12 +179,13 @@ class Problem(Objective):
         return Layered.find(self.evaluation, self.theta, self.trial)
 
     @cached_property
-    def _by_layers(self) -> Layered | None:
+    @patient
+    def by_layers(self) -> Layered | None:
         """The same, if gradients are to be taken that way: it must agree with plain differentiation."""
         found = self.layered
         if not found.together or len(found.rest) > OUTSIDE * self.p:
             return None
-        batch = self._rows.take(slice(0, min(self.n, LAYERED_EXAMPLES)))
+        batch = self._rows.take(slice(0, min(self.n, self._size, LAYERED_EXAMPLES)))
         return found if attempt(lambda: found.agrees(batch), lambda: False) else None
 
     def blocks(self) -> Iterator[tuple[Any, Tensor]]:
@@ -198,6 +226,17 @@ class Problem(Objective):
         own = 8 * self.p * self.theta.element_size()
         return min(BLOCK_BYTES, max(CPU_BLOCK_BYTES, own)) if self.device.type == "cpu" else BLOCK_BYTES
 
+    def take_smaller_blocks(self, error: RuntimeError) -> None:
+        """Halve the blocks after running out of memory, and say so; any other error is raised again."""
+        if not out_of_memory(error) or self._size == 1:
+            raise error
+        self._size //= 2
+        warnings.warn(
+            f"out of memory: going on in blocks of {self._size} examples (batch_size={self._size} starts there)",
+            SmallerBlocksWarning,
+            stacklevel=4,
+        )
+
     def _gradient_size(self) -> int:
         most = CPU_GRADIENT_BYTES if self.device.type == "cpu" else GRADIENT_BYTES
         return max(1, min(self._size, most // (self.p * self.theta.element_size())))
@@ -209,12 +248,14 @@ class Problem(Objective):
 
     # -- the objective ---------------------------------------------------------------------------------------------
 
+    @patient
     def gradient(self) -> Float[Tensor, " p"]:
         total = torch.zeros(self.p, dtype=torch.float64, device=self.device)
         for batch, w in self.blocks():
             total += plain_gradient(lambda t, z=batch, w=w: self.evaluation.losses(t, z) @ w, self.theta)  # type: ignore[misc]
         return (total / self.n + self.l2.double() * self.theta.double()).to(self.dtype)
 
+    @patient
     @torch.no_grad()
     def train_losses(self) -> Float[Tensor, " n"]:
         return torch.cat(
@@ -224,6 +265,7 @@ class Problem(Objective):
     def train_batch(self, index: Int[Tensor, " b"]) -> Any:
         return self._rows.take(index)
 
+    @patient
     def train_gradients(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
         parts = index.split(self._gradient_size())
         found = [self._gradients(self._rows.take(part)) for part in parts if len(part)]
@@ -233,31 +275,51 @@ class Problem(Objective):
     def gradients_as_train(self, batch: Any) -> Float[Tensor, "b p"]:
         return self.test_gradients(batch) + self.folded_penalty
 
-    def products(self, rows: Float[Tensor, "k p"]) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
-        rows = rows.to(self.theta)
-        constant = (rows @ self.folded_penalty)[:, None]
+    def products(self, rows: Float[Tensor, "k p"] | Outer) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
+        rows = rows.to(self.dtype) if isinstance(rows, Outer) else rows.to(self.theta)
+        constant = self.dot(rows, self.folded_penalty)[:, None]
         for part, values in self._products(rows):
             yield part, values * self._weights(part) + constant
 
-    def _products(self, rows: Float[Tensor, "k p"]) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
+    def dot(self, rows: Float[Tensor, "k p"] | Outer, vector: Float[Tensor, " p"]) -> Float[Tensor, " k"]:
+        """The product of every row with one vector."""
+        return self.layered.dot(rows, vector) if isinstance(rows, Outer) else rows @ vector
+
+    def _products(self, rows: Float[Tensor, "k p"] | Outer) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
         """Without weights and penalty: layer by layer, else in forward mode for few rows, else from gradients."""
-        if self._by_layers is not None:
-            vectors = self._by_layers.take_apart(rows)
-            for part, batch in self._rows.blocks(min(self._size, LAYERED_EXAMPLES)):
-                yield part, vectors.products(self._by_layers.pairs(batch))
+        if self.by_layers is not None:
+            for part, _, values in self.train_pairs(rows):
+                yield part, values
             return
+        assert not isinstance(rows, Outer)
         few = len(rows) <= ROWS_AT_ONCE
-        for part, batch in self._rows.blocks(self._size if few else self._gradient_size()):
+
+        def work(batch: Any) -> Tensor:
             if few:
-                yield part, directional(self.evaluation, self.theta, batch, rows)
-            else:
-                yield part, rows @ example_gradients(self.evaluation, self.theta, batch).T
+                return directional(self.evaluation, self.theta, batch, rows)
+            return rows @ example_gradients(self.evaluation, self.theta, batch).T
+
+        yield from self._streamed(work, lambda: self._size if few else self._gradient_size())
+
+    def _streamed(self, work: Callable[[Any], T], size: Callable[[], int]) -> Iterator[tuple[slice, T]]:
+        """What `work` makes of each block of training examples; a block that does not fit is taken in smaller ones."""
+        done = 0
+        while done < self.n:
+            part = slice(done, min(done + size(), self.n))
+            try:
+                found = work(self._rows.take(part))
+            except RuntimeError as error:
+                self.take_smaller_blocks(error)
+                continue
+            done = part.stop
+            yield part, found
 
     # -- test examples ---------------------------------------------------------------------------------------------
 
     def _test(self, batch: Any) -> Rows:
         return as_rows(batch, self.device, self.dtype, "the batch")
 
+    @patient
     def evaluate(
         self, batch: Any, measure: Measure | None = None, theta: Tensor | None = None
     ) -> Float[Tensor, " m"]:
@@ -283,17 +345,47 @@ class Problem(Objective):
 
         return value
 
+    @patient
     def test_gradients(self, batch: Any, measure: Measure | None = None) -> Float[Tensor, "m p"]:
         if isinstance(measure, (OfParameters, Overall)):
             return plain_gradient(self._single(batch, measure), self.theta).view(1, -1)
         blocks = self._test(batch).blocks(self._gradient_size())
         return torch.cat([self._gradients(part, measure) for _, part in blocks])
 
+    def train_pairs(
+        self, rows: Float[Tensor, "k p"] | Outer
+    ) -> Iterator[tuple[slice, Pairs, Float[Tensor, "k b"]]]:
+        """Bare gradients of the training examples as small factors, and their products with `rows`, block by block."""
+        assert self.by_layers is not None
+        layered = self.by_layers
+        vectors = rows if isinstance(rows, Outer) else layered.take_apart(rows.to(self.theta))
+
+        def work(batch: Any) -> tuple[Pairs, Tensor]:
+            pairs = layered.pairs(batch)
+            return pairs, vectors.products(pairs)
+
+        for part, (pairs, values) in self._streamed(work, lambda: min(self._size, LAYERED_EXAMPLES)):
+            yield part, pairs, values
+
+    def test_pairs(self, batch: Any, measure: Loss | None = None) -> Iterator[Pairs]:
+        """The same as the small factors of each layer, block by block.
+
+        Raises TypeError where examples cannot be taken layer by layer.
+        """
+        if self.by_layers is None:
+            raise TypeError(
+                "this model's gradients are not taken layer by layer (its layers do not see examples one by one, or "
+                "hold few of its parameters): ask without compress="
+            )
+        for _, part in self._test(batch).blocks(min(self._size, LAYERED_EXAMPLES)):
+            yield self.by_layers.pairs(part, measure)
+
     def _gradients(self, batch: Any, measure: Loss | None = None) -> Float[Tensor, "b p"]:
-        if self._by_layers is not None:
-            return self._by_layers.gradients(batch, measure)
+        if self.by_layers is not None:
+            return self.by_layers.gradients(batch, measure)
         return example_gradients(self.evaluation, self.theta, batch, measure)
 
+    @patient
     def input_gradients(self, batch: Any, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k b *x"]:
         rows = rows.to(self.theta)
         found = []
@@ -322,15 +414,26 @@ class Problem(Objective):
             for batch, w in self.blocks():
                 yield self._block(batch, w, gauss_newton, "double")
 
-        def product(rows: Tensor) -> Tensor:
-            nonlocal used
+        def once(inner: Tensor) -> Tensor:
             if fits and used and not kept:  # one product alone does not pay for the memory
                 kept.extend(blocks())
-            used = True
-            inner = rows.to(self.theta)
-            total = torch.zeros(rows.shape, dtype=wide, device=self.device)
+            total = torch.zeros(inner.shape, dtype=wide, device=self.device)
             for block in kept or blocks():
                 total += block(inner)
+            return total
+
+        def product(rows: Tensor) -> Tensor:
+            nonlocal used, fits
+            inner = rows.to(self.theta)
+            while True:
+                try:
+                    total = once(inner)
+                    break
+                except RuntimeError as error:
+                    kept.clear()
+                    fits = False
+                    self.take_smaller_blocks(error)
+            used = True
             return total.div_(self.n).add_(self.l2 * inner).to(rows.dtype)
 
         return product
@@ -355,6 +458,20 @@ class Problem(Objective):
 
         return (attempt(fast, slow) / b + self.l2 * inner).to(rows.dtype)
 
+    @patient
+    def draws(self, k: int, generator: torch.Generator) -> Float[Tensor, "k p"]:
+        total = torch.zeros(k, self.p, dtype=torch.float64, device=self.device)
+        for batch, w in track(self.blocks(), "random right-hand sides", self.block_count):
+            roots = convex_roots(self.evaluation, self.theta, batch)
+            V = random_combinations(roots, k, generator) * w.sqrt()[:, None]
+            at = self.theta.detach().clone().requires_grad_()
+            with torch.enable_grad():
+                outputs = flat_outputs(self.evaluation.outputs(at, batch), count(batch))
+            for row, v in zip(total, V, strict=True):
+                row += torch.autograd.grad(outputs, at, v, retain_graph=True, materialize_grads=True)[0]
+        return total.div_(self.n**0.5).to(self.dtype)
+
+    @patient
     def matrix(self, *, gauss_newton: bool = False, dtype: torch.dtype | None = None) -> Float[Tensor, "p p"]:
         if gauss_newton and self.c <= FEW_OUTPUTS:
             return self._squared(dtype or self.dtype)
@@ -368,16 +485,21 @@ class Problem(Objective):
         """The Gauss-Newton matrix from Jacobians: one pass over the data, summed in float64."""
         total = torch.zeros(self.p, self.p, dtype=torch.float64, device=self.device)
         every = torch.arange(self.p, device=self.device)
-        size = max(1, SQUARED_BYTES // (self.c * self.p * self.theta.element_size()))
+        held: list[tuple[Tensor, Tensor]] = []
+        room = max(1, SQUARED_BYTES // (self.c * self.p * self.theta.element_size()))
+        size = min(self._size, room)
         for part, batch in track(self._rows.blocks(size), "Gauss-Newton matrix", math.ceil(self.n / size)):
             S, sign = output_roots(self.evaluation, self.theta, batch)
-            if self._by_layers is not None:
-                P = self._by_layers.jacobians(batch, S)
+            if self.by_layers is not None:
+                P = self.by_layers.jacobians(batch, S)
             else:
                 P = through_outputs(self.evaluation, self.theta, batch, S, every)
-            w = self._weights(part)[:, None] * sign
-            total += P.flatten(0, 1).T @ (P * w[:, :, None]).flatten(0, 1)
+            held.append((P.flatten(0, 1), (self._weights(part)[:, None] * sign).flatten()))
+            if part.stop == self.n or (len(held) + 1) * size > room:
+                _add_gram(total, *(torch.cat(sides) for sides in zip(*held, strict=True)))
+                held.clear()
         total /= self.n
+        total = total.triu() + total.triu(1).T
         total.diagonal().add_(self.l2.double())
         return total.to(dtype)
 
@@ -388,6 +510,15 @@ class Problem(Objective):
         words = f"{_in_words(self.evaluation.loss)} {type(self.evaluation.model).__qualname__}"
         settings = torch.tensor(list(words.encode()), dtype=torch.uint8)
         return [*self.evaluation.fixed.values(), self.weights, self._rows.digest(), settings]
+
+
+def _add_gram(total: Float[Tensor, "p p"], P: Float[Tensor, "b p"], w: Float[Tensor, " b"]) -> None:
+    """Add P^T diag(w) P to the upper triangle, with a little more below it."""
+    scaled = P * w[:, None]
+    for start in range(0, len(total), GRAM_COLUMNS):
+        total[start : start + GRAM_COLUMNS, start:] += (
+            scaled[:, start : start + GRAM_COLUMNS].T @ P[:, start:]
+        )
 
 
 def _in_words(function: Any) -> str:
