@@ -178,16 +178,20 @@ def pydvl(model, X, y, X_test, y_test, l2, rtol=5e-4, maxiter=200, rank=0, batch
 # ---------------------------------------------------------------------------------------------------- dattri
 
 
-def _dattri_task(model, l2, penalty_in_loss=True):
+def _dattri_task(model, shape, l2, penalty_in_loss=True):
+    """The loss of inputs of the shape `shape` each; the penalty, if it is part of it, is on weights alone."""
     from dattri.task import AttributionTask
 
     def cross_entropy(params, data):
         x, y = data
         # reshape: one example arrives without its batch axis, and its label without any axis.
-        return F.cross_entropy(torch.func.functional_call(model, params, (x,)), y.reshape(-1))
+        return F.cross_entropy(
+            torch.func.functional_call(model, params, (x.reshape(-1, *shape),)), y.reshape(-1)
+        )
 
     def penalised(params, data):
-        return cross_entropy(params, data) + 0.5 * l2 * params["weight"].square().sum()
+        weights = sum(value.square().sum() for value in params.values() if value.ndim > 1)
+        return cross_entropy(params, data) + 0.5 * l2 * weights
 
     loss = penalised if penalty_in_loss else cross_entropy
     return AttributionTask(
@@ -209,8 +213,8 @@ def _run_dattri(attributor, X, y, X_test, y_test):
     return -scores.T.double(), setup, query
 
 
-def dattri(model, X, y, X_test, y_test, l2, max_iter=40, mode="rev-rev", penalty_in_loss=False):
-    """dattri: `IFAttributorCG`, with the penalty as `regularization`.
+def dattri(model, X, y, X_test, y_test, l2, damping=0.0, max_iter=40, mode="rev-rev", penalty_in_loss=False):
+    """dattri: `IFAttributorCG`, with the penalty as `regularization`, to which `damping` is added.
 
     Its loss sees the parameters, so `penalty_in_loss=True` gives our problem exactly, the penalty in the
     training gradient included. That is not the default because it makes one query 2.3 times slower (medians
@@ -219,8 +223,8 @@ def dattri(model, X, y, X_test, y_test, l2, max_iter=40, mode="rev-rev", penalty
     """
     from dattri.algorithm.influence_function import IFAttributorCG
 
-    task = _dattri_task(model, l2, penalty_in_loss)
-    regularization = 0.0 if penalty_in_loss else l2
+    task = _dattri_task(model, X.shape[1:], l2, penalty_in_loss)
+    regularization = damping + (0.0 if penalty_in_loss else l2)
     attributor = IFAttributorCG(task, max_iter=max_iter, mode=mode, regularization=regularization)
     scores, setup, query = _run_dattri(attributor, X, y, X_test, y_test)
     settings = {"class": "IFAttributorCG", "max_iter": max_iter, "mode": mode, "batch": len(X)}
@@ -232,7 +236,7 @@ def dattri_explicit(model, X, y, X_test, y_test, l2):
     """dattri: `IFAttributorExplicit`, the dense Hessian by `torch.func.hessian`: 4 p n c bytes and more."""
     from dattri.algorithm.influence_function import IFAttributorExplicit
 
-    attributor = IFAttributorExplicit(_dattri_task(model, l2))
+    attributor = IFAttributorExplicit(_dattri_task(model, X.shape[1:], l2))
     scores, setup, query = _run_dattri(attributor, X, y, X_test, y_test)
     settings = {"class": "IFAttributorExplicit", "batch": len(X), "penalty": "in the loss"}
     return Result(scores, setup, query, settings, penalty_in_train_gradient=True)
@@ -242,7 +246,7 @@ def dattri_arnoldi(model, X, y, X_test, y_test, l2, dim=200):
     """dattri: `IFAttributorArnoldi`, the inverse on the Krylov space of one random vector."""
     from dattri.algorithm.influence_function import IFAttributorArnoldi
 
-    attributor = IFAttributorArnoldi(_dattri_task(model, l2), proj_dim=dim, max_iter=dim + 1)
+    attributor = IFAttributorArnoldi(_dattri_task(model, X.shape[1:], l2), proj_dim=dim, max_iter=dim + 1)
     scores, setup, query = _run_dattri(attributor, X, y, X_test, y_test)
     settings = {
         "class": "IFAttributorArnoldi",
@@ -331,45 +335,60 @@ def warm_up(library, theta, data):
     )
 
 
-def parse(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--library", choices=LIBRARIES, required=True)
-    parser.add_argument("--m", type=int, default=1, help="test points")
-    parser.add_argument("--theta", required=True, help="(10, 784) tensor file: the optimum")
-    parser.add_argument("--out", help="npz file for the scores")
-    parser.add_argument("--data", default=MNIST, help="mnist.npz")
-    parser.add_argument("--rows", type=int, help="only the first rows of the training set")
-    parser.add_argument(
+def parser(libraries, description):
+    """The options that every script has that runs one peer and prints one line."""
+    found = argparse.ArgumentParser(description=description)
+    found.add_argument("--library", choices=libraries, required=True)
+    found.add_argument("--m", type=int, default=1, help="test points")
+    found.add_argument("--out", help="npz file for the scores")
+    found.add_argument("--data", default=MNIST, help="mnist.npz")
+    found.add_argument("--rows", type=int, help="only the first rows of the training set")
+    found.add_argument(
         "--set", nargs="*", default=[], metavar="NAME=VALUE", help="other settings, as JSON values"
     )
-    args = parser.parse_args(argv)
-    args.set = {name: json.loads(value) for name, value in (item.split("=", 1) for item in args.set)}
-    return args
+    return found
 
 
-def main(argv=None):
-    args = parse(argv)
-    # Their warnings are about us not shuffling, or about themselves; the JSON line must stand alone.
+def settings(args):
+    """What `--set` says."""
+    return {name: json.loads(value) for name, value in (item.split("=", 1) for item in args.set)}
+
+
+def silence():
+    """Their warnings are about us not shuffling, or about themselves; the JSON line must stand alone."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    data = load(args.m, args.rows, args.data)
-    theta = torch.load(args.theta)
-    warm_up(args.library, theta, data)
-    model = linear_model(theta)
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    result = LIBRARIES[args.library](model, *data, L2, **args.set)
-    line = {"library": args.library, "version": version(args.library), "m": args.m, "n": len(data[0])}
+
+
+def peak_mib():
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def report(args, n, run):
+    """Run and print the JSON line; the scores go to the file `args.out`."""
+    data_mib = peak_mib()
+    result = run()
+    line = {"library": args.library, "version": version(args.library), "m": args.m, "n": n}
     line |= {"setup_s": round(result.setup_s, 3), "query_s": round(result.query_s, 3)}
-    line |= {
-        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "data_mib": round(base),
-    }
+    line |= {"peak_mib": peak_mib(), "data_mib": data_mib}
     line |= {"settings": result.settings, "penalty_in_train_gradient": result.penalty_in_train_gradient}
     if args.out:
         np.savez(
             args.out, scores=result.scores.numpy(), penalty_in_train_gradient=result.penalty_in_train_gradient
         )
     print(json.dumps(line))
+
+
+def main(argv=None):
+    options = parser(LIBRARIES, __doc__.splitlines()[0])
+    options.add_argument("--theta", required=True, help="(10, 784) tensor file: the optimum")
+    args = options.parse_args(argv)
+    silence()
+    data = load(args.m, args.rows, args.data)
+    theta = torch.load(args.theta)
+    warm_up(args.library, theta, data)
+    model = linear_model(theta)
+    report(args, len(data[0]), lambda: LIBRARIES[args.library](model, *data, L2, **settings(args)))
 
 
 if __name__ == "__main__":

@@ -72,7 +72,10 @@ def spawn(command: list[str], timeout: float) -> dict[str, Any] | None:
         done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
         return None
-    return json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else None
+    if done.returncode != 0:
+        print(*done.stderr.strip().splitlines()[-1:], file=sys.stderr, flush=True)
+        return None
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def errors(path: Path, reference: np.ndarray, bare: np.ndarray) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from data import digits
 from torch import nn
@@ -30,11 +32,17 @@ def build() -> nn.Sequential:
     )
 
 
-def train(X: torch.Tensor, y: torch.Tensor, seed: int, epochs: int = EPOCHS) -> nn.Sequential:
+def train(
+    X: torch.Tensor,
+    y: torch.Tensor,
+    seed: int,
+    epochs: int = EPOCHS,
+    network: Callable[[], nn.Module] = build,
+) -> nn.Module:
     """Plain SGD from a seed that decides weights, order and dropout; in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build()
+        model = network()
         optimiser = torch.optim.SGD(model.parameters(), lr=RATE)
         for _ in range(epochs):
             for rows in torch.randperm(len(X)).split(BATCH):

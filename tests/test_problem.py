@@ -526,7 +526,7 @@ def test_out_of_memory_means_smaller_blocks_and_the_same_answers(loose):
             close(question(found), expected)
         assert all("out of memory: going on in blocks of" in str(warning.message) for warning in said)
         told += bool(said)
-    assert told >= 8  # one by one under vmap the Gauss-Newton matrix of the loose model has no large block
+    assert told >= 6  # what takes one example at a time under vmap has no large block
     model.most = 0
     with pytest.warns(SmallerBlocksWarning), pytest.raises(RuntimeError, match="memory"):
         wanted.gradient()
