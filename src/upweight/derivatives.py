@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, TypeAlias, TypeVar, final
 
 import torch
+from torch import nn
 from torch.func import functional_call, grad, jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_map
@@ -48,6 +49,9 @@ class Evaluation:
     def __init__(self, model: torch.nn.Module, loss: Loss, layout: Layout, fixed: Params) -> None:
         self.model, self.loss, self.layout, self.fixed = model, loss, layout, fixed
         self.strategy: Literal["batch", "vmapped", "loop"] = "loop"
+        # Many cotangents at once make the weight gradient of a convolution a grouped one, slower than one by one.
+        convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
+        self.rows_at_once = 1 if convolves else ROWS_AT_ONCE
 
     def call(self, theta: Tensor, batch: Any) -> Any:
         """The model's outputs for a batch, at theta."""
@@ -219,7 +223,7 @@ def hessian_product(of: Evaluation, theta: Tensor, batch: Any, weights: Tensor, 
     at = theta.detach().requires_grad_()
     with torch.enable_grad():
         first = torch.autograd.grad(value(at), at, create_graph=True)[0]
-    return lambda rows: _pull(first, at, rows)
+    return lambda rows: _pull(first, at, rows, of.rows_at_once)
 
 
 def gauss_newton_product(of: Evaluation, theta: Tensor, batch: Any, weights: Tensor, mode: Mode) -> Product:
@@ -232,7 +236,7 @@ def gauss_newton_product(of: Evaluation, theta: Tensor, batch: Any, weights: Ten
         return of.measured(o, batch) @ weights
 
     if mode == "double":
-        return _double_gauss_newton(outputs, value, theta)
+        return _double_gauss_newton(outputs, value, theta, of.rows_at_once)
     there, pull = vjp(outputs, theta)[:2]
 
     def product(row: Tensor) -> Tensor:
@@ -242,7 +246,9 @@ def gauss_newton_product(of: Evaluation, theta: Tensor, batch: Any, weights: Ten
     return _many(product)
 
 
-def _double_gauss_newton(outputs: Product, value: Callable[[Any], Tensor], theta: Tensor) -> Product:
+def _double_gauss_newton(
+    outputs: Product, value: Callable[[Any], Tensor], theta: Tensor, at_once: int
+) -> Product:
     """The same by backward passes alone; J v is the derivative of J^T u in u (the double backward trick)."""
     at = theta.detach().requires_grad_()
     with torch.enable_grad():
@@ -258,11 +264,11 @@ def _double_gauss_newton(outputs: Product, value: Callable[[Any], Tensor], theta
         back = torch.autograd.grad(flat, at, u, create_graph=True, materialize_grads=True)[0]
         o = flat.detach().requires_grad_()
         slope = torch.autograd.grad(of_flat(o), o, create_graph=True, materialize_grads=True)[0]
-    return lambda rows: _pull(flat, at, _pull(slope, o, _pull(back, u, rows)))
+    return lambda rows: _pull(flat, at, _pull(slope, o, _pull(back, u, rows, at_once), at_once), at_once)
 
 
-def _pull(vector: Tensor, at: Tensor, rows: Tensor) -> Tensor:
-    """Products rows J of a differentiated vector, a few at a time where torch can; its graph is kept."""
+def _pull(vector: Tensor, at: Tensor, rows: Tensor, at_once: int) -> Tensor:
+    """Products rows J of a differentiated vector, `at_once` where torch can; its graph is kept."""
     if not vector.requires_grad:
         return rows.new_zeros(len(rows), len(at))
 
@@ -278,7 +284,7 @@ def _pull(vector: Tensor, at: Tensor, rows: Tensor) -> Tensor:
 
         return one_by_one() if len(rows) == 1 else attempt(lambda: pulled(rows, True), one_by_one)
 
-    return torch.cat([few(part) for part in rows.split(ROWS_AT_ONCE)])
+    return torch.cat([few(part) for part in rows.split(at_once)])
 
 
 def _many(product: Product) -> Product:
