@@ -166,6 +166,17 @@ def test_scores_at_random_do_no_more_than_rows_at_random():
     assert low > 10 * abs(high_random)
 
 
+@pytest.mark.parametrize(("m", "group"), [(200, "top"), (1, "random")])
+def test_intervals_are_those_of_a_mean(m: int, group: str):
+    """Over test rows, and, where there is a single one, over draws: 1.96 standard errors to both sides."""
+    Y = draw(50, m)
+    found = counterfactual(draw(m, 50, seed=1), lambda kept, seed: Y[kept].mean(0), sizes=[10], draws=200)
+    line = found.table.set_index("group").loc[group]
+    error = getattr(found, group).std() / 200**0.5
+    assert line["low"] == pytest.approx(line["actual"] - 1.96 * float(error), abs=0.2 * float(error))
+    assert line["high"] == pytest.approx(line["actual"] + 1.96 * float(error), abs=0.2 * float(error))
+
+
 def test_counterfactual_trains_once_and_averages_over_seeds(tmp_path):
     calls: list[tuple[int, int]] = []
 

@@ -103,3 +103,16 @@ def test_fig2_cnn_small(tmp_path: Path) -> None:
     assert result["p"] == 2616
     assert result["damping"] > -result["hessian_spectrum"][0]
     assert len(result["predicted"]) == len(result["actual"]) == 4
+
+
+def test_lds_logistic_small(tmp_path: Path) -> None:
+    result = small("lds_logistic", tmp_path, None, "--l2", "0.1")
+    (found,) = result["optimum"]
+    assert found["halves"]["newton"]["lds"] > found["halves"]["first order"]["lds"] > 0.5
+    for part in found["single_rows"].values():
+        assert part["newton"]["correlation_within_test_digits"]["mean"] > 0.99
+    top = [line for line in found["sets"] if line["group"] == "top"]
+    assert all(line["low"] > 0 for line in top)
+    for line in top:
+        assert abs(line["newton"] - line["actual"]) < abs(line["first order"] - line["actual"]) / 2
+    assert len(list(tmp_path.glob("lds_logistic_60/sgd/*.npy"))) == 12

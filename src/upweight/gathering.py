@@ -148,6 +148,7 @@ class Block:
         self.seen: _Seen | None = None
 
     def add_moments(self, calls: Calls, w: Tensor, first: bool) -> None:
+        """Add the mean outer products of both sides; inputs only for the first cotangent, being the same for all."""
         self.outputs += _moment(self.layer.left(calls, len(w)), w)
         if first or self.layer.words:
             self.inputs += _moment(self.layer.right(calls, len(w)), w)
@@ -158,6 +159,7 @@ class Block:
         self.right = torch.linalg.eigh(self.inputs)[1].flip(1)
 
     def add_values(self, calls: Calls, w: Tensor) -> None:
+        """Add squares in the bases, for one cotangent."""
         left = self.layer.left(calls, len(w)) * w.sqrt()[:, None, None]
         if self.seen is None or self.layer.words:
             right = self.layer.right(calls, len(w))
@@ -223,6 +225,7 @@ class Rest:
         self.total = torch.zeros(shape, dtype=torch.float64, device=index.device)
 
     def add(self, P: Float[Tensor, "b k q"], w: Tensor) -> None:
+        """Add the outer products of these entries of gradients."""
         P = (P * w.sqrt()[:, None, None]).flatten(0, 1)
         self.total += P.T @ P if self.total.ndim == 2 else P.square().sum(0)
 

@@ -23,6 +23,7 @@ from .terms import Terms
 from .training import minimise
 from .types import Keep, Tensor, as_tensor, wide
 from .vectors import Layout
+from .vision import features, pull_back
 
 BLOCK_ELEMENTS = 1 << 21
 """Outputs (rows x classes x vectors) of a block of a product: they stay in cache until its second half reads them."""
@@ -273,6 +274,8 @@ class LinearProblem(Objective):
             return X, y
         if self.terms.prepare is not None:
             X, y = self.terms.prepare(X, y)
+        if self.terms.network is not None:
+            X = features(self.terms.network, X)
         design = as_design(X, "the batch's inputs")
         if design.shape[1] != self.d:
             raise ValueError(f"the batch has {design.shape[1]} columns, the model was trained on {self.d}")
@@ -329,7 +332,13 @@ class LinearProblem(Objective):
         outer = self._outer(residual, X)
         return outer.sum(0, keepdim=True) if isinstance(measure, Overall) else outer
 
-    def input_gradients(self, batch: Any, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k b d"]:
+    def input_gradients(self, batch: Any, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k b *x"]:
+        found = self._feature_gradients(batch, rows)
+        if self.terms.network is None or isinstance(batch[0], Design):
+            return found
+        return pull_back(self.terms.network, as_tensor(batch[0]), found)
+
+    def _feature_gradients(self, batch: Any, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k b d"]:
         design, y = self._test(batch)
         eta = self._outputs(design, self.theta)
         encoded = self._encode(y, len(eta))

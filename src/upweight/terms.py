@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
+from torch import nn
 
 from .types import Tensor
 
@@ -16,6 +17,7 @@ class Terms:
     """What a problem knows about the data as its user has them. Nothing here changes an answer.
 
     `prepare(inputs, targets)` turns a batch of the user's into what the model computes with; None: they already are.
+    `network` is a frozen network: the model computes with its features, and input derivatives go back through it.
     `feature_names` are the columns after that, `train_index` the ids of the training rows, `classes` the class
     names by their number. `notes` say in words what was held fixed or approximated.
 
@@ -25,6 +27,7 @@ class Terms:
     """
 
     prepare: Callable[[Any, Any], tuple[Any, Any]] | None = None
+    network: nn.Module | None = None
     feature_names: tuple[str, ...] | None = None
     train_index: pd.Index | None = None
     classes: tuple[Any, ...] | None = None

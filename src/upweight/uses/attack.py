@@ -1,0 +1,264 @@
+"""Training-set attacks: training inputs moved inside a box until the retrained model changes its mind (Sec. 5.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+
+from ..curvature import Hessian
+from ..design import as_design
+from ..factor import Factor
+from ..influence import Influence
+from ..linear import LinearProblem
+from ..progress import track
+from ..types import Tensor, as_tensor
+from .names import is_classifier
+
+TOLERANCE = 1e-9
+"""Gradient norm at which a retrained head is finished."""
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """What an attacker may make of some training inputs: everything between `low` and `high`, in the inputs' shape.
+
+    >>> box = Box.same_pixels(torch.tensor([0, 128, 255], dtype=torch.uint8))
+    >>> to_pixels(box.low).tolist() == to_pixels(box.high).tolist() == [0, 128, 255]
+    True
+    """
+
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def same_pixels(cls, pixels: Tensor, scale: float = 127.5, offset: float = 127.5) -> Box:
+        """All inputs x = (value - offset) / scale, 0 <= value <= 255, that are rounded to the same 8-bit `pixels`."""
+        if pixels.dtype != torch.uint8:
+            raise TypeError(f"pixels must be uint8, got {pixels.dtype}")
+        # A little inside half a grey level: rounding must go the same way in float32.
+        half, values = 0.499, pixels.float()
+        low, high = (values - half).clamp(min=0), (values + half).clamp(max=255)
+        return cls((low - offset) / scale, (high - offset) / scale)
+
+    @classmethod
+    def around(cls, inputs: Tensor, radius: Any) -> Box:
+        """Every column may move by its `radius` (a number, or one per column; 0 holds it fixed)."""
+        radius = torch.as_tensor(radius).to(inputs)
+        if not bool((radius >= 0).all()):
+            raise ValueError("the radius of a box must be >= 0")
+        return cls(inputs - radius, inputs + radius)
+
+    def check(self, inputs: Tensor) -> None:
+        """Refuse a box that does not hold the inputs."""
+        if self.low.shape != inputs.shape or self.high.shape != inputs.shape:
+            raise ValueError(
+                f"the box has shape {tuple(self.low.shape)}, the inputs have {tuple(inputs.shape)}"
+            )
+        outside = ~((inputs >= self.low) & (inputs <= self.high))
+        if bool(outside.any()):
+            raise ValueError(
+                f"{int(outside.sum())} numbers of the inputs lie outside the box: it must hold what the attack starts "
+                "from (are the inputs scaled as the box is?)"
+            )
+
+
+def to_pixels(inputs: Tensor, scale: float = 127.5, offset: float = 127.5) -> Tensor:
+    """Inputs (value - offset) / scale as the 8-bit image that is stored of them.
+
+    >>> to_pixels(torch.tensor([-1.0, 0.0, 1.0]))
+    tensor([  0, 128, 255], dtype=torch.uint8)
+    """
+    return (inputs.double() * scale + offset).round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class Attack:
+    """Training inputs that an attacker would put in place of rows `rows`, and what they did.
+
+    `inputs` (k, ...) are those inputs, `problem` the model retrained with them. `flipped` (m,) says which targets the
+    model now gets wrong. `log` has a line per iteration: the targets' mean loss, the smallest margin that is left, how
+    many are flipped, and how far inputs and features have moved.
+    """
+
+    rows: Int[Tensor, " k"]
+    inputs: Tensor
+    problem: LinearProblem = field(repr=False)
+    flipped: Bool[Tensor, " m"]
+    log: pd.DataFrame = field(repr=False)
+
+    def __repr__(self) -> str:
+        return (
+            f"Attack on rows {self.rows.tolist()}: {int(self.flipped.sum())} of {len(self.flipped)} targets flipped "
+            f"after {len(self.log) - 1} iterations"
+        )
+
+
+def attack(
+    problem: LinearProblem,
+    inputs: Any,
+    test: Any,
+    *,
+    rows: Sequence[int],
+    box: Box,
+    step: float,
+    iterations: int = 100,
+) -> Attack:
+    """Move the training inputs of `rows` inside `box` so that the retrained model gets `test` wrong (Sec. 5.2).
+
+    Iterates x := Proj(x + step sign(I_pert,loss(x, test))), the loss averaged over the targets, and retrains exactly
+    after each step; stops when all targets are flipped. `inputs` (k, ...) are the training inputs of `rows` as the
+    problem's frozen network takes them (`Terms.network`), or rows of X without one. For linear classifiers.
+
+    Raises ValueError where a target is wrong to begin with, the inputs are not those that were trained on, or the box
+    does not hold them; TypeError for inputs of whole numbers and models that are no linear classifiers.
+
+    >>> from upweight import Logistic
+    >>> X = torch.tensor([[1.0], [0.9], [-1.0], [-0.8]]).double()
+    >>> problem = LinearProblem.fit(X, torch.tensor([1, 1, 0, 0]), loss=Logistic(), l2=0.1, intercept=True)
+    >>> target = torch.tensor([[0.05]]).double(), torch.tensor([1])
+    >>> attack(problem, X[2:3], target, rows=[2], box=Box.around(X[2:3], 1.0), step=0.2)
+    Attack on rows [2]: 1 of 1 targets flipped after 1 iterations
+    """
+    if not (isinstance(problem, LinearProblem) and is_classifier(problem)):
+        raise TypeError(
+            "attack is for linear classifiers, also on features of a frozen network: it retrains each step"
+        )
+    index, x = torch.tensor(list(rows)), as_tensor(inputs).detach().clone()
+    state = _State(problem, index, x, test)
+    box.check(x)
+    if not (step > 0 and iterations >= 1):
+        raise ValueError(f"step must be > 0 and iterations >= 1, got {step} and {iterations}")
+    log = [state.line()]
+    for _ in track(range(iterations), "attack", iterations):
+        if bool(state.flipped().all()):
+            break
+        state.move((state.inputs + step * state.ascent().sign()).clamp(box.low, box.high))
+        log.append(state.line())
+    return Attack(index, state.inputs, state.problem, state.flipped(), pd.DataFrame(log))
+
+
+def most_influential(
+    influence: Influence, inputs: Any, test: Any, rows: Sequence[int]
+) -> Float[Tensor, " k"]:
+    """The reach of an attack: sum |I_pert,loss| of training inputs (k, ...) of `rows`, the test loss averaged.
+
+    The refitted loss changes by at most eps / n times it if every number of one input moves by eps.
+    """
+    problem = influence.problem
+    solved = influence.solve(problem.test_gradients(test).mean(0, keepdim=True)).value
+    targets = _targets(problem, torch.tensor(list(rows)))
+    return problem.input_gradients((as_tensor(inputs), targets), solved)[0].flatten(1).abs().sum(1).double()
+
+
+def _targets(problem: Any, index: Int[Tensor, " k"]) -> Tensor:
+    return problem.train_batch(index)[1]
+
+
+class _State:
+    """The attacked inputs, the model retrained with them, and the targets."""
+
+    def __init__(self, problem: LinearProblem, index: Tensor, inputs: Tensor, test: Any) -> None:
+        if not inputs.is_floating_point():
+            raise TypeError(
+                f"inputs must be real numbers, got {inputs.dtype}: scale images to floating point first"
+            )
+        if len(index) == 0 or len(index) != len(inputs) or len(index.unique()) != len(index):
+            raise ValueError(
+                f"rows must be distinct, one per input: got {index.tolist()} and {len(inputs)} inputs"
+            )
+        if not bool(((index >= 0) & (index < problem.n)).all()):
+            raise ValueError(f"rows must lie in 0..{problem.n - 1}, got {index.tolist()}")
+        # The targets' features do not change, and are computed once.
+        self.test = problem._test(test)
+        self.index, self.inputs, self.first = index, inputs, inputs.clone()
+        self.targets = _targets(problem, index)
+        self.X = problem.design.block(slice(None), torch.float64).dense().clone()
+        self.begun = self.X[index].clone()
+        self.factor: Factor = Hessian(problem).factor()
+        self.problem = self._with(problem, self.X)
+        if bool(self.flipped().any()):
+            wrong = self.flipped().nonzero()[:, 0].tolist()
+            raise ValueError(f"targets {wrong} are misclassified before the attack: leave them out")
+        features = self._features(inputs)
+        gap = float((features - self.begun).norm() / self.begun.norm())
+        if not gap <= 1e-3:
+            raise ValueError(
+                f"the inputs are not those that rows {index.tolist()} were trained on: their features differ by "
+                f"{gap:.1e} of their size (is `rows` right, and are the inputs scaled as in training?)"
+            )
+
+    def _features(self, inputs: Tensor) -> Float[Tensor, "k d"]:
+        design, _ = self.problem._test((inputs, self.targets))
+        return design.block(slice(None), torch.float64).dense()
+
+    @staticmethod
+    def _with(problem: LinearProblem, X: Tensor) -> LinearProblem:
+        other = problem.at(problem.theta)
+        other.design = as_design(X)
+        return other
+
+    def margins(self) -> Float[Tensor, " m"]:
+        """What each target's own class is ahead of its strongest rival."""
+        design, y = self.test
+        outputs = self.problem._outputs(design, self.problem.theta)
+        encoded = self.problem._encode(y, len(outputs))
+        if outputs.shape[1] == 1:
+            return outputs[:, 0] * encoded.flatten().sign()
+        own = encoded.long().flatten()[:, None]
+        return outputs.gather(1, own)[:, 0] - outputs.scatter(1, own, float("-inf")).amax(1)
+
+    def flipped(self) -> Bool[Tensor, " m"]:
+        """Which targets the model gets wrong."""
+        return self.margins() <= 0
+
+    def ascent(self) -> Tensor:
+        """I_pert,loss of the attacked inputs on the targets' mean loss (Eq. 5)."""
+        gradient = self.problem.test_gradients(self.test).mean(0, keepdim=True)
+        solved = self._solve(gradient)
+        return -self.problem.input_gradients((self.inputs, self.targets), solved)[0]
+
+    def _solve(self, rows: Float[Tensor, "1 p"]) -> Float[Tensor, "1 p"]:
+        """H^-1 v by refinement with an earlier factor, renewed when it is too far from the Hessian here."""
+        product = self.problem.operator()
+        value, left = torch.zeros_like(rows), rows
+        while float(left.norm()) > 1e-8 * float(rows.norm()):
+            step = value + self.factor.solve(left)
+            rest = rows - product(step)
+            if float(rest.norm()) > 0.5 * float(left.norm()):
+                self.factor = Hessian(self.problem).factor()
+                return self.factor.solve(rows)
+            value, left = step, rest
+        return value
+
+    def move(self, inputs: Tensor) -> None:
+        """Other inputs, and the model retrained with them."""
+        self.inputs = inputs
+        self.X[self.index] = self._features(inputs)
+        here = self._with(self.problem, self.X)
+        gradient = here.gradient()
+        while float(gradient.norm()) > TOLERANCE:
+            there = here.at(here.theta - self.factor.solve(gradient[None])[0])
+            rest = there.gradient()
+            if float(rest.norm()) > 0.5 * float(gradient.norm()):
+                here = here.minimised(TOLERANCE)
+                self.factor = Hessian(here).factor()
+                break
+            here, gradient = there, rest
+        self.problem = here
+
+    def line(self) -> dict[str, float]:
+        """What the log says."""
+        margins = self.margins()
+        return {
+            "loss": float(self.problem.evaluate(self.test).mean()),
+            "smallest margin": float(margins.min()),
+            "flipped": int((margins <= 0).sum()),
+            "input distance": float((self.inputs - self.first).double().norm()),
+            "largest input change": float((self.inputs - self.first).abs().max()),
+            "feature distance": float((self.X[self.index] - self.begun).norm()),
+        }

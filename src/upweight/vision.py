@@ -1,0 +1,208 @@
+"""Frozen networks in front of a linear head: features of images, kept on disk, and derivatives back to the pixels.
+
+A frozen network is any module that maps inputs (b, ...) to features (b, d) and is differentiable in its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import nn
+from torch.nn import functional as F
+
+from .files import read, write
+from .objective import content_hash
+from .progress import track
+from .types import Tensor, as_tensor
+
+BATCH = 32
+"""Images that go through a network at once."""
+
+
+def features(
+    network: nn.Module, inputs: Any, *, batch: int = BATCH, cache: str | Path | None = None
+) -> Tensor:
+    """The features (n, d) of inputs (n, ...), float32, with a bar; kept in the folder `cache` by a hash of both.
+
+    Raises ValueError where the network gives something else than one row of numbers per input.
+
+    >>> features(torch.nn.Flatten(), torch.ones(2, 3, 4)).shape
+    torch.Size([2, 12])
+    """
+    inputs = as_tensor(inputs)
+    path = None
+    if cache is not None:
+        state = [*network.state_dict().values(), inputs]
+        path = (
+            Path(cache) / f"features_{content_hash(state, f'{network!r} {tuple(inputs.shape)}')}.safetensors"
+        )
+        if path.exists():
+            return read(path, "a file of features")[0]["features"]
+    found = []
+    with torch.no_grad():
+        for part in track(inputs.split(batch), "features", -(-len(inputs) // batch)):
+            found.append(check_features(network(part), len(part)).float().cpu())
+    whole = torch.cat(found)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, {"features": whole}, {"network": type(network).__name__})
+    return whole
+
+
+def check_features(found: Any, b: int) -> Tensor:
+    """One finite row of numbers per input, or ValueError."""
+    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != b:
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"a frozen network must give features of shape ({b}, d) for {b} inputs, got {shape}")
+    if not bool(found.isfinite().all()):
+        raise ValueError("a frozen network gave a NaN or infinity: check how the inputs were scaled")
+    return found
+
+
+def pull_back(
+    network: nn.Module,
+    inputs: Float[Tensor, "b *x"],
+    cotangents: Float[Tensor, "k b d"],
+    *,
+    batch: int = BATCH,
+) -> Float[Tensor, "k b *x"]:
+    """The derivatives of cotangent . features in the inputs: one forward and k backward passes, O(dim x) memory.
+
+    Raises TypeError for inputs of whole numbers, ValueError where the features do not depend differentiably on them.
+    """
+    if not inputs.is_floating_point():
+        raise TypeError(
+            f"derivatives in the inputs need real numbers, got {inputs.dtype}: scale images to floating point first"
+        )
+    found = []
+    parts = list(zip(inputs.split(batch), cotangents.split(batch, dim=1), strict=True))
+    for part, wanted in track(parts, "input derivatives", len(parts)):
+        at = part.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            there = check_features(network(at), len(part))
+        if not there.requires_grad:
+            raise ValueError(
+                "the network's features do not depend differentiably on its inputs (detached, rounded, or computed "
+                "without gradients): its preprocessing must be made of differentiable torch operations"
+            )
+        rows = [torch.autograd.grad(there, at, v.to(there), retain_graph=True)[0] for v in wanted]
+        found.append(torch.stack(rows))
+    return torch.cat(found, dim=1)
+
+
+# -- Inception v3 ------------------------------------------------------------------------------------------------------
+
+
+class InceptionV3(nn.Module):
+    """Inception v3 (Szegedy et al., 2016) up to its block mixed_8, pooled: (b, 3, 299, 299) in [-1, 1] -> (b, 1280).
+
+    Batch norm is folded into the convolutions, as in the released graph; `load` reads their weights from a file of
+    arrays weights_NAME (out, height, width, in) and bias_NAME.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        shapes = {name: (inputs, outputs, kernel) for name, inputs, outputs, kernel in _convolutions()}
+        self.convolutions = nn.ModuleDict({name: nn.Conv2d(*shape) for name, shape in shapes.items()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> InceptionV3:
+        """The trained network, frozen, in float32."""
+        network = cls().eval().requires_grad_(False)
+        with np.load(path) as arrays:
+            for name, module in network.convolutions.items():
+                layer: Any = module
+                weight = torch.from_numpy(arrays[f"weights_{name}"].astype(np.float32)).permute(0, 3, 1, 2)
+                if weight.shape != layer.weight.shape:
+                    raise ValueError(
+                        f"{path}: weights_{name} has shape {tuple(weight.shape)}, expected {tuple(layer.weight.shape)}"
+                    )
+                layer.weight.copy_(weight)
+                layer.bias.copy_(torch.from_numpy(arrays[f"bias_{name}"].astype(np.float32)))
+        return network
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1280"]:
+        """Pooled features of images scaled as (pixel - 128) / 128."""
+        x = self._chain(images, "conv/2 conv_1 conv_2+")
+        x = self._chain(F.max_pool2d(x, 3, 2), "conv_3 conv_4")
+        x = F.max_pool2d(x, 3, 2)
+        for block in ("mixed", "mixed_1", "mixed_2"):
+            x = self._block(
+                x, block, "conv", "tower_conv tower_conv_1+", "tower_1_conv tower_1_conv_1+ tower_1_conv_2+"
+            )
+        x = self._reduced(x, "mixed_3", "conv/2", "tower_conv tower_conv_1+ tower_conv_2/2")
+        for block in ("mixed_4", "mixed_5", "mixed_6", "mixed_7"):
+            x = self._block(
+                x,
+                block,
+                "conv",
+                "tower_conv tower_conv_1+ tower_conv_2+",
+                "tower_1_conv tower_1_conv_1+ tower_1_conv_2+ tower_1_conv_3+ tower_1_conv_4+",
+            )
+        x = self._reduced(
+            x,
+            "mixed_8",
+            "tower_conv tower_conv_1/2",
+            "tower_1_conv tower_1_conv_1+ tower_1_conv_2+ tower_1_conv_3/2",
+        )
+        return x.mean((2, 3))
+
+    def _chain(self, x: Tensor, names: str, block: str = "") -> Tensor:
+        """Convolutions one after the other; NAME+ keeps the size of its input, NAME/2 halves it."""
+        for name in names.split():
+            layer: Any = self.convolutions[block + name.rstrip("+").removesuffix("/2")]
+            padding = [size // 2 for size in layer.kernel_size] if name.endswith("+") else 0
+            stride = 2 if name.endswith("/2") else 1
+            x = F.relu(F.conv2d(x, layer.weight, layer.bias, stride, padding))
+        return x
+
+    def _block(self, x: Tensor, block: str, *towers: str) -> Tensor:
+        """Towers side by side, and one that averages the neighbourhood first."""
+        found = [self._chain(x, tower, f"{block}_") for tower in towers]
+        averaged = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+        return torch.cat([*found, self._chain(averaged, "tower_2_conv", f"{block}_")], dim=1)
+
+    def _reduced(self, x: Tensor, block: str, *towers: str) -> Tensor:
+        """Towers side by side, and one that takes the largest of each neighbourhood; height and width are halved."""
+        found = [self._chain(x, tower, f"{block}_") for tower in towers]
+        return torch.cat([*found, F.max_pool2d(x, 3, 2)], dim=1)
+
+
+def _convolutions() -> Iterator[tuple[str, int, int, tuple[int, int]]]:
+    """Name, inputs, outputs and kernel size of every convolution."""
+    yield from (
+        ("conv", 3, 32, (3, 3)),
+        ("conv_1", 32, 32, (3, 3)),
+        ("conv_2", 32, 64, (3, 3)),
+        ("conv_3", 64, 80, (1, 1)),
+        ("conv_4", 80, 192, (3, 3)),
+    )
+    for block, width, pooled in (("mixed", 192, 32), ("mixed_1", 256, 64), ("mixed_2", 288, 64)):
+        yield f"{block}_conv", width, 64, (1, 1)
+        yield from _tower(f"{block}_tower", width, [(48, (1, 1)), (64, (5, 5))])
+        yield from _tower(f"{block}_tower_1", width, [(64, (1, 1)), (96, (3, 3)), (96, (3, 3))])
+        yield f"{block}_tower_2_conv", width, pooled, (1, 1)
+    yield "mixed_3_conv", 288, 384, (3, 3)
+    yield from _tower("mixed_3_tower", 288, [(64, (1, 1)), (96, (3, 3)), (96, (3, 3))])
+    flat, tall = (1, 7), (7, 1)
+    for block, inner in (("mixed_4", 128), ("mixed_5", 160), ("mixed_6", 160), ("mixed_7", 192)):
+        yield f"{block}_conv", 768, 192, (1, 1)
+        yield from _tower(f"{block}_tower", 768, [(inner, (1, 1)), (inner, flat), (192, tall)])
+        long = [(inner, (1, 1)), (inner, tall), (inner, flat), (inner, tall), (192, flat)]
+        yield from _tower(f"{block}_tower_1", 768, long)
+        yield f"{block}_tower_2_conv", 768, 192, (1, 1)
+    yield from _tower("mixed_8_tower", 768, [(192, (1, 1)), (320, (3, 3))])
+    yield from _tower("mixed_8_tower_1", 768, [(192, (1, 1)), (192, flat), (192, tall), (192, (3, 3))])
+
+
+def _tower(
+    name: str, width: int, layers: list[tuple[int, tuple[int, int]]]
+) -> Iterator[tuple[str, int, int, tuple[int, int]]]:
+    for place, (outputs, kernel) in enumerate(layers):
+        yield f"{name}_conv" + (f"_{place}" if place else ""), width, outputs, kernel
+        width = outputs
