@@ -1,5 +1,7 @@
 """Training-set attacks and frozen networks: input derivatives against refits, boxes kept, retraining exact."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -71,7 +73,7 @@ def test_input_influence_through_a_network_is_the_derivative_of_refits():
                 refit = LinearProblem.fit(X, y, loss=Logistic(), l2=0.02, intercept=True, tolerance=1e-13)
                 losses.append(refit.evaluate((network(test[0]), test[1])))
             slope = (losses[0] - losses[1]) / (2 * step)
-            assert_close_per_row(found[:, row][(slice(None), *place)] / problem.n, slope, 1e-4)
+            assert_close_per_row(found[:, row].movedim(0, -1)[place] / problem.n, slope, 1e-4)
 
 
 def test_pull_back_is_the_vector_jacobian_product_whatever_the_batch():
@@ -212,8 +214,9 @@ class _Rounded(nn.Module):
 
 def test_inception_is_made_of_the_published_blocks(tmp_path):
     network = InceptionV3()
-    arrays = {}
-    for name, layer in network.convolutions.items():
+    arrays: dict[str, Any] = {}
+    for name, module in network.convolutions.items():
+        layer: Any = module
         arrays[f"weights_{name}"] = layer.weight.detach().permute(0, 2, 3, 1).numpy().astype(np.float16)
         arrays[f"bias_{name}"] = layer.bias.detach().numpy()
     np.savez(tmp_path / "weights.npz", **arrays)

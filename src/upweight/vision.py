@@ -66,7 +66,7 @@ def check_features(found: Any, b: int) -> Tensor:
 
 def pull_back(
     network: nn.Module,
-    inputs: Float[Tensor, "b *x"],
+    inputs: Tensor,
     cotangents: Float[Tensor, "k b d"],
     *,
     batch: int = BATCH,
