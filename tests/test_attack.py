@@ -10,7 +10,7 @@ from torch import nn
 
 from upweight import Influence, LinearProblem, Logistic, Softmax, Squared
 from upweight.terms import Terms
-from upweight.uses.attack import Box, attack, most_influential, to_pixels
+from upweight.uses.attack import Box, attack, to_pixels, vulnerability
 from upweight.vision import InceptionV3, features, pull_back
 
 
@@ -125,7 +125,8 @@ def test_an_attack_flips_its_target_by_images_that_are_the_same_bytes(loss):
     order = margin.argsort()
     index = order[margin[order] > 0][:1]
     target = (scaled(test_pixels[index]), test_y[index])
-    rows = most_influential(Influence(problem), scaled(pixels), target, range(40)).topk(5).indices.tolist()
+    table = vulnerability(Influence(problem), scaled(pixels), target, rows=range(40), radius=0.5 / 127.5)
+    rows = table["row"].tolist()[:5]
     box = Box.same_pixels(pixels[rows])
     found = attack(
         problem, scaled(pixels[rows]), target, rows=rows, box=box, step=0.05 / 127.5, iterations=40
@@ -144,6 +145,27 @@ def test_an_attack_flips_its_target_by_images_that_are_the_same_bytes(loss):
     assert_close_per_row(again.theta[None], found.problem.theta[None], 1e-6)
     for value, old in zip(network.state_dict().values(), before, strict=True):
         assert torch.equal(value, old)
+
+
+def test_vulnerability_bounds_what_small_boxes_allow():
+    torch.manual_seed(0)
+    X = torch.randn(30, 4).double()
+    y = (X[:, 0] + 0.3 * torch.randn(30).double() > 0).long()
+    problem = LinearProblem.fit(X, y, loss=Logistic(), l2=0.01, intercept=True)
+    test, radius = (X[:3], y[:3]), torch.tensor([1e-4, 0.0, 3e-4, 1e-4]).double()
+    table = vulnerability(Influence(problem), X[3:9], test, rows=range(3, 9), radius=radius)
+    assert table["worst effect"].is_monotonic_decreasing
+    before = problem.evaluate(test).mean()
+    for row, worst in zip(table["row"], table["worst effect"], strict=True):
+        gradient = Influence(problem).on_inputs((X[[row]], y[[row]]), test).mean(0)[0]
+        reached = []
+        for direction in (gradient.sign(), torch.randn(4).double().sign()):
+            moved = X.clone()
+            moved[row] += radius * direction
+            refit = LinearProblem.fit(moved, y, loss=Logistic(), l2=0.01, intercept=True, tolerance=1e-12)
+            reached.append(float(refit.evaluate(test).mean() - before))
+        assert abs(reached[0] - worst) < 1e-2 * worst
+        assert reached[1] <= 1.01 * worst
 
 
 def test_columns_that_may_not_move_do_not():

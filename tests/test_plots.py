@@ -1,5 +1,7 @@
 """The figures show what they are given."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,3 +48,29 @@ def test_the_spectrum_shows_sizes_signs_and_damping():
     (plain,) = plots.spectrum(Dense(torch.eye(3))).axes
     assert not plain.lines
     assert len(plain.collections) == 1
+
+
+def test_input_influence_is_drawn_as_what_the_input_is():
+    torch.manual_seed(0)
+    row, names = torch.randn(4), ["age", "sex", "days", "visits"]
+    figure = plots.input_influence(row, torch.tensor([1.0, 0.0, 2.0, -1.0]), names=names)
+    axes: Any = figure.axes[0]
+    shares = row * torch.tensor([1.0, 0.0, 2.0, -1.0])
+    words = [label.get_text() for label in axes.get_yticklabels()]
+    lengths = {word: bar.get_width() for word, bar in zip(words, axes.patches, strict=True)}
+    for name, share in zip(names, shares.tolist(), strict=True):
+        assert abs(lengths[name] - share) < 1e-6
+    assert words[-1] == names[int(shares.abs().argmax())]
+    image = torch.randn(3, 5, 6)
+    axes = plots.input_influence(image, image).axes
+    left, right, bar = axes
+    assert torch.allclose(torch.tensor(right.images[1].get_array().data), image.double().sum(0))
+    assert "influence" in right.get_title()
+    assert "test measure" in bar.get_ylabel()
+    assert len(left.images) == 1
+    said = plots.input_influence(torch.randn(3, 8), torch.randn(3, 8), names=["the", "cat", "sat"]).axes[0]
+    assert {label.get_text() for label in said.get_yticklabels()} == {"the", "cat", "sat"}
+    with pytest.raises(ValueError, match="is no row"):
+        plots.input_influence(torch.ones(4, 5, 6), torch.ones(4, 5, 6))
+    with pytest.raises(ValueError, match="the input"):
+        plots.input_influence(torch.ones(4), torch.ones(5))

@@ -333,12 +333,13 @@ class LinearProblem(Objective):
         return outer.sum(0, keepdim=True) if isinstance(measure, Overall) else outer
 
     def input_gradients(self, batch: Any, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k b *x"]:
-        found = self._feature_gradients(batch, rows)
+        found = self.feature_gradients(batch, rows)
         if self.terms.network is None or isinstance(batch[0], Design):
             return found
         return pull_back(self.terms.network, as_tensor(batch[0]), found)
 
-    def _feature_gradients(self, batch: Any, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k b d"]:
+    def feature_gradients(self, batch: Any, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k b d"]:
+        """The same in the columns of X: where a frozen network ends."""
         design, y = self._test(batch)
         eta = self._outputs(design, self.theta)
         encoded = self._encode(y, len(eta))

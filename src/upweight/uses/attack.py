@@ -17,6 +17,7 @@ from ..influence import Influence
 from ..linear import LinearProblem
 from ..progress import track
 from ..types import Tensor, as_tensor
+from ..vision import Traced
 from .names import is_classifier
 
 TOLERANCE = 1e-9
@@ -142,21 +143,32 @@ def attack(
     return Attack(index, state.inputs, state.problem, state.flipped(), pd.DataFrame(log))
 
 
-def most_influential(
-    influence: Influence, inputs: Any, test: Any, rows: Sequence[int]
-) -> Float[Tensor, " k"]:
-    """The reach of an attack: sum |I_pert,loss| of training inputs (k, ...) of `rows`, the test loss averaged.
+def vulnerability(
+    influence: Influence, inputs: Any, test: Any, *, rows: Sequence[int], radius: Any = 1.0
+) -> pd.DataFrame:
+    """How far an attacker gets by moving one training input each: the worst first-order effect, largest first.
 
-    The refitted loss changes by at most eps / n times it if every number of one input moves by eps.
+    `inputs` (k, ...) are the training inputs of `rows`; each of their numbers may move by `radius` (a number, or one
+    per column). "worst effect" is sum_j radius_j |I_pert,loss_j| / n, the rise of the targets' mean loss after
+    retraining (Sec. 5.2, Eq. 5); to first order nothing inside that box does more. "loss" is the row's own.
+
+    >>> from upweight import Logistic
+    >>> X = torch.tensor([[1.0], [0.1], [-1.0], [-0.8]]).double()
+    >>> problem = LinearProblem.fit(X, torch.tensor([1, 1, 0, 0]), loss=Logistic(), l2=0.1)
+    >>> target = torch.tensor([[0.5]]).double(), torch.tensor([1])
+    >>> vulnerability(Influence(problem), X, target, rows=range(4))["row"].tolist()[0]
+    1
     """
-    problem = influence.problem
+    problem, index = influence.problem, torch.tensor(list(rows))
+    x = as_tensor(inputs)
     solved = influence.solve(problem.test_gradients(test).mean(0, keepdim=True)).value
-    targets = _targets(problem, torch.tensor(list(rows)))
-    return problem.input_gradients((as_tensor(inputs), targets), solved)[0].flatten(1).abs().sum(1).double()
-
-
-def _targets(problem: Any, index: Int[Tensor, " k"]) -> Tensor:
-    return problem.train_batch(index)[1]
+    targets = problem.train_batch(index)[1]
+    found = problem.input_gradients((x, targets), solved)[0].double().abs()
+    worst = (found * torch.as_tensor(radius).to(found)).flatten(1).sum(1) / problem.n
+    table = pd.DataFrame(
+        {"row": index, "worst effect": worst, "loss": problem.train_losses()[index].double()}
+    )
+    return table.sort_values("worst effect", ascending=False, ignore_index=True)
 
 
 class _State:
@@ -175,8 +187,8 @@ class _State:
             raise ValueError(f"rows must lie in 0..{problem.n - 1}, got {index.tolist()}")
         # The targets' features do not change, and are computed once.
         self.test = problem._test(test)
-        self.index, self.inputs, self.first = index, inputs, inputs.clone()
-        self.targets = _targets(problem, index)
+        self.index, self.first = index, inputs.clone()
+        self.targets = problem.train_batch(index)[1]
         self.X = problem.design.block(slice(None), torch.float64).dense().clone()
         self.begun = self.X[index].clone()
         self.factor: Factor = Hessian(problem).factor()
@@ -184,7 +196,11 @@ class _State:
         if bool(self.flipped().any()):
             wrong = self.flipped().nonzero()[:, 0].tolist()
             raise ValueError(f"targets {wrong} are misclassified before the attack: leave them out")
-        features = self._features(inputs)
+        features = self._look(inputs)
+        if features.shape != self.begun.shape:
+            raise ValueError(
+                f"inputs give features of shape {tuple(features.shape)}, X has rows of {problem.d} columns"
+            )
         gap = float((features - self.begun).norm() / self.begun.norm())
         if not gap <= 1e-3:
             raise ValueError(
@@ -192,9 +208,11 @@ class _State:
                 f"{gap:.1e} of their size (is `rows` right, and are the inputs scaled as in training?)"
             )
 
-    def _features(self, inputs: Tensor) -> Float[Tensor, "k d"]:
-        design, _ = self.problem._test((inputs, self.targets))
-        return design.block(slice(None), torch.float64).dense()
+    def _look(self, inputs: Tensor) -> Float[Tensor, "k d"]:
+        """Features of the inputs, and how to get back from them: one pass through the network serves both."""
+        self.inputs, network = inputs, self.problem.terms.network
+        self.traced = None if network is None else Traced(network, inputs)
+        return (inputs if self.traced is None else self.traced.features).double()
 
     @staticmethod
     def _with(problem: LinearProblem, X: Tensor) -> LinearProblem:
@@ -220,7 +238,8 @@ class _State:
         """I_pert,loss of the attacked inputs on the targets' mean loss (Eq. 5)."""
         gradient = self.problem.test_gradients(self.test).mean(0, keepdim=True)
         solved = self._solve(gradient)
-        return -self.problem.input_gradients((self.inputs, self.targets), solved)[0]
+        here = self.problem.feature_gradients(self.problem.train_batch(self.index), solved)
+        return -(here if self.traced is None else self.traced.pull_back(here))[0]
 
     def _solve(self, rows: Float[Tensor, "1 p"]) -> Float[Tensor, "1 p"]:
         """H^-1 v by refinement with an earlier factor, renewed when it is too far from the Hessian here."""
@@ -237,8 +256,7 @@ class _State:
 
     def move(self, inputs: Tensor) -> None:
         """Other inputs, and the model retrained with them."""
-        self.inputs = inputs
-        self.X[self.index] = self._features(inputs)
+        self.X[self.index] = self._look(inputs)
         here = self._with(self.problem, self.X)
         gradient = here.gradient()
         while float(gradient.norm()) > TOLERANCE:
