@@ -2,13 +2,17 @@
 
     python benchmarks/check_peers.py small                                every peer, p = 1,960, dense solve
     python benchmarks/check_peers.py full --theta theta.pt --tables *.npz  tables that peers.py wrote
+    python benchmarks/check_peers.py network                              kronfluence and upweight's EKFAC
 
-The reference shares no code with the peers nor with upweight: the Hessian of softmax regression written out.
+The reference of the first two shares no code with the peers nor with upweight: the Hessian of softmax regression
+written out. The last establishes kronfluence's sign and scale and that its tables are upweight's but for the labels
+that it draws: with more draws they come together.
 The error of a row is ||scores - reference|| / ||reference|| over the training examples.
 """
 
 import argparse
 import contextlib
+import copy
 import io
 import json
 import warnings
@@ -136,9 +140,35 @@ def full(theta, files, rows):
         )
 
 
+def network(m, rows, damping=0.01):
+    """kronfluence's EKFAC on a trained perceptron 196-32-10, labels drawn 1 to 1,000 times: lowest, highest row."""
+    import networks
+    import networks_peers
+
+    import upweight as uw
+
+    X, y, X_test, y_test = peers.load(m, rows)
+    X, X_test = (torch.nn.functional.avg_pool2d(a.view(-1, 28, 28), 2).flatten(1) for a in (X, X_test))
+    model = networks.train_mlp(networks.build_mlp((196, 32, 10)), X, y, epochs=100).eval()
+    problem = uw.Problem(model, torch.nn.functional.cross_entropy, (X, y))
+    ours = uw.Influence(problem, curvature=uw.EKFAC(problem, damping)).on_loss((X_test, y_test)).values
+    for draws in (1, 10, 100, 1000):
+        found = networks_peers.kronfluence(
+            copy.deepcopy(model), X, y, X_test, y_test, damping, draws=draws, eigenvalues=1000
+        ).scores
+        inner = (found * ours).sum(1)
+        columns = {
+            "cosine": inner / found.norm(dim=1) / ours.norm(dim=1),
+            "slope": inner / ours.square().sum(1),
+            "error": errors(found, ours),
+        }
+        ranges = {name: [round(float(v.min()), 5), round(float(v.max()), 5)] for name, v in columns.items()}
+        print(json.dumps({"draws": draws, **ranges}), flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("small", "full"))
+    parser.add_argument("what", choices=("small", "full", "network"))
     parser.add_argument("--tables", nargs="+", default=[])
     parser.add_argument("--theta")
     parser.add_argument("--rows", type=int)
@@ -148,6 +178,9 @@ def main():
     warnings.simplefilter("ignore")
     if args.what == "small":
         small(args.m, args.rows or 2000, args.library)
+    elif args.what == "network":
+        peers.silence()
+        network(args.m, args.rows or 200)
     else:
         full(args.theta, args.tables, args.rows)
 

@@ -199,13 +199,13 @@ def _dattri_task(model, shape, l2, penalty_in_loss=True):
     )
 
 
-def _run_dattri(attributor, X, y, X_test, y_test):
-    """(m, n) scores, seconds of `cache` and of `attribute`.
+def _run_dattri(attributor, X, y, X_test, y_test, test_batch=None):
+    """(m, n) scores, seconds of `cache` and of `attribute`; all test points at once, or in batches.
 
     All rows in one batch: `cache` sums the solutions of its batches (so two batches give a wrong answer), and
     `attribute` solves again for every pair of a training and a test batch.
     """
-    train, test = loader(X, y, len(X)), loader(X_test, y_test, len(X_test))
+    train, test = loader(X, y, len(X)), loader(X_test, y_test, test_batch or len(X_test))
     _, setup = timed(attributor.cache, train)
     # no_grad: without it the products of the solve record a graph that nobody reads.
     with torch.no_grad():
@@ -213,7 +213,19 @@ def _run_dattri(attributor, X, y, X_test, y_test):
     return -scores.T.double(), setup, query
 
 
-def dattri(model, X, y, X_test, y_test, l2, damping=0.0, max_iter=40, mode="rev-rev", penalty_in_loss=False):
+def dattri(
+    model,
+    X,
+    y,
+    X_test,
+    y_test,
+    l2,
+    damping=0.0,
+    max_iter=40,
+    mode="rev-rev",
+    penalty_in_loss=False,
+    test_batch=None,
+):
     """dattri: `IFAttributorCG`, with the penalty as `regularization`, to which `damping` is added.
 
     Its loss sees the parameters, so `penalty_in_loss=True` gives our problem exactly, the penalty in the
@@ -226,9 +238,10 @@ def dattri(model, X, y, X_test, y_test, l2, damping=0.0, max_iter=40, mode="rev-
     task = _dattri_task(model, X.shape[1:], l2, penalty_in_loss)
     regularization = damping + (0.0 if penalty_in_loss else l2)
     attributor = IFAttributorCG(task, max_iter=max_iter, mode=mode, regularization=regularization)
-    scores, setup, query = _run_dattri(attributor, X, y, X_test, y_test)
+    scores, setup, query = _run_dattri(attributor, X, y, X_test, y_test, test_batch)
     settings = {"class": "IFAttributorCG", "max_iter": max_iter, "mode": mode, "batch": len(X)}
     settings |= {"regularization": regularization, "penalty_in_loss": penalty_in_loss}
+    settings |= {"test_batch": test_batch or len(X_test)}
     return Result(scores, setup, query, settings, penalty_in_train_gradient=penalty_in_loss)
 
 
@@ -260,7 +273,7 @@ def dattri_arnoldi(model, X, y, X_test, y_test, l2, dim=200):
 # ---------------------------------------------------------------------------------------------------- captum
 
 
-def _run_captum(build, model, X, y, X_test, y_test, batch):
+def _run_captum(build, model, X, y, X_test, y_test, batch, hessian_batch=None):
     """(m, n) scores, seconds to construct and to query; `build` takes captum's common arguments.
 
     captum's Hessian is that of the *sum* of the losses, so its scores are 1/n of ours.
@@ -270,7 +283,7 @@ def _run_captum(build, model, X, y, X_test, y_test, batch):
         common = {
             "model": model,
             "train_dataset": loader(X, y, batch),
-            "hessian_dataset": loader(X, y, len(X)),
+            "hessian_dataset": loader(X, y, hessian_batch or len(X)),
             "checkpoint": checkpoint.name,
             "loss_fn": nn.CrossEntropyLoss(reduction="sum"),
             "sample_wise_grads_per_batch": True,
@@ -280,7 +293,7 @@ def _run_captum(build, model, X, y, X_test, y_test, batch):
     return -len(X) * scores.detach().double(), setup, query
 
 
-def captum(model, X, y, X_test, y_test, l2, dim=200, batch=500):
+def captum(model, X, y, X_test, y_test, l2, dim=200, batch=500, hessian_batch=None):
     """captum: `ArnoldiInfluenceFunction`. The penalty is `hessian_reg`, n times, for the sum of the losses.
 
     The inverse is kept on the Krylov space of one random vector only, and taken to be 0 outside it.
@@ -289,7 +302,7 @@ def captum(model, X, y, X_test, y_test, l2, dim=200, batch=500):
 
     settings = {"arnoldi_dim": dim, "projection_dim": dim, "hessian_reg": l2 * len(X), "seed": 0}
     build = functools.partial(ArnoldiInfluenceFunction, **settings)
-    scores, setup, query = _run_captum(build, model, X, y, X_test, y_test, batch)
+    scores, setup, query = _run_captum(build, model, X, y, X_test, y_test, batch, hessian_batch)
     settings = {"class": "ArnoldiInfluenceFunction", **settings, "batch": batch}
     return Result(scores, setup, query, settings, penalty_in_train_gradient=False)
 

@@ -358,3 +358,21 @@ def test_a_loss_that_is_not_convex_in_the_outputs_is_refused():
 def test_bad_settings(settings):
     with pytest.raises(ValueError, match=r">= (0|1)"):
         EKFAC(problem_of("mlp"), **settings)
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_eigenvectors_where_single_precision_fails(raises, monkeypatch):
+    X = torch.randn(5, 8)
+    matrix, eigh = X.T @ X, torch.linalg.eigh
+
+    def fails(A):
+        if A.dtype == torch.float32 and raises:
+            raise torch.linalg.LinAlgError("did not converge")
+        values, vectors = eigh(A)
+        return values, vectors * (torch.nan if A.dtype == torch.float32 else 1.0)
+
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    Q = ekfac.eigenvectors(matrix)
+    assert Q.dtype == torch.float32
+    D = Q.T @ matrix @ Q
+    assert float((D - torch.diag(D.diagonal())).norm()) < 1e-4 * float(D.norm())

@@ -116,3 +116,20 @@ def test_lds_logistic_small(tmp_path: Path) -> None:
     for line in top:
         assert abs(line["newton"] - line["actual"]) < abs(line["first order"] - line["actual"]) / 2
     assert len(list(tmp_path.glob("lds_logistic_60/sgd/*.npy"))) == 12
+
+
+def test_fig5_attack_small(tmp_path: Path, data_dir: Path) -> None:
+    variables = {**os.environ, "UPWEIGHT_DATA_DIR": str(data_dir)}
+    command = [sys.executable, str(ROOT / "experiments" / "fig5_attack.py"), "--small", "--out", str(tmp_path)]
+    for _ in range(2):  # the second time everything is found where it was left
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
+        assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "fig5_attack_lite0_60.json").read_text())
+    assert (tmp_path / "fig5_attack_lite0.png").stat().st_size > 1000
+    assert result["right"] > 0.9 * result["of"]
+    for line in result["targets"].values():
+        for count in ("1", "2"):
+            before, after = line[count]["loss"]
+            assert after > before
+            assert line[count]["pixel_change_share"] < 0.01 < line[count]["feature_change_share"]
+    assert result["many"]["loss"][1] > result["many"]["loss"][0]

@@ -23,7 +23,7 @@ from .nystrom import Nystrom
 from .problem import Problem
 from .scores import Scores
 from .solvers import Arnoldi, ConjugateGradient, Exact, LiSSA
-from .uses import explain, flip_set, mislabeled, mismatch, trust
+from .uses import Box, attack, explain, flip_set, mislabeled, mismatch, trust, vulnerability
 from .verify import Verification, verify
 
 __version__ = version("upweight")
@@ -32,6 +32,7 @@ __all__ = [
     "EKFAC",
     "ApproximationWarning",
     "Arnoldi",
+    "Box",
     "ConjugateGradient",
     "Dense",
     "Exact",
@@ -58,6 +59,7 @@ __all__ = [
     "SquaredHinge",
     "StaleError",
     "Verification",
+    "attack",
     "explain",
     "flip_set",
     "from_estimator",
@@ -65,4 +67,5 @@ __all__ = [
     "mismatch",
     "trust",
     "verify",
+    "vulnerability",
 ]

@@ -195,8 +195,8 @@ def kronecker(curvature: EKFAC, problem: LinearProblem, dtype: torch.dtype) -> K
     plain = bool((sample.weights == 1).all())  # spares a copy of every block
     inputs = sum((X.T @ (X if plain else X * w[j])).to(a.dtype) for j, X in enumerate(blocks)) / count
     outputs = torch.diag(a.mean(0)) - (0 if u is None else u.T @ u / count)
-    right = torch.linalg.eigh(inputs)[1].flip(1)  # the largest variance first
-    left = torch.linalg.eigh(outputs)[1]
+    right = eigenvectors(inputs).flip(1)  # the largest variance first
+    left = eigenvectors(outputs)
     spread = a @ left.square() - (0 if u is None else (u @ left).square())
     r = min(curvature.leading, right.shape[1])
     values = torch.zeros(problem.c, right.shape[0], dtype=a.dtype)
@@ -220,6 +220,17 @@ def kronecker(curvature: EKFAC, problem: LinearProblem, dtype: torch.dtype) -> K
     return KroneckerFactor(
         left, right, values.clamp(min=float(floor)), whole, intercept=problem.has_intercept
     )
+
+
+def eigenvectors(matrix: Float[Tensor, "r r"]) -> Float[Tensor, "r r"]:
+    """Of a symmetric matrix, as columns; in float64 where LAPACK fails on a singular one in its own precision."""
+    try:
+        vectors = torch.linalg.eigh(matrix)[1]
+    except torch.linalg.LinAlgError:
+        vectors = torch.full_like(matrix, torch.nan)
+    if bool(vectors.isfinite().all()):
+        return vectors
+    return torch.linalg.eigh(matrix.double())[1].to(matrix)
 
 
 def _outputs_curvature(a: Float[Tensor, "b c"], u: Float[Tensor, "b c"] | None) -> Callable[[int], Tensor]:

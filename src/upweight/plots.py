@@ -92,8 +92,8 @@ def spectrum(curvature: Curvature, rank: int = 50, seed: int = 0) -> Figure:
 
 
 def input_influence(
-    influence: Float[Tensor, " *x"],
-    inputs: Float[Tensor, " *x"],
+    influence: Tensor,
+    inputs: Tensor,
     *,
     names: Sequence[str] | None = None,
     most: int = 15,

@@ -1,5 +1,6 @@
-"""What influence is used for: to explain a prediction, find wrong labels, compare populations, flip a decision."""
+"""What influence is used for: explanations, wrong labels, populations, decisions, attacks."""
 
+from .attack import Attack, Box, attack, vulnerability
 from .explain import Explanation, explain
 from .flip_set import FlipSet, flip_set
 from .mislabeled import Suspects, mislabeled
@@ -7,14 +8,18 @@ from .mismatch import Mismatch, mismatch
 from .trust import Trust, trust
 
 __all__ = [
+    "Attack",
+    "Box",
     "Explanation",
     "FlipSet",
     "Mismatch",
     "Suspects",
     "Trust",
+    "attack",
     "explain",
     "flip_set",
     "mislabeled",
     "mismatch",
     "trust",
+    "vulnerability",
 ]
