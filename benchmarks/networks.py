@@ -5,8 +5,8 @@
     python benchmarks/networks.py mlp --data mnist.npz --rows 500 --m 4        a trial run
 
 `cnn` is the paper's network (p = 2,616; --weights is what `experiments/fig2_cnn.py` keeps) on 5,500 digits, l2 = 0.001
-on weights: all methods here are exact, and a row's error is ||scores - reference|| / ||reference||, the reference that
-of the same matrix in float64. At a damping of 0.01 the Hessian is indefinite: we refuse, peers answer; then it is formed.
+on weights: all methods here are exact, and a row's error is ||scores - reference|| / ||reference||, the reference
+being that of the same matrix in float64. With a damping of 0.01 the Hessian is indefinite: ours refuses, peers answer.
 `mlp` is 784-512-256-10 (p = 535,818; trained here and kept) on 55,000 digits: EKFAC is an approximation, and a row is
 judged by its cosine with the exact Gauss-Newton scores, of the first 4 test digits.
 
@@ -197,7 +197,7 @@ class ExactReferences:
 
 
 def gauss_newton_scores(problem: uw.Problem, test: Any, damping: float, out: Path) -> np.ndarray:
-    """Scores by conjugate gradients with the Gauss-Newton matrix + damping, to a residual that a cosine does not see."""
+    """Scores by conjugate gradients with the Gauss-Newton matrix + damping, to a residual that no cosine sees."""
 
     def solved() -> np.ndarray:
         tenth = torch.linspace(0, problem.n - 1, min(problem.n, max(2000, problem.n // 10))).long()

@@ -367,7 +367,7 @@ def test_eigenvectors_where_single_precision_fails(raises, monkeypatch):
 
     def fails(A):
         if A.dtype == torch.float32 and raises:
-            raise torch.linalg.LinAlgError("did not converge")
+            raise RuntimeError("did not converge")
         values, vectors = eigh(A)
         return values, vectors * (torch.nan if A.dtype == torch.float32 else 1.0)
 

@@ -120,7 +120,13 @@ def test_lds_logistic_small(tmp_path: Path) -> None:
 
 def test_fig5_attack_small(tmp_path: Path, data_dir: Path) -> None:
     variables = {**os.environ, "UPWEIGHT_DATA_DIR": str(data_dir)}
-    command = [sys.executable, str(ROOT / "experiments" / "fig5_attack.py"), "--small", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        str(ROOT / "experiments" / "fig5_attack.py"),
+        "--small",
+        "--out",
+        str(tmp_path),
+    ]
     for _ in range(2):  # the second time everything is found where it was left
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
         assert done.returncode == 0, done.stderr

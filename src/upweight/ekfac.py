@@ -226,7 +226,7 @@ def eigenvectors(matrix: Float[Tensor, "r r"]) -> Float[Tensor, "r r"]:
     """Of a symmetric matrix, as columns; in float64 where LAPACK fails on a singular one in its own precision."""
     try:
         vectors = torch.linalg.eigh(matrix)[1]
-    except torch.linalg.LinAlgError:
+    except RuntimeError:  # what LAPACK raises
         vectors = torch.full_like(matrix, torch.nan)
     if bool(vectors.isfinite().all()):
         return vectors
