@@ -193,7 +193,9 @@ def kronecker(curvature: EKFAC, problem: LinearProblem, dtype: torch.dtype) -> K
         blocks = [torch.cat([X, X.new_ones(len(X), 1)], dim=1) for X in blocks]
     w = sample.weights[:, None].to(dtype).split([len(X) for X in blocks])
     plain = bool((sample.weights == 1).all())  # spares a copy of every block
-    inputs = sum((X.T @ (X if plain else X * w[j])).to(a.dtype) for j, X in enumerate(blocks)) / count
+    inputs = torch.zeros(blocks[0].shape[1], blocks[0].shape[1], dtype=a.dtype)
+    for j, X in enumerate(blocks):
+        inputs += (X.T @ (X if plain else X * w[j])).to(a.dtype) / count
     outputs = torch.diag(a.mean(0)) - (0 if u is None else u.T @ u / count)
     right = eigenvectors(inputs).flip(1)  # the largest variance first
     left = eigenvectors(outputs)
