@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "upweight"
 LEVELS = (
     {"types", "errors", "progress", "_version"},
     {"vectors", "files", "groups", "rows", "design", "terms"},
-    {"losses", "measures", "derivatives", "jacobians", "layers", "layered", "training"},
+    {"losses", "measures", "derivatives", "jacobians", "layers", "layered", "models", "training"},
     {"objective"},
     {"vision", "problem", "linear", "reduced", "kernels", "readers", "optimum", "estimators"},
     {"checks", "distributed"},

@@ -14,7 +14,8 @@ from upweight.errors import SmallerBlocksWarning, StaleError
 from upweight.linear import LinearProblem
 from upweight.losses import Softmax
 from upweight.measures import OfParameters, Overall, logit
-from upweight.problem import Problem, _in_words
+from upweight.models import in_words
+from upweight.problem import Problem
 
 
 def close(found, wanted, rtol=1e-10):
@@ -479,7 +480,7 @@ def test_the_fingerprint_knows_the_loss_by_what_it_does():
     assert len(set(found)) == len(found)
     again = [partial(smoothed, amount=0.1), Scaled(), nn.CrossEntropyLoss()]
     assert [fingerprint(loss) for loss in again] == [found[3], found[8], found[5]]
-    assert "0x" not in str([_in_words(loss) for loss in different])
+    assert "0x" not in str([in_words(loss) for loss in different])
 
 
 class Hungry(nn.Module):

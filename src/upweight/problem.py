@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -42,11 +40,11 @@ from .jacobians import (
 )
 from .layered import Layered, Outer, Pairs
 from .measures import Measure, OfParameters, Overall
+from .models import check_eval, in_words, real_inputs, snapshot
 from .objective import Objective, Operator, check_keep, check_weights, expand_l2
 from .progress import track
 from .rows import Rows, as_rows, count
 from .types import Keep, Tensor
-from .vectors import Layout
 
 T = TypeVar("T")
 
@@ -138,8 +136,8 @@ class Problem(Objective):
             )
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
             raise ValueError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
-        _check_eval(model, ValueError)
-        self.layout, self.theta, fixed = _snapshot(model, params)
+        check_eval(model, ValueError)
+        self.layout, self.theta, fixed = snapshot(model, params)
         self.evaluation = Evaluation(model, loss, self.layout, fixed)
         self._rows = as_rows(train, self.device, self.dtype)
         self.n = len(self._rows)
@@ -209,7 +207,7 @@ class Problem(Objective):
         return other
 
     def check_current(self) -> None:
-        _check_eval(self.evaluation.model, StaleError)
+        check_eval(self.evaluation.model, StaleError)
         live = dict(self.evaluation.model.named_parameters())
         for name, then in {**self.evaluation.fixed, **self.params}.items():
             if name in live and not torch.equal(live[name].detach(), then):
@@ -390,7 +388,7 @@ class Problem(Objective):
         rows = rows.to(self.theta)
         found = []
         for _, block in self._test(batch).blocks(self._size):
-            inputs, rebuild = _inputs(block)
+            inputs, rebuild = real_inputs(block)
             parts = rows.split(ROWS_AT_ONCE)
             found.append(
                 torch.cat(
@@ -507,7 +505,7 @@ class Problem(Objective):
         return None
 
     def _hashed(self) -> list[Tensor]:
-        words = f"{_in_words(self.evaluation.loss)} {type(self.evaluation.model).__qualname__}"
+        words = f"{in_words(self.evaluation.loss)} {type(self.evaluation.model).__qualname__}"
         settings = torch.tensor(list(words.encode()), dtype=torch.uint8)
         return [*self.evaluation.fixed.values(), self.weights, self._rows.digest(), settings]
 
@@ -519,90 +517,3 @@ def _add_gram(total: Float[Tensor, "p p"], P: Float[Tensor, "b p"], w: Float[Ten
         total[start : start + GRAM_COLUMNS, start:] += (
             scaled[:, start : start + GRAM_COLUMNS].T @ P[:, start:]
         )
-
-
-def _in_words(function: Any) -> str:
-    """What a loss does, equal in every process: its name and code, or those of what it was made of."""
-    if isinstance(function, functools.partial):
-        return f"{_in_words(function.func)} {function.args!r} {function.keywords!r}"
-    if isinstance(function, torch.nn.Module):
-        settings = {name: value for name, value in vars(function).items() if not name.startswith("_")}
-        return f"{function!r} {settings!r} {function.state_dict()!r}"
-    if not hasattr(function, "__qualname__"):
-        return f"{type(function).__qualname__} {_in_words(type(function).__call__)}"
-    code = getattr(function, "__code__", None)
-    constants = [] if code is None else [c for c in code.co_consts if isinstance(c, (int, float, str))]
-    return f"{function.__qualname__} {'' if code is None else code.co_code.hex()} {constants!r}"
-
-
-def _check_eval(model: torch.nn.Module, error: type[Exception]) -> None:
-    batch_norm, dropout = torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd
-    for name, module in model.named_modules():
-        rate = getattr(module, "p" if isinstance(module, dropout) else "dropout", 0.0)
-        random = isinstance(rate, float) and rate > 0
-        if module.training and (random or isinstance(module, batch_norm)):
-            raise error(
-                f"the model is in train mode and has a {type(module).__name__} ({name or 'the model itself'}), whose "
-                "outputs then are random or depend on the batch: call model.eval() first"
-            )
-
-
-def _snapshot(
-    model: torch.nn.Module, patterns: Sequence[str] | str | None
-) -> tuple[Layout, Tensor, dict[str, Tensor]]:
-    """The chosen parameters as layout and flat copy, and copies of all other parameters and buffers."""
-    everything = dict(model.named_parameters())
-    names = _chosen(everything, patterns)
-    for name, value in [*everything.items(), *model.named_buffers()]:
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise ValueError(f"the model's {name!r} has a NaN or infinity: was training stable?")
-    for what, found in (
-        ("precision", {everything[n].dtype for n in names}),
-        ("device", {everything[n].device for n in names}),
-    ):
-        if len(found) > 1:
-            raise ValueError(
-                f"the model's parameters have more than one {what} ({', '.join(map(str, found))}): convert them with "
-                "model.to(...), or choose some with params="
-            )
-    layout = Layout(tuple(names), tuple(tuple(everything[name].shape) for name in names))
-    theta = torch.cat([everything[name].detach().flatten() for name in names]).clone()
-    rest = {name: value for name, value in everything.items() if name not in names}
-    fixed = {name: value.detach().clone() for name, value in [*rest.items(), *model.named_buffers()]}
-    return layout, theta, fixed
-
-
-def _chosen(everything: dict[str, torch.nn.Parameter], patterns: Sequence[str] | str | None) -> list[str]:
-    if patterns is None:
-        names = [name for name, value in everything.items() if value.requires_grad]
-        if not names:
-            raise ValueError("the model has no parameters that require a gradient: name some with params=")
-        return names
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in everything):
-            close = difflib.get_close_matches(pattern, everything, 3, 0.0)
-            raise ValueError(f"params: the model has no parameter {pattern!r}; closest: {', '.join(close)}")
-    names = [name for name in everything if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
-    if not names:
-        raise ValueError("params is empty: name at least one parameter, or leave it out for all")
-    return names
-
-
-def _inputs(batch: Any) -> tuple[Tensor, Callable[[Any], Any]]:
-    """The one tensor of inputs that can be differentiated, and how a batch is made with another in its place."""
-    if not isinstance(batch, dict):
-        inputs = batch[0]
-        if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
-            kind = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
-            raise TypeError(
-                f"input gradients need inputs of real numbers, got {kind}: compare edited inputs with of_change"
-            )
-        return inputs, lambda x: (x, batch[1])
-    real = [key for key, leaf in batch.items() if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-    if len(real) != 1:
-        kinds = ", ".join(
-            f"{key}: {getattr(leaf, 'dtype', type(leaf).__name__)}" for key, leaf in batch.items()
-        )
-        raise TypeError(f"input gradients need exactly one entry of real numbers in the mapping, got {kinds}")
-    return batch[real[0]], lambda x: {**batch, real[0]: x}
