@@ -27,7 +27,6 @@ import importlib.metadata
 import json
 import logging
 import os
-import resource
 import tempfile
 import time
 import warnings
@@ -374,7 +373,12 @@ def silence():
 
 
 def peak_mib():
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    """The most memory that this program has held (Linux).
+
+    Not `resource.getrusage`: its `ru_maxrss` survives exec, so a child would report the larger peak of its parent.
+    """
+    with open("/proc/self/status") as f:
+        return round(int(next(line for line in f if line.startswith("VmHWM")).split()[1]) / 1024)
 
 
 def report(args, n, run):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -62,8 +61,8 @@ def measure(method: str, m: int, theta: torch.Tensor, out: Path, data: str) -> d
     scores = asked.on_loss((X_test, y_test))
     query = time.perf_counter() - began
     np.savez(out, scores=scores.values.numpy())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    return {"library": f"upweight {method}", "m": m, "setup_s": setup, "query_s": query, "peak_mib": peak}
+    line = {"library": f"upweight {method}", "m": m, "setup_s": setup, "query_s": query}
+    return line | {"peak_mib": peers.peak_mib()}
 
 
 def spawn(command: list[str], timeout: float) -> dict[str, Any] | None:
