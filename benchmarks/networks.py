@@ -51,13 +51,19 @@ OURS_CNN: dict[str, Callable[[uw.Problem, float], uw.Influence]] = {
     ),
     "hessian": lambda problem, damping: uw.Influence(problem, curvature=uw.Hessian(problem, damping)),
 }
-OURS_MLP: dict[str, Callable[[uw.Problem, float], uw.Influence]] = {
-    "ekfac": lambda problem, damping: uw.Influence(problem, curvature=uw.EKFAC(problem, damping)),
-    "ekfac-compressed": lambda problem, damping: uw.Influence(problem, curvature=uw.EKFAC(problem, damping)),
-    "ekfac-sampled-compressed": lambda problem, damping: uw.Influence(
-        problem, curvature=uw.EKFAC(problem, damping, samples=1)
-    ),
-}
+
+
+def ekfac(problem: uw.Problem, damping: float) -> uw.Influence:
+    """The output curvature in closed form."""
+    return uw.Influence(problem, curvature=uw.EKFAC(problem, damping))
+
+
+def sampled(problem: uw.Problem, damping: float) -> uw.Influence:
+    """One random combination of the outputs per example."""
+    return uw.Influence(problem, curvature=uw.EKFAC(problem, damping, samples=1))
+
+
+OURS_MLP = {"ekfac": ekfac, "ekfac-compressed": ekfac, "ekfac-sampled-compressed": sampled}
 COMPRESS = 1e-2
 """Relative error of the answers of methods whose name says that they are compressed."""
 OURS = {"cnn": OURS_CNN, "mlp": OURS_MLP}

@@ -77,9 +77,7 @@ def observed(photo: photos.Photos, found: Attack) -> dict[str, float]:
     X = problem.design.block(slice(None), torch.float64).dense()
     row = int(found.rows[0])
     same = photo.y == photo.y[row]
-    images = photo.scaled(photo.pixels[same]).flatten(1)
-    centroid = images.mean(0)
-    pixel_scale = float(torch.stack([(image - centroid).norm() for image in images]).mean())
+    pixel_scale = photo.spread[float(photo.y[row])]
     feature_scale = float((X[same] - X[same].mean(0)).norm(dim=1).mean())
     after = found.problem.design.block(slice(None), torch.float64).dense()
     moved = after[row] - X[row]

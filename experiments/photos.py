@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import fig4_rbf
@@ -12,8 +13,9 @@ from data import folder
 from torch.nn import functional as F
 
 import upweight as uw
+from upweight.frozen import features
 from upweight.terms import Terms
-from upweight.vision import EfficientNetLite0, InceptionV3, features
+from upweight.vision import EfficientNetLite0, InceptionV3
 
 L2 = 0.001
 NETWORKS = ("lite0", "inception")
@@ -38,6 +40,16 @@ class Photos:
         """As the network takes them."""
         return (pixels.float() - OFFSET[self.name]) / SCALE
 
+    @cached_property
+    def spread(self) -> dict[float, float]:
+        """Of each class the mean distance of its training images to their mean, in the network's scale."""
+        found = {}
+        for label in (1.0, -1.0):
+            images = self.pixels[self.y == label]
+            mean = images.float().mean(0)
+            found[label] = float(torch.stack([(image - mean).norm() for image in images]).mean()) / SCALE
+        return found
+
     def margins(self) -> torch.Tensor:
         """Of the test images; negative = wrong."""
         weight, bias = self.problem.params["weight"][0], self.problem.params["bias"]
@@ -46,7 +58,7 @@ class Photos:
 
 def load(name: str, per_class: int, out: Path) -> Photos:
     """The first `per_class` of each class to train on and a third of that to test on; features are kept in `out`."""
-    network = (
+    network: torch.nn.Module = (
         EfficientNetLite0() if name == "lite0" else InceptionV3.load(folder() / "inception_v3_trunk_f16.npz")
     )
     flat, y, flat_test, y_test = fig4_rbf.load(per_class)

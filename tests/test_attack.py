@@ -9,9 +9,10 @@ from compare import assert_close_per_row
 from torch import nn
 
 from upweight import Influence, LinearProblem, Logistic, Softmax, Squared
+from upweight.frozen import features, pull_back
 from upweight.terms import Terms
 from upweight.uses.attack import Box, attack, to_pixels, vulnerability
-from upweight.vision import InceptionV3, features, pull_back
+from upweight.vision import InceptionV3
 
 
 def trunk(seed: int = 0) -> nn.Module:
@@ -151,7 +152,13 @@ def test_vulnerability_bounds_what_small_boxes_allow():
     torch.manual_seed(0)
     X = torch.randn(30, 4).double()
     y = (X[:, 0] + 0.3 * torch.randn(30).double() > 0).long()
-    problem = LinearProblem.fit(X, y, loss=Logistic(), l2=0.01, intercept=True)
+    settings: dict[str, Any] = {
+        "loss": Logistic(),
+        "l2": 0.01,
+        "intercept": True,
+        "weights": torch.rand(30) + 0.2,
+    }
+    problem = LinearProblem.fit(X, y, **settings)
     test, radius = (X[:3], y[:3]), torch.tensor([1e-4, 0.0, 3e-4, 1e-4]).double()
     table = vulnerability(Influence(problem), X[3:9], test, rows=range(3, 9), radius=radius)
     assert table["worst effect"].is_monotonic_decreasing
@@ -162,7 +169,7 @@ def test_vulnerability_bounds_what_small_boxes_allow():
         for direction in (gradient.sign(), torch.randn(4).double().sign()):
             moved = X.clone()
             moved[row] += radius * direction
-            refit = LinearProblem.fit(moved, y, loss=Logistic(), l2=0.01, intercept=True, tolerance=1e-12)
+            refit = LinearProblem.fit(moved, y, tolerance=1e-12, **settings)
             reached.append(float(refit.evaluate(test).mean() - before))
         assert abs(reached[0] - worst) < 1e-2 * worst
         assert reached[1] <= 1.01 * worst
@@ -225,6 +232,8 @@ def test_models_and_networks_that_cannot_be_attacked():
         pull_back(nn.Flatten(), torch.ones(2, 3, dtype=torch.uint8), torch.ones(1, 2, 3))
     with pytest.raises(ValueError, match=r"features of shape \(2, d\)"):
         features(nn.Identity(), torch.ones(2, 3, 4))
+    with pytest.raises(ValueError, match=r"call model.eval\(\) first"):
+        features(nn.Sequential(nn.Flatten(), nn.Dropout()), X)
     with pytest.raises(ValueError, match="NaN or infinity"):
         features(nn.Flatten(), torch.full((2, 3), torch.nan))
 

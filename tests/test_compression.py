@@ -16,9 +16,10 @@ def batch_of(problem, rows: int = 6):
 
 @pytest.mark.parametrize("name", TOGETHER)
 @pytest.mark.parametrize("tolerance", [0.3, 1e-2, 1e-9])
-def test_the_stated_error_is_the_true_one(name, tolerance):
-    problem = problem_of(name)
-    curvature = EKFAC(problem, 0.01)
+@pytest.mark.parametrize(("l2", "damping"), [(0.02, 0.01), (0.0, 1e-6)])
+def test_the_stated_error_is_the_true_one(name, tolerance, l2, damping):
+    problem = problem_of(name, l2=l2)
+    curvature = EKFAC(problem, damping)
     batch = batch_of(problem)
     found = curvature.compress(problem.layered.pairs(batch), tolerance)
     exact = curvature.factor().solve(problem.test_gradients(batch))
@@ -77,10 +78,11 @@ def test_what_cannot_be_compressed_says_so():
 
 
 @pytest.mark.parametrize("leading", [0, 2])
+@pytest.mark.parametrize(("l2", "damping"), [(0.02, 0.01), (0.0, 1e-6)])
 @pytest.mark.parametrize("name", ["mlp", "twice", "sequence", "patch", "signal", "words", "branches"])
-def test_self_influence_from_factors_is_that_from_gradients(name, leading):
-    problem = problem_of(name)
-    curvature = EKFAC(problem, 0.01, leading=leading)
+def test_self_influence_from_factors_is_that_from_gradients(name, leading, l2, damping):
+    problem = problem_of(name, l2=l2)
+    curvature = EKFAC(problem, damping, leading=leading)
     found = Influence(problem, curvature=curvature).on_self()
     index = torch.arange(problem.n)
     bare, trained = problem.test_gradients(problem.train_batch(index)), problem.train_gradients(index)

@@ -19,7 +19,7 @@ LEVELS = (
     {"vectors", "files", "groups", "rows", "design", "terms"},
     {"losses", "measures", "derivatives", "jacobians", "layers", "layered", "models", "training"},
     {"objective"},
-    {"vision", "problem", "linear", "reduced", "kernels", "readers", "optimum", "estimators"},
+    {"frozen", "vision", "problem", "linear", "reduced", "kernels", "readers", "optimum", "estimators"},
     {"checks", "distributed"},
     {"factor", "curvature", "compression", "gathering", "ekfac", "nystrom"},
     {"solvers"},

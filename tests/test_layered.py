@@ -129,3 +129,11 @@ def test_precision_of_single_precision_models():
     )
     assert problem.by_layers is not None
     assert_close_per_row(problem.test_gradients((X, y)), naive(wide, (X.double(), y)), 1e-5)
+
+
+@every_model
+def test_a_measure_that_does_not_depend_on_the_model_has_no_gradient(name):
+    problem = problem_of(name)
+    found = problem.test_gradients(whole(problem), lambda outputs, targets: torch.zeros(()).double())
+    assert found.shape == (problem.n, problem.p)
+    assert not bool(found.any())

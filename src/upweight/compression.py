@@ -46,7 +46,7 @@ def compress(factor: BlocksFactor, pairs: Pairs, tolerance: float) -> Compressed
         raise ValueError(f"compress must lie between 0 and 1, got {tolerance}")
     rest = pairs.rest.to(factor.dtype)
     found: list[Pair] = []
-    wrong, size = torch.zeros(len(rest), dtype=factor.dtype), torch.zeros(len(rest), dtype=factor.dtype)
+    wrong, size = rest.new_zeros(len(rest)), rest.new_zeros(len(rest))
     for (left, right), (_, part) in zip(pairs.layers, factor.parts, strict=False):
         assert isinstance(part, KroneckerFactor)
         if part.leading:

@@ -77,11 +77,7 @@ def gather(problem: Problem, recipe: Recipe) -> Gathered:
     if recipe.rows is not None and recipe.rows < problem.n:
         even = torch.linspace(0, problem.n - 1, recipe.rows, dtype=torch.float64)
         sample = problem.subset(even.long())
-    while True:
-        try:
-            return _gather(sample, recipe)
-        except RuntimeError as error:
-            sample.take_smaller_blocks(error)
+    return sample.patiently(lambda: _gather(sample, recipe))
 
 
 def _gather(sample: Problem, recipe: Recipe) -> Gathered:

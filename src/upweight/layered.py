@@ -107,7 +107,9 @@ class Layered:
         b = count(batch)
         with torch.enable_grad():
             total = self.of.measured(outputs, batch, function).sum()
-        rest = self.theta.new_zeros(b, 0)
+        rest = self.theta.new_zeros(b, len(self.rest))
+        if not total.requires_grad:  # a measure that does not depend on the outputs
+            return Pairs([layer.pair({}, b) for layer in self.layers], rest)
         if len(self.rest):
             slope = torch.autograd.grad(
                 total, tree_flatten(outputs)[0], retain_graph=True, materialize_grads=True

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from .derivatives import per_example
 from .design import Block, Design, as_design
+from .frozen import features, pull_back
 from .losses import LinearLoss, Parts, Softmax
 from .measures import Measure, OfParameters, Overall
 from .objective import Objective, Operator, check_keep, check_weights, expand_l2
@@ -23,7 +24,6 @@ from .terms import Terms
 from .training import minimise
 from .types import Keep, Tensor, as_tensor, wide
 from .vectors import Layout
-from .vision import features, pull_back
 
 BLOCK_ELEMENTS = 1 << 21
 """Outputs (rows x classes x vectors) of a block of a product: they stay in cache until its second half reads them."""

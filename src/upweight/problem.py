@@ -80,11 +80,7 @@ def patient(method: Callable[..., T]) -> Callable[..., T]:
 
     @functools.wraps(method)
     def tried(self: Problem, *args: Any, **kwargs: Any) -> T:
-        while True:
-            try:
-                return method(self, *args, **kwargs)
-            except RuntimeError as error:
-                self.take_smaller_blocks(error)
+        return self.patiently(lambda: method(self, *args, **kwargs))
 
     return tried
 
@@ -223,6 +219,14 @@ class Problem(Objective):
         # Every block also reads and adds up p numbers: it must be worth that.
         own = 8 * self.p * self.theta.element_size()
         return min(BLOCK_BYTES, max(CPU_BLOCK_BYTES, own)) if self.device.type == "cpu" else BLOCK_BYTES
+
+    def patiently(self, run: Callable[[], T]) -> T:
+        """What `run` gives, tried again in blocks of half the size where memory runs out."""
+        while True:
+            try:
+                return run()
+            except RuntimeError as error:
+                self.take_smaller_blocks(error)
 
     def take_smaller_blocks(self, error: RuntimeError) -> None:
         """Halve the blocks after running out of memory, and say so; any other error is raised again."""
@@ -413,24 +417,23 @@ class Problem(Objective):
                 yield self._block(batch, w, gauss_newton, "double")
 
         def once(inner: Tensor) -> Tensor:
-            if fits and used and not kept:  # one product alone does not pay for the memory
-                kept.extend(blocks())
-            total = torch.zeros(inner.shape, dtype=wide, device=self.device)
-            for block in kept or blocks():
-                total += block(inner)
+            nonlocal fits
+            try:
+                if fits and used and not kept:  # one product alone does not pay for the memory
+                    kept.extend(blocks())
+                total = torch.zeros(inner.shape, dtype=wide, device=self.device)
+                for block in kept or blocks():
+                    total += block(inner)
+            except RuntimeError:
+                kept.clear()
+                fits = False
+                raise
             return total
 
         def product(rows: Tensor) -> Tensor:
-            nonlocal used, fits
+            nonlocal used
             inner = rows.to(self.theta)
-            while True:
-                try:
-                    total = once(inner)
-                    break
-                except RuntimeError as error:
-                    kept.clear()
-                    fits = False
-                    self.take_smaller_blocks(error)
+            total = self.patiently(lambda: once(inner))
             used = True
             return total.div_(self.n).add_(self.l2 * inner).to(rows.dtype)
 

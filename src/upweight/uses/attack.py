@@ -13,12 +13,12 @@ from jaxtyping import Bool, Float, Int
 from ..curvature import Hessian
 from ..design import as_design
 from ..factor import Factor
+from ..frozen import Traced
 from ..influence import Influence
 from ..linear import LinearProblem
 from ..progress import track
 from ..types import Tensor, as_tensor
-from ..vision import Traced
-from .names import is_classifier
+from .names import is_classifier, margins
 
 TOLERANCE = 1e-9
 """Gradient norm at which a retrained head is finished."""
@@ -164,7 +164,8 @@ def vulnerability(
     solved = influence.solve(problem.test_gradients(test).mean(0, keepdim=True)).value
     targets = problem.train_batch(index)[1]
     found = problem.input_gradients((x, targets), solved)[0].double().abs()
-    worst = (found * torch.as_tensor(radius).to(found)).flatten(1).sum(1) / problem.n
+    weight = problem.weights[index].to(found)
+    worst = weight * (found * torch.as_tensor(radius).to(found)).flatten(1).sum(1) / problem.n
     table = pd.DataFrame(
         {"row": index, "worst effect": worst, "loss": problem.train_losses()[index].double()}
     )
@@ -224,11 +225,7 @@ class _State:
         """What each target's own class is ahead of its strongest rival."""
         design, y = self.test
         outputs = self.problem._outputs(design, self.problem.theta)
-        encoded = self.problem._encode(y, len(outputs))
-        if outputs.shape[1] == 1:
-            return outputs[:, 0] * encoded.flatten().sign()
-        own = encoded.long().flatten()[:, None]
-        return outputs.gather(1, own)[:, 0] - outputs.scatter(1, own, float("-inf")).amax(1)
+        return margins(outputs, self.problem._encode(y, len(outputs)).flatten())
 
     def flipped(self) -> Bool[Tensor, " m"]:
         """Which targets the model gets wrong."""

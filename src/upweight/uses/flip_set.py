@@ -11,12 +11,11 @@ from jaxtyping import Float, Int
 
 from ..influence import Influence
 from ..linear import LinearProblem
-from ..measures import margin
 from ..progress import track
 from ..reduced import relabelled, without
 from ..solvers import Exact
 from ..types import Tensor
-from .names import decided, is_classifier, label_names, row_names
+from .names import decided, is_classifier, label_names, margins, row_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +89,7 @@ class Search:
 
     def margin(self, outputs: Float[Tensor, "b c"], targets: Any = None) -> Float[Tensor, " b"]:
         """What the prediction is ahead of its strongest rival; negative = flipped."""
-        if outputs.shape[1] == 1:
-            return outputs[:, 0] * self.said
-        return margin(outputs, self.said.expand(len(outputs)))
+        return margins(outputs, self.said.expand(len(outputs)))
 
     def flipped(self, problem: LinearProblem) -> bool:
         """Whether the model says something else now."""

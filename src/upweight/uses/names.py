@@ -10,6 +10,7 @@ import torch
 
 from ..linear import LinearProblem
 from ..losses import MarginLoss, Softmax
+from ..measures import margin
 from ..objective import Objective
 from ..types import Tensor
 
@@ -31,6 +32,11 @@ def decided(outputs: Tensor) -> Tensor:
     if outputs.shape[1] == 1:
         return torch.where(outputs[:, 0] > 0, 1.0, -1.0).to(outputs.dtype)
     return outputs.argmax(1)
+
+
+def margins(outputs: Tensor, classes: Tensor) -> Tensor:
+    """What encoded classes (b,) are ahead of their strongest rivals in outputs (b, c); negative = not decided for."""
+    return outputs[:, 0] * classes if outputs.shape[1] == 1 else margin(outputs, classes)
 
 
 def label_names(problem: LinearProblem, targets: Tensor) -> np.ndarray:
