@@ -2,13 +2,15 @@
 
     python experiments/fig5_attack.py                      60 test images, EfficientNet-Lite0 (extra "vision")
     python experiments/fig5_attack.py --network inception  the paper's network, ten times slower
+    python experiments/fig5_attack.py --device cuda --workers 5   the networks on a GPU, five test images at a time
     python experiments/fig5_attack.py --small              60 + 60 photographs, 2 test images, 10 steps
 
 A logistic head (l2 = 0.001) on frozen features of 900 + 900 photographs. For a test image that is right, training
-images are ranked by sum |I_pert,loss| over their pixels: exactly for the 20 whose features matter most, since that many
-pass through the network backwards per test image. Each attack takes 100 steps of 0.02 grey levels by sign, inside the
-images that are stored as the same bytes, and retrains the head exactly after each. "One image" is the better of the two
-best candidates, as in the paper's code. Then one image against 30 test images of one class, least confident first.
+images are ranked by sum |I_pert,loss| over their pixels: exactly for the --shortlist whose features matter most, since
+that many pass through the network backwards per test image. Each attack takes 100 steps of 0.02 grey levels by sign,
+inside the images that are stored as the same bytes, and retrains the head exactly after each. "One image" is the better
+of the two best candidates, as in the paper's code. Then one image against 30 test images of one class, least confident
+first.
 
 Writes fig5_attack_NETWORK.json after every test image (and goes on from there) and fig5_attack_NETWORK.png.
 Needs UPWEIGHT_DATA_DIR with dogfish_224.zip, for --network inception also the trunk.
@@ -17,8 +19,12 @@ Needs UPWEIGHT_DATA_DIR with dogfish_224.zip, for --network inception also the t
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import multiprocessing
+import os
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +37,22 @@ import upweight as uw
 from upweight.progress import track
 from upweight.uses.attack import Attack, Box, attack, to_pixels, vulnerability
 
-STEP, SHORTLIST = 0.02, 20
+STEP = 0.02
 
 
-def shortlist(photo: photos.Photos, target: Any) -> list[int]:
-    """The training images whose features matter most to the target, largest first."""
+def shortlist(photo: photos.Photos, target: Any, count: int) -> list[int]:
+    """The `count` training images whose features matter most to the target, largest first."""
     problem = photo.problem
     solved = uw.Influence(problem).solve(problem.test_gradients(target).mean(0, keepdim=True)).value
     batch = problem.train_batch(torch.arange(problem.n))
-    return problem.feature_gradients(batch, solved)[0].norm(dim=1).topk(SHORTLIST).indices.tolist()
+    return (
+        problem.feature_gradients(batch, solved)[0].norm(dim=1).topk(min(count, problem.n)).indices.tolist()
+    )
 
 
-def candidates(photo: photos.Photos, target: Any) -> list[int]:
+def candidates(photo: photos.Photos, target: Any, count: int) -> list[int]:
     """The same, by what their pixels can do."""
-    rows = shortlist(photo, target)
+    rows = shortlist(photo, target, count)
     table = vulnerability(uw.Influence(photo.problem), photo.scaled(photo.pixels[rows]), target, rows=rows)
     return table["row"].tolist()
 
@@ -102,11 +110,19 @@ def suspicion(problem: uw.LinearProblem) -> tuple[Any, Any]:
     return found.leverage.numpy(), problem.train_losses().numpy()
 
 
-def one_target(photo: photos.Photos, index: int, counts: list[int], iterations: int) -> dict[str, Any]:
+def one_target(
+    photo: photos.Photos, index: int, counts: list[int], iterations: int, listed: int
+) -> dict[str, Any]:
     """All attacks on one test image."""
     began, target = time.perf_counter(), target_of(photo, [index])
-    best = candidates(photo, target)
-    line: dict[str, Any] = {"test": index, "margin": float(photo.margins()[index]), "candidates": best[:10]}
+    best = candidates(photo, target, listed)
+    by_features = shortlist(photo, target, listed)
+    line: dict[str, Any] = {
+        "test": index,
+        "margin": float(photo.margins()[index]),
+        "candidates": best[:10],
+        "places_in_shortlist": [by_features.index(row) for row in best[:10]],
+    }
     for count in counts:
         tries = [[best[0]], [best[1]]] if count == 1 else [best[:count]]
         for rows in tries:
@@ -123,13 +139,13 @@ def one_target(photo: photos.Photos, index: int, counts: list[int], iterations: 
     return {**line, "seconds": time.perf_counter() - began}
 
 
-def many_targets(photo: photos.Photos, count: int, iterations: int) -> dict[str, Any]:
+def many_targets(photo: photos.Photos, count: int, iterations: int, listed: int) -> dict[str, Any]:
     """One training image against the mean loss of `count` test images of one class, least confident first."""
     margins = photo.margins()
     fish = ((photo.y_test > 0) & (margins > 0)).nonzero()[:, 0]
     index = fish[margins[fish].argsort()][:count].tolist()
     target = target_of(photo, index)
-    row = candidates(photo, target)[0]
+    row = candidates(photo, target, listed)[0]
     found = attacked(photo, [row], target, iterations)
     return {
         "targets": index,
@@ -139,6 +155,17 @@ def many_targets(photo: photos.Photos, count: int, iterations: int) -> dict[str,
         "loss": [float(found.log["loss"].iloc[0]), float(found.log["loss"].iloc[-1])],
         **observed(photo, found),
     }
+
+
+def one_of_many(loading: tuple[Any, ...], settings: tuple[Any, ...], index: int) -> dict[str, Any]:
+    """The same in a process of its own, which loads the photographs once."""
+    return one_target(_loaded(*loading), index, *settings)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(threads: int, *loading: Any) -> photos.Photos:
+    torch.set_num_threads(threads)
+    return photos.load(*loading)
 
 
 def summary(result: dict[str, Any], counts: list[int]) -> dict[str, Any]:
@@ -203,25 +230,37 @@ def main() -> None:
     parser.add_argument("--network", choices=photos.NETWORKS, default="lite0")
     parser.add_argument("--targets", type=int, default=60)
     parser.add_argument("--images", type=int, nargs="+", default=[1, 2, 10])
+    parser.add_argument("--shortlist", type=int, default=20)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("experiments/out"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     per_class, wanted, many, iterations = (60, 2, 2, 10) if options.small else (900, options.targets, 30, 100)
     if options.small:
         options.images = [1, 2]
-    photo = photos.load(options.network, per_class, options.out)
+    loading = (options.network, per_class, options.out, options.device)
+    photo = photos.load(*loading)
     right = (photo.margins() > 0).nonzero()[:, 0]
     sample = right[torch.randperm(len(right), generator=torch.Generator().manual_seed(0))][:wanted].tolist()
     kept = options.out / f"fig5_attack_{options.network}_{per_class}.json"
     result: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {"targets": {}}
     result |= {"network": options.network, "n": photo.problem.n, "right": len(right), "of": len(photo.y_test)}
-    for index in track(sample, "test images", len(sample)):
-        if str(index) not in result["targets"]:
-            result["targets"][str(index)] = one_target(photo, index, options.images, iterations)
+    left = [index for index in sample if str(index) not in result["targets"]]
+    settings = (options.images, iterations, options.shortlist)
+    threads = max(1, (os.cpu_count() or 1) // options.workers)
+    # CUDA does not survive a fork.
+    pool = ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn"))
+    try:
+        waiting = [pool.submit(one_of_many, (threads, *loading), settings, index) for index in left]
+        for done in track(as_completed(waiting), "test images", len(waiting)):
+            result["targets"][str(done.result()["test"])] = done.result()
             kept.write_text(json.dumps(result, indent=1))
+    finally:
+        pool.shutdown(cancel_futures=True)
     result["summary"] = summary(result, options.images)
     if "many" not in result:
-        result["many"] = many_targets(photo, many, iterations)
+        result["many"] = many_targets(photo, many, iterations, options.shortlist)
     kept.write_text(json.dumps(result, indent=1))
     print(json.dumps({k: v for k, v in result.items() if k != "targets"}, indent=1), flush=True)
     draw(photo, result, options.out / f"fig5_attack_{options.network}.png")

@@ -56,11 +56,16 @@ class Photos:
         return (self.features_test.double() @ weight + bias) * self.y_test
 
 
-def load(name: str, per_class: int, out: Path) -> Photos:
-    """The first `per_class` of each class to train on and a third of that to test on; features are kept in `out`."""
+def load(name: str, per_class: int, out: Path, device: str = "cpu") -> Photos:
+    """The first `per_class` of each class to train on and a third of that to test on; features are kept in `out`.
+
+    The network lives on `device` and calculates in whole float32 there; everything else stays on the CPU.
+    """
+    torch.backends.cudnn.allow_tf32 = False
     network: torch.nn.Module = (
         EfficientNetLite0() if name == "lite0" else InceptionV3.load(folder() / "inception_v3_trunk_f16.npz")
     )
+    network = network.to(device)
     flat, y, flat_test, y_test = fig4_rbf.load(per_class)
     pixels, pixels_test = (_resized(part, SIDE[name]) for part in (flat, flat_test))
     made = [_features(network, part, name, out) for part in (pixels, pixels_test)]

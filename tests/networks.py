@@ -101,10 +101,10 @@ MODELS: dict[str, Any] = {
 }
 
 
-def problem_of(name: str, n: int = 20, **settings) -> Problem:
+def problem_of(name: str, n: int = 20, device: str = "cpu", **settings) -> Problem:
     torch.manual_seed(3)
     model, shape = MODELS[name]()
     X = torch.randint(0, 7, (n, 6)) if shape == "words" else torch.randn(n, *shape).double()
     settings = {"l2": 0.02, "weights": torch.rand(n).double() + 0.5, **settings}
     loss = settings.pop("loss", F.cross_entropy)
-    return Problem(model.double().eval(), loss, (X, torch.randint(0, 3, (n,))), **settings)
+    return Problem(model.double().eval().to(device), loss, (X, torch.randint(0, 3, (n,))), **settings)

@@ -11,7 +11,7 @@ from torch import nn
 from upweight import Influence, LinearProblem, Logistic, Softmax, Squared
 from upweight.frozen import features, pull_back
 from upweight.terms import Terms
-from upweight.uses.attack import Box, attack, to_pixels, vulnerability
+from upweight.uses.attack import Box, attack, to_pixels, vulnerability, vulnerable_targets
 from upweight.vision import InceptionV3
 
 
@@ -173,6 +173,34 @@ def test_vulnerability_bounds_what_small_boxes_allow():
             reached.append(float(refit.evaluate(test).mean() - before))
         assert abs(reached[0] - worst) < 1e-2 * worst
         assert reached[1] <= 1.01 * worst
+
+
+@pytest.mark.parametrize("loss", [Logistic(), Softmax()])
+def test_vulnerable_targets_say_what_refits_do_to_margins(loss):
+    torch.manual_seed(0)
+    X = torch.randn(30, 4).double()
+    y = (X[:, 0] + 0.5 * torch.randn(30) > 0).long()
+    settings: dict[str, Any] = {"loss": loss, "outputs": 1 if loss == Logistic() else 2, "l2": 0.01}
+    problem = LinearProblem.fit(X, y, tolerance=1e-12, **settings)
+    rows, test, radius = [4, 7, 9], (X[:6], y[:6]), 1e-4
+    table = vulnerable_targets(Influence(problem), X[rows], test, rows=rows, radius=radius)
+    assert sorted(table.index) == list(range(6))
+    assert (table["margin"] - table["worst effect"]).is_monotonic_increasing
+    assert (table["flips"] == (table["worst effect"] > table["margin"])).all()
+
+    def margin(of: LinearProblem, t: int) -> float:
+        outputs = of._outputs(of._test((X[[t]], y[[t]]))[0], of.theta)[0]
+        sign = 2 * int(y[t]) - 1
+        return float(outputs[0] if len(outputs) == 1 else outputs[1] - outputs[0]) * sign
+
+    for t, line in table.iterrows():
+        assert abs(line["margin"] - margin(problem, t)) < 1e-9
+        row, falls = line["row"], []
+        for signs in torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4).double():
+            moved = X.clone()
+            moved[row] += radius * signs
+            falls.append(line["margin"] - margin(LinearProblem.fit(moved, y, tolerance=1e-12, **settings), t))
+        assert abs(max(falls) - line["worst effect"]) < 1e-2 * line["worst effect"]
 
 
 def test_columns_that_may_not_move_do_not():

@@ -9,7 +9,9 @@ from cases import BY_NAME, CASES, Case, case_id, draw, make, newton, to_dense
 from compare import assert_close_per_row
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import problem_of
 from torch.autograd.functional import jacobian
+from torch.nn import functional as F
 
 from upweight import (
     EKFAC,
@@ -449,3 +451,54 @@ def test_sampled_self_influence_is_right_within_its_error(seed):
         Influence(network, curvature=Hessian(network, 5.0)).on_self(samples=10)
     with pytest.raises(ValueError, match="samples must be >= 2"):
         Influence(linear, curvature=GaussNewton(linear)).on_self(samples=1)
+
+
+@pytest.mark.parametrize("strategy", ["batch", "vmapped", "loop"])
+@pytest.mark.parametrize(("name", "layer"), [("words", "embedding"), ("signal", "conv")])
+def test_on_inputs_of_a_layer_is_that_of_the_rest_of_the_network(name: str, layer: str, strategy: Any):
+    problem = problem_of(name)
+    problem.evaluation.strategy = strategy
+    model, theta = problem.evaluation.model, problem.theta
+    influence = Influence(problem, curvature=GaussNewton(problem, 0.1))
+    batch = problem.train_batch(torch.arange(4))
+    found = influence.on_inputs(batch, batch, at=layer)
+    solved = influence.solve(problem.test_gradients(batch)).value
+
+    def after(params, x):  # the forward passes of tests/networks.py from that layer on
+        if name == "signal":
+            return params["scale"] * F.linear(x.relu().flatten(1), params["head.weight"], params["head.bias"])
+        h = torch.tanh(F.linear(x, params["mix.weight"], params["mix.bias"]))
+        return F.linear(
+            F.layer_norm(h, (4,), params["norm.weight"], params["norm.bias"]).mean(1), params["head.weight"]
+        )
+
+    def total(x, row):
+        at = theta.clone().requires_grad_()
+        loss = F.cross_entropy(after(problem.layout.unpack(at), x), batch[1], reduction="sum")
+        first = torch.autograd.grad(loss, at, create_graph=True, materialize_grads=True)[0]
+        return torch.autograd.grad(first @ row, x)[0]
+
+    held: dict[str, torch.Tensor] = {}
+    hook = dict(model.named_modules())[layer].register_forward_hook(lambda *a: held.update(x=a[2].detach()))
+    problem.evaluation.call(theta, batch)
+    hook.remove()
+    wanted = torch.stack([total(held["x"].clone().requires_grad_(), row) for row in solved])
+    assert found.shape == wanted.shape
+    assert_close_per_row(found.flatten(0, 1), -wanted.flatten(0, 1), 1e-9)
+    assert not dict(model.named_modules())[layer]._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "error", "message"),
+    [
+        ("words", None, TypeError, 'at="embedding"'),
+        ("words", "embeding", ValueError, "closest: embedding"),
+        ("twice", "layer", ValueError, "it ran 2 times"),
+    ],
+)
+def test_layers_that_are_no_inputs(name: str, at: str | None, error: type[Exception], message: str):
+    problem = problem_of(name)
+    influence = Influence(problem, curvature=GaussNewton(problem, 0.1))
+    batch = problem.train_batch(torch.arange(2))
+    with pytest.raises(error, match=message):
+        influence.on_inputs(batch, batch, at=at)

@@ -23,7 +23,17 @@ from .nystrom import Nystrom
 from .problem import Problem
 from .scores import Scores
 from .solvers import Arnoldi, ConjugateGradient, Exact, LiSSA
-from .uses import Box, attack, explain, flip_set, mislabeled, mismatch, trust, vulnerability
+from .uses import (
+    Box,
+    attack,
+    explain,
+    flip_set,
+    mislabeled,
+    mismatch,
+    trust,
+    vulnerability,
+    vulnerable_targets,
+)
 from .verify import Verification, verify
 
 __version__ = version("upweight")
@@ -68,4 +78,5 @@ __all__ = [
     "trust",
     "verify",
     "vulnerability",
+    "vulnerable_targets",
 ]

@@ -194,8 +194,11 @@ def input_directional(
 ) -> Tensor:
     """The gradient in the inputs x of sum_i s . grad l_i, for every row s: (k, b, ...). Examples do not mix."""
 
-    def total(x: Tensor, row: Tensor) -> Tensor:
-        return jvp(lambda t: of.losses(t, rebuild(x)), (theta,), (row,))[1].sum()
+    def towards(row: Tensor) -> Tensor:
+        # Forward over reverse: reverse over forward is silently wrong where torch's forward derivative of a layer takes
+        # what it saved for constant (layer, instance and training-mode batch norm in torch 2.13).
+        slope = grad(lambda x, t: of.losses(t, rebuild(x)).sum())
+        return jvp(lambda t: slope(inputs, t), (theta,), (row,))[1]
 
     def slow() -> Tensor:
         found = []
@@ -205,7 +208,7 @@ def input_directional(
             found.append(torch.autograd.grad(first @ row, x, materialize_grads=True)[0])
         return torch.stack(found)
 
-    return attempt(lambda: vmap(grad(total), (None, 0))(inputs, rows), slow)
+    return attempt(lambda: vmap(towards)(rows), slow)
 
 
 # -- second derivatives ------------------------------------------------------------------------------------------------

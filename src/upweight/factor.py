@@ -199,6 +199,22 @@ class LowRankFactor(Factor):
         return (rows * self.solve(rows)).sum(1)
 
 
+class UpdatedFactor(Factor):
+    """A + C^T C for a factorised A and a few rows C (q, p), by the Woodbury identity."""
+
+    def __init__(self, base: Factor, rows: Float[Tensor, "q p"]) -> None:
+        self.dtype, self.base, self.rows = base.dtype, base, rows
+        self.reach = base.solve(rows)
+        self.lower = torch.linalg.cholesky(torch.eye(len(rows), dtype=rows.dtype) + rows @ self.reach.T)
+
+    def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
+        base = self.base.solve(rows)
+        return base - torch.cholesky_solve(self.rows @ base.T, self.lower).T @ self.reach
+
+    def quadratic(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:
+        return (rows * self.solve(rows)).sum(1)
+
+
 class DiagonalFactor(Factor):
     """A = diag(values)."""
 

@@ -1,6 +1,7 @@
 """A frozen network in front of a linear model: its features, kept on disk, and derivatives back to its inputs.
 
-A frozen network is any module that maps inputs (b, ...) to features (b, d) and is differentiable in its inputs.
+A frozen network is any module that maps inputs (b, ...) to features (b, d) and is differentiable in its inputs. It may
+live on a GPU: inputs are taken to it a batch at a time, what is found comes back to where they were.
 """
 
 from __future__ import annotations
@@ -45,12 +46,17 @@ def features(
     found = []
     with torch.no_grad():
         for part in track(inputs.split(batch), "features", -(-len(inputs) // batch)):
-            found.append(check_features(network(part), len(part)).float().cpu())
+            found.append(check_features(network(part.to(device_of(network, part))), len(part)).float().cpu())
     whole = torch.cat(found)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, {"features": whole}, {"network": type(network).__name__})
     return whole
+
+
+def device_of(network: nn.Module, inputs: Tensor) -> torch.device:
+    """Where the network's numbers are; of one that has none, where the inputs are."""
+    return next((values.device for values in network.state_dict().values()), inputs.device)
 
 
 def check_features(found: Any, b: int) -> Tensor:
@@ -74,7 +80,8 @@ class Traced:
             raise TypeError(
                 f"derivatives in the inputs need real numbers, got {inputs.dtype}: scale images to floating point first"
             )
-        self._inputs = inputs.detach().clone().requires_grad_()
+        self._home = inputs.device
+        self._inputs = inputs.detach().clone().to(device_of(network, inputs)).requires_grad_()
         with torch.enable_grad():
             self._features = check_features(network(self._inputs), len(inputs))
         if not self._features.requires_grad:
@@ -82,7 +89,7 @@ class Traced:
                 "the network's features do not depend differentiably on its inputs (detached, rounded, or computed "
                 "without gradients): its preprocessing must be made of differentiable torch operations"
             )
-        self.features = self._features.detach()
+        self.features = self._features.detach().to(self._home)
 
     def pull_back(self, cotangents: Float[Tensor, "k b d"]) -> Float[Tensor, "k b *x"]:
         """The derivatives of cotangent . features in the inputs: k backward passes."""
@@ -90,7 +97,7 @@ class Traced:
             torch.autograd.grad(self._features, self._inputs, v.to(self._features), retain_graph=True)[0]
             for v in cotangents
         ]
-        return torch.stack(rows)
+        return torch.stack(rows).to(self._home)
 
 
 def pull_back(

@@ -183,13 +183,20 @@ class Influence:
         found = _Answer(checks.drift(self._gradient, solution.value), solution.residual, solution.verdict)
         return self._scores(values, found, test, measure, batch_index(before), edit="replaced")
 
-    def on_inputs(self, batch: Any, test: Any, *, measure: Measure | None = None) -> Float[Tensor, "m b *x"]:
+    def on_inputs(
+        self, batch: Any, test: Any, *, measure: Measure | None = None, at: str | None = None
+    ) -> Float[Tensor, "m b *x"]:
         """I_pert,loss(z, z_test) of training examples z of `batch`, in the shape of their inputs (Eq. 5, as printed).
 
-        The refitted measure changes by (1/n) I_pert . delta when x becomes x + delta.
+        The refitted measure changes by (1/n) I_pert . delta when x becomes x + delta. `at="embedding"` asks about the
+        outputs of that layer of a network in place of the inputs: of word vectors (t, d), say, whose sizes
+        `.norm(dim=-1)` tell which tokens matter.
+
+        Raises TypeError for inputs without derivatives (whole numbers), ValueError for a layer that is not there or
+        runs more than once.
         """
         solution = self.solve(self.problem.test_gradients(test, measure))
-        return -self.problem.input_gradients(batch, solution.value)
+        return -self.problem.input_gradients(batch, solution.value, at)
 
     def of_removal(
         self, groups: Any, test: Any, *, measure: Measure | None = None, guarantee: int = 0

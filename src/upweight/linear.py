@@ -332,7 +332,11 @@ class LinearProblem(Objective):
         outer = self._outer(residual, X)
         return outer.sum(0, keepdim=True) if isinstance(measure, Overall) else outer
 
-    def input_gradients(self, batch: Any, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k b *x"]:
+    def input_gradients(
+        self, batch: Any, rows: Float[Tensor, "k p"], at: str | None = None
+    ) -> Float[Tensor, "k b *x"]:
+        if at is not None:
+            raise ValueError(f"a linear problem has no layer {at!r}: leave out at=")
         found = self.feature_gradients(batch, rows)
         if self.terms.network is None or isinstance(batch[0], Design):
             return found

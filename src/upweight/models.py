@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -90,7 +91,8 @@ def real_inputs(batch: Any) -> tuple[Tensor, Callable[[Any], Any]]:
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             kind = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
             raise TypeError(
-                f"input gradients need inputs of real numbers, got {kind}: compare edited inputs with of_change"
+                f"input gradients need inputs of real numbers, got {kind}: ask for those of a layer's outputs with "
+                'at="embedding", say, or compare edited inputs with of_change'
             )
         return inputs, lambda x: (x, batch[1])
     real = [key for key, leaf in batch.items() if isinstance(leaf, Tensor) and leaf.is_floating_point()]
@@ -100,3 +102,44 @@ def real_inputs(batch: Any) -> tuple[Tensor, Callable[[Any], Any]]:
         )
         raise TypeError(f"input gradients need exactly one entry of real numbers in the mapping, got {kinds}")
     return batch[real[0]], lambda x: {**batch, real[0]: x}
+
+
+@contextmanager
+def layer_inputs(
+    model: torch.nn.Module, name: str, batch: Any, call: Callable[[], Any]
+) -> Iterator[tuple[Tensor, Callable[[Any], Any]]]:
+    """What the layer `name` gives for a batch, and how the model is made to go on from something else in its place.
+
+    `call` runs the model on the batch. The second value takes that something and gives the batch, unchanged.
+    """
+    layers = dict(model.named_modules())
+    if name not in layers:
+        close = difflib.get_close_matches(name, layers, 3, 0.0)
+        raise ValueError(f"at: the model has no layer {name!r}; closest: {', '.join(close)}")
+    given: list[Any] = []
+    instead: Any = None
+
+    def exchange(_: Any, __: Any, output: Any) -> Any:
+        if instead is not None:
+            return instead
+        given.append(output)
+        return None
+
+    def rebuild(x: Any) -> Any:
+        nonlocal instead
+        instead = x
+        return batch
+
+    hook = layers[name].register_forward_hook(exchange)
+    try:
+        with torch.no_grad():
+            call()
+        if len(given) != 1:
+            raise ValueError(
+                f"at: layer {name!r} must run once when the model does, it ran {len(given)} times"
+            )
+        if not isinstance(given[0], Tensor) or not given[0].is_floating_point():
+            raise TypeError(f"at: layer {name!r} must give one tensor of real numbers")
+        yield given[0].detach(), rebuild
+    finally:
+        hook.remove()

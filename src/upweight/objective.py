@@ -131,8 +131,13 @@ class Objective(ABC):
         """The gradients of the measure (default: the loss) in the parameters."""
 
     @abstractmethod
-    def input_gradients(self, batch: Any, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k b *x"]:
-        """The derivative of s . grad L(z) in the inputs of z, for every row s and example z of `batch`."""
+    def input_gradients(
+        self, batch: Any, rows: Float[Tensor, "k p"], at: str | None = None
+    ) -> Float[Tensor, "k b *x"]:
+        """The derivative of s . grad L(z) in the inputs of z, for every row s and example z of `batch`.
+
+        `at` names a layer of a network, whose outputs then take the place of the inputs.
+        """
 
     @abstractmethod
     def operator(self, *, gauss_newton: bool = False, dtype: torch.dtype | None = None) -> Operator:

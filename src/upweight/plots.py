@@ -101,7 +101,7 @@ def input_influence(
     """I_pert,loss of one training input (one entry of `Influence.on_inputs`), drawn as what the input is.
 
     A row of columns (d,): bars of x_j I_pert_j, the first-order share of each column in the row's influence, the `most`
-    largest; `names` are the columns'. Word vectors (t, d): the size of each position's derivative, as `names` if given.
+    largest; `names` are the columns'. Word vectors (t, d) with `names`, the words: the sizes of their derivatives.
     An image (3, h, w), (1, h, w) or (h, w): the image, and the signed sum over its channels laid over it in grey: red
     where a brighter pixel would raise the test measure after retraining, blue where a darker one would.
     Raises ValueError for other shapes.

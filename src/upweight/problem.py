@@ -6,6 +6,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -40,7 +41,7 @@ from .jacobians import (
 )
 from .layered import Layered, Outer, Pairs
 from .measures import Measure, OfParameters, Overall
-from .models import check_eval, in_words, real_inputs, snapshot
+from .models import check_eval, in_words, layer_inputs, real_inputs, snapshot
 from .objective import Objective, Operator, check_keep, check_weights, expand_l2
 from .progress import track
 from .rows import Rows, as_rows, count
@@ -388,17 +389,24 @@ class Problem(Objective):
         return example_gradients(self.evaluation, self.theta, batch, measure)
 
     @patient
-    def input_gradients(self, batch: Any, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k b *x"]:
-        rows = rows.to(self.theta)
-        found = []
-        for _, block in self._test(batch).blocks(self._size):
-            inputs, rebuild = real_inputs(block)
-            parts = rows.split(ROWS_AT_ONCE)
-            found.append(
-                torch.cat(
-                    [input_directional(self.evaluation, self.theta, inputs, rebuild, part) for part in parts]
-                )
+    def input_gradients(
+        self, batch: Any, rows: Float[Tensor, "k p"], at: str | None = None
+    ) -> Float[Tensor, "k b *x"]:
+        rows, of, found = rows.to(self.theta), self.evaluation, []
+        # A layer's outputs stand in for all examples at once, or for one.
+        alone = at is not None and of.strategy != "batch"
+        for _, block in self._test(batch).blocks(1 if alone else self._size):
+            entry = (
+                nullcontext(real_inputs(block))
+                if at is None
+                else layer_inputs(of.model, at, block, functools.partial(of.call, self.theta, block))
             )
+            with entry as (inputs, rebuild):
+                parts = [
+                    input_directional(of, self.theta, inputs, rebuild, part)
+                    for part in rows.split(ROWS_AT_ONCE)
+                ]
+            found.append(torch.cat(parts))
         return torch.cat(found, dim=1)
 
     # -- curvature -------------------------------------------------------------------------------------------------

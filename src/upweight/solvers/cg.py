@@ -91,7 +91,7 @@ def _refine(
     ladder = list(operators)
     accurate, judged = operators[ladder[-1]], wide(ladder[-1])
     value = torch.zeros_like(rows)
-    steps = torch.zeros(len(rows), dtype=torch.long)
+    steps = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
     left = rows.clone()
     norm = rows.norm(dim=1)
     status = [Status.CONVERGED if size == 0 else Status.NOT_CONVERGED for size in norm.tolist()]
@@ -101,7 +101,7 @@ def _refine(
         open_rows = [i for i, s in enumerate(status) if s is Status.NOT_CONVERGED and int(steps[i]) < budget]
         if not open_rows:
             break
-        active = torch.tensor(open_rows)
+        active = torch.tensor(open_rows, device=rows.device)
         precision, last = ladder[0], len(ladder) == 1
         # Half of rtol: the sweep's own residual drifts from the true one, and one more sweep costs more than a step.
         target = (0.5 * rtol / residual[active]).clamp(min=GAIN[precision], max=0.5)
@@ -132,7 +132,7 @@ def _refine(
             if last and bool((gain > 0.9).all()):
                 break  # at the limit of the precision: report what was reached
             ladder = ladder if last else ladder[1:]
-    return Solution(value, residual, steps, tuple(status), judged)
+    return Solution(value, residual, steps.cpu(), tuple(status), judged)
 
 
 def _sweep(
@@ -140,10 +140,10 @@ def _sweep(
 ) -> tuple[Tensor, Tensor, list[Status]]:
     """Conjugate gradients from zero until each row's residual has shrunk by its target."""
     value = torch.zeros_like(rows)
-    taken = torch.zeros(len(rows), dtype=torch.long)
+    taken = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
     ended = [Status.NOT_CONVERGED] * len(rows)
     size = rows.norm(dim=1)
-    active = torch.arange(len(rows))
+    active = torch.arange(len(rows), device=rows.device)
     r = rows.clone()
     z = precondition(r)
     d = z.clone()

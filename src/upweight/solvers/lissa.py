@@ -100,7 +100,7 @@ def find_scale(
     """The ratio sum lambda^2 / sum lambda over the top eigenvalues of sampled batches, by power iteration."""
     generator = torch.Generator().manual_seed(seed)
     index = torch.randint(curvature.problem.n, (samples, batch), generator=generator)
-    h = torch.randn(samples, curvature.p, generator=generator).to(curvature.fast_dtype)
+    h = torch.randn(samples, curvature.p, generator=generator).to(curvature.device, curvature.fast_dtype)
     size = h.norm(dim=1, keepdim=True)
     for _ in range(steps):
         h = curvature.sampled(h / size.clamp(min=1e-30), index)

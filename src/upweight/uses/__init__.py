@@ -1,6 +1,6 @@
 """What influence is used for: explanations, wrong labels, populations, decisions, attacks."""
 
-from .attack import Attack, Box, attack, vulnerability
+from .attack import Attack, Box, attack, vulnerability, vulnerable_targets
 from .explain import Explanation, explain
 from .flip_set import FlipSet, flip_set
 from .mislabeled import Suspects, mislabeled
@@ -22,4 +22,5 @@ __all__ = [
     "mismatch",
     "trust",
     "vulnerability",
+    "vulnerable_targets",
 ]
