@@ -41,7 +41,7 @@ def test_the_report_is_self_contained_and_accessible(demo):
     _, out = demo
     html = (out / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?://|src=\"/|<script|<link|@import|url\(", html)
-    assert html.count("<img ") == html.count('src="data:image/png;base64,') == 2 + 2 * cli.SHOWN
+    assert html.count("<img ") == html.count('src="data:image/png;base64,') == 2 + 2 * cli.demo.SHOWN
     assert all("alt=" in tag for tag in re.findall(r"<img [^>]*>", html))
     assert "prefers-color-scheme: dark" in html
     assert "The explanation holds" in html
@@ -50,11 +50,11 @@ def test_the_report_is_self_contained_and_accessible(demo):
 
 
 def test_the_chosen_digit_is_wrong_and_the_most_confident():
-    digits = cli.embedded_digits()
-    few = cli.Digits(*(part[:300] for part in digits))
+    digits = cli.demo.embedded_digits()
+    few = cli.demo.Digits(*(part[:300] for part in digits))
     X, y = few.train.reshape(300, -1) / 255.0, few.train_labels
     problem = LinearProblem.fit(X, y, loss=Softmax(), outputs=10, l2=1.0)
-    wrong = cli.most_confident_error(problem, few)
+    wrong = cli.demo.most_confident_error(problem, few)
     scores = (few.test.reshape(300, -1) / 255.0) @ problem.theta.view(10, -1).numpy().T
     probability = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     missed = probability.argmax(1) != few.test_labels
@@ -74,7 +74,7 @@ def test_the_chosen_digit_is_wrong_and_the_most_confident():
 )
 def test_the_verdict_follows_the_numbers(actual, words):
     top = agreement([1.0, 2.0, 3.0], actual)
-    text = cli.in_words(Verification(pd.DataFrame(), top, None))
+    text = cli.demo.in_words(Verification(pd.DataFrame(), top, None))
     assert text.startswith(words)
     assert "random" not in text
 

@@ -22,6 +22,8 @@ LEADING = 64
 """Leading input directions that the preconditioner of one layer keeps whole."""
 WIDEST = 4096
 """Columns of a layer whose input basis is worth finding."""
+ROOT = 2e8
+"""Numbers of a linear problem's curvature root that may be held, rows x columns."""
 RANK = 100
 """Directions that the preconditioner of a network keeps."""
 
@@ -56,8 +58,11 @@ def choose_solver(problem: Objective, curvature: Curvature) -> tuple[Solver, str
         return ConjugateGradient(rtol=1e-5), f"solver: ConjugateGradient, p = {curvature.p}"
     if isinstance(problem, LinearProblem):
         size = min(problem.p, problem.n * problem.c)
-        if size <= DIRECT:
+        wide = problem.d > WIDEST  # too many columns for the basis of a preconditioner
+        if size <= DIRECT or (wide and size <= DENSE and size * problem.p <= ROOT):
             return Exact(), f"solver: Exact, one factorisation of {size} rows"
+        if wide:
+            return _leading(problem, curvature, Hessian, rtol=1e-6)
         return _one_layer(problem, curvature, problem.c, problem.d, rtol=1e-6)
     assert isinstance(problem, Problem)
     few = problem.p <= DENSE and problem.n * problem.c * problem.p**2 <= DENSE_WORK
@@ -66,13 +71,22 @@ def choose_solver(problem: Objective, curvature: Curvature) -> tuple[Solver, str
     shape = EKFAC(problem).one_layer
     if shape is not None and shape[1] <= WIDEST:
         return _one_layer(problem, curvature, *shape, rtol=1e-5)
+    return _leading(problem, curvature, GaussNewton, rtol=1e-5)
+
+
+def _leading(
+    problem: LinearProblem | Problem,
+    curvature: EmpiricalCurvature,
+    kind: type[Hessian] | type[GaussNewton],
+    rtol: float,
+) -> tuple[Solver, str]:
     tenth = torch.linspace(0, problem.n - 1, min(problem.n, max(2000, problem.n // 10))).long()
-    sample = GaussNewton(problem.subset(tenth), curvature.damping)
+    sample = kind(problem.subset(tenth), curvature.damping)
     reason = (
-        f"solver: ConjugateGradient preconditioned by {RANK} directions (Nystrom) of the Gauss-Newton matrix of "
+        f"solver: ConjugateGradient preconditioned by {RANK} directions (Nystrom) of the {kind.__name__} matrix of "
         f"{len(tenth)} rows, since p = {problem.p}"
     )
-    return ConjugateGradient(rtol=1e-5, preconditioner=Nystrom(sample, rank=RANK)), reason
+    return ConjugateGradient(rtol=rtol, preconditioner=Nystrom(sample, rank=RANK)), reason
 
 
 def _one_layer(

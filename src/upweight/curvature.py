@@ -10,6 +10,7 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -231,11 +232,20 @@ class EmpiricalCurvature(OfProblem):
         H.diagonal().add_(self.damping)
         return H
 
+    @cached_property
+    def _factors(self) -> dict[torch.dtype, Factor]:
+        return {}
+
     def factor(self, dtype: torch.dtype | None = None) -> Factor:
-        # Directions that are flat by construction are given some curvature: solves of gradients never go there.
-        gauge = self.problem.gauge if self.damping == 0 else None
         # An explicit matrix affords float64, which a float32 model's conditioning needs.
         dtype = dtype or torch.float64
+        if dtype not in self._factors:
+            self._factors[dtype] = self._factor(dtype)
+        return self._factors[dtype]
+
+    def _factor(self, dtype: torch.dtype) -> Factor:
+        # Directions that are flat by construction are given some curvature: solves of gradients never go there.
+        gauge = self.problem.gauge if self.damping == 0 else None
         diagonal = self.problem.l2 + self.damping
         root = self.problem.root(gauss_newton=self.gauss_newton) if int((diagonal == 0).sum()) < 64 else None
         if root is not None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from scipy.linalg import blas, lapack
 from scipy.sparse.linalg import ArpackError, eigsh
 
 from .errors import IndefiniteError
@@ -66,7 +68,7 @@ class DualFactor(Factor):
         self.kept = (diagonal > 0).nonzero()[:, 0]
         self.U = root[:, self.kept]
         self.D = diagonal[self.kept]
-        dual = (self.U / self.D) @ self.U.T
+        dual = _gram(self.U / self.D.sqrt())
         dual.diagonal().add_(1.0)
         self.dual = torch.linalg.cholesky(dual)
         free = root[:, self.bare]
@@ -78,14 +80,18 @@ class DualFactor(Factor):
             raise indefinite(float(torch.linalg.eigvalsh(schur)[0]))
         self.schur, self.free = lower, free
 
+    @cached_property
     def hat(self) -> Float[Tensor, " r"]:
         """The leverages u A^-1 u^T of the rows u of the root, at the price of one inverse of the dual matrix M^-1.
 
         Kept entries give 1 - M_ii; what the bare ones F add is (M F) S^-1 (M F)^T, S their Schur complement.
         """
-        M = torch.cholesky_inverse(self.dual)
-        bare = torch.linalg.solve_triangular(self.schur, (M @ self.free).T, upper=False)
-        return 1 - M.diagonal() + bare.square().sum(0)
+        # Half of what the inverse of M itself takes.
+        half = torch.from_numpy(lapack.dtrtri(self.dual.double().numpy(), lower=1)[0]).to(self.dtype)
+        bare = torch.linalg.solve_triangular(
+            self.schur, torch.cholesky_solve(self.free, self.dual).T, upper=False
+        )
+        return 1 - half.square().sum(0) + bare.square().sum(0)
 
     def _kept_inverse(self, rows: Tensor) -> Tensor:
         scaled = rows / self.D
@@ -103,6 +109,14 @@ class DualFactor(Factor):
 
     def quadratic(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:
         return (rows * self.solve(rows)).sum(1)
+
+
+def _gram(rows: Float[Tensor, "r p"]) -> Float[Tensor, "r r"]:
+    """The lower triangle of S S^T, which is all that a Cholesky factor reads; on the CPU at half the work."""
+    if rows.device.type != "cpu":
+        return rows @ rows.T
+    name = "dsyrk" if rows.dtype == torch.float64 else "ssyrk"
+    return torch.from_numpy(getattr(blas, name)(1.0, rows.numpy().T, trans=1, lower=1))
 
 
 class KroneckerFactor(Factor):

@@ -24,9 +24,9 @@ from .measures import Measure, OfParameters, Overall
 from .objective import Objective, content_hash
 from .problem import Problem
 from .progress import track
-from .removal import LeaveOneOut, Removal, leave_one_out, of_sets
+from .removal import LeaveOneOut, Removal, Total, all_kernels, leave_one_out, of_sets
 from .scores import Scores
-from .solvers import Inverse, Solution, Solver
+from .solvers import Exact, Inverse, Solution, Solver
 from .terms import batch_index
 from .types import Tensor
 
@@ -261,7 +261,7 @@ class Influence:
         elif isinstance(curvature, EKFAC) and isinstance(self.problem, Problem) and self.problem.by_layers:
             parts = self._own_by_layers(curvature, constant)
         else:
-            parts = self._own_by_solves(constant, block)
+            parts = self._own_by_kernels(constant) or self._own_by_solves(constant, block)
         values = torch.empty(1, self.problem.n, dtype=torch.float64)
         for part, quadratic, product in parts:
             weight = self.problem.weights[part].to(quadratic.device)
@@ -271,6 +271,20 @@ class Influence:
         return Scores(
             values, self.problem.n, measure="own loss", ids=self.problem.train_index, provenance=provenance
         )
+
+    def _own_by_kernels(self, constant: Float[Tensor, "1 p"]) -> Iterator[Own] | None:
+        """Of a linear model of one output solved on the dual side: r_i^2 x_i A^-1 x_i^T, from all leverages at once."""
+        problem, curvature = self.problem, self.settings.curvature
+        if not (isinstance(problem, LinearProblem) and isinstance(curvature, EmpiricalCurvature)):
+            return None
+        if not isinstance(self.settings.solver, Exact) or problem.c > 1:
+            return None
+        kernels = all_kernels(Total.of(curvature, 0))
+        if kernels is None:
+            return None
+        bare = problem.loss.residual(problem._outputs(problem.design, problem.theta), problem.y)[:, 0]
+        product = bare * problem._outputs(problem.design, constant[0])[:, 0]
+        return iter([(slice(0, problem.n), bare.square() * kernels * problem.n, product)])
 
     def _own_by_solves(self, constant: Float[Tensor, "1 p"], block: int) -> Iterator[Own]:
         inverse = self.inverse

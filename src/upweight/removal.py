@@ -110,6 +110,8 @@ class Total:
         """Factorised once for all sets of that size."""
         problem = curvature.problem
         assert isinstance(problem, LinearProblem)
+        if size == 0:  # the curvature itself, which may be factorised already
+            return cls(problem, curvature.factor(torch.float64), 0)
         kept = problem.at(problem.theta)
         kept.l2 = problem.l2 * penalty_factor(problem, size) * (problem.n - size) / problem.n
         return cls(problem, replace(curvature, problem=kept).factor(torch.float64), size)
@@ -213,14 +215,14 @@ def own_kernels(total: Total, E: Float[Tensor, "b c p"]) -> Float[Tensor, "b c c
     return E @ total.solve(E).mT
 
 
-def _all_kernels(total: Total) -> Float[Tensor, " n"] | None:
+def all_kernels(total: Total) -> Float[Tensor, " n"] | None:
     """The same of all training examples at once where a model of one output is solved on the dual side."""
     problem, factor = total.problem, total.factor
     if problem.c > 1 or not isinstance(factor, DualFactor):
         return None
     w = problem._derivatives(torch.float64).a[:, 0]
     flat = (w < 1e-10 * w.max()).nonzero()[:, 0]
-    found = factor.hat() / w
+    found = factor.hat / w
     if len(flat):
         E = problem.output_gradients(problem.train_batch(flat))
         found[flat] = own_kernels(total, E)[:, 0, 0]
@@ -239,7 +241,7 @@ def leave_one_out(curvature: EmpiricalCurvature) -> LeaveOneOut:
     parts = problem._derivatives(torch.float64)
     eta = problem._outputs(problem.design, problem.theta)
     pulled = problem._outputs(problem.design, b)
-    kernels = _all_kernels(total)
+    kernels = all_kernels(total)
     shift = torch.empty_like(eta)
     leverage = torch.empty(problem.n, dtype=torch.float64)
     held = max(1, HELD_BYTES // (8 * problem.p * problem.c))

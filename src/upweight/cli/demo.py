@@ -1,10 +1,8 @@
-"""The command line: `upweight demo`. What a command needs is imported when it runs."""
+"""`upweight demo`: a wrong prediction of a digit classifier, explained and verified."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -13,49 +11,26 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .errors import InfluenceError
+from .app import answering, app, phase, say
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from .influence import Influence
-    from .linear import LinearProblem
-    from .scores import Scores
-    from .types import Tensor
-    from .verify import Agreement, Verification
+    from ..influence import Influence
+    from ..linear import LinearProblem
+    from ..scores import Scores
+    from ..types import Tensor
+    from ..verify import Agreement, Verification
 
 L2 = 0.01
 CLASSES = 10
 SHOWN = 8
 """Helpful and harmful digits in the table and the report, each."""
 
-app = typer.Typer(
-    help="Explain a trained model by its training data, and check the explanation by retraining.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-
-
-def _version(asked: bool) -> bool:
-    if asked:
-        typer.echo(f"upweight {installed_version('upweight')}")
-        raise typer.Exit
-    return asked
-
-
-@app.callback()
-def main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    """Explain a trained model by its training data, and check the explanation by retraining."""
-
 
 @app.command()
+@answering
 def demo(
     out: Annotated[
         Path, typer.Option(help="Folder for report.html and verification.png.", file_okay=False)
@@ -78,11 +53,7 @@ def demo(
         raise typer.BadParameter(
             f"cannot make the folder {out}: {error.strerror}", param_hint="--out"
         ) from None
-    try:
-        _demo(out, seed, k)
-    except InfluenceError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from None
+    _demo(out, seed, k)
     Console().print(f"Total time: {time.perf_counter() - began:.1f} s", highlight=False)
 
 
@@ -162,17 +133,17 @@ def _numbers(agreement: Agreement) -> str:
 
 def _demo(out: Path, seed: int, k: int) -> None:
     console = Console(highlight=False)
-    with _phase("loading torch"):
+    with phase("loading torch"):
         import torch
 
-        from . import plots
-        from .influence import Influence
-        from .linear import LinearProblem
-        from .losses import Softmax
-        from .verify import verify
+        from .. import plots
+        from ..influence import Influence
+        from ..linear import LinearProblem
+        from ..losses import Softmax
+        from ..verify import verify
 
     digits = embedded_digits()
-    with _phase("training softmax regression on 5,500 digits to a gradient norm of 1e-9"):
+    with phase("training softmax regression on 5,500 digits to a gradient norm of 1e-9"):
         problem = LinearProblem.fit(
             _pixels(digits.train),
             torch.from_numpy(digits.train_labels).long(),
@@ -184,11 +155,11 @@ def _demo(out: Path, seed: int, k: int) -> None:
     console.print(wrong.question)
     test = _pixels(digits.test[[wrong.row]]), torch.tensor([wrong.label])
     influence = Influence(problem)
-    _say("solving with the Hessian")
+    say("solving with the Hessian")
     scores = influence.on_loss(test)[0]
     console.print(_table(scores, digits))
     console.print(scores.sign)
-    _say(f"verifying: training again without each of the {k} top and {k} random digits")
+    say(f"verifying: training again without each of the {k} top and {k} random digits")
     v = verify(influence, test, k=k, seed=seed)
     console.print(in_words(v))
     picture = out / "verification.png"
@@ -225,8 +196,8 @@ def _report(
     v: Verification,
     seed: int,
 ) -> Path:
-    from . import plots
-    from .report import Example, write
+    from .. import plots
+    from ..report import Example, write
 
     def examples(frame: pd.DataFrame) -> list[Example]:
         rows = zip(frame.index, frame.iloc[:, -1], strict=True)
@@ -260,21 +231,3 @@ def _report(
         ],
         sign=scores.sign,
     )
-
-
-def _say(text: str) -> None:
-    """A line on standard error before something slow, on a terminal only."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        console.print(f"{text} ...", style="dim", highlight=False)
-
-
-@contextmanager
-def _phase(text: str) -> Iterator[None]:
-    """A spinner on standard error while something slow that has no bar of its own runs, on a terminal only."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(text):
-        yield

@@ -1,0 +1,87 @@
+"""The application, its exit codes, and what it says on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from importlib.metadata import version as installed_version
+from typing import Annotated, ParamSpec
+
+import typer
+from rich.console import Console
+
+FAILED, BAD_INPUT, GATE = 1, 2, 3
+"""Exit codes: no answer of the wanted accuracy; something given cannot be used; more suspects than --fail-over."""
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    help="Explain a trained model by its training data, and check the explanation by retraining.",
+    epilog="Exit codes: 0 answered; 1 no answer of the wanted accuracy; 2 something given cannot be used; "
+    "3 more suspects than --fail-over allows.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"upweight {installed_version('upweight')}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Explain a trained model by its training data, and check the explanation by retraining."""
+
+
+def answering(command: Callable[P, None]) -> Callable[P, None]:
+    """The command with errors as one clear sentence and an exit code, and warnings as one line each."""
+
+    @wraps(command)
+    def answered(*args: P.args, **kwargs: P.kwargs) -> None:
+        import warnings
+
+        from ..errors import InfluenceError
+
+        def show(message: Warning | str, *_: object, **__: object) -> None:
+            typer.echo(f"Warning: {message}", err=True)
+
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = show
+                command(*args, **kwargs)
+        except InfluenceError as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(FAILED) from None
+        except (ValueError, TypeError, ImportError, OSError) as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(BAD_INPUT) from None
+
+    return answered
+
+
+def say(text: str) -> None:
+    """A line on standard error, on a terminal only."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        console.print(text, style="dim", highlight=False, markup=False)
+
+
+@contextmanager
+def phase(text: str) -> Iterator[None]:
+    """A spinner on standard error while something slow that has no bar of its own runs, on a terminal only."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(text):
+        yield

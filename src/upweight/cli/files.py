@@ -1,0 +1,179 @@
+"""From a user's files to what a question needs: a trained model, its influence, and the rows that are asked about."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import NotStationaryWarning
+from ..estimators import from_estimator
+from ..influence import Influence
+from ..pipelines import sensible
+from ..tables import FileError, Table, check_column, read, understood
+from .app import phase, say
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """The training file as it is (`raw`), what the model sees of it, and the model's influence.
+
+    `table` is None for a model that came with its own idea of the columns.
+    """
+
+    raw: pd.DataFrame
+    X: pd.DataFrame
+    y: pd.Series
+    table: Table | None
+    influence: Influence
+    classifies: bool
+    folder: Path
+    encoding: str
+    id: str
+
+    @classmethod
+    def of(
+        cls,
+        file: Path,
+        target: str,
+        *,
+        model: Path | None,
+        trust: list[str],
+        text: list[str],
+        image: list[str],
+        drop: list[str],
+        id: str | None,
+        encoding: str,
+    ) -> Asked:
+        """Read, fit (or load) and prepare, saying what is done."""
+        folder = file.resolve().parent
+        with phase(f"reading {file.name}"):
+            raw = read(file, encoding)
+        table = understood(raw, target, text=text, image=image, drop=drop, id=id, folder=folder)
+        raw = raw.set_axis(table.X.index)
+        for note in table.notes:
+            say(note)
+        X: pd.DataFrame = table.X
+        if model is None:
+            estimator = sensible(table, cache=folder / ".upweight")
+            with phase(f"fitting {len(X):,} rows"), warnings.catch_warnings():
+                _quiet_convergence()
+                estimator.fit(X, table.y)
+            say(f"fitted {estimator}")
+        else:
+            estimator = load(model, trust)
+            X = _own_columns(estimator, raw, target)
+        with warnings.catch_warnings():
+            if model is None:  # it is finished below
+                warnings.simplefilter("ignore", NotStationaryWarning)
+            problem = from_estimator(estimator, X, table.y, polish=model is None)
+        return cls(
+            raw=raw,
+            X=X,
+            y=table.y,
+            table=table if model is None else None,
+            influence=Influence(problem),
+            classifies=table.classifies,
+            folder=folder,
+            encoding=encoding,
+            id=id or "row",
+        )
+
+    def batch(self, test: Path | None, row: str | None = None, where: str | None = None) -> Any:
+        """Inputs and targets of the rows asked about: of the test file if there is one, one of them if `row`."""
+        raw = self.raw
+        if test is not None:
+            raw = read(test, self.encoding)
+            if self.id != "row" and self.id in raw.columns:
+                raw = raw.set_index(self.id)
+        if where is not None:
+            raw = raw.loc[_mask(raw, where)]
+        if row is not None:
+            raw = raw.loc[[_label(raw, row)]]
+        if self.table is not None:
+            return self.table.batch(raw, self.folder if test is None else test.resolve().parent)
+        check_column(raw, str(self.y.name))
+        return raw[self.X.columns], raw[str(self.y.name)]
+
+    def column(self, name: str) -> pd.Series:
+        """A column of the training file, for groups; a missing value is a group of its own."""
+        check_column(self.raw, name)
+        return self.raw[name].map(str, na_action="ignore").fillna("(missing)")
+
+    def rows(self, where: str) -> list[int]:
+        """The places of the training rows of which a condition holds."""
+        found = np.flatnonzero(_mask(self.raw, where)).tolist()
+        if len(found) == len(self.raw):
+            raise FileError(f"{where!r} holds of all {len(found):,} rows: leave some to learn from")
+        return found
+
+
+def load(path: Path, trust: list[str]) -> Any:
+    """A model from a skops file, with no other types than those known to be safe and those in `trust`.
+
+    Raises FileError naming the types that were not trusted.
+    """
+    try:
+        import skops.io
+    except ImportError as missing:
+        raise ImportError('models are read with skops: pip install "upweight[files]"') from missing
+    if not path.is_file():
+        raise FileError(f"{path}: no such file")
+    try:
+        unknown = [name for name in skops.io.get_untrusted_types(file=path) if name not in trust]
+        if unknown:
+            options = " ".join(f"--trust {name}" for name in unknown)
+            raise FileError(
+                f"{path.name} uses types that could run code of its author: {', '.join(unknown)}. "
+                f"If you trust where it comes from: {options}"
+            )
+        return skops.io.load(path, trusted=trust)
+    except FileError:
+        raise
+    except Exception as error:  # whatever a broken or foreign archive makes skops raise
+        raise FileError(
+            f"{path.name}: cannot be read as a skops file ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _own_columns(estimator: Any, raw: pd.DataFrame, target: str) -> pd.DataFrame:
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is None:
+        return raw.drop(columns=target)
+    for name in names:
+        check_column(raw, str(name))
+    return raw[list(names)]
+
+
+def _label(raw: pd.DataFrame, row: str) -> Any:
+    for label in (row, *([int(row)] if row.lstrip("-").isdigit() else [])):
+        if label in raw.index:
+            return label
+    if len(raw) == 0:
+        raise FileError("no row is left to ask about")
+    raise FileError(f"no row {row!r}; they go from {raw.index[0]!r} to {raw.index[-1]!r}")
+
+
+def _mask(raw: pd.DataFrame, where: str) -> np.ndarray:
+    """Which rows a condition holds of; the condition is the user's own, it sees the columns and nothing else."""
+    try:
+        found = raw.eval(where, engine="python", parser="pandas", local_dict={}, global_dict={})
+    except Exception as error:  # pandas raises whatever the parser, the operator or a lookup does
+        raise FileError(f"the condition {where!r} cannot be understood: {error}") from error
+    mask = np.asarray(found)
+    if mask.dtype != bool or mask.shape != (len(raw),):
+        raise FileError(f"the condition {where!r} is not true or false of each row")
+    if not mask.any():
+        raise FileError(f"no row fulfils {where!r}")
+    return mask
+
+
+def _quiet_convergence() -> None:
+    """The fit is finished to rounding afterwards: that scikit-learn stopped early does not matter."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    warnings.simplefilter("ignore", ConvergenceWarning)

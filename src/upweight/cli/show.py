@@ -1,0 +1,92 @@
+"""Tables of answers on a terminal, as JSON, CSV or Parquet."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+WIDEST = 60
+"""Characters of a cell that a table on the terminal shows."""
+
+
+class Format(str, Enum):
+    """How a table is written."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    parquet = "parquet"
+
+
+def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: str) -> None:
+    """Write a table to `out`, in the format of its suffix, or print it: for people on a terminal, else as CSV.
+
+    Raises ValueError for Parquet without a file and suffixes that name no format.
+    """
+    if format is None and out is not None:
+        suffix = out.suffix.lower().removeprefix(".")
+        if suffix not in Format.__members__:
+            raise ValueError(
+                f"--out {out}: its suffix names no format; use .csv, .json or .parquet, or give --format"
+            )
+        format = Format(suffix)
+    format = format or (Format.table if sys.stdout.isatty() else Format.csv)
+    if format is Format.parquet:
+        if out is None:
+            raise ValueError("--format parquet needs --out FILE")
+        frame.to_parquet(out)
+        return
+    if format is Format.table and out is None:
+        Console().print(_for_people(frame, title))
+        return
+    text = {
+        Format.json: lambda: (
+            frame.reset_index().to_json(orient="records", indent=1, force_ascii=False) + "\n"
+        ),
+        Format.csv: lambda: _inert(frame).to_csv(),
+        Format.table: lambda: frame.to_string() + "\n",
+    }[format]()
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        out.write_text(text, encoding="utf-8")
+
+
+def _for_people(frame: pd.DataFrame, title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    plain = frame.reset_index()
+    for name in plain.columns:
+        number = pd.api.types.is_numeric_dtype(plain[name]) and not pd.api.types.is_bool_dtype(plain[name])
+        table.add_column(str(name), justify="right" if number else "left", overflow="fold")
+    for line in plain.itertuples(index=False):
+        table.add_row(*(_cell(value) for value in line))
+    return table
+
+
+def _cell(value: object) -> Text:
+    """A value as text that can neither style nor steer the terminal."""
+    words = f"{value:+.4g}" if isinstance(value, float) else str(value)
+    words = "".join(c if c.isprintable() else " " for c in words)
+    return Text(words if len(words) <= WIDEST else words[: WIDEST - 1] + "…")
+
+
+def _inert(frame: pd.DataFrame) -> pd.DataFrame:
+    """Text that a spreadsheet would run as a formula, with an apostrophe before it."""
+
+    def safe(value: object) -> object:
+        return (
+            f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+        )
+
+    found = frame.copy()
+    for name in found.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in found.dtypes]]:
+        found[name] = found[name].map(safe)
+    if not pd.api.types.is_numeric_dtype(found.index):
+        found.index = found.index.map(safe)
+    return found

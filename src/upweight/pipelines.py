@@ -1,0 +1,89 @@
+"""A sensible scikit-learn pipeline for a table that comes without a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .frozen import features
+from .tables import FileError, Table
+
+RARE = 10
+"""Categories with fewer rows share a column."""
+VOCABULARY = 10_000
+
+
+def sensible(table: Table, cache: Path | None = None) -> Any:
+    """An unfitted pipeline: scaled numbers, indicators, TF-IDF, features of a frozen network; then a linear model.
+
+    Logistic regression (C = 1) for classes, ridge regression (alpha = 1) for quantities. Features of images are kept in
+    the folder `cache`. Raises ImportError without scikit-learn, or, for images, without the extra `vision`.
+    """
+    try:
+        from sklearn.compose import ColumnTransformer
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.impute import SimpleImputer
+        from sklearn.linear_model import LogisticRegression, Ridge
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+    except ImportError as missing:
+        raise ImportError('a model is fitted with scikit-learn: pip install "upweight[sklearn]"') from missing
+    parts: list[tuple[str, Any, Any]] = []
+    numbers, categories = table.columns("number"), table.columns("category")
+    if numbers:
+        filled = SimpleImputer(strategy="median", add_indicator=bool(table.X[numbers].isna().any().any()))
+        parts.append(("numbers", make_pipeline(filled, StandardScaler()), numbers))
+    if categories:
+        encoder = OneHotEncoder(
+            min_frequency=min(RARE, max(1, len(table.X) // 100)), handle_unknown="infrequent_if_exist"
+        )
+        parts.append(("categories", encoder, categories))
+    for name in table.columns("text"):
+        words = TfidfVectorizer(
+            min_df=min(3, len(table.X) // 10 + 1), max_features=VOCABULARY, sublinear_tf=True
+        )
+        parts.append((name, words, name))
+    for name in table.columns("image"):
+        network = make_pipeline(FunctionTransformer(Photographs(cache)), StandardScaler())
+        parts.append((name, network, name))
+    columns = ColumnTransformer(parts, verbose_feature_names_out=len(parts) > 1)
+    return make_pipeline(columns, LogisticRegression(max_iter=1000) if table.classifies else Ridge())
+
+
+class Photographs:
+    """Paths of images (n,) -> features (n, 1280) of EfficientNet-Lite0, images resized to 224 x 224."""
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self.cache = cache
+
+    def __call__(self, paths: Any) -> np.ndarray:
+        """Raises FileError for a file that is no image."""
+        from .vision import EfficientNetLite0
+
+        images = torch.stack([_photograph(path) for path in pd.Series(np.ravel(paths))])
+        return features(_Scaled(EfficientNetLite0()), images, cache=self.cache).numpy()
+
+
+class _Scaled(torch.nn.Module):
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network((images.float() - 127) / 128)
+
+
+def _photograph(path: str) -> torch.Tensor:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(image.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR))
+    except (UnidentifiedImageError, OSError) as error:
+        raise FileError(f"{path}: cannot be read as an image ({error})") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -1,0 +1,269 @@
+"""The command line on files: answers are those of the library, bad input gets one sentence and exit code 2."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from compare import assert_close_per_row
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from typer.testing import CliRunner, Result
+
+from upweight import Influence, from_estimator, mislabeled
+from upweight.cli import app
+from upweight.tables import FileError, inside, kind_of, read, understood
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in arguments])
+
+
+def people(n: int = 120, seed: int = 0) -> pd.DataFrame:
+    """Numbers, categories with missing cells, a sentence, names, and a target that the first two decide."""
+    random = np.random.default_rng(seed)
+    age, town = random.normal(40, 12, n), random.choice(["north", "south", "east"], n)
+    pleased = age + 12 * (town == "north") + random.normal(0, 6, n) > 44
+    table = pd.DataFrame(
+        {
+            "name": [f"person {i}" for i in range(n)],
+            "age": age,
+            "town": town,
+            "country": "here",
+            "said": np.where(pleased, "that was good as always", "this was bad and far too slow"),
+            "opinion": np.where(pleased, "likes", "dislikes"),
+        }
+    )
+    table.loc[3, "age"] = np.nan
+    table.loc[4, "town"] = np.nan
+    return table
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "people.csv"
+    people().to_csv(path, index=False)
+    return path
+
+
+def test_columns_are_understood_and_what_is_left_out_is_said(file):
+    table = understood(read(file), "opinion")
+    assert table.kinds == {"age": "number", "town": "category", "said": "text"}
+    notes = "\n".join(table.notes)
+    for words in ("name: left out", "country: left out, it is constant", "age: 1 missing", "town: 1 missing"):
+        assert words in notes
+    assert table.classifies
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet", "arrow"])
+def test_every_format_reads_the_same(tmp_path, suffix: str):
+    table, path = people(), tmp_path / f"people.{suffix}"
+    write = {
+        "csv": lambda: table.to_csv(path, index=False),
+        "tsv": lambda: table.to_csv(path, index=False, sep="\t"),
+        "parquet": lambda: table.to_parquet(path),
+        "arrow": lambda: table.to_feather(path),
+    }
+    write[suffix]()
+    pd.testing.assert_frame_equal(read(path), table, check_dtype=False)
+
+
+def test_none_and_question_marks_are_values(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\nNone,1\n?,2\n,3\n")
+    assert read(path)["a"].tolist()[:2] == ["None", "?"]
+    assert read(path)["a"].isna().tolist() == [False, False, True]
+
+
+def test_mislabeled_finds_flipped_labels_and_says_what_the_library_says(file, tmp_path):
+    table = people(300)
+    flipped = [10, 50, 90, 200]
+    table.loc[flipped, "opinion"] = table.loc[flipped, "opinion"].map(
+        {"likes": "dislikes", "dislikes": "likes"}
+    )
+    path, out = tmp_path / "flipped.csv", tmp_path / "out.csv"
+    table.to_csv(path, index=False)
+    result = run("mislabeled", path, "--target", "opinion", "--out", out)
+    assert result.exit_code == 0, result.output
+    found = pd.read_csv(out, index_col="row")
+    assert len(found) == 300
+    assert set(flipped) <= set(found.index[:8])
+    understood_ = understood(read(path), "opinion")
+    from upweight.pipelines import sensible
+
+    model = sensible(understood_).fit(understood_.X, understood_.y)
+    problem = from_estimator(model, understood_.X, understood_.y, polish=True)
+    wanted = mislabeled(Influence(problem)).table
+    assert found.index.tolist() == wanted.index.tolist()
+    column = "loss without the row"
+    assert_close_per_row(found[column].to_numpy()[:, None], wanted[column].to_numpy()[:, None], 1e-6)
+
+
+def test_the_gate_fails_with_its_own_code(file):
+    assert run("mislabeled", file, "--target", "opinion", "--fail-over", 1.0).exit_code == 0
+    result = run("mislabeled", file, "--target", "opinion", "--drop", "said", "--fail-over", 0.0)
+    assert result.exit_code == 3
+    assert "contradict" in result.output
+
+
+def test_explain_mismatch_and_remove(file):
+    result = run("explain", file, "--target", "opinion", "--row", 7, "--k", 3, "--format", "json")
+    assert result.exit_code == 0, result.output
+    lines = json.loads(result.stdout)
+    assert [line["role"] for line in lines] == ["helpful"] * 3 + ["harmful"] * 3
+    assert all(line["because of"] for line in lines)
+    result = run("mismatch", file, "--target", "opinion", "--by", "town", "--where", "town == 'south'")
+    assert result.exit_code == 0, result.output
+    assert {"north", "south", "east", "(missing)"} == {
+        line.split(",")[0] for line in result.stdout.splitlines()[1:]
+    }
+    result = run("remove", file, "--target", "opinion", "--where", "age < 30", "--row", 7, "--format", "json")
+    assert result.exit_code == 0, result.output
+    assert "newton" in json.loads(result.stdout)[0]
+
+
+def test_remove_predicts_what_fitting_again_does(tmp_path):
+    table = people(300).dropna()[["age", "opinion"]].reset_index(drop=True)
+    path = tmp_path / "a.csv"
+    table.to_csv(path, index=False)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, tol=1e-10, max_iter=1000))
+    skops = pytest.importorskip("skops.io")
+    saved = tmp_path / "model.skops"
+    skops.dump(model.fit(table[["age"]], table["opinion"]), saved)
+    result = run(
+        "remove", path, "--target", "opinion", "--model", saved, "--where", "age < 28", "--format", "json"
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)[0]
+    gone = (table["age"] < 28).to_numpy()
+    assert found["size"] == gone.sum()
+    X, sign = model[0].transform(table[["age"]]), np.where(table["opinion"] == "likes", 1, -1)
+    losses = []
+    for kept in (np.ones(len(table), bool), ~gone):
+        refit = LogisticRegression(C=1.0, tol=1e-10, max_iter=1000).fit(X[kept], sign[kept])
+        losses.append(np.logaddexp(0, -sign * refit.decision_function(X)).mean())
+    assert abs(found["newton"] - (losses[1] - losses[0])) < 0.05 * abs(losses[1] - losses[0])
+
+
+def test_questions_of_another_file_by_id(file, tmp_path):
+    other = people(40, seed=5).assign(name=lambda t: "new " + t["name"])
+    other.to_csv(tmp_path / "other.csv", index=False)
+    arguments = ("--target", "opinion", "--id", "name", "--test", tmp_path / "other.csv", "--k", 2)
+    result = run("explain", file, *arguments, "--row", "new person 3", "--format", "json")
+    assert result.exit_code == 0, result.output
+    assert all(str(line["train row"]).startswith("person ") for line in json.loads(result.stdout))
+
+
+def test_text_that_a_spreadsheet_would_run_is_written_inert(tmp_path):
+    table = people()
+    table["name"] = ["=1+1", "@x", "+2"] + [f"person {i}" for i in range(len(table) - 3)]
+    path, out = tmp_path / "a.csv", tmp_path / "out.csv"
+    table.to_csv(path, index=False)
+    result = run("mislabeled", path, "--target", "opinion", "--id", "name", "--out", out)
+    assert result.exit_code == 0, result.output
+    cells = [line.split(",")[0] for line in out.read_text().splitlines()]
+    assert {"'=1+1", "'@x", "'+2"} <= set(cells)
+    assert not any(cell[:1] in "=+@" for cell in cells)
+
+
+def test_a_model_that_could_run_code_is_not_loaded(file, tmp_path):
+    skops = pytest.importorskip("skops.io")
+    from sklearn.preprocessing import FunctionTransformer
+
+    table = people().dropna()
+    model = make_pipeline(FunctionTransformer(torch.nn.functional.relu), LogisticRegression())
+    model.steps[0][1].func = json.dumps  # any function that skops does not know
+    saved = tmp_path / "model.skops"
+    skops.dump(
+        make_pipeline(
+            FunctionTransformer(json.dumps), LogisticRegression().fit(table[["age"]], table["opinion"])
+        ),
+        saved,
+    )
+    result = run("mislabeled", file, "--target", "opinion", "--model", saved)
+    assert result.exit_code == 2
+    assert "json.dumps" in result.output
+    assert "--trust json.dumps" in result.output
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        (None, ["--target", "opinoin"], "closest: opinion"),
+        (None, ["--target", "opinion", "--text", "sad"], "closest: said"),
+        ({"opinion": "likes"}, ["--target", "opinion"], "in every row"),
+        ({"opinion": None}, ["--target", "opinion"], "is missing in 120 rows, first in row 0"),
+        ({"name": "same"}, ["--target", "opinion", "--id", "name"], "is there 120 times"),
+        ({"said": [[1]] * 120}, ["--target", "opinion", "--row", "500"], "they go from 0 to 119"),
+        (None, ["--target", "opinion", "--row", "x"], "no row 'x'"),
+        (None, ["--target", "opinion", "--encoding", "nonsense"], "nonsense"),
+    ],
+)
+def test_bad_tables_get_one_sentence(tmp_path, change, arguments, message):
+    path = tmp_path / "a.csv"
+    table = people() if change is None else people().assign(**change)
+    table.to_csv(path, index=False)
+    command = "explain" if "--row" in arguments else "mislabeled"
+    result = run(command, path, *arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.xlsx", b"x", "cannot read .xlsx"),
+        ("a.csv", b"", "cannot be read"),
+        ("a.csv", b"a,b\n", "no rows"),
+        ("a.csv", b"a,a\n1,2\n", None),
+        ("a.csv", "a,b\nm\xfcde,1\n".encode("latin-1"), "--encoding latin-1"),
+        ("a.csv", b'a,b\n"1,2\n', "cannot be read"),
+        ("a.parquet", b"PAR1 no", "cannot be read"),
+    ],
+)
+def test_bad_files_get_one_sentence(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    if message is None:
+        assert read(path).columns.tolist() == ["a", "a.1"]
+        return
+    with pytest.raises(FileError, match=message):
+        read(path)
+
+
+def test_a_missing_file_names_its_neighbours(file):
+    with pytest.raises(FileError, match=r"did you mean people\.csv"):
+        read(file.with_name("poeple.csv"))
+
+
+def test_images_stay_inside_their_folder(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "secret.png").write_bytes(b"x")
+    for name in ("../secret.png", str(tmp_path / "secret.png")):
+        with pytest.raises(FileError, match="outside the folder"):
+            inside(tmp_path / "data", name)
+    with pytest.raises(FileError, match="no such image"):
+        inside(tmp_path / "data", "a.png")
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([1.0, 2.5, None], "number"),
+        (list(range(50)), "it counts the rows"),
+        ([True, False, True], "category"),
+        (["a.png", "b.JPG"], "image"),
+        (pd.to_datetime(["2020-01-01", "2021-01-01"]), "dates"),
+        ([None, None], "it is empty"),
+        ([[1], [2]], "neither numbers nor text"),
+    ],
+)
+def test_kinds(values, kind):
+    column = pd.Series(values, dtype=object if values[0] is True or isinstance(values[0], list) else None)
+    if isinstance(values[0], list):
+        column = pd.Series(pd.array([(1,), (2,)], dtype=object))
+    assert kind_of(column).startswith(kind) or kind in kind_of(column)
