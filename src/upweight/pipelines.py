@@ -39,7 +39,9 @@ def sensible(table: Table, cache: Path | None = None) -> Any:
         parts.append(("numbers", make_pipeline(filled, StandardScaler()), numbers))
     if categories:
         encoder = OneHotEncoder(
-            min_frequency=min(RARE, max(1, len(table.X) // 100)), handle_unknown="infrequent_if_exist"
+            min_frequency=min(RARE, max(1, len(table.X) // 100)),
+            handle_unknown="infrequent_if_exist",
+            feature_name_combiner=named,
         )
         parts.append(("categories", encoder, categories))
     for name in table.columns("text"):
@@ -50,8 +52,18 @@ def sensible(table: Table, cache: Path | None = None) -> Any:
     for name in table.columns("image"):
         network = make_pipeline(FunctionTransformer(Photographs(cache)), StandardScaler())
         parts.append((name, network, name))
-    columns = ColumnTransformer(parts, verbose_feature_names_out=len(parts) > 1)
+    words_too = bool(table.columns("text") or table.columns("image"))  # words may be named as columns are
+    columns = ColumnTransformer(parts, verbose_feature_names_out=words_too and len(parts) > 1)
     return make_pipeline(columns, LogisticRegression(max_iter=1000) if table.classifies else Ridge())
+
+
+def named(column: str, category: object) -> str:
+    """The indicator's name.
+
+    >>> named("age", "[0-10)")
+    'age = [0-10)'
+    """
+    return f"{column} = {'rare' if category == 'infrequent_sklearn' else category}"
 
 
 class Photographs:

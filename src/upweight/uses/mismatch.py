@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from ..groups import as_sets
 from ..influence import Influence
 from ..linear import LinearProblem
+from ..measures import Measure, Overall
 from ..types import Tensor
 from .names import feature_name
 
@@ -54,9 +56,13 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
     'c'
     """
     problem = influence.problem
+    measure = None
     if isinstance(problem, LinearProblem):
         test = problem._test(test)
-    found = influence.of_removal(by, test)
+        measure = Overall(
+            functools.partial(_mean_loss, problem)
+        )  # one question, however many rows the slice has
+    found = influence.of_removal(by, test, measure=measure)
     effect = (found.first_order if found.newton is None else found.newton).mean(0)
     groups = pd.DataFrame(
         {
@@ -68,15 +74,19 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
         index=found.groups,
     ).sort_values("effect of removal", kind="stable")
     worst = as_sets(by, problem.n)[1][int(effect.argmin())]
-    return Mismatch(groups, _features(influence, worst, test))
+    return Mismatch(groups, _features(influence, worst, test, measure))
 
 
-def _features(influence: Influence, rows: Tensor, test: Any) -> pd.DataFrame:
+def _mean_loss(problem: LinearProblem, outputs: Tensor, y: Any) -> Tensor:
+    return problem.loss.value(outputs, problem._encode(y, len(outputs))).mean()
+
+
+def _features(influence: Influence, rows: Tensor, test: Any, measure: Measure | None) -> pd.DataFrame:
     """x_j I_pert,j of the mean loss, summed over the group: which columns carry its influence."""
     problem = influence.problem
     if not isinstance(problem, LinearProblem):
         return pd.DataFrame(columns=["feature", "share"])
-    solved = influence.solve(problem.test_gradients(test)).value.mean(0, keepdim=True)
+    solved = influence.solve(problem.test_gradients(test, measure)).value
     batch = problem.train_batch(rows)
     x = batch[0].block(slice(None), torch.float64).dense()
     parts = (-problem.input_gradients(batch, solved)[0] * x).sum(0)
