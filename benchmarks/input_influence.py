@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--network", choices=photos.NETWORKS, default="inception")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--step", type=float, default=0.1)
+    parser.add_argument("--step", type=float, default=0.001)
     parser.add_argument("--per-class", type=int, default=150)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("experiments/out"))

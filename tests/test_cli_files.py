@@ -124,6 +124,32 @@ def test_explain_mismatch_and_remove(file):
     assert "newton" in json.loads(result.stdout)[0]
 
 
+def test_verify_retrains_and_draws(file, tmp_path):
+    picture, out = tmp_path / "v.png", tmp_path / "v.csv"
+    result = run(
+        "verify", file, "--target", "opinion", "--row", 7, "--k", 5, "--picture", picture, "--out", out
+    )
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(out)
+    assert set(table["group"]) == {"top", "random"}
+    top = table[table["group"] == "top"]
+    assert np.corrcoef(top["predicted"], top["actual"])[0, 1] > 0.98
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_attack_says_which_predictions_one_row_could_turn(file):
+    arguments = ("attack", file, "--target", "opinion", "--drop", "said", "--format", "json", "--k", 200)
+    flips = []
+    for radius in (0, 3):
+        result = run(*arguments, "--radius", radius)
+        assert result.exit_code == 0, result.output
+        lines = json.loads(result.stdout)
+        assert all(line["margin"] > 0 for line in lines)
+        flips.append(sum(line["flips"] for line in lines))
+    assert flips[0] == 0 < flips[1]
+    assert run("attack", file, "--target", "opinion", "--drop", "age").exit_code == 2
+
+
 def test_remove_predicts_what_fitting_again_does(tmp_path):
     table = people(300).dropna()[["age", "opinion"]].reset_index(drop=True)
     path = tmp_path / "a.csv"

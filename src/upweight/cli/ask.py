@@ -47,6 +47,10 @@ Test = Annotated[
 ]
 
 
+AUDITED = 200
+"""Test rows whose vulnerability is looked at: the least certain ones."""
+
+
 @app.command()
 @answering
 def explain(
@@ -201,6 +205,92 @@ def remove(
     say(f"{len(gone):,} of {len(asked.X):,} training rows removed; positive = the loss would rise.")
     numbers = found.drop(columns=["test row"]).groupby("group", sort=False).mean()
     show(numbers, format, out, "Predicted change of the mean loss")
+
+
+@app.command()
+@answering
+def verify(
+    file: File,
+    target: Target,
+    row: Annotated[
+        str, typer.Option(help="The row (or id) whose explanation is checked.", show_default=False)
+    ],
+    test: Test = None,
+    model: Model = None,
+    trust: Trust = None,
+    text: Text_ = None,
+    image: Image_ = None,
+    drop: Drop = None,
+    id: Id = None,
+    encoding: Encoding = "utf-8",
+    k: Annotated[
+        int,
+        typer.Option(
+            "--k", help="Retrain without each of the k rows of largest effect and k random ones.", min=2
+        ),
+    ] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the random control group.", min=0)] = 0,
+    picture: Annotated[
+        Path | None, typer.Option(help="A PNG of predicted against actual changes.", dir_okay=False)
+    ] = None,
+    format: Format_ = None,
+    out: Out = None,
+) -> None:
+    """Whether an explanation holds: retrain without single rows, and compare with what was predicted."""
+    from .. import plots
+    from ..verify import verify
+
+    asked = _asked(file, target, model, trust, text, image, drop, id, encoding)
+    found = verify(asked.influence, asked.batch(test, row), k=k, seed=seed)
+    if picture is not None:
+        plots.verification(found).savefig(picture, dpi=160)
+    say(str(found))
+    show(found.table, format, out, f"Change of the loss of row {row} without single training rows")
+
+
+@app.command()
+@answering
+def attack(
+    file: File,
+    target: Target,
+    radius: Annotated[
+        float,
+        typer.Option(help="How far each number of a training row may move, in standard deviations.", min=0),
+    ] = 0.5,
+    test: Test = None,
+    where: Annotated[
+        str | None, typer.Option(help="Only rows asked about of which this holds, as pandas queries say it.")
+    ] = None,
+    text: Text_ = None,
+    drop: Drop = None,
+    id: Id = None,
+    encoding: Encoding = "utf-8",
+    k: K = 20,
+    format: Format_ = None,
+    out: Out = None,
+) -> None:
+    """How vulnerable a model is: which predictions one training row, moved a little, could turn (to first order).
+
+    Only columns of numbers move. Among the rows asked about the 200 least certain ones are looked at.
+    """
+    from ..uses.attack import vulnerable_targets
+
+    asked = _asked(file, target, None, None, text, None, drop, id, encoding)
+    if not asked.classifies:
+        raise ValueError(f"attack is for classes; the target {target!r} is a quantity")
+    table = vulnerable_targets(
+        asked.influence,
+        asked.problem.design,
+        asked.least_certain(asked.batch(test, where=where), AUDITED),
+        rows=range(len(asked.X)),
+        radius=asked.radius(radius),
+    )
+    table["row"] = asked.X.index[table["row"].to_numpy()]
+    words = (
+        f"One row could turn {int(table['flips'].sum()):,} of the {len(table):,} least certain predictions."
+    )
+    show(table.rename_axis("place").head(k), format, out, words)
+    say(words)
 
 
 def _asked(

@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ..errors import NotStationaryWarning
 from ..estimators import from_estimator
 from ..influence import Influence
+from ..linear import LinearProblem
 from ..pipelines import sensible
 from ..tables import FileError, Table, check_column, read, understood
+from ..types import as_tensor
+from ..uses.names import margins
 from .app import phase, say
 
 
@@ -98,6 +102,34 @@ class Asked:
             return self.table.batch(raw, self.folder if test is None else test.resolve().parent)
         check_column(raw, str(self.y.name))
         return raw[self.X.columns], raw[str(self.y.name)]
+
+    @property
+    def problem(self) -> LinearProblem:
+        """What the model's training minimised."""
+        assert isinstance(self.influence.problem, LinearProblem)
+        return self.influence.problem
+
+    def least_certain(self, test: Any, count: int) -> Any:
+        """Those rows of a batch, predicted rightly, whose margin is smallest."""
+        problem = self.problem
+        design, y = problem._test(test)
+        outputs = problem._outputs(design, problem.theta)
+        margin = margins(outputs, problem._encode(y, len(outputs)).flatten())
+        right = (margin > 0).nonzero()[:, 0]
+        if not len(right):
+            raise FileError("the model is wrong about every row asked about: nothing is left to attack")
+        rows = right[margin[right].argsort()[:count]]
+        return design.take(rows), as_tensor(y)[rows]
+
+    def radius(self, deviations: float) -> torch.Tensor:
+        """How far each column of the model may move: those made of numbers, which were scaled; the others not."""
+        names = self.problem.feature_names
+        numbers = set(self.table.columns("number")) if self.table is not None else set()
+        assert names is not None
+        moves = [float(name.removeprefix("numbers__") in numbers) for name in names]
+        if not any(moves):
+            raise FileError("no column of numbers is there to move")
+        return deviations * torch.tensor(moves, dtype=torch.float64)
 
     def column(self, name: str) -> pd.Series:
         """A column of the training file, for groups; a missing value is a group of its own."""

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from ..curvature import Hessian
-from ..design import as_design
+from ..design import Design, as_design
 from ..factor import Factor, UpdatedFactor
 from ..frozen import Traced
 from ..influence import Influence
@@ -163,7 +163,7 @@ def vulnerability(
     1
     """
     problem, index = influence.problem, torch.tensor(list(rows))
-    x = as_tensor(inputs)
+    x = inputs if isinstance(inputs, Design) else as_tensor(inputs)
     solved = influence.solve(problem.test_gradients(test).mean(0, keepdim=True)).value
     targets = problem.train_batch(index)[1]
     found = problem.input_gradients((x, targets), solved)[0].double().abs()
@@ -193,7 +193,10 @@ def vulnerable_targets(
     >>> vulnerable_targets(Influence(problem), X, test, rows=range(4), radius=2.0)["flips"].tolist()
     [True, False]
     """
-    problem, index, x = influence.problem, torch.tensor(list(rows)), as_tensor(inputs)
+    problem, index = influence.problem, torch.tensor(list(rows))
+    x = (
+        inputs if isinstance(inputs, Design) else as_tensor(inputs)
+    )  # rows of `problem.design` are as trained on
     if not (isinstance(problem, LinearProblem) and is_classifier(problem)):
         raise TypeError("vulnerable_targets is for linear classifiers, also on features of a frozen network")
 
