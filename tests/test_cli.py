@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from upweight import LinearProblem, Softmax, cli
+from upweight.report import in_words
 from upweight.verify import Verification, agreement
 
 
@@ -74,7 +75,7 @@ def test_the_chosen_digit_is_wrong_and_the_most_confident():
 )
 def test_the_verdict_follows_the_numbers(actual, words):
     top = agreement([1.0, 2.0, 3.0], actual)
-    text = cli.demo.in_words(Verification(pd.DataFrame(), top, None))
+    text = in_words(Verification(pd.DataFrame(), top, None))
     assert text.startswith(words)
     assert "random" not in text
 

@@ -1,6 +1,7 @@
 """The command line on files: answers are those of the library, bad input gets one sentence and exit code 2."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -148,6 +149,63 @@ def test_attack_says_which_predictions_one_row_could_turn(file):
         flips.append(sum(line["flips"] for line in lines))
     assert flips[0] == 0 < flips[1]
     assert run("attack", file, "--target", "opinion", "--drop", "age").exit_code == 2
+
+
+def test_a_report_shows_rows_as_they_are_and_escapes_them(tmp_path):
+    table = people()
+    table.loc[:, "said"] = [f"<script>alert({i})</script> {words}" for i, words in enumerate(table["said"])]
+    table["town"] = table["town"].map(lambda town: f"<i>{town}</i>", na_action="ignore")
+    path, out = tmp_path / "people.csv", tmp_path / "report.html"
+    table.to_csv(path, index=False)
+    result = run("report", path, "--target", "opinion", "--row", 7, "--k", 3, "--checked", 4, "--out", out)
+    assert result.exit_code == 0, result.output
+    html = out.read_text(encoding="utf-8")
+    assert not re.search(r"https?://|<script|<link|@import|url\(|<i>", html)
+    assert html.count("&lt;script&gt;") >= 7
+    assert "<mark>" in html
+    assert html.count("<li>") == 6
+    assert re.search(r"The explanation (holds|does not hold)", html)
+    for words in ("said (text)", "age: 1 missing values", "country: left out", "The model says"):
+        assert words in html
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A file of paths of red and green squares of several sizes."""
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("efficientnet_lite_pytorch")
+    random = np.random.default_rng(0)
+    lines = []
+    for i in range(12):
+        pixels = random.integers(0, 90, (30 + i, 40, 3), dtype=np.uint8)
+        pixels[:, :, i % 2] += 150
+        image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        lines.append((f"{i}.png", ["red", "green"][i % 2]))
+    path = tmp_path / "squares.csv"
+    pd.DataFrame(lines, columns=["picture", "colour"]).to_csv(path, index=False)
+    return path
+
+
+def test_photographs_are_read_shown_and_kept(photographs, tmp_path):
+    out = tmp_path / "report.html"
+    arguments = ("--target", "colour", "--row", 0, "--k", 2, "--checked", 2, "--out", out)
+    result = run("report", photographs, *arguments)
+    assert result.exit_code == 0, result.output
+    html = out.read_text(encoding="utf-8")
+    assert html.count('src="data:image/jpeg;base64,') == 5
+    kept = set((tmp_path / ".upweight").iterdir())
+    assert run("report", photographs, *arguments).exit_code == 0
+    assert set((tmp_path / ".upweight").iterdir()) == kept != set()
+    (tmp_path / "3.png").write_bytes(b"no image")
+    result = run("mislabeled", photographs, "--target", "colour")
+    assert result.exit_code == 2
+    assert "3.png: cannot be read as an image" in result.output
+    table = pd.read_csv(photographs)
+    table.loc[0, "picture"] = "../secret.png"
+    table.to_csv(photographs, index=False)
+    result = run("mislabeled", photographs, "--target", "colour")
+    assert result.exit_code == 2
+    assert "outside the folder" in result.output
 
 
 def test_remove_predicts_what_fitting_again_does(tmp_path):

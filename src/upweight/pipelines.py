@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from .frozen import features
@@ -76,7 +75,9 @@ class Photographs:
         """Raises FileError for a file that is no image."""
         from .vision import EfficientNetLite0
 
-        images = torch.stack([_photograph(path) for path in pd.Series(np.ravel(paths))])
+        images = torch.stack(
+            [torch.from_numpy(photograph(path)).permute(2, 0, 1) for path in np.ravel(paths)]
+        )
         return features(_Scaled(EfficientNetLite0()), images, cache=self.cache).numpy()
 
 
@@ -90,12 +91,12 @@ class _Scaled(torch.nn.Module):
         return self.network((images.float() - 127) / 128)
 
 
-def _photograph(path: str) -> torch.Tensor:
+def photograph(path: str, side: int = 224) -> np.ndarray:
+    """The pixels (side, side, 3), 0..255. Raises FileError for a file that is no image."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR))
+            return np.array(image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
     except (UnidentifiedImageError, OSError) as error:
         raise FileError(f"{path}: cannot be read as an image ({error})") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)

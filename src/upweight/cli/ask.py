@@ -250,6 +250,45 @@ def verify(
 
 @app.command()
 @answering
+def report(
+    file: File,
+    target: Target,
+    row: Annotated[
+        str, typer.Option(help="The row (or id) whose prediction is explained.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.", dir_okay=False)] = Path("report.html"),
+    test: Test = None,
+    model: Model = None,
+    trust: Trust = None,
+    text: Text_ = None,
+    image: Image_ = None,
+    drop: Drop = None,
+    id: Id = None,
+    encoding: Encoding = "utf-8",
+    relative: Annotated[
+        bool,
+        typer.Option(
+            "--relative", help="Rank by effect relative to each row's own pull: outliers step back."
+        ),
+    ] = False,
+    k: Annotated[int, typer.Option("--k", help="Helpful and harmful rows to show, each.", min=1)] = 10,
+    checked: Annotated[
+        int,
+        typer.Option(
+            help="Retrain without each of so many rows of largest effect, and as many random ones.", min=2
+        ),
+    ] = 20,
+) -> None:
+    """One HTML file that explains a prediction: the rows as they are, what is responsible in them, and the proof."""
+    from .pages import explanation
+
+    asked = _asked(file, target, model, trust, text, image, drop, id, encoding)
+    explanation(asked, file, test, row, out, k=k, checked=checked, relative=relative)
+    typer.echo(str(out))
+
+
+@app.command()
+@answering
 def attack(
     file: File,
     target: Target,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..linear import LinearProblem
     from ..scores import Scores
     from ..types import Tensor
-    from ..verify import Agreement, Verification
+    from ..verify import Verification
 
 L2 = 0.01
 CLASSES = 10
@@ -108,29 +108,6 @@ def most_confident_error(problem: LinearProblem, digits: Digits) -> Wrong:
     return Wrong(row, int(digits.test_labels[row]), int(predicted[row]), float(confidence[row]))
 
 
-def in_words(v: Verification) -> str:
-    """The verification in one sentence: whether the explanation holds, by the numbers of the top group."""
-    top = v.top
-    if top.pearson >= 0.99 and top.relative_error <= 0.1:
-        judgement = "The explanation holds"
-    elif top.pearson >= 0.9:
-        judgement = "The explanation holds roughly"
-    else:
-        judgement = "The explanation does not hold"
-    sentence = f"{judgement}: of the {top.count} largest effects, predictions and retraining agree with {_numbers(top)}"
-    if v.random is not None:
-        sentence += f"; of {v.random.count} random digits, with {_numbers(v.random)}"
-    return sentence + ("." if v.complete else "; interrupted, so only finished refits count.")
-
-
-def _numbers(agreement: Agreement) -> str:
-    low, high = agreement.interval["pearson"]
-    return (
-        f"Pearson {agreement.pearson:.4f} (95% interval {low:.4f} to {high:.4f}), "
-        f"slope {agreement.slope:.3f}, relative error {agreement.relative_error:.1%}"
-    )
-
-
 def _demo(out: Path, seed: int, k: int) -> None:
     console = Console(highlight=False)
     with phase("loading torch"):
@@ -140,6 +117,7 @@ def _demo(out: Path, seed: int, k: int) -> None:
         from ..influence import Influence
         from ..linear import LinearProblem
         from ..losses import Softmax
+        from ..report import in_words
         from ..verify import verify
 
     digits = embedded_digits()
@@ -161,7 +139,7 @@ def _demo(out: Path, seed: int, k: int) -> None:
     console.print(scores.sign)
     say(f"verifying: training again without each of the {k} top and {k} random digits")
     v = verify(influence, test, k=k, seed=seed)
-    console.print(in_words(v))
+    console.print(in_words(v, "digits"))
     picture = out / "verification.png"
     figure = plots.verification(v)
     figure.savefig(picture, dpi=160)
@@ -197,7 +175,7 @@ def _report(
     seed: int,
 ) -> Path:
     from .. import plots
-    from ..report import Example, write
+    from ..report import Example, in_words, write
 
     def examples(frame: pd.DataFrame) -> list[Example]:
         rows = zip(frame.index, frame.iloc[:, -1], strict=True)
@@ -209,12 +187,12 @@ def _report(
         path,
         title=f"Why does the model call this {wrong.label} a {wrong.predicted}?",
         question=wrong.question,
-        verdict=in_words(v),
-        test_image=digits.test[wrong.row],
+        verdict=in_words(v, "digits"),
+        test=Example(wrong.row, str(wrong.label), image=digits.test[wrong.row]),
         helpful=examples(scores.helpful(SHOWN)),
         harmful=examples(scores.harmful(SHOWN)),
         figure=plots.verification(v),
-        figure_text=f"Scatter plot of predicted against actual changes of the test loss. {in_words(v)}",
+        figure_text=f"Scatter plot of predicted against actual changes of the test loss. {in_words(v, 'digits')}",
         settings={
             "model": f"softmax regression without intercept, {influence.problem.p:,} parameters, l2 = {L2}",
             "training data": f"{influence.problem.n:,} MNIST digits, pixels from 0 to 1",

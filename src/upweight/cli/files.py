@@ -16,7 +16,7 @@ from ..estimators import from_estimator
 from ..influence import Influence
 from ..linear import LinearProblem
 from ..pipelines import sensible
-from ..tables import FileError, Table, check_column, read, understood
+from ..tables import FileError, Kind, Table, check_column, read, understood
 from ..types import as_tensor
 from ..uses.names import margins
 from .app import phase, say
@@ -33,6 +33,9 @@ class Asked:
     X: pd.DataFrame
     y: pd.Series
     table: Table | None
+    kinds: dict[str, Kind]
+    notes: tuple[str, ...]
+    model: str
     influence: Influence
     classifies: bool
     folder: Path
@@ -80,6 +83,9 @@ class Asked:
             X=X,
             y=table.y,
             table=table if model is None else None,
+            kinds={name: kind for name, kind in table.kinds.items() if name in X.columns},
+            notes=table.notes if model is None else (),
+            model=" ".join(str(estimator).split()),
             influence=Influence(problem),
             classifies=table.classifies,
             folder=folder,
@@ -87,13 +93,20 @@ class Asked:
             id=id or "row",
         )
 
+    def looked_up(self, test: Path | None, row: str) -> pd.Series:
+        """The row asked about as it stands in its file."""
+        raw = self._rows_of(test)
+        return raw.loc[_label(raw, row)]
+
+    def _rows_of(self, test: Path | None) -> pd.DataFrame:
+        if test is None:
+            return self.raw
+        raw = read(test, self.encoding)
+        return raw.set_index(self.id) if self.id != "row" and self.id in raw.columns else raw
+
     def batch(self, test: Path | None, row: str | None = None, where: str | None = None) -> Any:
         """Inputs and targets of the rows asked about: of the test file if there is one, one of them if `row`."""
-        raw = self.raw
-        if test is not None:
-            raw = read(test, self.encoding)
-            if self.id != "row" and self.id in raw.columns:
-                raw = raw.set_index(self.id)
+        raw = self._rows_of(test)
         if where is not None:
             raw = raw.loc[_mask(raw, where)]
         if row is not None:

@@ -4,41 +4,94 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
+
+from ..verify import Agreement, Verification
+
+LONGEST = 600
+"""Characters of a text that are shown."""
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """An example as the report shows it: its row `id`, `label`, `effect` of its removal and grey `image` (h, w)."""
+    """An example as the report shows it: row `id`, `label`, `effect` of its removal (None: the one asked about).
 
-    id: int
+    Of what it is made of: an `image`, grey (h, w) or coloured (h, w, 3), 0..255; texts and cells by the names of their
+    columns, with what to highlight in them: words, and names of columns.
+    """
+
+    id: Any
     label: str
-    effect: float
-    image: Any
+    effect: float | None = None
+    image: Any = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+    cells: Mapping[str, str] = field(default_factory=dict)
+    highlight: frozenset[str] = frozenset()
 
 
-def data_uri(png: bytes) -> str:
-    """A PNG as text that stands in an HTML attribute.
+def in_words(v: Verification, what: str = "rows") -> str:
+    """The verification in one sentence: whether the explanation holds, by the numbers of the top group."""
+    top = v.top
+    if top.pearson >= 0.99 and top.relative_error <= 0.1:
+        judgement = "The explanation holds"
+    elif top.pearson >= 0.9:
+        judgement = "The explanation holds roughly"
+    else:
+        judgement = "The explanation does not hold"
+    sentence = f"{judgement}: of the {top.count} largest effects, predictions and retraining agree with {_numbers(top)}"
+    if v.random is not None:
+        sentence += f"; of {v.random.count} random {what}, with {_numbers(v.random)}"
+    return sentence + ("." if v.complete else "; interrupted, so only finished refits count.")
+
+
+def _numbers(agreement: Agreement) -> str:
+    low, high = agreement.interval["pearson"]
+    return (
+        f"Pearson {agreement.pearson:.4f} (95% interval {low:.4f} to {high:.4f}), "
+        f"slope {agreement.slope:.3f}, relative error {agreement.relative_error:.1%}"
+    )
+
+
+def data_uri(data: bytes, kind: str = "png") -> str:
+    """An image as text that stands in an HTML attribute.
 
     >>> data_uri(b"png")
     'data:image/png;base64,cG5n'
     """
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")
 
 
 def image_uri(image: Any) -> str:
-    """A grey image (h, w) of 0..255, as `data_uri`, one pixel per pixel: the browser enlarges it."""
-    buffer = io.BytesIO()
-    imsave(buffer, np.asarray(image), cmap="gray", vmin=0, vmax=255, format="png")
+    """An image of 0..255 as `data_uri`, one pixel per pixel: the browser enlarges it. Coloured ones as JPEG."""
+    buffer, pixels = io.BytesIO(), np.asarray(image)
+    if pixels.ndim == 3:
+        imsave(buffer, pixels, format="jpeg", pil_kwargs={"quality": 85})
+        return data_uri(buffer.getvalue(), "jpeg")
+    imsave(buffer, pixels, cmap="gray", vmin=0, vmax=255, format="png")
     return data_uri(buffer.getvalue())
+
+
+def marked(text: str, words: frozenset[str]) -> Markup:
+    """The first lines of a text, escaped, with these words (of any case) marked.
+
+    >>> marked("Win <b>money</b>", frozenset({"money"}))
+    Markup('Win &lt;b&gt;<mark>money</mark>&lt;/b&gt;')
+    """
+    shown = text if len(text) <= LONGEST else text[:LONGEST] + " …"
+    parts = re.split(r"(\w+)", shown)
+    return Markup("").join(
+        Markup("<mark>{}</mark>").format(part) if part.lower() in words else escape(part) for part in parts
+    )
 
 
 def figure_uri(figure: Figure) -> str:
@@ -54,7 +107,7 @@ def write(
     title: str,
     question: str,
     verdict: str,
-    test_image: Any,
+    test: Example,
     helpful: Sequence[Example],
     harmful: Sequence[Example],
     figure: Figure,
@@ -74,12 +127,12 @@ def write(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["image"] = image_uri
+    environment.filters |= {"image": image_uri, "marked": marked}
     text = environment.get_template("report.html.j2").render(
         title=title,
         question=question,
         verdict=verdict,
-        test_image=test_image,
+        test=test,
         groups=[
             ("Helpful: without them the loss would rise", helpful),
             ("Harmful: without them the loss would fall", harmful),
