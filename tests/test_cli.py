@@ -70,6 +70,7 @@ def test_the_chosen_digit_is_wrong_and_the_most_confident():
     [
         ([1.0, 2.0, 3.1], "The explanation holds:"),
         ([1.0, 2.6, 3.0], "The explanation holds roughly:"),
+        ([3.0, 6.0, 9.0], "The ranking holds, the sizes do not:"),
         ([2.0, 1.0, 0.0], "The explanation does not hold:"),
     ],
 )

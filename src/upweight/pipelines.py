@@ -71,6 +71,9 @@ class Photographs:
     def __init__(self, cache: Path | None = None) -> None:
         self.cache = cache
 
+    def __repr__(self) -> str:
+        return "EfficientNet-Lite0"
+
     def __call__(self, paths: Any) -> np.ndarray:
         """Raises FileError for a file that is no image."""
         from .vision import EfficientNetLite0

@@ -44,8 +44,10 @@ def in_words(v: Verification, what: str = "rows") -> str:
     top = v.top
     if top.pearson >= 0.99 and top.relative_error <= 0.1:
         judgement = "The explanation holds"
-    elif top.pearson >= 0.9:
+    elif top.pearson >= 0.9 and top.relative_error <= 0.5:
         judgement = "The explanation holds roughly"
+    elif top.pearson >= 0.9:
+        judgement = "The ranking holds, the sizes do not"
     else:
         judgement = "The explanation does not hold"
     sentence = f"{judgement}: of the {top.count} largest effects, predictions and retraining agree with {_numbers(top)}"
