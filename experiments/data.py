@@ -7,8 +7,11 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import pooch
 import torch
 
+MNIST = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
+HASH = "sha256:731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 SMALL = Path(str(files("upweight"))) / "data" / "mnist_small.npz"
 
 
@@ -19,9 +22,16 @@ def folder() -> Path:
     return Path(os.environ["UPWEIGHT_DATA_DIR"])
 
 
+def mnist() -> str | Path:
+    """The file of all digits: in the folder of the real data, or else downloaded once and kept."""
+    if "UPWEIGHT_DATA_DIR" in os.environ:
+        return folder() / "mnist.npz"
+    return pooch.retrieve(MNIST, HASH, "mnist.npz", pooch.os_cache("upweight"), progressbar=True)
+
+
 def digits(small: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Train images and labels, test images and labels; the paper trains on rows 5,000 to 59,999."""
-    raw = np.load(SMALL if small else folder() / "mnist.npz")
+    raw = np.load(SMALL if small else mnist())
     first = 0 if small else 5000
     images = [torch.from_numpy(raw[name]).reshape(-1, 784).float() / 255 for name in ("x_train", "x_test")]
     labels = [torch.from_numpy(raw[name]).long() for name in ("y_train", "y_test")]

@@ -73,6 +73,7 @@ def draw(
         for rows, colour, marker, label in ((fish, "#009E73", "o", "fish"), (~fish, "#D55E00", "^", "dog")):
             left.scatter(distance[rows], effect[rows], s=6, color=colour, marker=marker, label=label)
         left.set(xlabel="squared pixel distance", ylabel=r"$-I_{up,loss}$ (> 0: helpful)", title=name)
+        left.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
         left.legend(fontsize="small")
         chosen = [(photo.pixels_test[index], "test fish")]
         chosen += [

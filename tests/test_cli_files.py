@@ -1,5 +1,6 @@
 """The command line on files: answers are those of the library, bad input gets one sentence and exit code 2."""
 
+import io
 import json
 import re
 
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from compare import assert_close_per_row
+from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -15,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from upweight import Influence, from_estimator, mislabeled
 from upweight.cli import app
+from upweight.cli.show import _for_people
 from upweight.tables import FileError, inside, kind_of, read, understood
 
 
@@ -165,7 +168,13 @@ def test_a_report_shows_rows_as_they_are_and_escapes_them(tmp_path):
     assert "<mark>" in html
     assert html.count("<li>") == 6
     assert re.search(r"The explanation (holds|does not hold)", html)
-    for words in ("said (text)", "age: 1 missing values", "country: left out", "The model says"):
+    for words in (
+        "said (text)",
+        "age: 1 missing values",
+        "country: left out",
+        "The model says",
+        "logistic regression (C = 1) of opinion on",
+    ):
         assert words in html
 
 
@@ -250,6 +259,16 @@ def test_text_that_a_spreadsheet_would_run_is_written_inert(tmp_path):
     cells = [line.split(",")[0] for line in out.read_text().splitlines()]
     assert {"'=1+1", "'@x", "'+2"} <= set(cells)
     assert not any(cell[:1] in "=+@" for cell in cells)
+
+
+def test_cells_cannot_steer_the_terminal():
+    line = pd.DataFrame({"effect": [0.5], "loss": [0.5], "said": ["[bold]\x1b[31mred" + "x" * 100]})
+    console = Console(file=io.StringIO(), width=200)
+    console.print(_for_people(line, "title"))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "\x1b" not in shown
+    for words in ("+0.5", " 0.5", "[bold] [31mred", "…"):
+        assert words in shown
 
 
 def test_a_model_that_could_run_code_is_not_loaded(file, tmp_path):

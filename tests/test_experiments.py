@@ -139,3 +139,17 @@ def test_fig5_attack_small(tmp_path: Path, data_dir: Path) -> None:
             assert after > before
             assert line[count]["pixel_change_share"] < 0.01 < line[count]["feature_change_share"]
     assert result["many"]["loss"][1] > result["many"]["loss"][0]
+
+
+def test_fig4_inception_vs_rbf_small(tmp_path: Path, data_dir: Path) -> None:
+    variables = {**os.environ, "UPWEIGHT_DATA_DIR": str(data_dir)}
+    script = str(ROOT / "experiments" / "fig4_inception_vs_rbf.py")
+    command = [sys.executable, script, "--small", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "fig4_lite0_vs_rbf.json").read_text())
+    assert (tmp_path / "fig4_lite0_vs_rbf.png").stat().st_size > 1000
+    assert result["test_accuracy"] > 0.95 > result["rbf_test_accuracy"]
+    near, far = (result[half]["spearman_influence_distance"] for half in ("rbf", "lite0"))
+    assert near < far - 0.1
+    assert result["gradient_norm"] < 1e-8

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .frozen import features
-from .tables import FileError, Table
+from .tables import FileError, Kind, Table
 
 RARE = 10
 """Categories with fewer rows share a column."""
@@ -54,6 +54,22 @@ def sensible(table: Table, cache: Path | None = None) -> Any:
     words_too = bool(table.columns("text") or table.columns("image"))  # words may be named as columns are
     columns = ColumnTransformer(parts, verbose_feature_names_out=words_too and len(parts) > 1)
     return make_pipeline(columns, LogisticRegression(max_iter=1000) if table.classifies else Ridge())
+
+
+_TREATED: dict[Kind, str] = {
+    "number": "scaled",
+    "category": "as indicators",
+    "text": "as TF-IDF of their words",
+    "image": "as features of EfficientNet-Lite0",
+}
+
+
+def described(table: Table) -> str:
+    """The pipeline of `sensible` in one sentence."""
+    model = "logistic regression (C = 1)" if table.classifies else "ridge regression (alpha = 1)"
+    kinds = [kind for kind in _TREATED if table.columns(kind)]
+    parts = [f"{', '.join(table.columns(kind))} {_TREATED[kind]}" for kind in kinds]
+    return f"{model} of {table.y.name} on {'; '.join(parts)}"
 
 
 def named(column: str, category: object) -> str:

@@ -15,7 +15,7 @@ from ..errors import NotStationaryWarning
 from ..estimators import from_estimator
 from ..influence import Influence
 from ..linear import LinearProblem
-from ..pipelines import sensible
+from ..pipelines import described, sensible
 from ..tables import FileError, Kind, Table, check_column, read, understood
 from ..types import as_tensor
 from ..uses.names import margins
@@ -70,9 +70,11 @@ class Asked:
             with phase(f"fitting {len(X):,} rows"), warnings.catch_warnings():
                 _quiet_convergence()
                 estimator.fit(X, table.y)
-            say(f"fitted {estimator}")
+            words = described(table)
+            say(f"fitted: {words}")
         else:
             estimator = load(model, trust)
+            words = f"{model.name}: {' '.join(str(estimator).split())}"
             X = _own_columns(estimator, raw, target)
         with warnings.catch_warnings():
             if model is None:  # it is finished below
@@ -85,7 +87,7 @@ class Asked:
             table=table if model is None else None,
             kinds={name: kind for name, kind in table.kinds.items() if name in X.columns},
             notes=table.notes if model is None else (),
-            model=" ".join(str(estimator).split()),
+            model=words,
             influence=Influence(problem),
             classifies=table.classifies,
             folder=folder,

@@ -61,17 +61,20 @@ def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: st
 def _for_people(frame: pd.DataFrame, title: str) -> Table:
     table = Table(title=title, title_justify="left")
     plain = frame.reset_index()
+    signed = [
+        "effect" in str(name) or name in ("newton", "rescaled", "first order") for name in plain.columns
+    ]
     for name in plain.columns:
         number = pd.api.types.is_numeric_dtype(plain[name]) and not pd.api.types.is_bool_dtype(plain[name])
         table.add_column(str(name), justify="right" if number else "left", overflow="fold")
     for line in plain.itertuples(index=False):
-        table.add_row(*(_cell(value) for value in line))
+        table.add_row(*(_cell(value, plus) for value, plus in zip(line, signed, strict=True)))
     return table
 
 
-def _cell(value: object) -> Text:
+def _cell(value: object, signed: bool) -> Text:
     """A value as text that can neither style nor steer the terminal."""
-    words = f"{value:+.4g}" if isinstance(value, float) else str(value)
+    words = (f"{value:+.4g}" if signed else f"{value:.4g}") if isinstance(value, float) else str(value)
     words = "".join(c if c.isprintable() else " " for c in words)
     return Text(words if len(words) <= WIDEST else words[: WIDEST - 1] + "…")
 
