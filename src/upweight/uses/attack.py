@@ -188,7 +188,7 @@ def vulnerable_targets(
 
     >>> from upweight import Logistic
     >>> X = torch.tensor([[1.0], [0.1], [-1.0], [-0.8]]).double()
-    >>> problem = LinearProblem.fit(X, torch.tensor([1, 1, 0, 0]), loss=Logistic(), l2=0.1)
+    >>> problem = LinearProblem.fit(X, torch.tensor([1, 1, 0, 0]), loss=Logistic(), l2=0.1, intercept=True)
     >>> test = torch.tensor([[0.1], [2.0]]).double(), torch.tensor([1, 1])
     >>> vulnerable_targets(Influence(problem), X, test, rows=range(4), radius=2.0)["flips"].tolist()
     [True, False]
