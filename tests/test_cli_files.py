@@ -219,6 +219,7 @@ def test_photographs_are_read_shown_and_kept(photographs, tmp_path):
 
 def test_remove_predicts_what_fitting_again_does(tmp_path):
     table = people(300).dropna()[["age", "opinion"]].reset_index(drop=True)
+    table["opinion"] = table["opinion"] == "likes"
     path = tmp_path / "a.csv"
     table.to_csv(path, index=False)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, tol=1e-10, max_iter=1000))
@@ -232,7 +233,7 @@ def test_remove_predicts_what_fitting_again_does(tmp_path):
     found = json.loads(result.stdout)[0]
     gone = (table["age"] < 28).to_numpy()
     assert found["size"] == gone.sum()
-    X, sign = model[0].transform(table[["age"]]), np.where(table["opinion"] == "likes", 1, -1)
+    X, sign = model[0].transform(table[["age"]]), np.where(table["opinion"], 1, -1)
     losses = []
     for kept in (np.ones(len(table), bool), ~gone):
         refit = LogisticRegression(C=1.0, tol=1e-10, max_iter=1000).fit(X[kept], sign[kept])

@@ -64,26 +64,26 @@ class Asked:
         raw = raw.set_axis(table.X.index)
         for note in table.notes:
             say(note)
-        X: pd.DataFrame = table.X
+        X, y = table.X, table.y
         if model is None:
             estimator = sensible(table, cache=folder / ".upweight")
             with phase(f"fitting {len(X):,} rows"), warnings.catch_warnings():
                 _quiet_convergence()
-                estimator.fit(X, table.y)
+                estimator.fit(X, y)
             words = described(table)
             say(f"fitted: {words}")
         else:
             estimator = load(model, trust)
             words = f"{model.name}: {' '.join(str(estimator).split())}"
-            X = _own_columns(estimator, raw, target)
+            X, y = _own_columns(estimator, raw, target), raw[target]
         with warnings.catch_warnings():
             if model is None:  # it is finished below
                 warnings.simplefilter("ignore", NotStationaryWarning)
-            problem = from_estimator(estimator, X, table.y, polish=model is None)
+            problem = from_estimator(estimator, X, y, polish=model is None)
         return cls(
             raw=raw,
             X=X,
-            y=table.y,
+            y=y,
             table=table if model is None else None,
             kinds={name: kind for name, kind in table.kinds.items() if name in X.columns},
             notes=table.notes if model is None else (),
