@@ -43,7 +43,7 @@ class Table:
     @property
     def classifies(self) -> bool:
         """Whether the target is a class: anything but many different numbers."""
-        return not _is_quantity(self.y)
+        return not is_quantity(self.y)
 
     def batch(self, other: pd.DataFrame, folder: Path | None = None) -> tuple[pd.DataFrame, pd.Series]:
         """The same columns of another file, and its target.
@@ -138,12 +138,7 @@ def understood(
     for name in (target, *text, *image, *drop, *([] if id is None else [id])):
         check_column(table, name)
     if id is not None:
-        twice = table[id][table[id].duplicated()]
-        if len(twice):
-            raise FileError(
-                f"ids must be unique: {id} {twice.iloc[0]!r} is there {(table[id] == twice.iloc[0]).sum()} times"
-            )
-        table = table.set_index(id)
+        table = table.set_axis(named_by(table, id)).drop(columns=id)
     y = _checked_target(table[target])
     notes: list[str] = []
     kinds: dict[str, Kind] = {}
@@ -170,6 +165,17 @@ _FILLED = {
     "text": "taken as empty",
     "image": "which have no features",
 }
+
+
+def named_by(table: pd.DataFrame, id: str) -> pd.Index:
+    """The column that names the rows. Raises FileError where it is not there or two rows have the same name."""
+    check_column(table, id)
+    twice = table[id][table[id].duplicated()]
+    if len(twice):
+        raise FileError(
+            f"ids must be unique: {id} {twice.iloc[0]!r} is there {(table[id] == twice.iloc[0]).sum()} times"
+        )
+    return pd.Index(table[id])
 
 
 def check_column(table: pd.DataFrame, name: str) -> None:
@@ -248,7 +254,7 @@ def _present(y: pd.Series) -> pd.Series:
 
 def _checked_target(y: pd.Series) -> pd.Series:
     y = _present(y)
-    if _is_quantity(y):
+    if is_quantity(y):
         return y.astype(np.float64)
     mixed = {type(value).__name__ for value in y.unique()}
     if not pd.api.types.is_numeric_dtype(y) and len(mixed) > 1:
@@ -264,7 +270,12 @@ def _checked_target(y: pd.Series) -> pd.Series:
     return y
 
 
-def _is_quantity(y: pd.Series) -> bool:
+def is_quantity(y: pd.Series) -> bool:
+    """Whether a target is a quantity and no class: numbers that are not whole, or many different ones.
+
+    >>> is_quantity(pd.Series([0, 1, 1])), is_quantity(pd.Series([0.5, 1.0, 2.0]))
+    (False, True)
+    """
     if pd.api.types.is_bool_dtype(y) or not pd.api.types.is_numeric_dtype(y):
         return False
     whole = bool((y.dropna() % 1 == 0).all())

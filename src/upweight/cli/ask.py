@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,29 +15,7 @@ from .show import Format, show
 if TYPE_CHECKING:
     from .files import Asked
 
-File = Annotated[
-    Path,
-    typer.Argument(
-        help="Training data: CSV, TSV, Parquet or Arrow, one example per row.", show_default=False
-    ),
-]
-Target = Annotated[str, typer.Option(help="The column that the model predicts.", show_default=False)]
-Model = Annotated[
-    Path | None,
-    typer.Option(
-        help="A fitted scikit-learn model in a skops file; otherwise one is fitted.", show_default=False
-    ),
-]
-Trust = Annotated[
-    list[str] | None, typer.Option(help="A type that the skops file may use, besides those known to be safe.")
-]
-Text_ = Annotated[list[str] | None, typer.Option("--text", help="A column that holds text.")]
-Image_ = Annotated[list[str] | None, typer.Option("--image", help="A column that holds paths of images.")]
-Drop = Annotated[list[str] | None, typer.Option(help="A column that the model must not see.")]
-Id = Annotated[
-    str | None, typer.Option(help="The column that names the rows; otherwise they are counted from 0.")
-]
-Encoding = Annotated[str, typer.Option(help="Encoding of a CSV or TSV file.")]
+Row = Annotated[str, typer.Option(help="The row (or id) that is asked about.", show_default=False)]
 Format_ = Annotated[
     Format | None,
     typer.Option("--format", help="Otherwise by the suffix of --out: a table on a terminal, CSV in a pipe."),
@@ -45,34 +25,97 @@ K = Annotated[int, typer.Option("--k", help="Rows to show.", min=1)]
 Test = Annotated[
     Path | None, typer.Option(help="File with the rows that are asked about; otherwise the training data.")
 ]
+Relative = Annotated[
+    bool,
+    typer.Option("--relative", help="Rank by effect relative to each row's own pull: outliers step back."),
+]
+
+
+def _read(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Training data: CSV, TSV, Parquet or Arrow, one example per row.", show_default=False
+        ),
+    ],
+    target: Annotated[str, typer.Option(help="The column that the model predicts.", show_default=False)],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="A fitted scikit-learn model in a skops file; otherwise one is fitted.", show_default=False
+        ),
+    ] = None,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(help="A type that the skops file may use, besides those known to be safe."),
+    ] = None,
+    problem: Annotated[
+        str | None,
+        typer.Option(
+            help="MODULE:FUNCTION that makes a trained PyTorch model's Problem of the file's table; see the README.",
+            show_default=False,
+        ),
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A column that holds text.")] = None,
+    image: Annotated[list[str] | None, typer.Option(help="A column that holds paths of images.")] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="A column that the model must not see.")] = None,
+    id: Annotated[
+        str | None, typer.Option(help="The column that names the rows; otherwise they are counted from 0.")
+    ] = None,
+    encoding: Annotated[str, typer.Option(help="Encoding of a CSV or TSV file.")] = "utf-8",
+) -> Asked:
+    from .files import Asked
+
+    return Asked.of(
+        file,
+        target,
+        model=model,
+        trust=trust or [],
+        problem=problem,
+        text=text or [],
+        image=image or [],
+        drop=drop or [],
+        id=id,
+        encoding=encoding,
+    )
+
+
+def asks(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command that gets the model of a user's file: its own options, then those that say how the file is read."""
+
+    def command(question: Callable[..., None]) -> Callable[..., None]:
+        shared, own = (
+            [
+                p.replace(kind=p.KEYWORD_ONLY)
+                for p in inspect.signature(f, eval_str=True, locals={"Asked": Any}).parameters.values()
+            ]
+            for f in (_read, question)
+        )
+        names = [p.name for p in shared if p.name not in without]
+        file, target, *reading = (p for p in shared if p.name in names)
+
+        def asked(**options: Any) -> None:
+            question(_read(**{name: options.pop(name) for name in names}), **options)
+
+        asked.__name__, asked.__doc__ = question.__name__, question.__doc__
+        parameters = [file, target, *own[1:], *reading]
+        asked.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        asked.__annotations__ = {p.name: p.annotation for p in parameters}
+        return app.command()(answering(asked))
+
+    return command
 
 
 AUDITED = 200
 """Test rows whose vulnerability is looked at: the least certain ones."""
 
 
-@app.command()
-@answering
+@asks()
 def explain(
-    file: File,
-    target: Target,
-    row: Annotated[
-        str, typer.Option(help="The row (or id) whose prediction is explained.", show_default=False)
-    ],
+    asked: Asked,
+    row: Row,
     test: Test = None,
-    model: Model = None,
-    trust: Trust = None,
-    text: Text_ = None,
-    image: Image_ = None,
-    drop: Drop = None,
-    id: Id = None,
-    encoding: Encoding = "utf-8",
-    relative: Annotated[
-        bool,
-        typer.Option(
-            "--relative", help="Rank by effect relative to each row's own pull: outliers step back."
-        ),
-    ] = False,
+    relative: Relative = False,
     k: K = 10,
     format: Format_ = None,
     out: Out = None,
@@ -82,7 +125,6 @@ def explain(
 
     from ..uses.explain import explain
 
-    asked = _asked(file, target, model, trust, text, image, drop, id, encoding)
     X, y = asked.batch(test, row)
     found = explain(asked.influence, (X, y), k=k, relative=relative)
     helpful, harmful = found.helpful.assign(role="helpful"), found.harmful.assign(role="harmful")
@@ -92,18 +134,9 @@ def explain(
     show(both, format, out, f"Training rows responsible for row {row}")
 
 
-@app.command()
-@answering
+@asks()
 def mislabeled(
-    file: File,
-    target: Target,
-    model: Model = None,
-    trust: Trust = None,
-    text: Text_ = None,
-    image: Image_ = None,
-    drop: Drop = None,
-    id: Id = None,
-    encoding: Encoding = "utf-8",
+    asked: Asked,
     k: Annotated[
         int | None,
         typer.Option("--k", help="Rows to show; otherwise 20 on a terminal, all elsewhere.", min=1),
@@ -124,25 +157,29 @@ def mislabeled(
 
     from ..uses.mislabeled import mislabeled
 
-    asked = _asked(file, target, model, trust, text, image, drop, id, encoding)
     if not asked.classifies:
-        raise ValueError(f"mislabeled is for classes; the target {target!r} is a quantity")
+        raise ValueError(f"mislabeled is for classes; the target {asked.target!r} is a quantity")
     table = mislabeled(asked.influence).table.rename_axis(asked.id)
-    contradicted = table["label"] != table["proposed label"]
-    words = f"The others contradict {int(contradicted.sum()):,} of {len(table):,} labels ({contradicted.mean():.1%})."
+    if "label" not in table:
+        table.insert(0, "label", asked.raw.loc[table.index, asked.target])
+    contradicted, words = None, "For this model nothing but self-influence is known."
+    if "proposed label" in table:
+        wrong = table["label"] != table["proposed label"]
+        contradicted = float(wrong.mean())
+        words = f"The others contradict {int(wrong.sum()):,} of {len(table):,} labels ({contradicted:.1%})."
+    elif fail_over is not None:
+        raise ValueError("--fail-over needs labels that the model proposes: it is for linear models")
     k = k or (20 if out is None and format is None and sys.stdout.isatty() else len(table))
     show(table.head(k), format, out, f"The most suspicious labels first. {words}")
     say(words)
-    if fail_over is not None and contradicted.mean() > fail_over:
+    if fail_over is not None and contradicted is not None and contradicted > fail_over:
         typer.echo(f"{words} More than the {fail_over:.1%} of --fail-over.", err=True)
         raise typer.Exit(GATE)
 
 
-@app.command()
-@answering
+@asks()
 def mismatch(
-    file: File,
-    target: Target,
+    asked: Asked,
     by: Annotated[str, typer.Option(help="The column whose values make the groups.", show_default=False)],
     test: Test = None,
     where: Annotated[
@@ -151,13 +188,6 @@ def mismatch(
             help="Only rows asked about of which this holds, as pandas queries say it: \"age == '[0-10)'\"."
         ),
     ] = None,
-    model: Model = None,
-    trust: Trust = None,
-    text: Text_ = None,
-    image: Image_ = None,
-    drop: Drop = None,
-    id: Id = None,
-    encoding: Encoding = "utf-8",
     k: K = 20,
     format: Format_ = None,
     out: Out = None,
@@ -165,7 +195,6 @@ def mismatch(
     """Which group of training rows drives the errors on a slice of the test data."""
     from ..uses.mismatch import mismatch
 
-    asked = _asked(file, target, model, trust, text, image, drop, id, encoding)
     groups = asked.column(by)
     found = mismatch(asked.influence, asked.batch(test, where=where), by=groups)
     say(f"Columns responsible in group {found.groups.index[0]!r}:\n{found.features.to_string(index=False)}")
@@ -173,11 +202,9 @@ def mismatch(
     show(found.groups.rename_axis(by).head(k), format, out, title)
 
 
-@app.command()
-@answering
+@asks()
 def remove(
-    file: File,
-    target: Target,
+    asked: Asked,
     where: Annotated[
         str,
         typer.Option(
@@ -188,41 +215,22 @@ def remove(
         str | None, typer.Option(help="The row (or id) asked about; otherwise all, in the mean.")
     ] = None,
     test: Test = None,
-    model: Model = None,
-    trust: Trust = None,
-    text: Text_ = None,
-    image: Image_ = None,
-    drop: Drop = None,
-    id: Id = None,
-    encoding: Encoding = "utf-8",
     format: Format_ = None,
     out: Out = None,
 ) -> None:
     """What if these rows were gone: the predicted change of the loss, before anything is retrained."""
-    asked = _asked(file, target, model, trust, text, image, drop, id, encoding)
     gone = asked.rows(where)
     found = asked.influence.of_removal({where: gone}, asked.batch(test, row)).to_frame()
-    say(f"{len(gone):,} of {len(asked.X):,} training rows removed; positive = the loss would rise.")
+    say(f"{len(gone):,} of {len(asked.raw):,} training rows removed; positive = the loss would rise.")
     numbers = found.drop(columns=["test row"]).groupby("group", sort=False).mean()
     show(numbers, format, out, "Predicted change of the mean loss")
 
 
-@app.command()
-@answering
+@asks()
 def verify(
-    file: File,
-    target: Target,
-    row: Annotated[
-        str, typer.Option(help="The row (or id) whose explanation is checked.", show_default=False)
-    ],
+    asked: Asked,
+    row: Row,
     test: Test = None,
-    model: Model = None,
-    trust: Trust = None,
-    text: Text_ = None,
-    image: Image_ = None,
-    drop: Drop = None,
-    id: Id = None,
-    encoding: Encoding = "utf-8",
     k: Annotated[
         int,
         typer.Option(
@@ -240,37 +248,20 @@ def verify(
     from .. import plots
     from ..verify import verify
 
-    asked = _asked(file, target, model, trust, text, image, drop, id, encoding)
-    found = verify(asked.influence, asked.batch(test, row), k=k, seed=seed)
+    found = verify(asked.influence, asked.batch(test, row), k=k, seed=seed, refit=asked.refit)
     if picture is not None:
         plots.verification(found).savefig(picture, dpi=160)
     say(str(found))
     show(found.table, format, out, f"Change of the loss of row {row} without single training rows")
 
 
-@app.command()
-@answering
+@asks()
 def report(
-    file: File,
-    target: Target,
-    row: Annotated[
-        str, typer.Option(help="The row (or id) whose prediction is explained.", show_default=False)
-    ],
+    asked: Asked,
+    row: Row,
     out: Annotated[Path, typer.Option(help="The HTML file to write.", dir_okay=False)] = Path("report.html"),
     test: Test = None,
-    model: Model = None,
-    trust: Trust = None,
-    text: Text_ = None,
-    image: Image_ = None,
-    drop: Drop = None,
-    id: Id = None,
-    encoding: Encoding = "utf-8",
-    relative: Annotated[
-        bool,
-        typer.Option(
-            "--relative", help="Rank by effect relative to each row's own pull: outliers step back."
-        ),
-    ] = False,
+    relative: Relative = False,
     k: Annotated[int, typer.Option("--k", help="Helpful and harmful rows to show, each.", min=1)] = 10,
     checked: Annotated[
         int,
@@ -282,16 +273,13 @@ def report(
     """One HTML file that explains a prediction: the rows as they are, what is responsible in them, and the proof."""
     from .pages import explanation
 
-    asked = _asked(file, target, model, trust, text, image, drop, id, encoding)
-    explanation(asked, file, test, row, out, k=k, checked=checked, relative=relative)
+    explanation(asked, test, row, out, k=k, checked=checked, relative=relative)
     typer.echo(str(out))
 
 
-@app.command()
-@answering
+@asks(without=("model", "trust", "image", "problem"))
 def attack(
-    file: File,
-    target: Target,
+    asked: Asked,
     radius: Annotated[
         float,
         typer.Option(help="How far each number of a training row may move, in standard deviations.", min=0),
@@ -300,10 +288,6 @@ def attack(
     where: Annotated[
         str | None, typer.Option(help="Only rows asked about of which this holds, as pandas queries say it.")
     ] = None,
-    text: Text_ = None,
-    drop: Drop = None,
-    id: Id = None,
-    encoding: Encoding = "utf-8",
     k: K = 20,
     format: Format_ = None,
     out: Out = None,
@@ -314,46 +298,18 @@ def attack(
     """
     from ..uses.attack import vulnerable_targets
 
-    asked = _asked(file, target, None, None, text, None, drop, id, encoding)
     if not asked.classifies:
-        raise ValueError(f"attack is for classes; the target {target!r} is a quantity")
+        raise ValueError(f"attack is for classes; the target {asked.target!r} is a quantity")
     table = vulnerable_targets(
         asked.influence,
         asked.problem.design,
         asked.least_certain(asked.batch(test, where=where), AUDITED),
-        rows=range(len(asked.X)),
+        rows=range(len(asked.raw)),
         radius=asked.radius(radius),
     )
-    table["row"] = asked.X.index[table["row"].to_numpy()]
+    table["row"] = asked.raw.index[table["row"].to_numpy()]
     words = (
         f"One row could turn {int(table['flips'].sum()):,} of the {len(table):,} least certain predictions."
     )
     show(table.rename_axis("place").head(k), format, out, words)
     say(words)
-
-
-def _asked(
-    file: Path,
-    target: str,
-    model: Path | None,
-    trust: list[str] | None,
-    text: list[str] | None,
-    image: list[str] | None,
-    drop: list[str] | None,
-    id: str | None,
-    encoding: str,
-) -> Asked:
-    from .files import Asked
-
-    asked: Any = Asked.of(
-        file,
-        target,
-        model=model,
-        trust=trust or [],
-        text=text or [],
-        image=image or [],
-        drop=drop or [],
-        id=id,
-        encoding=encoding,
-    )
-    return asked

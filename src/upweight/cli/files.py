@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+import traceback
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,32 +19,38 @@ from ..errors import NotStationaryWarning
 from ..estimators import from_estimator
 from ..influence import Influence
 from ..linear import LinearProblem
+from ..objective import Objective
 from ..pipelines import described, sensible
-from ..tables import FileError, Kind, Table, check_column, read, understood
+from ..tables import FileError, Kind, Table, check_column, is_quantity, kind_of, named_by, read, understood
 from ..types import as_tensor
 from ..uses.names import margins
+from ..verify import Refit
 from .app import phase, say
+
+Batches = Callable[[pd.DataFrame, Path], Any]
+"""Rows of a table, and the folder that its images are in -> a batch of the model's."""
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """The training file as it is (`raw`), what the model sees of it, and the model's influence.
+    """The training file as it is (`raw`), the influence of a model of it, and how rows become the model's `batches`.
 
-    `table` is None for a model that came with its own idea of the columns.
+    `kinds` are the columns that the model sees, `notes` what was left out or filled, `refit` is a user's way to train
+    the problem again.
     """
 
+    file: Path
+    target: str
     raw: pd.DataFrame
-    X: pd.DataFrame
-    y: pd.Series
-    table: Table | None
     kinds: dict[str, Kind]
     notes: tuple[str, ...]
     model: str
     influence: Influence
+    batches: Batches
     classifies: bool
-    folder: Path
     encoding: str
     id: str
+    refit: Refit | None = None
 
     @classmethod
     def of(
@@ -50,6 +60,7 @@ class Asked:
         *,
         model: Path | None,
         trust: list[str],
+        problem: str | None,
         text: list[str],
         image: list[str],
         drop: list[str],
@@ -57,43 +68,23 @@ class Asked:
         encoding: str,
     ) -> Asked:
         """Read, fit (or load) and prepare, saying what is done."""
-        folder = file.resolve().parent
+        file = file.resolve()
         with phase(f"reading {file.name}"):
             raw = read(file, encoding)
-        table = understood(raw, target, text=text, image=image, drop=drop, id=id, folder=folder)
+        as_read: dict[str, Any] = {"file": file, "target": target, "encoding": encoding, "id": id or "row"}
+        if problem is not None:
+            if model is not None:
+                raise FileError("--model and --problem are two ways to say the same: leave one out")
+            return cls(
+                **as_read,
+                **_from_problem(problem, raw if id is None else raw.set_axis(named_by(raw, id)), target),
+            )
+        table = understood(raw, target, text=text, image=image, drop=drop, id=id, folder=file.parent)
         raw = raw.set_axis(table.X.index)
         for note in table.notes:
             say(note)
-        X, y = table.X, table.y
-        if model is None:
-            estimator = sensible(table, cache=folder / ".upweight")
-            with phase(f"fitting {len(X):,} rows"), warnings.catch_warnings():
-                _quiet_convergence()
-                estimator.fit(X, y)
-            words = described(table)
-            say(f"fitted: {words}")
-        else:
-            estimator = load(model, trust)
-            words = f"{model.name}: {' '.join(str(estimator).split())}"
-            X, y = _own_columns(estimator, raw, target), raw[target]
-        with warnings.catch_warnings():
-            if model is None:  # it is finished below
-                warnings.simplefilter("ignore", NotStationaryWarning)
-            problem = from_estimator(estimator, X, y, polish=model is None)
-        return cls(
-            raw=raw,
-            X=X,
-            y=y,
-            table=table if model is None else None,
-            kinds={name: kind for name, kind in table.kinds.items() if name in X.columns},
-            notes=table.notes if model is None else (),
-            model=words,
-            influence=Influence(problem),
-            classifies=table.classifies,
-            folder=folder,
-            encoding=encoding,
-            id=id or "row",
-        )
+        found = _fitted(table, file) if model is None else _from_model(model, trust, raw, table)
+        return cls(**as_read, raw=raw, classifies=table.classifies, **found)
 
     def looked_up(self, test: Path | None, row: str) -> pd.Series:
         """The row asked about as it stands in its file."""
@@ -113,15 +104,13 @@ class Asked:
             raw = raw.loc[_mask(raw, where)]
         if row is not None:
             raw = raw.loc[[_label(raw, row)]]
-        if self.table is not None:
-            return self.table.batch(raw, self.folder if test is None else test.resolve().parent)
-        check_column(raw, str(self.y.name))
-        return raw[self.X.columns], raw[str(self.y.name)]
+        return self.batches(raw, (test or self.file).resolve().parent)
 
     @property
     def problem(self) -> LinearProblem:
         """What the model's training minimised."""
-        assert isinstance(self.influence.problem, LinearProblem)
+        if not isinstance(self.influence.problem, LinearProblem):
+            raise FileError("this is answered for linear models only")
         return self.influence.problem
 
     def least_certain(self, test: Any, count: int) -> Any:
@@ -139,9 +128,8 @@ class Asked:
     def radius(self, deviations: float) -> torch.Tensor:
         """How far each column of the model may move: those made of numbers, which were scaled; the others not."""
         names = self.problem.feature_names
-        numbers = set(self.table.columns("number")) if self.table is not None else set()
         assert names is not None
-        moves = [float(name.removeprefix("numbers__") in numbers) for name in names]
+        moves = [float(self.kinds.get(name.removeprefix("numbers__")) == "number") for name in names]
         if not any(moves):
             raise FileError("no column of numbers is there to move")
         return deviations * torch.tensor(moves, dtype=torch.float64)
@@ -157,6 +145,95 @@ class Asked:
         if len(found) == len(self.raw):
             raise FileError(f"{where!r} holds of all {len(found):,} rows: leave some to learn from")
         return found
+
+
+def _fitted(table: Table, file: Path) -> dict[str, Any]:
+    """What `Asked` needs of a model that is fitted here."""
+    estimator = sensible(table, cache=file.parent / ".upweight")
+    from sklearn.exceptions import ConvergenceWarning
+
+    with phase(f"fitting {len(table.X):,} rows"), warnings.catch_warnings():
+        # It is finished to rounding below: that scikit-learn stopped early does not matter.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", NotStationaryWarning)
+        estimator.fit(table.X, table.y)
+        problem = from_estimator(estimator, table.X, table.y, polish=True)
+    words = described(table)
+    say(f"fitted: {words}")
+    return {
+        "kinds": table.kinds,
+        "notes": table.notes,
+        "model": words,
+        "influence": Influence(problem),
+        "batches": table.batch,
+    }
+
+
+def _from_model(path: Path, trust: list[str], raw: pd.DataFrame, table: Table) -> dict[str, Any]:
+    """The same of a user's scikit-learn model."""
+    estimator, target = load(path, trust), str(table.y.name)
+
+    def batches(rows: pd.DataFrame, _: Path) -> Any:
+        check_column(rows, target)
+        return _own_columns(estimator, rows, target), rows[target]
+
+    X, y = batches(raw, path)
+    return {
+        "kinds": {name: kind for name, kind in table.kinds.items() if name in X.columns},
+        "notes": (),
+        "model": f"{path.name}: {' '.join(str(estimator).split())}",
+        "influence": Influence(from_estimator(estimator, X, y, polish=False)),
+        "batches": batches,
+    }
+
+
+def _from_problem(name: str, raw: pd.DataFrame, target: str) -> dict[str, Any]:
+    """The same of a user's PyTorch model: `name` is MODULE:FUNCTION, called with the file's table.
+
+    It returns a `Problem` of the rows in their order, a function that turns rows of a table into a batch of its, and,
+    for `verify`, a function that trains on the rows that are kept (see `upweight.verify`).
+    """
+    check_column(raw, target)
+    module, colon, function = name.partition(":")
+    if not (module and colon and function):
+        raise FileError(
+            f"--problem {name}: write MODULE:FUNCTION, as in mine:problem for problem() of mine.py"
+        )
+    with phase(f"calling {name}"):
+        try:
+            sys.path.insert(0, "")
+            made = getattr(importlib.import_module(module), function)(raw)
+        except Exception as error:  # whatever a user's own code raises
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            raise FileError(
+                f"--problem {name}: {type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
+            ) from error
+        finally:
+            sys.path.remove("")
+    problem, batches, refit = (
+        (*made, None)[:3] if isinstance(made, tuple) and len(made) > 1 else (None, None, None)
+    )
+    if not isinstance(problem, Objective) or not callable(batches):
+        raise FileError(
+            f"--problem {name} must return (problem, batches) or (problem, batches, refit), where batches(table) makes "
+            f"a batch of the problem's of rows of a table; it returned {type(made).__name__}"
+        )
+    if problem.n != len(raw):
+        raise FileError(
+            f"--problem {name}: the problem has {problem.n:,} examples, the file {len(raw):,} rows"
+        )
+    problem.terms = replace(problem.terms, train_index=raw.index)
+    kinds = {column: kind_of(raw[column]) for column in raw.columns.drop(target)}
+    return {
+        "raw": raw,
+        "kinds": {column: kind for column, kind in kinds.items() if kind in get_args(Kind)},
+        "notes": (),
+        "model": f"{name}: {problem.n:,} examples, {problem.p:,} parameters",
+        "influence": Influence(problem),
+        "batches": lambda rows, _: batches(rows),
+        "classifies": not is_quantity(raw[target]),
+        "refit": refit,
+    }
 
 
 def load(path: Path, trust: list[str]) -> Any:
@@ -217,10 +294,3 @@ def _mask(raw: pd.DataFrame, where: str) -> np.ndarray:
     if not mask.any():
         raise FileError(f"no row fulfils {where!r}")
     return mask
-
-
-def _quiet_convergence() -> None:
-    """The fit is finished to rounding afterwards: that scikit-learn stopped early does not matter."""
-    from sklearn.exceptions import ConvergenceWarning
-
-    warnings.simplefilter("ignore", ConvergenceWarning)

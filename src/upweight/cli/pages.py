@@ -25,40 +25,41 @@ SIDE = 160
 
 
 def explanation(
-    asked: Asked, file: Path, test: Path | None, row: str, out: Path, *, k: int, checked: int, relative: bool
+    asked: Asked, test: Path | None, row: str, out: Path, *, k: int, checked: int, relative: bool
 ) -> None:
     """Explain, verify by retraining, and write the page."""
     raw, batch = asked.looked_up(test, row), asked.batch(test, row)
     found = explain(asked.influence, batch, k=k, relative=relative)
     say(f"verifying: training again without each of the {checked} top and {checked} random rows")
-    v = verify(asked.influence, batch, k=checked)
+    v = verify(asked.influence, batch, k=checked, refit=asked.refit)
     said = (
         ""
         if found.prediction is None
         else f" The model says {found.prediction!r}; the label is {found.label!r}."
     )
     drift = found.scores.drift
-    place = asked.folder if test is None else test.resolve().parent
+    place = asked.file.parent if test is None else test.resolve().parent
     causes = [
-        line["because of"] for line in [*found.helpful.to_dict("records"), *found.harmful.to_dict("records")]
+        line.get("because of", "")
+        for line in [*found.helpful.to_dict("records"), *found.harmful.to_dict("records")]
     ]
     write(
         out,
         title=f"Why does the model say this of row {row}?",
-        question=f"Row {row} of {(test or file).name}.{said} Which training rows are responsible?",
+        question=f"Row {row} of {(test or asked.file).name}.{said} Which training rows are responsible?",
         verdict=in_words(v),
-        test=_example(asked, raw, row, str(raw[str(asked.y.name)]), None, ", ".join(causes), place),
+        test=_example(asked, raw, row, str(raw[asked.target]), None, ", ".join(causes), place),
         helpful=list(_examples(asked, found.helpful)),
         harmful=list(_examples(asked, found.harmful)),
         figure=plots.verification(v),
         figure_text=f"Scatter plot of predicted against actual changes of the loss. {in_words(v)}",
         settings={
-            "training data": f"{file.name}, {len(asked.X):,} rows, target {asked.y.name}",
+            "training data": f"{asked.file.name}, {len(asked.raw):,} rows, target {asked.target}",
             "model": asked.model,
             "columns": ", ".join(f"{name} ({kind})" for name, kind in asked.kinds.items()),
             "left out, or filled": "; ".join(asked.notes) or "nothing",
             "influence": "; ".join(asked.influence.settings.reasons),
-            "held fixed": "; ".join(asked.problem.terms.notes) or "nothing",
+            "held fixed": "; ".join(asked.influence.problem.terms.notes) or "nothing",
             "ranking": "relative to each row's own pull" if relative else "by effect",
             "upweight": version("upweight"),
         },
@@ -74,9 +75,15 @@ def explanation(
 def _examples(asked: Asked, table: pd.DataFrame) -> Iterable[Example]:
     effect = next(name for name in table.columns if "effect" in name)
     for name, line in table.iterrows():
-        label = str(asked.raw.loc[name, str(asked.y.name)])
+        label = str(asked.raw.loc[name, asked.target])
         yield _example(
-            asked, asked.raw.loc[name], name, label, float(line[effect]), line["because of"], asked.folder
+            asked,
+            asked.raw.loc[name],
+            name,
+            label,
+            float(line[effect]),
+            line.get("because of", ""),
+            asked.file.parent,
         )
 
 
