@@ -1,5 +1,6 @@
 """The command line on files: answers are those of the library, bad input gets one sentence and exit code 2."""
 
+import importlib
 import io
 import json
 import re
@@ -351,10 +352,10 @@ def test_a_network_answers_as_the_library_does(network, tmp_path):
     found = pd.read_json(io.StringIO(result.stdout)).set_index("train row").filter(like="effect").iloc[:, 0]
     sys.path.insert(0, str(tmp_path))
     try:
-        from mine import problem
+        mine = importlib.import_module("mine")
     finally:
         sys.path.pop(0)
-    made, batches, _ = problem(pd.read_csv("people.csv"))
+    made, batches, _ = mine.problem(pd.read_csv("people.csv"))
     effect = Influence(made).on_loss(batches(pd.read_csv("people.csv").loc[[7]])).effect()[0]
     rows = [int(str(name).split()[1]) for name in found.index]
     np.testing.assert_allclose(found.to_numpy(), effect[rows].numpy(), rtol=1e-6)

@@ -323,14 +323,18 @@ class LinearProblem(Objective):
             return torch.autograd.grad(self.evaluate(batch, measure, theta), theta)[0].view(1, -1)
         design, y = self._test(batch)
         eta = self._outputs(design, self.theta)
-        X = design.block(slice(None), torch.float64).dense()
         if measure is None:
+            X = design.block(slice(None), torch.float64).dense()
             return self._outer(self.loss.residual(eta, self._encode(y, len(eta))), X)
         eta.requires_grad_()
         # Examples do not mix in `_measured` (unless Overall), so one gradient of the sum holds every row's own.
         residual = torch.autograd.grad(self._measured(eta, y, measure).sum(), eta)[0]
-        outer = self._outer(residual, X)
-        return outer.sum(0, keepdim=True) if isinstance(measure, Overall) else outer
+        if isinstance(measure, Overall):
+            blocks = design.blocks(BLOCK_ROWS, torch.float64)
+            return torch.stack(
+                [self._backward(block, residual[part, :, None]) for part, block in blocks]
+            ).sum(0)
+        return self._outer(residual, design.block(slice(None), torch.float64).dense())
 
     def input_gradients(
         self, batch: Any, rows: Float[Tensor, "k p"], at: str | None = None

@@ -11,8 +11,9 @@ from jaxtyping import Float
 
 from ..influence import Influence
 from ..linear import LinearProblem
+from ..reduced import relabelled
 from ..types import Tensor
-from .names import decided, is_classifier, label_names, row_names
+from .names import decided, is_classifier, label_names, mean_loss, row_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +43,10 @@ class Suspects:
         return f"<p>The most suspicious labels first, by {self.ranked_by}.</p>{self.table.head(25).to_html()}"
 
 
-def mislabeled(influence: Influence, *, validation: Any = None, gain_of: int = 100) -> Suspects:
+def mislabeled(influence: Influence, *, validation: Any = None) -> Suspects:
     """Rank the training rows by how little their own label is supported by all the others.
 
-    With `validation` (a batch) the predicted gain of relabelling is given for the first `gain_of` rows (Eq. 3).
+    With `validation` (a batch) the predicted gain of relabelling is given for each (Eq. 3).
     Raises ValueError where a gain is asked of a model that is no linear classifier.
 
     >>> import torch
@@ -76,13 +77,9 @@ def mislabeled(influence: Influence, *, validation: Any = None, gain_of: int = 1
         "self-influence": -influence.on_self().values[0],
         "leverage": alone.leverage,
     }
-    table = _sorted(influence, alone.loss, columns)
     if validation is not None:
-        first = alone.loss.sort(descending=True).indices[:gain_of]
-        gain = torch.full((problem.n,), torch.nan, dtype=torch.float64)
-        gain[: len(first)] = _gain(influence, first, proposed[first], validation)
-        table["gain"] = gain.numpy()
-    return Suspects(table, "their loss in a model that has not seen them")
+        columns["gain"] = _gain(influence, proposed, problem._test(validation))
+    return Suspects(_sorted(influence, alone.loss, columns), "their loss in a model that has not seen them")
 
 
 def _sorted(influence: Influence, suspicion: Float[Tensor, " n"], columns: dict[str, Any]) -> pd.DataFrame:
@@ -91,10 +88,13 @@ def _sorted(influence: Influence, suspicion: Float[Tensor, " n"], columns: dict[
     return table.set_axis(row_names(influence.problem, order))
 
 
-def _gain(influence: Influence, rows: Tensor, proposed: Tensor, validation: Any) -> Float[Tensor, " b"]:
-    """The predicted fall of the mean validation loss if each row had its proposed label (Eq. 3)."""
+def _gain(influence: Influence, proposed: Tensor, validation: Any) -> Float[Tensor, " n"]:
+    """The predicted fall of the mean validation loss if each row had its proposed label, alone (Eq. 3)."""
     problem = influence.problem
     assert isinstance(problem, LinearProblem)
-    before = problem.train_batch(rows)
-    change = influence.of_change(before, (before[0], proposed), validation).effect().mean(0)
-    return -change * problem.weights[rows]
+    solved = influence.solve(problem.test_gradients(validation, mean_loss(problem))).value
+    gain = torch.empty(problem.n, dtype=torch.float64)
+    edited = relabelled(problem, torch.arange(problem.n), proposed)
+    for (part, before), (_, after) in zip(problem.products(solved), edited.products(solved), strict=True):
+        gain[part] = (after - before)[0] / problem.n
+    return gain

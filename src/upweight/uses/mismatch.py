@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +11,9 @@ import torch
 from ..groups import as_sets
 from ..influence import Influence
 from ..linear import LinearProblem
-from ..measures import Measure, Overall
+from ..measures import Measure
 from ..types import Tensor
-from .names import feature_name
+from .names import feature_name, mean_loss
 
 FEATURES = 10
 
@@ -59,9 +58,7 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
     measure = None
     if isinstance(problem, LinearProblem):
         test = problem._test(test)
-        measure = Overall(
-            functools.partial(_mean_loss, problem)
-        )  # one question, however many rows the slice has
+        measure = mean_loss(problem)
     found = influence.of_removal(by, test, measure=measure)
     effect = (found.first_order if found.newton is None else found.newton).mean(0)
     groups = pd.DataFrame(
@@ -75,10 +72,6 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
     ).sort_values("effect of removal", kind="stable")
     worst = as_sets(by, problem.n)[1][int(effect.argmin())]
     return Mismatch(groups, _features(influence, worst, test, measure))
-
-
-def _mean_loss(problem: LinearProblem, outputs: Tensor, y: Any) -> Tensor:
-    return problem.loss.value(outputs, problem._encode(y, len(outputs))).mean()
 
 
 def _features(influence: Influence, rows: Tensor, test: Any, measure: Measure | None) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import torch
 
 from ..linear import LinearProblem
 from ..losses import MarginLoss, Softmax
-from ..measures import margin
+from ..measures import Overall, margin
 from ..objective import Objective
 from ..types import Tensor
 
@@ -37,6 +37,11 @@ def decided(outputs: Tensor) -> Tensor:
 def margins(outputs: Tensor, classes: Tensor) -> Tensor:
     """What encoded classes (b,) are ahead of their strongest rivals in outputs (b, c); negative = not decided for."""
     return outputs[:, 0] * classes if outputs.shape[1] == 1 else margin(outputs, classes)
+
+
+def mean_loss(problem: LinearProblem) -> Overall:
+    """The mean loss of a whole test batch: one question, however many rows it has."""
+    return Overall(lambda outputs, y: problem.loss.value(outputs, problem._encode(y, len(outputs))).mean())
 
 
 def label_names(problem: LinearProblem, targets: Tensor) -> np.ndarray:
