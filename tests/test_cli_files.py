@@ -254,13 +254,13 @@ def test_questions_of_another_file_by_id(file, tmp_path):
 
 def test_text_that_a_spreadsheet_would_run_is_written_inert(tmp_path):
     table = people()
-    table["name"] = ["=1+1", "@x", "+2"] + [f"person {i}" for i in range(len(table) - 3)]
+    table["name"] = ["=1+1", "@x", "+2+A1"] + [f"person {i}" for i in range(len(table) - 3)]
     path, out = tmp_path / "a.csv", tmp_path / "out.csv"
     table.to_csv(path, index=False)
     result = run("mislabeled", path, "--target", "opinion", "--id", "name", "--out", out)
     assert result.exit_code == 0, result.output
     cells = [line.split(",")[0] for line in out.read_text().splitlines()]
-    assert {"'=1+1", "'@x", "'+2"} <= set(cells)
+    assert {"'=1+1", "'@x", "'+2+A1"} <= set(cells)
     assert not any(cell[:1] in "=+@" for cell in cells)
 
 

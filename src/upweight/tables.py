@@ -15,6 +15,7 @@ import pandas as pd
 Kind = Literal["number", "category", "text", "image"]
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 WORDS = 4
 """A column of strings with so many words each, on average, is text."""
 NAMED = 0.9
@@ -76,8 +77,7 @@ def read(path: str | Path, encoding: str = "utf-8") -> pd.DataFrame:
     path = Path(path)
     kind = path.suffix.lower()
     readers: dict[str, Any] = {
-        ".csv": lambda: _text(path, ",", encoding),
-        ".tsv": lambda: _text(path, "\t", encoding),
+        **{suffix: lambda s=s: _text(path, s, encoding) for suffix, s in SEPARATORS.items()},
         ".parquet": lambda: pd.read_parquet(path),
         ".arrow": lambda: pd.read_feather(path),
         ".feather": lambda: pd.read_feather(path),

@@ -313,3 +313,48 @@ def attack(
     )
     show(table.rename_axis("place").head(k), format, out, words)
     say(words)
+
+
+@asks(without=("problem",))
+def review(
+    asked: Asked,
+    held: Annotated[
+        float,
+        typer.Option(
+            help="Share of the rows that the model does not see: its accuracy is measured on them.",
+            min=0.01,
+            max=0.9,
+        ),
+    ] = 0.2,
+    seed: Annotated[int, typer.Option(help="Seed of that draw.", min=0)] = 0,
+    journal: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file of decisions; otherwise FILE.review beside it.", dir_okay=False, show_default=False
+        ),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(help="Write the corrected file and end, instead of serving the page.", dir_okay=False),
+    ] = None,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="Export cells as they are, also those that a spreadsheet would run as a formula."
+        ),
+    ] = False,
+    port: Annotated[int, typer.Option(help="Port of the page; 0 takes a free one.", min=0, max=65535)] = 0,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
+    ] = True,
+) -> None:
+    """A page on this machine to keep, relabel or drop the rows whose labels are most doubtful, one by one.
+
+    Every decision is written to the journal before the next row is shown: nothing is lost if the page or the machine
+    stops, and the same command goes on.
+    """
+    from .review import reviewed
+
+    reviewed(
+        asked, held=held, seed=seed, journal=journal, export=export, exact=exact, port=port, browser=browser
+    )

@@ -48,7 +48,7 @@ def explanation(
         title=f"Why does the model say this of row {row}?",
         question=f"Row {row} of {(test or asked.file).name}.{said} Which training rows are responsible?",
         verdict=in_words(v),
-        test=_example(asked, raw, row, str(raw[asked.target]), None, ", ".join(causes), place),
+        test=example(asked, raw, row, str(raw[asked.target]), None, ", ".join(causes), place),
         helpful=list(_examples(asked, found.helpful)),
         harmful=list(_examples(asked, found.harmful)),
         figure=plots.verification(v),
@@ -76,7 +76,7 @@ def _examples(asked: Asked, table: pd.DataFrame) -> Iterable[Example]:
     effect = next(name for name in table.columns if "effect" in name)
     for name, line in table.iterrows():
         label = str(asked.raw.loc[name, asked.target])
-        yield _example(
+        yield example(
             asked,
             asked.raw.loc[name],
             name,
@@ -87,7 +87,7 @@ def _examples(asked: Asked, table: pd.DataFrame) -> Iterable[Example]:
         )
 
 
-def _example(
+def example(
     asked: Asked, raw: pd.Series, name: Any, label: str, effect: float | None, because: str, folder: Path
 ) -> Example:
     """A row as it is: its photograph, its texts, and the cells that are responsible before the others."""

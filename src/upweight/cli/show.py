@@ -49,7 +49,7 @@ def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: st
         Format.json: lambda: (
             frame.reset_index().to_json(orient="records", indent=1, force_ascii=False) + "\n"
         ),
-        Format.csv: lambda: _inert(frame).to_csv(),
+        Format.csv: lambda: inert(frame).to_csv(),
         Format.table: lambda: frame.to_string() + "\n",
     }[format]()
     if out is None:
@@ -79,17 +79,22 @@ def _cell(value: object, signed: bool) -> Text:
     return Text(words if len(words) <= WIDEST else words[: WIDEST - 1] + "…")
 
 
-def _inert(frame: pd.DataFrame) -> pd.DataFrame:
-    """Text that a spreadsheet would run as a formula, with an apostrophe before it."""
+def inert(frame: pd.DataFrame) -> pd.DataFrame:
+    """Text that a spreadsheet would run as a formula, with an apostrophe before it; numbers are no formulas."""
 
     def safe(value: object) -> object:
-        return (
-            f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
-        )
+        if not isinstance(value, str) or value[:1] not in ("=", "+", "-", "@", "\t", "\r"):
+            return value
+        try:
+            float(value)
+        except ValueError:
+            return f"'{value}"
+        return value
 
     found = frame.copy()
     for name in found.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in found.dtypes]]:
         found[name] = found[name].map(safe)
     if not pd.api.types.is_numeric_dtype(found.index):
         found.index = found.index.map(safe)
+    found.columns = found.columns.map(safe)
     return found

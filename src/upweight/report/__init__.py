@@ -103,6 +103,19 @@ def figure_uri(figure: Figure) -> str:
     return data_uri(buffer.getvalue())
 
 
+def templates() -> jinja2.Environment:
+    """The templates of this package, which escape all text."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("upweight", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"image": image_uri, "marked": marked}
+    return environment
+
+
 def write(
     path: str | Path,
     *,
@@ -122,28 +135,24 @@ def write(
 
     `figure_text` is what the figure says, for those who cannot see it; all text is escaped.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("upweight.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"image": image_uri, "marked": marked}
-    text = environment.get_template("report.html.j2").render(
-        title=title,
-        question=question,
-        verdict=verdict,
-        test=test,
-        groups=[
-            ("Helpful: without them the loss would rise", helpful),
-            ("Harmful: without them the loss would fall", harmful),
-        ],
-        figure=figure_uri(figure),
-        figure_text=figure_text,
-        settings=settings,
-        certificate=certificate,
-        sign=sign,
+    text = (
+        templates()
+        .get_template("report/report.html.j2")
+        .render(
+            title=title,
+            question=question,
+            verdict=verdict,
+            test=test,
+            groups=[
+                ("Helpful: without them the loss would rise", helpful),
+                ("Harmful: without them the loss would fall", harmful),
+            ],
+            figure=figure_uri(figure),
+            figure_text=figure_text,
+            settings=settings,
+            certificate=certificate,
+            sign=sign,
+        )
     )
     path = Path(path)
     path.write_text(text, encoding="utf-8")

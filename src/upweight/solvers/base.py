@@ -96,7 +96,11 @@ class Inverse:
         finite = rows.isfinite().all(1)
         if not finite.all():
             raise InfluenceError(f"right-hand side {int((~finite).nonzero()[0, 0])} has a NaN or infinity")
-        solution = self.solve(rows.to(self.curvature.dtype))
+        rows = rows.to(self.curvature.dtype)
+        if not bool(rows.any()):
+            none = rows.new_zeros(len(rows))
+            return Solution(torch.zeros_like(rows), none, none.long(), (Status.CONVERGED,) * len(rows))
+        solution = self.solve(rows)
         return solution.check() if throw else solution
 
 

@@ -84,14 +84,17 @@ def explain(
         weight = influence.on_self().values[0].abs().clamp(min=1e-300).rsqrt()
     order = (scores.effect()[0] * weight).sort(descending=True).indices
     k = min(k, problem.n)
-    tables = []
+    tables, solved = [], None
+    if isinstance(problem, LinearProblem):
+        solved = influence.solve(problem.test_gradients(test, measure)).value
     for rows in (order[:k], order.flip(0)[:k]):
         table = scores.table(rows)
         if relative:
             table.insert(1, "relative influence", (scores.values[0] * weight)[rows].numpy())
-        if isinstance(problem, LinearProblem):
+        if solved is not None:
+            assert isinstance(problem, LinearProblem)
             table["label"] = label_names(problem, problem.y[rows])
-            table["because of"] = _because(influence, rows, test, measure, scores.values[0, rows])
+            table["because of"] = _because(problem, rows, solved, scores.values[0, rows])
         tables.append(table)
     prediction = label = None
     if is_classifier(problem):
@@ -102,13 +105,9 @@ def explain(
     return Explanation(scores, tables[0], tables[1], prediction=prediction, label=label, relative=relative)
 
 
-def _because(
-    influence: Influence, rows: Tensor, test: Any, measure: Measure | None, values: Tensor
-) -> list[str]:
+def _because(problem: LinearProblem, rows: Tensor, solved: Tensor, values: Tensor) -> list[str]:
     """x_j I_pert,j / I of each row (Sec. 5.3), its largest columns in words."""
-    problem = influence.problem
-    assert isinstance(problem, LinearProblem)
     batch = problem.train_batch(rows)
     x = batch[0].block(slice(None), torch.float64).dense()
-    shares = influence.on_inputs(batch, test, measure=measure)[0] * x / values[:, None]
+    shares = -problem.input_gradients(batch, solved)[0] * x / values[:, None]
     return [in_words(problem, row.nan_to_num(0.0), COLUMNS) for row in shares]
