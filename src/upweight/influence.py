@@ -241,6 +241,11 @@ class Influence:
             raise TypeError("approximate leave-one-out predictions need a linear problem and its Hessian")
         return leave_one_out(curvature)
 
+    @cached_property
+    def own(self) -> Scores:
+        """`on_self()`, computed once."""
+        return self.on_self()
+
     def on_self(self, *, block: int = 1024, samples: int | None = None, seed: int = 0) -> Scores:
         """I_up,loss(z_i, z_i) of every training example on its own loss (Sec. 5.4), (1, n).
 

@@ -101,9 +101,13 @@ def example(
         effect=effect,
         image=photograph(str(inside(folder, str(raw[pictures[0]]))), SIDE) if pictures else None,
         texts={column: str(raw[column]) for column, kind in asked.kinds.items() if kind == "text"},
-        cells={column: str(raw[column]) for column in cells[:CELLS]},
+        cells={column: _cell(raw[column]) for column in cells[:CELLS]},
         highlight=blamed,
     )
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _blamed(because: str, kinds: Any) -> frozenset[str]:

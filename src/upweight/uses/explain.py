@@ -81,7 +81,7 @@ def explain(
         raise ValueError(f"explain answers for one test row, got {len(scores)}; pass them one by one")
     weight = torch.ones(problem.n, dtype=torch.float64)
     if relative:
-        weight = influence.on_self().values[0].abs().clamp(min=1e-300).rsqrt()
+        weight = influence.own.values[0].abs().clamp(min=1e-300).rsqrt()
     order = (scores.effect()[0] * weight).sort(descending=True).indices
     k = min(k, problem.n)
     tables, solved = [], None

@@ -62,7 +62,7 @@ def mislabeled(influence: Influence, *, validation: Any = None) -> Suspects:
     if validation is not None and not is_classifier(problem):
         raise ValueError("the gain of a relabelling is for linear classifiers: leave `validation` out")
     if not isinstance(problem, LinearProblem):
-        suspicion = -influence.on_self().values[0]
+        suspicion = -influence.own.values[0]
         columns: dict[str, Any] = {"self-influence": suspicion, "loss": problem.train_losses().double()}
         return Suspects(_sorted(influence, suspicion, columns), "self-influence")
     alone = influence.leave_one_out()
@@ -74,7 +74,7 @@ def mislabeled(influence: Influence, *, validation: Any = None) -> Suspects:
     columns |= {
         "loss without the row": alone.loss,
         "loss": problem.train_losses(),
-        "self-influence": -influence.on_self().values[0],
+        "self-influence": -influence.own.values[0],
         "leverage": alone.leverage,
     }
     if validation is not None:

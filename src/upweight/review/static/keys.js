@@ -17,13 +17,20 @@ document.addEventListener("submit", (event) => {
   document.body.dataset.sent = "yes";
 });
 
+const percent = (share) => `${(100 * share).toFixed(2)} %`;
+
 async function follow() {
   const place = document.querySelector("[data-state]");
   if (!place || place.dataset.state === "current") return;
-  const state = await (await fetch("/state")).json();
+  let state;
+  try {
+    state = await (await fetch("/state")).json();
+  } catch {
+    place.textContent = "The server has stopped. Start upweight review again: no decision is lost.";
+    return;
+  }
   if (state.current || state.trouble) {
     place.dataset.state = "current";
-    const percent = (share) => `${(100 * share).toFixed(2)} %`;
     place.textContent = state.trouble || `${percent(state.first)} at first, ${percent(state.accuracy)} now`;
   } else {
     setTimeout(follow, 500);

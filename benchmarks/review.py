@@ -1,0 +1,153 @@
+"""The review page in a browser: 30 decisions by keyboard, the server killed half way, nothing lost, how fast.
+
+    python benchmarks/review.py                         50,000 made-up rows of 20 numbers and 5 categories
+    python benchmarks/review.py --file train.csv --target label
+
+Needs the extra "review", Playwright (pip install playwright) and Chromium (--chromium). Prints the time from a key to
+the next row's page, kept apart from the server's own answers, and whether the exported file is what was decided.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from playwright.sync_api import Page, sync_playwright
+
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+def made_up(n: int) -> pd.DataFrame:
+    """A table whose target depends on numbers and categories, one label in twenty wrong."""
+    random = np.random.default_rng(0)
+    table = pd.DataFrame(random.normal(size=(n, 20)), columns=[f"number {j}" for j in range(20)])
+    for j in range(5):
+        table[f"category {j}"] = random.choice(list("abcdefgh"), n)
+    score = (
+        table["number 0"] + table["number 1"] + 2 * (table["category 0"] == "a") + random.normal(0, 0.5, n)
+    )
+    wrong = random.random(n) < 0.05
+    table["label"] = np.where((score > 0.3) ^ wrong, "yes", "no")
+    return table
+
+
+def start(file: Path, target: str, journal: Path) -> tuple[subprocess.Popen, str]:
+    """A server and its address."""
+    words = ["review", str(file), "--target", target, "--no-browser", "--journal", str(journal)]
+    server = subprocess.Popen([sys.executable, "-m", "upweight", *words], stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    for line in server.stderr:
+        if "token=" in line:
+            return server, line.strip()
+    raise SystemExit("the server did not start")
+
+
+def decide(page: Page, keys: Any, count: int) -> tuple[list[dict[str, Any]], list[float], list[float]]:
+    """What was decided by keys, seconds from each key to the next row's page, and the server's share of them."""
+    decisions, seconds, served = [], [], []
+    for _ in range(count):
+        key = next(keys)
+        row = int(page.locator("input[name=row]").first.get_attribute("value") or -1)
+        button = page.locator(f"[data-key={key}]")
+        if not button.count():  # the model agrees with the label: there is nothing to relabel
+            key, button = "k", page.locator("[data-key=k]")
+        label = page.locator("form:has([data-key=r]) input[name=label]")
+        given = label.get_attribute("value") if key == "r" else None
+        before = time.perf_counter()
+        with page.expect_navigation(wait_until="load"):
+            page.keyboard.press(key)
+        seconds.append(time.perf_counter() - before)
+        timing = page.evaluate(
+            "(() => { const t = performance.getEntriesByType('navigation')[0]; return t.responseEnd - t.startTime })()"
+        )
+        served.append(timing / 1000)
+        decisions.append({"row": row, "action": key, "label": given})
+    return decisions, seconds, served
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--file", type=Path)
+    parser.add_argument("--target", default="label")
+    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--chromium", default="/usr/bin/chromium")
+    parser.add_argument("--shots", type=Path, help="folder for screenshots")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        file, journal = asked.file or Path(folder) / "rows.csv", Path(folder) / "decisions"
+        if asked.file is None:
+            made_up(asked.rows).to_csv(file, index=False)
+        browser = playwright.chromium.launch(executable_path=asked.chromium, args=FLAGS)
+        keys = itertools.cycle("rrkrds")
+        decisions, seconds, served, said = [], [], [], []
+        for half in (15, 15):
+            began = time.perf_counter()
+            server, address = start(file, asked.target, journal)
+            print(f"from the command to the address: {time.perf_counter() - began:.1f} s")
+            page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+            page.on("console", lambda message: said.append(message.text))
+            page.on("pageerror", lambda error: said.append(str(error)))
+            home = address.partition("?")[0]
+            page.on(
+                "request",
+                lambda request, home=home: (
+                    said.append(request.url) if not request.url.startswith((home, "data:")) else None
+                ),
+            )
+            page.goto(address)
+            made, took, own = decide(page, keys, half)
+            decisions, seconds, served = decisions + made, seconds + took, served + own
+            if half == 15 and len(decisions) == 30:
+                with page.expect_download() as download:
+                    page.keyboard.press("e")
+                exported = Path(download.value.path()).read_bytes()
+            if asked.shots and len(decisions) == 30:
+                shoot(page, home, asked.shots)
+            page.close()  # what a page says of a dead server is not counted
+            os.kill(server.pid, signal.SIGKILL)
+            server.wait()
+        expected = pd.read_csv(file, dtype=str, na_filter=False) if file.suffix == ".csv" else None
+        if expected is not None:
+            for d in decisions:
+                if d["label"] is not None:
+                    expected.loc[d["row"], asked.target] = d["label"]
+            expected = expected.drop(index=[d["row"] for d in decisions if d["action"] == "d"])
+            right = exported == expected.to_csv(index=False).encode()
+            print(f"exported file {'is' if right else 'IS NOT'} what was decided, byte for byte")
+        kinds = {key: sum(d["action"] == key for d in decisions) for key in "krds"}
+        print(f"{len(decisions)} decisions by keyboard ({kinds}), the server killed after 15 and after 30")
+        for name, values in (("key to next row's page", seconds), ("of that, until its last byte", served)):
+            print(
+                f"{name}: median {1000 * statistics.median(values):.0f} ms, largest {1000 * max(values):.0f} ms"
+            )
+        print(f"console messages, errors, requests to elsewhere: {said or 'none'}")
+
+
+def shoot(page: Page, home: str, folder: Path) -> None:
+    """Screenshots of a row and the list, wide and narrow, light and dark."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for width, scheme, path in itertools.product((1280, 400), ("light", "dark"), ("", "list")):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
+        page.goto(home + path)
+        page.screenshot(path=folder / f"review-{path or 'row'}-{width}-{scheme}.png", full_page=True)
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        if wide > width:
+            print(f"{path or 'row'} at {width} px is {wide} px wide")
+
+
+if __name__ == "__main__":
+    main()
