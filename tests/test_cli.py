@@ -1,5 +1,7 @@
 """The command line: the demo's report is self-contained, and bad options get one clear answer."""
 
+import base64
+import hashlib
 import re
 from importlib.metadata import version
 
@@ -41,10 +43,17 @@ def test_the_demo_explains_and_verifies(demo):
 def test_the_report_is_self_contained_and_accessible(demo):
     _, out = demo
     html = (out / "report.html").read_text(encoding="utf-8")
-    assert not re.search(r"https?://|src=\"/|<script|<link|@import|url\(", html)
-    assert html.count("<img ") == html.count('src="data:image/png;base64,') == 2 + 2 * cli.demo.SHOWN
+    assert not re.search(r"https?://|src=\"/|<link|@import|url\(", html)
+    assert html.count("<img ") == html.count('src="data:image/') == 2 + 2 * cli.demo.SHOWN
     assert all("alt=" in tag for tag in re.findall(r"<img [^>]*>", html))
     assert "prefers-color-scheme: dark" in html
+    (script,), (style,) = (
+        re.findall(f"<{tag}>(.*?)</{tag}>", html, flags=re.S) for tag in ("script", "style")
+    )
+    for kind, text in (("script", script), ("style", style)):
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in html  # the policy lets in this very text
+    assert html.count("<tr>") == 1 + 3 + 3  # the head, and what was retrained
     assert "The explanation holds" in html
     assert "solve converged" in html
     assert "Finishing the training would change the test loss by" in html

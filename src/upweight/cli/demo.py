@@ -174,8 +174,7 @@ def _report(
     v: Verification,
     seed: int,
 ) -> Path:
-    from .. import plots
-    from ..report import Example, in_words, write
+    from ..report import Example, write
 
     def examples(frame: pd.DataFrame) -> list[Example]:
         rows = zip(frame.index, frame.iloc[:, -1], strict=True)
@@ -187,12 +186,12 @@ def _report(
         path,
         title=f"Why does the model call this {wrong.label} a {wrong.predicted}?",
         question=wrong.question,
-        verdict=in_words(v, "digits"),
         test=Example(wrong.row, str(wrong.label), image=digits.test[wrong.row]),
         helpful=examples(scores.helpful(SHOWN)),
         harmful=examples(scores.harmful(SHOWN)),
-        figure=plots.verification(v),
-        figure_text=f"Scatter plot of predicted against actual changes of the test loss. {in_words(v, 'digits')}",
+        verified=v,
+        label=lambda row: str(digits.train_labels[row]),
+        noun="digits",
         settings={
             "model": f"softmax regression without intercept, {influence.problem.p:,} parameters, l2 = {L2}",
             "training data": f"{influence.problem.n:,} MNIST digits, pixels from 0 to 1",

@@ -9,9 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from .. import plots
 from ..pipelines import photograph
-from ..report import Example, in_words, write
+from ..report import Example, write
 from ..tables import inside
 from ..uses.explain import explain
 from ..verify import verify
@@ -47,12 +46,11 @@ def explanation(
         out,
         title=f"Why does the model say this of row {row}?",
         question=f"Row {row} of {(test or asked.file).name}.{said} Which training rows are responsible?",
-        verdict=in_words(v),
         test=example(asked, raw, row, str(raw[asked.target]), None, ", ".join(causes), place),
         helpful=list(_examples(asked, found.helpful)),
         harmful=list(_examples(asked, found.harmful)),
-        figure=plots.verification(v),
-        figure_text=f"Scatter plot of predicted against actual changes of the loss. {in_words(v)}",
+        verified=v,
+        label=lambda name: str(asked.raw.loc[name, asked.target]),
         settings={
             "training data": f"{asked.file.name}, {len(asked.raw):,} rows, target {asked.target}",
             "model": asked.model,

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
+import pandas as pd
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
+from .. import plots
 from ..verify import Agreement, Verification
 
+NUMBERS = ("predicted", "actual", "error")
+"""Columns of the table of effects that are numbers."""
 LONGEST = 600
 """Characters of a text that are shown."""
 
@@ -97,10 +102,15 @@ def marked(text: str, words: frozenset[str]) -> Markup:
 
 
 def figure_uri(figure: Figure) -> str:
-    """A figure, as `data_uri`."""
+    """A figure, as `data_uri`: lines, so that it is sharp in print and on any screen."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=140)
-    return data_uri(buffer.getvalue())
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return data_uri(buffer.getvalue(), "svg+xml")
+
+
+def sha256(text: str) -> str:
+    """The hash of a script or style by which a content policy allows it, and nothing else."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
 def templates() -> jinja2.Environment:
@@ -112,7 +122,7 @@ def templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"image": image_uri, "marked": marked}
+    environment.filters |= {"image": image_uri, "marked": marked, "sha256": sha256}
     return environment
 
 
@@ -121,20 +131,23 @@ def write(
     *,
     title: str,
     question: str,
-    verdict: str,
     test: Example,
     helpful: Sequence[Example],
     harmful: Sequence[Example],
-    figure: Figure,
-    figure_text: str,
+    verified: Verification,
+    label: Callable[[Any], str],
     settings: Mapping[str, str],
     certificate: Sequence[str],
     sign: str,
+    noun: str = "rows",
 ) -> Path:
-    """Write the report to `path` and return it. No scripts, no network: images stand in the file itself.
+    """Write the report to `path` and return it. No network: images, style and script stand in the file itself.
 
-    `figure_text` is what the figure says, for those who cannot see it; all text is escaped.
+    `label` gives the label of a training row by its name. All text is escaped, and the file's own content policy
+    allows no other script than that of its table.
     """
+    folder = Path(__file__).parent
+    verdict = in_words(verified, noun)
     text = (
         templates()
         .get_template("report/report.html.j2")
@@ -147,13 +160,26 @@ def write(
                 ("Helpful: without them the loss would rise", helpful),
                 ("Harmful: without them the loss would fall", harmful),
             ],
-            figure=figure_uri(figure),
-            figure_text=figure_text,
+            figure=figure_uri(plots.verification(verified)),
+            figure_text=f"Scatter plot of predicted against actual changes of the loss. {verdict}",
+            effects=_effects(verified, label),
+            numbers=NUMBERS,
             settings=settings,
             certificate=certificate,
             sign=sign,
+            style=(folder / "report.css").read_text(encoding="utf-8"),
+            script=(folder / "report.js").read_text(encoding="utf-8"),
+            zip=zip,
         )
     )
     path = Path(path)
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def _effects(verified: Verification, label: Callable[[Any], str]) -> pd.DataFrame:
+    """The retrained rows, the largest predicted effects first."""
+    found = verified.table[["train row", "group", "predicted", "actual"]]
+    found = found.iloc[found["predicted"].abs().argsort(kind="stable")[::-1]]
+    found.insert(1, "label", found["train row"].map(label))
+    return found.assign(error=found["predicted"] - found["actual"])
