@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check oracles format clean
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+.PHONY: help demo test check docs oracles format clean
 
 help: ## show this list (default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -14,11 +16,15 @@ demo: $(VENV)/installed ## explain a wrong prediction of a digit classifier and 
 
 test: check ## the same as check
 
-check: $(VENV)/installed-dev ## what CI runs: format, lint, types, unit tests and doctests
+check: $(VENV)/installed-dev ## what CI runs: format, lint, types, documentation, unit tests and doctests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(MKDOCS)
 	$(BIN)/pytest
+
+docs: $(VENV)/installed-dev ## build the documentation into site/
+	$(MKDOCS)
 
 oracles: ## compare with curvlinops and kronfluence, in an environment of their own
 	$(MAKE) VENV=.venv-oracles .venv-oracles/installed-dev
@@ -30,7 +36,7 @@ format: $(VENV)/installed-dev ## rewrite the files as `check` wants them, as far
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and the caches of the tools
-	rm -rf $(VENV) .venv-oracles .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) site .venv-oracles .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 # Stamps: a second call installs nothing until pyproject.toml or constraints.txt changes. The install is editable.
 $(VENV)/bin/python:
