@@ -1,9 +1,11 @@
-"""Puts each command's own help into the page on the command line when the site is built."""
+"""What the site takes of the code when it is built: each command's own help, and the examples of docstrings."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import griffe
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -22,3 +24,15 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         )
         parts.append(f"## upweight {' '.join(words)}\n\n```text\n{shown.strip()}\n```\n")
     return markdown.replace("<!-- help -->", "\n".join(parts))
+
+
+class Examples(griffe.Extension):
+    """Doctests shown as code."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """What griffe calls for every function and class."""
+        if obj.docstring is not None:
+            found = re.sub(
+                r"^>>> .*?(?=\n\n|\Z)", r"```pycon\n\g<0>\n```", obj.docstring.value, flags=re.M | re.S
+            )
+            obj.docstring.value = found
