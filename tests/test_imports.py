@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "upweight"
 # Low to high. A module may import what stands on its own line or above it, and no two modules each other.
 # A subpackage (`solvers`) stands here by its name.
 LEVELS = (
-    {"types", "errors", "progress", "_version", "tables"},
+    {"types", "errors", "progress", "notebook", "_version", "tables"},
     {"vectors", "files", "groups", "rows", "design", "terms"},
     {"losses", "measures", "derivatives", "jacobians", "layers", "layered", "models", "training"},
     {"objective"},

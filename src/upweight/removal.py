@@ -21,6 +21,7 @@ from .errors import IndefiniteError
 from .factor import DualFactor, Factor
 from .linear import LinearProblem
 from .measures import Measure
+from .notebook import as_html
 from .progress import track
 from .reduced import penalty_factor
 from .types import Tensor
@@ -74,7 +75,7 @@ class Removal:
         )
 
     def _repr_html_(self) -> str:
-        return f"<p>Predicted change of the {self.measure}; positive = it would rise.</p>{self.to_frame().to_html()}"
+        return as_html(f"Predicted change of the {self.measure}; positive = it would rise.", self.to_frame())
 
 
 @dataclass(frozen=True, eq=False)

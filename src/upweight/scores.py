@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from jaxtyping import Float
 
 from .errors import StaleError
 from .files import read, write
+from .notebook import as_html
 from .objective import content_hash
 from .types import Tensor
 
@@ -232,10 +232,8 @@ class Scores:
         return "\n".join(self._summary() + tables)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<p>{html.escape(line)}</p>" for line in self._summary())
-        if len(self) != 1:
-            return head
-        return head + f"<h4>Helpful</h4>{self.helpful().to_html()}<h4>Harmful</h4>{self.harmful().to_html()}"
+        tables = ["Helpful", self.helpful(), "Harmful", self.harmful()] if len(self) == 1 else []
+        return as_html(*self._summary(), *tables)
 
 
 def _named(rows: np.ndarray, ids: pd.Index | None) -> pd.Index:

@@ -23,6 +23,7 @@ from .factor import Factor
 from .influence import Influence
 from .linear import LinearProblem
 from .measures import Measure, OfParameters
+from .notebook import as_html
 from .objective import Objective
 from .progress import track
 from .reduced import Sets, first_gradients, reduced_gradients, without
@@ -72,6 +73,12 @@ class Verification:
     top: Agreement
     random: Agreement | None
     complete: bool = True
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(*str(self).splitlines(), self.table)
 
     def __str__(self) -> str:
         lines = [f"most influential: {self.top}"]

@@ -11,6 +11,7 @@ import torch
 from ..influence import Influence
 from ..linear import LinearProblem
 from ..measures import Measure
+from ..notebook import as_html
 from ..scores import Scores
 from ..types import Tensor
 from .names import decided, in_words, is_classifier, label_names
@@ -51,8 +52,8 @@ class Explanation:
         return "\n".join([self.question, self.scores.sign, self.scores.verdict, tables])
 
     def _repr_html_(self) -> str:
-        words = "".join(f"<p>{part}</p>" for part in (self.question, self.scores.sign, self.scores.verdict))
-        return f"{words}<h4>Helpful</h4>{self.helpful.to_html()}<h4>Harmful</h4>{self.harmful.to_html()}"
+        words = (self.question, self.scores.sign, self.scores.verdict)
+        return as_html(*words, "Helpful", self.helpful, "Harmful", self.harmful)
 
 
 def explain(

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from ..influence import Influence
 from ..linear import LinearProblem
+from ..notebook import as_html
 from ..reduced import relabelled
 from ..types import Tensor
 from .names import decided, is_classifier, label_names, mean_loss, row_names
@@ -40,7 +41,7 @@ class Suspects:
         return f"{head}\n{self.table.head(10).to_string()}"
 
     def _repr_html_(self) -> str:
-        return f"<p>The most suspicious labels first, by {self.ranked_by}.</p>{self.table.head(25).to_html()}"
+        return as_html(f"The most suspicious labels first, by {self.ranked_by}.", self.table.head(25))
 
 
 def mislabeled(influence: Influence, *, validation: Any = None) -> Suspects:

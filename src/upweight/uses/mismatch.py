@@ -12,6 +12,7 @@ from ..groups import as_sets
 from ..influence import Influence
 from ..linear import LinearProblem
 from ..measures import Measure
+from ..notebook import as_html
 from ..types import Tensor
 from .names import feature_name, mean_loss
 
@@ -31,13 +32,17 @@ class Mismatch:
     features: pd.DataFrame
 
     def __repr__(self) -> str:
-        worst = self.groups.index[0]
-        head = (
-            "Predicted change of the slice's mean loss if a group of rows were removed (negative = it harms)"
-        )
+        head, responsible = self._words()
+        return f"{head}\n{self.groups.head(10).to_string()}\n{responsible}\n{self.features.to_string(index=False)}"
+
+    def _repr_html_(self) -> str:
+        head, responsible = self._words()
+        return as_html(head, self.groups.head(10), responsible, self.features)
+
+    def _words(self) -> tuple[str, str]:
         return (
-            f"{head}\n{self.groups.head(10).to_string()}\nColumns responsible in group {worst!r}\n"
-            f"{self.features.to_string(index=False)}"
+            "Predicted change of the slice's mean loss if a group of rows were removed (negative = it harms)",
+            f"Columns responsible in group {self.groups.index[0]!r}",
         )
 
 

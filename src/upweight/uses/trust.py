@@ -14,6 +14,7 @@ from scipy import stats
 from ..errors import InfluenceError
 from ..influence import Influence
 from ..measures import Measure
+from ..notebook import as_html
 from ..scores import Scores
 
 Level = Literal["trust", "trust the ranking only", "do not trust"]
@@ -43,6 +44,10 @@ class Trust:
         if len(self.sensitivity):
             lines += ["Scores at other dampings:", self.sensitivity.to_string()]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        strip = ["Scores at other dampings:", self.sensitivity] if len(self.sensitivity) else []
+        return as_html(self.level, *(f"- {reason}" for reason in self.reasons), *strip)
 
 
 def trust(
