@@ -15,8 +15,9 @@ PACKAGE = Path(__file__).parents[1] / "src" / "upweight"
 # Low to high. A module may import what stands on its own line or above it, and no two modules each other.
 # A subpackage (`solvers`) stands here by its name.
 LEVELS = (
-    {"types", "errors", "progress", "notebook", "_version", "tables"},
-    {"vectors", "files", "groups", "rows", "design", "terms"},
+    {"types", "errors", "notebook", "_version", "tables"},
+    {"distributed"},
+    {"progress", "vectors", "files", "groups", "rows", "design", "terms"},
     {"losses", "measures", "derivatives", "jacobians", "layers", "layered", "models", "training"},
     {"objective"},
     {
@@ -31,7 +32,7 @@ LEVELS = (
         "estimators",
         "pipelines",
     },
-    {"checks", "distributed"},
+    {"checks"},
     {"factor", "curvature", "compression", "gathering", "ekfac", "nystrom"},
     {"solvers"},
     {"choices", "scores"},

@@ -299,7 +299,7 @@ def test_top_over_several_blocks_and_through_the_tables():
 def test_extremes_do_not_depend_on_the_blocks(size: int, top: int):
     values = draw(2, 20)
     parts = [(slice(i, min(i + size, 20)), values[:, i : i + size]) for i in range(0, 20, size)]
-    found, columns = _keep_extremes(parts, top)
+    found, columns = _keep_extremes(parts, 2, top)
     ordered, ids = values.sort(dim=1)
     keep = list(range(20)) if 2 * top >= 20 else [*range(top), *range(20 - top, 20)]
     assert torch.equal(found, ordered[:, keep])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+
 import torch
 
-from .errors import NotDeterministicError
-from .objective import Objective
+from .distributed import gather, ranks
+from .errors import NotDeterministicError, RankError
+from .objective import Objective, content_hash
 from .types import Tensor
 
 
@@ -24,6 +27,32 @@ def determinism(problem: Objective) -> None:
             f"two passes over the training data gave gradients that differ by {gap:.1e} (norm {scale:.1e}); "
             "call model.eval() and turn off shuffling and augmentation"
         )
+
+
+def agreement(problem: Objective) -> None:
+    """Raise `RankError` on every rank unless all hold the same problem, each on a device of its own."""
+    if ranks() == 1:
+        return
+    held = {
+        "n": f"{problem.n} training examples",
+        "parameters": f"parameters {content_hash([problem.theta])} in {problem.dtype}",
+        "data": f"data and settings {problem.fingerprint()}",
+    }
+    first, *_ = everyone = gather(held)
+    for r, other in enumerate(everyone):
+        for kind, words in other.items():
+            if words != first[kind]:
+                raise RankError(
+                    f"rank {r} has {words}, rank 0 has {first[kind]}: give every rank the same weights and the whole "
+                    "training set; it is divided here"
+                )
+    places = gather(f"{problem.device} of {socket.gethostname()}" if problem.device.type != "cpu" else None)
+    for r, place in enumerate(places):
+        if place is not None and places.index(place) < r:
+            raise RankError(
+                f"ranks {places.index(place)} and {r} both work on {place}: put the model of each on "
+                'torch.device("cuda", int(os.environ["LOCAL_RANK"]))'
+            )
 
 
 def drift(gradient: Tensor, solved: Tensor) -> Tensor:

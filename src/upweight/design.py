@@ -74,11 +74,13 @@ class Design(ABC):
     def buffers(self) -> Sequence[Tensor]:
         """What the content hash covers."""
 
-    def blocks(self, size: int, dtype: torch.dtype) -> Iterator[tuple[slice, Block]]:
-        """All rows, in order, `size` at a time."""
-        n = self.shape[0]
-        for start in range(0, n, size):
-            rows = slice(start, min(start + size, n))
+    def blocks(
+        self, size: int, dtype: torch.dtype, within: slice | None = None
+    ) -> Iterator[tuple[slice, Block]]:
+        """All rows (or those `within`), in order, `size` at a time."""
+        start, stop, _ = (within or slice(None)).indices(self.shape[0])
+        for first in range(start, stop, size):
+            rows = slice(first, min(first + size, stop))
             yield rows, self.block(rows, dtype)
 
 

@@ -40,3 +40,7 @@ class SmallerBlocksWarning(UserWarning):
 
 class StaleError(InfluenceError):
     """Weights, data or settings differ from those that the answer was computed with."""
+
+
+class RankError(InfluenceError):
+    """A process of a distributed job failed or holds other data than the first; every rank raises it."""

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from scipy import stats
 
+from .distributed import alone, gather_rows, shard
 from .objective import content_hash
 from .progress import track
 from .scores import Scores
@@ -67,26 +68,28 @@ def retrained(
     """`outcome(kept rows, seed)`, the measures (m,) of a model trained on those rows, for every subset and seed.
 
     With `folder` each result is kept there as soon as it is finished, and found there by the next run: nothing is lost
-    on interruption. Use one folder per experiment: a file is found by its rows and seed alone.
+    on interruption. Use one folder per experiment: a file is found by its rows and seed alone. Several processes
+    (torchrun) share the trainings, each on its own.
 
     >>> retrained(lambda kept, seed: [float(len(kept))], random_subsets(4, 2)).shape
     torch.Size([2, 1, 1])
     """
     jobs = [(mask, seed) for mask in subsets for seed in seeds]
-    found = []
-    for mask, seed in track(jobs, f"training {len(jobs)} times", len(jobs)):
-        place = None if folder is None else Path(folder) / f"{content_hash([mask])}-{seed}.npy"
-        if place is not None and place.exists():
-            found.append(as_tensor(np.load(place, allow_pickle=False)))
-            continue
-        result = as_tensor(outcome(mask.nonzero()[:, 0], seed)).double().flatten()
-        if place is not None:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            part = place.with_suffix(".part.npy")
-            np.save(part, result.numpy(), allow_pickle=False)
-            part.replace(place)
-        found.append(result)
-    return torch.stack(found).view(len(subsets), len(seeds), -1)
+    own, found = jobs[shard(len(jobs))], []
+    with alone():
+        for mask, seed in track(own, f"training {len(own)} times", len(own)):
+            place = None if folder is None else Path(folder) / f"{content_hash([mask])}-{seed}.npy"
+            if place is not None and place.exists():
+                found.append(as_tensor(np.load(place, allow_pickle=False)))
+                continue
+            result = as_tensor(outcome(mask.nonzero()[:, 0], seed)).double().flatten()
+            if place is not None:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                part = place.with_suffix(".part.npy")
+                np.save(part, result.numpy(), allow_pickle=False)
+                part.replace(place)
+            found.append(result)
+    return gather_rows(torch.stack(found)).view(len(subsets), len(seeds), -1)
 
 
 def lds(scores: Any, subsets: Any, outcomes: Any, *, seed: int = 0) -> LDS:

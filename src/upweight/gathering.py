@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 
 from .derivatives import batched, examples
+from .distributed import rank, sum_across
 from .factor import BlocksFactor, CholeskyFactor, DiagonalFactor, Factor, KroneckerFactor
 from .jacobians import through_outputs
 from .layers import Calls, Layer, pseudo_gradients
@@ -77,24 +78,36 @@ def gather(problem: Problem, recipe: Recipe) -> Gathered:
     if recipe.rows is not None and recipe.rows < problem.n:
         even = torch.linspace(0, problem.n - 1, recipe.rows, dtype=torch.float64)
         sample = problem.subset(even.long())
-    return sample.patiently(lambda: _gather(sample, recipe))
+    blocks, rest = sample.patiently(lambda: _moments(sample, recipe))
+    for block in blocks:
+        block.diagonalise()
+    sample.patiently(lambda: _values(sample, recipe, blocks, rest))
+    for total in (rest.total, *(total for block in blocks for total in (block.values, block.whole))):
+        sum_across(total)
+    return Gathered(blocks, rest, sample.n)
 
 
-def _gather(sample: Problem, recipe: Recipe) -> Gathered:
+def _moments(sample: Problem, recipe: Recipe) -> tuple[list[Block], Rest]:
+    """The first pass, over this process's share."""
     blocks, rest = _empty(sample, recipe)
     for found_calls, w in _passes(sample, recipe, "bases"):
         for j, calls in enumerate(found_calls):
             for block in blocks:
                 block.add_moments(calls, w, first=j == 0)
+    return blocks, rest
+
+
+def _values(sample: Problem, recipe: Recipe, blocks: list[Block], rest: Rest) -> None:
+    """The second pass, from the start."""
+    rest.total.zero_()
     for block in blocks:
-        block.diagonalise()
+        block.clear()
     for found_calls, w in _passes(sample, recipe, "eigenvalues", rest):
         for calls in found_calls:
             for block in blocks:
                 block.add_values(calls, w)
         for block in blocks:
             block.flush()
-    return Gathered(blocks, rest, sample.n)
 
 
 def restore(problem: Problem, recipe: Recipe, tensors: dict[str, Tensor], n: int) -> Gathered:
@@ -116,7 +129,7 @@ def _passes(
     sample: Problem, recipe: Recipe, title: str, rest: Rest | None = None
 ) -> Iterator[tuple[Iterator[Calls], Tensor]]:
     """Per block of examples the layers' calls for one cotangent after the other, and the examples' weights."""
-    generator = torch.Generator().manual_seed(recipe.seed)
+    generator = torch.Generator().manual_seed(recipe.seed + rank())
     of, theta = sample.evaluation, sample.theta
     for batch, w in track(sample.blocks(), title, sample.block_count):
         chunks = [(batch, w)]
@@ -150,9 +163,15 @@ class Block:
             self.inputs += _moment(self.layer.right(calls, len(w)), w)
 
     def diagonalise(self) -> None:
-        """Eigenvectors of both sides, the largest variance first."""
-        self.left = torch.linalg.eigh(self.outputs)[1]
-        self.right = torch.linalg.eigh(self.inputs)[1].flip(1)
+        """Eigenvectors of both sides over all processes, the largest variance first."""
+        self.left = torch.linalg.eigh(sum_across(self.outputs))[1]
+        self.right = torch.linalg.eigh(sum_across(self.inputs))[1].flip(1)
+
+    def clear(self) -> None:
+        """Forget all squares."""
+        self.values.zero_()
+        self.whole.zero_()
+        self.seen = None
 
     def add_values(self, calls: Calls, w: Tensor) -> None:
         """Add squares in the bases, for one cotangent."""

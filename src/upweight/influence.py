@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from . import checks
 from .choices import choose_curvature, choose_solver
 from .curvature import Curvature, EmpiricalCurvature
+from .distributed import gather_rows, shard
 from .ekfac import EKFAC
 from .enclosure import intervals
 from .groups import as_sets
@@ -84,6 +85,7 @@ class Influence:
     @cached_property
     def inverse(self) -> Inverse:
         """The inverse curvature, digested once. Raises `IndefiniteError` where there is none."""
+        checks.agreement(self.problem)
         checks.determinism(self.problem)
         return self.settings.solver.prepare(self.settings.curvature)
 
@@ -137,11 +139,10 @@ class Influence:
             rows, found = self._compressed(test, measure, compress)
         parts = ((part, -products) for part, products in track(self.problem.products(rows), "scores", None))
         if top is None:
-            values = torch.empty(len(found.residual), self.problem.n, dtype=torch.float64)
-            for part, block in parts:
-                values[:, part] = block.double()
+            values = self._whole(len(found.residual), parts)
             return self._scores(values, found, test, measure, self.problem.train_index)
-        values, columns = _keep_extremes(parts, top)
+        own = _keep_extremes(parts, len(found.residual), top)
+        values, columns = _extremes(gather_rows(own[0].T).T, gather_rows(own[1].T).T, top)
         return self._scores(values, found, test, measure, self.problem.train_index, columns=columns)
 
     def _compressed(self, test: Any, measure: Measure | None, tolerance: float) -> tuple[Any, _Answer]:
@@ -267,11 +268,15 @@ class Influence:
             parts = self._own_by_layers(curvature, constant)
         else:
             parts = self._own_by_kernels(constant) or self._own_by_solves(constant, block)
-        values = torch.empty(1, self.problem.n, dtype=torch.float64)
-        for part, quadratic, product in parts:
-            weight = self.problem.weights[part].to(quadratic.device)
-            # The train gradient is w_i times the bare one plus the folded penalty.
-            values[0, part] = -(weight * quadratic.double() + product.double()).cpu()
+        weights = self.problem.weights
+        # The train gradient is w_i times the bare one plus the folded penalty.
+        values = self._whole(
+            1,
+            (
+                (part, -(weights[part].to(own.device) * own.double() + product.double())[None])
+                for part, own, product in parts
+            ),
+        )
         provenance = {**self._provenance(), "settings": notes}
         return Scores(
             values, self.problem.n, measure="own loss", ids=self.problem.train_index, provenance=provenance
@@ -289,13 +294,16 @@ class Influence:
             return None
         bare = problem.loss.residual(problem._outputs(problem.design, problem.theta), problem.y)[:, 0]
         product = bare * problem._outputs(problem.design, constant[0])[:, 0]
-        return iter([(slice(0, problem.n), bare.square() * kernels * problem.n, product)])
+        own = shard(problem.n)
+        return iter([(own, (bare.square() * kernels * problem.n)[own], product[own])])
 
     def _own_by_solves(self, constant: Float[Tensor, "1 p"], block: int) -> Iterator[Own]:
         inverse = self.inverse
-        starts = range(0, self.problem.n, block)
+        # A closed form is this process's own work; a solve is everybody's, for the same rows.
+        own = shard(self.problem.n) if inverse.quadratic is not None else slice(0, self.problem.n)
+        starts = range(own.start, own.stop, block)
         for start in track(starts, "self-influence", len(starts)):
-            part = slice(start, min(start + block, self.problem.n))
+            part = slice(start, min(start + block, own.stop))
             bare = self.problem.test_gradients(self.problem.train_batch(torch.arange(part.start, part.stop)))
             solved = (
                 (inverse(bare).value * bare).sum(1) if inverse.quadratic is None else inverse.quadratic(bare)
@@ -325,6 +333,15 @@ class Influence:
             yield part, bare[:-1].square().mean(0), bare[-1]
 
     # --------------------------------------------------------------------------------------------------------------
+
+    def _whole(self, m: int, parts: Iterable[tuple[slice, Float[Tensor, "m b"]]]) -> Float[Tensor, "m n"]:
+        """The columns of all processes, from each one's parts."""
+        found = torch.full((m, self.problem.n), torch.nan, dtype=torch.float64)
+        first, last = self.problem.n, 0
+        for part, block in parts:
+            found[:, part] = block.double().cpu()
+            first, last = min(first, part.start), max(last, part.stop)
+        return gather_rows(found[:, first:last].T).T if last - first < self.problem.n else found
 
     def _provenance(self) -> dict[str, Any]:
         return {
@@ -377,18 +394,22 @@ def _name(measure: Measure | None) -> str:
     return "measure" if name == "<lambda>" else name
 
 
-def _keep_extremes(parts: Any, top: int) -> tuple[Tensor, Tensor]:
-    """The `top` largest and `top` smallest values of each row, streamed; sorted from helpful to harmful."""
-    values = columns = None
+def _keep_extremes(parts: Any, m: int, top: int) -> tuple[Tensor, Tensor]:
+    """The `top` largest and `top` smallest values of each of m rows, streamed, and their columns."""
+    values, columns = torch.empty(m, 0, dtype=torch.float64), torch.empty(m, 0, dtype=torch.long)
     for part, block in parts:
-        ids = torch.arange(part.start, part.stop).expand(len(block), -1)
-        values = block.double() if values is None else torch.cat([values, block.double()], dim=1)
-        columns = ids if columns is None else torch.cat([columns, ids], dim=1)
-        values, order = values.sort(dim=1)
-        columns = columns.gather(1, order)
-        if values.shape[1] > 2 * top:
-            values = torch.cat([values[:, :top], values[:, -top:]], dim=1)
-            columns = torch.cat([columns[:, :top], columns[:, -top:]], dim=1)
-    assert values is not None
-    assert columns is not None
+        ids = torch.arange(part.start, part.stop).expand(m, -1)
+        values, columns = torch.cat([values, block.double().cpu()], dim=1), torch.cat([columns, ids], dim=1)
+        values, columns = _extremes(values, columns, top)
     return values, columns
+
+
+def _extremes(
+    values: Float[Tensor, "m b"], columns: Int[Tensor, "m b"], top: int
+) -> tuple[Float[Tensor, "m q"], Int[Tensor, "m q"]]:
+    """Of these the `top` largest and `top` smallest in each row; sorted from helpful to harmful."""
+    values, order = values.sort(dim=1)
+    columns = columns.gather(1, order)
+    if values.shape[1] <= 2 * top:
+        return values, columns
+    return tuple(torch.cat([side[:, :top], side[:, -top:]], dim=1) for side in (values, columns))  # type: ignore[return-value]

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from .derivatives import per_example
 from .design import Block, Design, as_design
+from .distributed import gather_rows, rank, shard, sum_across
 from .frozen import features, pull_back
 from .losses import LinearLoss, Parts, Softmax
 from .measures import Measure, OfParameters, Overall
@@ -200,19 +201,19 @@ class LinearProblem(Objective):
         rows = self.theta.view(1, -1)
         total = torch.zeros(1, self.p, dtype=torch.float64)
         found = []
-        for part, block in self.design.blocks(BLOCK_ROWS, torch.float64):
+        for part, block in self.design.blocks(BLOCK_ROWS, torch.float64, shard(self.n)):
             eta, y, w = self._forward(block, rows)[:, :, 0], self.y[part], self.weights[part, None]
             a, u = self.loss.curvature(eta, y)
             r = self.loss.residual(eta, y) * w
             total += self._backward(block, r[:, :, None])
             found.append(Parts(self.loss.value(eta, y), a * w, None if u is None else u * w.sqrt(), r))
-        self._sum = total[0]
+        self._sum = sum_across(total)[0]
         curved = [part.u for part in found if part.u is not None]
         return Parts(
-            torch.cat([part.loss for part in found]),
-            torch.cat([part.a for part in found]),
-            torch.cat(curved) if curved else None,
-            torch.cat([part.r for part in found]),
+            gather_rows(torch.cat([part.loss for part in found])),
+            gather_rows(torch.cat([part.a for part in found])),
+            gather_rows(torch.cat(curved)) if curved else None,
+            gather_rows(torch.cat([part.r for part in found])),
         )
 
     def _block_size(self, k: int) -> int:
@@ -255,10 +256,13 @@ class LinearProblem(Objective):
         X = self._test(batch)[0].block(slice(None), torch.float64).dense()
         return self._outer(torch.eye(self.c, dtype=torch.float64).expand(len(X), -1, -1), X)
 
-    def products(self, rows: Float[Tensor, "k p"]) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
+    def products(
+        self, rows: Float[Tensor, "k p"], within: slice | None = None
+    ) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
         r = self._derivatives(rows.dtype).r
         constant = rows @ self.folded_penalty.to(rows.dtype)
-        for part, block in self.design.blocks(self._block_size(len(rows)), rows.dtype):
+        within = within or shard(self.n)
+        for part, block in self.design.blocks(self._block_size(len(rows)), rows.dtype, within):
             eta = self._forward(block, rows)
             own = r[part, :, None]
             scores = (own * eta)[:, 0] if self.c == 1 else torch.bmm(own.mT, eta)[:, 0]
@@ -368,9 +372,9 @@ class LinearProblem(Objective):
 
         def product(rows: Tensor) -> Tensor:
             total = torch.zeros_like(rows)
-            for part, block in self.design.blocks(self._block_size(len(rows)), dtype):
+            for part, block in self.design.blocks(self._block_size(len(rows)), dtype, shard(self.n)):
                 total += self._backward(block, parts.take(part).curve(self._forward(block, rows)))
-            return total.div_(self.n).add_(l2 * rows)
+            return sum_across(total).div_(self.n).add_(l2 * rows)
 
         return product
 
@@ -397,7 +401,7 @@ class LinearProblem(Objective):
         H = torch.zeros(self.p, self.p, dtype=dtype)
         weight, cross, corner = H[: c * d, : c * d].view(c, d, c, d), H[: c * d, c * d :], H[c * d :, c * d :]
         pairs = [(i, j) for i in range(c) for j in range(i, c if u is not None else i + 1)]
-        for part, block in self.design.blocks(8192, dtype):
+        for part, block in self.design.blocks(8192, dtype, shard(self.n)):
             for i, j in pairs:
                 w = a[part, i] if i == j else torch.zeros_like(a[part, i])
                 if u is not None:
@@ -406,6 +410,7 @@ class LinearProblem(Objective):
                 if self.has_intercept:
                     cross.view(c, d, c)[i, :, j] += block.backward(w[:, None])[0]
                     corner[i, j] += w.sum()
+        sum_across(H)
         for i, j in pairs:
             upper = weight[i, :, j].triu()
             weight[i, :, j] = upper + upper.triu(1).T
@@ -418,13 +423,15 @@ class LinearProblem(Objective):
         return H
 
     def draws(self, k: int, generator: torch.Generator) -> Float[Tensor, "k p"]:
+        seed = int(torch.randint(1 << 62, (1,), generator=generator))
+        generator = torch.Generator().manual_seed(seed + rank())
         parts, total = self._derivatives(torch.float64), torch.zeros(k, self.p, dtype=torch.float64)
-        for part, block in self.design.blocks(self._block_size(k), torch.float64):
+        for part, block in self.design.blocks(self._block_size(k), torch.float64, shard(self.n)):
             S = parts.take(part).root()
             total += self._backward(
                 block, S @ torch.randn(*S.shape[:2], k, generator=generator, dtype=S.dtype)
             )
-        return total / self.n**0.5
+        return sum_across(total) / self.n**0.5
 
     def root(self, *, gauss_newton: bool = False) -> Float[Tensor, "r p"] | None:
         if self.n * self.c >= self.p:

@@ -14,6 +14,7 @@ import torch
 import xxhash
 from jaxtyping import Float, Int
 
+from .distributed import gather_rows
 from .measures import Measure
 from .terms import Terms
 from .types import Keep, Params, Tensor, as_tensor
@@ -117,8 +118,18 @@ class Objective(ABC):
         """The gradients that examples of `batch` would have in training (weight 1, folded penalty)."""
 
     @abstractmethod
-    def products(self, rows: Float[Tensor, "k p"]) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
-        """S . g_i for every row s and training example i: the streamed pass behind all scores."""
+    def products(
+        self, rows: Float[Tensor, "k p"], within: slice | None = None
+    ) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
+        """S . g_i for every row s and training example i: the streamed pass behind all scores.
+
+        The examples are those `within`, by default this process's share of all.
+        """
+
+    def all_products(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k n"]:
+        """The products of all training examples, of all processes."""
+        own = [values.T for _, values in self.products(rows)]
+        return gather_rows(torch.cat([rows.new_zeros(0, len(rows)), *own])).T
 
     @abstractmethod
     def evaluate(

@@ -30,6 +30,7 @@ from .derivatives import (
     plain_gradient,
     targets_of,
 )
+from .distributed import gather_rows, rank, shard, sum_across
 from .errors import SmallerBlocksWarning, StaleError
 from .jacobians import (
     convex_roots,
@@ -184,14 +185,20 @@ class Problem(Objective):
         return found if attempt(lambda: found.agrees(batch), lambda: False) else None
 
     def blocks(self) -> Iterator[tuple[Any, Tensor]]:
-        """The training data as batches, with the examples' weights."""
-        for part, batch in self._rows.blocks(self._size):
+        """This process's share of the training data as batches, with the examples' weights."""
+        for part, batch in self._rows.blocks(self._size, shard(self.n)):
             yield batch, self._weights(part)
 
     @property
     def block_count(self) -> int:
         """How many `blocks` there are."""
-        return math.ceil(self.n / self._size)
+        return math.ceil(self._share / self._size)
+
+    @property
+    def _share(self) -> int:
+        """Training examples of this process."""
+        own = shard(self.n)
+        return own.stop - own.start
 
     def subset(self, index: Int[Tensor, " b"]) -> Problem:
         other = object.__new__(Problem)
@@ -246,24 +253,30 @@ class Problem(Objective):
 
     def _keeps_graphs(self) -> bool:
         """Whether the graphs of all blocks, each with its gradient, fit into memory."""
-        own = math.ceil(self.n / self._size) * self.p * self.theta.element_size()
-        return KEPT_COPIES * self.n * self._memory + 2 * own <= KEPT_BYTES
+        own = self.block_count * self.p * self.theta.element_size()
+        return KEPT_COPIES * self._share * self._memory + 2 * own <= KEPT_BYTES
 
     # -- the objective ---------------------------------------------------------------------------------------------
 
-    @patient
     def gradient(self) -> Float[Tensor, " p"]:
-        total = torch.zeros(self.p, dtype=torch.float64, device=self.device)
-        for batch, w in self.blocks():
-            total += plain_gradient(lambda t, z=batch, w=w: self.evaluation.losses(t, z) @ w, self.theta)  # type: ignore[misc]
+        total = sum_across(self._sum_of_gradients())
         return (total / self.n + self.l2.double() * self.theta.double()).to(self.dtype)
 
     @patient
-    @torch.no_grad()
+    def _sum_of_gradients(self) -> Float[Tensor, " p"]:
+        total = torch.zeros(self.p, dtype=torch.float64, device=self.device)
+        for batch, w in self.blocks():
+            total += plain_gradient(lambda t, z=batch, w=w: self.evaluation.losses(t, z) @ w, self.theta)  # type: ignore[misc]
+        return total
+
     def train_losses(self) -> Float[Tensor, " n"]:
-        return torch.cat(
-            [self.evaluation.losses(self.theta, batch) for _, batch in self._rows.blocks(self._size)]
-        )
+        return gather_rows(self._own_losses())
+
+    @patient
+    @torch.no_grad()
+    def _own_losses(self) -> Float[Tensor, " s"]:
+        found = [self.evaluation.losses(self.theta, batch) for batch, _ in self.blocks()]
+        return torch.cat([self.theta.new_zeros(0), *found])
 
     def train_batch(self, index: Int[Tensor, " b"]) -> Any:
         return self._rows.take(index)
@@ -278,20 +291,24 @@ class Problem(Objective):
     def gradients_as_train(self, batch: Any) -> Float[Tensor, "b p"]:
         return self.test_gradients(batch) + self.folded_penalty
 
-    def products(self, rows: Float[Tensor, "k p"] | Outer) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
+    def products(
+        self, rows: Float[Tensor, "k p"] | Outer, within: slice | None = None
+    ) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
         rows = rows.to(self.dtype) if isinstance(rows, Outer) else rows.to(self.theta)
         constant = self.dot(rows, self.folded_penalty)[:, None]
-        for part, values in self._products(rows):
+        for part, values in self._products(rows, within or shard(self.n)):
             yield part, values * self._weights(part) + constant
 
     def dot(self, rows: Float[Tensor, "k p"] | Outer, vector: Float[Tensor, " p"]) -> Float[Tensor, " k"]:
         """The product of every row with one vector."""
         return self.layered.dot(rows, vector) if isinstance(rows, Outer) else rows @ vector
 
-    def _products(self, rows: Float[Tensor, "k p"] | Outer) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
+    def _products(
+        self, rows: Float[Tensor, "k p"] | Outer, within: slice
+    ) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
         """Without weights and penalty: layer by layer, else in forward mode for few rows, else from gradients."""
         if self.by_layers is not None:
-            for part, _, values in self.train_pairs(rows):
+            for part, _, values in self.train_pairs(rows, within):
                 yield part, values
             return
         assert not isinstance(rows, Outer)
@@ -302,13 +319,15 @@ class Problem(Objective):
                 return directional(self.evaluation, self.theta, batch, rows)
             return rows @ example_gradients(self.evaluation, self.theta, batch).T
 
-        yield from self._streamed(work, lambda: self._size if few else self._gradient_size())
+        yield from self._streamed(work, lambda: self._size if few else self._gradient_size(), within)
 
-    def _streamed(self, work: Callable[[Any], T], size: Callable[[], int]) -> Iterator[tuple[slice, T]]:
+    def _streamed(
+        self, work: Callable[[Any], T], size: Callable[[], int], within: slice
+    ) -> Iterator[tuple[slice, T]]:
         """What `work` makes of each block of training examples; a block that does not fit is taken in smaller ones."""
-        done = 0
-        while done < self.n:
-            part = slice(done, min(done + size(), self.n))
+        done = within.start
+        while done < within.stop:
+            part = slice(done, min(done + size(), within.stop))
             try:
                 found = work(self._rows.take(part))
             except RuntimeError as error:
@@ -356,9 +375,9 @@ class Problem(Objective):
         return torch.cat([self._gradients(part, measure) for _, part in blocks])
 
     def train_pairs(
-        self, rows: Float[Tensor, "k p"] | Outer
+        self, rows: Float[Tensor, "k p"] | Outer, within: slice | None = None
     ) -> Iterator[tuple[slice, Pairs, Float[Tensor, "k b"]]]:
-        """Bare gradients of the training examples as small factors, and their products with `rows`, block by block."""
+        """Bare gradients of training examples as small factors, and their products with `rows`, as `products`."""
         assert self.by_layers is not None
         layered = self.by_layers
         vectors = rows if isinstance(rows, Outer) else layered.take_apart(rows.to(self.theta))
@@ -367,7 +386,8 @@ class Problem(Objective):
             pairs = layered.pairs(batch)
             return pairs, vectors.products(pairs)
 
-        for part, (pairs, values) in self._streamed(work, lambda: min(self._size, LAYERED_EXAMPLES)):
+        size = functools.partial(min, self._size, LAYERED_EXAMPLES)
+        for part, (pairs, values) in self._streamed(work, size, within or shard(self.n)):
             yield part, pairs, values
 
     def test_pairs(self, batch: Any, measure: Loss | None = None) -> Iterator[Pairs]:
@@ -441,7 +461,7 @@ class Problem(Objective):
         def product(rows: Tensor) -> Tensor:
             nonlocal used
             inner = rows.to(self.theta)
-            total = self.patiently(lambda: once(inner))
+            total = sum_across(self.patiently(lambda: once(inner)))
             used = True
             return total.div_(self.n).add_(self.l2 * inner).to(rows.dtype)
 
@@ -467,8 +487,13 @@ class Problem(Objective):
 
         return (attempt(fast, slow) / b + self.l2 * inner).to(rows.dtype)
 
-    @patient
     def draws(self, k: int, generator: torch.Generator) -> Float[Tensor, "k p"]:
+        seed = int(torch.randint(1 << 62, (1,), generator=generator))
+        return sum_across(self._draws(k, seed + rank())).div_(self.n**0.5).to(self.dtype)
+
+    @patient
+    def _draws(self, k: int, seed: int) -> Float[Tensor, "k p"]:
+        generator = torch.Generator().manual_seed(seed)
         total = torch.zeros(k, self.p, dtype=torch.float64, device=self.device)
         for batch, w in track(self.blocks(), "random right-hand sides", self.block_count):
             roots = convex_roots(self.evaluation, self.theta, batch)
@@ -478,9 +503,8 @@ class Problem(Objective):
                 outputs = flat_outputs(self.evaluation.outputs(at, batch), count(batch))
             for row, v in zip(total, V, strict=True):
                 row += torch.autograd.grad(outputs, at, v, retain_graph=True, materialize_grads=True)[0]
-        return total.div_(self.n**0.5).to(self.dtype)
+        return total
 
-    @patient
     def matrix(self, *, gauss_newton: bool = False, dtype: torch.dtype | None = None) -> Float[Tensor, "p p"]:
         if gauss_newton and self.c <= FEW_OUTPUTS:
             return self._squared(dtype or self.dtype)
@@ -492,25 +516,32 @@ class Problem(Objective):
 
     def _squared(self, dtype: torch.dtype) -> Float[Tensor, "p p"]:
         """The Gauss-Newton matrix from Jacobians: one pass over the data, summed in float64."""
+        total = sum_across(self._sum_of_squares()).div_(self.n)
+        total = total.triu() + total.triu(1).T
+        total.diagonal().add_(self.l2.double())
+        return total.to(dtype)
+
+    @patient
+    def _sum_of_squares(self) -> Float[Tensor, "p p"]:
+        """The upper triangle over this process's share."""
         total = torch.zeros(self.p, self.p, dtype=torch.float64, device=self.device)
         every = torch.arange(self.p, device=self.device)
         held: list[tuple[Tensor, Tensor]] = []
         room = max(1, SQUARED_BYTES // (self.c * self.p * self.theta.element_size()))
         size = min(self._size, room)
-        for part, batch in track(self._rows.blocks(size), "Gauss-Newton matrix", math.ceil(self.n / size)):
+        own = shard(self.n)
+        blocks = self._rows.blocks(size, own)
+        for part, batch in track(blocks, "Gauss-Newton matrix", math.ceil(self._share / size)):
             S, sign = output_roots(self.evaluation, self.theta, batch)
             if self.by_layers is not None:
                 P = self.by_layers.jacobians(batch, S)
             else:
                 P = through_outputs(self.evaluation, self.theta, batch, S, every)
             held.append((P.flatten(0, 1), (self._weights(part)[:, None] * sign).flatten()))
-            if part.stop == self.n or (len(held) + 1) * size > room:
+            if part.stop == own.stop or (len(held) + 1) * size > room:
                 _add_gram(total, *(torch.cat(sides) for sides in zip(*held, strict=True)))
                 held.clear()
-        total /= self.n
-        total = total.triu() + total.triu(1).T
-        total.diagonal().add_(self.l2.double())
-        return total.to(dtype)
+        return total
 
     def root(self, *, gauss_newton: bool = False) -> None:
         return None

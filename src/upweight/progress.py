@@ -1,4 +1,7 @@
-"""Progress with an ETA on anything that may take over two seconds; silent when the output is not a terminal."""
+"""Progress with an ETA on anything that may take over two seconds; silent when the output is not a terminal.
+
+Of several processes the first one speaks.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from .distributed import rank
+
 Item = TypeVar("Item")
 PATIENCE = 2.0
 
@@ -27,7 +32,7 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
     [1, 2]
     """
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_terminal or rank() > 0:
         yield from items
         return
     began = time.monotonic()

@@ -36,10 +36,11 @@ class Rows:
         """Those examples as one batch."""
         return to_device(self._fetch(index), self._device)
 
-    def blocks(self, size: int) -> Iterator[tuple[slice, Any]]:
-        """All examples in order, `size` at a time, each block with its place."""
-        for start in range(0, self._n, size):
-            part = slice(start, min(start + size, self._n))
+    def blocks(self, size: int, within: slice | None = None) -> Iterator[tuple[slice, Any]]:
+        """All examples (or those `within`) in order, `size` at a time, each block with its place."""
+        start, stop, _ = (within or slice(None)).indices(self._n)
+        for first in range(start, stop, size):
+            part = slice(first, min(first + size, stop))
             yield part, self.take(part)
 
     def subset(self, index: Tensor) -> Rows:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import wraps
 from importlib.metadata import version as installed_version
 from typing import Annotated, ParamSpec
@@ -44,19 +45,26 @@ def main(
 
 
 def answering(command: Callable[P, None]) -> Callable[P, None]:
-    """The command with errors as one clear sentence and an exit code, and warnings as one line each."""
+    """The command with errors as one clear sentence and an exit code, and warnings as one line each.
+
+    Of several processes (torchrun) the first one speaks; all of them end with the code.
+    """
 
     @wraps(command)
     def answered(*args: P.args, **kwargs: P.kwargs) -> None:
         import warnings
 
+        from ..distributed import rank
         from ..errors import InfluenceError
 
         def show(message: Warning | str, *_: object, **__: object) -> None:
-            typer.echo(f"Warning: {message}", err=True)
+            if rank() == 0:
+                typer.echo(f"Warning: {message}", err=True)
 
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), ExitStack() as stack:
+                if rank() > 0:
+                    stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
                 warnings.showwarning = show
                 command(*args, **kwargs)
         except InfluenceError as error:

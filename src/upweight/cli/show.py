@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..distributed import rank
+
 WIDEST = 60
 """Characters of a cell that a table on the terminal shows."""
 
@@ -27,6 +29,8 @@ class Format(str, Enum):
 def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: str) -> None:
     """Write a table to `out`, in the format of its suffix, or print it: for people on a terminal, else as CSV.
 
+    Of several processes the first one does.
+
     Raises ValueError for Parquet without a file and suffixes that name no format.
     """
     if format is None and out is not None:
@@ -37,9 +41,11 @@ def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: st
             )
         format = Format(suffix)
     format = format or (Format.table if sys.stdout.isatty() else Format.csv)
+    if format is Format.parquet and out is None:
+        raise ValueError("--format parquet needs --out FILE")
+    if rank() > 0:
+        return
     if format is Format.parquet:
-        if out is None:
-            raise ValueError("--format parquet needs --out FILE")
         frame.to_parquet(out)
         return
     if format is Format.table and out is None:

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 from .. import plots
+from ..distributed import rank
 from ..verify import Agreement, Verification
 
 NUMBERS = ("predicted", "actual", "error")
@@ -173,7 +174,8 @@ def write(
         )
     )
     path = Path(path)
-    path.write_text(text, encoding="utf-8")
+    if rank() == 0:
+        path.write_text(text, encoding="utf-8")
     return path
 
 

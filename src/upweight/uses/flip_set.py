@@ -123,8 +123,7 @@ class Search:
         # The gradients with the rival's label, under the curvature of the model as it is.
         solved = influence.solve(here.test_gradients(self.batch, self.margin)).value
         other = relabelled(here, every, self.rival(here).expand(here.n))
-        changed = torch.cat([part for _, part in other.products(solved)], dim=1)[0]
-        return -(found.values[0] + changed) / here.n
+        return -(found.values[0] + other.all_products(solved)[0]) / here.n
 
     def greedy(self, most: int) -> Tensor | None:
         """Rows in the order they were taken, which together flip the prediction, or None."""

@@ -1,0 +1,139 @@
+"""Several processes on one job, started by torchrun: each holds the whole problem and works on its share of the data.
+
+Every rank asks the same questions in the same order and gets the same, whole answers. On one process all of this is the
+identity, so that no second code path exists. Messages about the work go over gloo, sums over the devices' own backend.
+"""
+
+from __future__ import annotations
+
+import atexit
+import datetime
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+
+from .errors import RankError
+from .types import Tensor
+
+PATIENCE = datetime.timedelta(minutes=30)
+"""How long a rank waits for another."""
+STARTED_BY = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun sets."""
+
+_alone = 0
+
+
+def ranks() -> int:
+    """The number of processes.
+
+    >>> ranks(), rank()
+    (1, 0)
+    """
+    if _alone or not dist.is_available():
+        return 1
+    if not dist.is_initialized():
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not all(name in os.environ for name in STARTED_BY):
+            return 1
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE)
+        atexit.register(_leave)
+    return dist.get_world_size()
+
+
+def rank() -> int:
+    """The number of this process; the first one writes."""
+    return dist.get_rank() if ranks() > 1 else 0
+
+
+def shard(n: int) -> slice:
+    """This rank's part of n things in order; parts differ by one at most.
+
+    >>> shard(5)
+    slice(0, 5, None)
+    """
+    r, count = rank(), ranks()
+    return slice(n * r // count, n * (r + 1) // count)
+
+
+def sum_across(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The sum over all ranks, in place, the same bits on each.
+
+    >>> sum_across(torch.ones(2))
+    tensor([1., 1.])
+    """
+    if ranks() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def gather_rows(values: Tensor) -> Tensor:
+    """The rows of all ranks, in the order of the ranks, on each of them; ranks may hold unequally many.
+
+    >>> gather_rows(torch.ones(2))
+    tensor([1., 1.])
+    """
+    if ranks() == 1:
+        return values
+    counts = gather(len(values))
+    room = values.new_zeros(max(counts), *values.shape[1:])
+    room[: len(values)] = values
+    found = [torch.empty_like(room) for _ in counts]
+    dist.all_gather(found, room)
+    return torch.cat([part[:count] for part, count in zip(found, counts, strict=True)])
+
+
+def gather(thing: Any) -> list[Any]:
+    """One small object of each rank, in their order.
+
+    >>> gather("a")
+    ['a']
+    """
+    if ranks() == 1:
+        return [thing]
+    found: list[Any] = [None] * ranks()
+    dist.all_gather_object(found, thing, group=_control())
+    return found
+
+
+def agree(trouble: BaseException | str | None = None) -> None:
+    """Wait for all ranks; if one brings trouble, raise `RankError` on every rank, which says whose it is.
+
+    On one process the exception itself is raised.
+    """
+    if ranks() == 1:
+        if trouble is not None:
+            raise trouble if isinstance(trouble, BaseException) else RankError(trouble)
+        return
+    said = None if trouble is None else str(trouble) or type(trouble).__name__
+    heard = [f"rank {r}: {words}" for r, words in enumerate(gather(said)) if words is not None]
+    if heard:
+        raise RankError("; ".join(heard)) from (trouble if isinstance(trouble, BaseException) else None)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this rank works for itself: nothing is divided and nobody waited for."""
+    global _alone
+    _alone += 1
+    try:
+        yield
+    finally:
+        _alone -= 1
+
+
+@cache
+def _control() -> Any:
+    """A group whose messages need no accelerator."""
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=PATIENCE)
+
+
+def _leave() -> None:
+    _control.cache_clear()  # a group that outlives the others aborts the process
+    if dist.is_initialized():
+        dist.destroy_process_group()
