@@ -28,8 +28,8 @@ def linear() -> tuple[uw.LinearProblem, Any]:
     return problem, (X[:3] + 0.1, y[:3])
 
 
-def network() -> tuple[uw.Problem, Any]:
-    torch.manual_seed(0)
+def network(seed: int = 0) -> tuple[uw.Problem, Any]:
+    torch.manual_seed(seed)
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(32, 3)).double().eval()
     X, y = torch.randn(N, 1, 6, 6, dtype=torch.float64), torch.randint(3, (N,))
     # Blocks smaller than a share.

@@ -36,6 +36,7 @@ LEVELS = (
     {"factor", "curvature", "compression", "gathering", "ekfac", "nystrom"},
     {"solvers"},
     {"choices", "scores"},
+    {"store"},
     {"influence", "removal", "enclosure"},
     {"verify", "uses", "evaluation"},
     {"plots", "report"},

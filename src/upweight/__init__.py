@@ -11,6 +11,7 @@ from .errors import (
     NotConvergedError,
     NotDeterministicError,
     NotStationaryWarning,
+    RankError,
     SmallerBlocksWarning,
     StaleError,
 )
@@ -23,6 +24,7 @@ from .nystrom import Nystrom
 from .problem import Problem
 from .scores import Scores
 from .solvers import Arnoldi, ConjugateGradient, Exact, LiSSA
+from .store import ScoreStore
 from .uses import (
     Box,
     attack,
@@ -61,6 +63,8 @@ __all__ = [
     "OfParameters",
     "Overall",
     "Problem",
+    "RankError",
+    "ScoreStore",
     "Scores",
     "SmallerBlocksWarning",
     "SmoothHinge",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import datetime
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -23,6 +24,8 @@ from .types import Tensor
 
 PATIENCE = datetime.timedelta(minutes=30)
 """How long a rank waits for another."""
+RELEASE = 0.1
+"""Seconds that gloo has to let go of the last message before the process ends."""
 STARTED_BY = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets."""
 
@@ -134,6 +137,9 @@ def _control() -> Any:
 
 
 def _leave() -> None:
-    _control.cache_clear()  # a group that outlives the others aborts the process
+    _control.cache_clear()
     if dist.is_initialized():
         dist.destroy_process_group()
+    # gloo's thread may still be letting go of the last message's tensors, for which it needs the interpreter: one that
+    # ends meanwhile aborts the process.
+    time.sleep(RELEASE)

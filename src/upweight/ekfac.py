@@ -13,13 +13,14 @@ from jaxtyping import Float
 
 from .compression import Compressed, compress
 from .curvature import OfProblem, check_damping
+from .distributed import gather as everywhere
 from .errors import StaleError
 from .factor import BlocksFactor, Factor, KroneckerFactor
 from .files import read, write
 from .gathering import Added, Gathered, Recipe, add_leading, coverage, gather, restore
 from .layered import Pairs
 from .linear import LinearProblem
-from .objective import Operator
+from .objective import Operator, content_hash
 from .problem import Problem
 from .types import Tensor
 
@@ -135,6 +136,14 @@ class EKFAC(OfProblem):
             )
         curvature._shared["gathered"] = restore(problem, curvature._recipe, tensors, words["n"])
         return curvature
+
+    def keep(self, folder: Path) -> None:
+        """Take what was gathered from the file in `folder` that holds it, or gather it and write that file."""
+        path = folder / f"factors-{content_hash([], self._undamped())}.safetensors"
+        if not everywhere(path.exists())[0]:
+            self.save(path)
+        # Read also what was just written: tensors in the same layout give the same bits.
+        self._shared["gathered"] = EKFAC.load(path, self.problem)._gathered  # type: ignore[arg-type]
 
     @cached_property
     def _factors(self) -> dict[torch.dtype, Factor]:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import pandas as pd
@@ -28,6 +29,7 @@ from .progress import track
 from .removal import LeaveOneOut, Removal, Total, all_kernels, leave_one_out, of_sets
 from .scores import Scores
 from .solvers import Exact, Inverse, Solution, Solver
+from .store import Plan, ScoreStore, keep, recall
 from .terms import batch_index
 from .types import Tensor
 
@@ -121,6 +123,7 @@ class Influence:
         measure: Measure | None = None,
         top: int | None = None,
         compress: float | None = None,
+        store: str | Path | None = None,
     ) -> Scores:
         """I_up,loss(z_i, z_test) of every training example on every test example (Eq. 2), (m, n).
 
@@ -128,9 +131,18 @@ class Influence:
         helpful and the k most harmful training rows of each test row are kept while streaming: no (m, n) matrix.
         `compress=1e-2`, for many test rows and EKFAC: answers are kept as a few outer products per layer instead of p
         numbers each, with at most that relative error, in the norm of the curvature, stated as their residual.
+        `store=folder` keeps factors, solves and blocks of scores on disk as they are finished: a job that was cut off
+        goes on from there and gives the same bytes, and `ScoreStore(folder)` reads the scores of any test row. With
+        `top` as well, neither scores nor training data need to fit into memory.
+
+        Raises `StaleError` for a folder with scores of other weights, data, settings or test rows.
         """
         if top is not None and top < 1:
             raise ValueError(f"top must be >= 1, got {top}")
+        if store is not None:
+            if compress is not None:
+                raise ValueError("compress and store do not go together: leave one of them out")
+            return self._stored(test, measure, top, Path(store))
         if compress is None:
             solution = self.solve(self.problem.test_gradients(test, measure))
             rows: Any = solution.value.to(solution.precision or solution.value.dtype)
@@ -141,9 +153,38 @@ class Influence:
         if top is None:
             values = self._whole(len(found.residual), parts)
             return self._scores(values, found, test, measure, self.problem.train_index)
-        own = _keep_extremes(parts, len(found.residual), top)
-        values, columns = _extremes(gather_rows(own[0].T).T, gather_rows(own[1].T).T, top)
+        values, columns = _strongest(parts, len(found.residual), top)
         return self._scores(values, found, test, measure, self.problem.train_index, columns=columns)
+
+    def _stored(self, test: Any, measure: Measure | None, top: int | None, folder: Path) -> Scores:
+        """The scores by way of a folder, see `store`."""
+        problem = self.problem
+        problem.check_current()
+        checks.agreement(problem)
+        recall(folder, problem)
+        v = problem.test_gradients(test, measure)
+        store = ScoreStore.begin(folder, content_hash([v], self.fingerprint), Plan.of(len(v), problem))
+        keep(
+            folder, problem, [self.settings.curvature, getattr(self.settings.solver, "preconditioner", None)]
+        )
+        solution = store.solved(v, self.solve)
+        found = _Answer(checks.drift(self._gradient, solution.value), solution.residual, solution.verdict)
+        rows = solution.value.to(solution.precision or solution.value.dtype)
+        scores = self._scores(
+            v.new_empty(len(v), 0, dtype=torch.float64), found, test, measure, problem.train_index
+        )
+        scores.save(folder / "about.safetensors")
+
+        def block(part: slice) -> Tensor:
+            products = [values for _, values in problem.products(rows, part)]
+            return -torch.cat(products, dim=1).to(problem.dtype).cpu()
+
+        if top is not None:
+            values, columns = _strongest(store.fill(block), len(v), top)
+            return dataclasses.replace(scores, values=values, columns=columns)
+        for _ in store.fill(block):
+            pass
+        return dataclasses.replace(scores, values=store.values())
 
     def _compressed(self, test: Any, measure: Measure | None, tolerance: float) -> tuple[Any, _Answer]:
         """A^-1 v as outer products, and what is known about them."""
@@ -394,6 +435,12 @@ def _name(measure: Measure | None) -> str:
     return "measure" if name == "<lambda>" else name
 
 
+def _strongest(parts: Any, m: int, top: int) -> tuple[Tensor, Tensor]:
+    """`_keep_extremes` over the parts of all processes."""
+    values, columns = _keep_extremes(parts, m, top)
+    return _extremes(gather_rows(values.T).T, gather_rows(columns.T).T, top)
+
+
 def _keep_extremes(parts: Any, m: int, top: int) -> tuple[Tensor, Tensor]:
     """The `top` largest and `top` smallest values of each of m rows, streamed, and their columns."""
     values, columns = torch.empty(m, 0, dtype=torch.float64), torch.empty(m, 0, dtype=torch.long)
@@ -408,7 +455,7 @@ def _extremes(
     values: Float[Tensor, "m b"], columns: Int[Tensor, "m b"], top: int
 ) -> tuple[Float[Tensor, "m q"], Int[Tensor, "m q"]]:
     """Of these the `top` largest and `top` smallest in each row; sorted from helpful to harmful."""
-    values, order = values.sort(dim=1)
+    values, order = values.sort(dim=1, stable=True)
     columns = columns.gather(1, order)
     if values.shape[1] <= 2 * top:
         return values, columns

@@ -25,6 +25,13 @@ Item = TypeVar("Item")
 PATIENCE = 2.0
 
 
+def tell(text: str) -> None:
+    """A line on standard error, on a terminal only."""
+    console = Console(stderr=True)
+    if console.is_terminal and rank() == 0:
+        console.print(text, style="dim", highlight=False, markup=False)
+
+
 def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
     """Iterate over `items`; after two seconds show a bar, the count and the time left on standard error.
 

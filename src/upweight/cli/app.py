@@ -54,16 +54,17 @@ def answering(command: Callable[P, None]) -> Callable[P, None]:
     def answered(*args: P.args, **kwargs: P.kwargs) -> None:
         import warnings
 
-        from ..distributed import rank
         from ..errors import InfluenceError
 
+        first = os.environ.get("RANK", "0") == "0"  # without waiting for torch
+
         def show(message: Warning | str, *_: object, **__: object) -> None:
-            if rank() == 0:
+            if first:
                 typer.echo(f"Warning: {message}", err=True)
 
         try:
             with warnings.catch_warnings(), ExitStack() as stack:
-                if rank() > 0:
+                if not first:
                     stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
                 warnings.showwarning = show
                 command(*args, **kwargs)
@@ -75,13 +76,6 @@ def answering(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(BAD_INPUT) from None
 
     return answered
-
-
-def say(text: str) -> None:
-    """A line on standard error, on a terminal only."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        console.print(text, style="dim", highlight=False, markup=False)
 
 
 @contextmanager

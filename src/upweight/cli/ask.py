@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .app import GATE, answering, app, say
+from ..progress import tell
+from .app import GATE, answering, app
 from .show import Format, show
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def explain(
     helpful, harmful = found.helpful.assign(role="helpful"), found.harmful.assign(role="harmful")
     both = pd.concat([helpful, harmful.iloc[::-1]])
     both = both[["role", *[name for name in both if name not in ("role", "influence")]]]
-    say(f"{found.question}\n{found.scores.sign}\n{found.scores.verdict}")
+    tell(f"{found.question}\n{found.scores.sign}\n{found.scores.verdict}")
     show(both, format, out, f"Training rows responsible for row {row}")
 
 
@@ -171,7 +172,7 @@ def mislabeled(
         raise ValueError("--fail-over needs labels that the model proposes: it is for linear models")
     k = k or (20 if out is None and format is None and sys.stdout.isatty() else len(table))
     show(table.head(k), format, out, f"The most suspicious labels first. {words}")
-    say(words)
+    tell(words)
     if fail_over is not None and contradicted is not None and contradicted > fail_over:
         typer.echo(f"{words} More than the {fail_over:.1%} of --fail-over.", err=True)
         raise typer.Exit(GATE)
@@ -197,7 +198,7 @@ def mismatch(
 
     groups = asked.column(by)
     found = mismatch(asked.influence, asked.batch(test, where=where), by=groups)
-    say(f"Columns responsible in group {found.groups.index[0]!r}:\n{found.features.to_string(index=False)}")
+    tell(f"Columns responsible in group {found.groups.index[0]!r}:\n{found.features.to_string(index=False)}")
     title = "Change of the slice's mean loss if a group were removed (negative = it harms)"
     show(found.groups.rename_axis(by).head(k), format, out, title)
 
@@ -221,7 +222,7 @@ def remove(
     """What if these rows were gone: the predicted change of the loss, before anything is retrained."""
     gone = asked.rows(where)
     found = asked.influence.of_removal({where: gone}, asked.batch(test, row)).to_frame()
-    say(f"{len(gone):,} of {len(asked.raw):,} training rows removed; positive = the loss would rise.")
+    tell(f"{len(gone):,} of {len(asked.raw):,} training rows removed; positive = the loss would rise.")
     numbers = found.drop(columns=["test row"]).groupby("group", sort=False).mean()
     show(numbers, format, out, "Predicted change of the mean loss")
 
@@ -251,7 +252,7 @@ def verify(
     found = verify(asked.influence, asked.batch(test, row), k=k, seed=seed, refit=asked.refit)
     if picture is not None:
         plots.verification(found).savefig(picture, dpi=160)
-    say(str(found))
+    tell(str(found))
     show(found.table, format, out, f"Change of the loss of row {row} without single training rows")
 
 
@@ -312,7 +313,7 @@ def attack(
         f"One row could turn {int(table['flips'].sum()):,} of the {len(table):,} least certain predictions."
     )
     show(table.rename_axis("place").head(k), format, out, words)
-    say(words)
+    tell(words)
 
 
 @asks(without=("problem",))

@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .app import answering, app, phase, say
+from ..progress import tell
+from .app import answering, app, phase
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,11 +134,11 @@ def _demo(out: Path, seed: int, k: int) -> None:
     console.print(wrong.question)
     test = _pixels(digits.test[[wrong.row]]), torch.tensor([wrong.label])
     influence = Influence(problem)
-    say("solving with the Hessian")
+    tell("solving with the Hessian")
     scores = influence.on_loss(test)[0]
     console.print(_table(scores, digits))
     console.print(scores.sign)
-    say(f"verifying: training again without each of the {k} top and {k} random digits")
+    tell(f"verifying: training again without each of the {k} top and {k} random digits")
     v = verify(influence, test, k=k, seed=seed)
     console.print(in_words(v, "digits"))
     picture = out / "verification.png"

@@ -21,11 +21,12 @@ from ..influence import Influence
 from ..linear import LinearProblem
 from ..objective import Objective
 from ..pipelines import described, sensible
+from ..progress import tell
 from ..tables import FileError, Kind, Table, check_column, is_quantity, kind_of, named_by, read, understood
 from ..types import as_tensor
 from ..uses.names import margins
 from ..verify import Refit
-from .app import phase, say
+from .app import phase
 
 Batches = Callable[[pd.DataFrame, Path], Any]
 """Rows of a table, and the folder that its images are in -> a batch of the model's."""
@@ -82,7 +83,7 @@ class Asked:
         table = understood(raw, target, text=text, image=image, drop=drop, id=id, folder=file.parent)
         raw = raw.set_axis(table.X.index)
         for note in table.notes:
-            say(note)
+            tell(note)
         found = _fitted(table, file) if model is None else _from_model(model, trust, raw, table)
         return cls(**as_read, raw=raw, classifies=table.classifies, **found)
 
@@ -159,7 +160,7 @@ def _fitted(table: Table, file: Path) -> dict[str, Any]:
         estimator.fit(table.X, table.y)
         problem = from_estimator(estimator, table.X, table.y, polish=True)
     words = described(table)
-    say(f"fitted: {words}")
+    tell(f"fitted: {words}")
     return {
         "kinds": table.kinds,
         "notes": table.notes,

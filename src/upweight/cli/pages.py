@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 
 from ..pipelines import photograph
+from ..progress import tell
 from ..report import Example, write
 from ..tables import inside
 from ..uses.explain import explain
 from ..verify import verify
-from .app import say
 from .files import Asked
 
 CELLS = 12
@@ -29,7 +29,7 @@ def explanation(
     """Explain, verify by retraining, and write the page."""
     raw, batch = asked.looked_up(test, row), asked.batch(test, row)
     found = explain(asked.influence, batch, k=k, relative=relative)
-    say(f"verifying: training again without each of the {checked} top and {checked} random rows")
+    tell(f"verifying: training again without each of the {checked} top and {checked} random rows")
     v = verify(asked.influence, batch, k=checked, refit=asked.refit)
     said = (
         ""
