@@ -16,8 +16,8 @@ PACKAGE = Path(__file__).parents[1] / "src" / "upweight"
 # A subpackage (`solvers`) stands here by its name.
 LEVELS = (
     {"types", "errors", "progress", "notebook", "_version", "tables"},
-    {"vectors", "files", "groups", "rows", "design", "terms"},
-    {"losses", "measures", "derivatives", "jacobians", "layers", "layered", "models", "training"},
+    {"vectors", "files", "groups", "rows", "design", "terms", "pretrained"},
+    {"losses", "measures", "derivatives", "jacobians", "layers", "layered", "scales", "models", "training"},
     {"objective"},
     {
         "frozen",
