@@ -123,8 +123,8 @@ class Evaluation:
             raise ValueError(
                 f"the loss mixes examples: for {len(singles)} examples it gives {direct.tolist()}, one by one they "
                 f"give {singles.tolist()}; influence needs a loss that is a sum or mean over examples: give one that "
-                "returns one number per example (reduction='none', class weights passed as weights=; for language models "
-                "upweight.losses.next_token)"
+                "returns one number per example (reduction='none', class weights passed as weights=; for language "
+                "models upweight.losses.next_token)"
             )
 
 

@@ -90,10 +90,10 @@ class Problem(Objective):
 
     `loss(outputs, targets)` gives one number per example, or is reduced: it is evaluated on batches of one. `train` is
     (inputs, targets) as tensors or arrays, a mapping of tensors (then `model(**batch)` and `loss(outputs, batch)`), a
-    map-style Dataset or a DataLoader that does not shuffle. A model of transformers is called without "labels" and its
-    outputs are cut to the logits. `l2` is a number or one per parameter (p,), `weights` the
-    w_i (n,), `params` the names (or patterns like "head.*") of the parameters that count, default all that require a
-    gradient. `keep` says which retraining is predicted: "mean" (the paper) or "total" (scikit-learn with the same C).
+    map-style Dataset or a DataLoader that does not shuffle. A model of transformers is called without "labels", and of
+    its outputs there are the logits. `l2` is a number or one per parameter (p,), `weights` the w_i (n,), `params` the
+    names (or patterns like "head.*") of the parameters that count, default all that require a gradient. `keep` says
+    which retraining is predicted: "mean" (the paper) or "total" (scikit-learn with the same C).
 
     The parameters are copied now and the model is never modified. Data are moved to the model's device. Gradients of
     training examples carry weight and folded penalty, those of test examples neither.

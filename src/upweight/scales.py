@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import nn
-from torch.nn import functional as F
+from torch.func import functional_call
 
 from .types import Tensor
 
@@ -51,12 +51,15 @@ class Scale:
         return values.reshape(b, -1, self.width).sum(1)
 
 
-def _normalised(module: Any, x: Tensor) -> Tensor:
-    if isinstance(module, nn.GroupNorm):
-        return F.group_norm(x, module.num_groups, eps=module.eps)
-    if isinstance(module, nn.LayerNorm):
-        return F.layer_norm(x, module.normalized_shape, eps=module.eps)
-    return F.rms_norm(x, module.weight.shape, eps=getattr(module, "variance_epsilon", None) or module.eps)
+def _normalised(module: nn.Module, x: Tensor) -> Tensor:
+    """What the weight is multiplied with: the module's output is affine in it."""
+
+    def at(weight: float) -> Tensor:
+        params = {name: torch.zeros_like(value) for name, value in module.named_parameters()}
+        return functional_call(module, {**params, "weight": torch.full_like(params["weight"], weight)}, (x,))
+
+    with torch.no_grad():
+        return at(1.0) - at(0.0)
 
 
 def scales_of(
