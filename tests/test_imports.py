@@ -17,8 +17,8 @@ PACKAGE = Path(__file__).parents[1] / "src" / "upweight"
 LEVELS = (
     {"types", "errors", "notebook", "_version", "tables"},
     {"distributed"},
-    {"progress", "vectors", "files", "groups", "rows", "design", "terms"},
-    {"losses", "measures", "derivatives", "jacobians", "layers", "layered", "models", "training"},
+    {"progress", "vectors", "files", "groups", "rows", "design", "terms", "pretrained"},
+    {"losses", "measures", "derivatives", "jacobians", "layers", "layered", "scales", "models", "training"},
     {"objective"},
     {
         "frozen",

@@ -28,8 +28,8 @@ def whole(problem: Problem):
 def test_which_models_are_taken_layer_by_layer(name):
     problem = problem_of(name)
     assert problem.layered.together == (name in TOGETHER)
-    # What is outside the layers of "tied" and "loose" is too much of them to be worth it.
-    assert (problem.by_layers is not None) == (name in TOGETHER - {"tied", "loose"})
+    # What is outside the layers of "loose" is too much of it to be worth it.
+    assert (problem.by_layers is not None) == (name in TOGETHER - {"loose"})
 
 
 @every_model

@@ -6,15 +6,14 @@ Two engines: torch.func (forward mode and vmap), and plain double backward in a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, TypeAlias, TypeVar, final
 
 import torch
-from torch import nn
 from torch.func import functional_call, grad, jvp, vjp, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_map
 
+from .models import twice_differentiable
+from .pretrained import arguments, counted
 from .rows import count
 from .types import Params, Tensor
 from .vectors import Layout
@@ -50,16 +49,16 @@ class Evaluation:
         self.model, self.loss, self.layout, self.fixed = model, loss, layout, fixed
         self.strategy: Literal["batch", "vmapped", "loop"] = "loop"
         # Many cotangents at once make the weight gradient of a convolution a grouped one, slower than one by one.
-        convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
+        convolves = any(isinstance(module, torch.nn.modules.conv._ConvNd) for module in model.modules())
         self.rows_at_once = 1 if convolves else ROWS_AT_ONCE
 
     def call(self, theta: Tensor, batch: Any) -> Any:
         """The model's outputs for a batch, at theta."""
         state = {**self.fixed, **self.layout.unpack(theta)}
-        with _twice_differentiable(self.model):
+        with twice_differentiable(self.model):
             if isinstance(batch, dict):
-                return functional_call(self.model, state, (), batch)
-            return functional_call(self.model, state, (batch[0],))
+                return counted(functional_call(self.model, state, (), arguments(self.model, batch)))
+            return counted(functional_call(self.model, state, (batch[0],)))
 
     def one(self, theta: Tensor, example: Any, function: Loss | None = None) -> Tensor:
         """The loss (or measure) of one example without its batch dimension."""
@@ -124,7 +123,8 @@ class Evaluation:
             raise ValueError(
                 f"the loss mixes examples: for {len(singles)} examples it gives {direct.tolist()}, one by one they "
                 f"give {singles.tolist()}; influence needs a loss that is a sum or mean over examples: give one that "
-                "returns one number per example (reduction='none', class weights passed as weights=)"
+                "returns one number per example (reduction='none', class weights passed as weights=; for language "
+                "models upweight.losses.next_token)"
             )
 
 
@@ -331,7 +331,12 @@ def _each(one: Loss, outputs: Any, targets: Any) -> Tensor:
     return attempt(lambda: vmap(one)(outputs, targets), loop)
 
 
-def _number(value: Tensor) -> Tensor:
+def _number(value: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"a loss or measure must give a tensor, got {type(value).__name__}; a model of transformers computes none "
+            'itself here: take outputs.logits and batch["labels"] (upweight.losses.next_token for language models)'
+        )
     if value.numel() != 1:
         raise ValueError(
             f"a loss or measure must give one number per example, got shape {tuple(value.shape)} for one example"
@@ -380,20 +385,3 @@ def _close(a: Tensor, b: Tensor) -> bool:
         return bool((a == b).all())
     eps = torch.finfo(b.dtype).eps
     return bool((a - b).abs().max() <= 10 * eps**0.5 * b.abs().max() + 1000 * eps)
-
-
-@contextmanager
-def _twice_differentiable(model: torch.nn.Module) -> Iterator[None]:
-    """Only kernels that have second derivatives: fused attention and fused recurrent layers have none."""
-    recurrent = any(isinstance(module, torch.nn.RNNBase) for module in model.modules())
-    attention, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
-    with ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.callback(torch.backends.mha.set_fastpath_enabled, attention)
-        torch.backends.mha.set_fastpath_enabled(False)
-        if recurrent:
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            # `torch.backends.mkldnn.flags` also sets TF32, which warns on processors without it.
-            stack.callback(torch._C._set_mkldnn_enabled, onednn)
-            torch._C._set_mkldnn_enabled(False)
-        yield

@@ -12,10 +12,11 @@ from jaxtyping import Float
 from .derivatives import batched, examples
 from .distributed import rank, sum_across
 from .factor import BlocksFactor, CholeskyFactor, DiagonalFactor, Factor, KroneckerFactor
-from .jacobians import through_outputs
-from .layers import Calls, Layer, pseudo_gradients
+from .layered import Layered
+from .layers import Layer, pseudo_gradients
 from .problem import Problem
 from .progress import track
+from .scales import Calls
 from .types import Tensor
 
 DENSE_REST = 512
@@ -138,8 +139,26 @@ def _passes(
         for chunk, weight in chunks:
             V, slopes = pseudo_gradients(of, theta, chunk, recipe.samples, generator)
             if rest is not None and len(rest.index):
-                rest.add(through_outputs(of, theta, chunk, V.transpose(0, 1), rest.index), weight)
+                slopes = _outside(sample.layered, chunk, V.transpose(0, 1), slopes, rest, weight)
             yield slopes, weight
+
+
+def _outside(
+    layered: Layered,
+    chunk: Any,
+    V: Float[Tensor, "b k c"],
+    slopes: Iterator[Calls],
+    rest: Rest,
+    w: Tensor,
+) -> Iterator[Calls]:
+    """The calls, one cotangent after the other; on the way what lies outside layers is added to `rest`."""
+    loose = layered.through(chunk, V).unbind(1) if len(layered.loose) else None
+    for j, calls in enumerate(slopes):
+        found = layered.scaled(calls, len(w))
+        if loose is not None:
+            found[:, layered.loose] = loose[j]
+        rest.add(found, w)
+        yield calls
 
 
 class Block:
@@ -239,9 +258,9 @@ class Rest:
         shape = (len(index),) * (2 if few else 1)
         self.total = torch.zeros(shape, dtype=torch.float64, device=index.device)
 
-    def add(self, P: Float[Tensor, "b k q"], w: Tensor) -> None:
+    def add(self, P: Float[Tensor, "b q"], w: Tensor) -> None:
         """Add the outer products of these entries of gradients."""
-        P = (P * w.sqrt()[:, None, None]).flatten(0, 1)
+        P = P * w.sqrt()[:, None]
         self.total += P.T @ P if self.total.ndim == 2 else P.square().sum(0)
 
     def factor(self, n: int, l2: Float[Tensor, " p"], added: Added, dtype: torch.dtype) -> Factor:

@@ -34,8 +34,9 @@ def output_roots(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Tensor, Ten
     c = sum(sizes)
     if c > MOST_OUTPUTS:
         raise ValueError(
-            f"an example has {c} outputs: their curvature matrix is formed for up to {MOST_OUTPUTS}; use "
-            "ConjugateGradient without EKFAC, or a loss of fewer outputs"
+            f"an example has {c} outputs: their curvature matrix is formed for up to {MOST_OUTPUTS}; take a cross "
+            "entropy over the outputs' last dimension with samples= (EKFAC(problem, samples=1), say), a loss of fewer "
+            "outputs, or ConjugateGradient without EKFAC"
         )
     flat = torch.cat([leaf.reshape(b, -1) for leaf in leaves], dim=1).requires_grad_()
     with torch.enable_grad():
@@ -77,12 +78,57 @@ def convex_roots(of: Evaluation, theta: Tensor, batch: Any) -> Float[Tensor, "k 
     return S.transpose(0, 1) * (sign >= 0).T[:, :, None]
 
 
-def random_combinations(
-    V: Float[Tensor, "c b o"], samples: int, generator: torch.Generator | None
-) -> Float[Tensor, "k b o"]:
-    """`samples` sums with random signs: in expectation each v v^T is that of all of V, example by example."""
-    signs = torch.randint(0, 2, (samples, *V.shape[:2]), generator=generator).to(V) * 2 - 1
-    return torch.einsum("kcb,cbo->kbo", signs, V)
+def cotangents(
+    of: Evaluation, theta: Tensor, batch: Any, samples: int | None, generator: torch.Generator | None
+) -> Float[Tensor, "k b c"]:
+    """Cotangents v of the outputs with sum_k v v^T the loss's curvature in them.
+
+    Exact, k = c, or `samples` random ones of that expectation. Of a cross entropy these take no matrix of outputs.
+    Raises ValueError where the loss is not convex in its outputs, or has too many of them for that.
+    """
+    if samples is None:
+        return convex_roots(of, theta, batch)
+    entropy = _as_cross_entropy(of, theta, batch)
+    if entropy is None:
+        roots = convex_roots(of, theta, batch)
+        signs = _signs((samples, *roots.shape[:2]), generator).to(roots)
+        return torch.einsum("kcb,cbo->kbo", signs, roots) / samples**0.5
+    p, scale = entropy
+    z = _signs((samples, *p.shape), generator).to(p)
+    # With S = diag(q) - p q^T and q = sqrt(p), S S^T = diag(p) - p p^T.
+    q = p.sqrt()
+    v = (scale / samples).sqrt()[..., None] * q * (z - q * (q * z).sum(-1, keepdim=True))
+    return v.flatten(2)
+
+
+def _signs(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    return torch.randint(0, 2, shape, generator=generator) * 2 - 1
+
+
+def _as_cross_entropy(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Tensor, Tensor] | None:
+    """The p (b, ..., c) and s (b, ...) of a loss whose curvature in the outputs is s (diag(p) - p p^T) at every place.
+
+    Here p is the softmax over the last dimension; s, zero at masked tokens, say, is fitted to one product with a random
+    vector, which must then agree. None for other losses.
+    """
+    with torch.no_grad():
+        leaves, spec = tree_flatten(of.outputs(theta, batch))
+    if len(leaves) != 1 or leaves[0].ndim < 2 or leaves[0].shape[-1] < 2:
+        return None
+    out = leaves[0].detach().requires_grad_()
+    u = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
+    with torch.enable_grad():
+        total = of.measured(spec.unflatten([out]), batch).sum()
+        slope = torch.autograd.grad(total, out, create_graph=True, materialize_grads=True)[0]
+    if not slope.requires_grad:
+        return None
+    curved = torch.autograd.grad(slope, out, u, materialize_grads=True)[0]
+    p = out.detach().softmax(-1)
+    own = p * (u - (p * u).sum(-1, keepdim=True))
+    size = own.square().sum(-1)
+    scale = ((curved * own).sum(-1) / size.clamp(min=torch.finfo(p.dtype).tiny)).clamp(min=0)
+    error = (curved - scale[..., None] * own).flatten(1).norm(dim=1)
+    return (p, scale) if bool((error <= 1e-3 * curved.flatten(1).norm(dim=1)).all()) else None
 
 
 def through_outputs(of: Evaluation, theta: Tensor, batch: Any, S: Tensor, index: Tensor) -> Tensor:

@@ -16,8 +16,9 @@ from torch.utils._pytree import tree_flatten
 
 from .derivatives import Evaluation, Loss, plain_gradient
 from .jacobians import flat_outputs, through_outputs
-from .layers import Calls, Layer, Pair, example_first, find_layers, pull_back, record
+from .layers import Layer, Pair, example_first, find_layers, pull_back, record
 from .rows import count
+from .scales import Calls, Scale
 from .types import Tensor
 
 SLAB = 4 << 20
@@ -80,10 +81,10 @@ class Outer:
 
 @dataclass(frozen=True, eq=False)
 class Layered:
-    """The layers of a model at theta; `rest` are the entries of theta outside them.
+    """The layers of a model at theta; `rest` are the entries of theta outside them, some of them in scales.
 
     `together` says whether all layers see the examples of a batch along the first dimension; only then it can be used
-    for many examples at once.
+    for many examples at once. `loose` are the places in `rest` of what no scale holds either.
     """
 
     of: Evaluation
@@ -91,15 +92,20 @@ class Layered:
     layers: list[Layer] = field(repr=False)
     rest: Tensor
     together: bool
+    scales: list[Scale] = field(repr=False)
+    loose: Tensor
 
     @classmethod
     def find(cls, of: Evaluation, theta: Float[Tensor, " p"], trial: Any) -> Layered:
         """By looking at a few examples."""
-        layers = find_layers(of, theta, trial)
-        covered = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
-        for layer in layers:
-            covered[layer.index] = True
-        return cls(of, theta, layers, (~covered).nonzero()[:, 0], example_first(of, theta, trial))
+        layers, scales = find_layers(of, theta, trial)
+        first = example_first(of, theta, trial)
+        seen = all(module in first for layer in layers for module in layer.modules)
+        together = of.strategy == "batch" and seen
+        if together:
+            scales = [scale for scale in scales if scale.module in first]
+        rest, outside = _uncovered(layers, theta), _uncovered([*layers, *scales], theta)
+        return cls(of, theta, layers, rest, together, scales, torch.searchsorted(rest, outside))
 
     def pairs(self, batch: Any, function: Loss | None = None) -> Pairs:
         """Of the gradient of every example's loss (or measure): one forward and one backward pass."""
@@ -107,17 +113,25 @@ class Layered:
         b = count(batch)
         with torch.enable_grad():
             total = self.of.measured(outputs, batch, function).sum()
-        rest = self.theta.new_zeros(b, len(self.rest))
         if not total.requires_grad:  # a measure that does not depend on the outputs
-            return Pairs([layer.pair({}, b) for layer in self.layers], rest)
-        if len(self.rest):
-            slope = torch.autograd.grad(
-                total, tree_flatten(outputs)[0], retain_graph=True, materialize_grads=True
-            )
-            v = flat_outputs(slope, b)
-            rest = through_outputs(self.of, self.theta, batch, v[:, None], self.rest)[:, 0]
+            return Pairs([layer.pair({}, b) for layer in self.layers], self.scaled({}, b))
         slopes = pull_back(total, calls)
+        rest = self.scaled(slopes, b)
+        if len(self.loose):
+            slope = torch.autograd.grad(total, tree_flatten(outputs)[0], materialize_grads=True)
+            rest[:, self.loose] = self.through(batch, flat_outputs(slope, b)[:, None])[:, 0]
         return Pairs([layer.pair(slopes, b) for layer in self.layers], rest)
+
+    def scaled(self, calls: Calls, b: int) -> Float[Tensor, "b q"]:
+        """The entries of gradients outside layers, from output derivatives; zero where no scale holds them."""
+        found = self.theta.new_zeros(b, len(self.rest))
+        for scale in self.scales:
+            found[:, torch.searchsorted(self.rest, scale.index)] = scale.gradients(calls, b).to(found)
+        return found
+
+    def through(self, batch: Any, V: Float[Tensor, "b k c"]) -> Float[Tensor, "b k q"]:
+        """The loose entries of the gradients of v . outputs, by differentiation example by example."""
+        return through_outputs(self.of, self.theta, batch, V, self.rest[self.loose])
 
     def agrees(self, batch: Any) -> bool:
         """Whether plain differentiation gives the same gradient of the batch's losses, summed with random signs."""
@@ -149,8 +163,9 @@ class Layered:
         flat = flat_outputs(outputs, b)
         slopes = [pull_back(flat, calls, v) for v in V.unbind(1)]
         P = self.theta.new_empty(b, k, len(self.theta))
-        if len(self.rest):
-            P[:, :, self.rest] = through_outputs(self.of, self.theta, batch, V, self.rest)
+        P[:, :, self.rest] = torch.stack([self.scaled(calls, b) for calls in slopes], dim=1)
+        if len(self.loose):
+            P[:, :, self.rest[self.loose]] = self.through(batch, V)
         for layer in self.layers:
             P[:, :, layer.index] = layer.flat(_stacked(layer, slopes, b))
         return P
@@ -165,6 +180,14 @@ class Layered:
     def take_apart(self, rows: Float[Tensor, "k p"]) -> Vectors:
         """Flat vectors, layer by layer."""
         return Vectors([layer.stack(rows) for layer in self.layers], rows[:, self.rest])
+
+
+def _uncovered(parts: Sequence[Layer | Scale], theta: Float[Tensor, " p"]) -> Tensor:
+    """The entries of theta that no part holds, in order."""
+    free = torch.ones(len(theta), dtype=torch.bool, device=theta.device)
+    for part in parts:
+        free[part.index] = False
+    return free.nonzero()[:, 0]
 
 
 def _stacked(layer: Layer, slopes: Sequence[Calls], b: int) -> Float[Tensor, "b k r s"]:

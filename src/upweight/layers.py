@@ -18,12 +18,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from .derivatives import Evaluation, batched, examples, plain_gradient
-from .jacobians import convex_roots, flat_outputs, random_combinations
+from .jacobians import cotangents, flat_outputs
+from .pretrained import transposed
 from .rows import count
+from .scales import Calls, Scale, is_scale, scales_of
 from .types import Tensor
 from .vectors import Layout
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding)
+"""And the transposed dense layer of transformers."""
 MOST_WORDS = 4096
 """Rows of an embedding that is treated as a layer; it needs a square matrix of them."""
 Pair: TypeAlias = tuple[Tensor, Tensor]
@@ -64,6 +67,11 @@ class Layer:
         """Derivatives in the outputs of an embedding, else the inputs; the constant of an intercept comes last."""
         return self._all(calls, b, self._right, self.columns + self.intercept)
 
+    def gradients(self, calls: Calls, b: int) -> Float[Tensor, "b q"]:
+        """Of b examples, in the order of `index`."""
+        left, right = self.pair(calls, b)
+        return self.flat(left.mT @ right)
+
     def flat(self, G: Float[Tensor, "*k r s"]) -> Float[Tensor, "*k q"]:
         """A gradient of weight and intercept in the order of `index`."""
         if not self.intercept:
@@ -91,9 +99,9 @@ class Layer:
             if module.padding_idx is not None:
                 left[words == module.padding_idx] = 0
             return left
-        if isinstance(module, nn.Linear):
-            return slope.reshape(b, -1, self.rows)
-        return slope.chunk(module.groups, dim=1)[self.group].flatten(2).mT  # type: ignore[arg-type]
+        if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+            return slope.chunk(module.groups, dim=1)[self.group].flatten(2).mT
+        return slope.reshape(b, -1, self.rows)
 
     def _right(self, module: nn.Module, x: Tensor, slope: Tensor, b: int) -> Tensor:
         if isinstance(module, (nn.Conv1d, nn.Conv2d)):
@@ -123,17 +131,13 @@ def _patches(module: Any, x: Tensor, group: int, intercept: bool) -> Float[Tenso
     return patches.mT
 
 
-Calls: TypeAlias = dict[nn.Module, list[tuple[Tensor, Tensor]]]
-"""Of each layer the input and the output (or the derivative in the output), use by use."""
-
-
-def find_layers(of: Evaluation, theta: Tensor, batch: Any) -> list[Layer]:
-    """The layers whose weight is among the parameters in question.
+def find_layers(of: Evaluation, theta: Tensor, batch: Any) -> tuple[list[Layer], list[Scale]]:
+    """The layers and scales whose weight is among the parameters in question.
 
     Left out is a weight whose gradient its modules do not explain: one that is also used by itself, as `x @ weight.T`.
     """
     called: set[nn.Module] = set()
-    pulled = []
+    pulled: list[tuple[Calls, Tensor]] = []
     for example in examples(batch):
         one = batched(example)
         outputs, calls = record(of, theta, one)
@@ -142,28 +146,32 @@ def find_layers(of: Evaluation, theta: Tensor, batch: Any) -> list[Layer]:
         whole = plain_gradient(lambda t, z=one: flat_outputs(of.call(t, z), 1).sum(), theta)  # type: ignore[misc]
         pulled.append((pull_back(outputs, calls, torch.ones_like(outputs)), whole))
 
-    def explained(layer: Layer) -> bool:
+    def explained(part: Layer | Scale) -> bool:
         for slopes, whole in pulled:
-            left, right = layer.pair(slopes, 1)
-            mine, wanted = layer.flat(left.mT @ right)[0], whole[layer.index]
+            mine, wanted = part.gradients(slopes, 1)[0], whole[part.index]
             if not float((mine - wanted).norm()) <= 1e-3 * float(wanted.norm()):
                 return False
         return True
 
-    return [layer for layer in _candidates(of.model, of.layout, called) if explained(layer)]
+    parts = [part for part in _candidates(of.model, of.layout, called) if explained(part)]
+    layers = [part for part in parts if isinstance(part, Layer)]
+    return layers, [part for part in parts if isinstance(part, Scale)]
 
 
-def _candidates(model: nn.Module, layout: Layout, called: set[nn.Module]) -> Iterator[Layer]:
+def _candidates(model: nn.Module, layout: Layout, called: set[nn.Module]) -> Iterator[Layer | Scale]:
     names = {id(value): name for name, value in model.named_parameters()}
     used: dict[str, list[Any]] = {}
     for module in model.modules():
         name = names.get(id(module._parameters.get("weight")), "")
-        if name in layout.names and isinstance(module, KINDS) and module in called:
+        if name in layout.names and module in called:
             used.setdefault(name, []).append(module)
     every = torch.arange(layout.size, device=next(model.parameters()).device)
     places = dict(zip(layout.names, every.split(layout.sizes), strict=True))
     for name, modules in used.items():
-        yield from _layers_of(name, modules, names, places)
+        if any(is_scale(module) for module in modules):
+            yield from scales_of(name, modules, names, places)
+        else:
+            yield from _layers_of(name, modules, names, places)
 
 
 def _layers_of(
@@ -171,18 +179,23 @@ def _layers_of(
 ) -> Iterator[Layer]:
     """One layer per group of the weight; none where its uses do not fit one pair of bases."""
     kind, shape = type(modules[0]), modules[0].weight.shape
+    turned = isinstance(modules[0], transposed())
     if any(isinstance(module, nn.Embedding) for module in modules) and shape[0] > MOST_WORDS:
         return
     groups = {getattr(module, "groups", 1) for module in modules}
     convolves = issubclass(kind, (nn.Conv1d, nn.Conv2d))
-    if len(groups) > 1 or (convolves and any(type(module) is not kind for module in modules)):
+    alone = convolves or turned
+    if len(groups) > 1 or (alone and any(type(module) is not kind for module in modules)):
         return
     biases = {names.get(id(bias)) for m in modules if (bias := m._parameters.get("bias")) is not None}
     bias = biases.pop() if len(biases) == 1 else None  # intercepts of their own do not fit one shared weight
     bias = bias if bias in places else None
     count = groups.pop()
-    rows, columns = shape[0] // count, shape[1:].numel()
-    weight = places[name].view(count, rows * columns)
+    entries = places[name].view(shape)
+    if turned:
+        entries = entries.T
+    rows, columns = len(entries) // count, entries[0].numel()
+    weight = entries.reshape(count, rows * columns)
     for group in range(count):
         index = weight[group]
         if bias is not None:
@@ -193,16 +206,24 @@ def _layers_of(
 def record(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Any, Calls]:
     """The model's outputs with their graph, and what goes into and comes out of every supported layer."""
     calls: Calls = {}
+    b = count(batch)
+
+    def spread(module: nn.Module, args: Any) -> Any:
+        """Positions that all examples share are looked up by each."""
+        if args and args[0].ndim > 1 and len(args[0]) == 1 < b:
+            return (args[0].expand(b, *args[0].shape[1:]), *args[1:])
+        return None
 
     def keep(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
         calls.setdefault(module, []).append(((args[0] if args else kwargs["input"]).detach(), output))
         return output.clone()  # what follows may write into it
 
-    hooks = [
-        module.register_forward_hook(keep, with_kwargs=True)
-        for module in of.model.modules()
-        if isinstance(module, KINDS)
-    ]
+    hooks: list[Any] = []
+    for module in of.model.modules():
+        if isinstance(module, (*KINDS, *transposed())) or is_scale(module):
+            hooks.append(module.register_forward_hook(keep, with_kwargs=True))
+        if isinstance(module, nn.Embedding) and of.strategy == "batch":
+            hooks.append(module.register_forward_pre_hook(spread))
     try:
         with torch.enable_grad():
             outputs = of.call(theta.detach().requires_grad_(), batch)
@@ -224,21 +245,29 @@ def pull_back(outputs: Tensor, calls: Calls, v: Tensor | None = None) -> Calls:
     return slopes
 
 
-def example_first(of: Evaluation, theta: Tensor, batch: Any) -> bool:
-    """Whether every layer sees the examples of a batch along its first dimension, compared with batches of one."""
+def example_first(of: Evaluation, theta: Tensor, batch: Any) -> set[nn.Module]:
+    """The modules that see the examples of a batch along their first dimension, compared with batches of one."""
     if of.strategy != "batch":
-        return False
+        return set()
     _, together = record(of, theta, batch)
+    found = set(together)
     for i, example in enumerate(examples(batch)):
         _, alone = record(of, theta, batched(example))
-        for module, calls in alone.items():
-            if len(calls) != len(together.get(module, [])):
-                return False
-            for (x, out), (xs, outs) in zip(calls, together[module], strict=True):
-                if x.shape[1:] != xs.shape[1:] or out.shape[1:] != outs.shape[1:] or len(xs) != count(batch):
-                    return False
-                if not torch.allclose(x[0].double(), xs[i].double(), rtol=1e-3, atol=1e-5):
-                    return False
+        for module in alone.keys() | together.keys():
+            if not _same(alone.get(module, []), together.get(module, []), i, count(batch)):
+                found.discard(module)
+    return found
+
+
+def _same(alone: list[Pair], together: list[Pair], i: int, b: int) -> bool:
+    """Whether what a module saw of example i is row i of what it saw of a batch of b."""
+    if len(alone) != len(together):
+        return False
+    for (x, out), (xs, outs) in zip(alone, together, strict=True):
+        if x.shape[1:] != xs.shape[1:] or out.shape[1:] != outs.shape[1:] or len(xs) != b:
+            return False
+        if not torch.allclose(x[0].double(), xs[i].double(), rtol=1e-3, atol=1e-5):
+            return False
     return True
 
 
@@ -250,9 +279,7 @@ def pseudo_gradients(
     Exact with k = c, or k = `samples` random combinations of expectation one. Each item maps a layer to its inputs and
     the derivatives of v . outputs in its outputs. Raises ValueError where the loss is not convex in its outputs.
     """
-    V = convex_roots(of, theta, batch)
-    if samples is not None:
-        V = random_combinations(V, samples, generator) / samples**0.5
+    V = cotangents(of, theta, batch, samples, generator)
     outputs, calls = record(of, theta, batch)
     flat = flat_outputs(outputs, count(batch))
     return V, (pull_back(flat, calls, v) for v in V)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
+from torch.nn import functional as F
 
 from .types import Tensor
 
@@ -275,3 +276,21 @@ class SquaredHinge(MarginLoss):
 
     def bend(self, margin: Tensor) -> Tensor:
         return 2 * (margin < 1).to(margin)
+
+
+def next_token(outputs: Any, batch: Any, reduction: Literal["mean", "sum"] = "mean") -> Float[Tensor, " b"]:
+    """The loss of a causal language model: the cross entropy of each sequence's next tokens, mean or sum over them.
+
+    `outputs.logits` (b, t, words) and `batch["labels"]` (b, t), which are shifted here; tokens labelled -100, padding
+    say, do not count. For one sequence the mean is what a model of transformers returns as its loss. The sum, by
+    `functools.partial(next_token, reduction="sum")`, gives every token the same say.
+
+    >>> from types import SimpleNamespace
+    >>> outputs = SimpleNamespace(logits=torch.zeros(2, 4, 10))
+    >>> next_token(outputs, {"labels": torch.tensor([[1, 2, 3, 4], [5, 6, -100, -100]])})
+    tensor([2.3026, 2.3026])
+    """
+    labels = batch["labels"][:, 1:]
+    each = F.cross_entropy(outputs.logits[:, :-1].mT, labels, reduction="none")
+    total = each.sum(1)
+    return total if reduction == "sum" else total / (labels != -100).sum(1).clamp(min=1)

@@ -6,11 +6,13 @@ import difflib
 import fnmatch
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .pretrained import masks_in_full
 from .types import Tensor
 from .vectors import Layout
 
@@ -143,3 +145,21 @@ def layer_inputs(
         yield given[0].detach(), rebuild
     finally:
         hook.remove()
+
+
+@contextmanager
+def twice_differentiable(model: torch.nn.Module) -> Iterator[None]:
+    """Only kernels that have second derivatives: fused attention and fused recurrent layers have none."""
+    recurrent = any(isinstance(module, torch.nn.RNNBase) for module in model.modules())
+    attention, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    with ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(masks_in_full())
+        stack.callback(torch.backends.mha.set_fastpath_enabled, attention)
+        torch.backends.mha.set_fastpath_enabled(False)
+        if recurrent:
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            # `torch.backends.mkldnn.flags` also sets TF32, which warns on processors without it.
+            stack.callback(torch._C._set_mkldnn_enabled, onednn)
+            torch._C._set_mkldnn_enabled(False)
+        yield

@@ -33,11 +33,10 @@ from .derivatives import (
 from .distributed import gather_rows, rank, shard, sum_across
 from .errors import SmallerBlocksWarning, StaleError
 from .jacobians import (
-    convex_roots,
+    cotangents,
     flat_outputs,
     is_convex,
     output_roots,
-    random_combinations,
     through_outputs,
 )
 from .layered import Layered, Outer, Pairs
@@ -92,9 +91,10 @@ class Problem(Objective):
 
     `loss(outputs, targets)` gives one number per example, or is reduced: it is evaluated on batches of one. `train` is
     (inputs, targets) as tensors or arrays, a mapping of tensors (then `model(**batch)` and `loss(outputs, batch)`), a
-    map-style Dataset or a DataLoader that does not shuffle. `l2` is a number or one per parameter (p,), `weights` the
-    w_i (n,), `params` the names (or patterns like "head.*") of the parameters that count, default all that require a
-    gradient. `keep` says which retraining is predicted: "mean" (the paper) or "total" (scikit-learn with the same C).
+    map-style Dataset or a DataLoader that does not shuffle. A model of transformers is called without "labels", and of
+    its outputs there are the logits. `l2` is a number or one per parameter (p,), `weights` the w_i (n,), `params` the
+    names (or patterns like "head.*") of the parameters that count, default all that require a gradient. `keep` says
+    which retraining is predicted: "mean" (the paper) or "total" (scikit-learn with the same C).
 
     The parameters are copied now and the model is never modified. Data are moved to the model's device. Gradients of
     training examples carry weight and folded penalty, those of test examples neither.
@@ -179,7 +179,7 @@ class Problem(Objective):
     def by_layers(self) -> Layered | None:
         """The same, if gradients are to be taken that way: it must agree with plain differentiation."""
         found = self.layered
-        if not found.together or len(found.rest) > OUTSIDE * self.p:
+        if not found.together or len(found.loose) > OUTSIDE * self.p:
             return None
         batch = self._rows.take(slice(0, min(self.n, self._size, LAYERED_EXAMPLES)))
         return found if attempt(lambda: found.agrees(batch), lambda: False) else None
@@ -362,7 +362,7 @@ class Problem(Objective):
         def value(theta: Tensor) -> Tensor:
             outputs = self.evaluation.outputs(theta, whole)
             if self.evaluation.strategy != "batch":
-                outputs = outputs.flatten(0, 1)
+                outputs = tree_map(lambda leaf: leaf.flatten(0, 1), outputs)
             return measure.function(outputs, targets_of(whole)).reshape(())
 
         return value
@@ -496,8 +496,7 @@ class Problem(Objective):
         generator = torch.Generator().manual_seed(seed)
         total = torch.zeros(k, self.p, dtype=torch.float64, device=self.device)
         for batch, w in track(self.blocks(), "random right-hand sides", self.block_count):
-            roots = convex_roots(self.evaluation, self.theta, batch)
-            V = random_combinations(roots, k, generator) * w.sqrt()[:, None]
+            V = k**0.5 * cotangents(self.evaluation, self.theta, batch, k, generator) * w.sqrt()[:, None]
             at = self.theta.detach().clone().requires_grad_()
             with torch.enable_grad():
                 outputs = flat_outputs(self.evaluation.outputs(at, batch), count(batch))

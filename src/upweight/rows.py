@@ -16,6 +16,9 @@ from .types import Tensor
 PASS = 1024
 """Examples per block where the data are only read: checks and hashes."""
 
+TWICE = 8
+"""Examples that are read again to see whether they stay the same."""
+
 
 @final
 class Rows:
@@ -68,6 +71,12 @@ def as_rows(data: Any, device: torch.device, dtype: torch.dtype, name: str = "tr
         raise ValueError(f"{name} is empty: give at least one example")
     for part, batch in rows.blocks(PASS):
         _check(batch, part, dtype, name)
+    once, again = (tensors(rows.take(slice(0, min(TWICE, len(rows))))) for _ in range(2))
+    if not all(torch.equal(a, b) for a, b in zip(once, again, strict=True)):
+        raise ValueError(
+            f"{name} gives other numbers when read again (augmentation, or a collator that masks at random?): "
+            "examples must be the same in every pass"
+        )
     return rows
 
 
@@ -163,8 +172,18 @@ def _dataset(data: Any, collate: Callable[[list[Any]], Any], device: torch.devic
 
     def fetch(index: Tensor | slice) -> Any:
         wanted = range(len(data))[index] if isinstance(index, slice) else index.tolist()
-        return collate([data[i] for i in wanted])
+        items = data.__getitems__(list(wanted)) if whole else [data[i] for i in wanted]
+        try:
+            return collate(items)
+        except RuntimeError as error:
+            if collate is not default_collate:
+                raise
+            raise ValueError(
+                f"{name}: examples could not be made one batch ({error}); where their lengths differ, give a "
+                "DataLoader(dataset, collate_fn=...) whose collator pads"
+            ) from error
 
+    whole = hasattr(data, "__getitems__")  # many at once, as a DataLoader does
     return Rows(len(data), fetch, device)
 
 
@@ -174,6 +193,12 @@ def _check(batch: Any, part: slice, dtype: torch.dtype, name: str) -> None:
             f"{name}: a batch must be (inputs, targets) or a mapping, got {type(batch).__name__}"
             + (f" of {len(batch)} items" if isinstance(batch, (tuple, list)) else "")
         )
+    for key, column in batch.items() if isinstance(batch, dict) else ():
+        if isinstance(column, list):
+            raise TypeError(
+                f"{name}: {key!r} is a list, not a tensor; of a datasets.Dataset take "
+                ".with_format('torch', columns=[...]) with the columns that model and loss need"
+            )
     size = part.stop - part.start
     for leaf in tensors(batch):
         if leaf.ndim == 0 or len(leaf) != size:
