@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import datetime
 import os
-import time
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -24,12 +24,11 @@ from .types import Tensor
 
 PATIENCE = datetime.timedelta(minutes=30)
 """How long a rank waits for another."""
-RELEASE = 0.1
-"""Seconds that gloo has to let go of the last message before the process ends."""
 STARTED_BY = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets."""
 
 _alone = 0
+_last: Any = None
 
 
 def ranks() -> int:
@@ -71,7 +70,7 @@ def sum_across(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     tensor([1., 1.])
     """
     if ranks() > 1:
-        dist.all_reduce(values)
+        _finish(dist.all_reduce(values, async_op=True))
     return values
 
 
@@ -81,14 +80,7 @@ def gather_rows(values: Tensor) -> Tensor:
     >>> gather_rows(torch.ones(2))
     tensor([1., 1.])
     """
-    if ranks() == 1:
-        return values
-    counts = gather(len(values))
-    room = values.new_zeros(max(counts), *values.shape[1:])
-    room[: len(values)] = values
-    found = [torch.empty_like(room) for _ in counts]
-    dist.all_gather(found, room)
-    return torch.cat([part[:count] for part, count in zip(found, counts, strict=True)])
+    return values if ranks() == 1 else torch.cat(_rows_of_all(values, None))
 
 
 def gather(thing: Any) -> list[Any]:
@@ -99,9 +91,34 @@ def gather(thing: Any) -> list[Any]:
     """
     if ranks() == 1:
         return [thing]
-    found: list[Any] = [None] * ranks()
-    dist.all_gather_object(found, thing, group=_control())
+    written = torch.frombuffer(bytearray(pickle.dumps(thing)), dtype=torch.uint8)
+    return [pickle.loads(part.numpy().tobytes()) for part in _rows_of_all(written, _control())]
+
+
+def _rows_of_all(values: Tensor, group: Any) -> list[Tensor]:
+    """The rows of each rank."""
+    counts = [int(count) for count in _all(torch.tensor([len(values)]), _control())]
+    room = values.new_zeros(max(counts), *values.shape[1:])
+    room[: len(values)] = values
+    return [part[:count] for part, count in zip(_all(room, group), counts, strict=True)]
+
+
+def _all(values: Tensor, group: Any) -> list[Tensor]:
+    """A tensor of each rank, all of one shape."""
+    found = [torch.empty_like(values) for _ in range(ranks())]
+    _finish(dist.all_gather(found, values, group=group, async_op=True))
     return found
+
+
+def _finish(message: Any) -> None:
+    """Wait for a message, and hold on to it until the next one.
+
+    Whoever lets go of a message last needs the interpreter. If that were gloo's thread, as the process ends, the
+    process would be aborted.
+    """
+    global _last
+    message.wait()
+    _last = message
 
 
 def agree(trouble: BaseException | str | None = None) -> None:
@@ -140,6 +157,3 @@ def _leave() -> None:
     _control.cache_clear()
     if dist.is_initialized():
         dist.destroy_process_group()
-    # gloo's thread may still be letting go of the last message's tensors, for which it needs the interpreter: one that
-    # ends meanwhile aborts the process.
-    time.sleep(RELEASE)
