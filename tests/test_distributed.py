@@ -128,7 +128,7 @@ from upweight.distributed import agree, rank
 try:
     agree(OSError("no space left") if rank() == 1 else None)
 except Exception as error:
-    print(type(error).__name__, error, flush=True)
+    print(f"{type(error).__name__} {error}", flush=True)
 """,
     )
     ended = run(job)

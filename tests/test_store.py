@@ -201,7 +201,7 @@ def test_a_block_of_another_on_one_rank_is_said_by_all(tmp_path: Path):
 try:
     preconditioned(problem).on_loss(test, store=sys.argv[1])
 except uw.InfluenceError as error:
-    print("said:", error, flush=True)
+    print(f"said: {error}", flush=True)
     raise
 """,
         ),
