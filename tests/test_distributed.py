@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from upweight import distributed
-from upweight.distributed import agree, alone, gather, gather_rows, shard, sum_across
+from upweight.distributed import agree, alone, gather_objects, gather_rows, shard, sum_across
 from upweight.errors import RankError
 from upweight.files import read
 
@@ -54,7 +54,7 @@ def test_on_one_process_all_of_it_is_the_identity():
     values = torch.arange(3.0)
     assert sum_across(values) is values
     assert gather_rows(values) is values
-    assert gather("a") == ["a"]
+    assert gather_objects("a") == ["a"]
     assert shard(3) == slice(0, 3)
     agree()
     with pytest.raises(RankError, match="full"):
@@ -74,6 +74,7 @@ def test_on_one_process_all_of_it_is_the_identity():
             "rank 1 has 19 training examples, rank 0 has 20",
         ),
         ("model.weight.data += rank", "rank 1 has parameters"),
+        ("data = data[0][:1], data[1][:1]", "1 training examples cannot be divided over 2 processes"),
     ],
 )
 def test_other_data_or_weights_on_one_rank(tmp_path: Path, change: str, said: str):
@@ -98,7 +99,7 @@ except uw.InfluenceError as error:
     assert ended.returncode != 0
     assert said in ended.stderr
     for rank in (0, 1):
-        assert f"from {rank}: rank 1 has" in ended.stdout
+        assert f"from {rank}: {said}" in ended.stdout
 
 
 def test_a_rank_that_dies_ends_the_job_with_its_traceback(tmp_path: Path):

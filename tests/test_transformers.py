@@ -9,7 +9,7 @@ from torch.func import functional_call, hessian, jacrev
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from upweight import EKFAC, ConjugateGradient, GaussNewton, Hessian, Influence, Problem
+from upweight import EKFAC, ConjugateGradient, GaussNewton, Hessian, Influence, Problem, jacobians
 from upweight.factor import BlocksFactor
 from upweight.losses import next_token
 
@@ -230,3 +230,19 @@ def test_scores(name):
     solver = ConjugateGradient(rtol=1e-10)
     found = Influence(problem, curvature=GaussNewton(problem, 0.1), solver=solver).on_loss(test)
     assert_close_per_row(found.values, wanted, 1e-7)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt2 eager, sum", "bert classifier"])
+def test_random_cotangents_of_cross_entropies_have_their_curvature(name, monkeypatch):
+    """With every unit vector in place of random signs their outer products sum to the curvature itself."""
+    problem = problem_of(name)
+    batch = problem.train_batch(torch.arange(4))
+
+    def units(shape, generator):
+        return shape[0] ** 0.5 * torch.eye(shape[0]).double().view(shape[0], 1, *shape[2:]).expand(shape)
+
+    roots = jacobians.convex_roots(problem.evaluation, problem.theta, batch)
+    monkeypatch.setattr(jacobians, "_signs", units)
+    V = jacobians.cotangents(problem.evaluation, problem.theta, batch, len(roots), None)
+    found, wanted = (torch.einsum("kbo,kbq->boq", side, side) for side in (V, roots))
+    assert float((found - wanted).abs().max()) < 1e-12 * float(wanted.abs().max())

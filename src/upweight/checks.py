@@ -6,7 +6,7 @@ import socket
 
 import torch
 
-from .distributed import gather, ranks
+from .distributed import gather_objects, ranks
 from .errors import NotDeterministicError, RankError
 from .objective import Objective, content_hash
 from .types import Tensor
@@ -33,12 +33,16 @@ def agreement(problem: Objective) -> None:
     """Raise `RankError` on every rank unless all hold the same problem, each on a device of its own."""
     if ranks() == 1:
         return
+    if problem.n < ranks():
+        raise RankError(
+            f"{problem.n} training examples cannot be divided over {ranks()} processes: start fewer"
+        )
     held = {
         "n": f"{problem.n} training examples",
         "parameters": f"parameters {content_hash([problem.theta])} in {problem.dtype}",
         "data": f"data and settings {problem.fingerprint()}",
     }
-    first, *_ = everyone = gather(held)
+    first, *_ = everyone = gather_objects(held)
     for r, other in enumerate(everyone):
         for kind, words in other.items():
             if words != first[kind]:
@@ -46,7 +50,8 @@ def agreement(problem: Objective) -> None:
                     f"rank {r} has {words}, rank 0 has {first[kind]}: give every rank the same weights and the whole "
                     "training set; it is divided here"
                 )
-    places = gather(f"{problem.device} of {socket.gethostname()}" if problem.device.type != "cpu" else None)
+    place = None if problem.device.type == "cpu" else f"{problem.device} of {socket.gethostname()}"
+    places = gather_objects(place)
     for r, place in enumerate(places):
         if place is not None and places.index(place) < r:
             raise RankError(

@@ -63,6 +63,11 @@ def shard(n: int) -> slice:
     return slice(n * r // count, n * (r + 1) // count)
 
 
+def own_seed(generator: torch.Generator) -> int:
+    """A seed for this rank; the generator, which all ranks hold, moves on alike on each."""
+    return int(torch.randint(1 << 62, (1,), generator=generator)) + rank()
+
+
 def sum_across(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """The sum over all ranks, in place, the same bits on each.
 
@@ -83,10 +88,10 @@ def gather_rows(values: Tensor) -> Tensor:
     return values if ranks() == 1 else torch.cat(_rows_of_all(values, None))
 
 
-def gather(thing: Any) -> list[Any]:
+def gather_objects(thing: Any) -> list[Any]:
     """One small object of each rank, in their order.
 
-    >>> gather("a")
+    >>> gather_objects("a")
     ['a']
     """
     if ranks() == 1:
@@ -131,9 +136,23 @@ def agree(trouble: BaseException | str | None = None) -> None:
             raise trouble if isinstance(trouble, BaseException) else RankError(trouble)
         return
     said = None if trouble is None else str(trouble) or type(trouble).__name__
-    heard = [f"rank {r}: {words}" for r, words in enumerate(gather(said)) if words is not None]
+    heard = [f"rank {r}: {words}" for r, words in enumerate(gather_objects(said)) if words is not None]
     if heard:
         raise RankError("; ".join(heard)) from (trouble if isinstance(trouble, BaseException) else None)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Inside, ranks do different things: when all are through, what kept one of them from it is raised on every rank.
+
+    That are files that cannot be written or are not what they should be (OSError, ValueError).
+    """
+    trouble: BaseException | None = None
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        trouble = error
+    agree(trouble)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from .compression import Compressed, compress
 from .curvature import OfProblem, check_damping
-from .distributed import gather as everywhere
+from .distributed import gather_objects, together
 from .errors import StaleError
 from .factor import BlocksFactor, Factor, KroneckerFactor
 from .files import read, write
@@ -139,11 +139,13 @@ class EKFAC(OfProblem):
 
     def keep(self, folder: Path) -> None:
         """Take what was gathered from the file in `folder` that holds it, or gather it and write that file."""
+        assert isinstance(self.problem, Problem)
         path = folder / f"factors-{content_hash([], self._undamped())}.safetensors"
-        if not everywhere(path.exists())[0]:
-            self.save(path)
+        if not gather_objects(path.exists())[0]:
+            with together():
+                self.save(path)
         # Read also what was just written: tensors in the same layout give the same bits.
-        self._shared["gathered"] = EKFAC.load(path, self.problem)._gathered  # type: ignore[arg-type]
+        self._shared["gathered"] = EKFAC.load(path, self.problem)._gathered
 
     @cached_property
     def _factors(self) -> dict[torch.dtype, Factor]:

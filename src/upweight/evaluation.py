@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from scipy import stats
 
-from .distributed import alone, gather_rows, shard
+from .distributed import alone, gather_objects, shard
 from .objective import content_hash
 from .progress import track
 from .scores import Scores
@@ -76,20 +76,21 @@ def retrained(
     """
     jobs = [(mask, seed) for mask in subsets for seed in seeds]
     own, found = jobs[shard(len(jobs))], []
-    with alone():
-        for mask, seed in track(own, f"training {len(own)} times", len(own)):
-            place = None if folder is None else Path(folder) / f"{content_hash([mask])}-{seed}.npy"
-            if place is not None and place.exists():
-                found.append(as_tensor(np.load(place, allow_pickle=False)))
-                continue
+    for mask, seed in track(own, f"training {len(own)} times", len(own)):
+        place = None if folder is None else Path(folder) / f"{content_hash([mask])}-{seed}.npy"
+        if place is not None and place.exists():
+            found.append(as_tensor(np.load(place, allow_pickle=False)))
+            continue
+        with alone():
             result = as_tensor(outcome(mask.nonzero()[:, 0], seed)).double().flatten()
-            if place is not None:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                part = place.with_suffix(".part.npy")
-                np.save(part, result.numpy(), allow_pickle=False)
-                part.replace(place)
-            found.append(result)
-    return gather_rows(torch.stack(found)).view(len(subsets), len(seeds), -1)
+        if place is not None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            part = place.with_suffix(".part.npy")
+            np.save(part, result.numpy(), allow_pickle=False)
+            part.replace(place)
+        found.append(result)
+    everyone = [result for part in gather_objects(found) for result in part]
+    return torch.stack(everyone).view(len(subsets), len(seeds), -1)
 
 
 def lds(scores: Any, subsets: Any, outcomes: Any, *, seed: int = 0) -> LDS:

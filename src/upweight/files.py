@@ -9,24 +9,19 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .distributed import agree, rank
+from .distributed import rank
 from .types import Tensor
 
 KEY = "upweight"
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], words: dict[str, Any]) -> None:
-    """Write the file at once or not at all; of several processes the first one writes, and the others wait.
+    """Write the file at once or not at all; of several processes the first one does, and nobody waits for it.
 
     Raises OSError where it cannot be written (a full disk, say); what was there before is still there.
     """
-    trouble = None
     if rank() == 0:
-        try:
-            write_own(path, tensors, words)
-        except OSError as error:
-            trouble = error
-    agree(trouble)
+        write_own(path, tensors, words)
 
 
 def write_own(path: str | Path, tensors: dict[str, Tensor], words: dict[str, Any]) -> None:

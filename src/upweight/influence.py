@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from . import checks
 from .choices import choose_curvature, choose_solver
 from .curvature import Curvature, EmpiricalCurvature
-from .distributed import gather_rows, shard
+from .distributed import gather_rows, shard, together
 from .ekfac import EKFAC
 from .enclosure import intervals
 from .groups import as_sets
@@ -29,7 +29,7 @@ from .progress import track
 from .removal import LeaveOneOut, Removal, Total, all_kernels, leave_one_out, of_sets
 from .scores import Scores
 from .solvers import Exact, Inverse, Solution, Solver
-from .store import Plan, ScoreStore, keep, recall
+from .store import ABOUT, Plan, ScoreStore, keep, recall
 from .terms import batch_index
 from .types import Tensor
 
@@ -133,7 +133,7 @@ class Influence:
         numbers each, with at most that relative error, in the norm of the curvature, stated as their residual.
         `store=folder` keeps factors, solves and blocks of scores on disk as they are finished: a job that was cut off
         goes on from there and gives the same bytes, and `ScoreStore(folder)` reads the scores of any test row. With
-        `top` as well, neither scores nor training data need to fit into memory.
+        `top` as well, the scores need not fit into memory.
 
         Raises `StaleError` for a folder with scores of other weights, data, settings or test rows.
         """
@@ -173,7 +173,8 @@ class Influence:
         scores = self._scores(
             v.new_empty(len(v), 0, dtype=torch.float64), found, test, measure, problem.train_index
         )
-        scores.save(folder / "about.safetensors")
+        with together():
+            scores.save(folder / ABOUT)
 
         def block(part: slice) -> Tensor:
             products = [values for _, values in problem.products(rows, part)]
@@ -377,11 +378,12 @@ class Influence:
 
     def _whole(self, m: int, parts: Iterable[tuple[slice, Float[Tensor, "m b"]]]) -> Float[Tensor, "m n"]:
         """The columns of all processes, from each one's parts."""
-        found = torch.full((m, self.problem.n), torch.nan, dtype=torch.float64)
+        found = torch.empty(m, self.problem.n, dtype=torch.float64)
         first, last = self.problem.n, 0
         for part, block in parts:
             found[:, part] = block.double().cpu()
             first, last = min(first, part.start), max(last, part.stop)
+        # Where nothing was divided, every process has them all.
         return gather_rows(found[:, first:last].T).T if last - first < self.problem.n else found
 
     def _provenance(self) -> dict[str, Any]:

@@ -127,8 +127,9 @@ def _as_cross_entropy(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Tensor
     own = p * (u - (p * u).sum(-1, keepdim=True))
     size = own.square().sum(-1)
     scale = ((curved * own).sum(-1) / size.clamp(min=torch.finfo(p.dtype).tiny)).clamp(min=0)
+    near = torch.finfo(p.dtype).eps ** 0.5
     error = (curved - scale[..., None] * own).flatten(1).norm(dim=1)
-    return (p, scale) if bool((error <= 1e-3 * curved.flatten(1).norm(dim=1)).all()) else None
+    return (p, scale) if bool((error <= near * curved.flatten(1).norm(dim=1)).all()) else None
 
 
 def through_outputs(of: Evaluation, theta: Tensor, batch: Any, S: Tensor, index: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from .derivatives import per_example
 from .design import Block, Design, as_design
-from .distributed import gather_rows, rank, shard, sum_across
+from .distributed import gather_rows, own_seed, shard, sum_across
 from .frozen import features, pull_back
 from .losses import LinearLoss, Parts, Softmax
 from .measures import Measure, OfParameters, Overall
@@ -423,8 +423,7 @@ class LinearProblem(Objective):
         return H
 
     def draws(self, k: int, generator: torch.Generator) -> Float[Tensor, "k p"]:
-        seed = int(torch.randint(1 << 62, (1,), generator=generator))
-        generator = torch.Generator().manual_seed(seed + rank())
+        generator = torch.Generator().manual_seed(own_seed(generator))
         parts, total = self._derivatives(torch.float64), torch.zeros(k, self.p, dtype=torch.float64)
         for part, block in self.design.blocks(self._block_size(k), torch.float64, shard(self.n)):
             S = parts.take(part).root()

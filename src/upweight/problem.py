@@ -30,7 +30,7 @@ from .derivatives import (
     plain_gradient,
     targets_of,
 )
-from .distributed import gather_rows, rank, shard, sum_across
+from .distributed import gather_rows, own_seed, shard, sum_across
 from .errors import SmallerBlocksWarning, StaleError
 from .jacobians import (
     cotangents,
@@ -488,8 +488,7 @@ class Problem(Objective):
         return (attempt(fast, slow) / b + self.l2 * inner).to(rows.dtype)
 
     def draws(self, k: int, generator: torch.Generator) -> Float[Tensor, "k p"]:
-        seed = int(torch.randint(1 << 62, (1,), generator=generator))
-        return sum_across(self._draws(k, seed + rank())).div_(self.n**0.5).to(self.dtype)
+        return sum_across(self._draws(k, own_seed(generator))).div_(self.n**0.5).to(self.dtype)
 
     @patient
     def _draws(self, k: int, seed: int) -> Float[Tensor, "k p"]:

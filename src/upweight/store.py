@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
 from .curvature import Curvature
-from .distributed import agree, gather, rank, shard
+from .distributed import gather_objects, rank, shard, together
 from .ekfac import EKFAC
 from .errors import StaleError
-from .files import read, write, write_own
+from .files import KEY, read, write, write_own
 from .objective import Objective, content_hash
 from .problem import Problem
 from .progress import tell, track
@@ -30,6 +31,8 @@ from .types import Tensor
 
 BLOCK_BYTES = 64 << 20
 """Of one block of scores."""
+ABOUT = "about.safetensors"
+"""What is known of the scores but their values, as `Scores` without columns."""
 AGAIN = "run on_loss again, it makes what is missing"
 SOLVED_AT_ONCE = 64
 """Right-hand sides that are solved together, and kept together."""
@@ -82,7 +85,8 @@ class ScoreStore:
     """The scores in a folder that `Influence.on_loss(store=folder)` filled, read a test row at a time.
 
     `store[i]` are the `Scores` (1, n) of test row i, `len(store)` the number of test rows. Raises ValueError for a
-    folder that is not one, blocks that are missing, truncated or changed.
+    folder that is not one and blocks that are missing, truncated or of other scores. Checksums are compared where whole
+    blocks are read: in `values`, and when `on_loss` goes on.
 
     >>> import tempfile
     >>> from upweight import Influence, LinearProblem, Squared
@@ -107,21 +111,13 @@ class ScoreStore:
     def begin(cls, folder: str | Path, key: str, plan: Plan) -> ScoreStore:
         """The folder for these scores: new, or with what is finished. Raises `StaleError` for another model's."""
         place = Path(folder)
-        trouble: BaseException | None = None
-        if rank() == 0:
-            try:
+        with together():
+            if rank() == 0:
                 place.mkdir(parents=True, exist_ok=True)
                 if not (place / "store.json").exists():
                     _write_words(place / "store.json", {"key": key, "plan": vars(plan)})
-            except OSError as error:
-                trouble = error
-        agree(trouble)
-        agree(
-            None
-            if (place / "store.json").exists()
-            else f"{place} is not seen by this rank: it must be shared"
-        )
-        found = cls(place)
+        with together():
+            found = cls(place)  # fails where a process does not see the folder of the first
         if (found.key, found.plan) != (key, plan):
             raise StaleError(
                 f"{place} holds scores of other weights, data, settings or test rows (content hash {found.key}, asked "
@@ -136,9 +132,15 @@ class ScoreStore:
     def __getitem__(self, row: int) -> Scores:
         if not -len(self) <= row < len(self):
             raise IndexError(f"test row {row} of {len(self)}")
-        about = Scores.load(self.folder / "about.safetensors")[row]
         values = torch.cat([self._row(j, row % len(self)) for j in range(self.plan.blocks)])
-        return replace(about, values=values.double()[None])
+        return replace(self._about[row], values=values.double()[None])
+
+    @cached_property
+    def _about(self) -> Scores:
+        try:
+            return Scores.load(self.folder / ABOUT)
+        except FileNotFoundError:
+            raise ValueError(f"{self.folder / ABOUT} is missing: {AGAIN}") from None
 
     def values(self) -> Float[Tensor, "m n"]:
         """All scores, in memory."""
@@ -159,11 +161,12 @@ class ScoreStore:
         path = self.path(j)
         try:
             with safe_open(path, framework="pt") as file:
+                key = json.loads((file.metadata() or {}).get(KEY, "{}")).get("key")
                 found = file.get_slice("values")[row]
         except (OSError, SafetensorError) as failure:
-            raise ValueError(
-                f"{path} cannot be read ({failure}): run on_loss again, it makes what is missing"
-            ) from None
+            raise ValueError(f"{path} cannot be read ({failure}): {AGAIN}") from None
+        if key != self.key or len(found) != _length(self.plan.part(j)):
+            raise ValueError(f"{path} belongs to other scores: delete it and run again")
         return found
 
     def _read(self, path: Path, shape: tuple[int, ...]) -> tuple[Tensor, dict[str, Any]]:
@@ -191,12 +194,13 @@ class ScoreStore:
 
     def _group(self, i: int, rows: Tensor, solve: Callable[[Tensor], Solution]) -> Solution:
         path = self.folder / f"solved-{i:05}.safetensors"
-        if not gather(path.exists())[0]:
+        if not gather_objects(path.exists())[0]:
             made = solve(rows)
             tensors = {"value": made.value, "residual": made.residual, "steps": made.steps}
             precision = None if made.precision is None else str(made.precision).removeprefix("torch.")
             status = [status.value for status in made.status]
-            write(path, tensors, {"key": self.key, "status": status, "precision": precision})
+            with together():
+                write(path, tensors, {"key": self.key, "status": status, "precision": precision})
         # Read also what was just written: the bytes are the same in every run.
         tensors, words = read(path, "a group of solves")
         if words.get("key") != self.key or tensors["value"].shape != rows.shape:
@@ -213,8 +217,7 @@ class ScoreStore:
         Where one process fails (a full disk, a file that is not ours) the others finish their blocks; then all raise.
         """
         own = range(self.plan.blocks)[shard(self.plan.blocks)]
-        trouble: BaseException | None = None
-        try:
+        with together():
             for j in track(own, "blocks of scores", len(own)):
                 part = self.plan.part(j)
                 if self.path(j).exists():
@@ -224,15 +227,12 @@ class ScoreStore:
                     checksum = content_hash([values])
                     write_own(self.path(j), {"values": values}, {"key": self.key, "checksum": checksum})
                 yield part, values
-        except (OSError, ValueError) as error:
-            trouble = error
-        agree(trouble)
 
 
 def recall(folder: str | Path, problem: Objective) -> None:
     """Ends of spectra that another run looked at, if it was for this problem."""
     path = Path(folder) / "spectra.json"
-    if gather(path.exists())[0]:
+    if gather_objects(path.exists())[0]:
         words = json.loads(path.read_text(encoding="utf-8"))
         if words["problem"] == problem.fingerprint():
             problem.spectra.update(

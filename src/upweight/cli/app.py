@@ -47,16 +47,17 @@ def main(
 def answering(command: Callable[P, None]) -> Callable[P, None]:
     """The command with errors as one clear sentence and an exit code, and warnings as one line each.
 
-    Of several processes (torchrun) the first one speaks; all of them end with the code.
+    Of several processes (torchrun) the first one answers and warns; an error is said by every one that meets it.
     """
 
     @wraps(command)
     def answered(*args: P.args, **kwargs: P.kwargs) -> None:
         import warnings
 
+        from ..distributed import rank
         from ..errors import InfluenceError
 
-        first = os.environ.get("RANK", "0") == "0"  # without waiting for torch
+        first = rank() == 0
 
         def show(message: Warning | str, *_: object, **__: object) -> None:
             if first:
