@@ -1,7 +1,7 @@
 """Scores to disk: 1,000 x 1,000,000 with the strongest 100 in memory, and jobs that are killed.
 
     python benchmarks/store.py
-    python benchmarks/store.py --kills 10 --rows 100000 --tests 200    two processes, killed at random moments
+    python benchmarks/store.py --kills 10 --rows 1000000 --tests 150    two processes, killed at random moments
 
 Logistic regression on generated data. Printed are seconds, peak memory of the process, the size of the folder and the
 time to read one test row back; with --kills what was finished at each kill, and whether the folder that the restarts
@@ -11,6 +11,7 @@ leave has the bytes of an undisturbed run.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import resource
@@ -70,39 +71,50 @@ def job(options: argparse.Namespace, folder: Path) -> list[str]:
     return [sys.executable, *starter, __file__, *sizes]
 
 
+def finished(folder: Path) -> list[Path]:
+    """The files that carry their last names."""
+    return [*folder.glob("*.safetensors"), *folder.glob("*.json")]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """All that is finished."""
-    return {path.name: path.read_bytes() for path in folder.glob("*") if path.suffix != ".part"}
+    return {path.name: path.read_bytes() for path in finished(folder)}
+
+
+def kill_all(folder: Path) -> None:
+    """SIGKILL for starter and workers, each in a session of its own: whoever has the folder as argument."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(folder).encode() in (process / "cmdline").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def kill(options: argparse.Namespace, place: Path) -> None:
-    """Kill at random moments, restart, and compare with a job that nobody disturbed."""
-    began = time.monotonic()
+    """Kill a moment after the next file is finished, restart, and compare with a job that nobody disturbed."""
     subprocess.run(job(options, place / "calm"), check=True, stdout=subprocess.DEVNULL)
-    whole = time.monotonic() - began
-    print(f"undisturbed: {whole:.1f} s, {len(contents(place / 'calm'))} files")
-    moments, kept = random.Random(0), 0
+    wanted = contents(place / "calm")
+    print(f"undisturbed: {len(wanted)} files")
+    moments, folder = random.Random(0), place / "rough"
     for i in range(options.kills):
-        before = contents(place / "rough")
+        before = contents(folder)
         with subprocess.Popen(
-            job(options, place / "rough"),
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            job(options, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
-            time.sleep(moments.uniform(0.3, 1) * whole)
-            os.killpg(process.pid, signal.SIGKILL)
-        after = contents(place / "rough")
-        assert all(after.get(name) == data for name, data in before.items()), (
-            "a finished file was written again"
+            while process.poll() is None and len(finished(folder)) == len(before):
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0, 0.3))
+            running = process.poll() is None
+            kill_all(folder)
+        after = contents(folder)
+        kept = all(after.get(name) == data for name, data in before.items())
+        print(
+            f"kill {i + 1}: running {running}; {len(before)} files before, {len(after)} after; kept {kept}",
+            flush=True,
         )
-        kept = len(after)
-        print(f"kill {i + 1}: {len(before)} files were finished before, {kept} after", flush=True)
-    subprocess.run(job(options, place / "rough"), check=True, stdout=subprocess.DEVNULL)
-    same = contents(place / "rough") == contents(place / "calm")
-    print(
-        f"the last run made {len(contents(place / 'rough')) - kept} files; all bytes as undisturbed: {same}"
-    )
+    last = len(finished(folder))
+    subprocess.run(job(options, folder), check=True, stdout=subprocess.DEVNULL)
+    found = contents(folder)
+    print(f"the last run made {len(found) - last} files; all bytes as undisturbed: {found == wanted}")
 
 
 def main() -> None:

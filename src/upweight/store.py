@@ -114,6 +114,8 @@ class ScoreStore:
         with together():
             if rank() == 0:
                 place.mkdir(parents=True, exist_ok=True)
+                for unfinished in [*place.glob(".tmp*"), *place.glob("*.part")]:  # of a job that was killed
+                    unfinished.unlink()
                 if not (place / "store.json").exists():
                     _write_words(place / "store.json", {"key": key, "plan": vars(plan)})
         with together():
