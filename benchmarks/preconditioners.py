@@ -2,9 +2,10 @@
 
     python benchmarks/preconditioners.py --data mnist.npz [--n 500] [--epochs 30]
 
-Gauss-Newton + damping of the paper's CNN (p = 2,616) and of an MLP 784-128-64-10, trained by Adam on the first n
-digits, for 4 test digits to a residual of 1e-4: the most steps of a row. Seconds include the preconditioner's set-up:
-`EKFAC` takes two passes (once for all dampings), `Nystrom` as many products as its rank, `Jacobi` is the diagonal.
+Gauss-Newton + damping of the paper's CNN (p = 2,616) and of an MLP 784-512-256-10 (p = 535,818), trained by Adam on the
+first n digits, for 4 test digits to a residual of 1e-4: the most steps of a row. Seconds include the preconditioner's
+set-up: `EKFAC` takes two passes (once for all dampings), `Nystrom` as many products as its rank, `Jacobi` is the
+diagonal.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from upweight.jacobians import convex_roots
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import fig2_cnn
-import mlp
+from networks import build_mlp
 
 LIMIT = 2000
 
@@ -96,7 +97,7 @@ def main() -> None:
     options = parser.parse_args()
     X, y, X_test, y_test = peers.load(4, options.n, options.data)
     print("| network | damping | preconditioner | most steps | seconds |\n|---|---|---|---|---|")
-    for name, build, shape in (("CNN", fig2_cnn.build, (-1, 1, 28, 28)), ("MLP", mlp.build, (-1, 784))):
+    for name, build, shape in (("CNN", fig2_cnn.build, (-1, 1, 28, 28)), ("MLP", build_mlp, (-1, 784))):
         data, test = (X.view(shape), y), (X_test.view(shape), y_test)
         torch.manual_seed(0)
         problem = uw.Problem(trained(build().eval(), *data, options.epochs), F.cross_entropy, data)

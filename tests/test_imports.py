@@ -17,8 +17,19 @@ PACKAGE = Path(__file__).parents[1] / "src" / "upweight"
 LEVELS = (
     {"types", "errors", "notebook", "_version", "tables"},
     {"distributed"},
-    {"progress", "vectors", "files", "groups", "rows", "design", "terms", "pretrained"},
-    {"losses", "measures", "derivatives", "jacobians", "layers", "layered", "scales", "models", "training"},
+    {"extremes", "progress", "vectors", "files", "groups", "rows", "design", "terms", "pretrained"},
+    {
+        "losses",
+        "measures",
+        "derivatives",
+        "jacobians",
+        "layers",
+        "layered",
+        "scales",
+        "models",
+        "training",
+        "streams",
+    },
     {"objective"},
     {
         "frozen",

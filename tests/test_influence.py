@@ -30,7 +30,6 @@ from upweight import (
     Softmax,
     Squared,
 )
-from upweight.influence import _keep_extremes
 from upweight.measures import logit
 
 every_case = pytest.mark.parametrize("case", CASES, ids=case_id)
@@ -292,18 +291,6 @@ def test_top_over_several_blocks_and_through_the_tables():
             wanted, found = getattr(full[i], table)(4), getattr(kept[i], table)(4)
             assert wanted.index.tolist() == found.index.tolist()
             assert_close_per_row(found.to_numpy(), wanted.to_numpy(), 1e-10)
-
-
-@given(st.integers(1, 7), st.integers(1, 12))
-@settings(max_examples=20)
-def test_extremes_do_not_depend_on_the_blocks(size: int, top: int):
-    values = draw(2, 20)
-    parts = [(slice(i, min(i + size, 20)), values[:, i : i + size]) for i in range(0, 20, size)]
-    found, columns = _keep_extremes(parts, 2, top)
-    ordered, ids = values.sort(dim=1)
-    keep = list(range(20)) if 2 * top >= 20 else [*range(top), *range(20 - top, 20)]
-    assert torch.equal(found, ordered[:, keep])
-    assert torch.equal(columns, ids[:, keep])
 
 
 @pytest.mark.parametrize("top", [0, -1])

@@ -25,6 +25,7 @@ from .problem import Problem
 from .scores import Scores
 from .solvers import Arnoldi, ConjugateGradient, Exact, LiSSA
 from .store import ScoreStore
+from .streams import stream
 from .uses import (
     Box,
     attack,
@@ -79,6 +80,7 @@ __all__ = [
     "from_estimator",
     "mislabeled",
     "mismatch",
+    "stream",
     "trust",
     "verify",
     "vulnerability",

@@ -187,21 +187,27 @@ def as_design(X: Any, what: str = "X") -> Design:
             raise ValueError(
                 f"{what} has a NaN or infinity, first in example {row}; impute or drop such examples"
             )
-        _check_shape(csr.shape, what)
+        check_shape(csr.shape, what)
         return SparseDesign(csr)
     dense = as_tensor(X)
     dense = dense if dense.dtype in (torch.float32, torch.float64) else dense.double()
-    _check_shape(tuple(dense.shape), what)
-    # The extremes see a NaN or infinity at the price of one read; a table of booleans costs fifty times that.
-    if dense.numel() and not all(extreme.isfinite() for extreme in dense.aminmax()):
-        row = int((~dense.isfinite()).any(1).nonzero()[0, 0])
-        raise ValueError(
-            f"{what} has a NaN or infinity, first in example {row}; impute or drop such examples"
-        )
+    check_shape(tuple(dense.shape), what)
+    check_finite(dense, what)
     return DenseDesign(dense.contiguous())
 
 
-def _check_shape(shape: tuple[int, ...], what: str) -> None:
+def check_finite(X: Tensor, what: str, first: int = 0) -> None:
+    """Raise ValueError for a NaN or infinity, naming the example; row 0 is example `first`."""
+    # The extremes see a NaN or infinity at the price of one read; a table of booleans costs fifty times that.
+    if X.numel() and not all(extreme.isfinite() for extreme in X.aminmax()):
+        row = first + int((~X.isfinite()).any(1).nonzero()[0, 0])
+        raise ValueError(
+            f"{what} has a NaN or infinity, first in example {row}; impute or drop such examples"
+        )
+
+
+def check_shape(shape: tuple[int, ...], what: str) -> None:
+    """Raise ValueError for anything but (n, d) with n > 0."""
     if len(shape) != 2:
         raise ValueError(f"{what} must have shape (n, d), got {tuple(shape)}")
     if shape[0] == 0:

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from scipy import sparse
 
+from .design import Design
 from .kernels import FeatureMap
 from .linear import LinearProblem
 from .losses import MarginLoss, SmoothHinge, Squared
@@ -127,6 +128,9 @@ class Inputs:
 
     def __call__(self, X: Any) -> Any:
         """Check the columns, apply the fitted transformers and then the feature map."""
+        if isinstance(X, (Design, np.memmap)) and self.transform is None and self.phi is None:
+            check_columns(self.estimator, X)
+            return X  # stays on disk
         if not sparse.issparse(X) and not isinstance(X, (pd.DataFrame, pd.Series)):
             X = X.numpy() if isinstance(X, torch.Tensor) else np.asarray(X)
         check_columns(self.estimator, X)

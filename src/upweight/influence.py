@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from . import checks
 from .choices import choose_curvature, choose_solver
@@ -19,6 +19,7 @@ from .curvature import Curvature, EmpiricalCurvature
 from .distributed import gather_rows, shard, together
 from .ekfac import EKFAC
 from .enclosure import intervals
+from .extremes import strongest
 from .groups import as_sets
 from .layered import joined
 from .linear import LinearProblem
@@ -153,7 +154,7 @@ class Influence:
         if top is None:
             values = self._whole(len(found.residual), parts)
             return self._scores(values, found, test, measure, self.problem.train_index)
-        values, columns = _strongest(parts, len(found.residual), top)
+        values, columns = strongest(parts, len(found.residual), top)
         return self._scores(values, found, test, measure, self.problem.train_index, columns=columns)
 
     def _stored(self, test: Any, measure: Measure | None, top: int | None, folder: Path) -> Scores:
@@ -181,7 +182,7 @@ class Influence:
             return -torch.cat(products, dim=1).to(problem.dtype).cpu()
 
         if top is not None:
-            values, columns = _strongest(store.fill(block), len(v), top)
+            values, columns = strongest(store.fill(block), len(v), top)
             return dataclasses.replace(scores, values=values, columns=columns)
         for _ in store.fill(block):
             pass
@@ -435,30 +436,3 @@ def _name(measure: Measure | None) -> str:
     """What a measure is called in headings."""
     name = "loss" if measure is None else getattr(measure, "__name__", "measure")
     return "measure" if name == "<lambda>" else name
-
-
-def _strongest(parts: Any, m: int, top: int) -> tuple[Tensor, Tensor]:
-    """`_keep_extremes` over the parts of all processes."""
-    values, columns = _keep_extremes(parts, m, top)
-    return _extremes(gather_rows(values.T).T, gather_rows(columns.T).T, top)
-
-
-def _keep_extremes(parts: Any, m: int, top: int) -> tuple[Tensor, Tensor]:
-    """The `top` largest and `top` smallest values of each of m rows, streamed, and their columns."""
-    values, columns = torch.empty(m, 0, dtype=torch.float64), torch.empty(m, 0, dtype=torch.long)
-    for part, block in parts:
-        ids = torch.arange(part.start, part.stop).expand(m, -1)
-        values, columns = torch.cat([values, block.double().cpu()], dim=1), torch.cat([columns, ids], dim=1)
-        values, columns = _extremes(values, columns, top)
-    return values, columns
-
-
-def _extremes(
-    values: Float[Tensor, "m b"], columns: Int[Tensor, "m b"], top: int
-) -> tuple[Float[Tensor, "m q"], Int[Tensor, "m q"]]:
-    """Of these the `top` largest and `top` smallest in each row; sorted from helpful to harmful."""
-    values, order = values.sort(dim=1, stable=True)
-    columns = columns.gather(1, order)
-    if values.shape[1] <= 2 * top:
-        return values, columns
-    return tuple(torch.cat([side[:, :top], side[:, -top:]], dim=1) for side in (values, columns))  # type: ignore[return-value]

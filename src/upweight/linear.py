@@ -21,6 +21,7 @@ from .frozen import features, pull_back
 from .losses import LinearLoss, Parts, Softmax
 from .measures import Measure, OfParameters, Overall
 from .objective import Objective, Operator, check_keep, check_weights, expand_l2
+from .streams import opened
 from .terms import Terms
 from .training import minimise
 from .types import Keep, Tensor, as_tensor, wide
@@ -69,7 +70,7 @@ class LinearProblem(Objective):
     ) -> None:
         check_keep(keep)
         self.terms = terms or Terms()
-        self.design: Design = X if isinstance(X, Design) else as_design(X)
+        self.design: Design = X if isinstance(X, Design) else opened(X)
         coef = as_tensor(coef).double()
         coef = coef.reshape(1, -1) if coef.ndim == 1 else coef
         if coef.ndim != 2:
@@ -124,7 +125,7 @@ class LinearProblem(Objective):
         `options` go to the constructor. Raises `NotConvergedError` where the optimum is not reached (separable data
         without a penalty, say).
         """
-        design = X if isinstance(X, Design) else as_design(X)
+        design = X if isinstance(X, Design) else opened(X)
         bias = np.zeros(outputs) if intercept else None
         start = cls(design, y, np.zeros((outputs, design.shape[1])), bias, loss=loss, **options)
         return start.minimised(tolerance)

@@ -124,7 +124,7 @@ def _columns(data: Any, device: torch.device, name: str) -> Rows:
         columns: Any = tuple(_tensor(column, name) for column in data)
     else:
         columns = {key: _tensor(column, f"{name}[{key!r}]") for key, column in data.items()}
-    leaves = tensors(columns)
+    leaves = [leaf for leaf in tree_leaves(columns) if isinstance(leaf, (Tensor, np.memmap))]
     lengths = [len(leaf) for leaf in leaves]
     if not leaves:
         raise ValueError(f"{name} is empty: give at least one tensor")
@@ -135,7 +135,11 @@ def _columns(data: Any, device: torch.device, name: str) -> Rows:
         )
 
     def fetch(index: Tensor | slice) -> Any:
-        def pick(leaf: Tensor) -> Tensor:
+        def pick(leaf: Tensor | np.memmap) -> Tensor:
+            if isinstance(leaf, np.memmap):
+                return torch.from_numpy(
+                    np.array(leaf[index if isinstance(index, slice) else index.cpu().numpy()])
+                )
             return leaf[index if isinstance(index, slice) else index.to(leaf.device)]
 
         return tree_map(pick, columns)
@@ -144,9 +148,14 @@ def _columns(data: Any, device: torch.device, name: str) -> Rows:
 
 
 def _tensor(column: Any, name: str) -> Any:
-    """Arrays and lists of numbers -> tensors; tuples and dicts of tensors (models with many inputs) stay nested."""
+    """Arrays and lists of numbers -> tensors; tuples and dicts of tensors (models with many inputs) stay nested.
+
+    A memory-mapped array stays on disk: only what is picked of it becomes a tensor.
+    """
     if isinstance(column, Tensor):
-        tensor = column.detach()
+        tensor: Any = column.detach()
+    elif isinstance(column, np.memmap) and column.dtype.kind in "fiub":
+        tensor = column
     elif isinstance(column, dict):
         return {key: _tensor(part, name) for key, part in column.items()}
     elif isinstance(column, tuple) and all(isinstance(part, (Tensor, np.ndarray)) for part in column):

@@ -61,9 +61,11 @@ def minimise(problem: Problem, tolerance: float) -> Problem:
             return here
         step, size, value = _newton_step(here, gradient), 1.0, here.value()
         enough = value + 1e-12 * (1 + abs(value))
-        while not here.at(here.theta - size * step).value() <= enough and size > SHORTEST:
+        there = here.at(here.theta - step)
+        while not there.value() <= enough and size > SHORTEST:
             size /= 2
-        here = here.at(here.theta - size * step)
+            there = here.at(here.theta - size * step)
+        here = there  # with what its value has already taken a pass for
     raise NotConvergedError(
         f"training stopped at gradient norm {float(here.gradient().norm()):.1e}, wanted {tolerance:.0e}; "
         "add a penalty (l2 > 0) or scale the columns of X"
