@@ -24,19 +24,22 @@ def strongest(
     [[[0.0, 3.0]], [[2, 0]]]
     """
     values, columns = torch.empty(m, 0, dtype=torch.float64), torch.empty(m, 0, dtype=torch.long)
-    every = torch.full((m,), 2 * top)
     for part, block in parts:
         if values.shape[1] < 2 * top:
             new, ids = block.double().cpu(), torch.arange(part.start, part.stop).expand(m, -1)
             values, columns = _sorted(torch.cat([values, new], dim=1), torch.cat([columns, ids], dim=1), top)
             continue
-        # Few of a block's values are worth more than this comparison.
-        low, high = (values[:, at, None].to(block) for at in (top - 1, top))
-        new, ids, count = _packed(block, (block < low) | ~(block < high))
-        if new.shape[1]:
-            ids = ids + part.start
-            values, columns = _sorted(
-                torch.cat([values, new], dim=1), torch.cat([columns, ids], dim=1), top, every + count
+        # Most rows of most blocks have nothing to add, and their own extremes are quickly found.
+        low, high = (values[:, at].to(block) for at in (top - 1, top))
+        rows = ((block.amin(1) < low) | ~(block.amax(1) < high)).nonzero()[:, 0]
+        if len(rows):
+            new, ids, count = _packed(block[rows], low[rows, None], high[rows, None])
+            rows = rows.cpu()
+            values[rows], columns[rows] = _sorted(
+                torch.cat([values[rows], new], dim=1),
+                torch.cat([columns[rows], ids + part.start], dim=1),
+                top,
+                2 * top + count,
             )
     return _sorted(gather_rows(values.T).T, gather_rows(columns.T).T, top)
 
@@ -59,13 +62,14 @@ def _sorted(
 
 
 def _packed(
-    block: Float[Tensor, "m b"], chosen: Tensor
+    block: Float[Tensor, "m b"], low: Float[Tensor, "m 1"], high: Float[Tensor, "m 1"]
 ) -> tuple[Float[Tensor, "m w"], Int[Tensor, "m w"], Int[Tensor, " m"]]:
-    """The chosen entries of each row and their columns, in order and filled up with NaN, and how many they are."""
+    """What is not between `low` and `high` in each row and its columns, filled up with NaN, and how many they are."""
+    chosen = (block < low) | ~(block < high)
     rows, columns = (part.cpu() for part in chosen.nonzero(as_tuple=True))
     count = rows.bincount(minlength=len(block))
     place = torch.arange(len(rows)) - (count.cumsum(0) - count)[rows]
-    shape = (len(block), int(count.max()) if len(rows) else 0)
+    shape = (len(block), int(count.max()))
     values, ids = torch.full(shape, torch.nan, dtype=torch.float64), torch.full(shape, -1)
     values[rows, place] = block[chosen].double().cpu()
     ids[rows, place] = columns

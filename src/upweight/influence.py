@@ -146,11 +146,11 @@ class Influence:
             return self._stored(test, measure, top, Path(store))
         if compress is None:
             solution = self.solve(self.problem.test_gradients(test, measure))
-            rows: Any = solution.value.to(solution.precision or solution.value.dtype)
+            rows: Any = -solution.value.to(solution.precision or solution.value.dtype)
             found = _Answer(checks.drift(self._gradient, solution.value), solution.residual, solution.verdict)
         else:
             rows, found = self._compressed(test, measure, compress)
-        parts = ((part, -products) for part, products in track(self.problem.products(rows), "scores", None))
+        parts = track(self.problem.products(rows), "scores", None)
         if top is None:
             values = self._whole(len(found.residual), parts)
             return self._scores(values, found, test, measure, self.problem.train_index)
@@ -170,7 +170,7 @@ class Influence:
         )
         solution = store.solved(v, self.solve)
         found = _Answer(checks.drift(self._gradient, solution.value), solution.residual, solution.verdict)
-        rows = solution.value.to(solution.precision or solution.value.dtype)
+        rows = -solution.value.to(solution.precision or solution.value.dtype)
         scores = self._scores(
             v.new_empty(len(v), 0, dtype=torch.float64), found, test, measure, problem.train_index
         )
@@ -179,7 +179,7 @@ class Influence:
 
         def block(part: slice) -> Tensor:
             products = [values for _, values in problem.products(rows, part)]
-            return -torch.cat(products, dim=1).to(problem.dtype).cpu()
+            return torch.cat(products, dim=1).to(problem.dtype).cpu()
 
         if top is not None:
             values, columns = strongest(store.fill(block), len(v), top)
@@ -189,7 +189,7 @@ class Influence:
         return dataclasses.replace(scores, values=store.values())
 
     def _compressed(self, test: Any, measure: Measure | None, tolerance: float) -> tuple[Any, _Answer]:
-        """A^-1 v as outer products, and what is known about them."""
+        """-A^-1 v as outer products, and what is known about it."""
         curvature, problem = self.settings.curvature, self.problem
         if (
             not isinstance(curvature, EKFAC)
@@ -204,7 +204,7 @@ class Influence:
         checks.determinism(problem)
         found = curvature.compress(joined(list(problem.test_pairs(test, measure))), tolerance)
         drift = -problem.dot(found.vectors, self._gradient.to(found.error))
-        return found.vectors, _Answer(drift, found.error, found.verdict)
+        return -found.vectors, _Answer(drift, found.error, found.verdict)
 
     def of_change(
         self, before: Any, after: Any, test: Any, *, measure: Measure | None = None, corrected: bool = False

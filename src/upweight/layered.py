@@ -74,6 +74,9 @@ class Outer:
                 total += both if t == 1 else both.view(-1, b, t).sum(2)
         return total
 
+    def __neg__(self) -> Outer:
+        return Outer([(-u, w) for u, w in self.layers], -self.rest)
+
     def to(self, dtype: torch.dtype) -> Outer:
         """The same in another precision."""
         return Outer([(u.to(dtype), w.to(dtype)) for u, w in self.layers], self.rest.to(dtype))

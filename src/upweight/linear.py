@@ -27,9 +27,10 @@ from .training import minimise
 from .types import Keep, Tensor, as_tensor, wide
 from .vectors import Layout
 
-BLOCK_ELEMENTS = 1 << 21
-"""Outputs (rows x classes x vectors) of a block of a product: they stay in cache until its second half reads them."""
+BLOCK_ELEMENTS = 1 << 18
+"""Numbers of a block (of X, or rows x classes x vectors of a product): they stay in cache until they are read again."""
 BLOCK_ROWS = 2048
+"""The least rows of a block of X."""
 
 
 class LinearProblem(Objective):
@@ -176,7 +177,10 @@ class LinearProblem(Objective):
     def _outputs(self, design: Design, theta: Tensor) -> Float[Tensor, "b c"]:
         rows = theta.view(1, -1)
         return torch.cat(
-            [self._forward(block, rows)[:, :, 0] for _, block in design.blocks(BLOCK_ROWS, theta.dtype)]
+            [
+                self._forward(block, rows)[:, :, 0]
+                for _, block in design.blocks(self._rows_at_once, theta.dtype)
+            ]
         )
 
     def _forward(self, block: Block, rows: Float[Tensor, "k p"]) -> Float[Tensor, "b c k"]:
@@ -201,24 +205,29 @@ class LinearProblem(Objective):
     def _differentiate(self) -> Parts:
         rows = self.theta.view(1, -1)
         total = torch.zeros(1, self.p, dtype=torch.float64)
-        found = []
-        for part, block in self.design.blocks(BLOCK_ROWS, torch.float64, shard(self.n)):
+        own = shard(self.n)
+        size = own.stop - own.start
+        loss, a, r = (torch.empty(size, *more, dtype=torch.float64) for more in ((), (self.c,), (self.c,)))
+        u: Tensor | None = None
+        for part, block in self.design.blocks(self._rows_at_once, torch.float64, own):
+            here = slice(part.start - own.start, part.stop - own.start)
             eta, y, w = self._forward(block, rows)[:, :, 0], self.y[part], self.weights[part, None]
-            a, u = self.loss.curvature(eta, y)
-            r = self.loss.residual(eta, y) * w
-            total += self._backward(block, r[:, :, None])
-            found.append(Parts(self.loss.value(eta, y), a * w, None if u is None else u * w.sqrt(), r))
+            loss[here], r[here] = self.loss.value(eta, y), self.loss.residual(eta, y) * w
+            bend, low = self.loss.curvature(eta, y)
+            a[here] = bend * w
+            if low is not None:
+                u = torch.empty_like(a) if u is None else u
+                u[here] = low * w.sqrt()
+            total += self._backward(block, r[here, :, None])
         self._sum = sum_across(total)[0]
-        curved = [part.u for part in found if part.u is not None]
-        return Parts(
-            gather_rows(torch.cat([part.loss for part in found])),
-            gather_rows(torch.cat([part.a for part in found])),
-            gather_rows(torch.cat(curved)) if curved else None,
-            gather_rows(torch.cat([part.r for part in found])),
-        )
+        return Parts(gather_rows(loss), gather_rows(a), None if u is None else gather_rows(u), gather_rows(r))
 
     def _block_size(self, k: int) -> int:
         return max(1024, min(8192, BLOCK_ELEMENTS // max(1, k * self.c)))
+
+    @property
+    def _rows_at_once(self) -> int:
+        return max(BLOCK_ROWS, min(8192, BLOCK_ELEMENTS // self.d))
 
     # -- the objective ---------------------------------------------------------------------------------------------
 
@@ -264,10 +273,9 @@ class LinearProblem(Objective):
         constant = rows @ self.folded_penalty.to(rows.dtype)
         within = within or shard(self.n)
         for part, block in self.design.blocks(self._block_size(len(rows)), rows.dtype, within):
-            eta = self._forward(block, rows)
-            own = r[part, :, None]
-            scores = (own * eta)[:, 0] if self.c == 1 else torch.bmm(own.mT, eta)[:, 0]
-            yield part, scores.T + constant[:, None]
+            eta, own = self._forward(block, rows), r[part, :, None]
+            scores = eta.mul_(own) if self.c == 1 else torch.bmm(own.mT, eta)
+            yield part, scores[:, 0].add_(constant).T
 
     # -- test examples ---------------------------------------------------------------------------------------------
 
@@ -304,7 +312,7 @@ class LinearProblem(Objective):
         design, y = self._test(batch)
         found = []
         for part in thetas.split(max(1, BLOCK_ELEMENTS // (design.shape[0] * self.c))):
-            blocks = design.blocks(BLOCK_ROWS, torch.float64)
+            blocks = design.blocks(self._rows_at_once, torch.float64)
             eta = torch.cat([self._forward(block, part) for _, block in blocks]).permute(2, 0, 1)
             targets = as_tensor(y)
             targets = targets.repeat(len(part), *[1] * (targets.ndim - 1))
@@ -335,7 +343,7 @@ class LinearProblem(Objective):
         # Examples do not mix in `_measured` (unless Overall), so one gradient of the sum holds every row's own.
         residual = torch.autograd.grad(self._measured(eta, y, measure).sum(), eta)[0]
         if isinstance(measure, Overall):
-            blocks = design.blocks(BLOCK_ROWS, torch.float64)
+            blocks = design.blocks(self._rows_at_once, torch.float64)
             return torch.stack(
                 [self._backward(block, residual[part, :, None]) for part, block in blocks]
             ).sum(0)
@@ -402,7 +410,7 @@ class LinearProblem(Objective):
         H = torch.zeros(self.p, self.p, dtype=dtype)
         weight, cross, corner = H[: c * d, : c * d].view(c, d, c, d), H[: c * d, c * d :], H[c * d :, c * d :]
         pairs = [(i, j) for i in range(c) for j in range(i, c if u is not None else i + 1)]
-        for part, block in self.design.blocks(8192, dtype, shard(self.n)):
+        for part, block in self.design.blocks(self._rows_at_once, dtype, shard(self.n)):
             for i, j in pairs:
                 w = a[part, i] if i == j else torch.zeros_like(a[part, i])
                 if u is not None:

@@ -5,7 +5,10 @@ Only this file knows how they are stored. What is read is checked and hashed onc
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import mmap
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +25,9 @@ from .types import Tensor
 
 Item = TypeVar("Item")
 
-CHUNK_BYTES = 32 << 20
-"""Of what is read at once; at most three of them are held."""
+CHUNK_BYTES = 4 << 20
+"""Of what is read at once: few enough that memory is used again, not mapped afresh, page by page."""
+PAGE = mmap.PAGESIZE
 NUMBERS = "fiub"
 """NumPy's kinds of numbers."""
 
@@ -49,20 +53,95 @@ class Source(ABC):
 
 
 class ArraySource(Source):
-    """A memory-mapped array."""
+    """A memory-mapped array, read from its file where its rows lie there one after the other.
 
-    def __init__(self, array: np.ndarray) -> None:
+    The system keeps what was read last, so that of a file larger than memory every pass finds nothing kept and pays for
+    the keeping: where the start has been forgotten by the next pass, the file is read past that cache.
+    """
+
+    def __init__(self, array: np.memmap) -> None:
         check_shape(array.shape, "X")
         if array.dtype.kind not in NUMBERS:
             raise TypeError(f"X holds {array.dtype}, not numbers: turn it into numbers first")
         self.array, self.shape, self.dtype = array, (len(array), array.shape[1]), _float_of([array.dtype])
+        self._place = _place(array)
 
     def read(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        for first in range(start, stop, self.at_once):
-            yield np.array(self.array[first : min(first + self.at_once, stop)], dtype=self.dtype)
+        sizes = [min(self.at_once, stop - first) for first in range(start, stop, self.at_once)]
+        if self._place is None:
+            parts = (
+                self.array[first : first + size]
+                for first, size in zip(range(start, stop, self.at_once), sizes, strict=True)
+            )
+            yield from (np.array(part, dtype=self.dtype) for part in parts)
+            return
+        path, begin = self._place
+        width = self.array.strides[0]
+        pieces = _read(path, begin + start * width, [size * width for size in sizes])
+        for size, piece in zip(sizes, pieces, strict=True):
+            rows = piece.view(self.array.dtype).reshape(size, self.shape[1])
+            yield rows.astype(self.dtype, copy=False)
 
     def take(self, index: np.ndarray) -> np.ndarray:
         return np.array(self.array[index], dtype=self.dtype)
+
+
+def _place(array: np.memmap) -> tuple[Path, int] | None:
+    """The file of an array and where it begins there; None if that file is not its rows one after the other."""
+    if array.filename is None or array.mode == "c" or not array.flags.c_contiguous or not array.size:
+        return None
+    mapped = np.frombuffer(array._mmap, np.uint8)  # type: ignore[attr-defined]
+    begin = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
+    path, begin = Path(array.filename), int(begin + array.ctypes.data - mapped.ctypes.data)
+    # There may be another file of that name by now.
+    for i in (0, len(array) // 2, len(array) - 1):
+        row = array[i].tobytes()
+        if next(_read(path, begin + i * array.strides[0], [len(row)])).tobytes() != row:
+            return None
+    return path, begin
+
+
+def _read(path: Path, position: int, sizes: Sequence[int]) -> Iterator[np.ndarray]:
+    """Consecutive pieces of a file as bytes. Raises OSError where it ends before."""
+    file = _open(path, position)
+    try:
+        for size in sizes:
+            skip = position % PAGE
+            piece, have = _pages(skip + size), 0
+            while have < skip + size:
+                count = os.preadv(file, [piece[have:].data], position - skip + have)
+                if count == 0:
+                    raise OSError(f"{path} ends too early: it has been changed since it was opened")
+                have += count
+            yield piece[skip : skip + size]
+            position += size
+    finally:
+        os.close(file)
+
+
+def _open(path: Path, position: int) -> int:
+    """A file for reading, past the system's cache where that has forgotten it."""
+    file = os.open(path, os.O_RDONLY)
+    if not hasattr(os, "O_DIRECT") or not hasattr(os, "RWF_NOWAIT"):
+        return file
+    try:
+        os.preadv(file, [bytearray(1)], position, os.RWF_NOWAIT)
+    except BlockingIOError:
+        with contextlib.suppress(OSError):  # a file system that cannot
+            direct = os.open(path, os.O_RDONLY | os.O_DIRECT)
+            os.close(file)
+            return direct
+    except OSError:  # a file system that does not say
+        pass
+    return file
+
+
+def _pages(size: int) -> np.ndarray:
+    """Whole pages for that many bytes, as reading past the cache wants them."""
+    whole = -(-size // PAGE) * PAGE
+    held = np.empty(whole + PAGE, np.uint8)
+    first = -held.ctypes.data % PAGE
+    return held[first : first + whole]
 
 
 class TableSource(Source):
@@ -89,44 +168,69 @@ class TableSource(Source):
 
 
 class FileSource(Source):
-    """Columns of a `pyarrow.dataset.Dataset`: Parquet or Arrow files, read piece by piece (a row group, a file)."""
+    """Columns of a `pyarrow.dataset.Dataset`: Parquet or Arrow files."""
 
     def __init__(self, dataset: Any, columns: Sequence[str]) -> None:
         self.dataset, self.columns = dataset, list(columns)
-        self.pieces = [piece for file in dataset.get_fragments() for piece in _pieces(file)]
-        self.edges = [0, *itertools.accumulate(map(_count, self.pieces))]
-        first = matrix(dataset.head(1, columns=self.columns))
-        self.shape, self.dtype = (self.edges[-1], first.shape[1]), first.dtype
+        self.files = list(dataset.get_fragments())
+        counts = [_counts(file) for file in self.files]
+        edges = list(itertools.accumulate(itertools.chain([0], *counts)))
+        firsts = itertools.accumulate(map(len, counts), initial=0)
+        self.edges = [edges[i : i + len(own) + 1] for i, own in zip(firsts, counts, strict=False)]
+        """Of each file, the numbers of the rows where its groups begin, and where it ends."""
+        self.shape, self.dtype = (edges[-1], len(self.columns)), np.dtype(np.float32)  # to read the first row
+        for _, batch in self._batches(0, min(1, edges[-1])):
+            first = matrix(batch.slice(0, 1))
+            self.shape, self.dtype = (edges[-1], first.shape[1]), first.dtype
+            break
+
+    def _batches(self, start: int, stop: int) -> Iterator[tuple[int, Any]]:
+        """What holds those rows, each batch with the number of its first."""
+        for file, edges in zip(self.files, self.edges, strict=True):
+            groups = [g for g, (a, b) in enumerate(itertools.pairwise(edges)) if a < stop and b > start]
+            here = edges[groups[0]] if groups else 0
+            for batch in self._of_file(file, groups) if groups else ():
+                yield here, batch.select(self.columns)
+                here += len(batch)
+
+    def _of_file(self, file: Any, groups: list[int]) -> Iterator[Any]:
+        options: dict[str, Any] = {"columns": self.columns, "batch_size": self.at_once}
+        if not _is_parquet(file):
+            return file.to_batches(schema=self.dataset.schema, batch_readahead=1, **options)
+        import pyarrow.parquet
+
+        # Pages as they are wanted: the default, and the scanner of a dataset, hold whole row groups of the file.
+        opened = pyarrow.parquet.ParquetFile(file.open(), pre_buffer=False, buffer_size=1 << 20)
+        return opened.iter_batches(row_groups=groups, **options)
 
     def read(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        for piece, (here, end) in zip(self.pieces, itertools.pairwise(self.edges), strict=True):
-            if end <= start or here >= stop:
-                continue
-            for batch in piece.to_batches(
-                schema=self.dataset.schema,
-                columns=self.columns,
-                batch_size=self.at_once,
-                batch_readahead=1,
-                fragment_readahead=1,
-            ):
-                low, high = max(start - here, 0), min(stop - here, len(batch))
-                here += len(batch)
-                if low < high:
-                    yield matrix(batch.slice(low, high - low), self.shape[1])
+        for here, batch in self._batches(start, stop):
+            low, high = max(start - here, 0), min(stop - here, len(batch))
+            if low < high:
+                yield matrix(batch.slice(low, high - low), self.shape[1])
 
     def take(self, index: np.ndarray) -> np.ndarray:
-        return matrix(self.dataset.take(index, columns=self.columns), self.shape[1])
+        found = np.empty((len(index), self.shape[1]), self.dtype)
+        order = np.argsort(index, kind="stable")
+        wanted = index[order]
+        for edges in self.edges:
+            for start, stop in itertools.pairwise(edges):
+                if not np.diff(np.searchsorted(wanted, (start, stop))):
+                    continue
+                for here, batch in self._batches(start, stop):
+                    low, high = np.searchsorted(wanted, (here, here + len(batch)))
+                    if low < high:
+                        found[order[low:high]] = matrix(batch.take(wanted[low:high] - here), self.shape[1])
+        return found
 
 
-def _pieces(file: Any) -> list[Any]:
-    """The row groups of a Parquet file, or the file."""
-    return file.split_by_row_group() if hasattr(file, "split_by_row_group") else [file]
+def _is_parquet(file: Any) -> bool:
+    return hasattr(file, "row_groups")
 
 
-def _count(piece: Any) -> int:
-    """Its rows; of a row group pyarrow itself counts those of the file."""
-    groups = getattr(piece, "row_groups", None)
-    return piece.count_rows() if groups is None else sum(group.num_rows for group in groups)
+def _counts(file: Any) -> list[int]:
+    """The rows of each row group of a Parquet file, else of the file."""
+    return [group.num_rows for group in file.row_groups] if _is_parquet(file) else [file.count_rows()]
 
 
 def matrix(table: Any, width: int | None = None) -> np.ndarray:
@@ -177,6 +281,18 @@ def ahead(items: Iterator[Item]) -> Iterator[Item]:
             yield item  # type: ignore[misc]
 
 
+@contextlib.contextmanager
+def _one_core_left() -> Iterator[None]:
+    """Torch computes on all cores but one, which reads: its threads wait for each other by spinning."""
+    threads = torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, min(threads, cores - 1)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class StreamedDesign(Design):
     """X (n, d) on disk: blocks are converted as they are read, and nothing but the chunk in use is kept.
 
@@ -199,11 +315,11 @@ class StreamedDesign(Design):
         self, size: int, dtype: torch.dtype, within: slice | None = None
     ) -> Iterator[tuple[slice, Block]]:
         start, stop, _ = (within or slice(None)).indices(self.shape[0])
-        for rows in ahead(self.source.read(start, stop)):
-            chunk = torch.from_numpy(rows)
-            for part in chunk.split(size):
-                yield slice(start, start + len(part)), DenseBlock(part.to(dtype))
-                start += len(part)
+        with _one_core_left():
+            for rows in ahead(self.source.read(start, stop)):
+                for part in torch.from_numpy(rows).split(size):
+                    yield slice(start, start + len(part)), DenseBlock(part.to(dtype))
+                    start += len(part)
 
     def block(self, rows: slice, dtype: torch.dtype) -> Block:
         start, stop, _ = rows.indices(self.shape[0])

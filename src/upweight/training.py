@@ -54,7 +54,8 @@ def minimise(problem: Problem, tolerance: float) -> Problem:
 
     Raises `NotConvergedError` where there is no optimum (separable data without a penalty) or rounding hides it.
     """
-    here = problem if len(problem.theta) <= DENSE else _roughly(problem)
+    # A copy, so that what its passes leave behind is freed when it moves on.
+    here = problem.at(problem.theta) if len(problem.theta) <= DENSE else _roughly(problem)
     for _ in range(STEPS):
         gradient = here.gradient()
         if float(gradient.norm()) <= tolerance:
