@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "upweight"
 # Low to high. A module may import what stands on its own line or above it, and no two modules each other.
 # A subpackage (`solvers`) stands here by its name.
 LEVELS = (
-    {"types", "errors", "notebook", "_version", "tables"},
+    {"ahead", "types", "errors", "notebook", "_version", "tables"},
     {"distributed"},
     {"extremes", "progress", "vectors", "files", "groups", "rows", "design", "terms", "pretrained"},
     {

@@ -199,6 +199,32 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path):
     assert contents(rough) == contents(calm)
 
 
+def test_the_restart_of_torchrun_goes_on(tmp_path: Path):
+    dying = """
+import signal
+from upweight import store
+if os.environ["RANK"] == "1":
+    count, write_own = 0, store.write_own
+    def noted(path, *rest):
+        global count
+        write_own(path, *rest)
+        count += 1
+        print(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']} wrote", path, flush=True)
+        if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and count == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+    store.write_own = noted
+"""
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    assert run(script(tmp_path, JOB), calm).returncode == 0
+    ended = run(script(tmp_path, dying + JOB), rough, max_restarts="1")
+    assert ended.returncode == 0, ended.stderr
+    wrote = [line for line in ended.stdout.splitlines() if " wrote " in line]
+    assert sum("attempt 0" in line for line in wrote) == 2
+    assert any("attempt 1" in line for line in wrote)
+    assert len({line.split()[-1] for line in wrote}) == len(wrote)  # nothing twice
+    assert contents(rough) == contents(calm)
+
+
 def test_a_block_of_another_on_one_rank_is_said_by_all(tmp_path: Path):
     job = script(
         tmp_path,

@@ -25,6 +25,7 @@ from upweight import (
     stream,
     streams,
 )
+from upweight.ahead import ahead
 from upweight.design import Design
 
 N, D = 57, 4
@@ -193,7 +194,7 @@ def test_an_error_of_the_reader_reaches_the_caller():
         yield 1
         raise OSError("the disk is gone")
 
-    read = streams.ahead(broken())
+    read = ahead(broken())
     assert next(read) == 1
     with pytest.raises(OSError, match="the disk is gone"):
         list(read)

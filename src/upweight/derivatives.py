@@ -29,6 +29,11 @@ ROWS_AT_ONCE = 16
 """Right-hand sides per vmapped call: bounds memory, more gain nothing."""
 
 
+def _like(leaf: Any, theta: Tensor) -> Any:
+    """Numbers in theta's precision, anything else as it is."""
+    return leaf.to(theta.dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+
 def per_example(function: Loss, outputs: Any, targets: Any) -> Tensor:
     """function(outputs, targets) of every example, each as a batch of one: (b, ...), (b, ...) -> (b,).
 
@@ -48,6 +53,8 @@ class Evaluation:
     def __init__(self, model: torch.nn.Module, loss: Loss, layout: Layout, fixed: Params) -> None:
         self.model, self.loss, self.layout, self.fixed = model, loss, layout, fixed
         self.strategy: Literal["batch", "vmapped", "loop"] = "loop"
+        self.autocast: torch.dtype | None = None
+        """What the model computes in, where that is less than theta's precision; outputs have theta's."""
         # Many cotangents at once make the weight gradient of a convolution a grouped one, slower than one by one.
         convolves = any(isinstance(module, torch.nn.modules.conv._ConvNd) for module in model.modules())
         self.rows_at_once = 1 if convolves else ROWS_AT_ONCE
@@ -55,10 +62,13 @@ class Evaluation:
     def call(self, theta: Tensor, batch: Any) -> Any:
         """The model's outputs for a batch, at theta."""
         state = {**self.fixed, **self.layout.unpack(theta)}
+        args = ((), arguments(self.model, batch)) if isinstance(batch, dict) else ((batch[0],),)
         with twice_differentiable(self.model):
-            if isinstance(batch, dict):
-                return counted(functional_call(self.model, state, (), arguments(self.model, batch)))
-            return counted(functional_call(self.model, state, (batch[0],)))
+            if self.autocast is None:
+                return counted(functional_call(self.model, state, *args))
+            with torch.autocast(theta.device.type, self.autocast):
+                outputs = counted(functional_call(self.model, state, *args))
+        return tree_map(lambda leaf: _like(leaf, theta), outputs)
 
     def one(self, theta: Tensor, example: Any, function: Loss | None = None) -> Tensor:
         """The loss (or measure) of one example without its batch dimension."""

@@ -137,7 +137,8 @@ def _passes(
         if not sample.layered.together:
             chunks = [(batched(z), w[[i]]) for i, z in enumerate(examples(batch))]
         for chunk, weight in chunks:
-            V, slopes = pseudo_gradients(of, theta, chunk, recipe.samples, generator)
+            with sample.rounded():
+                V, slopes = pseudo_gradients(of, theta, chunk, recipe.samples, generator)
             if rest is not None and len(rest.index):
                 slopes = _outside(sample.layered, chunk, V.transpose(0, 1), slopes, rest, weight)
             yield slopes, weight

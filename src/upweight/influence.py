@@ -83,7 +83,14 @@ class Influence:
         solver, why_solver = self._solver, "solver: as given"
         if solver is None:
             solver, why_solver = choose_solver(self.problem, curvature)
-        return Settings(curvature, solver, (why_curvature, why_solver))
+        reasons: tuple[str, ...] = (why_curvature, why_solver)
+        if isinstance(self.problem, Problem) and self.problem.autocast is not None:
+            reasons = (
+                *reasons,
+                f"autocast: {str(self.problem.autocast).removeprefix('torch.')} for EKFAC's factors and training "
+                f"examples, whose gradients it changes by up to {self.problem.autocast_error:.1%}",
+            )
+        return Settings(curvature, solver, reasons)
 
     @cached_property
     def inverse(self) -> Inverse:

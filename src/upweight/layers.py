@@ -241,7 +241,8 @@ def pull_back(outputs: Tensor, calls: Calls, v: Tensor | None = None) -> Calls:
         leaves = [out for _, _, out in flat]
         found = torch.autograd.grad(outputs, leaves, v, retain_graph=True, materialize_grads=True)
         for (module, x, _), slope in zip(flat, found, strict=True):
-            slopes.setdefault(module, []).append((x, slope))
+            x = x.to(outputs.dtype) if x.is_floating_point() else x  # what autocast has rounded
+            slopes.setdefault(module, []).append((x, slope.to(outputs.dtype)))
     return slopes
 
 

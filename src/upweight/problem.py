@@ -6,7 +6,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -94,7 +94,9 @@ class Problem(Objective):
     map-style Dataset or a DataLoader that does not shuffle. A model of transformers is called without "labels", and of
     its outputs there are the logits. `l2` is a number or one per parameter (p,), `weights` the w_i (n,), `params` the
     names (or patterns like "head.*") of the parameters that count, default all that require a gradient. `keep` says
-    which retraining is predicted: "mean" (the paper) or "total" (scikit-learn with the same C).
+    which retraining is predicted: "mean" (the paper) or "total" (scikit-learn with the same C). `autocast` is what the
+    model computes in while EKFAC's factors are gathered and training examples are scored layer by layer; curvature
+    products and test gradients stay in its own precision. `autocast_error` says what that does to gradients.
 
     The parameters are copied now and the model is never modified. Data are moved to the model's device. Gradients of
     training examples carry weight and folded penalty, those of test examples neither.
@@ -123,6 +125,7 @@ class Problem(Objective):
         params: Any = None,
         keep: Any = "mean",
         batch_size: Any = None,
+        autocast: Any = None,
     ) -> None:
         check_keep(keep)
         self.keep: Keep = keep
@@ -134,6 +137,9 @@ class Problem(Objective):
             )
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
             raise ValueError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
+        if autocast not in (None, torch.bfloat16, torch.float16):
+            raise ValueError(f"autocast must be torch.bfloat16, torch.float16 or None, got {autocast!r}")
+        self.autocast: torch.dtype | None = autocast
         check_eval(model, ValueError)
         self.layout, self.theta, fixed = snapshot(model, params)
         self.evaluation = Evaluation(model, loss, self.layout, fixed)
@@ -183,6 +189,25 @@ class Problem(Objective):
             return None
         batch = self._rows.take(slice(0, min(self.n, self._size, LAYERED_EXAMPLES)))
         return found if attempt(lambda: found.agrees(batch), lambda: False) else None
+
+    @contextmanager
+    def rounded(self) -> Iterator[None]:
+        """Inside, the model computes in `autocast`."""
+        self.evaluation.autocast = self.autocast
+        try:
+            yield
+        finally:
+            self.evaluation.autocast = None
+
+    @cached_property
+    def autocast_error(self) -> float:
+        """The largest relative error that `autocast` makes in the gradient of one of a few training examples."""
+        if self.autocast is None or not self.layered.together:
+            return 0.0
+        exact = self.layered.gradients(self.trial)
+        with self.rounded():
+            off = self.layered.gradients(self.trial) - exact
+        return float((off.norm(dim=1) / exact.norm(dim=1)).nan_to_num(0.0).max())
 
     def blocks(self) -> Iterator[tuple[Any, Tensor]]:
         """This process's share of the training data as batches, with the examples' weights."""
@@ -327,14 +352,13 @@ class Problem(Objective):
         """What `work` makes of each block of training examples; a block that does not fit is taken in smaller ones."""
         done = within.start
         while done < within.stop:
-            part = slice(done, min(done + size(), within.stop))
             try:
-                found = work(self._rows.take(part))
+                for part, batch in self._rows.blocks(size(), slice(done, within.stop)):
+                    found = work(batch)
+                    done = part.stop
+                    yield part, found
             except RuntimeError as error:
                 self.take_smaller_blocks(error)
-                continue
-            done = part.stop
-            yield part, found
 
     # -- test examples ---------------------------------------------------------------------------------------------
 
@@ -383,7 +407,8 @@ class Problem(Objective):
         vectors = rows if isinstance(rows, Outer) else layered.take_apart(rows.to(self.theta))
 
         def work(batch: Any) -> tuple[Pairs, Tensor]:
-            pairs = layered.pairs(batch)
+            with self.rounded():
+                pairs = layered.pairs(batch)
             return pairs, vectors.products(pairs)
 
         size = functools.partial(min, self._size, LAYERED_EXAMPLES)
@@ -546,6 +571,7 @@ class Problem(Objective):
 
     def _hashed(self) -> list[Tensor]:
         words = f"{in_words(self.evaluation.loss)} {type(self.evaluation.model).__qualname__}"
+        words += f" {self.autocast}" if self.autocast else ""
         settings = torch.tensor(list(words.encode()), dtype=torch.uint8)
         return [*self.evaluation.fixed.values(), self.weights, self._rows.digest(), settings]
 

@@ -11,6 +11,7 @@ import xxhash
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, default_collate
 
+from .ahead import ahead
 from .types import Tensor
 
 PASS = 1024
@@ -29,8 +30,11 @@ class Rows:
     (3, tensor([2]))
     """
 
-    def __init__(self, n: int, fetch: Callable[[Tensor | slice], Any], device: torch.device) -> None:
+    def __init__(
+        self, n: int, fetch: Callable[[Tensor | slice], Any], device: torch.device, *, slow: bool = False
+    ) -> None:
         self._n, self._fetch, self._device = n, fetch, device
+        self._slow = slow or device.type != "cpu"  # worth reading ahead
 
     def __len__(self) -> int:
         return self._n
@@ -42,9 +46,12 @@ class Rows:
     def blocks(self, size: int, within: slice | None = None) -> Iterator[tuple[slice, Any]]:
         """All examples (or those `within`) in order, `size` at a time, each block with its place."""
         start, stop, _ = (within or slice(None)).indices(self._n)
-        for first in range(start, stop, size):
-            part = slice(first, min(first + size, stop))
-            yield part, self.take(part)
+        parts = (slice(first, min(first + size, stop)) for first in range(start, stop, size))
+        if not self._slow:
+            yield from ((part, self.take(part)) for part in parts)
+            return
+        for part, batch in ahead((part, pinned(self._fetch(part), self._device)) for part in parts):
+            yield part, to_device(batch, self._device)
 
     def subset(self, index: Tensor) -> Rows:
         """Some of the examples, in the order of the index."""
@@ -53,6 +60,7 @@ class Rows:
             len(chosen),
             lambda inner: self._fetch(chosen[inner if isinstance(inner, slice) else inner.cpu()]),
             self._device,
+            slow=self._slow,
         )
 
     def digest(self) -> Tensor:
@@ -94,7 +102,20 @@ def to_device(batch: Any, device: torch.device) -> Any:
     """The batch with every tensor on `device`; mappings become dicts, which torch.func can look into."""
     if isinstance(batch, Mapping):
         batch = dict(batch)
-    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)
+    goes_on = device.type == "cuda"  # what is pinned is copied while the device works on what came before
+    return tree_map(
+        lambda leaf: leaf.to(device, non_blocking=goes_on) if isinstance(leaf, Tensor) else leaf, batch
+    )
+
+
+def pinned(batch: Any, device: torch.device) -> Any:
+    """The batch in memory that a GPU copies from by itself."""
+    if device.type != "cuda":
+        return batch
+    return tree_map(
+        lambda leaf: leaf.pin_memory() if isinstance(leaf, Tensor) and leaf.device.type == "cpu" else leaf,
+        batch,
+    )
 
 
 def _source(data: Any, device: torch.device, name: str) -> Rows:
@@ -144,7 +165,8 @@ def _columns(data: Any, device: torch.device, name: str) -> Rows:
 
         return tree_map(pick, columns)
 
-    return Rows(lengths[0], fetch, device)
+    on_disk = any(isinstance(leaf, np.memmap) for leaf in leaves)
+    return Rows(lengths[0], fetch, device, slow=on_disk)
 
 
 def _tensor(column: Any, name: str) -> Any:

@@ -11,19 +11,17 @@ import mmap
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 import xxhash
 
+from .ahead import ahead
 from .design import Block, DenseBlock, DenseDesign, Design, as_design, check_finite, check_shape
 from .progress import track
 from .types import Tensor
-
-Item = TypeVar("Item")
 
 CHUNK_BYTES = 4 << 20
 """Of what is read at once: few enough that memory is used again, not mapped afresh, page by page."""
@@ -89,6 +87,8 @@ class ArraySource(Source):
 def _place(array: np.memmap) -> tuple[Path, int] | None:
     """The file of an array and where it begins there; None if that file is not its rows one after the other."""
     if array.filename is None or array.mode == "c" or not array.flags.c_contiguous or not array.size:
+        return None
+    if not hasattr(os, "preadv"):  # Windows
         return None
     mapped = np.frombuffer(array._mmap, np.uint8)  # type: ignore[attr-defined]
     begin = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
@@ -196,12 +196,13 @@ class FileSource(Source):
     def _of_file(self, file: Any, groups: list[int]) -> Iterator[Any]:
         options: dict[str, Any] = {"columns": self.columns, "batch_size": self.at_once}
         if not _is_parquet(file):
-            return file.to_batches(schema=self.dataset.schema, batch_readahead=1, **options)
+            yield from file.to_batches(schema=self.dataset.schema, batch_readahead=1, **options)
+            return
         import pyarrow.parquet
 
         # Pages as they are wanted: the default, and the scanner of a dataset, hold whole row groups of the file.
-        opened = pyarrow.parquet.ParquetFile(file.open(), pre_buffer=False, buffer_size=1 << 20)
-        return opened.iter_batches(row_groups=groups, **options)
+        with pyarrow.parquet.ParquetFile(file.open(), pre_buffer=False, buffer_size=1 << 20) as pages:
+            yield from pages.iter_batches(row_groups=groups, **options)
 
     def read(self, start: int, stop: int) -> Iterator[np.ndarray]:
         for here, batch in self._batches(start, stop):
@@ -267,32 +268,6 @@ def _float_of(dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
     return np.result_type(np.float32, *dtypes)
 
 
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items; the next one is made by another thread while one is in use.
-
-    >>> list(ahead(iter([1, 2, 3])))
-    [1, 2, 3]
-    """
-    end = object()
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = reader.submit(next, items, end)
-            yield item  # type: ignore[misc]
-
-
-@contextlib.contextmanager
-def _one_core_left() -> Iterator[None]:
-    """Torch computes on all cores but one, which reads: its threads wait for each other by spinning."""
-    threads = torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, min(threads, cores - 1)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 class StreamedDesign(Design):
     """X (n, d) on disk: blocks are converted as they are read, and nothing but the chunk in use is kept.
 
@@ -315,11 +290,10 @@ class StreamedDesign(Design):
         self, size: int, dtype: torch.dtype, within: slice | None = None
     ) -> Iterator[tuple[slice, Block]]:
         start, stop, _ = (within or slice(None)).indices(self.shape[0])
-        with _one_core_left():
-            for rows in ahead(self.source.read(start, stop)):
-                for part in torch.from_numpy(rows).split(size):
-                    yield slice(start, start + len(part)), DenseBlock(part.to(dtype))
-                    start += len(part)
+        for rows in ahead(self.source.read(start, stop)):
+            for part in torch.from_numpy(rows).split(size):
+                yield slice(start, start + len(part)), DenseBlock(part.to(dtype))
+                start += len(part)
 
     def block(self, rows: slice, dtype: torch.dtype) -> Block:
         start, stop, _ = rows.indices(self.shape[0])
