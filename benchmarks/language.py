@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """EKFAC scores of a small GPT-2 on real text, upweight beside kronfluence, each against an exact Gauss-Newton solve.
 
     python benchmarks/language.py --data enron1.parquet
@@ -24,6 +25,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# The peers bring PyPI's torchvision, which does not load beside a CPU build of torch; no model here needs it.
+sys.modules["torchvision"] = None  # type: ignore[assignment]
 
 import numpy as np
 import peers

@@ -43,7 +43,12 @@ def ranks() -> int:
         if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not all(name in os.environ for name in STARTED_BY):
             return 1
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE)
+        store, own, count = next(dist.rendezvous("env://", timeout=PATIENCE))  # type: ignore[attr-defined]
+        # On one node torchrun keeps its store through restarts, with the addresses of processes that are gone.
+        if os.environ.get("LOCAL_WORLD_SIZE") == str(count):
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=own, world_size=count, timeout=PATIENCE)
         atexit.register(_leave)
     return dist.get_world_size()
 
