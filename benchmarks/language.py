@@ -78,9 +78,10 @@ def trained(texts: dict[str, torch.Tensor], steps: int) -> transformers.GPT2LMHe
     return model
 
 
-def upweight(model: Any, texts: Any, queries: Any, damping: float) -> Iterator[Any]:
+def upweight(model: Any, texts: Any, queries: Any, damping: float, autocast: Any = None) -> Iterator[Any]:
     """What a user writes; it stops when the factors are there, and again with the scores."""
-    problem = uw.Problem(model, next_token, texts, params=[f"{name}.*" for name in PARAMS])
+    params = [f"{name}.*" for name in PARAMS]
+    problem = uw.Problem(model, next_token, texts, params=params, autocast=autocast)
     influence = uw.Influence(problem, curvature=uw.EKFAC(problem, damping, samples=1))
     yield influence.inverse
     yield influence.on_loss(queries).values
@@ -153,14 +154,19 @@ def exact(model: Any, texts: Any, queries: Any, damping: float) -> Iterator[Any]
     """By conjugate gradients, which a low-rank inverse of a tenth of the rows helps along."""
     problem = uw.Problem(model, next_token, texts, params=[f"{name}.*" for name in PARAMS])
     tenth = problem.subset(torch.arange(0, problem.n, 10))
-    helper = uw.Nystrom(uw.GaussNewton(tenth, damping), rank=50)
+    helper = uw.Nystrom(uw.GaussNewton(tenth, damping), rank=100)
     solver = uw.ConjugateGradient(rtol=1e-2, preconditioner=helper)
     influence = uw.Influence(problem, curvature=uw.GaussNewton(problem, damping), solver=solver)
     yield helper.factor()
     yield influence.on_loss({name: part[:JUDGED] for name, part in queries.items()}).values
 
 
-METHODS = {"exact": exact, "upweight": upweight, "kronfluence": kronfluence}
+def rounded(model: Any, texts: Any, queries: Any, damping: float) -> Iterator[Any]:
+    """Ours, the model computing in bfloat16."""
+    yield from upweight(model, texts, queries, damping, torch.bfloat16)
+
+
+METHODS = {"exact": exact, "upweight": upweight, "upweight-bfloat16": rounded, "kronfluence": kronfluence}
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -215,7 +221,8 @@ def main() -> None:
             continue
         truth, scores = (np.load(options.out / f"{name}.npy")[:JUDGED] for name in ("exact", method))
         cosine = (truth * scores).sum(1) / np.linalg.norm(truth, axis=1) / np.linalg.norm(scores, axis=1)
-        body = [text for text in inspect.getsource(function).splitlines()[2:] if text.strip()]
+        own = upweight if function is rounded else function
+        body = [text for text in inspect.getsource(own).splitlines()[2:] if text.strip()]
         print(
             f"| {method} | {line['setup_s']:.1f} | {line['query_s']:.1f} | {line['peak_mib']} | "
             f"{cosine.min():.4f} | {np.median(cosine):.4f} | {len(body)} |",
