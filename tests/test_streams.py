@@ -189,6 +189,19 @@ def test_no_reader_outlives_a_pass_that_was_cut_off(tmp_path):
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
 
 
+def test_torch_has_its_threads_back_whoever_ends_first():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first, second = ahead(iter([1, 2])), ahead(iter([1, 2]))
+        assert next(first) == next(second) == 1
+        assert list(first) == [2]
+        assert list(second) == [2]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_an_error_of_the_reader_reaches_the_caller():
     def broken():
         yield 1

@@ -12,6 +12,10 @@ import torch
 
 Item = TypeVar("Item")
 
+_readers = 0
+_threads = 0
+"""What torch had before the first of the readers began."""
+
 
 def ahead(items: Iterator[Item]) -> Iterator[Item]:
     """The same items in order; the next one is made while one is in use.
@@ -29,11 +33,16 @@ def ahead(items: Iterator[Item]) -> Iterator[Item]:
 
 @contextmanager
 def _one_core_left() -> Iterator[None]:
-    """Torch computes on all cores but one, which reads: its threads wait for each other by spinning."""
-    threads = torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, min(threads, cores - 1)))
+    """One core is for reading, torch has the others: its threads wait for each other by spinning."""
+    global _readers, _threads
+    if _readers == 0:
+        _threads = torch.get_num_threads()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, min(_threads, cores - 1)))
+    _readers += 1
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        _readers -= 1
+        if _readers == 0:
+            torch.set_num_threads(_threads)
