@@ -241,6 +241,24 @@ def test_what_is_wrong_with_a_table_is_said(change, error, words):
     assert words in str(raised.value)
 
 
+def test_what_is_wrong_with_a_file_is_said(tmp_path):
+    pa.parquet.write_table(table(), tmp_path / "whole.parquet")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "whole.parquet").read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"cut\.parquet"):
+        stream(tmp_path / "cut.parquet", "label")
+    with pytest.raises(TypeError, match=r"open an array with np\.load"):
+        LinearProblem("X.npy", Y, torch.zeros(D), loss=Logistic())
+
+
+def test_an_array_whose_file_is_cut_while_it_is_used(tmp_path):
+    given, _ = on_disk("memmap", tmp_path)
+    problem = LinearProblem(given, Y, torch.zeros(D), loss=Logistic())
+    with (tmp_path / "X.npy").open("r+b") as file:
+        file.truncate(600)
+    with pytest.raises(OSError, match="ends too early"):
+        problem.gradient()
+
+
 def test_what_is_wrong_with_an_array_is_said(tmp_path):
     bad = X.numpy().copy()
     bad[33, 1] = np.nan

@@ -308,7 +308,11 @@ class StreamedDesign(Design):
 
 
 def opened(X: Any) -> Design:
-    """`as_design`, but a memory-mapped array stays on disk."""
+    """`as_design`, but a memory-mapped array stays on disk. Raises TypeError for a path, saying how to open it."""
+    if isinstance(X, (str, Path)):
+        raise TypeError(
+            f'X is a path, {str(X)!r}: open an array with np.load(file, mmap_mode="r"), a table with upweight.stream'
+        )
     return StreamedDesign(ArraySource(X)) if isinstance(X, np.memmap) else as_design(X)
 
 
