@@ -1,7 +1,9 @@
 """Language models and classifiers of transformers against autograd on the model itself, one unpadded text at a time."""
 
 import functools
+import zlib
 
+import pandas as pd
 import pytest
 import torch
 from compare import assert_close_per_row
@@ -9,7 +11,7 @@ from torch.func import functional_call, hessian, jacrev
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from upweight import EKFAC, ConjugateGradient, GaussNewton, Hessian, Influence, Problem, jacobians
+from upweight import EKFAC, ConjugateGradient, Exact, GaussNewton, Hessian, Influence, Problem, jacobians
 from upweight.factor import BlocksFactor
 from upweight.losses import next_token
 
@@ -246,3 +248,73 @@ def test_random_cotangents_of_cross_entropies_have_their_curvature(name, monkeyp
     V = jacobians.cotangents(problem.evaluation, problem.theta, batch, len(roots), None)
     found, wanted = (torch.einsum("kbo,kbq->boq", side, side) for side in (V, roots))
     assert float((found - wanted).abs().max()) < 1e-12 * float(wanted.abs().max())
+
+
+# -- trained on real text ----------------------------------------------------------------------------------------------
+
+
+def mails(data_dir):
+    """Enron's, as (text, whether it is spam), in a mixed order."""
+    table = pd.read_parquet(data_dir / "enron1.parquet", columns=["text", "spam"]).sample(
+        frac=1, random_state=0
+    )
+    return table.text.tolist(), torch.tensor(table.spam.to_numpy()).long()
+
+
+def trained(model, loss, batch, steps):
+    """By Adam on all of it."""
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        loss(outputs, batch).mean().backward()
+        optimiser.step()
+    return float(loss(outputs, batch).detach().mean())
+
+
+def test_a_language_model_of_mails(data_dir):
+    texts, _ = mails(data_dir)
+    codes = [min(max(ord(letter) - 31, 1), 96) for letter in " ".join(texts[:40])][: 70 * 16]
+    words = torch.tensor(codes).view(70, 16)
+    batch = {"input_ids": words, "attention_mask": torch.ones_like(words), "labels": words}
+    torch.manual_seed(0)
+    model = gpt2(vocab_size=97, n_positions=16, n_embd=16).eval()
+    assert trained(model, next_token, batch, 150) < 3.0  # from log(97) = 4.6
+    train, test = ({key: leaf[part] for key, leaf in batch.items()} for part in (slice(60), slice(60, None)))
+    problem = Problem(model.double(), next_token, train, params="transformer.h.0.mlp.*")
+    gauss_newton = GaussNewton(problem, 0.01)
+    wanted = Influence(problem, curvature=gauss_newton, solver=Exact()).on_loss(test).values
+    found = Influence(problem, curvature=gauss_newton, solver=ConjugateGradient(rtol=1e-8)).on_loss(test)
+    assert_close_per_row(found.values, wanted, 1e-6)
+    for seed in range(3):
+        near = Influence(problem, curvature=EKFAC(problem, 0.01, samples=8, seed=seed)).on_loss(test).values
+        assert float(F.cosine_similarity(near, wanted).min()) > 0.8
+
+
+def test_a_classifier_of_mails_finds_its_wrong_labels(data_dir):
+    texts, spam = mails(data_dir)
+    n, length = 300, 48
+    words = [[2 + zlib.crc32(word.encode()) % 998 for word in text.split()][:length] for text in texts[:n]]
+    padded = torch.tensor([row + [0] * (length - len(row)) for row in words])
+    flipped = torch.randperm(n, generator=torch.Generator().manual_seed(0))[: n // 10]
+    labels = spam[:n].clone()
+    labels[flipped] = 1 - labels[flipped]
+    batch = {"input_ids": padded, "attention_mask": (padded > 0).long(), "labels": labels}
+    torch.manual_seed(0)
+    config = {
+        **BERT,
+        "vocab_size": 1000,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "max_position_embeddings": length,
+    }
+    model = transformers.BertForSequenceClassification(
+        transformers.BertConfig(**{**config, "num_labels": 2})
+    ).eval()
+    trained(model, classes, batch, 25)
+    problem = Problem(model, classes, batch, params=["bert.encoder.*", "classifier.*"])
+    own = -Influence(problem, curvature=EKFAC(problem, relative=0.1)).on_self().values[0]
+    wrong = torch.zeros(n, dtype=torch.bool)
+    wrong[flipped] = True
+    auc = (own[wrong][:, None] > own[~wrong]).double().mean()
+    assert float(auc) > 0.8
