@@ -2,6 +2,7 @@
 """EKFAC scores of a small GPT-2 on real text, upweight beside kronfluence, each against an exact Gauss-Newton solve.
 
     python benchmarks/language.py --data enron1.parquet
+    python benchmarks/language.py --data enron1.parquet --methods upweight kronfluence    without the exact solve
     python benchmarks/language.py --data enron1.parquet --n 100 --steps 20      a trial run
 
 A GPT-2 of 4 layers and width 64 is trained on characters of Enron's mails, in sequences of 32; the parameters that
@@ -200,6 +201,7 @@ def main() -> None:
     parser.add_argument("--damping", type=float, default=0.01)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out")
     parser.add_argument("--timeout", type=float, default=3600)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--one", choices=METHODS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -212,15 +214,18 @@ def main() -> None:
     print(
         "| | factors s | scores s | MiB | lowest cosine | median cosine | lines |\n|---|---|---|---|---|---|---|"
     )
-    for method, function in METHODS.items():
+    for method in options.methods:
+        function = METHODS[method]
         command = [__file__, "--one", method, "--data", options.data, "--n", str(options.n)]
         command += ["--damping", str(options.damping), "--out", str(options.out)]
         line = spawn(command, options.timeout)
         if line is None:
             print(f"| {method} | failed or over {options.timeout:.0f} s | | | | | |")
             continue
-        truth, scores = (np.load(options.out / f"{name}.npy")[:JUDGED] for name in ("exact", method))
-        cosine = (truth * scores).sum(1) / np.linalg.norm(truth, axis=1) / np.linalg.norm(scores, axis=1)
+        cosine = np.full(1, np.nan)
+        if "exact" in options.methods:
+            truth, scores = (np.load(options.out / f"{name}.npy")[:JUDGED] for name in ("exact", method))
+            cosine = (truth * scores).sum(1) / np.linalg.norm(truth, axis=1) / np.linalg.norm(scores, axis=1)
         own = upweight if function is rounded else function
         body = [text for text in inspect.getsource(own).splitlines()[2:] if text.strip()]
         print(

@@ -46,6 +46,18 @@ def dense_gauss_newton(problem: Problem) -> torch.Tensor:
     return total
 
 
+@pytest.mark.parametrize("keep", ["mean", "total"])
+@pytest.mark.parametrize("asked", [{}, {"top": 2}, {"compress": 1e-10}])
+def test_the_drift_of_a_network_is_a_newton_steps_effect(keep, asked):
+    problem = problem_of("mlp", keep=keep)
+    test = problem.train_batch(torch.arange(3))
+    influence = Influence(problem, curvature=EKFAC(problem, 0.1))
+    solved = influence.solve(problem.test_gradients(test)).value
+    found = influence.on_loss(test, **asked).drift
+    assert found is not None
+    assert_close_per_row(found[:, None], -(solved @ problem.gradient())[:, None], 1e-8)
+
+
 every_model = pytest.mark.parametrize("name", MODELS)
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from . import checks
 from .choices import choose_curvature, choose_solver
 from .curvature import Curvature, EmpiricalCurvature
-from .distributed import gather_rows, shard, together
+from .distributed import gather_rows, shard, sum_across, together
 from .ekfac import EKFAC
 from .enclosure import intervals
 from .extremes import strongest
@@ -151,17 +151,23 @@ class Influence:
             if compress is not None:
                 raise ValueError("compress and store do not go together: leave one of them out")
             return self._stored(test, measure, top, Path(store))
+        network = isinstance(self.problem, Problem)  # whose scores tell the drift as they pass
         if compress is None:
             solution = self.solve(self.problem.test_gradients(test, measure))
             rows: Any = -solution.value.to(solution.precision or solution.value.dtype)
-            found = _Answer(checks.drift(self._gradient, solution.value), solution.residual, solution.verdict)
+            drift = torch.zeros(len(rows)) if network else checks.drift(self._gradient, solution.value)
+            found = _Answer(drift, solution.residual, solution.verdict)
         else:
             rows, found = self._compressed(test, measure, compress)
+        sums = torch.zeros(len(found.residual), dtype=torch.float64, device=self.problem.device)
         parts = track(self.problem.products(rows), "scores", None)
+        parts = _summed(parts, sums) if network else parts
         if top is None:
-            values = self._whole(len(found.residual), parts)
-            return self._scores(values, found, test, measure, self.problem.train_index)
-        values, columns = strongest(parts, len(found.residual), top)
+            values, columns = self._whole(len(found.residual), parts), None
+        else:
+            values, columns = strongest(parts, len(found.residual), top)
+        if isinstance(self.problem, Problem):
+            found = found._replace(drift=_mean_score(self.problem, rows, sum_across(sums)))
         return self._scores(values, found, test, measure, self.problem.train_index, columns=columns)
 
     def _stored(self, test: Any, measure: Measure | None, top: int | None, folder: Path) -> Scores:
@@ -196,7 +202,7 @@ class Influence:
         return dataclasses.replace(scores, values=store.values())
 
     def _compressed(self, test: Any, measure: Measure | None, tolerance: float) -> tuple[Any, _Answer]:
-        """-A^-1 v as outer products, and what is known about it."""
+        """-A^-1 v as outer products, and what is known about it, but for the drift."""
         curvature, problem = self.settings.curvature, self.problem
         if (
             not isinstance(curvature, EKFAC)
@@ -210,8 +216,7 @@ class Influence:
         problem.check_current()
         checks.determinism(problem)
         found = curvature.compress(joined(list(problem.test_pairs(test, measure))), tolerance)
-        drift = -problem.dot(found.vectors, self._gradient.to(found.error))
-        return -found.vectors, _Answer(drift, found.error, found.verdict)
+        return -found.vectors, _Answer(torch.zeros_like(found.error), found.error, found.verdict)
 
     def of_change(
         self, before: Any, after: Any, test: Any, *, measure: Measure | None = None, corrected: bool = False
@@ -437,6 +442,21 @@ class _Answer(NamedTuple):
 
 Own: TypeAlias = tuple[slice, Tensor, Tensor]
 """A block of training examples: g^T A^-1 g, and the product of g with A^-1 times the folded penalty."""
+
+
+def _mean_score(problem: Problem, rows: Any, sums: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+    """The drift: -s . grad R for rows -s whose scores have these sums. It spares a pass for the gradient."""
+    mean = sums / problem.n
+    return mean if problem.keep == "mean" else mean + problem.dot(rows, problem.l2 * problem.theta).double()
+
+
+def _summed(
+    parts: Iterable[tuple[slice, Float[Tensor, "m b"]]], sums: Float[Tensor, " m"]
+) -> Iterator[tuple[slice, Float[Tensor, "m b"]]]:
+    """The same parts, whose rows are added to `sums` as they pass."""
+    for part, block in parts:
+        sums += block.sum(1, dtype=torch.float64)
+        yield part, block
 
 
 def _name(measure: Measure | None) -> str:

@@ -22,14 +22,14 @@ def flat_outputs(outputs: Any, b: int) -> Tensor:
     return torch.cat([leaf.reshape(b, -1) for leaf in tree_flatten(outputs)[0]], dim=1)
 
 
-def output_roots(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
+def output_roots(of: Evaluation, theta: Tensor, batch: Any, outputs: Any = None) -> tuple[Tensor, Tensor]:
     """S (b, c, c) and sign (b, c) with S^T diag(sign) S the Hessian of each example's loss in its c outputs.
 
-    Differentiated, whatever the loss; the sign is negative where the loss is not convex in its outputs.
+    Differentiated, whatever the loss; the sign is negative where the loss is not convex in its outputs. `outputs` are
+    the model's, where they are there already.
     """
     b = count(batch)
-    with torch.no_grad():
-        leaves, spec = tree_flatten(of.outputs(theta, batch))
+    leaves, spec = _leaves(of, theta, batch, outputs)
     sizes, shapes = [leaf[0].numel() for leaf in leaves], [leaf.shape for leaf in leaves]
     c = sum(sizes)
     if c > MOST_OUTPUTS:
@@ -58,18 +58,27 @@ def output_roots(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Tensor, Ten
     return values.abs().sqrt()[:, :, None] * vectors.mT, values.sign()
 
 
+def _leaves(of: Evaluation, theta: Tensor, batch: Any, outputs: Any) -> tuple[list[Tensor], Any]:
+    """The outputs' tensors, without graph, and their structure."""
+    if outputs is None:
+        with torch.no_grad():
+            outputs = of.outputs(theta, batch)
+    leaves, spec = tree_flatten(outputs)
+    return [leaf.detach() for leaf in leaves], spec
+
+
 def is_convex(S: Tensor, sign: Tensor) -> bool:
     """Whether `output_roots` has no negative curvature beyond rounding."""
     size = S.square().sum(2)
     return not bool((size * (sign < 0)).max() > 1e-3 * size.max())
 
 
-def convex_roots(of: Evaluation, theta: Tensor, batch: Any) -> Float[Tensor, "k b c"]:
+def convex_roots(of: Evaluation, theta: Tensor, batch: Any, outputs: Any = None) -> Float[Tensor, "k b c"]:
     """Cotangents v of the outputs whose v v^T add up to the loss's curvature in them.
 
     Raises ValueError where the loss is not convex in its outputs.
     """
-    S, sign = output_roots(of, theta, batch)
+    S, sign = output_roots(of, theta, batch, outputs)
     if not is_convex(S, sign):
         raise ValueError(
             "the loss is not convex in the model's outputs (its output Hessian has negative eigenvalues), so it has no "
@@ -79,7 +88,12 @@ def convex_roots(of: Evaluation, theta: Tensor, batch: Any) -> Float[Tensor, "k 
 
 
 def cotangents(
-    of: Evaluation, theta: Tensor, batch: Any, samples: int | None, generator: torch.Generator | None
+    of: Evaluation,
+    theta: Tensor,
+    batch: Any,
+    samples: int | None,
+    generator: torch.Generator | None,
+    outputs: Any = None,
 ) -> Float[Tensor, "k b c"]:
     """Cotangents v of the outputs with sum_k v v^T the loss's curvature in them.
 
@@ -87,10 +101,10 @@ def cotangents(
     Raises ValueError where the loss is not convex in its outputs, or has too many of them for that.
     """
     if samples is None:
-        return convex_roots(of, theta, batch)
-    entropy = _as_cross_entropy(of, theta, batch)
+        return convex_roots(of, theta, batch, outputs)
+    entropy = _as_cross_entropy(of, theta, batch, outputs)
     if entropy is None:
-        roots = convex_roots(of, theta, batch)
+        roots = convex_roots(of, theta, batch, outputs)
         signs = _signs((samples, *roots.shape[:2]), generator).to(roots)
         return torch.einsum("kcb,cbo->kbo", signs, roots) / samples**0.5
     p, scale = entropy
@@ -105,14 +119,15 @@ def _signs(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     return torch.randint(0, 2, shape, generator=generator) * 2 - 1
 
 
-def _as_cross_entropy(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Tensor, Tensor] | None:
+def _as_cross_entropy(
+    of: Evaluation, theta: Tensor, batch: Any, outputs: Any
+) -> tuple[Tensor, Tensor] | None:
     """The p (b, ..., c) and s (b, ...) of a loss whose curvature in the outputs is s (diag(p) - p p^T) at every place.
 
     Here p is the softmax over the last dimension; s, zero at masked tokens, say, is fitted to one product with a random
     vector, which must then agree. None for other losses.
     """
-    with torch.no_grad():
-        leaves, spec = tree_flatten(of.outputs(theta, batch))
+    leaves, spec = _leaves(of, theta, batch, outputs)
     if len(leaves) != 1 or leaves[0].ndim < 2 or leaves[0].shape[-1] < 2:
         return None
     out = leaves[0].detach().requires_grad_()

@@ -280,7 +280,7 @@ def pseudo_gradients(
     Exact with k = c, or k = `samples` random combinations of expectation one. Each item maps a layer to its inputs and
     the derivatives of v . outputs in its outputs. Raises ValueError where the loss is not convex in its outputs.
     """
-    V = cotangents(of, theta, batch, samples, generator)
     outputs, calls = record(of, theta, batch)
+    V = cotangents(of, theta, batch, samples, generator, outputs if of.strategy == "batch" else None)
     flat = flat_outputs(outputs, count(batch))
     return V, (pull_back(flat, calls, v) for v in V)

@@ -56,7 +56,10 @@ KEPT_COPIES = 4
 BLOCK_BYTES = 32 << 20
 """Memory of one backward pass over a block."""
 CPU_BLOCK_BYTES = 2 << 20
-"""The same on a processor, where larger tensors are mapped afresh, page by page. The best size is not measured."""
+"""The same on a processor, where larger tensors are mapped afresh, page by page."""
+FEW_EXAMPLES = 128
+"""A block has so many where they take no more than MOST_BLOCK_BYTES: a call of a deep model costs milliseconds."""
+MOST_BLOCK_BYTES = 256 << 20
 BLOCK_EXAMPLES = 8192
 GRADIENT_BYTES = 256 << 20
 """Per-example gradients held at once."""
@@ -152,7 +155,10 @@ class Problem(Objective):
             tried = self.evaluation.outputs(self.theta, self.trial)
         self.c = flat_outputs(tried, count(self.trial)).shape[1]
         self._memory = memory_of(self.evaluation, self.theta, self.trial)
-        self._size: int = batch_size or max(1, min(BLOCK_EXAMPLES, self._block_bytes() // self._memory))
+        enough = min(FEW_EXAMPLES, MOST_BLOCK_BYTES // self._memory)
+        self._size: int = batch_size or max(
+            1, enough, min(BLOCK_EXAMPLES, self._block_bytes() // self._memory)
+        )
 
     @property
     def trial(self) -> Any:
