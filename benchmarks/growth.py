@@ -4,7 +4,7 @@
     python benchmarks/growth.py --small         seconds, to see that it runs
 
 Three sizes each. Printed is the slope of log seconds over log size, and that of the model's operations at the same
-sizes. One thread; seconds are processor time, the least of three. Networks are perceptrons h-h-h-10 on random numbers
+sizes. One thread; seconds are processor time, the least of two. Networks are perceptrons h-h-h-10 on random numbers
 (p about 2 h^2), EKFAC with one draw; the linear problem is logistic regression. Processes are jobs of torchrun, and
 what is compared is each process's own processor time: with more processes than cores they share them.
 """
@@ -61,7 +61,7 @@ def _slope(sizes: Sequence[int], values: Sequence[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
-def least(work: Callable[[], Any], times: int = 3) -> float:
+def least(work: Callable[[], Any], times: int = 2) -> float:
     """Processor seconds."""
     found = []
     for _ in range(times):
@@ -211,6 +211,8 @@ def everything(few: int) -> Iterator[Series]:
     ns, hs, ms = [n, 2 * n, 4 * n], [128, 256, 512], [50, 100, 200]
     yield Series("EKFAC, factors", "n", ns, lambda i: factors(i, h), lambda i: factor_operations(i, h))
     yield Series("EKFAC, factors", "h", hs, lambda i: factors(n, i), lambda i: factor_operations(n, i))
+    n = 4_000 // few
+    ns = [n, 2 * n, 4 * n]
     what = "EKFAC, scores"
     yield Series(
         what, "n", ns, lambda i: network_scores(i, h, 100), lambda i: network_score_operations(i, h, 100)
