@@ -222,6 +222,7 @@ def serve(
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((HOST, port))
+        listening.listen()  # who is told the address can connect at once, and waits until we answer
         port = listening.getsockname()[1]
         keys = Keys()
         address = f"http://{HOST}:{port}/?token={keys.token}"
