@@ -1,6 +1,6 @@
 """Steps of conjugate gradients on trained networks, by preconditioner and damping.
 
-    python benchmarks/preconditioners.py --data mnist.npz [--n 500] [--epochs 30]
+    python benchmarks/preconditioners.py --data mnist.npz [--n 500] [--epochs 30] [--network MLP]
 
 Gauss-Newton + damping of the paper's CNN (p = 2,616) and of an MLP 784-512-256-10 (p = 535,818), trained by Adam on the
 first n digits, for 4 test digits to a residual of 1e-4: the most steps of a row. Seconds include the preconditioner's
@@ -94,10 +94,13 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--n", type=int, default=500)
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--network", choices=["CNN", "MLP"], help="only this one")
     options = parser.parse_args()
     X, y, X_test, y_test = peers.load(4, options.n, options.data)
     print("| network | damping | preconditioner | most steps | seconds |\n|---|---|---|---|---|")
     for name, build, shape in (("CNN", fig2_cnn.build, (-1, 1, 28, 28)), ("MLP", build_mlp, (-1, 784))):
+        if options.network not in (None, name):
+            continue
         data, test = (X.view(shape), y), (X_test.view(shape), y_test)
         torch.manual_seed(0)
         problem = uw.Problem(trained(build().eval(), *data, options.epochs), F.cross_entropy, data)
