@@ -1,6 +1,6 @@
 """Training data larger than memory: logistic regression on 20,000,000 x 64 float32 from disk (5 GB).
 
-    python benchmarks/streaming.py --folder FOLDER                           generate, and print a plain read
+    python benchmarks/streaming.py --folder FOLDER
     python benchmarks/streaming.py --folder FOLDER --rows 2000000 --format parquet
 
 Generated rows are written once into --folder (X.npy, or X.parquet with the target in it) and found by the next run.
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 import upweight as uw
-from upweight.streams import Source, StreamedDesign
+from upweight.streams import ArraySource, Source, StreamedDesign
 
 D, TESTS, TOP = 64, 100, 100
 AT_ONCE = 500_000
@@ -86,9 +86,9 @@ def plain_read(path: Path) -> float:
     return time.perf_counter() - began
 
 
-def counted(source: Source, path: Path) -> list[tuple[str, float]]:
-    """From now on every pass of the source begins without a cache and notes its seconds, with what took it."""
-    passes: list[tuple[str, float]] = []
+def counted(source: Source, path: Path) -> list[float]:
+    """From now on every pass of the source begins without a cache and notes its seconds."""
+    passes: list[float] = []
     read = source.read
 
     def noted(start: int, stop: int) -> Iterator[np.ndarray]:
@@ -98,17 +98,17 @@ def counted(source: Source, path: Path) -> list[tuple[str, float]]:
         dropped(path)
         began = time.perf_counter()
         yield from read(start, stop)
-        passes.append(("", time.perf_counter() - began))
+        passes.append(time.perf_counter() - began)
 
     source.read = noted  # type: ignore[method-assign]
     return passes
 
 
-def timed(what: str, work: Callable[[], Any], passes: list[tuple[str, float]]) -> Any:
+def timed(what: str, work: Callable[[], Any], passes: list[float]) -> Any:
     """Run, and print the passes that it took."""
     before, began = len(passes), time.perf_counter()
     result = work()
-    seconds, own = time.perf_counter() - began, [seconds for _, seconds in passes[before:]]
+    seconds, own = time.perf_counter() - began, passes[before:]
     print(
         f"| {what} | {seconds:.1f} | {len(own)} | {', '.join(f'{one:.1f}' for one in own)} |",
         flush=True,
@@ -131,10 +131,10 @@ def main() -> None:
     plain = [plain_read(path) for _ in range(3)]
     print(f"{path.name}: {size:.2f} GB; a plain read: {', '.join(f'{one:.1f}' for one in plain)} s")
     print("| | s | passes | s each |\n|---|---|---|---|")
-    held: list[tuple[str, float]] = []
+    held: list[float] = []
     if options.format == "npy":
         y: Any = np.load(path.with_suffix(".y.npy"))
-        X = timed("check and hash", lambda: StreamedDesign(_source(path)), held)
+        X = timed("check and hash", lambda: StreamedDesign(ArraySource(np.load(path, mmap_mode="r"))), held)
     else:
         X, y = timed("check, hash and targets", lambda: uw.stream(path, "label"), held)
     passes = counted(X.source, path)
@@ -156,12 +156,6 @@ def main() -> None:
     direct = -torch.einsum("mp,mkp->mk", solved, again)
     worst = float(((scores.values[:, [0, -1]] - direct) / direct).abs().max())
     print(f"strongest scores against their rows read again: largest relative difference {worst:.1e}")
-
-
-def _source(path: Path) -> Source:
-    from upweight.streams import ArraySource
-
-    return ArraySource(np.load(path, mmap_mode="r"))
 
 
 if __name__ == "__main__":

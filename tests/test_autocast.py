@@ -67,6 +67,14 @@ def test_examples_that_are_not_taken_layer_by_layer_are_not_rounded():
     rows = torch.randn(2, exact.p, dtype=torch.float64)
     assert torch.equal(exact.all_products(rows), rounded.all_products(rows))
     assert rounded.autocast_error == 0
+    rough, plain = (EKFAC(p, 0.1).operator()(rows) for p in (rounded, exact))
+    assert torch.equal(rough, plain)  # nor are the factors: the stated error is 0
+
+
+def test_an_overflow_is_no_small_error():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    data = 1e6 * torch.randn(20, 3), torch.arange(20) % 2
+    assert Problem(model, F.cross_entropy, data, autocast=torch.float16).autocast_error == float("inf")
 
 
 @pytest.mark.parametrize("kind", [torch.float32, "bfloat16", True])

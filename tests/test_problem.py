@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from upweight import EKFAC, derivatives
-from upweight.errors import SmallerBlocksWarning, StaleError
+from upweight import EKFAC, ConjugateGradient, GaussNewton, Influence, derivatives
+from upweight.errors import NotDeterministicError, SmallerBlocksWarning, StaleError
 from upweight.linear import LinearProblem
 from upweight.losses import Softmax
 from upweight.measures import OfParameters, Overall, logit
@@ -531,3 +531,25 @@ def test_out_of_memory_means_smaller_blocks_and_the_same_answers(loose):
     model.most = 0
     with pytest.warns(SmallerBlocksWarning), pytest.raises(RuntimeError, match="memory"):
         wanted.gradient()
+
+
+class Noisy(nn.Module):
+    """Adds noise once `on`, as a dropout of somebody's own does that `eval` does not reach."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.on = nn.Linear(3, 2), False
+
+    def forward(self, x):
+        return self.layer(x) + (torch.randn(len(x), 2) if self.on else 0.0)
+
+
+@pytest.mark.parametrize("n", [30, 3000])  # all rows, and a sample of them
+def test_a_model_that_draws_is_refused(n: int):
+    model = Noisy()
+    problem = Problem(model, F.cross_entropy, (torch.randn(n, 3), torch.arange(n) % 2), l2=0.1)
+    model.on = True
+    with pytest.raises(NotDeterministicError, match="gradients that differ"):
+        Influence(problem, curvature=GaussNewton(problem), solver=ConjugateGradient()).on_loss(
+            (torch.randn(1, 3), torch.zeros(1).long())
+        )

@@ -1,5 +1,6 @@
 """Data on disk against the same data in memory: equal answers, whatever the format, the chunks and the rank's share."""
 
+import os
 import threading
 from typing import Any
 
@@ -118,6 +119,42 @@ def test_answers_are_those_of_data_in_memory(form, tmp_path):
     sets = [[1, 2, 3], list(range(20, 30))]
     ours, plain = mine.of_removal(sets, test), theirs.of_removal(sets, test)
     assert_close_per_row(ours.newton, plain.newton, 1e-6)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("form", ["whole", "rows", "columns", "changed in memory", "changed on disk"])
+def test_every_way_to_read_an_array(form, cached, tmp_path, monkeypatch):
+    on_disk("memmap", tmp_path)
+    array = np.load(tmp_path / "X.npy", mmap_mode="c" if form == "changed in memory" else "r")
+    if form == "changed in memory":
+        array[3] = 7
+    if form == "changed on disk":  # another file of that name
+        np.save(tmp_path / "other.npy", -X.numpy())
+        (tmp_path / "other.npy").rename(tmp_path / "X.npy")
+    given = {"rows": array[7:41], "columns": array[:, 1:3]}.get(form, array)
+    read = os.preadv
+
+    def forgotten(*args):
+        if len(args) == 4 and not cached:
+            raise BlockingIOError
+        return read(*args)
+
+    monkeypatch.setattr(os, "preadv", forgotten)
+    source = streams.ArraySource(given)
+    assert (source._place is None) == (form not in ("whole", "rows"))
+    assert np.array_equal(np.concatenate(list(source.read(0, len(given)))), given)
+    assert np.array_equal(np.concatenate(list(source.read(9, 20))), given[9:20])
+
+
+def test_transformers_of_a_pipeline_cannot_read_a_stream(tmp_path):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    given, y = on_disk("parquet", tmp_path)
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(X.numpy(), Y.numpy())
+    with pytest.raises(TypeError, match="streamed from disk"):
+        from_estimator(model, given, y)
 
 
 def test_softmax_of_a_stream(tmp_path):

@@ -131,6 +131,11 @@ class Inputs:
         if isinstance(X, (Design, np.memmap)) and self.transform is None and self.phi is None:
             check_columns(self.estimator, X)
             return X  # stays on disk
+        if isinstance(X, Design):
+            raise TypeError(
+                "X is streamed from disk, which a pipeline's transformers and an SVC's kernel cannot read: give X in "
+                "memory, or store what the transformers make of it and pass the final estimator"
+            )
         if not sparse.issparse(X) and not isinstance(X, (pd.DataFrame, pd.Series)):
             X = X.numpy() if isinstance(X, torch.Tensor) else np.asarray(X)
         check_columns(self.estimator, X)

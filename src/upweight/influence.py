@@ -161,7 +161,7 @@ class Influence:
             rows, found = self._compressed(test, measure, compress)
         sums = torch.zeros(len(found.residual), dtype=torch.float64, device=self.problem.device)
         parts = track(self.problem.products(rows), "scores", None)
-        parts = _summed(parts, sums) if network else parts
+        parts = _tallied(parts, sums) if network else parts
         if top is None:
             values, columns = self._whole(len(found.residual), parts), None
         else:
@@ -450,7 +450,7 @@ def _mean_score(problem: Problem, rows: Any, sums: Float[Tensor, " m"]) -> Float
     return mean if problem.keep == "mean" else mean + problem.dot(rows, problem.l2 * problem.theta).double()
 
 
-def _summed(
+def _tallied(
     parts: Iterable[tuple[slice, Float[Tensor, "m b"]]], sums: Float[Tensor, " m"]
 ) -> Iterator[tuple[slice, Float[Tensor, "m b"]]]:
     """The same parts, whose rows are added to `sums` as they pass."""

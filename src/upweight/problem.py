@@ -198,8 +198,8 @@ class Problem(Objective):
 
     @contextmanager
     def rounded(self) -> Iterator[None]:
-        """Inside, the model computes in `autocast`."""
-        self.evaluation.autocast = self.autocast
+        """Inside, the model computes in `autocast`, if its layers see the examples of a batch together."""
+        self.evaluation.autocast = self.autocast if self.layered.together else None
         try:
             yield
         finally:
@@ -207,13 +207,18 @@ class Problem(Objective):
 
     @cached_property
     def autocast_error(self) -> float:
-        """The largest relative error that `autocast` makes in the gradient of one of a few training examples."""
+        """The largest relative error that `autocast` makes in the gradient of one of a few training examples.
+
+        0 where it is not used, since the model's layers do not see examples together; infinite where numbers overflow.
+        """
         if self.autocast is None or not self.layered.together:
             return 0.0
         exact = self.layered.gradients(self.trial)
         with self.rounded():
-            off = self.layered.gradients(self.trial) - exact
-        return float((off.norm(dim=1) / exact.norm(dim=1)).nan_to_num(0.0).max())
+            off = (self.layered.gradients(self.trial) - exact).norm(dim=1)
+        if not bool(off.isfinite().all()):
+            return math.inf
+        return float((off / exact.norm(dim=1).clamp(min=torch.finfo(exact.dtype).tiny)).max())
 
     def blocks(self) -> Iterator[tuple[Any, Tensor]]:
         """This process's share of the training data as batches, with the examples' weights."""

@@ -200,7 +200,7 @@ class FileSource(Source):
             return
         import pyarrow.parquet
 
-        # Pages as they are wanted: the default, and the scanner of a dataset, hold whole row groups of the file.
+        # Pages as they are wanted: what pyarrow fetches ahead by default grew to all of a file of 5 GB.
         with pyarrow.parquet.ParquetFile(file.open(), pre_buffer=False, buffer_size=1 << 20) as pages:
             yield from pages.iter_batches(row_groups=groups, **options)
 
