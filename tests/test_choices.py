@@ -96,6 +96,21 @@ def test_small_ones_are_factorised(monkeypatch: pytest.MonkeyPatch):
     assert isinstance(choose_solver(problem, GaussNewton(problem, 0.1))[0], ConjugateGradient)
 
 
+def test_the_hessian_of_a_small_network_is_preconditioned_by_a_factorised_gauss_newton_matrix(monkeypatch):
+    monkeypatch.setattr("upweight.choices.DIRECT", 8)
+    problem = problem_of(network())
+    lowest = Hessian(problem).spectrum()[0]
+    curvature = Hessian(problem, 0.05 - min(lowest, 0.0))
+    influence = Influence(problem, curvature=curvature)
+    solver = influence.settings.solver
+    assert isinstance(solver, ConjugateGradient)
+    assert isinstance(solver.preconditioner, GaussNewton)
+    assert "preconditioned by the GaussNewton matrix of 40 rows" in choose_solver(problem, curvature)[1]
+    test = problem.train_batch(torch.arange(5))
+    wanted = Influence(problem, curvature=curvature, solver=Exact()).on_loss(test).values
+    assert_close_per_row(influence.on_loss(test).values, wanted, 1e-4)
+
+
 def test_closed_inverses_are_used():
     problem = problem_of(network())
     for curvature in (EKFAC(problem, 0.1), Nystrom(GaussNewton(problem, 0.1), rank=5), Dense(torch.eye(3))):

@@ -107,6 +107,7 @@ def test_fig2_cnn_small(tmp_path: Path) -> None:
 
 def test_lds_logistic_small(tmp_path: Path) -> None:
     result = small("lds_logistic", tmp_path, None, "--l2", "0.1")
+    assert result["stopped_early"]["leave_one_out"]["mean"] > 0.5
     (found,) = result["optimum"]
     assert found["halves"]["newton"]["lds"] > found["halves"]["first order"]["lds"] > 0.5
     for part in found["single_rows"].values():

@@ -100,6 +100,65 @@ def test_every_ladder_of_precisions_reaches_the_tolerance(name: str, precisions,
         assert float(true.max()) <= 1.1 * rtol
 
 
+def clustered(p: int, dtype: torch.dtype = torch.float64) -> Dense:
+    """Eigenvalues of all sizes from 1e-3 to 1, as a damped network has them."""
+    Q = torch.linalg.qr(draw(p, p)).Q
+    A = (Q * torch.logspace(-3, 0, p).double()) @ Q.T
+    return Dense(((A + A.T) / 2).to(dtype))
+
+
+def test_rows_share_their_krylov_space():
+    curvature, rows = clustered(300), draw(40, 300)
+    inverse = ConjugateGradient(rtol=1e-8).prepare(curvature)
+    together = inverse(rows)
+    alone = [inverse(row[None]) for row in rows[:5]]
+    assert 3 * int(together.steps.max()) < min(int(solution.steps.max()) for solution in alone)
+    wanted = torch.linalg.solve(curvature.explicit, rows.T).T
+    assert_close_per_row(together.value, wanted, 1e-6)
+    assert_close_per_row(torch.cat([solution.value for solution in alone]), wanted[:5], 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("apart", [0.0, 1e-10, 1e-6, 1e-3])
+def test_rows_that_are_nearly_combinations_of_others_are_solved_as_any(apart: float, dtype: torch.dtype):
+    base = draw(4, 120)
+    rows = torch.cat([base, base + apart * draw(4, 120, seed=1), base.sum(0, keepdim=True), 0 * base[:1]]).to(
+        dtype
+    )
+    curvature = clustered(120, dtype)
+    rtol = 1e-4 if dtype == torch.float32 else 1e-10
+    solution = ConjugateGradient(rtol=rtol).prepare(curvature)(rows)
+    assert solution.ok
+    wanted = torch.linalg.solve(curvature.explicit.double(), rows.double().T).T
+    assert_close_per_row(solution.value, wanted, 1e3 * rtol)  # rtol times the condition number
+
+
+def test_one_row_takes_the_steps_of_the_textbook():
+    """With one right-hand side the block method is the plain preconditioned one, step by step."""
+    curvature, row = clustered(80), draw(1, 80)
+    closed = Dense(torch.diag(draw(80, seed=3).abs() + 0.1))
+    A, M = curvature.explicit, closed.explicit
+    value, r = torch.zeros(80).double(), row[0].clone()
+    z = torch.linalg.solve(M, r)
+    d = z
+    for steps in range(1, 6):
+        alpha = (r @ z) / (d @ A @ d)
+        value, before, r = value + alpha * d, r @ z, r - alpha * (A @ d)
+        z = torch.linalg.solve(M, r)
+        d = z + (r @ z) / before * d
+        found = ConjugateGradient(rtol=1e-12, max_steps=steps, preconditioner=closed).prepare(curvature)
+        assert_close_per_row(found(row, throw=False).value[0], value, 1e-10)
+
+
+def test_products_that_are_not_finite_are_no_answer_and_no_crash(monkeypatch):
+    curvature = clustered(70)
+    monkeypatch.setattr(Dense, "semidefinite", True)
+    monkeypatch.setattr(Dense, "operator", lambda self, dtype=None: lambda rows: rows * torch.nan)
+    solution = ConjugateGradient().prepare(curvature)(draw(3, 70), throw=False)
+    assert set(solution.status) == {Status.NOT_CONVERGED}
+    assert not solution.ok
+
+
 def test_ctrl_c_keeps_what_lissa_has(monkeypatch):
     problem = BY_NAME["softmax"].problem
     curvature, rows, calls = Hessian(problem, 0.1), draw(2, problem.p), []
@@ -189,6 +248,21 @@ def test_indefinite_names_the_eigenvalue_and_the_cure(solver, p: int):
     solution = solver.prepare(Dense(A, damping=1.0))(rows)
     cured = A + torch.eye(p).double()
     assert_close_per_row(solution.value, torch.linalg.solve(cured, rows.T).T, 1e-4)
+
+
+def test_negative_curvature_is_seen_within_the_preconditioner():
+    Q = torch.linalg.qr(draw(80, 80)).Q
+    values = torch.cat([torch.tensor([-0.02]), torch.logspace(0, 3, 79)]).double()
+    near = Dense((Q * values.abs()) @ Q.T + 0.01 * torch.eye(80).double())
+    curvature = Dense((Q * values) @ Q.T)
+    with pytest.raises(IndefiniteError, match=r"most negative eigenvalue is -\S+e-02") as caught:
+        ConjugateGradient(preconditioner=near).prepare(curvature)
+    assert caught.value.eigenvalue == pytest.approx(-0.02, rel=0.05)
+    rows = draw(2, 80)
+    solution = ConjugateGradient(preconditioner=near).prepare(curvature.damped(0.1))(rows)
+    assert_close_per_row(
+        solution.value, torch.linalg.solve(curvature.explicit + 0.1 * torch.eye(80).double(), rows.T).T, 1e-3
+    )
 
 
 def singular(n: int) -> LinearProblem:

@@ -18,6 +18,8 @@ DENSE = 10_000
 """Up to this many parameters of a network its Gauss-Newton matrix fits, p^2 numbers."""
 DENSE_WORK = 5e12
 """Multiplications n c p^2 that forming that matrix may take, about a minute on two cores."""
+HELPER_WORK = 5e11
+"""The same where that matrix, of fewer rows, is a preconditioner."""
 LEADING = 64
 """Leading input directions that the preconditioner of one layer keeps whole."""
 WIDEST = 4096
@@ -65,13 +67,17 @@ def choose_solver(problem: Objective, curvature: Curvature) -> tuple[Solver, str
             return _leading(problem, curvature, Hessian, rtol=1e-6)
         return _one_layer(problem, curvature, problem.c, problem.d, rtol=1e-6)
     assert isinstance(problem, Problem)
-    few = problem.p <= DENSE and problem.n * problem.c * problem.p**2 <= DENSE_WORK
-    if problem.p <= DIRECT // 4 or (curvature.gauss_newton and few):
+    if problem.p <= DIRECT // 4 or (curvature.gauss_newton and _fits(problem, problem.n)):
         return Exact(), f"solver: Exact, one factorisation of p = {problem.p} rows"
     shape = EKFAC(problem).one_layer
     if shape is not None and shape[1] <= WIDEST:
         return _one_layer(problem, curvature, *shape, rtol=1e-5)
     return _leading(problem, curvature, GaussNewton, rtol=1e-5)
+
+
+def _fits(problem: LinearProblem | Problem, rows: int) -> bool:
+    """Whether the Gauss-Newton matrix of that many rows may be formed."""
+    return problem.p <= DENSE and rows * problem.c * problem.p**2 <= DENSE_WORK
 
 
 def _leading(
@@ -80,13 +86,18 @@ def _leading(
     kind: type[Hessian] | type[GaussNewton],
     rtol: float,
 ) -> tuple[Solver, str]:
-    tenth = torch.linspace(0, problem.n - 1, min(problem.n, max(2000, problem.n // 10))).long()
-    sample = kind(problem.subset(tenth), curvature.damping)
+    rows = max(2000, problem.n // 10)
+    whole = _fits(problem, min(problem.n, rows))
+    if whole:
+        rows = max(rows, int(HELPER_WORK / (problem.c * problem.p**2)))
+    index = torch.linspace(0, problem.n - 1, min(problem.n, rows)).long()
+    sample = kind(problem.subset(index), curvature.damping)
     reason = (
-        f"solver: ConjugateGradient preconditioned by {RANK} directions (Nystrom) of the {kind.__name__} matrix of "
-        f"{len(tenth)} rows, since p = {problem.p}"
+        f"solver: ConjugateGradient preconditioned by {'' if whole else f'{RANK} directions (Nystrom) of '}the "
+        f"{kind.__name__} matrix of {len(index)} rows, since p = {problem.p}"
     )
-    return ConjugateGradient(rtol=rtol, preconditioner=Nystrom(sample, rank=RANK)), reason
+    closed = sample if whole else Nystrom(sample, rank=RANK)
+    return ConjugateGradient(rtol=rtol, preconditioner=closed), reason
 
 
 def _one_layer(

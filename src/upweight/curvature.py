@@ -275,7 +275,8 @@ class Hessian(EmpiricalCurvature):
 
     @property
     def semidefinite(self) -> bool:
-        return self.problem.convex
+        lowest, _ = self.problem.spectra.get(self.gauss_newton, (-torch.inf, None))
+        return self.problem.convex or lowest + self.damping >= 0
 
 
 @dataclass(frozen=True, eq=False)

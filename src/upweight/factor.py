@@ -98,14 +98,15 @@ class DualFactor(Factor):
         return scaled - torch.cholesky_solve(self.U @ scaled.T, self.dual).T @ self.U / self.D
 
     def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
-        out = torch.empty_like(rows)
-        inner = self._kept_inverse(rows[:, self.kept])
+        wide = rows.to(self.dtype)
+        out = torch.empty_like(wide)
+        inner = self._kept_inverse(wide[:, self.kept])
         if len(self.bare):
-            bare = torch.cholesky_solve((rows[:, self.bare] - inner @ self.cross.T).T, self.schur).T
+            bare = torch.cholesky_solve((wide[:, self.bare] - inner @ self.cross.T).T, self.schur).T
             inner = inner - bare @ self.reach
             out[:, self.bare] = bare
         out[:, self.kept] = inner
-        return out
+        return out.to(rows.dtype)
 
     def quadratic(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:
         return (rows * self.solve(rows)).sum(1)

@@ -1,4 +1,4 @@
-"""Conjugate gradients on full-data products: one pass over the data serves all right-hand sides."""
+"""Block conjugate gradients on full-data products: one pass and one Krylov space serve all right-hand sides."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..curvature import Curvature
+from ..curvature import Curvature, EmpiricalCurvature
 from ..factor import indefinite
 from ..objective import Operator
 from ..progress import track
@@ -17,21 +17,25 @@ from .base import Inverse, Solution, Solver, Status
 Apply = Callable[[Tensor], Tensor]
 GAIN = {torch.bfloat16: 0.03, torch.float16: 0.03, torch.float32: 1e-5, torch.float64: 1e-12}
 """What one sweep is asked to shrink a residual by at most; more is below the rounding of its products."""
+UNSEEN = 0.01
+"""Of the expected size, an eigenvector's share of a random row that is smaller (0.8 % are) may go unseen."""
+MOST_TRIED = 100
+"""Products of the random row that tells whether a curvature is indefinite."""
 ROUNDING = 500
 """A precision is accurate enough to judge a residual that is this many times its rounding unit."""
 
 
 @dataclass(frozen=True)
 class ConjugateGradient(Solver):
-    """Preconditioned conjugate gradients (Sec. 3), all rows at once, each with its own coefficients and its own stop.
+    """Preconditioned block conjugate gradients (Sec. 3): all rows share one Krylov space: more take fewer steps.
 
-    A row stops when ||v - A s|| <= `rtol` ||v||; converged rows leave the products. Sweeps run in the fastest precision
-    that the curvature offers and the residual is recomputed accurately after each (iterative refinement): in the
-    problem's precision, or in float32 where `rtol` is above 6e-5 and thus far above its rounding. A sweep that gains
-    too little is followed by sweeps in the next precision. `max_steps` (default 10 p, at most
-    10,000) counts products. `preconditioner` is any curvature with a closed inverse, of the same size.
-    Negative curvature, met on the way or seen in the spectrum, is a status, never an answer. Ctrl-C keeps what is
-    finished (status "interrupted").
+    A row has converged when ||v - A s|| <= `rtol` ||v||. Sweeps run in the fastest precision that the curvature offers
+    and the residual is recomputed accurately after each (iterative refinement): in the problem's precision, or in
+    float32 where `rtol` is above 6e-5 and thus far above its rounding. Converged rows leave the next sweep; one that
+    gains too little is followed by sweeps in the next precision. `max_steps` (default 10 p, at most 10,000) counts
+    products per row. `preconditioner` is any curvature with a closed inverse, of the same size. A curvature that may be
+    indefinite is tried on a random right-hand side first. Negative curvature, met there or on the way, is an error or
+    a status, never an answer. Ctrl-C keeps what is finished (status "interrupted").
 
     >>> import torch
     >>> from upweight import Dense
@@ -55,16 +59,17 @@ class ConjugateGradient(Solver):
             raise ValueError(
                 f"the preconditioner has p = {self.preconditioner.p}, the curvature {curvature.p}"
             )
-        if not curvature.semidefinite:
-            lowest, highest = curvature.spectrum()
-            if lowest < -1e-6 * abs(highest):
-                raise indefinite(lowest)
         factors: dict[torch.dtype, Apply] = {}
 
         def precondition(dtype: torch.dtype) -> Apply:
             if dtype not in factors:
                 closed = self.preconditioner
-                factors[dtype] = (lambda rows: rows) if closed is None else closed.factor(dtype).solve
+                if isinstance(
+                    closed, EmpiricalCurvature
+                ):  # an explicit matrix, which affords its best precision
+                    factors[dtype] = closed.factor().solve
+                else:
+                    factors[dtype] = (lambda rows: rows) if closed is None else closed.factor(dtype).solve
             return factors[dtype]
 
         budget = self.max_steps or min(10 * curvature.p, 10_000)
@@ -73,11 +78,31 @@ class ConjugateGradient(Solver):
         ] or [len(curvature.precisions) - 1]
         precisions = curvature.precisions[: enough[0] + 1]
         operators = {precision: curvature.operator(precision) for precision in precisions}
+        if not curvature.semidefinite:
+            last = precisions[-1]
+            _refuse_indefinite(curvature, operators[last], precondition(wide(last)), wide(last))
 
         def solve(rows: Tensor) -> Solution:
             return _refine(rows, operators, precondition, self.rtol, budget)
 
         return Inverse(curvature, solve)
+
+
+def _refuse_indefinite(
+    curvature: Curvature, operator: Operator, precondition: Apply, dtype: torch.dtype
+) -> None:
+    """Raise if a random row's solve meets negative curvature, once it is small against any eigenvector's share.
+
+    While all Ritz values are positive, the residual polynomial is at least 1 at every negative eigenvalue: what a
+    random row holds of its eigenvector, about 1/sqrt(p), is still in the residual.
+    """
+    row = torch.randn(1, curvature.p, generator=torch.Generator().manual_seed(0)).to(curvature.device, dtype)
+    target = torch.full((1,), max(UNSEEN / curvature.p**0.5, GAIN[dtype])).to(row)
+    ended = _sweep(row, operator, precondition, target, MOST_TRIED)[2]
+    if ended is Status.INTERRUPTED:
+        raise KeyboardInterrupt
+    if ended is Status.NEGATIVE_CURVATURE:
+        raise indefinite(min(curvature.spectrum()[0], 0.0))
 
 
 def _refine(
@@ -120,59 +145,84 @@ def _refine(
         unit = norm[active, None]
         left[active] = rows[active] - unit * accurate((value[active] / unit).to(judged)).to(rows.dtype)
         before, residual[active] = residual[active], left[active].norm(dim=1) / norm[active]
-        for j, i in enumerate(open_rows):
-            if ended[j] is Status.INTERRUPTED or (ended[j] is Status.NEGATIVE_CURVATURE and last):
-                status[i] = ended[j]
+        for i in open_rows:
+            if ended is Status.INTERRUPTED or (ended is Status.NEGATIVE_CURVATURE and last):
+                status[i] = ended
             elif float(residual[i]) <= rtol:
                 status[i] = Status.CONVERGED
-        if Status.INTERRUPTED in ended:
+        if ended is Status.INTERRUPTED:
             break
         gain = residual[active] / before
-        if bool(((gain > 0.3) & (residual[active] > rtol)).any()):
-            if last and bool((gain > 0.9).all()):
-                break  # at the limit of the precision: report what was reached
+        if not bool(((gain <= 0.3) | (residual[active] <= rtol)).all()):
+            if last and not bool((gain <= 0.9).any()):
+                break  # at the limit of the precision, or not finite: report what was reached
             ladder = ladder if last else ladder[1:]
     return Solution(value, residual, steps.cpu(), tuple(status), judged)
 
 
 def _sweep(
     rows: Tensor, operator: Operator, precondition: Apply, target: Tensor, budget: int
-) -> tuple[Tensor, Tensor, list[Status]]:
-    """Conjugate gradients from zero until each row's residual has shrunk by its target."""
-    value = torch.zeros_like(rows)
-    taken = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
-    ended = [Status.NOT_CONVERGED] * len(rows)
-    size = rows.norm(dim=1)
-    active = torch.arange(len(rows), device=rows.device)
-    r = rows.clone()
-    z = precondition(r)
-    d = z.clone()
-    rz = (r * z).sum(1)
+) -> tuple[Tensor, int, Status]:
+    """Block conjugate gradients from zero until each row's residual has shrunk by its target.
+
+    All rows share one Krylov space (O'Leary, 1980). The residuals are held as shares of a basis that is orthonormal in
+    the metric of the preconditioner (Dubrulle, 2001), so that rows which are nearly combinations of others do no harm:
+    directions that drown in rounding are left to the next sweep. For one row this is the plain method.
+    """
+    value, taken = torch.zeros_like(rows), 0
+    goal = target * rows.norm(dim=1)
     try:
-        for _ in track(range(budget), "conjugate gradients", None):
-            q = operator(d)
-            dq = (d * q).sum(1)
-            # Negative curvature beyond rounding; a vanished direction is the end of the Krylov space, not negative.
-            negative = dq < -1e3 * torch.finfo(d.dtype).eps * d.norm(dim=1) * q.norm(dim=1)
-            alpha = torch.where(
-                dq > 0, rz / torch.where(dq > 0, dq, torch.ones_like(dq)), torch.zeros_like(dq)
-            )
-            value[active] += alpha[:, None] * d
-            r = r - alpha[:, None] * q
-            taken[active] += 1
-            converged = r.norm(dim=1) <= target[active] * size[active]
-            for i in active[negative].tolist():
-                ended[i] = Status.NEGATIVE_CURVATURE
-            for i in active[converged & ~negative].tolist():
-                ended[i] = Status.CONVERGED
-            go_on = ~(converged | negative | (dq <= 0))
-            if not bool(go_on.any()):
+        basis, directions, shares = _orthonormal(rows, precondition)  # rows = shares^T basis
+        if not len(basis):
+            return value, taken, Status.NOT_CONVERGED
+        for taken in track(range(1, budget + 1), "conjugate gradients", None):
+            images = operator(directions)
+            if not bool(images.isfinite().all()):
                 break
-            active, r, d, rz = active[go_on], r[go_on], d[go_on], rz[go_on]
-            z = precondition(r)
-            rz, last = (r * z).sum(1), rz
-            d = z + (rz / last)[:, None] * d
+            inverse = _inverse(directions, images)
+            if inverse is None:
+                return value, taken, Status.NEGATIVE_CURVATURE
+            value += (inverse @ shares).T @ directions
+            left = basis - inverse @ images
+            if bool(((shares.T @ left).norm(dim=1) <= goal).all()):
+                return value, taken, Status.CONVERGED
+            basis, new, change = _orthonormal(left, precondition)
+            directions, shares = new + change @ directions, change @ shares
+            if not len(basis):  # the end of the Krylov space
+                break
     except KeyboardInterrupt:
-        for i in active.tolist():
-            ended[i] = Status.INTERRUPTED
-    return value, taken, ended
+        return value, taken, Status.INTERRUPTED
+    return value, taken, Status.NOT_CONVERGED
+
+
+def _orthonormal(rows: Tensor, precondition: Apply) -> tuple[Tensor, Tensor, Tensor]:
+    """Q, M^-1 Q and C with rows = C^T Q and Q M^-1 Q^T = I, M the preconditioner; what drowns in rounding left out."""
+    images = precondition(rows)
+    gram = rows @ images.T
+    if not bool(gram.isfinite().all()):
+        return rows[:0], rows[:0], rows[:0] @ rows.T
+    values, vectors = _eigh(gram)
+    kept = values > max(10 * torch.finfo(rows.dtype).eps * float(values[-1]), 0.0)
+    root, vectors = values[kept].sqrt(), vectors[:, kept]
+    turn = (vectors / root).T.to(rows)
+    return turn @ rows, turn @ images, (vectors * root).T.to(rows)
+
+
+def _inverse(directions: Tensor, images: Tensor) -> Tensor | None:
+    """The pseudo-inverse of D A D^T, or None where it has a negative eigenvalue beyond rounding."""
+    size = directions.norm(dim=1).double().cpu()
+    values, vectors = _eigh((directions @ images.T).double().cpu() / (size * size[:, None]))
+    rounding = (
+        1e3 * torch.finfo(directions.dtype).eps * float((images.norm(dim=1).double().cpu() / size).max())
+    )
+    if float(values[0]) < -rounding:
+        return None
+    kept = values > 0
+    vectors = vectors[:, kept] / size[:, None]
+    return ((vectors / values[kept]) @ vectors.T).to(directions)
+
+
+def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and -vectors of a small matrix that is symmetric but for rounding, on the processor in float64."""
+    found = torch.linalg.eigh((matrix + matrix.T).double().cpu() / 2)
+    return found.eigenvalues, found.eigenvectors
