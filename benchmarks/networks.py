@@ -6,7 +6,8 @@
 
 `cnn` is the paper's network (p = 2,616; --weights is what `experiments/fig2_cnn.py` keeps) on 5,500 digits, l2 = 0.001
 on weights: all methods here are exact, and a row's error is ||scores - reference|| / ||reference||, the reference
-being that of the same matrix in float64. With a damping of 0.01 the Hessian is indefinite: ours refuses, peers answer.
+being that of the same matrix in float64, for the first 16 test digits. With a damping of 0.01 the Hessian is
+indefinite: ours refuses, peers answer.
 `mlp` is 784-512-256-10 (p = 535,818; trained here and kept) on 55,000 digits: EKFAC is an approximation, and a row is
 judged by its cosine with the exact Gauss-Newton scores, of the first 4 test digits.
 
@@ -41,8 +42,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import fig2_cnn
 
 HERE = Path(__file__).parent
-JUDGED, RESIDUAL = 4, 1e-2
-"""Test digits of the MLP whose exact scores are known, and to which residual."""
+JUDGED = {"cnn": 16, "mlp": 4}
+"""Test digits, from the first, whose exact scores are known."""
+RESIDUAL = 1e-2
+"""To which residual, for the MLP."""
 EPOCHS, BATCH, RATE = 5, 128, 1e-3
 
 OURS_CNN: dict[str, Callable[[uw.Problem, float], uw.Influence]] = {
@@ -233,7 +236,8 @@ class Judge:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.kind, self.options = options.problem, options
-        X, y, *self.test = networks_peers.load(self.kind, max(options.m), options.rows, options.data)
+        count = min(max(options.m), JUDGED[self.kind])
+        X, y, *self.test = networks_peers.load(self.kind, count, options.rows, options.data)
         network = torch.load(options.model, weights_only=False)
         if self.kind == "cnn":
             self.exact = ExactReferences(network, (X, y), options.out)
@@ -243,12 +247,10 @@ class Judge:
     def cells(self, method: str, path: Path) -> str:
         """Two numbers of the table in a file; a shorter list of test points starts a longer one."""
         found, damping = np.load(path), self.options.damping
-        scores = found["scores"]
+        scores = found["scores"][: JUDGED[self.kind]]
         if self.kind == "mlp":
-            test = tuple(part[:JUDGED] for part in self.test)
-            return cosines(
-                scores, gauss_newton_scores(self.problem, test, damping, self.options.out)[: len(scores)]
-            )
+            truth = gauss_newton_scores(self.problem, tuple(self.test), damping, self.options.out)
+            return cosines(scores, truth[: len(scores)])
         # Ours have the penalty in both places; a peer says where it has it.
         truth = self.exact.scores(
             self.test,

@@ -21,6 +21,7 @@ LEVELS = (
     {
         "losses",
         "measures",
+        "convolutions",
         "derivatives",
         "jacobians",
         "layers",

@@ -6,12 +6,14 @@ Two engines: torch.func (forward mode and vmap), and plain double backward in a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any, Literal, TypeAlias, TypeVar, final
 
 import torch
 from torch.func import functional_call, grad, jvp, vjp, vmap
 from torch.utils._pytree import tree_flatten, tree_map
 
+from .convolutions import fast_convolutions
 from .models import twice_differentiable
 from .pretrained import arguments, counted
 from .rows import count
@@ -234,7 +236,8 @@ def hessian_product(of: Evaluation, theta: Tensor, batch: Any, weights: Tensor, 
         return _many(lambda row: jvp(grad(value), (theta,), (row,))[1])
     # A view of theta: a copy for every kept block would add up.
     at = theta.detach().requires_grad_()
-    with torch.enable_grad():
+    together = of.strategy == "batch" and theta.device.type == "cpu"
+    with torch.enable_grad(), fast_convolutions(of.model) if together else nullcontext():
         first = torch.autograd.grad(value(at), at, create_graph=True)[0]
     return lambda rows: _pull(first, at, rows, of.rows_at_once)
 
