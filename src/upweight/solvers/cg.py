@@ -182,13 +182,15 @@ def _sweep(
             inverse = _inverse(directions, images)
             if inverse is None:
                 return value, taken, Status.NEGATIVE_CURVATURE
+            if not bool(inverse.any()):  # the end of the Krylov space
+                break
             value += (inverse @ shares).T @ directions
             left = basis - inverse @ images
             if bool(((shares.T @ left).norm(dim=1) <= goal).all()):
                 return value, taken, Status.CONVERGED
             basis, new, change = _orthonormal(left, precondition)
             directions, shares = new + change @ directions, change @ shares
-            if not len(basis):  # the end of the Krylov space
+            if not len(basis):
                 break
     except KeyboardInterrupt:
         return value, taken, Status.INTERRUPTED
@@ -212,12 +214,11 @@ def _inverse(directions: Tensor, images: Tensor) -> Tensor | None:
     """The pseudo-inverse of D A D^T, or None where it has a negative eigenvalue beyond rounding."""
     size = directions.norm(dim=1).double().cpu()
     values, vectors = _eigh((directions @ images.T).double().cpu() / (size * size[:, None]))
-    rounding = (
-        1e3 * torch.finfo(directions.dtype).eps * float((images.norm(dim=1).double().cpu() / size).max())
-    )
-    if float(values[0]) < -rounding:
+    eps = torch.finfo(directions.dtype).eps
+    reach = float((images.norm(dim=1).double().cpu() / size).max())
+    if float(values[0]) < -(1e3 + len(values)) * eps * reach:
         return None
-    kept = values > 0
+    kept = values > len(values) * eps * values[-1]
     vectors = vectors[:, kept] / size[:, None]
     return ((vectors / values[kept]) @ vectors.T).to(directions)
 
