@@ -133,7 +133,7 @@ def kept(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 def solved_in_subspace(
-    product: Callable[[torch.Tensor], torch.Tensor], near: torch.Tensor, v: torch.Tensor, steps: int = 40
+    product: Callable[[torch.Tensor], torch.Tensor], near: torch.Tensor, v: torch.Tensor, steps: int = 100
 ) -> torch.Tensor | None:
     """A^-1 v to a residual of 1e-8 by least squares in a growing space, or None if `steps` blocks do not suffice.
 

@@ -265,6 +265,15 @@ def test_negative_curvature_is_seen_within_the_preconditioner():
     )
 
 
+def test_negative_curvature_whose_size_the_spectrum_cannot_tell_is_refused_all_the_same():
+    """A negative eigenvalue of 1e-6 of the largest, among many like it: the preconditioner brings it out."""
+    values = torch.cat([torch.tensor([-1e-3]), torch.logspace(-3, 3, 399)]).double()
+    near = Dense(torch.diag(values.abs()))
+    with pytest.raises(IndefiniteError, match=r"negative curvature was met.*Raise the damping \(now 0"):
+        ConjugateGradient(preconditioner=near).prepare(Dense(torch.diag(values)))
+    assert ConjugateGradient(preconditioner=near).prepare(Dense(torch.diag(values.abs())))(draw(1, 400)).ok
+
+
 def singular(n: int) -> LinearProblem:
     X = draw(n, 5)
     X[:, 2] = 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ..curvature import Curvature, EmpiricalCurvature
+from ..errors import IndefiniteError
 from ..factor import indefinite
 from ..objective import Operator
 from ..progress import track
@@ -102,7 +103,13 @@ def _refuse_indefinite(
     if ended is Status.INTERRUPTED:
         raise KeyboardInterrupt
     if ended is Status.NEGATIVE_CURVATURE:
-        raise indefinite(min(curvature.spectrum()[0], 0.0))
+        lowest = curvature.spectrum()[0]
+        if lowest < 0:
+            raise indefinite(lowest)
+        raise IndefiniteError(
+            "the curvature is indefinite: negative curvature was met, too small beside the rest for its "
+            f"eigenvalue to be told. Raise the damping (now {curvature.damping:.1e}), or use GaussNewton"
+        )
 
 
 def _refine(
