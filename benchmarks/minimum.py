@@ -3,8 +3,8 @@
     python benchmarks/minimum.py --weights cnn.pt --data mnist.npz --out minimum.pt
 
 --evaluations of L-BFGS, then --steps Newton steps with the Hessian + damping by upweight's own conjugate gradients.
-The damping is halved down to 0.0125 and doubled where the Hessian is indefinite or the objective would rise. About seven
-minutes on two cores; the file is for `networks.py cnn --weights`.
+The damping is halved down to 0.0125 and doubled where the Hessian is indefinite or the objective would rise. About
+seven minutes on two cores; the file is for `networks.py cnn --weights`.
 """
 
 from __future__ import annotations
