@@ -274,6 +274,20 @@ def test_negative_curvature_whose_size_the_spectrum_cannot_tell_is_refused_all_t
     assert ConjugateGradient(preconditioner=near).prepare(Dense(torch.diag(values.abs())))(draw(1, 400)).ok
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("helped", [False, True])
+def test_a_small_negative_eigenvalue_is_seen_with_a_poor_preconditioner_or_none(
+    helped: bool, dtype: torch.dtype
+):
+    """1e-5 of the largest, by itself below the others: where the random solve does not converge the spectrum tells."""
+    values = torch.cat([torch.tensor([-1e-2]), torch.linspace(1, 1000, 299)]).double()
+    Q = torch.linalg.qr(draw(300, 300)).Q
+    A = (Q * values) @ Q.T
+    poor = Dense(torch.diag(draw(300, seed=4).abs() + 0.1).to(dtype)) if helped else None
+    with pytest.raises(IndefiniteError, match="indefinite"):
+        ConjugateGradient(rtol=1e-4, preconditioner=poor).prepare(Dense(((A + A.T) / 2).to(dtype)))
+
+
 def singular(n: int) -> LinearProblem:
     X = draw(n, 5)
     X[:, 2] = 0

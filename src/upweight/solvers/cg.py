@@ -35,8 +35,9 @@ class ConjugateGradient(Solver):
     float32 where `rtol` is above 6e-5 and thus far above its rounding. Converged rows leave the next sweep; one that
     gains too little is followed by sweeps in the next precision. `max_steps` (default 10 p, at most 10,000) counts
     products per row. `preconditioner` is any curvature with a closed inverse, of the same size. A curvature that may be
-    indefinite is tried on a random right-hand side first. Negative curvature, met there or on the way, is an error or
-    a status, never an answer. Ctrl-C keeps what is finished (status "interrupted").
+    indefinite is tried on a random right-hand side first; where that does not converge in a hundred products, or there
+    is no preconditioner, its spectrum is looked at. Negative curvature is an error or a status, never an answer.
+    Ctrl-C keeps what is finished (status "interrupted").
 
     >>> import torch
     >>> from upweight import Dense
@@ -65,9 +66,8 @@ class ConjugateGradient(Solver):
         def precondition(dtype: torch.dtype) -> Apply:
             if dtype not in factors:
                 closed = self.preconditioner
-                if isinstance(
-                    closed, EmpiricalCurvature
-                ):  # an explicit matrix, which affords its best precision
+                # An explicit matrix affords its best precision.
+                if isinstance(closed, EmpiricalCurvature):
                     factors[dtype] = closed.factor().solve
                 else:
                     factors[dtype] = (lambda rows: rows) if closed is None else closed.factor(dtype).solve
@@ -80,8 +80,11 @@ class ConjugateGradient(Solver):
         precisions = curvature.precisions[: enough[0] + 1]
         operators = {precision: curvature.operator(precision) for precision in precisions}
         if not curvature.semidefinite:
-            last = precisions[-1]
-            _refuse_indefinite(curvature, operators[last], precondition(wide(last)), wide(last))
+            last, ended = precisions[-1], None
+            if self.preconditioner is not None:
+                ended = _tried(curvature, operators[last], precondition(wide(last)), wide(last))
+            if ended is not Status.CONVERGED:
+                _look_at_spectrum(curvature, met=ended is Status.NEGATIVE_CURVATURE)
 
         def solve(rows: Tensor) -> Solution:
             return _refine(rows, operators, precondition, self.rtol, budget)
@@ -89,23 +92,26 @@ class ConjugateGradient(Solver):
         return Inverse(curvature, solve)
 
 
-def _refuse_indefinite(
-    curvature: Curvature, operator: Operator, precondition: Apply, dtype: torch.dtype
-) -> None:
-    """Raise if a random row's solve meets negative curvature, once it is small against any eigenvector's share.
+def _tried(curvature: Curvature, operator: Operator, precondition: Apply, dtype: torch.dtype) -> Status:
+    """How a random row's solve ends: converged, it has met no negative curvature, and there is none.
 
     While all Ritz values are positive, the residual polynomial is at least 1 at every negative eigenvalue: what a
-    random row holds of its eigenvector, about 1/sqrt(p), is still in the residual.
+    random row holds of its eigenvector, about 1/sqrt(p), is still in the residual. It is solved to less than that.
     """
     row = torch.randn(1, curvature.p, generator=torch.Generator().manual_seed(0)).to(curvature.device, dtype)
     target = torch.full((1,), max(UNSEEN / curvature.p**0.5, GAIN[dtype])).to(row)
     ended = _sweep(row, operator, precondition, target, MOST_TRIED)[2]
     if ended is Status.INTERRUPTED:
         raise KeyboardInterrupt
-    if ended is Status.NEGATIVE_CURVATURE:
-        lowest = curvature.spectrum()[0]
-        if lowest < 0:
-            raise indefinite(lowest)
+    return ended
+
+
+def _look_at_spectrum(curvature: Curvature, met: bool) -> None:
+    """Raise if it has negative eigenvalues, or if negative curvature was `met`."""
+    lowest, highest = curvature.spectrum()
+    if lowest < -1e-6 * abs(highest) or (met and lowest < 0):
+        raise indefinite(lowest)
+    if met:
         raise IndefiniteError(
             "the curvature is indefinite: negative curvature was met, too small beside the rest for its "
             f"eigenvalue to be told. Raise the damping (now {curvature.damping:.1e}), or use GaussNewton"
