@@ -29,7 +29,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import upweight as uw
-from upweight.distributed import gather_objects, rank
+from upweight.runtime.distributed import gather_objects, rank
 
 OUTPUTS = 10
 EIGEN = 25

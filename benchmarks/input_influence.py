@@ -23,9 +23,9 @@ import torch
 from peers import peak_mib
 
 import upweight as uw
-from upweight.design import as_design
+from upweight.data.design import as_design
+from upweight.data.user_terms import Terms
 from upweight.frozen import BATCH
-from upweight.terms import Terms
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import photos

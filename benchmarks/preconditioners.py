@@ -23,9 +23,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import upweight as uw
-from upweight.curvature import Curvature
-from upweight.factor import DiagonalFactor
-from upweight.jacobians import convex_roots
+from upweight.curvature.base import Curvature
+from upweight.linalg.factorizations import DiagonalFactor
+from upweight.network.output_curvature import convex_roots
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import fig2_cnn

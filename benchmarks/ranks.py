@@ -25,8 +25,8 @@ import torch
 from torch.nn import functional as F
 
 import upweight as uw
-from upweight import distributed
-from upweight.files import read, write
+from upweight.runtime import distributed
+from upweight.runtime.tensor_files import read, write
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import fig2_cnn

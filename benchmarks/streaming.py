@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 import upweight as uw
-from upweight.streams import ArraySource, Source, StreamedDesign
+from upweight.data.design_on_disk import ArraySource, Source, StreamedDesign
 
 D, TESTS, TOP = 64, 100, 100
 AT_ONCE = 500_000

@@ -28,8 +28,8 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 import upweight as uw
-from upweight.progress import track
-from upweight.verify import agreement
+from upweight.runtime.progress import track
+from upweight.validation.verify import agreement
 
 L2, DAMPING, BATCH = 0.001, 0.01, 500
 

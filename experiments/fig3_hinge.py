@@ -25,8 +25,8 @@ from data import ones_and_sevens
 from matplotlib.figure import Figure
 
 import upweight as uw
-from upweight.progress import track
-from upweight.verify import agreement
+from upweight.runtime.progress import track
+from upweight.validation.verify import agreement
 
 L2 = 0.01
 SHOWN = (0.0, 0.001, 0.1)

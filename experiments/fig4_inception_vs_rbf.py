@@ -27,7 +27,7 @@ import torch
 from matplotlib.figure import Figure
 
 import upweight as uw
-from upweight.design import as_design
+from upweight.data.design import as_design
 
 TOP = 10
 

@@ -32,8 +32,8 @@ from PIL import Image
 from scipy.stats import rankdata
 
 import upweight as uw
-from upweight.progress import track
-from upweight.verify import agreement
+from upweight.runtime.progress import track
+from upweight.validation.verify import agreement
 
 L2 = 0.001
 TEMPERATURE = 0.001

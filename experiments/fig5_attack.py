@@ -34,7 +34,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest, rankdata
 
 import upweight as uw
-from upweight.progress import track
+from upweight.runtime.progress import track
 from upweight.uses.attack import Attack, Box, attack, to_pixels, vulnerability
 
 STEP = 0.02

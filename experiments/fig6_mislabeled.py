@@ -34,7 +34,7 @@ from scipy.special import expit
 from sklearn.model_selection import StratifiedKFold
 
 import upweight as uw
-from upweight.progress import track
+from upweight.runtime.progress import track
 
 L2 = 1e-4
 FLIPPED = 0.1

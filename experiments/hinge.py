@@ -15,7 +15,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import brentq
 
-from upweight.progress import track
+from upweight.runtime.progress import track
 
 NEWTON = 60
 ROUNDS = 40

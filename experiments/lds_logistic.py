@@ -39,7 +39,7 @@ from torch.nn import functional as F
 
 import upweight as uw
 from upweight.evaluation import LDS, Counterfactual, Outcome, counterfactual, lds, random_subsets, retrained
-from upweight.verify import agreement
+from upweight.validation.verify import agreement
 
 SHARES = (0.01, 0.05, 0.1)
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)

@@ -13,8 +13,8 @@ from data import folder
 from torch.nn import functional as F
 
 import upweight as uw
+from upweight.data.user_terms import Terms
 from upweight.frozen import features
-from upweight.terms import Terms
 from upweight.vision import EfficientNetLite0, InceptionV3
 
 L2 = 0.001

@@ -28,11 +28,11 @@ from data import ones_and_sevens
 from matplotlib.figure import Figure
 
 import upweight as uw
-from upweight.progress import track
-from upweight.reduced import reduced_gradients, without
-from upweight.removal import newton
-from upweight.terms import Terms
-from upweight.verify import agreement
+from upweight.data.user_terms import Terms
+from upweight.influence.removal import newton
+from upweight.linear.edits import reduced_gradients, without
+from upweight.runtime.progress import track
+from upweight.validation.verify import agreement
 
 TESTS = 6
 KINDS = ("first_order", "rescaled", "newton")

@@ -1,6 +1,7 @@
 """What all tests share: the real data, and how hypothesis searches."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,20 @@ DATA_FILES = ("mnist.npz", "enron1.parquet", "diabetic_data.parquet", "dogfish_2
 settings.register_profile("upweight", deadline=None)
 settings.register_profile("upweight-ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("upweight-ci" if os.environ.get("CI") else "upweight")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-bfloat16", action="store_true", help="as on a processor that has no bfloat16 arithmetic"
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _processor(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if request.config.getoption("--no-bfloat16"):
+            patch.setattr("upweight.data.design.has_fast_bfloat16", lambda: False)
+        yield
 
 
 def missing_data(folder: str | None) -> str | None:

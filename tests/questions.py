@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import upweight as uw
-from upweight import distributed
+from upweight.curvature.nystrom import Nystrom
 from upweight.evaluation import random_subsets, retrained
-from upweight.files import write
-from upweight.nystrom import Nystrom
+from upweight.runtime import distributed
+from upweight.runtime.tensor_files import write
 
 N = 37  # not divisible
 

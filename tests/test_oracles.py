@@ -13,13 +13,13 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from compare import assert_close_per_row
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
+from tests.support.compare import assert_close_per_row
 from upweight import EKFAC, Exact, GaussNewton, Hessian, Influence, Problem
-from upweight.curvature import Curvature
+from upweight.curvature.base import Curvature
 
 N = 20
 L2, DAMPING = 0.02, 1e-3

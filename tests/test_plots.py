@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from upweight import Dense, plots
-from upweight.verify import Verification, agreement
+from upweight.validation.verify import Verification, agreement
 
 
 def made_up(groups: tuple[str, ...]) -> Verification:

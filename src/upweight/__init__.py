@@ -2,8 +2,10 @@
 
 from importlib.metadata import version
 
-from .curvature import Dense, GaussNewton, Hessian
-from .ekfac import EKFAC
+from .curvature.base import Dense, GaussNewton, Hessian
+from .curvature.ekfac import EKFAC
+from .curvature.nystrom import Nystrom
+from .data.design_on_disk import stream
 from .errors import (
     ApproximationWarning,
     IndefiniteError,
@@ -15,17 +17,15 @@ from .errors import (
     SmallerBlocksWarning,
     StaleError,
 )
-from .estimators import from_estimator
-from .influence import Influence
-from .linear import LinearProblem
+from .estimators.from_estimator import from_estimator
+from .influence.influence import Influence
+from .influence.score_store import ScoreStore
+from .influence.scores import Scores
+from .linear.problem import LinearProblem
 from .losses import Logistic, SmoothHinge, Softmax, Squared, SquaredHinge
 from .measures import OfParameters, Overall
-from .nystrom import Nystrom
-from .problem import Problem
-from .scores import Scores
+from .network.problem import Problem
 from .solvers import Arnoldi, ConjugateGradient, Exact, LiSSA
-from .store import ScoreStore
-from .streams import stream
 from .uses import (
     Box,
     attack,
@@ -37,7 +37,7 @@ from .uses import (
     vulnerability,
     vulnerable_targets,
 )
-from .verify import Verification, verify
+from .validation.verify import Verification, verify
 
 __version__ = version("upweight")
 

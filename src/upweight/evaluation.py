@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Bool, Float
 from scipy import stats
 
-from .distributed import alone, gather_objects, shard
+from .influence.scores import Scores
 from .objective import content_hash
-from .progress import track
-from .scores import Scores
+from .runtime.distributed import alone, gather_objects, shard
+from .runtime.progress import track
 from .types import Tensor, as_tensor
 
 RESAMPLES = 1000

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from .files import read, write
-from .models import check_eval
+from .network.modules import check_eval
 from .objective import content_hash
-from .progress import track
+from .runtime.progress import track
+from .runtime.tensor_files import read, write
 from .types import Tensor, as_tensor
 
 BATCH = 32

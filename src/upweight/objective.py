@@ -14,11 +14,11 @@ import torch
 import xxhash
 from jaxtyping import Float, Int
 
-from .distributed import gather_rows
+from .data.user_terms import Terms
+from .linalg.flat_vectors import Layout
 from .measures import Measure
-from .terms import Terms
+from .runtime.distributed import gather_rows
 from .types import Keep, Params, Tensor, as_tensor
-from .vectors import Layout
 
 Operator: TypeAlias = Callable[[Tensor], Tensor]
 """A symmetric matrix as a function: rows (k, p) -> rows (k, p)."""

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from .curvature import Curvature
+from .curvature.base import Curvature
 from .types import Tensor
-from .verify import Verification
+from .validation.verify import Verification
 
 COLOURS = {"top": "#0072B2", "random": "#E69F00"}
 """Blue and orange of Okabe and Ito's palette, told apart with every kind of colour vision; the markers differ too."""

@@ -54,8 +54,8 @@ def answering(command: Callable[P, None]) -> Callable[P, None]:
     def answered(*args: P.args, **kwargs: P.kwargs) -> None:
         import warnings
 
-        from ..distributed import rank
         from ..errors import InfluenceError
+        from ..runtime.distributed import rank
 
         first = rank() == 0
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..progress import tell
+from ..runtime.progress import tell
 from .app import GATE, answering, app
 from .show import Format, show
 
 if TYPE_CHECKING:
-    from .files import Asked
+    from ..tables.fitted_file import Asked
 
 Row = Annotated[str, typer.Option(help="The row (or id) that is asked about.", show_default=False)]
 Format_ = Annotated[
@@ -65,7 +65,7 @@ def _read(
     ] = None,
     encoding: Annotated[str, typer.Option(help="Encoding of a CSV or TSV file.")] = "utf-8",
 ) -> Asked:
-    from .files import Asked
+    from ..tables.fitted_file import Asked
 
     return Asked.of(
         file,
@@ -247,7 +247,7 @@ def verify(
 ) -> None:
     """Whether an explanation holds: retrain without single rows, and compare with what was predicted."""
     from .. import plots
-    from ..verify import verify
+    from ..validation.verify import verify
 
     found = verify(asked.influence, asked.batch(test, row), k=k, seed=seed, refit=asked.refit)
     if picture is not None:

@@ -11,18 +11,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..progress import tell
+from ..runtime.progress import tell
 from .app import answering, app, phase
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from ..influence import Influence
-    from ..linear import LinearProblem
-    from ..scores import Scores
+    from ..influence.influence import Influence
+    from ..influence.scores import Scores
+    from ..linear.problem import LinearProblem
     from ..types import Tensor
-    from ..verify import Verification
+    from ..validation.verify import Verification
 
 L2 = 0.01
 CLASSES = 10
@@ -115,11 +115,11 @@ def _demo(out: Path, seed: int, k: int) -> None:
         import torch
 
         from .. import plots
-        from ..influence import Influence
-        from ..linear import LinearProblem
+        from ..influence.influence import Influence
+        from ..linear.problem import LinearProblem
         from ..losses import Softmax
         from ..report import in_words
-        from ..verify import verify
+        from ..validation.verify import verify
 
     digits = embedded_digits()
     with phase("training softmax regression on 5,500 digits to a gradient norm of 1e-9"):

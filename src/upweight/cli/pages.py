@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from ..pipelines import photograph
-from ..progress import tell
 from ..report import Example, write
-from ..tables import inside
+from ..runtime.progress import tell
+from ..tables.columns import inside
+from ..tables.default_models import photograph
+from ..tables.fitted_file import Asked
 from ..uses.explain import explain
-from ..verify import verify
-from .files import Asked
+from ..validation.verify import verify
 
 CELLS = 12
 """Cells of a row that are shown: those responsible first."""

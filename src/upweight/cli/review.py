@@ -8,8 +8,8 @@ from pathlib import Path
 import typer
 import xxhash
 
+from ..tables.fitted_file import Asked
 from .app import phase
-from .files import Asked
 
 
 def reviewed(

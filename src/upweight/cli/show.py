@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..distributed import rank
+from ..runtime.distributed import rank
 
 WIDEST = 60
 """Characters of a cell that a table on the terminal shows."""

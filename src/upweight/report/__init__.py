@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 from .. import plots
-from ..distributed import rank
-from ..verify import Agreement, Verification
+from ..runtime.distributed import rank
+from ..validation.verify import Agreement, Verification
 
 NUMBERS = ("predicted", "actual", "error")
 """Columns of the table of effects that are numbers."""

@@ -7,7 +7,7 @@ import io
 import pandas as pd
 
 from ..cli.show import inert
-from ..tables import SEPARATORS
+from ..tables.columns import SEPARATORS
 from .session import Session
 
 

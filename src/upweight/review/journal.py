@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ..tables import FileError
+from ..tables.columns import FileError
 
 ACTIONS = ("keep", "relabel", "drop", "skip")
 

@@ -11,19 +11,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..cli.files import Asked
 from ..cli.pages import example
 from ..errors import InfluenceError
-from ..influence import Influence
-from ..linear import LinearProblem
-from ..optimum import own_contribution
-from ..reduced import relabelled, without
+from ..influence.influence import Influence
+from ..linear.diagnostics import own_contribution
+from ..linear.edits import relabelled, without
+from ..linear.problem import LinearProblem
 from ..report import Example
-from ..tables import FileError
+from ..tables.columns import FileError
+from ..tables.fitted_file import Asked
 from ..types import Tensor
 from ..uses.explain import explain
+from ..uses.labels import decided, is_classifier, label_names
 from ..uses.mislabeled import mislabeled
-from ..uses.names import decided, is_classifier, label_names
 from .journal import Decision, Journal
 
 EVIDENCE = 3

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..curvature import Curvature
-from ..factor import LowRankFactor
+from ..curvature.base import Curvature
+from ..linalg.factorizations import LowRankFactor
 from ..types import Tensor
 from .base import Inverse, Solution, Solver, Status, relative_residual
 

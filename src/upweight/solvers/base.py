@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 
-from ..curvature import Curvature
+from ..curvature.base import Curvature
 from ..errors import IndefiniteError, InfluenceError, NotConvergedError
 from ..objective import Operator
 from ..types import Tensor

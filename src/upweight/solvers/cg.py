@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ..curvature import Curvature, EmpiricalCurvature
+from ..curvature.base import Curvature, EmpiricalCurvature
 from ..errors import IndefiniteError
-from ..factor import indefinite
+from ..linalg.factorizations import indefinite
 from ..objective import Operator
-from ..progress import track
+from ..runtime.progress import track
 from ..types import Tensor, wide
 from .base import Inverse, Solution, Solver, Status
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..curvature import Curvature
+from ..curvature.base import Curvature
 from ..types import Tensor
 from .base import Inverse, Solution, Solver, Status, relative_residual
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 
-from ..curvature import Curvature, EmpiricalCurvature
-from ..progress import track
+from ..curvature.base import Curvature, EmpiricalCurvature
+from ..runtime.progress import track
 from ..types import Tensor
 from .base import Inverse, Solution, Solver, Status, relative_residual
 

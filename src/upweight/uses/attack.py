@@ -11,15 +11,15 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 
-from ..curvature import Hessian
-from ..design import Design, as_design
-from ..factor import Factor, UpdatedFactor
+from ..curvature.base import Hessian
+from ..data.design import Design, as_design
 from ..frozen import Traced
-from ..influence import Influence
-from ..linear import LinearProblem
-from ..progress import track
+from ..influence.influence import Influence
+from ..linalg.factorizations import Factor, UpdatedFactor
+from ..linear.problem import LinearProblem
+from ..runtime.progress import track
 from ..types import Tensor, as_tensor
-from .names import is_classifier, margins
+from .labels import is_classifier, margins
 
 TOLERANCE = 1e-9
 """Gradient norm at which a retrained head is finished."""

@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..influence import Influence
-from ..linear import LinearProblem
+from ..influence.influence import Influence
+from ..influence.scores import Scores
+from ..linear.problem import LinearProblem
 from ..measures import Measure
-from ..notebook import as_html
-from ..scores import Scores
+from ..runtime.notebook import as_html
 from ..types import Tensor
-from .names import decided, in_words, is_classifier, label_names
+from .labels import decided, in_words, is_classifier, label_names
 
 COLUMNS = 3
 """Columns of X that are named for each training row."""

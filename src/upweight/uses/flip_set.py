@@ -9,13 +9,13 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from ..influence import Influence
-from ..linear import LinearProblem
-from ..progress import track
-from ..reduced import relabelled, without
+from ..influence.influence import Influence
+from ..linear.edits import relabelled, without
+from ..linear.problem import LinearProblem
+from ..runtime.progress import track
 from ..solvers import Exact
 from ..types import Tensor
-from .names import decided, is_classifier, label_names, margins, row_names
+from .labels import decided, is_classifier, label_names, margins, row_names
 
 
 @dataclass(frozen=True, eq=False)

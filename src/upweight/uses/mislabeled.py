@@ -9,12 +9,12 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from ..influence import Influence
-from ..linear import LinearProblem
-from ..notebook import as_html
-from ..reduced import relabelled
+from ..influence.influence import Influence
+from ..linear.edits import relabelled
+from ..linear.problem import LinearProblem
+from ..runtime.notebook import as_html
 from ..types import Tensor
-from .names import decided, is_classifier, label_names, mean_loss, row_names
+from .labels import decided, is_classifier, label_names, mean_loss, row_names
 
 
 @dataclass(frozen=True, eq=False)

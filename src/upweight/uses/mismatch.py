@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..groups import as_sets
-from ..influence import Influence
-from ..linear import LinearProblem
+from ..data.row_sets import as_sets
+from ..influence.influence import Influence
+from ..linear.problem import LinearProblem
 from ..measures import Measure
-from ..notebook import as_html
+from ..runtime.notebook import as_html
 from ..types import Tensor
-from .names import feature_name, mean_loss
+from .labels import feature_name, mean_loss
 
 FEATURES = 10
 

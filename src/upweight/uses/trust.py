@@ -12,10 +12,10 @@ import torch
 from scipy import stats
 
 from ..errors import InfluenceError
-from ..influence import Influence
+from ..influence.influence import Influence
+from ..influence.scores import Scores
 from ..measures import Measure
-from ..notebook import as_html
-from ..scores import Scores
+from ..runtime.notebook import as_html
 
 Level = Literal["trust", "trust the ranking only", "do not trust"]
 UNSTABLE, SHAKY = 0.5, 0.9

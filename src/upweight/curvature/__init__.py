@@ -1,0 +1,1 @@
+"""Curvatures: symmetric operators on flat vectors, with their damping."""

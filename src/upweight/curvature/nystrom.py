@@ -1,0 +1,97 @@
+"""The Nystrom approximation of a curvature: its leading directions from a few products, at any number of parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+from ..linalg.factorizations import LowRankFactor, indefinite
+from ..objective import Operator
+from .base import Curvature
+
+
+@dataclass(frozen=True, eq=False)
+class Nystrom(Curvature):
+    """A randomised approximation of rank `rank` of a positive semi-definite curvature (Frangella et al., 2023).
+
+    A - shift I, shift the damping and the smallest penalty, is replaced by its Nystrom approximation on `rank` random
+    directions, drawn from `seed`; all other directions get the smallest eigenvalue kept. Cost: `rank` products, many at
+    once; memory: rank p numbers. As a preconditioner it shares the Krylov space of all right-hand sides: it pays
+    for many of them, and where the curvature is concentrated on fewer than `rank` directions.
+    Raises IndefiniteError where the curvature is not positive semi-definite.
+
+    >>> import torch
+    >>> from upweight import Dense
+    >>> Nystrom(Dense(torch.diag(torch.tensor([4.0, 0.0, 0.0])), damping=1.0), rank=1).factor().solve(
+    ...     torch.eye(3)[:1]
+    ... )
+    tensor([[0.2000, 0.0000, 0.0000]])
+    """
+
+    of: Curvature
+    rank: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank must be >= 1, got {self.rank}")
+
+    @property
+    def damping(self) -> float:  # type: ignore[override]
+        """That of the curvature which is approximated."""
+        return self.of.damping
+
+    def damped(self, damping: float) -> Nystrom:
+        return replace(self, of=self.of.damped(damping))
+
+    @property
+    def p(self) -> int:
+        return self.of.p
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.of.dtype
+
+    @property
+    def semidefinite(self) -> bool:
+        return True
+
+    @cached_property
+    def _factors(self) -> dict[torch.dtype, LowRankFactor]:
+        return {}
+
+    def fingerprint(self) -> str:
+        return f"Nystrom({self.of.fingerprint()}, rank={self.rank}, seed={self.seed})"
+
+    def operator(self, dtype: torch.dtype | None = None) -> Operator:
+        product = self.factor(dtype).product
+        assert product is not None
+        return product
+
+    def factor(self, dtype: torch.dtype | None = None) -> LowRankFactor:
+        dtype = dtype or self.dtype
+        if dtype not in self._factors:
+            self._factors[dtype] = self._found if dtype == self._found.dtype else self._found.to(dtype)
+        return self._factors[dtype]
+
+    @cached_property
+    def _found(self) -> LowRankFactor:
+        generator = torch.Generator().manual_seed(self.seed)
+        dtype = self.of.fast_dtype
+        random = torch.randn(min(self.rank, self.p), self.p, generator=generator, dtype=dtype)
+        basis = torch.linalg.qr(random.to(self.of.device).T)[0].T
+        image = self.of.operator(dtype)(basis) - self.of.shift * basis
+        # Lifted by its rounding, so that the small matrix has a Cholesky factor.
+        lift = self.p**0.5 * torch.finfo(dtype).eps * float(image.norm(dim=1).max())
+        image += lift * basis
+        small = image @ basis.T
+        lower, failed = torch.linalg.cholesky_ex((small + small.T) / 2)
+        if int(failed):
+            raise indefinite(float(torch.linalg.eigvalsh((small + small.T) / 2)[0]) + self.of.shift)
+        _, sizes, vectors = torch.linalg.svd(
+            torch.linalg.solve_triangular(lower, image, upper=False), full_matrices=False
+        )
+        values = (sizes.square() - lift).clamp(min=0) + self.of.shift
+        return LowRankFactor(vectors, values.clamp(min=lift))

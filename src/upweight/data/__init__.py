@@ -1,0 +1,1 @@
+"""Training data: how they are held, read and named."""

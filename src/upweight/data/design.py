@@ -1,0 +1,214 @@
+"""The design matrix X (n, d) of a linear problem: dense or sparse, read in blocks of rows.
+
+Only this file knows how X is stored. A block offers the three products that a linear problem is made of: X V^T, Z^T X
+and X^T diag(w) X. Every pass over the data goes block by block, so that a block is still in the processor's cache when
+its second product reads it.
+
+A block of precision bfloat16 takes and gives float32: only its matrix products are rounded.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import sparse
+
+from ..types import Tensor, as_tensor
+
+CACHE_BYTES = 2 << 30
+"""A copy of X in a lower precision is kept if it is at most this large, else blocks are converted as they are read."""
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware: twice (AVX-512 BF16) to six times (AMX) float32's speed.
+
+    >>> has_fast_bfloat16() in (True, False)
+    True
+    """
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in names)
+
+
+class Block(ABC):
+    """Some rows of X, in the precision of the vectors they are multiplied with."""
+
+    @abstractmethod
+    def forward(self, V: Float[Tensor, "q d"]) -> Float[Tensor, "b q"]:
+        """X V^T."""
+
+    @abstractmethod
+    def backward(self, Z: Float[Tensor, "b q"]) -> Float[Tensor, "q d"]:
+        """Z^T X."""
+
+    @abstractmethod
+    def gram(self, w: Float[Tensor, " b"], out: Float[Tensor, "d d"]) -> None:
+        """Add X^T diag(w) X to the upper triangle of `out` (more of it may be filled)."""
+
+    @abstractmethod
+    def dense(self) -> Float[Tensor, "b d"]:
+        """The rows as a dense tensor."""
+
+
+class Design(ABC):
+    """X (n, d)."""
+
+    shape: tuple[int, int]
+    precisions: tuple[torch.dtype, ...] = (torch.float32, torch.float64)
+    """Those worth having, from the fastest to the most accurate."""
+
+    @abstractmethod
+    def block(self, rows: slice, dtype: torch.dtype) -> Block:
+        """Those consecutive rows."""
+
+    @abstractmethod
+    def take(self, index: Tensor) -> Design:
+        """The design of those rows."""
+
+    @abstractmethod
+    def buffers(self) -> Sequence[Tensor]:
+        """What the content hash covers."""
+
+    def blocks(
+        self, size: int, dtype: torch.dtype, within: slice | None = None
+    ) -> Iterator[tuple[slice, Block]]:
+        """All rows (or those `within`), in order, `size` at a time."""
+        start, stop, _ = (within or slice(None)).indices(self.shape[0])
+        for first in range(start, stop, size):
+            rows = slice(first, min(first + size, stop))
+            yield rows, self.block(rows, dtype)
+
+
+class DenseBlock(Block):
+    """Rows held as a dense tensor."""
+
+    STRIPS = 4
+
+    def __init__(self, X: Tensor) -> None:
+        self.X = X
+
+    def forward(self, V: Float[Tensor, "q d"]) -> Float[Tensor, "b q"]:
+        return (self.X @ V.T.to(self.X.dtype)).to(V.dtype)
+
+    def backward(self, Z: Float[Tensor, "b q"]) -> Float[Tensor, "q d"]:
+        return (Z.T.to(self.X.dtype) @ self.X).to(Z.dtype)
+
+    def gram(self, w: Float[Tensor, " b"], out: Float[Tensor, "d d"]) -> None:
+        # Symmetric: strip j of the columns meets only the columns from j on, 5/8 of the full product.
+        weighted = w[:, None] * self.X
+        edges = [self.X.shape[1] * j // self.STRIPS for j in range(self.STRIPS + 1)]
+        for lo, hi in itertools.pairwise(edges):
+            out[lo:hi, lo:].addmm_(self.X[:, lo:hi].T, weighted[:, lo:])
+
+    def dense(self) -> Float[Tensor, "b d"]:
+        return self.X
+
+
+class DenseDesign(Design):
+    """X as a dense tensor, in whatever float precision it came."""
+
+    def __init__(self, X: Tensor) -> None:
+        self.X = X
+        self.shape = (X.shape[0], X.shape[1])
+        if has_fast_bfloat16():
+            self.precisions = (torch.bfloat16, *self.precisions)
+        self._copies: dict[torch.dtype, Tensor] = {}
+
+    def block(self, rows: slice, dtype: torch.dtype) -> Block:
+        # Reading a copy costs as much as converting a block in cache unless the copy is smaller.
+        size = self.X.numel() * dtype.itemsize
+        if dtype not in self._copies and dtype.itemsize < self.X.dtype.itemsize and size <= CACHE_BYTES:
+            self._copies[dtype] = self.X.to(dtype)
+        return DenseBlock(self._copies.get(dtype, self.X)[rows].to(dtype))
+
+    def take(self, index: Tensor) -> Design:
+        return DenseDesign(self.X[index])
+
+    def buffers(self) -> Sequence[Tensor]:
+        return [self.X]
+
+
+class SparseBlock(Block):
+    """Rows held as a SciPy CSR matrix."""
+
+    def __init__(self, X: sparse.csr_array) -> None:
+        self.X = X
+
+    def forward(self, V: Float[Tensor, "q d"]) -> Float[Tensor, "b q"]:
+        return torch.from_numpy(self.X @ V.T.numpy())
+
+    def backward(self, Z: Float[Tensor, "b q"]) -> Float[Tensor, "q d"]:
+        return torch.from_numpy(np.ascontiguousarray((self.X.T @ Z.numpy()).T))
+
+    def gram(self, w: Float[Tensor, " b"], out: Float[Tensor, "d d"]) -> None:
+        product = (self.X.T @ (sparse.diags_array(w.numpy()) @ self.X)).tocoo()
+        out.index_put_(
+            (torch.from_numpy(product.row).long(), torch.from_numpy(product.col).long()),
+            torch.from_numpy(product.data).to(out),
+            accumulate=True,
+        )
+
+    def dense(self) -> Float[Tensor, "b d"]:
+        return torch.from_numpy(self.X.toarray())
+
+
+class SparseDesign(Design):
+    """X as a SciPy CSR matrix."""
+
+    def __init__(self, X: sparse.csr_array) -> None:
+        self.X = X
+        self.shape = (X.shape[0], X.shape[1])
+        self._copies: dict[torch.dtype, sparse.csr_array] = {}
+
+    def block(self, rows: slice, dtype: torch.dtype) -> Block:
+        if dtype not in self._copies:
+            self._copies[dtype] = self.X.astype(np.float64 if dtype == torch.float64 else np.float32)
+        return SparseBlock(self._copies[dtype][rows])
+
+    def take(self, index: Tensor) -> Design:
+        return SparseDesign(self.X[index.numpy()])
+
+    def buffers(self) -> Sequence[Tensor]:
+        return [torch.from_numpy(part) for part in (self.X.data, self.X.indices, self.X.indptr)]
+
+
+def as_design(X: Any, what: str = "X") -> Design:
+    """A tensor, array, DataFrame or SciPy sparse matrix (n, d) of finite numbers as a `Design`."""
+    if sparse.issparse(X):
+        csr = sparse.csr_array(X)
+        csr = csr if csr.dtype in (np.float32, np.float64) else csr.astype(np.float64)
+        if not np.isfinite(csr.data).all():
+            row = int(np.searchsorted(csr.indptr, np.flatnonzero(~np.isfinite(csr.data))[0], "right") - 1)
+            raise ValueError(
+                f"{what} has a NaN or infinity, first in example {row}; impute or drop such examples"
+            )
+        check_shape(csr.shape, what)
+        return SparseDesign(csr)
+    dense = as_tensor(X)
+    dense = dense if dense.dtype in (torch.float32, torch.float64) else dense.double()
+    check_shape(tuple(dense.shape), what)
+    check_finite(dense, what)
+    return DenseDesign(dense.contiguous())
+
+
+def check_finite(X: Tensor, what: str, first: int = 0) -> None:
+    """Raise ValueError for a NaN or infinity, naming the example; row 0 is example `first`."""
+    # The extremes see a NaN or infinity at the price of one read; a table of booleans costs fifty times that.
+    if X.numel() and not all(extreme.isfinite() for extreme in X.aminmax()):
+        row = first + int((~X.isfinite()).any(1).nonzero()[0, 0])
+        raise ValueError(
+            f"{what} has a NaN or infinity, first in example {row}; impute or drop such examples"
+        )
+
+
+def check_shape(shape: tuple[int, ...], what: str) -> None:
+    """Raise ValueError for anything but (n, d) with n > 0."""
+    if len(shape) != 2:
+        raise ValueError(f"{what} must have shape (n, d), got {tuple(shape)}")
+    if shape[0] == 0:
+        raise ValueError(f"{what} is empty: shape {tuple(shape)}; at least one example is needed")

@@ -1,0 +1,251 @@
+"""Where examples come from: tensors or arrays, a mapping of them, a map-style Dataset or a DataLoader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, final
+
+import numpy as np
+import torch
+import xxhash
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, default_collate
+
+from ..runtime.prefetch import ahead
+from ..types import Tensor
+
+PASS = 1024
+"""Examples per block where the data are only read: checks and hashes."""
+
+TWICE = 8
+"""Examples that are read again to see whether they stay the same."""
+
+
+@final
+class Rows:
+    """`len(rows)` examples; `take` gives some of them as a batch on `device`, in the order of the index.
+
+    >>> rows = as_rows((torch.eye(3), [0, 1, 2]), torch.device("cpu"), torch.float32)
+    >>> len(rows), rows.take(torch.tensor([2]))[1]
+    (3, tensor([2]))
+    """
+
+    def __init__(
+        self, n: int, fetch: Callable[[Tensor | slice], Any], device: torch.device, *, slow: bool = False
+    ) -> None:
+        self._n, self._fetch, self._device = n, fetch, device
+        self._slow = slow or device.type != "cpu"  # worth reading ahead
+
+    def __len__(self) -> int:
+        return self._n
+
+    def take(self, index: Tensor | slice) -> Any:
+        """Those examples as one batch."""
+        return to_device(self._fetch(index), self._device)
+
+    def blocks(self, size: int, within: slice | None = None) -> Iterator[tuple[slice, Any]]:
+        """All examples (or those `within`) in order, `size` at a time, each block with its place."""
+        start, stop, _ = (within or slice(None)).indices(self._n)
+        parts = (slice(first, min(first + size, stop)) for first in range(start, stop, size))
+        if not self._slow:
+            yield from ((part, self.take(part)) for part in parts)
+            return
+        for part, batch in ahead((part, pinned(self._fetch(part), self._device)) for part in parts):
+            yield part, to_device(batch, self._device)
+
+    def subset(self, index: Tensor) -> Rows:
+        """Some of the examples, in the order of the index."""
+        chosen = index.cpu()
+        return Rows(
+            len(chosen),
+            lambda inner: self._fetch(chosen[inner if isinstance(inner, slice) else inner.cpu()]),
+            self._device,
+            slow=self._slow,
+        )
+
+    def digest(self) -> Tensor:
+        """A content hash of all examples, as bytes."""
+        digest = xxhash.xxh3_128()
+        for _, batch in self.blocks(PASS):
+            for leaf in tensors(batch):
+                digest.update(leaf.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+
+
+def as_rows(data: Any, device: torch.device, dtype: torch.dtype, name: str = "train") -> Rows:
+    """Any accepted data -> `Rows`, checked by one pass: equal lengths, finite numbers, the model's precision."""
+    rows = _source(data, device, name)
+    if len(rows) == 0:
+        raise ValueError(f"{name} is empty: give at least one example")
+    for part, batch in rows.blocks(PASS):
+        _check(batch, part, dtype, name)
+    once, again = (tensors(rows.take(slice(0, min(TWICE, len(rows))))) for _ in range(2))
+    if not all(torch.equal(a, b) for a, b in zip(once, again, strict=True)):
+        raise ValueError(
+            f"{name} gives other numbers when read again (augmentation, or a collator that masks at random?): "
+            "examples must be the same in every pass"
+        )
+    return rows
+
+
+def tensors(batch: Any) -> list[Tensor]:
+    """All tensors of a batch."""
+    return [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+
+
+def count(batch: Any) -> int:
+    """The number of examples of a batch."""
+    return len(tensors(batch)[0])
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The batch with every tensor on `device`; mappings become dicts, which torch.func can look into."""
+    if isinstance(batch, Mapping):
+        batch = dict(batch)
+    goes_on = device.type == "cuda"  # what is pinned is copied while the device works on what came before
+    return tree_map(
+        lambda leaf: leaf.to(device, non_blocking=goes_on) if isinstance(leaf, Tensor) else leaf, batch
+    )
+
+
+def pinned(batch: Any, device: torch.device) -> Any:
+    """The batch in memory that a GPU copies from by itself."""
+    if device.type != "cuda":
+        return batch
+    return tree_map(
+        lambda leaf: leaf.pin_memory() if isinstance(leaf, Tensor) and leaf.device.type == "cpu" else leaf,
+        batch,
+    )
+
+
+def _source(data: Any, device: torch.device, name: str) -> Rows:
+    if isinstance(data, DataLoader):
+        if isinstance(data.sampler, RandomSampler) or isinstance(
+            getattr(data.batch_sampler, "sampler", None), RandomSampler
+        ):
+            raise ValueError(
+                f"{name} is a DataLoader that shuffles, so row ids would change from pass to pass: "
+                "make it with shuffle=False, or pass its dataset"
+            )
+        return _dataset(data.dataset, data.collate_fn or default_collate, device, name)
+    if isinstance(data, Mapping):
+        return _columns(dict(data), device, name)
+    if isinstance(data, (tuple, list)):
+        if len(data) != 2:
+            raise TypeError(
+                f"{name} must be (inputs, targets), got a {type(data).__name__} of {len(data)} items"
+            )
+        return _columns((data[0], data[1]), device, name)
+    return _dataset(data, default_collate, device, name)
+
+
+def _columns(data: Any, device: torch.device, name: str) -> Rows:
+    """Tensors or arrays with one example per entry of the first dimension."""
+    if isinstance(data, tuple):
+        columns: Any = tuple(_tensor(column, name) for column in data)
+    else:
+        columns = {key: _tensor(column, f"{name}[{key!r}]") for key, column in data.items()}
+    leaves = [leaf for leaf in tree_leaves(columns) if isinstance(leaf, (Tensor, np.memmap))]
+    lengths = [len(leaf) for leaf in leaves]
+    if not leaves:
+        raise ValueError(f"{name} is empty: give at least one tensor")
+    if len(set(lengths)) > 1:
+        parts = "inputs, targets" if isinstance(data, tuple) else ", ".join(map(str, data))
+        raise ValueError(
+            f"{name}: {parts} have {', '.join(map(str, lengths))} examples; lengths must be equal"
+        )
+
+    def fetch(index: Tensor | slice) -> Any:
+        def pick(leaf: Tensor | np.memmap) -> Tensor:
+            if isinstance(leaf, np.memmap):
+                return torch.from_numpy(
+                    np.array(leaf[index if isinstance(index, slice) else index.cpu().numpy()])
+                )
+            return leaf[index if isinstance(index, slice) else index.to(leaf.device)]
+
+        return tree_map(pick, columns)
+
+    on_disk = any(isinstance(leaf, np.memmap) for leaf in leaves)
+    return Rows(lengths[0], fetch, device, slow=on_disk)
+
+
+def _tensor(column: Any, name: str) -> Any:
+    """Arrays and lists of numbers -> tensors; tuples and dicts of tensors (models with many inputs) stay nested.
+
+    A memory-mapped array stays on disk: only what is picked of it becomes a tensor.
+    """
+    if isinstance(column, Tensor):
+        tensor: Any = column.detach()
+    elif isinstance(column, np.memmap) and column.dtype.kind in "fiub":
+        tensor = column
+    elif isinstance(column, dict):
+        return {key: _tensor(part, name) for key, part in column.items()}
+    elif isinstance(column, tuple) and all(isinstance(part, (Tensor, np.ndarray)) for part in column):
+        return tuple(_tensor(part, name) for part in column)
+    else:
+        try:
+            tensor = torch.as_tensor(np.asarray(column))
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"{name} must hold tensors or arrays of numbers, got {type(column).__name__} ({error})"
+            ) from error
+    if tensor.ndim == 0:
+        raise ValueError(f"{name} holds a single number; the first dimension must count the examples")
+    return tensor
+
+
+def _dataset(data: Any, collate: Callable[[list[Any]], Any], device: torch.device, name: str) -> Rows:
+    if isinstance(data, IterableDataset) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        raise TypeError(
+            f"{name} must be (inputs, targets), a mapping of tensors, a map-style Dataset or a DataLoader of one, "
+            f"got {type(data).__name__}; examples need an index and a length"
+        )
+
+    def fetch(index: Tensor | slice) -> Any:
+        wanted = range(len(data))[index] if isinstance(index, slice) else index.tolist()
+        items = data.__getitems__(list(wanted)) if whole else [data[i] for i in wanted]
+        try:
+            return collate(items)
+        except RuntimeError as error:
+            if collate is not default_collate:
+                raise
+            raise ValueError(
+                f"{name}: examples could not be made one batch ({error}); where their lengths differ, give a "
+                "DataLoader(dataset, collate_fn=...) whose collator pads"
+            ) from error
+
+    whole = hasattr(data, "__getitems__")  # many at once, as a DataLoader does
+    return Rows(len(data), fetch, device)
+
+
+def _check(batch: Any, part: slice, dtype: torch.dtype, name: str) -> None:
+    if not isinstance(batch, dict) and not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+        raise TypeError(
+            f"{name}: a batch must be (inputs, targets) or a mapping, got {type(batch).__name__}"
+            + (f" of {len(batch)} items" if isinstance(batch, (tuple, list)) else "")
+        )
+    for key, column in batch.items() if isinstance(batch, dict) else ():
+        if isinstance(column, list):
+            raise TypeError(
+                f"{name}: {key!r} is a list, not a tensor; of a datasets.Dataset take "
+                ".with_format('torch', columns=[...]) with the columns that model and loss need"
+            )
+    size = part.stop - part.start
+    for leaf in tensors(batch):
+        if leaf.ndim == 0 or len(leaf) != size:
+            raise ValueError(
+                f"{name}: {size} examples were collated to a tensor of shape {tuple(leaf.shape)}"
+            )
+        if not leaf.is_floating_point():
+            continue
+        if leaf.dtype != dtype:
+            raise TypeError(
+                f"{name} holds {leaf.dtype} numbers, the model has {dtype} parameters: "
+                f"convert the data with .to({dtype}) or the model with model.to({leaf.dtype})"
+            )
+        bad = ~leaf.flatten(1).isfinite().all(1) if leaf.ndim > 1 else ~leaf.isfinite()
+        if bool(bad.any()):
+            first = part.start + int(bad.nonzero()[0, 0])
+            raise ValueError(
+                f"{name} has a NaN or infinity, first in example {first}: drop or repair that example"
+            )

@@ -1,0 +1,56 @@
+"""A problem in its user's own terms: how their data become numbers, and what rows, columns and classes are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from ..types import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """What a problem knows about the data as its user has them. Nothing here changes an answer.
+
+    `prepare(inputs, targets)` turns a batch of the user's into what the model computes with; None: they already are.
+    `network` is a frozen network: the model computes with its features, and input derivatives go back through it.
+    `feature_names` are the columns after that, `train_index` the ids of the training rows, `classes` the class
+    names by their number. `notes` say in words what was held fixed or approximated.
+
+    >>> import torch
+    >>> Terms(train_index=pd.Index(["a", "b", "c"])).take(torch.tensor([2, 0])).train_index.tolist()
+    ['c', 'a']
+    """
+
+    prepare: Callable[[Any, Any], tuple[Any, Any]] | None = None
+    network: nn.Module | None = None
+    feature_names: tuple[str, ...] | None = None
+    train_index: pd.Index | None = None
+    classes: tuple[Any, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    def take(self, index: Tensor) -> Terms:
+        """The same with those training rows."""
+        if self.train_index is None:
+            return self
+        return replace(self, train_index=self.train_index.take(index.numpy()))
+
+
+def row_index(rows: Any) -> pd.Index | None:
+    """The row ids of a DataFrame or Series (levels become tuples), or None where rows have no names.
+
+    >>> row_index(pd.Series([1.0, 2.0], index=["a", "b"])).tolist()
+    ['a', 'b']
+    """
+    return rows.index.to_flat_index() if isinstance(rows, (pd.DataFrame, pd.Series)) else None
+
+
+def batch_index(batch: Any) -> pd.Index | None:
+    """The row ids of a batch `(inputs, targets)`, from whichever has them."""
+    if not isinstance(batch, (tuple, list)):
+        return None
+    return next((index for part in batch if (index := row_index(part)) is not None), None)

@@ -1,0 +1,1 @@
+"""From a fitted scikit-learn estimator to the problem that it solved."""

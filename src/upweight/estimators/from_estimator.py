@@ -1,0 +1,233 @@
+"""From a fitted scikit-learn estimator to the `LinearProblem` that its training minimised."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+
+from ..data.design import Design
+from ..data.user_terms import Terms, batch_index
+from ..linear.diagnostics import check_identified, check_separable, finished
+from ..linear.kernel_features import FeatureMap
+from ..linear.problem import LinearProblem
+from ..losses import MarginLoss, SmoothHinge, Squared
+from ..types import Keep
+from .estimator_objectives import Reading, reader_of
+
+
+def from_estimator(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    *,
+    sample_weight: Any = None,
+    keep: Keep | None = None,
+    smoothing: float = 1e-3,
+    polish: bool = False,
+    rank: int | None = None,
+) -> LinearProblem:
+    """The problem that a fitted scikit-learn estimator solved: R = (1/n) sum_i w_i l_i + 1/2 sum_j l2_j theta_j^2.
+
+    For LogisticRegression, LinearSVC, SGDClassifier (hinge, squared_hinge, log_loss), LinearRegression, Ridge, SVC with
+    two classes, and a Pipeline ending in one of them. X (n rows: array, DataFrame, sparse, or what the pipeline takes),
+    y and `sample_weight` (n,) are what it was fitted on. Test batches are given in the same form: a DataFrame with the
+    same columns, labels as they are. Class weights multiply into w.
+
+    Theta is the estimator's own `coef_` and `intercept_`. Fitted transformers, "balanced" class weights and a kernel's
+    gamma are regarded as fixed: refitting them too would move the answers. `problem.terms.notes` says what was.
+
+    `keep` says which retraining is predicted. By default it is what refitting the same estimator does: "total" where
+    C or alpha weighs the sum of the losses (l2 = 1/(C n) or alpha/n), "mean" for SGDClassifier (l2 = alpha).
+
+    The hinge has no second derivative: `SmoothHinge(smoothing)` stands in for it, at the weights that the true hinge
+    found (Sec. 4.3). `polish=True` finishes the training (of the smoothed hinge, where there is one) before anything is
+    answered. `rank` keeps that many leading features of an SVC's kernel.
+
+    Raises TypeError for estimators that are not supported and ValueError for settings and data that are not, each
+    saying why; ImportError without scikit-learn; `NotConvergedError` where polishing fails. Warns
+    `NotStationaryWarning` where the gradient is larger than one example's own contribution to it, and
+    `ApproximationWarning` where `rank` changes the decision function visibly.
+
+    >>> import numpy as np
+    >>> from sklearn.linear_model import Ridge
+    >>> X, y = np.arange(12.0).reshape(6, 2) ** 0.5, np.arange(6.0)
+    >>> problem = from_estimator(Ridge(alpha=3.0).fit(X, y), X, y)
+    >>> problem.keep, problem.l2.tolist(), bool(problem.gradient().norm() < 1e-12)
+    ('total', [0.5, 0.5, 0.0], True)
+    """
+    model, transform = _unwrap(estimator)
+    inputs = Inputs(estimator, transform)
+    features = inputs(X)
+    reading = reader_of(model)(model, features, smoothing, rank)
+    phi = reading.phi
+    if phi is not None:
+        inputs, features = replace(inputs, phi=phi), phi(features)
+    elif rank is not None:
+        raise ValueError(
+            "rank is for an SVC whose kernel has features of its own, not for a model on X itself"
+        )
+    targets = Targets(tuple(model.classes_.tolist()) if not isinstance(reading.loss, Squared) else None)
+    codes = targets(y)
+    problem = LinearProblem(
+        features,
+        codes,
+        reading.coef,
+        reading.intercept,
+        loss=reading.loss,
+        l2=reading.l2,
+        l2_intercept=reading.l2_intercept,
+        weights=_weights(model, codes, sample_weight, reading),
+        keep=keep or reading.keep,
+        terms=Terms(
+            prepare=lambda X, y: (inputs(X), targets(y)),
+            feature_names=None if phi is not None else _feature_names(estimator, transform, X),
+            train_index=batch_index((X, y)),
+            classes=targets.classes,
+            notes=_notes(model, transform, reading),
+        ),
+    )
+    check_identified(problem)
+    check_separable(problem)
+    return finished(problem, polish=polish)
+
+
+# -- which estimator, and what it is fed -----------------------------------------------------------------------------
+
+
+def _unwrap(estimator: Any) -> tuple[Any, Any]:
+    """The final model and the fitted transformers before it (or None)."""
+    try:
+        from sklearn.pipeline import Pipeline
+        from sklearn.utils.validation import check_is_fitted
+    except ImportError as missing:
+        raise ImportError('from_estimator needs scikit-learn: pip install "upweight[sklearn]"') from missing
+    model, transform = estimator, None
+    if isinstance(estimator, Pipeline):
+        model = estimator.steps[-1][1]
+        transform = estimator[:-1] if len(estimator.steps) > 1 else None
+        if isinstance(model, Pipeline):
+            raise TypeError("a Pipeline that ends in a Pipeline is not supported; make it one list of steps")
+    reader_of(model)
+    check_is_fitted(model)
+    return model, transform
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Inputs as the user has them -> the numbers (m, d) that the linear model computes with."""
+
+    estimator: Any
+    transform: Any
+    phi: FeatureMap | None = None
+
+    def __call__(self, X: Any) -> Any:
+        """Check the columns, apply the fitted transformers and then the feature map."""
+        if isinstance(X, (Design, np.memmap)) and self.transform is None and self.phi is None:
+            check_columns(self.estimator, X)
+            return X  # stays on disk
+        if isinstance(X, Design):
+            raise TypeError(
+                "X is streamed from disk, which a pipeline's transformers and an SVC's kernel cannot read: give X in "
+                "memory, or store what the transformers make of it and pass the final estimator"
+            )
+        if not sparse.issparse(X) and not isinstance(X, (pd.DataFrame, pd.Series)):
+            X = X.numpy() if isinstance(X, torch.Tensor) else np.asarray(X)
+        check_columns(self.estimator, X)
+        if self.transform is not None:
+            X = self.transform.transform(X)
+        if not sparse.issparse(X):
+            X = np.asarray(X)
+            X = X if X.dtype in (np.float32, np.float64) else X.astype(np.float64)
+        return X if self.phi is None else self.phi(X)
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Labels as the user has them -> classes 0..c-1; numbers stay numbers where there are no classes."""
+
+    classes: tuple[Any, ...] | None
+
+    def __call__(self, y: Any) -> np.ndarray:
+        """Raises ValueError naming labels that the estimator has never seen."""
+        given = y.numpy() if isinstance(y, torch.Tensor) else np.asarray(y)
+        if self.classes is None:
+            return given.astype(np.float64)
+        given = given.ravel() if given.ndim == 2 and given.shape[1] == 1 else given
+        if given.ndim != 1:
+            raise ValueError(f"y must have shape (n,), got {given.shape}")
+        codes = pd.Index(self.classes).get_indexer(pd.Index(given))
+        if (codes < 0).any():
+            unseen = list(dict.fromkeys(given[codes < 0].tolist()))
+            raise ValueError(
+                f"y has labels that the estimator was not fitted on: {unseen[:5]}, first in example "
+                f"{int(np.argmin(codes))}; it knows {list(self.classes)[:10]}"
+            )
+        return codes.astype(np.int64)
+
+
+def check_columns(estimator: Any, X: Any) -> None:
+    """Raise ValueError, naming the columns, unless X has those that the estimator was fitted on."""
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is not None and isinstance(X, pd.DataFrame):
+        expected, found = list(names), list(X.columns)
+        missing = [name for name in expected if name not in found]
+        unexpected = [name for name in found if name not in expected]
+        parts = [f"missing {missing[:10]}"] if missing else []
+        parts += [f"unexpected {unexpected[:10]}"] if unexpected else []
+        if not parts and expected != found:
+            parts = [f"reordered: {found[:10]} instead of {expected[:10]}"]
+        if parts:
+            raise ValueError(f"X has other columns than at fit: {'; '.join(parts)}")
+        return
+    count = getattr(estimator, "n_features_in_", None)
+    if count is not None and len(X.shape) == 2 and X.shape[1] != count:
+        raise ValueError(f"X has {X.shape[1]} columns, the estimator was fitted on {count}")
+
+
+def _feature_names(estimator: Any, transform: Any, X: Any) -> tuple[str, ...] | None:
+    if transform is not None:
+        try:
+            return tuple(transform.get_feature_names_out())
+        except (AttributeError, ValueError):  # a transformer that gives no names
+            return None
+    if isinstance(X, pd.DataFrame):
+        return tuple(str(name) for name in X.columns)
+    names = getattr(estimator, "feature_names_in_", None)
+    return None if names is None else tuple(names)
+
+
+def _notes(model: Any, transform: Any, reading: Reading) -> tuple[str, ...]:
+    notes = list(reading.notes)
+    if transform is not None:
+        notes.append("the pipeline's transformers are applied as fitted and held fixed")
+    if getattr(model, "class_weight", None) == "balanced":
+        notes.append('the class weights of "balanced" are held fixed')
+    if isinstance(reading.loss, SmoothHinge):
+        notes.append(f"the hinge is smoothed with temperature {reading.loss.temperature:g}")
+    return tuple(notes)
+
+
+def _weights(model: Any, codes: np.ndarray, sample_weight: Any, reading: Reading) -> Any:
+    """Sample weights times class weights, or None."""
+    class_weight = getattr(model, "class_weight", None)  # regressions have none
+    if class_weight is None:
+        return sample_weight
+    if isinstance(reading.loss, MarginLoss) and len(reading.coef) > 1:
+        raise ValueError(
+            "class_weight with more than two classes, one against the rest, is not supported: each of the models "
+            "weighs its own class alone, so that an example has no one weight; fit with sample_weight instead"
+        )
+    from sklearn.utils.class_weight import compute_class_weight
+
+    options: dict[str, Any] = {"classes": np.asarray(model.classes_), "y": np.asarray(model.classes_)[codes]}
+    # Until scikit-learn 1.7 nobody counted by weights.
+    if reading.counts_weights and "sample_weight" in inspect.signature(compute_class_weight).parameters:
+        options["sample_weight"] = sample_weight
+    each = compute_class_weight(class_weight, **options)[codes]
+    return each if sample_weight is None else each * np.asarray(sample_weight, dtype=np.float64)

@@ -1,0 +1,74 @@
+"""The assumptions behind influence functions, checked."""
+
+from __future__ import annotations
+
+import socket
+
+import torch
+
+from ..errors import NotDeterministicError, RankError
+from ..objective import Objective, content_hash
+from ..runtime.distributed import gather_objects, ranks
+from ..types import Tensor
+
+LOOKED_AT = 1024
+"""Training examples that are passed over twice."""
+
+
+def determinism(problem: Objective) -> None:
+    """Raise `NotDeterministicError` unless two passes over (a sample of) the training data give the same gradient.
+
+    Dropout, augmentation and shuffling all show here.
+    """
+    if problem.deterministic:
+        return
+    if problem.n > LOOKED_AT:
+        problem = problem.subset(torch.linspace(0, problem.n - 1, LOOKED_AT, dtype=torch.float64).long())
+    first, second = problem.gradient(), problem.gradient()
+    scale = float(first.norm())
+    gap = float((first - second).norm())
+    if gap > 1e-3 * scale + 1e3 * torch.finfo(first.dtype).eps:
+        raise NotDeterministicError(
+            f"two passes over the same training data gave gradients that differ by {gap:.1e} (norm {scale:.1e}); "
+            "call model.eval() and turn off shuffling and augmentation"
+        )
+
+
+def agreement(problem: Objective) -> None:
+    """Raise `RankError` on every rank unless all hold the same problem, each on a device of its own."""
+    if ranks() == 1:
+        return
+    if problem.n < ranks():
+        raise RankError(
+            f"{problem.n} training examples cannot be divided over {ranks()} processes: start fewer"
+        )
+    held = {
+        "n": f"{problem.n} training examples",
+        "parameters": f"parameters {content_hash([problem.theta])} in {problem.dtype}",
+        "data": f"data and settings {problem.fingerprint()}",
+    }
+    first, *_ = everyone = gather_objects(held)
+    for r, other in enumerate(everyone):
+        for kind, words in other.items():
+            if words != first[kind]:
+                raise RankError(
+                    f"rank {r} has {words}, rank 0 has {first[kind]}: give every rank the same weights and the whole "
+                    "training set; it is divided here"
+                )
+    place = None if problem.device.type == "cpu" else f"{problem.device} of {socket.gethostname()}"
+    places = gather_objects(place)
+    for r, place in enumerate(places):
+        if place is not None and places.index(place) < r:
+            raise RankError(
+                f"ranks {places.index(place)} and {r} both work on {place}: put the model of each on "
+                'torch.device("cuda", int(os.environ["LOCAL_RANK"]))'
+            )
+
+
+def drift(gradient: Tensor, solved: Tensor) -> Tensor:
+    """The predicted change (m,) of each measure if training were finished: -s . grad R, a Newton step's effect.
+
+    It measures stationarity in the unit that matters: effects smaller than the drift are below the model's own
+    distance from its optimum (the Newton decrement, seen through the measure).
+    """
+    return -(solved @ gradient)

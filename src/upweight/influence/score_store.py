@@ -1,0 +1,263 @@
+"""Scores on disk: a folder of blocks, each written whole when it is finished, that a job cut off goes on from.
+
+A block holds the scores of all test rows on consecutive training rows, in one safetensors file with a checksum; the
+folder's key is a content hash of weights, data, settings and test rows, so that answers of two models never mix.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+
+from ..curvature.base import Curvature
+from ..curvature.ekfac import EKFAC
+from ..errors import StaleError
+from ..network.problem import Problem
+from ..objective import Objective, content_hash
+from ..runtime.distributed import gather_objects, rank, shard, together
+from ..runtime.progress import tell, track
+from ..runtime.tensor_files import KEY, read, write, write_own
+from ..solvers import Solution, Status
+from ..types import Tensor
+from .scores import Scores
+
+BLOCK_BYTES = 64 << 20
+"""Of one block of scores."""
+ABOUT = "about.safetensors"
+"""What is known of the scores but their values, as `Scores` without columns."""
+AGAIN = "run on_loss again, it makes what is missing"
+SOLVED_AT_ONCE = 64
+"""Right-hand sides that are solved together, and kept together."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is going to be computed: m x n scores in blocks of `columns` training rows, from m answers of p numbers."""
+
+    m: int
+    n: int
+    p: int
+    columns: int
+    dtype: str
+
+    @classmethod
+    def of(cls, m: int, problem: Objective) -> Plan:
+        """Blocks of 64 MiB."""
+        columns = max(1, BLOCK_BYTES // (m * problem.dtype.itemsize))
+        return cls(
+            m, problem.n, problem.p, min(columns, problem.n), str(problem.dtype).removeprefix("torch.")
+        )
+
+    @property
+    def blocks(self) -> int:
+        """The number of blocks."""
+        return -(-self.n // self.columns)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all scores."""
+        return self.m * self.n * getattr(torch, self.dtype).itemsize
+
+    def part(self, j: int) -> slice:
+        """The training rows of block j."""
+        return slice(j * self.columns, min((j + 1) * self.columns, self.n))
+
+    def __str__(self) -> str:
+        item = getattr(torch, self.dtype).itemsize
+        held = 2 * self.m * self.p * item + 3 * self.m * self.columns * item
+        groups = -(-self.m // SOLVED_AT_ONCE)
+        return (
+            f"{self.m} x {self.n} scores, {self.size / 2**30:.2f} GiB: {groups} groups of solves, "
+            f"then one pass over the training data in {self.blocks} blocks of {self.columns} rows; about "
+            f"{held / 2**30:.2f} GiB of memory beside the model and its data"
+        )
+
+
+class ScoreStore:
+    """The scores in a folder that `Influence.on_loss(store=folder)` filled, read a test row at a time.
+
+    `store[i]` are the `Scores` (1, n) of test row i, `len(store)` the number of test rows. Raises ValueError for a
+    folder that is not one and blocks that are missing, truncated or of other scores. Checksums are compared where whole
+    blocks are read: in `values`, and when `on_loss` goes on.
+
+    >>> import tempfile
+    >>> from upweight import Influence, LinearProblem, Squared
+    >>> X, y = torch.eye(4, 2), torch.arange(4.0)
+    >>> influence = Influence(LinearProblem.fit(X, y, loss=Squared(), l2=0.1))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     scores = influence.on_loss((X[:3], y[:3]), store=folder)
+    ...     bool((ScoreStore(folder)[1].values == scores[1].values).all())
+    True
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            words = json.loads((self.folder / "store.json").read_text(encoding="utf-8"))
+            self.key: str = words["key"]
+            self.plan = Plan(**words["plan"])
+        except (OSError, KeyError, TypeError, json.JSONDecodeError) as failure:
+            raise ValueError(f"{folder} is not a folder of scores of upweight ({failure})") from failure
+
+    @classmethod
+    def begin(cls, folder: str | Path, key: str, plan: Plan) -> ScoreStore:
+        """The folder for these scores: new, or with what is finished. Raises `StaleError` for another model's."""
+        place = Path(folder)
+        with together():
+            if rank() == 0:
+                place.mkdir(parents=True, exist_ok=True)
+                for unfinished in [*place.glob(".tmp*"), *place.glob("*.part")]:  # of a job that was killed
+                    unfinished.unlink()
+                if not (place / "store.json").exists():
+                    _write_words(place / "store.json", {"key": key, "plan": vars(plan)})
+        with together():
+            found = cls(place)  # fails where a process does not see the folder of the first
+        if (found.key, found.plan) != (key, plan):
+            raise StaleError(
+                f"{place} holds scores of other weights, data, settings or test rows (content hash {found.key}, asked "
+                f"for {key}): give another folder, or delete this one"
+            )
+        tell(f"{plan}; {len(list(place.glob('scores-*.safetensors')))} blocks are finished")
+        return found
+
+    def __len__(self) -> int:
+        return self.plan.m
+
+    def __getitem__(self, row: int) -> Scores:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"test row {row} of {len(self)}")
+        values = torch.cat([self._row(j, row % len(self)) for j in range(self.plan.blocks)])
+        return replace(self._about[row], values=values.double()[None])
+
+    @cached_property
+    def _about(self) -> Scores:
+        try:
+            return Scores.load(self.folder / ABOUT)
+        except FileNotFoundError:
+            raise ValueError(f"{self.folder / ABOUT} is missing: {AGAIN}") from None
+
+    def values(self) -> Float[Tensor, "m n"]:
+        """All scores, in memory."""
+        return torch.cat([self.block(j) for j in range(self.plan.blocks)], dim=1).double()
+
+    def path(self, j: int) -> Path:
+        """The file of block j."""
+        return self.folder / f"scores-{j:06}.safetensors"
+
+    def block(self, j: int) -> Float[Tensor, "m b"]:
+        """Block j, its checksum verified."""
+        values, words = self._read(self.path(j), (self.plan.m, _length(self.plan.part(j))))
+        if words["checksum"] != content_hash([values]):
+            raise ValueError(f"{self.path(j)} has changed since it was written: delete it and run again")
+        return values
+
+    def _row(self, j: int, row: int) -> Float[Tensor, " b"]:
+        path = self.path(j)
+        try:
+            with safe_open(path, framework="pt") as file:
+                key = json.loads((file.metadata() or {}).get(KEY, "{}")).get("key")
+                found = file.get_slice("values")[row]
+        except (OSError, SafetensorError) as failure:
+            raise ValueError(f"{path} cannot be read ({failure}): {AGAIN}") from None
+        if key != self.key or len(found) != _length(self.plan.part(j)):
+            raise ValueError(f"{path} belongs to other scores: delete it and run again")
+        return found
+
+    def _read(self, path: Path, shape: tuple[int, ...]) -> tuple[Tensor, dict[str, Any]]:
+        try:
+            tensors, words = read(path, "a block of scores")
+        except FileNotFoundError:
+            raise ValueError(f"{path} is missing: {AGAIN}") from None
+        if words.get("key") != self.key or tuple(tensors["values"].shape) != shape:
+            raise ValueError(f"{path} belongs to other scores: delete it and run again")
+        return tensors["values"], words
+
+    # -- filling it ------------------------------------------------------------------------------------------------
+
+    def solved(self, rows: Float[Tensor, "m p"], solve: Callable[[Tensor], Solution]) -> Solution:
+        """A^-1 v for all rows, group by group; a finished group is kept and not solved again."""
+        groups = rows.split(SOLVED_AT_ONCE)
+        found = [self._group(i, group, solve) for i, group in enumerate(track(groups, "solves", len(groups)))]
+        return Solution(
+            torch.cat([part.value for part in found]),
+            torch.cat([part.residual for part in found]),
+            torch.cat([part.steps for part in found]),
+            tuple(status for part in found for status in part.status),
+            found[0].precision,
+        )
+
+    def _group(self, i: int, rows: Tensor, solve: Callable[[Tensor], Solution]) -> Solution:
+        path = self.folder / f"solved-{i:05}.safetensors"
+        if not gather_objects(path.exists())[0]:
+            made = solve(rows)
+            tensors = {"value": made.value, "residual": made.residual, "steps": made.steps}
+            precision = None if made.precision is None else str(made.precision).removeprefix("torch.")
+            status = [status.value for status in made.status]
+            with together():
+                write(path, tensors, {"key": self.key, "status": status, "precision": precision})
+        # Read also what was just written: the bytes are the same in every run.
+        tensors, words = read(path, "a group of solves")
+        if words.get("key") != self.key or tensors["value"].shape != rows.shape:
+            raise ValueError(f"{path} belongs to other scores: delete it and run again")
+        precision = None if words["precision"] is None else getattr(torch, words["precision"])
+        value, residual = tensors["value"].to(rows.device), tensors["residual"].to(rows.device)
+        return Solution(value, residual, tensors["steps"], tuple(map(Status, words["status"])), precision)
+
+    def fill(
+        self, compute: Callable[[slice], Float[Tensor, "m b"]]
+    ) -> Iterator[tuple[slice, Float[Tensor, "m b"]]]:
+        """This process's blocks one after the other: read where they are finished, else computed and written.
+
+        Where one process fails (a full disk, a file that is not ours) the others finish their blocks; then all raise.
+        """
+        own = range(self.plan.blocks)[shard(self.plan.blocks)]
+        with together():
+            for j in track(own, "blocks of scores", len(own)):
+                part = self.plan.part(j)
+                if self.path(j).exists():
+                    values = self.block(j)
+                else:
+                    values = compute(part)
+                    checksum = content_hash([values])
+                    write_own(self.path(j), {"values": values}, {"key": self.key, "checksum": checksum})
+                yield part, values
+
+
+def recall(folder: str | Path, problem: Objective) -> None:
+    """Ends of spectra that another run looked at, if it was for this problem."""
+    path = Path(folder) / "spectra.json"
+    if gather_objects(path.exists())[0]:
+        words = json.loads(path.read_text(encoding="utf-8"))
+        if words["problem"] == problem.fingerprint():
+            problem.spectra.update(
+                {kind == "GaussNewton": tuple(ends) for kind, ends in words["spectra"].items()}
+            )
+
+
+def keep(folder: str | Path, problem: Objective, curvatures: list[Curvature | None]) -> None:
+    """Keep the ends of spectra and the factors of EKFAC, or take them from the folder if they are there."""
+    names = {True: "GaussNewton", False: "Hessian"}
+    if rank() == 0 and problem.spectra:
+        spectra = {names[kind]: ends for kind, ends in problem.spectra.items()}
+        _write_words(Path(folder) / "spectra.json", {"problem": problem.fingerprint(), "spectra": spectra})
+    for curvature in curvatures:
+        if isinstance(curvature, EKFAC) and isinstance(curvature.problem, Problem):
+            curvature.keep(Path(folder))
+
+
+def _write_words(path: Path, words: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(words, indent=1), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _length(part: slice) -> int:
+    return part.stop - part.start

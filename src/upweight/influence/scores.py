@@ -1,0 +1,252 @@
+"""Scores: how much each training example moves each test measure, with sign, unit, provenance and verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from ..errors import StaleError
+from ..objective import content_hash
+from ..runtime.notebook import as_html
+from ..runtime.tensor_files import read, write
+from ..types import Tensor
+
+SIGN = "Positive effect = the {measure} would rise if the training example were {edit} ({meaning})."
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Influence of n training examples (columns) on m test measures (rows).
+
+    `values` (m, n) float64 is I_up of Eq. 2: the derivative of the measure as the example is up-weighted. With
+    `columns` (m, q) given, only those training rows were kept, per test row. `effect()` is the predicted change of the
+    measure by the edit: -I/n if removed, +I/n if replaced (the line after Eq. 3 has a sign slip).
+
+    >>> import torch
+    >>> scores = Scores(torch.tensor([[-3.0, 6.0]], dtype=torch.float64), n=3)
+    >>> scores.removal_effect()
+    tensor([[ 1., -2.]], dtype=torch.float64)
+    >>> scores[0].helpful(1)["removal effect on the loss"].item()
+    1.0
+    """
+
+    values: Float[Tensor, "m q"]
+    n: int
+    edit: str = "removed"
+    measure: str = "loss"
+    columns: Tensor | None = None
+    ids: pd.Index | None = None
+    """What the training rows are called in tables, by their number; None: the number itself."""
+    test_ids: pd.Index | None = None
+    """What the test rows are called, likewise."""
+    drift: Tensor | None = None
+    """Predicted change of each measure if training were finished (m,): effects below it are not to be trusted."""
+    residual: Tensor | None = None
+    verdict: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Content hash of weights, data and settings, and the settings in words."""
+
+    @classmethod
+    def mean(cls, members: Sequence[Scores]) -> Scores:
+        """The mean over models trained alike (with other seeds, say) of scores of the same rows: an ensemble.
+
+        Seeds often matter more than solvers. `drift` is the mean too, `residual` the largest.
+
+        >>> one = Scores(torch.tensor([[1.0, 3.0]], dtype=torch.float64), n=2)
+        >>> Scores.mean([one, Scores(2 * one.values, n=2)]).values
+        tensor([[1.5000, 4.5000]], dtype=torch.float64)
+        """
+        if not members:
+            raise ValueError("the mean of no scores: give at least one")
+        first = members[0]
+        for i, other in enumerate(members):
+            if other.columns is not None:
+                raise ValueError(f"scores {i} kept only the strongest rows: compute them without top=")
+            for what, mine, its in (
+                ("shape", tuple(first.values.shape), tuple(other.values.shape)),
+                ("training rows", first.n, other.n),
+                ("edit", first.edit, other.edit),
+                ("measure", first.measure, other.measure),
+            ):
+                if mine != its:
+                    raise ValueError(f"scores {i} have {what} {its}, the first {mine}: members do not match")
+        prints = [member.provenance.get("fingerprint", "") for member in members]
+
+        def all_of(name: str) -> Tensor | None:
+            found = [getattr(member, name) for member in members]
+            return None if any(value is None for value in found) else torch.stack(found)
+
+        drift, residual = all_of("drift"), all_of("residual")
+        return replace(
+            first,
+            values=torch.stack([member.values for member in members]).mean(0),
+            drift=None if drift is None else drift.mean(0),
+            residual=None if residual is None else residual.amax(0),
+            verdict=f"mean of {len(members)} models: "
+            + "; ".join(dict.fromkeys(member.verdict for member in members)),
+            provenance={**first.provenance, "fingerprint": content_hash([], repr(prints)), "members": prints},
+        )
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Scores]:
+        return (self[i] for i in range(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.values.numpy(), dtype=dtype)
+
+    def __getitem__(self, row: int) -> Scores:
+        """The scores of one test measure, still (1, n)."""
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"test row {row} of {len(self)}")
+        pick = slice(row, row + 1 or None)
+        parts: dict[str, Any] = {
+            name: None if getattr(self, name) is None else getattr(self, name)[pick]
+            for name in ("columns", "test_ids", "drift", "residual")
+        }
+        return replace(self, values=self.values[pick], **parts)
+
+    def effect(self) -> Float[Tensor, "m q"]:
+        """The predicted change of the measure by the edit, in the measure's unit."""
+        return self.values * ((-1 if self.edit == "removed" else 1) / self.n)
+
+    def removal_effect(self) -> Float[Tensor, "m q"]:
+        """-I/n, the predicted change of the measure if the example is removed; positive = helpful (for a loss)."""
+        if self.edit != "removed":
+            raise ValueError(f"these scores are about examples {self.edit}, not removed; use effect()")
+        return self.effect()
+
+    def helpful(self, k: int = 10) -> pd.DataFrame:
+        """The k training examples whose removal raises the measure most: row id, influence, effect."""
+        return self._extreme(k, largest=True)
+
+    def harmful(self, k: int = 10) -> pd.DataFrame:
+        """The k training examples whose removal lowers the measure most."""
+        return self._extreme(k, largest=False)
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """The k training examples of largest absolute effect."""
+        effect = self._row()
+        order = effect.abs().topk(self._count(k)).indices
+        return self.table(order)
+
+    def _row(self) -> Tensor:
+        if len(self) != 1:
+            raise ValueError(
+                f"these are the scores of {len(self)} test rows; choose one, as in scores[0].helpful()"
+            )
+        return self.effect()[0]
+
+    def _count(self, k: int) -> int:
+        if k < 1:
+            raise ValueError(f"k must be >= 1, got {k}")
+        return min(k, self.values.shape[1])
+
+    def _extreme(self, k: int, *, largest: bool) -> pd.DataFrame:
+        return self.table(self._row().topk(self._count(k), largest=largest).indices)
+
+    def table(self, order: Tensor) -> pd.DataFrame:
+        """Those columns of the scores of one test row, in that order: influence and effect by training row."""
+        rows = order if self.columns is None else self.columns[0][order]
+        return pd.DataFrame(
+            {"influence": self.values[0][order].numpy(), self._heading: self.effect()[0][order].numpy()},
+            index=_named(rows.numpy(), self.ids).rename("train row"),
+        )
+
+    @property
+    def _heading(self) -> str:
+        return f"{'removal effect' if self.edit == 'removed' else 'effect'} on the {self.measure}"
+
+    @property
+    def sign(self) -> str:
+        """How to read the sign, in one sentence."""
+        meaning = "helpful" if self.edit == "removed" else "harmful change"
+        return SIGN.format(measure=self.measure, edit=self.edit, meaning=meaning)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per test row and training row: test row, train row, influence, effect."""
+        m, q = self.values.shape
+        rows = torch.arange(q).expand(m, q) if self.columns is None else self.columns
+        return pd.DataFrame(
+            {
+                "test row": _named(np.repeat(np.arange(m), q), self.test_ids),
+                "train row": _named(rows.flatten().numpy(), self.ids),
+                "influence": self.values.flatten().numpy(),
+                self._heading: self.effect().flatten().numpy(),
+            }
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file: the numbers, and the rest as JSON in its header. No pickle.
+
+        Row ids that are neither numbers nor strings (dates, say) are kept as their text.
+        """
+        names = ("values", "columns", "drift", "residual")
+        tensors = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        words = {name: getattr(self, name) for name in ("n", "edit", "measure", "verdict", "provenance")}
+        words |= {name: _plain(getattr(self, name)) for name in ("ids", "test_ids")}
+        write(path, tensors, words)
+
+    @classmethod
+    def load(cls, path: str | Path, *, fingerprint: str | None = None) -> Scores:
+        """Read what `save` wrote. With `fingerprint` (of an `Influence`) other weights or data raise `StaleError`."""
+        tensors, words = read(path, "a score file")
+        fields: dict[str, Any] = {**tensors, **words}
+        try:
+            for name in ("ids", "test_ids"):
+                fields[name] = None if fields.get(name) is None else pd.Index(fields[name])
+            scores = cls(**fields)
+        except (TypeError, AttributeError) as failure:
+            raise ValueError(f"{path} is not a score file of upweight ({failure})") from failure
+        found = scores.provenance.get("fingerprint")
+        if fingerprint is not None and fingerprint != found:
+            raise StaleError(
+                f"{path} was computed from other weights, data or settings (its content hash is {found}, "
+                f"asked for {fingerprint}); compute the scores again"
+            )
+        return scores
+
+    def _summary(self) -> list[str]:
+        lines = [f"Scores: {len(self)} test rows, {self.n} training rows"]
+        if self.columns is not None:
+            lines[0] += f", the {self.values.shape[1]} strongest kept"
+        lines += [self.sign, *([self.verdict] if self.verdict else [])]
+        if self.drift is not None:
+            small = self.effect().abs() < self.drift.abs()[:, None]
+            lines.append(
+                f"Finishing the training would change the {self.measure} by up to {_largest(self.drift):.1e}: "
+                f"{float(small.double().mean()):.0%} of the effects are smaller and not to be trusted."
+            )
+        return lines
+
+    def __repr__(self) -> str:
+        tables = [f"\n{self.helpful(5).to_string()}\n{self.harmful(5).to_string()}"] if len(self) == 1 else []
+        return "\n".join(self._summary() + tables)
+
+    def _repr_html_(self) -> str:
+        tables = ["Helpful", self.helpful(), "Harmful", self.harmful()] if len(self) == 1 else []
+        return as_html(*self._summary(), *tables)
+
+
+def _named(rows: np.ndarray, ids: pd.Index | None) -> pd.Index:
+    """Row numbers as their ids."""
+    return pd.Index(rows) if ids is None else ids.take(rows)
+
+
+def _plain(ids: pd.Index | None) -> list[int | float | str] | None:
+    """Ids as JSON has them."""
+    if ids is None:
+        return None
+    return [i if isinstance(i, (int, float, str)) else str(i) for i in ids.tolist()]
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.abs().max())

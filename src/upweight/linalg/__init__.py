@@ -1,0 +1,1 @@
+"""Matrices that know no model: factorisations, Kronecker products, flat vectors."""

@@ -1,0 +1,108 @@
+"""Training of convex problems to a gradient norm: Newton steps, for many parameters after L-BFGS."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.optimize import minimize
+from scipy.sparse.linalg import LinearOperator, cg
+
+from ..errors import NotConvergedError
+from ..types import Tensor
+
+DENSE = 1000
+"""Up to this many parameters the Hessian is factorised at every step."""
+STEPS = 60
+SHORTEST = 1e-6
+"""Of a Newton step."""
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A smooth convex objective at parameters theta."""
+
+    theta: Tensor
+
+    @property
+    def gauge(self) -> Tensor | None:
+        """Directions (q, p) in which it is flat whatever the data."""
+
+    def value(self) -> float:
+        """Its value."""
+
+    def gradient(self) -> Tensor:
+        """Its gradient (p,)."""
+
+    def matrix(self) -> Tensor:
+        """Its Hessian (p, p)."""
+
+    def operator(self) -> Any:
+        """Hessian products, rows (k, p) -> rows (k, p)."""
+
+    def at(self: Problem, theta: Any) -> Problem:
+        """The same at other parameters."""
+
+
+Problem = TypeVar("Problem", bound=Trainable)
+
+
+def minimise(problem: Problem, tolerance: float) -> Problem:
+    """The problem at its optimum, starting from theta.
+
+    Raises `NotConvergedError` where there is no optimum (separable data without a penalty) or rounding hides it.
+    """
+    # A copy, so that what its passes leave behind is freed when it moves on.
+    here = problem.at(problem.theta) if len(problem.theta) <= DENSE else _roughly(problem)
+    for _ in range(STEPS):
+        gradient = here.gradient()
+        if float(gradient.norm()) <= tolerance:
+            return here
+        step, size, value = _newton_step(here, gradient), 1.0, here.value()
+        enough = value + 1e-12 * (1 + abs(value))
+        there = here.at(here.theta - step)
+        while not there.value() <= enough and size > SHORTEST:
+            size /= 2
+            there = here.at(here.theta - size * step)
+        here = there  # with what its value has already taken a pass for
+    raise NotConvergedError(
+        f"training stopped at gradient norm {float(here.gradient().norm()):.1e}, wanted {tolerance:.0e}; "
+        "add a penalty (l2 > 0) or scale the columns of X"
+    )
+
+
+def _roughly(problem: Problem) -> Problem:
+    """L-BFGS to where Newton steps are safe."""
+
+    def value_and_gradient(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        there = problem.at(torch.from_numpy(theta))
+        return there.value(), there.gradient().numpy()
+
+    options = {"maxiter": 2000, "maxcor": 20, "ftol": 0.0, "gtol": 1e-6}
+    start = problem.theta.numpy()
+    rough = minimize(value_and_gradient, start, jac=True, method="L-BFGS-B", options=options)
+    return problem.at(torch.from_numpy(rough.x))
+
+
+def _newton_step(here: Trainable, gradient: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+    """H^-1 times the gradient: by a factorisation of few parameters, else by SciPy's conjugate gradients."""
+    p = len(gradient)
+    if p > DENSE:
+        product = here.operator()
+
+        def matvec(v: np.ndarray) -> np.ndarray:
+            return product(torch.from_numpy(v.reshape(1, -1)))[0].numpy()
+
+        hessian = LinearOperator((p, p), matvec=matvec, dtype=np.float64)
+        return torch.from_numpy(cg(hessian, gradient.numpy(), rtol=1e-5, maxiter=500)[0])
+    H, gauge = here.matrix(), here.gauge
+    size = float(H.diagonal().mean())
+    if gauge is not None:
+        H.addmm_(gauge.T, gauge, alpha=size)
+    lower, failed = torch.linalg.cholesky_ex(H)
+    if int(failed):  # singular to rounding: a step that goes nowhere along flat directions
+        H.diagonal().add_(1e-10 * size)
+        lower = torch.linalg.cholesky_ex(H)[0]
+    return torch.cholesky_solve(gradient[:, None], lower)[:, 0]

@@ -1,0 +1,1 @@
+"""Any torch model: evaluation, derivatives, layers."""

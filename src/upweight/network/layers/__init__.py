@@ -1,0 +1,1 @@
+"""Layers whose gradients are sums of outer products."""

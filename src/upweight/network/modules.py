@@ -1,0 +1,165 @@
+"""What a problem takes of a user's model and batches: its parameters as they are now, its words, its real inputs."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..linalg.flat_vectors import Layout
+from ..types import Tensor
+from .transformers import masks_in_full
+
+
+def in_words(function: Any) -> str:
+    """What a loss does, equal in every process: its name and code, or those of what it was made of."""
+    if isinstance(function, functools.partial):
+        return f"{in_words(function.func)} {function.args!r} {function.keywords!r}"
+    if isinstance(function, torch.nn.Module):
+        settings = {name: value for name, value in vars(function).items() if not name.startswith("_")}
+        return f"{function!r} {settings!r} {function.state_dict()!r}"
+    if not hasattr(function, "__qualname__"):
+        return f"{type(function).__qualname__} {in_words(type(function).__call__)}"
+    code = getattr(function, "__code__", None)
+    constants = [] if code is None else [c for c in code.co_consts if isinstance(c, (int, float, str))]
+    return f"{function.__qualname__} {'' if code is None else code.co_code.hex()} {constants!r}"
+
+
+def check_eval(model: torch.nn.Module, error: type[Exception]) -> None:
+    """Raise `error` for layers in train mode whose outputs are random or depend on the batch."""
+    batch_norm, dropout = torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd
+    for name, module in model.named_modules():
+        rate = getattr(module, "p" if isinstance(module, dropout) else "dropout", 0.0)
+        random = isinstance(rate, float) and rate > 0
+        if module.training and (random or isinstance(module, batch_norm)):
+            raise error(
+                f"the model is in train mode and has a {type(module).__name__} ({name or 'the model itself'}), whose "
+                "outputs then are random or depend on the batch: call model.eval() first"
+            )
+
+
+def snapshot(
+    model: torch.nn.Module, patterns: Sequence[str] | str | None
+) -> tuple[Layout, Tensor, dict[str, Tensor]]:
+    """The chosen parameters as layout and flat copy, and copies of all other parameters and buffers."""
+    everything = dict(model.named_parameters())
+    names = _chosen(everything, patterns)
+    for name, value in [*everything.items(), *model.named_buffers()]:
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(f"the model's {name!r} has a NaN or infinity: was training stable?")
+    for what, found in (
+        ("precision", {everything[n].dtype for n in names}),
+        ("device", {everything[n].device for n in names}),
+    ):
+        if len(found) > 1:
+            raise ValueError(
+                f"the model's parameters have more than one {what} ({', '.join(map(str, found))}): convert them with "
+                "model.to(...), or choose some with params="
+            )
+    layout = Layout(tuple(names), tuple(tuple(everything[name].shape) for name in names))
+    theta = torch.cat([everything[name].detach().flatten() for name in names]).clone()
+    rest = {name: value for name, value in everything.items() if name not in names}
+    fixed = {name: value.detach().clone() for name, value in [*rest.items(), *model.named_buffers()]}
+    return layout, theta, fixed
+
+
+def _chosen(everything: dict[str, torch.nn.Parameter], patterns: Sequence[str] | str | None) -> list[str]:
+    if patterns is None:
+        names = [name for name, value in everything.items() if value.requires_grad]
+        if not names:
+            raise ValueError("the model has no parameters that require a gradient: name some with params=")
+        return names
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in everything):
+            close = difflib.get_close_matches(pattern, everything, 3, 0.0)
+            raise ValueError(f"params: the model has no parameter {pattern!r}; closest: {', '.join(close)}")
+    names = [name for name in everything if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+    if not names:
+        raise ValueError("params is empty: name at least one parameter, or leave it out for all")
+    return names
+
+
+def real_inputs(batch: Any) -> tuple[Tensor, Callable[[Any], Any]]:
+    """The one tensor of inputs that can be differentiated, and how a batch is made with another in its place."""
+    if not isinstance(batch, dict):
+        inputs = batch[0]
+        if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+            kind = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+            raise TypeError(
+                f"input gradients need inputs of real numbers, got {kind}: ask for those of a layer's outputs with "
+                'at="embedding", say, or compare edited inputs with of_change'
+            )
+        return inputs, lambda x: (x, batch[1])
+    real = [key for key, leaf in batch.items() if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    if len(real) != 1:
+        kinds = ", ".join(
+            f"{key}: {getattr(leaf, 'dtype', type(leaf).__name__)}" for key, leaf in batch.items()
+        )
+        raise TypeError(f"input gradients need exactly one entry of real numbers in the mapping, got {kinds}")
+    return batch[real[0]], lambda x: {**batch, real[0]: x}
+
+
+@contextmanager
+def layer_inputs(
+    model: torch.nn.Module, name: str, batch: Any, call: Callable[[], Any]
+) -> Iterator[tuple[Tensor, Callable[[Any], Any]]]:
+    """What the layer `name` gives for a batch, and how the model is made to go on from something else in its place.
+
+    `call` runs the model on the batch. The second value takes that something and gives the batch, unchanged.
+    """
+    layers = dict(model.named_modules())
+    if name not in layers:
+        close = difflib.get_close_matches(name, layers, 3, 0.0)
+        raise ValueError(f"at: the model has no layer {name!r}; closest: {', '.join(close)}")
+    given: list[Any] = []
+    instead: Any = None
+
+    def exchange(_: Any, __: Any, output: Any) -> Any:
+        if instead is not None:
+            return instead
+        given.append(output)
+        return None
+
+    def rebuild(x: Any) -> Any:
+        nonlocal instead
+        instead = x
+        return batch
+
+    hook = layers[name].register_forward_hook(exchange)
+    try:
+        with torch.no_grad():
+            call()
+        if len(given) != 1:
+            raise ValueError(
+                f"at: layer {name!r} must run once when the model does, it ran {len(given)} times"
+            )
+        if not isinstance(given[0], Tensor) or not given[0].is_floating_point():
+            raise TypeError(f"at: layer {name!r} must give one tensor of real numbers")
+        yield given[0].detach(), rebuild
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def twice_differentiable(model: torch.nn.Module) -> Iterator[None]:
+    """Only kernels that have second derivatives: fused attention and fused recurrent layers have none."""
+    recurrent = any(isinstance(module, torch.nn.RNNBase) for module in model.modules())
+    attention, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    with ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(masks_in_full())
+        stack.callback(torch.backends.mha.set_fastpath_enabled, attention)
+        torch.backends.mha.set_fastpath_enabled(False)
+        if recurrent:
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            # `torch.backends.mkldnn.flags` also sets TF32, which warns on processors without it.
+            stack.callback(torch._C._set_mkldnn_enabled, onednn)
+            torch._C._set_mkldnn_enabled(False)
+        yield

@@ -1,0 +1,175 @@
+"""The curvature of a loss in the model's outputs, and Jacobians seen through it: J^T H_out J = P^T diag(sign) P."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch.func import vjp, vmap
+from torch.utils._pytree import tree_flatten
+
+from ..data.examples import count
+from ..types import Tensor
+from .evaluation import Evaluation, attempt, batched, examples
+
+MOST_OUTPUTS = 1024
+"""Outputs per example whose curvature matrix is formed."""
+
+
+def flat_outputs(outputs: Any, b: int) -> Tensor:
+    """All outputs of an example in one row: (b, c)."""
+    return torch.cat([leaf.reshape(b, -1) for leaf in tree_flatten(outputs)[0]], dim=1)
+
+
+def output_roots(of: Evaluation, theta: Tensor, batch: Any, outputs: Any = None) -> tuple[Tensor, Tensor]:
+    """S (b, c, c) and sign (b, c) with S^T diag(sign) S the Hessian of each example's loss in its c outputs.
+
+    Differentiated, whatever the loss; the sign is negative where the loss is not convex in its outputs. `outputs` are
+    the model's, where they are there already.
+    """
+    b = count(batch)
+    leaves, spec = _leaves(of, theta, batch, outputs)
+    sizes, shapes = [leaf[0].numel() for leaf in leaves], [leaf.shape for leaf in leaves]
+    c = sum(sizes)
+    if c > MOST_OUTPUTS:
+        raise ValueError(
+            f"an example has {c} outputs: their curvature matrix is formed for up to {MOST_OUTPUTS}; take a cross "
+            "entropy over the outputs' last dimension with samples= (EKFAC(problem, samples=1), say), a loss of fewer "
+            "outputs, or ConjugateGradient without EKFAC"
+        )
+    flat = torch.cat([leaf.reshape(b, -1) for leaf in leaves], dim=1).requires_grad_()
+    with torch.enable_grad():
+        parts = [part.view(shape) for part, shape in zip(flat.split(sizes, dim=1), shapes, strict=True)]
+        total = of.measured(spec.unflatten(parts), batch).sum()
+        slope = torch.autograd.grad(total, flat, create_graph=True, materialize_grads=True)[0]
+    if slope.requires_grad:
+        # Examples do not mix: one backward pass per output gives a column of every example's matrix.
+        columns = [
+            torch.autograd.grad(slope[:, j].sum(), flat, retain_graph=True, materialize_grads=True)[0]
+            for j in range(c)
+        ]
+        H = torch.stack(columns, dim=2)
+    else:
+        H = flat.new_zeros(b, c, c)
+    if not bool(H.isfinite().all()):
+        raise ValueError("the loss's curvature in the outputs is not finite: check loss and data")
+    values, vectors = torch.linalg.eigh((H + H.mT) / 2)
+    return values.abs().sqrt()[:, :, None] * vectors.mT, values.sign()
+
+
+def _leaves(of: Evaluation, theta: Tensor, batch: Any, outputs: Any) -> tuple[list[Tensor], Any]:
+    """The outputs' tensors, without graph, and their structure."""
+    if outputs is None:
+        with torch.no_grad():
+            outputs = of.outputs(theta, batch)
+    leaves, spec = tree_flatten(outputs)
+    return [leaf.detach() for leaf in leaves], spec
+
+
+def is_convex(S: Tensor, sign: Tensor) -> bool:
+    """Whether `output_roots` has no negative curvature beyond rounding."""
+    size = S.square().sum(2)
+    return not bool((size * (sign < 0)).max() > 1e-3 * size.max())
+
+
+def convex_roots(of: Evaluation, theta: Tensor, batch: Any, outputs: Any = None) -> Float[Tensor, "k b c"]:
+    """Cotangents v of the outputs whose v v^T add up to the loss's curvature in them.
+
+    Raises ValueError where the loss is not convex in its outputs.
+    """
+    S, sign = output_roots(of, theta, batch, outputs)
+    if not is_convex(S, sign):
+        raise ValueError(
+            "the loss is not convex in the model's outputs (its output Hessian has negative eigenvalues), so it has no "
+            "Gauss-Newton approximation: use Hessian with damping, or a loss that is convex in the outputs"
+        )
+    return S.transpose(0, 1) * (sign >= 0).T[:, :, None]
+
+
+def cotangents(
+    of: Evaluation,
+    theta: Tensor,
+    batch: Any,
+    samples: int | None,
+    generator: torch.Generator | None,
+    outputs: Any = None,
+) -> Float[Tensor, "k b c"]:
+    """Cotangents v of the outputs with sum_k v v^T the loss's curvature in them.
+
+    Exact, k = c, or `samples` random ones of that expectation. Of a cross entropy these take no matrix of outputs.
+    Raises ValueError where the loss is not convex in its outputs, or has too many of them for that.
+    """
+    if samples is None:
+        return convex_roots(of, theta, batch, outputs)
+    entropy = _as_cross_entropy(of, theta, batch, outputs)
+    if entropy is None:
+        roots = convex_roots(of, theta, batch, outputs)
+        signs = _signs((samples, *roots.shape[:2]), generator).to(roots)
+        return torch.einsum("kcb,cbo->kbo", signs, roots) / samples**0.5
+    p, scale = entropy
+    z = _signs((samples, *p.shape), generator).to(p)
+    # With S = diag(q) - p q^T and q = sqrt(p), S S^T = diag(p) - p p^T.
+    q = p.sqrt()
+    v = (scale / samples).sqrt()[..., None] * q * (z - q * (q * z).sum(-1, keepdim=True))
+    return v.flatten(2)
+
+
+def _signs(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    return torch.randint(0, 2, shape, generator=generator) * 2 - 1
+
+
+def _as_cross_entropy(
+    of: Evaluation, theta: Tensor, batch: Any, outputs: Any
+) -> tuple[Tensor, Tensor] | None:
+    """The p (b, ..., c) and s (b, ...) of a loss whose curvature in the outputs is s (diag(p) - p p^T) at every place.
+
+    Here p is the softmax over the last dimension; s, zero at masked tokens, say, is fitted to one product with a random
+    vector, which must then agree. None for other losses.
+    """
+    leaves, spec = _leaves(of, theta, batch, outputs)
+    if len(leaves) != 1 or leaves[0].ndim < 2 or leaves[0].shape[-1] < 2:
+        return None
+    out = leaves[0].detach().requires_grad_()
+    u = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
+    with torch.enable_grad():
+        total = of.measured(spec.unflatten([out]), batch).sum()
+        slope = torch.autograd.grad(total, out, create_graph=True, materialize_grads=True)[0]
+    if not slope.requires_grad:
+        return None
+    curved = torch.autograd.grad(slope, out, u, materialize_grads=True)[0]
+    p = out.detach().softmax(-1)
+    own = p * (u - (p * u).sum(-1, keepdim=True))
+    size = own.square().sum(-1)
+    scale = ((curved * own).sum(-1) / size.clamp(min=torch.finfo(p.dtype).tiny)).clamp(min=0)
+    near = torch.finfo(p.dtype).eps ** 0.5
+    error = (curved - scale[..., None] * own).flatten(1).norm(dim=1)
+    return (p, scale) if bool((error <= near * curved.flatten(1).norm(dim=1)).all()) else None
+
+
+def through_outputs(of: Evaluation, theta: Tensor, batch: Any, S: Tensor, index: Tensor) -> Tensor:
+    """S_i J_i, the rows of S pulled back to the entries `index` of theta: (b, c, q)."""
+
+    def outputs(part: Tensor, example: Any) -> Tensor:
+        return flat_outputs(of.call(theta.index_put((index,), part), batched(example)), 1)[0]
+
+    def one(example: Any, rows: Tensor) -> Tensor:
+        pull = vjp(lambda part: outputs(part, example), theta[index])[1]
+        return vmap(lambda row: pull(row)[0])(rows)
+
+    def slow(example: Any, rows: Tensor) -> Tensor:
+        part = theta[index].requires_grad_()
+        with torch.enable_grad():
+            there = outputs(part, example)
+        if not there.requires_grad:
+            return rows.new_zeros(len(rows), len(index))
+        found = [
+            torch.autograd.grad(there, part, row, retain_graph=True, materialize_grads=True)[0]
+            for row in rows
+        ]
+        return torch.stack(found)
+
+    def loop() -> Tensor:
+        return torch.stack([slow(example, rows) for example, rows in zip(examples(batch), S, strict=True)])
+
+    return attempt(lambda: vmap(one)(batch, S), loop)

@@ -1,0 +1,1 @@
+"""What every layer may use: processes, progress, files of tensors."""

@@ -1,0 +1,1 @@
+"""A user's file: columns, a sensible model, the rows asked about."""

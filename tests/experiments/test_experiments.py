@@ -1,0 +1,156 @@
+"""The experiments run at their small size, end to end, and their bars that hold there."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+def small(name: str, out: Path, data: Path | None = None, *options: str) -> Any:
+    """The numbers that an experiment writes."""
+    command = [
+        sys.executable,
+        str(ROOT / "experiments" / f"{name}.py"),
+        "--small",
+        "--out",
+        str(out),
+        *options,
+    ]
+    variables = os.environ if data is None else {**os.environ, "UPWEIGHT_DATA_DIR": str(data)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
+    assert done.returncode == 0, done.stderr
+    assert (out / f"{name}.png").stat().st_size > 1000
+    return json.loads((out / f"{name}.json").read_text())
+
+
+def test_fig1_components_small(tmp_path: Path) -> None:
+    result = small("fig1_components", tmp_path)
+    assert result["exceptions_without_hessian"] == 0
+    assert result["same_label_harmful"] > 0
+    assert result["library_against_formula"] < 1e-10
+    assert max(result["pearson_with_influence"].values()) < 0.9
+
+
+def test_fig2_linear_small(tmp_path: Path) -> None:
+    (digit,) = small("fig2_linear", tmp_path)["digits"]
+    assert digit["left_top"]["pearson"] > 0.99
+    assert digit["largest_gradient_norm"] <= 1e-9
+
+
+def test_fig3_hinge_small(tmp_path: Path) -> None:
+    result = small("fig3_hinge", tmp_path)
+    assert result["largest_gap_of_refits"] <= 1e-10
+    assert result["agreement"]["0.0"]["pearson"] < 0.75
+    assert result["agreement"]["0.0"]["norm_predicted_over_actual"] > 5
+    assert result["agreement"]["0.001"]["pearson"] >= 0.94
+
+
+def test_fig4_rbf_small(tmp_path: Path, data_dir: Path) -> None:
+    result = small("fig4_rbf", tmp_path, data_dir)
+    assert result["largest_gap_of_refits"] <= 1e-10
+    assert result["agreement"]["pearson"] >= 0.99
+    shape = result["shape"]["without_penalty"]
+    assert shape["spearman_influence_distance"] < -0.3
+    assert shape["sign_purity_nearest_tenth"] > 0.7
+
+
+def test_fig6_mislabeled_small(tmp_path: Path, data_dir: Path) -> None:
+    result = small("fig6_mislabeled", tmp_path, data_dir)
+    assert result["summary"]["influence_above_loss_up_to_30_percent"]
+    assert result["seeds"][0]["on_self_against_leverages"] < 1e-6
+    found = result["summary"]["found_in_first_20_percent"]
+    assert found["leave_one_out"] > found["self_influence"] > found["train_loss"] > found["random"]
+
+
+def test_sec53_hospital_small(tmp_path: Path, data_dir: Path) -> None:
+    result = small("sec53_hospital", tmp_path, data_dir)
+    assert (result["p"], result["children_in_full_training_set"], result["children_kept"]) == (
+        127,
+        [3, 24],
+        [3, 4],
+    )
+    assert result["signs_right_in_all"]
+    assert result["largest_error_of_a_row"] < 1e-9
+    assert min(child["times_the_next"] for child in result["shown"]) > 2
+
+
+def test_removal_small(tmp_path: Path, data_dir: Path) -> None:
+    result = small("removal", tmp_path, data_dir, "--only", "hospital")["hospital"]
+    assert result["single_rows"]["largest_gradient_norm"] <= 1e-9
+    assert result["single_rows"]["newton"]["relative_error"] < 0.05
+    assert result["single_rows"]["first_order"]["relative_error"] > 0.1
+    assert [part["violations"] for part in result["intervals"]] == [0, 0]
+
+
+def test_lds_mnist_small(tmp_path: Path) -> None:
+    result = small("lds_mnist", tmp_path)
+    assert len(result["by_models"]) == 2
+    assert len(list(tmp_path.glob("lds_*/*.npy"))) == result["retrainings"]
+    assert set(result["choice"]) == {"0.01", "0.1"}
+
+
+def test_mislabel_mnist_small(tmp_path: Path) -> None:
+    result = small("mislabel_mnist", tmp_path)
+    assert max(part["auc"] for part in result["found"].values()) > 0.7
+
+
+def test_fig2_cnn_small(tmp_path: Path) -> None:
+    result = small("fig2_cnn", tmp_path)
+    assert result["p"] == 2616
+    assert result["damping"] > -result["hessian_spectrum"][0]
+    assert len(result["predicted"]) == len(result["actual"]) == 4
+
+
+def test_lds_logistic_small(tmp_path: Path) -> None:
+    result = small("lds_logistic", tmp_path, None, "--l2", "0.1")
+    assert result["stopped_early"]["leave_one_out"]["mean"] > 0.5
+    (found,) = result["optimum"]
+    assert found["halves"]["newton"]["lds"] > found["halves"]["first order"]["lds"] > 0.5
+    for part in found["single_rows"].values():
+        assert part["newton"]["correlation_within_test_digits"]["mean"] > 0.99
+    top = [line for line in found["sets"] if line["group"] == "top"]
+    assert all(line["low"] > 0 for line in top)
+    for line in top:
+        assert abs(line["newton"] - line["actual"]) < abs(line["first order"] - line["actual"]) / 2
+    assert len(list(tmp_path.glob("lds_logistic_60/sgd/*.npy"))) == 12
+
+
+def test_fig5_attack_small(tmp_path: Path, data_dir: Path) -> None:
+    variables = {**os.environ, "UPWEIGHT_DATA_DIR": str(data_dir)}
+    command = [
+        sys.executable,
+        str(ROOT / "experiments" / "fig5_attack.py"),
+        "--small",
+        "--out",
+        str(tmp_path),
+    ]
+    for _ in range(2):  # the second time everything is found where it was left
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
+        assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "fig5_attack_lite0_60.json").read_text())
+    assert (tmp_path / "fig5_attack_lite0.png").stat().st_size > 1000
+    assert result["right"] > 0.9 * result["of"]
+    for line in result["targets"].values():
+        for count in ("1", "2"):
+            before, after = line[count]["loss"]
+            assert after > before
+            assert line[count]["pixel_change_share"] < 0.01 < line[count]["feature_change_share"]
+    assert result["many"]["loss"][1] > result["many"]["loss"][0]
+
+
+def test_fig4_inception_vs_rbf_small(tmp_path: Path, data_dir: Path) -> None:
+    variables = {**os.environ, "UPWEIGHT_DATA_DIR": str(data_dir)}
+    script = str(ROOT / "experiments" / "fig4_inception_vs_rbf.py")
+    command = [sys.executable, script, "--small", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "fig4_lite0_vs_rbf.json").read_text())
+    assert (tmp_path / "fig4_lite0_vs_rbf.png").stat().st_size > 1000
+    assert result["test_accuracy"] > 0.95 > result["rbf_test_accuracy"]
+    near, far = (result[half]["spearman_influence_distance"] for half in ("rbf", "lite0"))
+    assert near < far - 0.1
+    assert result["gradient_norm"] < 1e-8
