@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float
 from scipy import stats
 
 from .influence.scores import Scores
-from .objective import content_hash
 from .runtime.distributed import alone, gather_objects, shard
+from .runtime.fingerprint import content_hash
 from .runtime.progress import track
 from .types import Tensor, as_tensor
 

@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from .network.modules import check_eval
-from .objective import content_hash
+from .runtime.fingerprint import content_hash
 from .runtime.progress import track
 from .runtime.tensor_files import read, write
 from .types import Tensor, as_tensor
@@ -67,6 +66,19 @@ def check_features(found: Any, b: int) -> Tensor:
     if not bool(found.isfinite().all()):
         raise ValueError("a frozen network gave a NaN or infinity: check how the inputs were scaled")
     return found
+
+
+def check_eval(model: torch.nn.Module, error: type[Exception]) -> None:
+    """Raise `error` for layers in train mode whose outputs are random or depend on the batch."""
+    batch_norm, dropout = torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd
+    for name, module in model.named_modules():
+        rate = getattr(module, "p" if isinstance(module, dropout) else "dropout", 0.0)
+        random = isinstance(rate, float) and rate > 0
+        if module.training and (random or isinstance(module, batch_norm)):
+            raise error(
+                f"the model is in train mode and has a {type(module).__name__} ({name or 'the model itself'}), whose "
+                "outputs then are random or depend on the batch: call model.eval() first"
+            )
 
 
 class Traced:

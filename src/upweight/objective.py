@@ -6,22 +6,19 @@ R(theta) = (1/n) sum_i w_i l(z_i, theta) + 1/2 sum_j l2_j theta_j^2
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 import torch
-import xxhash
 from jaxtyping import Float, Int
 
 from .data.user_terms import Terms
 from .linalg.flat_vectors import Layout
 from .measures import Measure
 from .runtime.distributed import gather_rows
-from .types import Keep, Params, Tensor, as_tensor
-
-Operator: TypeAlias = Callable[[Tensor], Tensor]
-"""A symmetric matrix as a function: rows (k, p) -> rows (k, p)."""
+from .runtime.fingerprint import content_hash
+from .types import Keep, Operator, Params, Tensor, as_tensor
 
 
 class Objective(ABC):
@@ -202,20 +199,6 @@ class Objective(ABC):
             settings = repr((self.n, self.keep, self.layout))
             self._fingerprint = content_hash([self.theta, self.l2, *self._hashed()], settings)
         return self._fingerprint
-
-
-def content_hash(parts: Iterable[Tensor], settings: str = "") -> str:
-    """xxh3 of the bytes of tensors and of settings in words, at memory speed.
-
-    >>> content_hash([torch.zeros(2)]) == content_hash([torch.zeros(2)])
-    True
-    """
-    digest = xxhash.xxh3_128(settings.encode())
-    for part in parts:
-        flat = part.detach().cpu().reshape(-1)
-        flat = flat if flat.stride(0) == 1 else torch.cat([flat, flat[:0]])
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def expand_l2(l2: Any, theta: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ n train examples, m test examples, p parameters, k right-hand sides, b examples 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -43,3 +43,6 @@ Batch: TypeAlias = tuple[Any, Any] | list[Any] | Mapping[str, Any]
 
 Keep: TypeAlias = Literal["mean", "total"]
 """What a refit keeps: the penalty on the mean loss ("mean", the paper) or on the total ("total", scikit-learn)."""
+
+Operator: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+"""A symmetric matrix as a function: rows (k, p) -> rows (k, p)."""

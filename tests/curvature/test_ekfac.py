@@ -25,13 +25,8 @@ from upweight import (
 )
 from upweight.curvature import ekfac
 from upweight.curvature.base import Curvature
-from upweight.linalg.factorizations import (
-    BlocksFactor,
-    CholeskyFactor,
-    DiagonalFactor,
-    Factor,
-    KroneckerFactor,
-)
+from upweight.linalg.factorizations import CholeskyFactor, DiagonalFactor, Factor
+from upweight.linalg.kronecker import BlocksFactor, KroneckerFactor
 
 
 def dense_gauss_newton(problem: Problem) -> torch.Tensor:

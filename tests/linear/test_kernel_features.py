@@ -46,7 +46,7 @@ def decision(problem, batch_X) -> torch.Tensor:
     return problem.evaluate(batch, lambda outputs, targets: outputs[:, 0])
 
 
-@pytest.mark.parametrize("estimator", SVMS, ids=str)
+@pytest.mark.parametrize("estimator", SVMS, ids=lambda svm: str(svm).partition(" at 0x")[0])
 def test_decisions_are_the_estimators_own(estimator):
     model = clone(estimator).fit(X[:N], Y[:N])
     problem = from_estimator(model, X[:N], Y[:N])

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.support.compare import assert_close_per_row
 from upweight import EKFAC, ConjugateGradient, Exact, GaussNewton, Hessian, Influence, Problem
-from upweight.linalg.factorizations import BlocksFactor
+from upweight.linalg.kronecker import BlocksFactor
 from upweight.losses import next_token
 from upweight.network import output_curvature as jacobians
 

@@ -20,9 +20,10 @@ from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from ..linalg.factorizations import CholeskyFactor, DualFactor, Factor
-from ..objective import Objective, Operator, content_hash
+from ..objective import Objective
+from ..runtime.fingerprint import content_hash
 from ..runtime.progress import track
-from ..types import Tensor, wide
+from ..types import Operator, Tensor, wide
 
 DENSE_SPECTRUM = 64
 """Up to this many parameters eigenvalues come from the explicit matrix."""

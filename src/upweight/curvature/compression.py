@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 
-from ..linalg.factorizations import BlocksFactor, KroneckerFactor
+from ..linalg.kronecker import BlocksFactor, KroneckerFactor
 from ..network.layers.gradients import Outer, Pairs
 from ..network.layers.layer import Pair
 from ..types import Tensor

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 
 from ..errors import StaleError
-from ..linalg.factorizations import BlocksFactor, Factor, KroneckerFactor
+from ..linalg.factorizations import Factor
+from ..linalg.kronecker import BlocksFactor, KroneckerFactor
 from ..linear.problem import LinearProblem
 from ..network.layers.gradients import Pairs
 from ..network.layers.kronecker_statistics import (
@@ -25,10 +26,10 @@ from ..network.layers.kronecker_statistics import (
     restore,
 )
 from ..network.problem import Problem
-from ..objective import Operator, content_hash
 from ..runtime.distributed import gather_objects, together
+from ..runtime.fingerprint import content_hash
 from ..runtime.tensor_files import read, write
-from ..types import Tensor
+from ..types import Operator, Tensor
 from .base import OfProblem, check_damping
 from .compression import Compressed, compress
 

@@ -7,8 +7,9 @@ from functools import cached_property
 
 import torch
 
-from ..linalg.factorizations import LowRankFactor, indefinite
-from ..objective import Operator
+from ..linalg.factorizations import LowRankFactor
+from ..linalg.lanczos import indefinite
+from ..types import Operator
 from .base import Curvature
 
 

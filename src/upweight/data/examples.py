@@ -98,6 +98,22 @@ def count(batch: Any) -> int:
     return len(tensors(batch)[0])
 
 
+def batched(example: Any) -> Any:
+    """One example as a batch."""
+    return tree_map(lambda leaf: leaf[None], example)
+
+
+def examples(batch: Any) -> Iterator[Any]:
+    """The examples of a batch, without their batch dimension."""
+    for i in range(count(batch)):
+        yield tree_map(lambda leaf, i=i: leaf[i], batch)
+
+
+def targets_of(batch: Any) -> Any:
+    """What the loss gets as its second argument: the targets, or the whole mapping."""
+    return batch if isinstance(batch, dict) else batch[1]
+
+
 def to_device(batch: Any, device: torch.device) -> Any:
     """The batch with every tensor on `device`; mappings become dicts, which torch.func can look into."""
     if isinstance(batch, Mapping):

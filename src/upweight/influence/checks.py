@@ -7,8 +7,9 @@ import socket
 import torch
 
 from ..errors import NotDeterministicError, RankError
-from ..objective import Objective, content_hash
+from ..objective import Objective
 from ..runtime.distributed import gather_objects, ranks
+from ..runtime.fingerprint import content_hash
 from ..types import Tensor
 
 LOOKED_AT = 1024

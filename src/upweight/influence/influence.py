@@ -21,8 +21,9 @@ from ..linear.problem import LinearProblem
 from ..measures import Measure, OfParameters, Overall
 from ..network.layers.gradients import joined
 from ..network.problem import Problem
-from ..objective import Objective, content_hash
+from ..objective import Objective
 from ..runtime.distributed import gather_rows, shard, sum_across, together
+from ..runtime.fingerprint import content_hash
 from ..runtime.progress import track
 from ..solvers import Exact, Inverse, Solution, Solver
 from ..types import Tensor

@@ -21,8 +21,9 @@ from ..curvature.base import Curvature
 from ..curvature.ekfac import EKFAC
 from ..errors import StaleError
 from ..network.problem import Problem
-from ..objective import Objective, content_hash
+from ..objective import Objective
 from ..runtime.distributed import gather_objects, rank, shard, together
+from ..runtime.fingerprint import content_hash
 from ..runtime.progress import tell, track
 from ..runtime.tensor_files import KEY, read, write, write_own
 from ..solvers import Solution, Status

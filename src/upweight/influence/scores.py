@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 
 from ..errors import StaleError
-from ..objective import content_hash
+from ..runtime.fingerprint import content_hash
 from ..runtime.notebook import as_html
 from ..runtime.tensor_files import read, write
 from ..types import Tensor

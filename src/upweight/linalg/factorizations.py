@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from scipy.linalg import blas, lapack
-from scipy.sparse.linalg import ArpackError, eigsh
 
-from ..errors import IndefiniteError
-from ..objective import Operator
-from ..types import Tensor
+from ..types import Operator, Tensor
+from .lanczos import indefinite, lowest_eigenvalue
 
 
 class Factor(ABC):
@@ -120,75 +117,6 @@ def _gram(rows: Float[Tensor, "r p"]) -> Float[Tensor, "r r"]:
     return torch.from_numpy(getattr(blas, name)(1.0, rows.numpy().T, trans=1, lower=1))
 
 
-class KroneckerFactor(Factor):
-    """A = Q B Q^T, Q the Kronecker product of an output basis (c, c) and an input basis (e, e).
-
-    B is diag(values), but for the first r input directions, which keep their own `block` in the plain outputs.
-    Rows are weights (c, d) followed, where `intercept`, by (c,) intercepts, which then are input column e = d + 1.
-    """
-
-    def __init__(
-        self,
-        left: Float[Tensor, "c c"],
-        right: Float[Tensor, "e e"],
-        values: Float[Tensor, "c e"],
-        block: Float[Tensor, "cr cr"],
-        *,
-        intercept: bool,
-    ) -> None:
-        self.dtype = values.dtype
-        self.intercept = intercept
-        if not bool((values > 0).all()):
-            raise indefinite(float(values.min()))
-        self.leading = len(block) // len(left)
-        self.left, self.right, self.values = left, right, values[:, self.leading :]
-        self.block = CholeskyFactor(block)
-
-    def _rotate(self, rows: Tensor) -> tuple[Float[Tensor, "k cr"], Float[Tensor, "k c s"]]:
-        c = len(self.left)
-        if self.intercept:
-            stack = torch.cat([rows[:, :-c].view(len(rows), c, -1), rows[:, -c:, None]], dim=2)
-        else:
-            stack = rows.view(len(rows), c, -1)
-        inner = stack @ self.right
-        return inner[:, :, : self.leading].flatten(1), self.left.T @ inner[:, :, self.leading :]
-
-    def _back(self, first: Tensor, rest: Tensor) -> Float[Tensor, "k p"]:
-        c = len(self.left)
-        stack = torch.cat([first.view(len(first), c, -1), self.left @ rest], dim=2) @ self.right.T
-        if self.intercept:
-            return torch.cat([stack[:, :, :-1].flatten(1), stack[:, :, -1]], dim=1)
-        return stack.flatten(1)
-
-    def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
-        first, rest = self._rotate(rows)
-        return self._back(self.block.solve(first), rest / self.values)
-
-    def quadratic(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:
-        first, rest = self._rotate(rows)
-        return self.block.quadratic(first) + (rest.square() / self.values).sum((1, 2))
-
-    def quadratic_outer(
-        self, left: Float[Tensor, "k t c"], right: Float[Tensor, "k t e"]
-    ) -> Float[Tensor, " k"]:
-        """v^T A^-1 v for v = sum_t left_t right_t^T, the intercepts as the last column of right."""
-        right = right.to(self.dtype) @ self.right
-        left = left.to(self.dtype)
-        first, right = right[:, :, : self.leading], right[:, :, self.leading :]
-        found = (
-            self.block.quadratic((left.mT @ first).flatten(1)) if self.leading else left.new_zeros(len(left))
-        )
-        left = left @ self.left
-        if left.shape[1] == 1:
-            return found + ((left[:, 0].square() @ (1 / self.values)) * right[:, 0].square()).sum(1)
-        return found + ((left.mT @ right).square() / self.values).sum((1, 2))
-
-    def product(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
-        """A v for every row v."""
-        first, rest = self._rotate(rows)
-        return self._back(first @ self.block.lower @ self.block.lower.T, rest * self.values)
-
-
 class LowRankFactor(Factor):
     """A = V^T diag(values) V on r orthonormal rows V (r, p), and the smallest of the values everywhere else."""
 
@@ -244,51 +172,3 @@ class DiagonalFactor(Factor):
         return (rows.square() / self.values).sum(1)
 
 
-class BlocksFactor(Factor):
-    """A is zero outside blocks: `parts` are the entries of each block and its factor; every entry is in one block."""
-
-    def __init__(self, parts: list[tuple[Tensor, Factor]], p: int, dtype: torch.dtype) -> None:
-        assert sum(len(index) for index, _ in parts) == p
-        self.dtype, self.parts = dtype, parts
-        self.product = self._product
-
-    def _product(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
-        return self._each(rows, [part.product for _, part in self.parts])
-
-    def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
-        return self._each(rows, [part.solve for _, part in self.parts])
-
-    def _each(self, rows: Tensor, maps: list[Any]) -> Tensor:
-        out = torch.empty_like(rows)
-        for (index, _), apply in zip(self.parts, maps, strict=True):
-            out[:, index] = apply(rows[:, index])
-        return out
-
-    def quadratic(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:
-        return torch.stack([part.quadratic(rows[:, index]) for index, part in self.parts]).sum(0)
-
-
-def lowest_eigenvalue(matrix: Float[Tensor, "p p"]) -> float:
-    """The smallest eigenvalue of an explicit matrix; Lanczos above 2,000 rows."""
-    if len(matrix) <= 2000:
-        return float(torch.linalg.eigvalsh(matrix)[0])
-    try:
-        values = eigsh(matrix.double().numpy(), k=1, which="SA", tol=1e-3, return_eigenvectors=False)
-    except ArpackError:
-        return float("nan")
-    return float(values[0])
-
-
-def indefinite(lowest: float) -> IndefiniteError:
-    """The error of a matrix that has no inverse as a minimum's curvature, with the cure."""
-    if abs(lowest) < 1e-12 or lowest > 0:
-        return IndefiniteError(
-            f"the curvature is singular (smallest eigenvalue {lowest:.2e}); pass damping > 0, train with a penalty "
-            "(l2 > 0), or drop columns that are zero or repeated",
-            lowest,
-        )
-    return IndefiniteError(
-        f"the curvature is indefinite: its most negative eigenvalue is {lowest:.3e}. A damping above {-lowest:.3e} "
-        f"makes it definite (say damping={-2 * lowest:.1e}), or use GaussNewton",
-        lowest,
-    )

@@ -16,15 +16,15 @@ from jaxtyping import Float, Int
 
 from ..data.design import Block, Design, as_design
 from ..data.design_on_disk import opened
+from ..data.per_example import per_example
 from ..data.user_terms import Terms
 from ..frozen import features, pull_back
 from ..linalg.flat_vectors import Layout
 from ..losses import LinearLoss, Parts, Softmax
 from ..measures import Measure, OfParameters, Overall
-from ..network.evaluation import per_example
-from ..objective import Objective, Operator, check_keep, check_weights, expand_l2
+from ..objective import Objective, check_keep, check_weights, expand_l2
 from ..runtime.distributed import gather_rows, own_seed, shard, sum_across
-from ..types import Keep, Tensor, as_tensor, wide
+from ..types import Keep, Operator, Tensor, as_tensor, wide
 from .newton_training import minimise
 
 BLOCK_ELEMENTS = 1 << 18

@@ -5,7 +5,7 @@ Two engines: torch.func (forward mode and vmap), and plain double backward in a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Literal, TypeAlias, TypeVar, final
 
@@ -13,14 +13,15 @@ import torch
 from torch.func import functional_call, grad, jvp, vjp, vmap
 from torch.utils._pytree import tree_flatten, tree_map
 
-from ..data.examples import count
+from ..data.examples import batched, count, examples, targets_of
+from ..data.per_example import Loss, each, number, per_example
 from ..linalg.flat_vectors import Layout
+from ..runtime.fallback import attempt, out_of_memory
 from ..types import Params, Tensor
 from .convolutions import fast_convolutions
 from .modules import twice_differentiable
 from .transformers import arguments, counted
 
-Loss: TypeAlias = Callable[[Any, Any], Tensor]
 Product: TypeAlias = Callable[[Tensor], Tensor]
 """Rows (k, p) -> rows (k, p)."""
 Mode: TypeAlias = Literal["forward", "double"]
@@ -34,14 +35,6 @@ ROWS_AT_ONCE = 16
 def _like(leaf: Any, theta: Tensor) -> Any:
     """Numbers in theta's precision, anything else as it is."""
     return leaf.to(theta.dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
-
-
-def per_example(function: Loss, outputs: Any, targets: Any) -> Tensor:
-    """function(outputs, targets) of every example, each as a batch of one: (b, ...), (b, ...) -> (b,).
-
-    vmap where the function allows it, else one example after the other.
-    """
-    return _each(lambda output, target: _number(function(batched(output), batched(target))), outputs, targets)
 
 
 @final
@@ -75,7 +68,7 @@ class Evaluation:
     def one(self, theta: Tensor, example: Any, function: Loss | None = None) -> Tensor:
         """The loss (or measure) of one example without its batch dimension."""
         batch = batched(example)
-        return _number((function or self.loss)(self.call(theta, batch), targets_of(batch)))
+        return number((function or self.loss)(self.call(theta, batch), targets_of(batch)))
 
     def outputs(self, theta: Tensor, batch: Any) -> Any:
         """Outputs with the example first; batches of one keep their own dimension of 1 behind it."""
@@ -91,7 +84,7 @@ class Evaluation:
         function = function or self.loss
         if self.strategy == "batch":
             return per_example(function, outputs, targets_of(batch))
-        return _each(lambda o, y: _number(function(o, batched(y))), outputs, targets_of(batch))
+        return each(lambda o, y: number(function(o, batched(y))), outputs, targets_of(batch))
 
     def losses(self, theta: Tensor, batch: Any, function: Loss | None = None) -> Tensor:
         """The loss (or measure) of each example: (b,)."""
@@ -138,28 +131,6 @@ class Evaluation:
                 "returns one number per example (reduction='none', class weights passed as weights=; for language "
                 "models upweight.losses.next_token)"
             )
-
-
-def targets_of(batch: Any) -> Any:
-    """What the loss gets as its second argument: the targets, or the whole mapping."""
-    return batch if isinstance(batch, dict) else batch[1]
-
-
-def attempt(fast: Callable[[], T], slow: Callable[[], T]) -> T:
-    """The fast way, or the slow one where torch cannot do the fast one for some operation."""
-    try:
-        return fast()
-    except (RuntimeError, NotImplementedError) as error:
-        if out_of_memory(error):
-            raise
-        return slow()
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether it is for want of memory: on a processor torch has no class for that."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in ("out of memory", "can't allocate memory")
-    )
 
 
 # -- first derivatives -------------------------------------------------------------------------------------------------
@@ -331,41 +302,6 @@ def memory_of(of: Evaluation, theta: Tensor, batch: Any) -> int:
         return sum(seen.values()) // count(batch) + 1
 
     return attempt(measure, lambda: 1 << 20)
-
-
-# -- examples ----------------------------------------------------------------------------------------------------------
-
-
-def _each(one: Loss, outputs: Any, targets: Any) -> Tensor:
-    def loop() -> Tensor:
-        pairs = zip(examples(outputs), examples(targets), strict=True)
-        return torch.stack([one(output, target) for output, target in pairs])
-
-    return attempt(lambda: vmap(one)(outputs, targets), loop)
-
-
-def _number(value: Any) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise TypeError(
-            f"a loss or measure must give a tensor, got {type(value).__name__}; a model of transformers computes none "
-            'itself here: take outputs.logits and batch["labels"] (upweight.losses.next_token for language models)'
-        )
-    if value.numel() != 1:
-        raise ValueError(
-            f"a loss or measure must give one number per example, got shape {tuple(value.shape)} for one example"
-        )
-    return value.reshape(())
-
-
-def batched(example: Any) -> Any:
-    """One example as a batch."""
-    return tree_map(lambda leaf: leaf[None], example)
-
-
-def examples(batch: Any) -> Iterator[Any]:
-    """The examples of a batch, without their batch dimension."""
-    for i in range(count(batch)):
-        yield tree_map(lambda leaf, i=i: leaf[i], batch)
 
 
 def _together(call: Callable[[], Any], parts: list[Any], b: int) -> Any:

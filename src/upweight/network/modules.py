@@ -31,19 +31,6 @@ def in_words(function: Any) -> str:
     return f"{function.__qualname__} {'' if code is None else code.co_code.hex()} {constants!r}"
 
 
-def check_eval(model: torch.nn.Module, error: type[Exception]) -> None:
-    """Raise `error` for layers in train mode whose outputs are random or depend on the batch."""
-    batch_norm, dropout = torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd
-    for name, module in model.named_modules():
-        rate = getattr(module, "p" if isinstance(module, dropout) else "dropout", 0.0)
-        random = isinstance(rate, float) and rate > 0
-        if module.training and (random or isinstance(module, batch_norm)):
-            raise error(
-                f"the model is in train mode and has a {type(module).__name__} ({name or 'the model itself'}), whose "
-                "outputs then are random or depend on the batch: call model.eval() first"
-            )
-
-
 def snapshot(
     model: torch.nn.Module, patterns: Sequence[str] | str | None
 ) -> tuple[Layout, Tensor, dict[str, Tensor]]:

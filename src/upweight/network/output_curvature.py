@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch.func import vjp, vmap
 from torch.utils._pytree import tree_flatten
 
-from ..data.examples import count
+from ..data.examples import batched, count, examples
+from ..runtime.fallback import attempt
 from ..types import Tensor
-from .evaluation import Evaluation, attempt, batched, examples
+from .evaluation import Evaluation
 
 MOST_OUTPUTS = 1024
 """Outputs per example whose curvature matrix is formed."""

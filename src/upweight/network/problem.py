@@ -14,31 +14,30 @@ import torch
 from jaxtyping import Float, Int
 from torch.utils._pytree import tree_map
 
-from ..data.examples import Rows, as_rows, count
+from ..data.examples import Rows, as_rows, count, targets_of
+from ..data.per_example import Loss
 from ..errors import SmallerBlocksWarning, StaleError
+from ..frozen import check_eval
 from ..measures import Measure, OfParameters, Overall
-from ..objective import Objective, Operator, check_keep, check_weights, expand_l2
+from ..objective import Objective, check_keep, check_weights, expand_l2
 from ..runtime.distributed import gather_rows, own_seed, shard, sum_across
+from ..runtime.fallback import attempt, out_of_memory
 from ..runtime.progress import track
-from ..types import Keep, Tensor
+from ..types import Keep, Operator, Tensor
 from .evaluation import (
     ROWS_AT_ONCE,
     Evaluation,
-    Loss,
     Mode,
-    attempt,
     directional,
     example_gradients,
     gauss_newton_product,
     hessian_product,
     input_directional,
     memory_of,
-    out_of_memory,
     plain_gradient,
-    targets_of,
 )
 from .layers.gradients import Layered, Outer, Pairs
-from .modules import check_eval, in_words, layer_inputs, real_inputs, snapshot
+from .modules import in_words, layer_inputs, real_inputs, snapshot
 from .output_curvature import cotangents, flat_outputs, is_convex, output_roots, through_outputs
 
 T = TypeVar("T")

@@ -12,8 +12,7 @@ from jaxtyping import Float, Int
 
 from ..curvature.base import Curvature
 from ..errors import IndefiniteError, InfluenceError, NotConvergedError
-from ..objective import Operator
-from ..types import Tensor
+from ..types import Operator, Tensor
 
 
 class Status(enum.Enum):

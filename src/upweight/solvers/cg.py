@@ -9,10 +9,9 @@ import torch
 
 from ..curvature.base import Curvature, EmpiricalCurvature
 from ..errors import IndefiniteError
-from ..linalg.factorizations import indefinite
-from ..objective import Operator
+from ..linalg.lanczos import indefinite
 from ..runtime.progress import track
-from ..types import Tensor, wide
+from ..types import Operator, Tensor, wide
 from .base import Inverse, Solution, Solver, Status
 
 Apply = Callable[[Tensor], Tensor]

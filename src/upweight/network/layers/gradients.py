@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch.utils._pytree import tree_flatten
 
 from ...data.examples import count
+from ...data.per_example import Loss
 from ...types import Tensor
-from ..evaluation import Evaluation, Loss, plain_gradient
+from ..evaluation import Evaluation, plain_gradient
 from ..output_curvature import flat_outputs, through_outputs
 from .layer import Layer, Pair, example_first, find_layers, pull_back, record
 from .norm import Calls, Scale

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 
-from ...linalg.factorizations import BlocksFactor, CholeskyFactor, DiagonalFactor, Factor, KroneckerFactor
+from ...data.examples import batched, examples
+from ...linalg.factorizations import CholeskyFactor, DiagonalFactor, Factor
+from ...linalg.kronecker import BlocksFactor, KroneckerFactor
 from ...runtime.distributed import rank, sum_across
 from ...runtime.progress import track
 from ...types import Tensor
-from ..evaluation import batched, examples
 from ..problem import Problem
 from .gradients import Layered
 from .layer import Layer, pseudo_gradients

@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import nn
 from torch.nn import functional as F
 
-from ...data.examples import count
+from ...data.examples import batched, count, examples
 from ...linalg.flat_vectors import Layout
 from ...types import Tensor
-from ..evaluation import Evaluation, batched, examples, plain_gradient
+from ..evaluation import Evaluation, plain_gradient
 from ..output_curvature import cotangents, flat_outputs
 from ..transformers import transposed
 from .norm import Calls, Scale, is_scale, scales_of
