@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Float
 
 from ..linalg.kronecker import BlocksFactor, KroneckerFactor
-from ..network.layers.gradients import Outer, Pairs
-from ..network.layers.layer import Pair
+from ..linalg.outer_products import Outer, Pair, Pairs
 from ..types import Tensor
 
 

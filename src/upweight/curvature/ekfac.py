@@ -14,8 +14,8 @@ from jaxtyping import Float
 from ..errors import StaleError
 from ..linalg.factorizations import Factor
 from ..linalg.kronecker import BlocksFactor, KroneckerFactor
+from ..linalg.outer_products import Pairs
 from ..linear.problem import LinearProblem
-from ..network.layers.gradients import Pairs
 from ..network.layers.kronecker_statistics import (
     Added,
     Gathered,

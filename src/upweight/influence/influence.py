@@ -17,9 +17,9 @@ from ..curvature.base import Curvature, EmpiricalCurvature
 from ..curvature.ekfac import EKFAC
 from ..data.row_sets import as_sets
 from ..data.user_terms import batch_index
+from ..linalg.outer_products import joined
 from ..linear.problem import LinearProblem
 from ..measures import Measure, OfParameters, Overall
-from ..network.layers.gradients import joined
 from ..network.problem import Problem
 from ..objective import Objective
 from ..runtime.distributed import gather_rows, shard, sum_across, together

@@ -170,5 +170,3 @@ class DiagonalFactor(Factor):
 
     def quadratic(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:
         return (rows.square() / self.values).sum(1)
-
-

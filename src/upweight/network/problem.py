@@ -18,6 +18,7 @@ from ..data.examples import Rows, as_rows, count, targets_of
 from ..data.per_example import Loss
 from ..errors import SmallerBlocksWarning, StaleError
 from ..frozen import check_eval
+from ..linalg.outer_products import Outer, Pairs
 from ..measures import Measure, OfParameters, Overall
 from ..objective import Objective, check_keep, check_weights, expand_l2
 from ..runtime.distributed import gather_rows, own_seed, shard, sum_across
@@ -36,7 +37,7 @@ from .evaluation import (
     memory_of,
     plain_gradient,
 )
-from .layers.gradients import Layered, Outer, Pairs
+from .layers.gradients import Layered
 from .modules import in_words, layer_inputs, real_inputs, snapshot
 from .output_curvature import cotangents, flat_outputs, is_convex, output_roots, through_outputs
 

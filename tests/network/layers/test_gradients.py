@@ -8,8 +8,9 @@ from torch.nn import functional as F
 from tests.support.compare import assert_close_per_row
 from tests.support.networks import MODELS, problem_of
 from upweight import Problem, measures
+from upweight.linalg.outer_products import Outer, joined
 from upweight.network.evaluation import example_gradients
-from upweight.network.layers.gradients import Layered, Outer, joined
+from upweight.network.layers.gradients import Layered
 
 every_model = pytest.mark.parametrize("name", MODELS)
 # Of the others the layers do not see examples one by one.

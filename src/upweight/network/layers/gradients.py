@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,71 +16,12 @@ from torch.utils._pytree import tree_flatten
 
 from ...data.examples import count
 from ...data.per_example import Loss
+from ...linalg.outer_products import Outer, Pairs, Vectors
 from ...types import Tensor
 from ..evaluation import Evaluation, plain_gradient
 from ..output_curvature import flat_outputs, through_outputs
-from .layer import Layer, Pair, example_first, find_layers, pull_back, record
+from .layer import Layer, example_first, find_layers, pull_back, record
 from .norm import Calls, Scale
-
-SLAB = 4 << 20
-"""Numbers of an intermediate product held at once."""
-
-
-class Pairs(NamedTuple):
-    """Gradients of b examples: left and right of each layer, and the entries outside layers (b, q)."""
-
-    layers: list[Pair]
-    rest: Tensor
-
-
-def joined(parts: Sequence[Pairs]) -> Pairs:
-    """All examples in one."""
-    sides = zip(*(part.layers for part in parts), strict=True)
-    layers = [(torch.cat([left for left, _ in own]), torch.cat([right for _, right in own])) for own in sides]
-    return Pairs(layers, torch.cat([part.rest for part in parts]))
-
-
-@dataclass(frozen=True, eq=False)
-class Vectors:
-    """k flat vectors taken apart: (k, r, s) per layer, and the entries outside layers (k, q)."""
-
-    layers: list[Tensor]
-    rest: Float[Tensor, "k q"]
-
-    def products(self, pairs: Pairs) -> Float[Tensor, "k b"]:
-        """The product of every vector with every gradient."""
-        total = self.rest @ pairs.rest.T
-        for (left, right), S in zip(pairs.layers, self.layers, strict=True):
-            if left.shape[1] == 1:
-                _add_single(total, left[:, 0], right[:, 0], S)
-            else:
-                total += S.flatten(1) @ (left.mT @ right).flatten(1).T
-        return total
-
-
-@dataclass(frozen=True, eq=False)
-class Outer:
-    """k flat vectors as sums of R outer products per layer: left (R, k, r), right (R, k, s), and the rest (k, q)."""
-
-    layers: list[Pair]
-    rest: Float[Tensor, "k q"]
-
-    def products(self, pairs: Pairs) -> Float[Tensor, "k b"]:
-        """The product of every vector with every gradient: about R (r + s) operations instead of r s."""
-        total = self.rest @ pairs.rest.T
-        for (left, right), (U, W) in zip(pairs.layers, self.layers, strict=True):
-            b, t = left.shape[:2]
-            for u, w in zip(U, W, strict=True):
-                both = (u @ left.flatten(0, 1).T) * (w @ right.flatten(0, 1).T)
-                total += both if t == 1 else both.view(-1, b, t).sum(2)
-        return total
-
-    def __neg__(self) -> Outer:
-        return Outer([(-u, w) for u, w in self.layers], -self.rest)
-
-    def to(self, dtype: torch.dtype) -> Outer:
-        """The same in another precision."""
-        return Outer([(u.to(dtype), w.to(dtype)) for u, w in self.layers], self.rest.to(dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,18 +143,3 @@ def _stacked(layer: Layer, slopes: Sequence[Calls], b: int) -> Float[Tensor, "b 
     left = torch.stack([layer.left(calls, b) for calls in slopes], dim=2)  # (b, t, k, r)
     right = layer.right(slopes[0], b)
     return (left.flatten(2).mT @ right).unflatten(1, left.shape[2:])
-
-
-def _add_single(
-    total: Float[Tensor, "k b"],
-    left: Float[Tensor, "b r"],
-    right: Float[Tensor, "b s"],
-    vectors: Float[Tensor, "k r s"],
-) -> None:
-    """left_i^T S right_i by one matrix product with the longer side, a few vectors at a time."""
-    if left.shape[1] > right.shape[1]:
-        left, right, vectors = right, left, vectors.mT
-    few = max(1, SLAB // left.numel())
-    for out, S in zip(total.split(few), vectors.split(few), strict=True):
-        inner = (right @ S.flatten(0, 1).T).view(len(right), *S.shape[:2])  # (b, k, r)
-        out += (inner @ left[:, :, None])[:, :, 0].T

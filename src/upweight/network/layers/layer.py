@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ...data.examples import batched, count, examples
 from ...linalg.flat_vectors import Layout
+from ...linalg.outer_products import Pair
 from ...types import Tensor
 from ..evaluation import Evaluation, plain_gradient
 from ..output_curvature import cotangents, flat_outputs
@@ -29,8 +30,6 @@ KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding)
 """And the transposed dense layer of transformers."""
 MOST_WORDS = 4096
 """Rows of an embedding that is treated as a layer; it needs a square matrix of them."""
-Pair: TypeAlias = tuple[Tensor, Tensor]
-"""left (b, t, r) and right (b, t, s)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,123 @@
+"""Vectors that are sums of outer products of small factors, part by part, and products between them.
+
+The letters are those of layers: left (b, t, r) and right (b, t, s) make the matrices sum_t left_t right_t^T (b, r, s).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Float
+
+from ..types import Tensor
+
+SLAB = 4 << 20
+"""Numbers of an intermediate product held at once."""
+Pair: TypeAlias = tuple[Tensor, Tensor]
+"""left (b, t, r) and right (b, t, s)."""
+
+
+@dataclass(frozen=True, eq=False)
+class WeightMatrix:
+    """One weight matrix inside flat vectors: `index` are its entries, row by row, then those of its intercept.
+
+    With an intercept the matrix (rows, columns + 1) has it as its last column.
+    """
+
+    index: Tensor
+    rows: int
+    columns: int
+
+    @property
+    def intercept(self) -> bool:
+        """Whether an intercept comes along."""
+        return len(self.index) > self.rows * self.columns
+
+    def flat(self, G: Float[Tensor, "*k r s"]) -> Float[Tensor, "*k q"]:
+        """Matrices in the order of `index`."""
+        if not self.intercept:
+            return G.flatten(-2)
+        return torch.cat([G[..., :-1].flatten(-2), G[..., -1]], dim=-1)
+
+    def stack(self, rows: Float[Tensor, "*k p"]) -> Float[Tensor, "*k r s"]:
+        """The part of flat vectors that this matrix holds; the inverse of `flat`."""
+        part = rows[..., self.index]
+        weights = part[..., : self.rows * self.columns].unflatten(-1, (self.rows, self.columns))
+        if not self.intercept:
+            return weights
+        return torch.cat([weights, part[..., self.rows * self.columns :, None]], dim=-1)
+
+
+class Pairs(NamedTuple):
+    """Gradients of b examples: left and right of each layer, and the entries outside layers (b, q)."""
+
+    layers: list[Pair]
+    rest: Tensor
+
+
+def joined(parts: Sequence[Pairs]) -> Pairs:
+    """All examples in one."""
+    sides = zip(*(part.layers for part in parts), strict=True)
+    layers = [(torch.cat([left for left, _ in own]), torch.cat([right for _, right in own])) for own in sides]
+    return Pairs(layers, torch.cat([part.rest for part in parts]))
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """k flat vectors taken apart: (k, r, s) per layer, and the entries outside layers (k, q)."""
+
+    layers: list[Tensor]
+    rest: Float[Tensor, "k q"]
+
+    def products(self, pairs: Pairs) -> Float[Tensor, "k b"]:
+        """The product of every vector with every gradient."""
+        total = self.rest @ pairs.rest.T
+        for (left, right), S in zip(pairs.layers, self.layers, strict=True):
+            if left.shape[1] == 1:
+                _add_single(total, left[:, 0], right[:, 0], S)
+            else:
+                total += S.flatten(1) @ (left.mT @ right).flatten(1).T
+        return total
+
+
+@dataclass(frozen=True, eq=False)
+class Outer:
+    """k flat vectors as sums of R outer products per layer: left (R, k, r), right (R, k, s), and the rest (k, q)."""
+
+    layers: list[Pair]
+    rest: Float[Tensor, "k q"]
+
+    def products(self, pairs: Pairs) -> Float[Tensor, "k b"]:
+        """The product of every vector with every gradient: about R (r + s) operations instead of r s."""
+        total = self.rest @ pairs.rest.T
+        for (left, right), (U, W) in zip(pairs.layers, self.layers, strict=True):
+            b, t = left.shape[:2]
+            for u, w in zip(U, W, strict=True):
+                both = (u @ left.flatten(0, 1).T) * (w @ right.flatten(0, 1).T)
+                total += both if t == 1 else both.view(-1, b, t).sum(2)
+        return total
+
+    def __neg__(self) -> Outer:
+        return Outer([(-u, w) for u, w in self.layers], -self.rest)
+
+    def to(self, dtype: torch.dtype) -> Outer:
+        """The same in another precision."""
+        return Outer([(u.to(dtype), w.to(dtype)) for u, w in self.layers], self.rest.to(dtype))
+
+
+def _add_single(
+    total: Float[Tensor, "k b"],
+    left: Float[Tensor, "b r"],
+    right: Float[Tensor, "b s"],
+    vectors: Float[Tensor, "k r s"],
+) -> None:
+    """left_i^T S right_i by one matrix product with the longer side, a few vectors at a time."""
+    if left.shape[1] > right.shape[1]:
+        left, right, vectors = right, left, vectors.mT
+    few = max(1, SLAB // left.numel())
+    for out, S in zip(total.split(few), vectors.split(few), strict=True):
+        inner = (right @ S.flatten(0, 1).T).view(len(right), *S.shape[:2])  # (b, k, r)
+        out += (inner @ left[:, :, None])[:, :, 0].T
