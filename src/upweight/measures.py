@@ -1,20 +1,66 @@
 """What is asked about in place of the loss: any differentiable function of the parameters.
 
-A plain function `(outputs, targets) -> number per example` is evaluated example by example, like the loss. Wrap it to
-ask about a whole batch at once (`Overall`) or about the parameters alone (`OfParameters`).
+A plain function `(outputs, targets) -> number per example` is evaluated example by example, like the loss: it is a
+`PerExample`. Wrap it to ask about a whole batch at once (`Overall`) or about the parameters alone (`OfParameters`).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from .types import Params, Tensor
 
+Look: TypeAlias = Callable[[], tuple[Any, Any]]
+"""Evaluates the model on the whole test batch and gives (outputs, targets)."""
+
+
+class Measure(ABC):
+    """A quantity to ask about: one number per test example, or a single one."""
+
+    single: bool
+    """Whether there is one number in all, so that no test row has one of its own."""
+    uses_batch: bool
+    """Whether the test batch is looked at."""
+    function: Callable[..., Tensor]
+
+    @property
+    def name(self) -> str:
+        """What the measure is called in headings: the function's own name, where it has one."""
+        name = getattr(self.function, "__name__", "measure")
+        return "measure" if name == "<lambda>" else name
+
+    @abstractmethod
+    def number(self, params: Params, look: Look) -> Tensor:
+        """The single number, (): of the parameters by name and, if needed, of outputs and targets of the whole batch.
+
+        Raises TypeError for a measure that is not `single`.
+        """
+
 
 @dataclass(frozen=True)
-class Overall:
+class PerExample(Measure):
+    """One number per test example: `function(outputs, targets)` of a batch of one gives one number.
+
+    Any plain function that is given as a measure becomes one of these.
+
+    >>> import torch
+    >>> as_measure(margin).function(torch.tensor([[1.0, 5.0, 3.0]]), torch.tensor([1]))
+    tensor([2.])
+    """
+
+    function: Callable[[Any, Any], Tensor]
+    single = False
+    uses_batch = True
+
+    def number(self, params: Params, look: Look) -> Tensor:
+        raise TypeError(f"{self.name} gives a number per example: wrap it in Overall for one number of all")
+
+
+@dataclass(frozen=True)
+class Overall(Measure):
     """One number for the whole test batch: a mean over a slice, a fairness gap. `function(outputs, targets)` -> ().
 
     >>> import torch
@@ -23,10 +69,15 @@ class Overall:
     """
 
     function: Callable[[Any, Any], Tensor]
+    single = True
+    uses_batch = True
+
+    def number(self, params: Params, look: Look) -> Tensor:
+        return self.function(*look()).reshape(())
 
 
 @dataclass(frozen=True)
-class OfParameters:
+class OfParameters(Measure):
     """One number of the parameters alone: a coefficient, a norm. `function(params)` -> (); the batch is not used.
 
     >>> import torch
@@ -35,9 +86,30 @@ class OfParameters:
     """
 
     function: Callable[[Params], Tensor]
+    single = True
+    uses_batch = False
+
+    def number(self, params: Params, look: Look) -> Tensor:
+        return self.function(params).reshape(())
 
 
-Measure: TypeAlias = Callable[[Any, Any], Tensor] | Overall | OfParameters
+MeasureLike: TypeAlias = Callable[[Any, Any], Tensor] | Measure
+"""A measure as users give it: a plain function of outputs and targets is evaluated example by example."""
+
+
+def as_measure(measure: MeasureLike | None) -> Measure | None:
+    """The measure that a user means; None stands for the loss.
+
+    >>> as_measure(None) is None, as_measure(logit).name
+    (True, 'logit')
+    """
+    return measure if measure is None or isinstance(measure, Measure) else PerExample(measure)
+
+
+def name_of(measure: MeasureLike | None) -> str:
+    """What a measure is called in headings."""
+    found = as_measure(measure)
+    return "loss" if found is None else found.name
 
 
 def logit(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -151,8 +151,9 @@ def test_a_full_disk_leaves_a_valid_store(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 JOB = """
-import upweight as uw, questions
-from upweight import store
+import upweight as uw
+from tests import questions
+from upweight.influence import score_store as store
 from tests.influence.test_score_store import preconditioned
 store.BLOCK_BYTES, store.SOLVED_AT_ONCE = 3 * 8 * 4, 1
 problem, test = questions.network()
@@ -203,7 +204,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path):
 def test_the_restart_of_torchrun_goes_on(tmp_path: Path):
     dying = """
 import signal
-from upweight import store
+from upweight.influence import score_store as store
 if os.environ["RANK"] == "1":
     count, write_own = 0, store.write_own
     def noted(path, *rest):

@@ -30,7 +30,7 @@ def run(*command: str | Path, ranks: int = 2, **options: str) -> subprocess.Comp
 def script(tmp_path: Path, text: str) -> Path:
     """A program that knows the models of `questions`."""
     path = tmp_path / "job.py"
-    path.write_text(f"import os, sys, torch\nsys.path.insert(0, {str(HERE)!r})\n{text}")
+    path.write_text(f"import os, sys, torch\nsys.path.insert(0, {str(HERE.parent)!r})\n{text}")
     return path
 
 
@@ -106,7 +106,7 @@ def test_a_rank_that_dies_ends_the_job_with_its_traceback(tmp_path: Path):
     job = script(
         tmp_path,
         """
-import questions
+from tests import questions
 problem, test = questions.network()
 if os.environ["RANK"] == "1":
     raise FloatingPointError("what went wrong here")
@@ -125,7 +125,7 @@ def test_trouble_of_one_rank_is_raised_on_all(tmp_path: Path):
     job = script(
         tmp_path,
         """
-from upweight.distributed import agree, rank
+from upweight.runtime.distributed import agree, rank
 try:
     agree(OSError("no space left") if rank() == 1 else None)
 except Exception as error:

@@ -52,7 +52,7 @@ class WeightMatrix:
 
 
 class Pairs(NamedTuple):
-    """Gradients of b examples: left and right of each layer, and the entries outside layers (b, q)."""
+    """Gradients of b examples: left and right of each weight matrix, and the entries outside all of them (b, q)."""
 
     layers: list[Pair]
     rest: Tensor
@@ -66,8 +66,29 @@ def joined(parts: Sequence[Pairs]) -> Pairs:
 
 
 @dataclass(frozen=True, eq=False)
+class WeightLayout:
+    """The weight matrices inside flat vectors, and the entries `rest` (q,) outside all of them, in order."""
+
+    matrices: tuple[WeightMatrix, ...]
+    rest: Tensor
+
+    def take_apart(self, rows: Float[Tensor, "k p"]) -> Vectors:
+        """Flat vectors, matrix by matrix."""
+        return Vectors([matrix.stack(rows) for matrix in self.matrices], rows[:, self.rest])
+
+    def join(self, pairs: Pairs) -> Float[Tensor, "b p"]:
+        """Gradients as flat vectors."""
+        size = len(self.rest) + sum(len(matrix.index) for matrix in self.matrices)
+        G = pairs.rest.new_empty(len(pairs.rest), size)
+        G[:, self.rest] = pairs.rest
+        for matrix, (left, right) in zip(self.matrices, pairs.layers, strict=True):
+            G[:, matrix.index] = matrix.flat(left.mT @ right)
+        return G
+
+
+@dataclass(frozen=True, eq=False)
 class Vectors:
-    """k flat vectors taken apart: (k, r, s) per layer, and the entries outside layers (k, q)."""
+    """k flat vectors taken apart: (k, r, s) per weight matrix, and the entries outside all of them (k, q)."""
 
     layers: list[Tensor]
     rest: Float[Tensor, "k q"]
@@ -85,8 +106,12 @@ class Vectors:
 
 @dataclass(frozen=True, eq=False)
 class Outer:
-    """k flat vectors as sums of R outer products per layer: left (R, k, r), right (R, k, s), and the rest (k, q)."""
+    """k flat vectors as sums of R outer products per weight matrix: left (R, k, r), right (R, k, s); the rest (k, q).
 
+    It stands in for a tensor (k, p) where only products with vectors and with gradients are asked for.
+    """
+
+    layout: WeightLayout
     layers: list[Pair]
     rest: Float[Tensor, "k q"]
 
@@ -100,12 +125,22 @@ class Outer:
                 total += both if t == 1 else both.view(-1, b, t).sum(2)
         return total
 
-    def __neg__(self) -> Outer:
-        return Outer([(-u, w) for u, w in self.layers], -self.rest)
+    def __len__(self) -> int:
+        return len(self.rest)
 
-    def to(self, dtype: torch.dtype) -> Outer:
-        """The same in another precision."""
-        return Outer([(u.to(dtype), w.to(dtype)) for u, w in self.layers], self.rest.to(dtype))
+    def __neg__(self) -> Outer:
+        return Outer(self.layout, [(-u, w) for u, w in self.layers], -self.rest)
+
+    def __matmul__(self, vector: Float[Tensor, " p"]) -> Float[Tensor, " k"]:
+        """The product of every one with one flat vector."""
+        total = self.rest @ vector[self.layout.rest]
+        for matrix, (U, W) in zip(self.layout.matrices, self.layers, strict=True):
+            total = total + ((U @ matrix.stack(vector)) * W).sum((0, 2))
+        return total
+
+    def to(self, like: Tensor) -> Outer:
+        """The vectors in the precision and on the device of another tensor."""
+        return Outer(self.layout, [(u.to(like), w.to(like)) for u, w in self.layers], self.rest.to(like))
 
 
 def _add_single(

@@ -9,6 +9,9 @@ import xxhash
 
 from ..types import Tensor
 
+FORMAT = 2
+"""Of fingerprints and of all files with tensors: what another format wrote is refused, not misread."""
+
 
 def content_hash(parts: Iterable[Tensor], settings: str = "") -> str:
     """xxh3 of the bytes of tensors and of settings in words, at memory speed.

@@ -1,0 +1,84 @@
+"""The penalty of an objective, and what of it a retraining without some examples keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+
+from .types import Keep, Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Penalty:
+    """The penalty 1/2 sum_j l2_j theta_j^2 on the mean loss of n examples, and the convention of a retraining.
+
+    `keep="mean"` is the paper's: the penalty is folded into the loss of every example (footnote 1), so that a
+    retraining without k of n examples has the same l2 on the mean loss of the n - k others. `keep="total"` is that of
+    scikit-learn with the same C: the penalty on the *sum* of the losses stays, so that l2 on their mean grows by
+    n / (n - k). Only this class knows what the two words mean.
+
+    >>> penalty = Penalty.of(0.3, torch.zeros(2), "total")
+    >>> penalty.without(1, 4).l2
+    tensor([0.4000, 0.4000])
+    >>> penalty.folded(torch.ones(2))
+    tensor([0., 0.])
+    """
+
+    l2: Float[Tensor, " p"]
+    keep: Keep
+
+    @classmethod
+    def of(cls, l2: Any, theta: Float[Tensor, " p"], keep: Keep) -> Penalty:
+        """The penalty of parameters `theta`, checked.
+
+        Args:
+            l2: the strength, a number or one number per parameter (p,), >= 0 and finite.
+            theta: the parameters (p,), whose precision and device the strengths get.
+            keep: "mean" or "total".
+
+        Raises:
+            ValueError: for another shape, a negative or infinite strength, another word.
+        """
+        if keep not in ("mean", "total"):
+            raise ValueError(f'keep must be "mean" or "total", got {keep!r}')
+        strength = torch.as_tensor(l2, dtype=theta.dtype, device=theta.device)
+        if strength.ndim not in (0, 1) or (strength.ndim == 1 and len(strength) != len(theta)):
+            raise ValueError(
+                f"l2 must be a number or have shape ({len(theta)},), got shape {tuple(strength.shape)}"
+            )
+        bad = ~((strength >= 0) & strength.isfinite())
+        if bool(bad.any()):
+            raise ValueError(f"l2 must be >= 0 and finite, got {float(strength[bad].flatten()[0])}")
+        return cls(strength.expand(len(theta)).clone(), keep)
+
+    def value(self, theta: Float[Tensor, " p"]) -> Float[Tensor, ""]:
+        """1/2 sum_j l2_j theta_j^2."""
+        return 0.5 * (self.l2 * theta.square()).sum()
+
+    def gradient(self, theta: Float[Tensor, "*k p"]) -> Float[Tensor, "*k p"]:
+        """The gradient of the penalty on the mean loss, l2_j theta_j."""
+        return self.l2 * theta
+
+    def folded(self, theta: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+        """The penalty's part of one training example's gradient: l2 * theta, or 0 where the total is kept."""
+        return self.gradient(theta) if self.keep == "mean" else torch.zeros_like(theta)
+
+    @property
+    def leaves_with_examples(self) -> bool:
+        """Whether every removed example takes its share of the penalty's total along."""
+        return self.keep == "mean"
+
+    def factor(self, removed: int, n: int) -> float:
+        """What l2 on the mean loss is multiplied with when `removed` of n examples are gone."""
+        return n / (n - removed) if self.keep == "total" else 1.0
+
+    def without(self, removed: int, n: int) -> Penalty:
+        """The penalty on the mean loss of the n - removed examples that are left."""
+        return Penalty(self.l2 * self.factor(removed, n), self.keep)
+
+    def left_in_total(self, removed: int, n: int) -> Penalty:
+        """What is left of n times this penalty when `removed` of n examples are gone, on the mean over all n."""
+        return Penalty(self.l2 * self.factor(removed, n) * (n - removed) / n, self.keep)
