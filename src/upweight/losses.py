@@ -53,7 +53,20 @@ class Parts(NamedTuple):
 
 
 class LinearLoss(ABC):
-    """A convex loss of linear outputs."""
+    """A convex loss of linear outputs, and what others need to know of it."""
+
+    classifies: bool
+    """Whether targets are classes, between which the outputs decide."""
+    separate_outputs: bool
+    """Whether every output has a loss of its own, so that c outputs are c models."""
+    separable: bool = True
+    """Whether the loss falls forever along a direction that separates the training data."""
+    self_concordant: bool = False
+    """Whether its third derivative is bounded by the second as the guaranteed intervals need it (B3)."""
+    shift_invariant: bool = False
+    """Whether it does not see a shift of all outputs of an example."""
+    stands_in: bool = False
+    """Whether it is a smooth stand-in for a loss with a kink, at whose optimum its gradient is not zero."""
 
     @abstractmethod
     def encode(self, targets: Tensor, outputs: int) -> Tensor:
@@ -106,10 +119,17 @@ def _beside(targets: Tensor, eta: Tensor) -> Tensor:
 class Softmax(LinearLoss):
     """Cross-entropy of the softmax: log sum_k exp(eta_k) - eta_y. Targets are classes 0..c-1.
 
+    It does not see a shift of all outputs of an example.
+
     >>> import torch
     >>> Softmax().value(torch.zeros(1, 4), torch.tensor([2])).exp()
     tensor([4.])
     """
+
+    classifies = True
+    separate_outputs = False
+    self_concordant = True
+    shift_invariant = True
 
     def encode(self, targets: Tensor, outputs: int) -> Tensor:
         if targets.ndim != 1:
@@ -137,6 +157,9 @@ class MarginLoss(LinearLoss):
     With one output targets are 0/1 or -1/+1 and s is their sign. With c > 1 outputs targets are classes 0..c-1 and
     s_k is +1 for the own class, -1 for the others: c independent binary models, one against the rest.
     """
+
+    classifies = True
+    separate_outputs = True
 
     @abstractmethod
     def of_margin(self, margin: Tensor) -> Tensor:
@@ -191,6 +214,8 @@ class Logistic(MarginLoss):
     tensor([2.])
     """
 
+    self_concordant = True
+
     def of_margin(self, margin: Tensor) -> Tensor:
         return torch.nn.functional.softplus(-margin, threshold=60)
 
@@ -209,6 +234,10 @@ class Squared(LinearLoss):
     >>> Squared().value(torch.tensor([[3.0]]), torch.tensor([[1.0]]))
     tensor([2.])
     """
+
+    classifies = False
+    separate_outputs = True
+    separable = False
 
     def encode(self, targets: Tensor, outputs: int) -> Tensor:
         targets = targets.to(torch.float64).reshape(len(targets), -1)
@@ -238,6 +267,8 @@ class SmoothHinge(MarginLoss):
     >>> SmoothHinge(1e-3).value(torch.tensor([[-2.0]]), torch.tensor([1.0]))
     tensor([3.])
     """
+
+    stands_in = True
 
     temperature: float
 

@@ -9,177 +9,31 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar, overload
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
+from .capabilities import Facts, LayerGradients, SecondDerivative
 from .data.design import Design
 from .data.user_terms import Terms
+from .data.weights import check_theta, check_weights
 from .errors import StaleError
 from .linalg.flat_vectors import Layout
-from .linalg.outer_products import Outer, Pairs, WeightLayout
+from .linalg.outer_products import Outer
 from .losses import LinearLoss, Parts
-from .measures import Measure, MeasureLike
+from .measures import MeasureLike
 from .penalty import Penalty
+from .runtime.derived import derived
 from .runtime.distributed import gather_rows
 from .runtime.fingerprint import FORMAT, content_hash
-from .types import Keep, Operator, Params, Tensor, as_tensor
+from .types import Keep, Params, Tensor
 
-T = TypeVar("T")
 Self = TypeVar("Self", bound="Objective")
-
-
-class derived(Generic[T]):  # noqa: N801 - used like `property`
-    """A property that is computed once and kept in the problem's cache, which no copy takes along."""
-
-    def __init__(self, compute: Callable[[Any], T]) -> None:
-        self.compute, self.__doc__ = compute, compute.__doc__
-
-    @overload
-    def __get__(self, problem: None, owner: Any = None) -> derived[T]: ...
-
-    @overload
-    def __get__(self, problem: Objective, owner: Any = None) -> T: ...
-
-    def __get__(self, problem: Objective | None, owner: Any = None) -> derived[T] | T:
-        if problem is None:
-            return self
-        name = self.compute.__name__
-        if name not in problem.cache:
-            problem.cache[name] = self.compute(problem)
-        return problem.cache[name]
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What defaults need to know about an objective.
-
-    `n` training examples, `p` parameters, `c` outputs per example. `convex` says whether the Hessian is positive
-    semi-definite at every theta, `linear` whether the outputs are linear in the parameters and the loss is convex in
-    them, so that the Gauss-Newton matrix is the Hessian. `closed_form` problems differentiate without autograd: two
-    passes over their data are equal by construction, and the gradient costs no pass of its own.
-    """
-
-    n: int
-    p: int
-    c: int
-    convex: bool
-    linear: bool
-    closed_form: bool
-
-
-class SecondDerivative(ABC):
-    """The Hessian of R or its Gauss-Newton matrix, penalty included, in every form that a solver asks for."""
-
-    @abstractmethod
-    def product(self, dtype: torch.dtype | None = None) -> Operator:
-        """Rows (k, p) -> rows (k, p), prepared once for many products, in the precision `dtype`."""
-
-    @abstractmethod
-    def matrix(self, dtype: torch.dtype | None = None) -> Float[Tensor, "p p"]:
-        """The explicit matrix; p^2 numbers."""
-
-    @abstractmethod
-    def minibatch_product(
-        self, rows: Float[Tensor, "k p"], index: Int[Tensor, "k b"]
-    ) -> Float[Tensor, "k p"]:
-        """Row by row the product with the curvature of that row's own sample of training examples."""
-
-    @abstractmethod
-    def sample(self, k: int, generator: torch.Generator) -> Float[Tensor, "k p"]:
-        """Random vectors whose covariance is this matrix without penalty, at the price of k gradients.
-
-        Raises TypeError where it may have negative eigenvalues and thus no root, ValueError where the loss is not
-        convex in its outputs.
-        """
-
-    @abstractmethod
-    def root(self) -> Float[Tensor, "r p"] | None:
-        """U (r, p) with this matrix = U^T U + diag(l2), where r < p and such a root is at hand, else None."""
-
-
-class SidesPlan(NamedTuple):
-    """How `LayerGradients.pulled_back` looks at the training data.
-
-    `samples` random combinations of the outputs (None: every output), drawn from `seed`; numbers in `precision`.
-    """
-
-    samples: int | None
-    seed: int
-    precision: torch.dtype
-
-
-class Sides(ABC):
-    """One cotangent of the outputs of some examples, pulled back to every weight matrix.
-
-    The gradient of cotangent . outputs in matrix i is sum_t left_t right_t^T, for each example.
-    """
-
-    @abstractmethod
-    def left(self, i: int) -> Float[Tensor, "b t r"]:
-        """The left factors of matrix i."""
-
-    @abstractmethod
-    def right(self, i: int) -> Float[Tensor, "b t s"]:
-        """The right factors of matrix i; the constant of an intercept comes last."""
-
-    @abstractmethod
-    def rest(self) -> Float[Tensor, "b q"]:
-        """The entries outside weight matrices."""
-
-
-class LayerGradients(ABC):
-    """Gradients of single examples as sums of outer products, weight matrix by weight matrix."""
-
-    layout: WeightLayout
-    """The weight matrices inside theta, and the entries outside all of them."""
-
-    @property
-    @abstractmethod
-    def parameters(self) -> frozenset[str]:
-        """The names of the parameters that weight matrices hold."""
-
-    @abstractmethod
-    def shares_right(self, i: int) -> bool:
-        """Whether the right factors of matrix i are the same for every cotangent (not so for embeddings)."""
-
-    @property
-    @abstractmethod
-    def together(self) -> bool:
-        """Whether gradients of many examples can be had at once this way, in agreement with plain differentiation."""
-
-    @abstractmethod
-    def train_pairs(
-        self, rows: Float[Tensor, "k p"] | Outer, within: slice | None = None
-    ) -> Iterator[tuple[slice, Pairs, Float[Tensor, "k b"]]]:
-        """Bare gradients of training examples as small factors, and their products with `rows`.
-
-        The examples are those `within`, by default this process's share. Only where `together`.
-        """
-
-    @abstractmethod
-    def test_pairs(self, batch: Any, measure: Measure | None = None) -> Iterator[Pairs]:
-        """The gradients of loss or measure of test examples as small factors, block by block.
-
-        Raises TypeError where not `together`.
-        """
-
-    @abstractmethod
-    def pulled_back(self, plan: SidesPlan, title: str) -> Iterator[tuple[Iterator[Sides], Float[Tensor, " b"]]]:
-        """This process's training examples, some at a time: one `Sides` per cotangent, and the weights w_i.
-
-        The cotangents v of an example's outputs are such that sum_k v v^T is the loss's curvature in the outputs,
-        exactly or in expectation. `title` names the pass in the progress bar. Raises ValueError where the loss is not
-        convex in its outputs.
-        """
-
-    @abstractmethod
-    def patiently(self, work: Callable[[], T]) -> T:
-        """What `work` gives, tried again from the start in smaller blocks where memory runs out."""
+CHANGEABLE = frozenset({"theta", "weights", "l2", "keep", "terms"})
+"""What `Objective.changed` takes."""
 
 
 class Objective(ABC):
@@ -223,11 +77,10 @@ class Objective(ABC):
         """A copy with other values of some fields; nothing that was computed from the old ones comes along.
 
         Args:
-            fields: `theta` (p,), `weights` (n,), `l2` (a number or (p,)), `keep` ("mean" or "total") or `terms`;
-                by problems themselves also their data.
+            fields: `theta` (p,), `weights` (n,), `l2` (a number or (p,)), `keep` ("mean" or "total") or `terms`.
 
         Raises:
-            TypeError: for a field that the problem does not have.
+            TypeError: for any other field.
             ValueError: for a value of another shape, negative or infinite.
 
         >>> import torch
@@ -236,20 +89,30 @@ class Objective(ABC):
         >>> problem.changed(l2=1.0).l2.tolist(), problem.l2.tolist()
         ([1.0, 1.0], [0.5, 0.5])
         """
-        fields = dict(fields)
-        if fields.keys() & {"l2", "keep"}:
-            l2, keep = fields.pop("l2", self.penalty.l2), fields.pop("keep", self.penalty.keep)
-            fields["penalty"] = Penalty.of(l2, self.theta, keep)
-        unknown = sorted(fields.keys() - vars(self).keys())
+        unknown = sorted(fields.keys() - CHANGEABLE)
         if unknown:
-            raise TypeError(f"a {type(self).__name__} has no {', '.join(unknown)} that could be changed")
+            raise TypeError(
+                f"of a problem {', '.join(sorted(CHANGEABLE))} can be changed, not {', '.join(unknown)}: make it anew"
+            )
+        found = {name: fields[name] for name in fields.keys() & {"terms"}}
+        if "theta" in fields:
+            found["theta"] = check_theta(fields["theta"], self.theta)
+        if "weights" in fields:
+            found["weights"] = check_weights(fields["weights"], self.n).to(self.device)
+        if fields.keys() & {"l2", "keep"}:
+            l2, keep = fields.get("l2", self.penalty.l2), fields.get("keep", self.penalty.keep)
+            found["penalty"] = Penalty.of(l2, self.theta, keep)
+        return self._copy(**found)
+
+    def _copy(self: Self, **fields: Any) -> Self:
+        """A copy with other values of these validated fields: the one place where copies are made."""
         other = copy.copy(self)
         vars(other).update(fields, cache={})
-        if "theta" in fields:
-            vars(other)["theta"] = check_theta(fields["theta"], self.theta)
-        if "weights" in fields:
-            vars(other)["weights"] = check_weights(fields["weights"], other.n).to(self.device)
         return other
+
+    def at(self: Self, theta: Float[Tensor, " p"]) -> Self:
+        """The problem at other parameters; the data are shared."""
+        return self.changed(theta=theta)
 
     # -- what it is ------------------------------------------------------------------------------------------------
 
@@ -442,19 +305,16 @@ class Objective(ABC):
     def fingerprint(self) -> str:
         """A content hash of weights, data and settings: equal problems give equal answers."""
         if "fingerprint" not in self.cache:
-            self.cache["fingerprint"] = self._fingerprint()
+            self.cache["fingerprint"] = self._hash()
         return self.cache["fingerprint"]
 
-    def _fingerprint(self) -> str:
+    def _hash(self) -> str:
         settings = repr((FORMAT, self.n, self.keep, self.layout))
         return content_hash([self.theta, self.l2, *self.hashed()], settings)
 
     def check_unmoved(self) -> None:
-        """Raise `StaleError` if any number of the training data moved since the fingerprint was taken; reads them all.
-
-        Before scores are kept for others to read, a sample of rows would not do.
-        """
-        if self.fingerprint() != self._fingerprint():
+        """Raise `StaleError` if any number of the data moved since the fingerprint was taken, by a pass over them."""
+        if self.fingerprint() != self._hash():
             raise StaleError(
                 "the training data changed in place since this problem was made: make the problem anew, or give it a "
                 "copy of the data"
@@ -505,8 +365,8 @@ class LinearModel(Objective):
         """The outputs eta of those rows (default: the training rows) at theta or other parameters."""
 
     @abstractmethod
-    def outputs_at_each(self, design: Design, thetas: Float[Tensor, "k p"]) -> Iterator[Float[Tensor, "b c k"]]:
-        """The outputs of those rows at each of k parameter vectors, some rows at a time."""
+    def outputs_at_each(self, thetas: Float[Tensor, "k p"]) -> Iterator[tuple[slice, Float[Tensor, "b c k"]]]:
+        """The outputs of the training rows at each of k parameter vectors, some rows at a time."""
 
     @abstractmethod
     def derivatives(self, dtype: torch.dtype = torch.float64) -> Parts:
@@ -560,24 +420,3 @@ class LinearModel(Objective):
     @abstractmethod
     def minimised(self, tolerance: float = 1e-9) -> LinearModel:
         """The problem at its optimum, from theta on, to that gradient norm. Raises `NotConvergedError`."""
-
-
-def check_theta(theta: Tensor, before: Tensor) -> Tensor:
-    """Parameters (p,) in the precision of the earlier ones. Raises ValueError for another shape."""
-    if theta.shape != before.shape:
-        raise ValueError(f"theta must have shape {tuple(before.shape)}, got {tuple(theta.shape)}")
-    return theta.detach().to(before).clone()
-
-
-def check_weights(weights: Any, n: int) -> Tensor:
-    """Per-example weights (n,), finite and >= 0, or ones; a copy of the user's."""
-    if weights is None:
-        return torch.ones(n, dtype=torch.float64)
-    w = as_tensor(weights).to(torch.float64, copy=True)
-    if w.shape != (n,):
-        raise ValueError(f"weights must have shape ({n},), got {tuple(w.shape)}")
-    if not bool((w >= 0).all() and w.isfinite().all()):
-        raise ValueError("weights must be finite and >= 0")
-    if not bool(w.any()):
-        raise ValueError("weights are all zero: nothing was trained on")
-    return w

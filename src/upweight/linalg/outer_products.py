@@ -72,8 +72,10 @@ class WeightLayout:
     matrices: tuple[WeightMatrix, ...]
     rest: Tensor
 
-    def take_apart(self, rows: Float[Tensor, "k p"]) -> Vectors:
-        """Flat vectors, matrix by matrix."""
+    def take_apart(self, rows: Float[Tensor, "k p"] | Outer) -> Vectors | Outer:
+        """Flat vectors, matrix by matrix; outer products are apart already."""
+        if isinstance(rows, Outer):
+            return rows
         return Vectors([matrix.stack(rows) for matrix in self.matrices], rows[:, self.rest])
 
     def join(self, pairs: Pairs) -> Float[Tensor, "b p"]:
@@ -138,9 +140,19 @@ class Outer:
             total = total + ((U @ matrix.stack(vector)) * W).sum((0, 2))
         return total
 
+    def flat(self) -> Float[Tensor, "k p"]:
+        """The vectors written out, p numbers each."""
+        pairs = [(U.movedim(0, 1), W.movedim(0, 1)) for U, W in self.layers]
+        return self.layout.join(Pairs(pairs, self.rest))
+
     def to(self, like: Tensor) -> Outer:
         """The vectors in the precision and on the device of another tensor."""
         return Outer(self.layout, [(u.to(like), w.to(like)) for u, w in self.layers], self.rest.to(like))
+
+
+def written_out(rows: Float[Tensor, "k p"] | Outer) -> Float[Tensor, "k p"]:
+    """Flat vectors as they are, outer products as the flat vectors that they stand for."""
+    return rows.flat() if isinstance(rows, Outer) else rows
 
 
 def _add_single(

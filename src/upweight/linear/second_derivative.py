@@ -1,0 +1,115 @@
+"""The Hessian of a linear model in closed form, H = (1/n) X^T W X + diag(l2): products, matrix, samples and root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+
+from ..capabilities import SecondDerivative
+from ..objective import LinearModel
+from ..runtime.distributed import own_seed, shard, sum_across
+from ..types import Operator, Tensor, wide
+from .output_map import OutputMap
+
+BLOCK_ELEMENTS = 1 << 18
+"""Numbers of a block (of X, or rows x classes x vectors of a product): they stay in cache until they are read again."""
+BLOCK_ROWS = 2048
+"""The least rows of a block of X."""
+
+
+def rows_at_once(d: int) -> int:
+    """Rows of d columns that are read at once.
+
+    >>> rows_at_once(10), rows_at_once(1000)
+    (8192, 2048)
+    """
+    return max(BLOCK_ROWS, min(8192, BLOCK_ELEMENTS // d))
+
+
+def product_rows(k: int, c: int) -> int:
+    """Rows that are read at once where each of them has k vectors of c outputs."""
+    return max(1024, min(8192, BLOCK_ELEMENTS // max(1, k * c)))
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHessian(SecondDerivative):
+    """The Hessian of a linear model, which is its Gauss-Newton matrix too; W_i = diag(a_i) - u_i u_i^T (`losses`)."""
+
+    problem: LinearModel
+    map: OutputMap
+
+    def product(self, dtype: torch.dtype | None = None) -> Operator:
+        problem, dtype = self.problem, dtype or self.problem.dtype
+        parts, l2 = problem.derivatives(dtype), problem.l2.to(wide(dtype))
+
+        def product(rows: Tensor) -> Tensor:
+            total = torch.zeros_like(rows)
+            size = product_rows(len(rows), problem.c)
+            for part, block in problem.design.blocks(size, dtype, shard(problem.n)):
+                total += self.map.backward(block, parts.take(part).curve(self.map.forward(block, rows)))
+            return sum_across(total).div_(problem.n).add_(l2 * rows)
+
+        return product
+
+    def minibatch_product(
+        self, rows: Float[Tensor, "k p"], index: Int[Tensor, "k b"]
+    ) -> Float[Tensor, "k p"]:
+        problem, (k, b) = self.problem, index.shape
+        flat = index.flatten()
+        X = problem.design.take(flat).block(slice(None), rows.dtype).dense().view(k, b, problem.d)
+        weight, bias = self.map.split(rows)
+        eta = X @ weight.transpose(1, 2)
+        eta = eta if bias is None else eta + bias[:, None]
+        parts = problem.derivatives(rows.dtype).take(flat)
+        Z = parts.curve(eta.view(k * b, problem.c, 1)).view(k, b, problem.c) / b
+        out = (Z.transpose(1, 2) @ X).flatten(1)
+        out = torch.cat([out, Z.sum(1)], dim=1) if self.map.intercept else out
+        return out + problem.l2.to(rows.dtype) * rows
+
+    def matrix(self, dtype: torch.dtype | None = None) -> Float[Tensor, "p p"]:
+        """The Hessian (p, p) from symmetric products, class pair by class pair; memory p^2 numbers and two blocks."""
+        problem, dtype = self.problem, dtype or self.problem.dtype
+        _, a, u, _ = problem.derivatives(dtype)
+        c, d = problem.c, problem.d
+        H = torch.zeros(problem.p, problem.p, dtype=dtype)
+        weight, cross, corner = H[: c * d, : c * d].view(c, d, c, d), H[: c * d, c * d :], H[c * d :, c * d :]
+        pairs = [(i, j) for i in range(c) for j in range(i, c if u is not None else i + 1)]
+        for part, block in problem.design.blocks(rows_at_once(d), dtype, shard(problem.n)):
+            for i, j in pairs:
+                w = a[part, i] if i == j else torch.zeros_like(a[part, i])
+                if u is not None:
+                    w = w - u[part, i] * u[part, j]
+                block.gram(w, weight[i, :, j])
+                if self.map.intercept:
+                    cross.view(c, d, c)[i, :, j] += block.backward(w[:, None])[0]
+                    corner[i, j] += w.sum()
+        sum_across(H)
+        for i, j in pairs:
+            upper = weight[i, :, j].triu()
+            weight[i, :, j] = upper + upper.triu(1).T
+            weight[j, :, i] = weight[i, :, j]
+            if self.map.intercept:
+                cross.view(c, d, c)[j, :, i] = cross.view(c, d, c)[i, :, j]
+                corner[j, i] = corner[i, j]
+        H[c * d :, : c * d] = cross.T
+        H.div_(problem.n).diagonal().add_(problem.l2.to(dtype))
+        return H
+
+    def sample(self, k: int, generator: torch.Generator) -> Float[Tensor, "k p"]:
+        problem = self.problem
+        generator = torch.Generator().manual_seed(own_seed(generator))
+        parts, total = problem.derivatives(), torch.zeros(k, problem.p, dtype=torch.float64)
+        size = product_rows(k, problem.c)
+        for part, block in problem.design.blocks(size, torch.float64, shard(problem.n)):
+            S = parts.take(part).root()
+            noise = torch.randn(*S.shape[:2], k, generator=generator, dtype=S.dtype)
+            total += self.map.backward(block, S @ noise)
+        return sum_across(total) / problem.n**0.5
+
+    def root(self) -> Float[Tensor, "r p"] | None:
+        problem = self.problem
+        if problem.n * problem.c >= problem.p:
+            return None
+        return problem.hessian_roots(torch.arange(problem.n)).flatten(0, 1) / problem.n**0.5
