@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
 import torch
 import xxhash
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, default_collate
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset, default_collate
 
 from ..runtime.prefetch import ahead
 from ..types import Tensor
+from .watch import Watch
 
 PASS = 1024
 """Examples per block where the data are only read: checks and hashes."""
 
 TWICE = 8
 """Examples that are read again to see whether they stay the same."""
+
+WATCHED_BYTES = 4 << 20
+"""Examples in memory up to this size are all read again at each question, of larger ones a sample."""
+SAMPLE_BYTES = 1 << 20
+"""The size of that sample."""
 
 
 @final
@@ -31,10 +37,17 @@ class Rows:
     """
 
     def __init__(
-        self, n: int, fetch: Callable[[Tensor | slice], Any], device: torch.device, *, slow: bool = False
+        self,
+        n: int,
+        fetch: Callable[[Tensor | slice], Any],
+        device: torch.device,
+        *,
+        slow: bool = False,
+        held: Sequence[Tensor] = (),
     ) -> None:
         self._n, self._fetch, self._device = n, fetch, device
         self._slow = slow or device.type != "cpu"  # worth reading ahead
+        self._held = held  # the tensors that examples are rows of
 
     def __len__(self) -> int:
         return self._n
@@ -63,6 +76,22 @@ class Rows:
             slow=self._slow,
         )
 
+    def watched(self) -> Watch:
+        """What tells from now on whether the examples are still the same ones.
+
+        It looks at `TWICE` examples as they are read, at tensors in memory whole up to `WATCHED_BYTES`, else at rows of
+        `SAMPLE_BYTES` and at torch's count of changes.
+        """
+        size = sum(leaf.nbytes for leaf in self._held)
+        few = self._n if size <= WATCHED_BYTES else max(TWICE, SAMPLE_BYTES * self._n // size)
+        index, read = _evenly(few, self._n), _evenly(TWICE, self._n)
+
+        def sample() -> list[Tensor]:
+            here = [leaf[index if isinstance(index, slice) else index.to(leaf.device)] for leaf in self._held]
+            return [*here, *tensors(self._fetch(read))]
+
+        return Watch(sample, self._held)
+
     def digest(self) -> Tensor:
         """A content hash of all examples, as bytes."""
         digest = xxhash.xxh3_128()
@@ -86,6 +115,11 @@ def as_rows(data: Any, device: torch.device, dtype: torch.dtype, name: str = "tr
             "examples must be the same in every pass"
         )
     return rows
+
+
+def _evenly(k: int, n: int) -> Tensor | slice:
+    """So many of n places, evenly spaced: all of them where there are no more."""
+    return slice(0, n) if k >= n else torch.linspace(0, n - 1, k).long()
 
 
 def tensors(batch: Any) -> list[Tensor]:
@@ -182,7 +216,8 @@ def _columns(data: Any, device: torch.device, name: str) -> Rows:
         return tree_map(pick, columns)
 
     on_disk = any(isinstance(leaf, np.memmap) for leaf in leaves)
-    return Rows(lengths[0], fetch, device, slow=on_disk)
+    held = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    return Rows(lengths[0], fetch, device, slow=on_disk, held=held)
 
 
 def _tensor(column: Any, name: str) -> Any:
@@ -231,7 +266,7 @@ def _dataset(data: Any, collate: Callable[[list[Any]], Any], device: torch.devic
             ) from error
 
     whole = hasattr(data, "__getitems__")  # many at once, as a DataLoader does
-    return Rows(len(data), fetch, device)
+    return Rows(len(data), fetch, device, held=data.tensors if isinstance(data, TensorDataset) else ())
 
 
 def _check(batch: Any, part: slice, dtype: torch.dtype, name: str) -> None:

@@ -1,145 +1,188 @@
-"""Gradients of many examples, layer by layer: one forward and one backward pass, and for some no gradient is formed.
-
-The gradient of a layer's weight is sum_t left_t right_t^T (`layers`). What is asked of it, a product with given vectors
-or a matrix of Jacobians, comes from those small factors, many times faster than by differentiation per example.
-"""
+"""What the layers of a network say of its training and test data: gradients as outer products, in passes over them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
-from torch.utils._pytree import tree_flatten
 
-from ...data.examples import count
+from ...capabilities import LayerGradients, Sides, SidesPlan
+from ...data.examples import batched, count, examples
 from ...data.per_example import Loss
-from ...linalg.outer_products import Outer, Pairs, Vectors
+from ...linalg.outer_products import Outer, Pairs, WeightLayout
+from ...measures import Measure
+from ...runtime.distributed import rank
+from ...runtime.fallback import attempt
+from ...runtime.progress import track
 from ...types import Tensor
-from ..evaluation import Evaluation, plain_gradient
-from ..output_curvature import flat_outputs, through_outputs
-from .layer import Layer, example_first, find_layers, pull_back, record
-from .norm import Calls, Scale
+from ..output_curvature import cotangents, flat_outputs
+from ..passes import Passes
+from .layer import Calls
+from .layered import Layered
+from .recorder import pull_back, record
+
+OUTSIDE = 0.1
+"""Share of the parameters outside layers up to which gradients are taken layer by layer."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
-class Layered:
-    """The layers of a model at theta; `rest` are the entries of theta outside them, some of them in scales.
+class NetworkLayers(LayerGradients):
+    """The gradients of a network's examples, layer by layer.
 
-    `together` says whether all layers see the examples of a batch along the first dimension; only then it can be used
-    for many examples at once. `loose` are the places in `rest` of what no scale holds either.
+    Args:
+        passes: the training examples at theta.
+        trial: a few of them, to find the layers with.
+        autocast: what the model computes in where training examples are taken many at a time; None: theta's precision.
     """
 
-    of: Evaluation
-    theta: Float[Tensor, " p"]
-    layers: list[Layer] = field(repr=False)
-    rest: Tensor
-    together: bool
-    scales: list[Scale] = field(repr=False)
-    loose: Tensor
+    passes: Passes
+    trial: Any = field(repr=False)
+    autocast: torch.dtype | None
 
-    @classmethod
-    def find(cls, of: Evaluation, theta: Float[Tensor, " p"], trial: Any) -> Layered:
-        """By looking at a few examples."""
-        layers, scales = find_layers(of, theta, trial)
-        first = example_first(of, theta, trial)
-        seen = all(module in first for layer in layers for module in layer.modules)
-        together = of.strategy == "batch" and seen
-        if together:
-            scales = [scale for scale in scales if scale.module in first]
-        rest, outside = _uncovered(layers, theta), _uncovered([*layers, *scales], theta)
-        return cls(of, theta, layers, rest, together, scales, torch.searchsorted(rest, outside))
+    @cached_property
+    def layered(self) -> Layered:
+        """The model's layers, as far as they explain its gradients."""
+        return Layered.find(self.passes.evaluation, self.passes.theta, self.trial)
 
-    def pairs(self, batch: Any, function: Loss | None = None) -> Pairs:
-        """Of the gradient of every example's loss (or measure): one forward and one backward pass."""
-        outputs, calls = record(self.of, self.theta, batch)
-        b = count(batch)
-        with torch.enable_grad():
-            total = self.of.measured(outputs, batch, function).sum()
-        if not total.requires_grad:  # a measure that does not depend on the outputs
-            return Pairs([layer.pair({}, b) for layer in self.layers], self.scaled({}, b))
-        slopes = pull_back(total, calls)
-        rest = self.scaled(slopes, b)
-        if len(self.loose):
-            slope = torch.autograd.grad(total, tree_flatten(outputs)[0], materialize_grads=True)
-            rest[:, self.loose] = self.through(batch, flat_outputs(slope, b)[:, None])[:, 0]
-        return Pairs([layer.pair(slopes, b) for layer in self.layers], rest)
+    @cached_property
+    def rounded(self) -> Layered:
+        """The same in `autocast`, if its layers see the examples of a batch together."""
+        return self.layered.rounded(self.autocast if self.layered.example_first else None)
 
-    def scaled(self, calls: Calls, b: int) -> Float[Tensor, "b q"]:
-        """The entries of gradients outside layers, from output derivatives; zero where no scale holds them."""
-        found = self.theta.new_zeros(b, len(self.rest))
-        for scale in self.scales:
-            found[:, torch.searchsorted(self.rest, scale.index)] = scale.gradients(calls, b).to(found)
-        return found
+    @cached_property
+    def layout(self) -> WeightLayout:  # type: ignore[override]
+        return self.layered.layout
 
-    def through(self, batch: Any, V: Float[Tensor, "b k c"]) -> Float[Tensor, "b k q"]:
-        """The loose entries of the gradients of v . outputs, by differentiation example by example."""
-        return through_outputs(self.of, self.theta, batch, V, self.rest[self.loose])
+    @cached_property
+    def parameters(self) -> frozenset[str]:
+        return frozenset(name for weight in self.layered.weights for name in weight.names)
 
-    def agrees(self, batch: Any) -> bool:
-        """Whether plain differentiation gives the same gradient of the batch's losses, summed with random signs."""
-        signs = torch.randint(0, 2, (count(batch),), generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
-        signs = signs.to(self.theta)
-        plain = plain_gradient(lambda theta: self.of.losses(theta, batch) @ signs, self.theta)
-        pairs = self.pairs(batch)
-        mine = torch.zeros_like(plain)
-        mine[self.rest] = signs @ pairs.rest
-        for layer, (left, right) in zip(self.layers, pairs.layers, strict=True):
-            signed = left * signs[:, None, None]
-            mine[layer.index] = layer.flat(signed.flatten(0, 1).T @ right.flatten(0, 1))
-        rounding = torch.finfo(plain.dtype).eps ** 0.75
-        return bool((mine - plain).norm() <= 100 * rounding * plain.norm())
+    def shares_right(self, i: int) -> bool:
+        return self.layered.weights[i].shares_right
+
+    @cached_property
+    def together(self) -> bool:
+        found = self.layered
+        if not found.example_first or len(found.rest.loose) > OUTSIDE * len(self.passes.theta):
+            return False
+
+        def agrees() -> bool:
+            batch = self.passes.data.take(slice(0, min(self.passes.n, self.passes.memory.layered_size)))
+            return attempt(lambda: found.agrees(batch), lambda: False)
+
+        return self.patiently(agrees)
+
+    @property
+    def rounding_error(self) -> float:
+        """The largest relative error that `autocast` makes in the gradient of one of the trial examples.
+
+        0 where it is not used; infinite where numbers overflow.
+        """
+        if self.autocast is None or not self.layered.example_first:
+            return 0.0
+        exact = self.layered.gradients(self.trial)
+        off = (self.rounded.gradients(self.trial) - exact).norm(dim=1)
+        if not bool(off.isfinite().all()):
+            return math.inf
+        return float((off / exact.norm(dim=1).clamp(min=torch.finfo(exact.dtype).tiny)).max())
 
     def gradients(self, batch: Any, function: Loss | None = None) -> Float[Tensor, "b p"]:
-        """The gradient of every example's loss (or measure)."""
-        pairs = self.pairs(batch, function)
-        G = self.theta.new_empty(count(batch), len(self.theta))
-        G[:, self.rest] = pairs.rest
-        for layer, (left, right) in zip(self.layers, pairs.layers, strict=True):
-            G[:, layer.index] = layer.flat(left.mT @ right)
-        return G
+        """The gradient of every example's loss (or measure), in theta's precision. Only where `together`."""
+        return self.layered.gradients(batch, function)
 
-    def jacobians(self, batch: Any, V: Float[Tensor, "b k c"]) -> Float[Tensor, "b k p"]:
-        """The gradients of v . outputs for k cotangents v of every example."""
-        outputs, calls = record(self.of, self.theta, batch)
-        b, k = V.shape[:2]
-        flat = flat_outputs(outputs, b)
-        slopes = [pull_back(flat, calls, v) for v in V.unbind(1)]
-        P = self.theta.new_empty(b, k, len(self.theta))
-        P[:, :, self.rest] = torch.stack([self.scaled(calls, b) for calls in slopes], dim=1)
-        if len(self.loose):
-            P[:, :, self.rest[self.loose]] = self.through(batch, V)
-        for layer in self.layers:
-            P[:, :, layer.index] = layer.flat(_stacked(layer, slopes, b))
-        return P
+    def train_pairs(
+        self, rows: Float[Tensor, "k p"] | Outer, within: slice | None = None
+    ) -> Iterator[tuple[slice, Pairs, Float[Tensor, "k b"]]]:
+        like = self.passes.theta
+        vectors = self.layout.take_apart(rows.to(like))
 
-    def dot(self, vectors: Outer, vector: Float[Tensor, " p"]) -> Float[Tensor, " k"]:
-        """The product of every one of `vectors` with one flat vector."""
-        total = vectors.rest @ vector[self.rest]
-        for layer, (U, W) in zip(self.layers, vectors.layers, strict=True):
-            total = total + ((U @ layer.stack(vector)) * W).sum((0, 2))
-        return total
+        def work(batch: Any) -> tuple[Pairs, Tensor]:
+            pairs = self.rounded.pairs(batch)
+            return pairs, vectors.products(pairs)
 
-    def take_apart(self, rows: Float[Tensor, "k p"]) -> Vectors:
-        """Flat vectors, layer by layer."""
-        return Vectors([layer.stack(rows) for layer in self.layers], rows[:, self.rest])
+        memory = self.passes.memory
+        for part, (pairs, values) in self.passes.streamed(work, lambda: memory.layered_size, within):
+            yield part, pairs, values
+
+    def test_pairs(self, batch: Any, measure: Measure | None = None) -> Iterator[Pairs]:
+        if not self.together:
+            raise TypeError(
+                "this model's gradients are not taken layer by layer (its layers do not see examples one by one, or "
+                "hold few of its parameters): ask without compress="
+            )
+        function = None if measure is None else measure.function
+        for _, part in self.passes.test_rows(batch).blocks(self.passes.memory.layered_size):
+            yield self.layered.pairs(part, function)
+
+    def pulled_back(
+        self, plan: SidesPlan, title: str
+    ) -> Iterator[tuple[Iterator[Sides], Float[Tensor, " b"]]]:
+        generator = torch.Generator().manual_seed(plan.seed + rank())
+        for batch, w in track(self.passes.blocks(), title, self.passes.block_count):
+            chunks = [(batch, w)]
+            if not self.layered.example_first:
+                chunks = [(batched(z), w[[i]]) for i, z in enumerate(examples(batch))]
+            for chunk, weight in chunks:
+                yield self._sides(chunk, plan, generator), weight
+
+    def _sides(self, batch: Any, plan: SidesPlan, generator: torch.Generator) -> Iterator[Sides]:
+        """One forward pass, then a backward pass per cotangent."""
+        of, theta = self.rounded.of, self.passes.theta
+        outputs, calls = record(of, theta, batch)
+        known = outputs if of.strategy == "batch" else None
+        V = cotangents(of, theta, batch, plan.samples, generator, known)
+        flat, cotangent = flat_outputs(outputs, count(batch)), _Cotangents(self.layered, batch, V)
+        return (
+            NetworkSides(cotangent, j, pull_back(flat, calls, v), plan.precision) for j, v in enumerate(V)
+        )
+
+    def patiently(self, work: Callable[[], T]) -> T:
+        return self.passes.memory.patiently(work)
 
 
-def _uncovered(parts: Sequence[Layer | Scale], theta: Float[Tensor, " p"]) -> Tensor:
-    """The entries of theta that no part holds, in order."""
-    free = torch.ones(len(theta), dtype=torch.bool, device=theta.device)
-    for part in parts:
-        free[part.index] = False
-    return free.nonzero()[:, 0]
+@dataclass(frozen=True, eq=False)
+class _Cotangents:
+    """Cotangents V (k, b, c) of the outputs of a batch."""
+
+    layered: Layered
+    batch: Any
+    V: Float[Tensor, "k b c"]
+
+    @cached_property
+    def loose(self) -> Float[Tensor, "b k l"]:
+        """What lies outside layers and norms, of all cotangents at once."""
+        return self.layered.through(self.batch, self.V.transpose(0, 1))
 
 
-def _stacked(layer: Layer, slopes: Sequence[Calls], b: int) -> Float[Tensor, "b k r s"]:
-    """The weight's gradients for several cotangents."""
-    if layer.words:
-        pairs = [layer.pair(calls, b) for calls in slopes]
-        return torch.stack([left.mT @ right for left, right in pairs], dim=1)
-    left = torch.stack([layer.left(calls, b) for calls in slopes], dim=2)  # (b, t, k, r)
-    right = layer.right(slopes[0], b)
-    return (left.flatten(2).mT @ right).unflatten(1, left.shape[2:])
+@dataclass(frozen=True, eq=False)
+class NetworkSides(Sides):
+    """Cotangent `j` of a batch, pulled back to every layer: `calls` are inputs and output derivatives."""
+
+    cotangents: _Cotangents
+    j: int
+    calls: Calls
+    precision: torch.dtype
+
+    def left(self, i: int) -> Float[Tensor, "b t r"]:
+        return self.cotangents.layered.weights[i].left(self.calls, self._b).to(self.precision)
+
+    def right(self, i: int) -> Float[Tensor, "b t s"]:
+        return self.cotangents.layered.weights[i].right(self.calls, self._b).to(self.precision)
+
+    def rest(self) -> Float[Tensor, "b q"]:
+        layered = self.cotangents.layered
+        found = layered.rest.scaled(self.calls, self._b, layered.theta)
+        if len(layered.rest.loose):
+            found[:, layered.rest.loose] = self.cotangents.loose[:, self.j]
+        return found.to(self.precision)
+
+    @property
+    def _b(self) -> int:
+        return self.cotangents.V.shape[1]

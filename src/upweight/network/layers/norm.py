@@ -6,49 +6,58 @@ the output; that of the intercept is sum_t slope_t.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import nn
 from torch.func import functional_call
 
 from ...types import Tensor
-
-Calls: TypeAlias = dict[nn.Module, list[tuple[Tensor, Tensor]]]
-"""Of each module the input and the output (or the derivative in the output), use by use."""
-
-
-def is_scale(module: nn.Module) -> bool:
-    """Layer, group or root-mean-square norm; the last also of other libraries, by its name."""
-    return isinstance(module, (nn.LayerNorm, nn.GroupNorm)) or type(module).__name__.endswith("RMSNorm")
+from .layer import Calls
 
 
 @dataclass(frozen=True, eq=False)
-class Scale:
-    """The weight of a norm: `index` are its entries of theta, then those of its intercept."""
+class Norm(ABC):
+    """A norm whose weight scales what it has normalised. A subclass is a kind of norm, in the table of `kinds`.
+
+    Args:
+        module: the norm.
+        index: the entries of theta that its weight has, then those of its intercept.
+        width: the entries of the weight.
+    """
 
     module: nn.Module = field(repr=False)
-    index: Tensor = field(repr=False)
+    index: Int[Tensor, " q"] = field(repr=False)
     width: int
-    """Entries of the weight."""
+
+    @abstractmethod
+    def summed(self, values: Tensor, b: int) -> Float[Tensor, "b w"]:
+        """Numbers in the shape of the norm's output, added over the positions that share an entry of the weight."""
 
     def gradients(self, calls: Calls, b: int) -> Float[Tensor, "b q"]:
-        """Of b examples, in the order of `index`."""
+        """The gradients of b examples, in the order of `index`."""
         total = self.index.new_zeros(b, len(self.index), dtype=torch.get_default_dtype())
         for x, slope in calls.get(self.module, []):
             normal = _normalised(self.module, x)
             sides = (slope * normal, slope) if len(self.index) > self.width else (slope * normal,)
-            total = total + torch.cat([self._summed(side, b) for side in sides], dim=1)
+            total = total + torch.cat([self.summed(side, b) for side in sides], dim=1)
         return total
 
-    def _summed(self, values: Tensor, b: int) -> Float[Tensor, "b w"]:
-        """Over all positions."""
-        if isinstance(self.module, nn.GroupNorm):
-            return values.reshape(b, self.width, -1).sum(2)
+
+class RowNorm(Norm):
+    """Layer norm and root-mean-square norm: features are the last dimensions."""
+
+    def summed(self, values: Tensor, b: int) -> Float[Tensor, "b w"]:
         return values.reshape(b, -1, self.width).sum(1)
+
+
+class ChannelNorm(Norm):
+    """Group norm: channels come right after the examples."""
+
+    def summed(self, values: Tensor, b: int) -> Float[Tensor, "b w"]:
+        return values.reshape(b, self.width, -1).sum(2)
 
 
 def _normalised(module: nn.Module, x: Tensor) -> Tensor:
@@ -60,14 +69,3 @@ def _normalised(module: nn.Module, x: Tensor) -> Tensor:
 
     with torch.no_grad():
         return at(1.0) - at(0.0)
-
-
-def scales_of(
-    name: str, modules: list[nn.Module], names: dict[int, str], places: dict[str, Tensor]
-) -> Iterator[Scale]:
-    """The scale of the weight `name`; none where modules share it."""
-    if len(modules) > 1:
-        return
-    bias = names.get(id(modules[0]._parameters.get("bias")), "")
-    parts = [places[key] for key in (name, bias) if key in places]
-    yield Scale(modules[0], torch.cat(parts), len(places[name]))

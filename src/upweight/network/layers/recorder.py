@@ -1,0 +1,94 @@
+"""What goes into and comes out of every layer of a model, and derivatives in what comes out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...data.examples import batched, count, examples
+from ...linalg.outer_products import Pair
+from ...types import Tensor
+from ..evaluation import Evaluation
+from .kinds import layer_of, norm_of
+from .layer import Calls
+
+
+def record(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Any, Calls]:
+    """The model's outputs with their graph, and what goes into and comes out of every supported layer."""
+    calls: Calls = {}
+    b = count(batch)
+
+    def spread(module: nn.Module, args: Any) -> Any:
+        """Positions that all examples share are looked up by each."""
+        if args and args[0].ndim > 1 and len(args[0]) == 1 < b:
+            return (args[0].expand(b, *args[0].shape[1:]), *args[1:])
+        return None
+
+    def keep(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+        calls.setdefault(module, []).append(((args[0] if args else kwargs["input"]).detach(), output))
+        return output.clone()  # what follows may write into it
+
+    hooks: list[Any] = []
+    for module in of.model.modules():
+        kind = layer_of(module)
+        if kind is not None or norm_of(module) is not None:
+            hooks.append(module.register_forward_hook(keep, with_kwargs=True))
+        if kind is not None and kind.looks_up and of.strategy == "batch":
+            hooks.append(module.register_forward_pre_hook(spread))
+    try:
+        with torch.enable_grad():
+            outputs = of.call(theta.detach().requires_grad_(), batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs, calls
+
+
+def pull_back(outputs: Tensor, calls: Calls, v: Tensor | None = None) -> Calls:
+    """The inputs of every layer, and the derivatives of v . outputs in its outputs.
+
+    Args:
+        outputs: the model's outputs (b, c), or a single number.
+        calls: what `record` gave with them.
+        v: cotangents (b, c); None for a single number.
+
+    Returns:
+        Per module the pairs (input, derivative in the output), in the precision of `outputs`.
+    """
+    flat = [(module, x, out) for module, found in calls.items() for x, out in found if out.requires_grad]
+    slopes: Calls = {}
+    if flat:
+        leaves = [out for _, _, out in flat]
+        found = torch.autograd.grad(outputs, leaves, v, retain_graph=True, materialize_grads=True)
+        for (module, x, _), slope in zip(flat, found, strict=True):
+            x = x.to(outputs.dtype) if x.is_floating_point() else x  # what autocast has rounded
+            slopes.setdefault(module, []).append((x, slope.to(outputs.dtype)))
+    return slopes
+
+
+def example_first(of: Evaluation, theta: Tensor, batch: Any) -> set[nn.Module]:
+    """The modules that see the examples of a batch along their first dimension, compared with batches of one."""
+    if of.strategy != "batch":
+        return set()
+    _, together = record(of, theta, batch)
+    found = set(together)
+    for i, example in enumerate(examples(batch)):
+        _, alone = record(of, theta, batched(example))
+        for module in alone.keys() | together.keys():
+            if not _same(alone.get(module, []), together.get(module, []), i, count(batch)):
+                found.discard(module)
+    return found
+
+
+def _same(alone: list[Pair], together: list[Pair], i: int, b: int) -> bool:
+    """Whether what a module saw of example i is row i of what it saw of a batch of b."""
+    if len(alone) != len(together):
+        return False
+    for (x, out), (xs, outs) in zip(alone, together, strict=True):
+        if x.shape[1:] != xs.shape[1:] or out.shape[1:] != outs.shape[1:] or len(xs) != b:
+            return False
+        if not torch.allclose(x[0].double(), xs[i].double(), rtol=1e-3, atol=1e-5):
+            return False
+    return True
