@@ -67,6 +67,8 @@ class LinearLoss(ABC):
     """Whether it does not see a shift of all outputs of an example."""
     stands_in: bool = False
     """Whether it is a smooth stand-in for a loss with a kink, at whose optimum its gradient is not zero."""
+    note: str = ""
+    """What a user should know where an estimator's own loss was replaced by this one."""
 
     @abstractmethod
     def encode(self, targets: Tensor, outputs: int) -> Tensor:
@@ -268,9 +270,13 @@ class SmoothHinge(MarginLoss):
     tensor([3.])
     """
 
+    temperature: float
     stands_in = True
 
-    temperature: float
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        """What a user should know where an estimator's own loss was replaced by this one."""
+        return f"the hinge is smoothed with temperature {self.temperature:g}"
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:

@@ -32,6 +32,7 @@ from .runtime.fingerprint import FORMAT, content_hash
 from .types import Keep, Params, Tensor
 
 Self = TypeVar("Self", bound="Objective")
+Linear = TypeVar("Linear", bound="LinearModel")
 CHANGEABLE = frozenset({"theta", "weights", "l2", "keep", "terms"})
 """What `Objective.changed` takes."""
 
@@ -352,6 +353,15 @@ class LinearModel(Objective):
     def d(self) -> int:
         """Columns of X."""
 
+    @property
+    @abstractmethod
+    def has_intercept(self) -> bool:
+        """Whether the model has an intercept."""
+
+    @abstractmethod
+    def value(self) -> float:
+        """R(theta)."""
+
     @abstractmethod
     def prepared(self, batch: Any) -> tuple[Design, Any]:
         """A test batch as the model computes with it, (X, targets); what is prepared already stays as it is."""
@@ -406,17 +416,17 @@ class LinearModel(Objective):
         """
 
     @abstractmethod
-    def without(self, rows: Int[Tensor, " k"]) -> LinearModel:
+    def without(self: Linear, rows: Int[Tensor, " k"]) -> Linear:
         """The problem without those training rows, at the same parameters; the penalty by the convention `keep`."""
 
     @abstractmethod
-    def relabelled(self, rows: Int[Tensor, " k"], targets: Tensor) -> LinearModel:
+    def relabelled(self: Linear, rows: Int[Tensor, " k"], targets: Tensor) -> Linear:
         """The problem with those encoded targets in place of the rows' own, at the same parameters."""
 
     @abstractmethod
-    def with_design(self, design: Design) -> LinearModel:
+    def with_design(self: Linear, design: Design) -> Linear:
         """The problem with other numbers in X, at the same parameters."""
 
     @abstractmethod
-    def minimised(self, tolerance: float = 1e-9) -> LinearModel:
+    def minimised(self: Linear, tolerance: float = 1e-9) -> Linear:
         """The problem at its optimum, from theta on, to that gradient norm. Raises `NotConvergedError`."""

@@ -16,7 +16,6 @@ from ..data.user_terms import Terms, batch_index
 from ..linear.diagnostics import check_identified, check_separable, finished
 from ..linear.kernel_features import FeatureMap
 from ..linear.problem import LinearProblem
-from ..losses import MarginLoss, SmoothHinge, Squared
 from ..types import Keep
 from .estimator_objectives import Reading, reader_of
 
@@ -72,7 +71,7 @@ def from_estimator(
         raise ValueError(
             "rank is for an SVC whose kernel has features of its own, not for a model on X itself"
         )
-    targets = Targets(tuple(model.classes_.tolist()) if not isinstance(reading.loss, Squared) else None)
+    targets = Targets(tuple(model.classes_.tolist()) if reading.loss.classifies else None)
     codes = targets(y)
     problem = LinearProblem(
         features,
@@ -208,8 +207,8 @@ def _notes(model: Any, transform: Any, reading: Reading) -> tuple[str, ...]:
         notes.append("the pipeline's transformers are applied as fitted and held fixed")
     if getattr(model, "class_weight", None) == "balanced":
         notes.append('the class weights of "balanced" are held fixed')
-    if isinstance(reading.loss, SmoothHinge):
-        notes.append(f"the hinge is smoothed with temperature {reading.loss.temperature:g}")
+    if reading.loss.note:
+        notes.append(reading.loss.note)
     return tuple(notes)
 
 
@@ -218,7 +217,7 @@ def _weights(model: Any, codes: np.ndarray, sample_weight: Any, reading: Reading
     class_weight = getattr(model, "class_weight", None)  # regressions have none
     if class_weight is None:
         return sample_weight
-    if isinstance(reading.loss, MarginLoss) and len(reading.coef) > 1:
+    if reading.loss.separate_outputs and len(reading.coef) > 1:
         raise ValueError(
             "class_weight with more than two classes, one against the rest, is not supported: each of the models "
             "weighs its own class alone, so that an example has no one weight; fit with sample_weight instead"

@@ -18,9 +18,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
 from ..curvature.base import Curvature
-from ..curvature.ekfac import EKFAC
 from ..errors import StaleError
-from ..network.problem import Problem
 from ..objective import Objective
 from ..runtime.distributed import gather_objects, rank, shard, together
 from ..runtime.fingerprint import content_hash
@@ -233,25 +231,27 @@ class ScoreStore:
 
 
 def recall(folder: str | Path, problem: Objective) -> None:
-    """Ends of spectra that another run looked at, if it was for this problem."""
+    """Take ends of spectra that another run looked at, if it was for this problem."""
     path = Path(folder) / "spectra.json"
     if gather_objects(path.exists())[0]:
         words = json.loads(path.read_text(encoding="utf-8"))
         if words["problem"] == problem.fingerprint():
-            problem.spectra.update(
-                {kind == "GaussNewton": tuple(ends) for kind, ends in words["spectra"].items()}
-            )
+            problem.spectra.update({name: tuple(ends) for name, ends in words["spectra"].items()})
 
 
-def keep(folder: str | Path, problem: Objective, curvatures: list[Curvature | None]) -> None:
-    """Keep the ends of spectra and the factors of EKFAC, or take them from the folder if they are there."""
-    names = {True: "GaussNewton", False: "Hessian"}
+def keep(folder: Path, problem: Objective, curvatures: list[Curvature | None]) -> None:
+    """Keep the ends of spectra and what curvatures gathered from the data, or take them from the folder.
+
+    Args:
+        folder: of the store.
+        problem: whose spectra.
+        curvatures: the one that answers, and that of its preconditioner, if there is one.
+    """
     if rank() == 0 and problem.spectra:
-        spectra = {names[kind]: ends for kind, ends in problem.spectra.items()}
-        _write_words(Path(folder) / "spectra.json", {"problem": problem.fingerprint(), "spectra": spectra})
+        _write_words(folder / "spectra.json", {"problem": problem.fingerprint(), "spectra": problem.spectra})
     for curvature in curvatures:
-        if isinstance(curvature, EKFAC) and isinstance(curvature.problem, Problem):
-            curvature.keep(Path(folder))
+        if curvature is not None and curvature.outer is not None:
+            curvature.outer.keep(folder)
 
 
 def _write_words(path: Path, words: dict[str, Any]) -> None:

@@ -20,6 +20,11 @@ class Factor(ABC):
     product: Operator | None = None
     """A v from the explicit matrix, where there is one: residuals cost no pass over the data."""
 
+    @property
+    def leverages(self) -> Float[Tensor, " r"] | None:
+        """The numbers u A^-1 u^T of the rows u of A's root, where they come cheaper than one solve each."""
+        return None
+
     @abstractmethod
     def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         """A^-1 v for every row v."""
@@ -78,8 +83,8 @@ class DualFactor(Factor):
         self.schur, self.free = lower, free
 
     @cached_property
-    def hat(self) -> Float[Tensor, " r"]:
-        """The leverages u A^-1 u^T of the rows u of the root, at the price of one inverse of the dual matrix M^-1.
+    def leverages(self) -> Float[Tensor, " r"]:
+        """The numbers u A^-1 u^T of the rows u of the root, at the price of one inverse of the dual matrix M^-1.
 
         Kept entries give 1 - M_ii; what the bare ones F add is (M F) S^-1 (M F)^T, S their Schur complement.
         """
@@ -125,7 +130,11 @@ class LowRankFactor(Factor):
         self.rest = float(values.min())
         if not self.rest > 0:
             raise indefinite(self.rest)
-        self.product = lambda rows: self._scaled(rows, self.values, self.rest)
+        self.product = self.multiply
+
+    def multiply(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
+        """A v for every row v."""
+        return self._scaled(rows, self.values, self.rest)
 
     def to(self, dtype: torch.dtype) -> LowRankFactor:
         """The same in another precision."""

@@ -15,14 +15,13 @@ from ..cli.pages import example
 from ..errors import InfluenceError
 from ..influence.influence import Influence
 from ..linear.diagnostics import own_contribution
-from ..linear.edits import relabelled, without
-from ..linear.problem import LinearProblem
+from ..objective import LinearModel
 from ..report import Example
 from ..tables.columns import FileError
 from ..tables.fitted_file import Asked
 from ..types import Tensor
 from ..uses.explain import explain
-from ..uses.labels import decided, is_classifier, label_names
+from ..uses.labels import classifier, decided, label_names
 from ..uses.mislabeled import mislabeled
 from .journal import Decision, Journal
 
@@ -55,8 +54,8 @@ class Session:
     """
 
     def __init__(self, asked: Asked, journal: Journal, *, held: float = 0.2, seed: int = 0) -> None:
-        problem = asked.influence.problem
-        if not isinstance(problem, LinearProblem) or not is_classifier(problem):
+        problem = classifier(asked.influence.problem)
+        if problem is None:
             raise FileError(
                 "labels are reviewed with a linear classifier: the target must be a class, the model linear"
             )
@@ -114,24 +113,24 @@ class Session:
         codes = torch.tensor([self.labels.index(label) for label in labels], dtype=torch.long)
         return 2 * codes - 1 if self.problem.c == 1 else codes
 
-    def _corrected(self, done: dict[int, Decision]) -> tuple[LinearProblem, Tensor]:
+    def _corrected(self, done: dict[int, Decision]) -> tuple[LinearModel, Tensor]:
         """The problem with all rows and their labels as decided, and the rows that were dropped."""
         given = {d.row: d.label for d in done.values() if d.label is not None}
         rows, codes = torch.tensor([*given], dtype=torch.long), self._codes([*given.values()])
         dropped = torch.tensor([d.row for d in done.values() if d.action == "drop"], dtype=torch.long)
-        return relabelled(self.problem, rows, codes), dropped
+        return self.problem.relabelled(rows, codes), dropped
 
     def _fitted(self, start: Tensor, done: dict[int, Decision]) -> Fit:
         whole, dropped = self._corrected(done)
         gone = torch.cat([self.held, dropped]).unique()
-        train = without(whole.at(start), gone)
+        train = whole.at(start).without(gone)
         if len(train.y.unique()) < 2:
             raise ValueError("one class is left")
         train = train.minimised(1e-4 * own_contribution(train))
         influence = Influence(train)
         held = self.held[~torch.isin(self.held, dropped)]
         batch = whole.train_batch(held)
-        outputs = train._outputs(batch[0], train.theta)
+        outputs = train.outputs(batch[0])
         found = decided(outputs)
         accuracy = float((found.to(batch[1]) == batch[1].view(found.shape)).double().mean())
         suspects = mislabeled(influence, validation=batch).table

@@ -79,12 +79,14 @@ class Solution:
 class Inverse:
     """A curvature digested by a solver; apply it to as many rows as you like, as often as you like.
 
-    `quadratic(rows)` gives v^T A^-1 v where the solver has a closed form for it.
+    `quadratic(rows)` gives v^T A^-1 v where the solver has a closed form for it; `exact` says whether that is the
+    curvature's own factor, and no approximation of it.
     """
 
     curvature: Curvature
     solve: Callable[[Tensor], Solution]
     quadratic: Callable[[Tensor], Tensor] | None = None
+    exact: bool = False
 
     def __call__(self, rows: Float[Tensor, "k p"], *, throw: bool = True) -> Solution:
         """A^-1 v for every row v. Raises `InfluenceError` on a failed row unless `throw=False`."""

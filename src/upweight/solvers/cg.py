@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..curvature.base import Curvature, EmpiricalCurvature
+from ..curvature.base import Curvature
 from ..errors import IndefiniteError
 from ..linalg.lanczos import indefinite
 from ..runtime.progress import track
@@ -66,10 +66,10 @@ class ConjugateGradient(Solver):
             if dtype not in factors:
                 closed = self.preconditioner
                 # An explicit matrix affords its best precision.
-                if isinstance(closed, EmpiricalCurvature):
-                    factors[dtype] = closed.factor().solve
+                if closed is None:
+                    factors[dtype] = lambda rows: rows
                 else:
-                    factors[dtype] = (lambda rows: rows) if closed is None else closed.factor(dtype).solve
+                    factors[dtype] = closed.factor(dtype if closed.closed else None).solve
             return factors[dtype]
 
         budget = self.max_steps or min(10 * curvature.p, 10_000)

@@ -51,4 +51,4 @@ class Exact(Solver):
         def quadratic(rows: Tensor) -> Tensor:
             return factor.quadratic(rows.to(dtype)).to(rows.dtype)
 
-        return Inverse(curvature, solve, quadratic)
+        return Inverse(curvature, solve, quadratic, exact=True)

@@ -19,12 +19,11 @@ from ..cli.app import phase
 from ..errors import NotStationaryWarning
 from ..estimators.from_estimator import from_estimator
 from ..influence.influence import Influence
-from ..linear.problem import LinearProblem
-from ..objective import Objective
+from ..objective import LinearModel, Objective
 from ..runtime.progress import tell
 from ..types import as_tensor
-from ..uses.labels import margins
-from ..validation.verify import Refit
+from ..uses.labels import margin_of_targets
+from ..validation.refits import Refit
 from .columns import FileError, Kind, Table, check_column, is_quantity, kind_of, named_by, read, understood
 from .default_models import described, sensible
 
@@ -108,18 +107,18 @@ class Asked:
         return self.batches(raw, (test or self.file).resolve().parent)
 
     @property
-    def problem(self) -> LinearProblem:
+    def problem(self) -> LinearModel:
         """What the model's training minimised."""
-        if not isinstance(self.influence.problem, LinearProblem):
+        model = self.influence.problem.linear
+        if model is None:
             raise FileError("this is answered for linear models only")
-        return self.influence.problem
+        return model
 
     def least_certain(self, test: Any, count: int) -> Any:
         """Those rows of a batch, predicted rightly, whose margin is smallest."""
         problem = self.problem
-        design, y = problem._test(test)
-        outputs = problem._outputs(design, problem.theta)
-        margin = margins(outputs, problem._encode(y, len(outputs)).flatten())
+        design, y = problem.prepared(test)
+        margin = margin_of_targets(problem, problem.outputs(design), y)
         right = (margin > 0).nonzero()[:, 0]
         if not len(right):
             raise FileError("the model is wrong about every row asked about: nothing is left to attack")
@@ -223,7 +222,7 @@ def _from_problem(name: str, raw: pd.DataFrame, target: str) -> dict[str, Any]:
         raise FileError(
             f"--problem {name}: the problem has {problem.n:,} examples, the file {len(raw):,} rows"
         )
-    problem.terms = replace(problem.terms, train_index=raw.index)
+    problem = problem.changed(terms=replace(problem.terms, train_index=raw.index))
     kinds = {column: kind_of(raw[column]) for column in raw.columns.drop(target)}
     return {
         "raw": raw,
