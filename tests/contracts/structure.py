@@ -281,7 +281,7 @@ def returned_types(tree: Tree, roots: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     todo = [*roots]
     while todo:
-        for giver, module, annotation in _given(tree, todo.pop()):
+        for giver, module, annotation in _given(tree, todo.pop(0)):
             for path in tree.own_classes(module, annotation):
                 if path not in found and tree.classes[path].public:
                     found[path] = giver
