@@ -1,4 +1,4 @@
-"""Claims that are cited by number (R1, B2) stand in docs/claims.md, and what that page names is there."""
+"""Claims that are cited by number (R1, B2) stand in docs/claims.md, and the files that our pages name are there."""
 
 import ast
 import re
@@ -6,6 +6,10 @@ import tokenize
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+
+import pytest
+
+from .test_imports import PACKAGE
 
 ROOT = Path(__file__).parents[2]
 CLAIMS = ROOT / "docs" / "claims.md"
@@ -72,8 +76,15 @@ def test_every_claim_says_where_it_is_implemented_and_what_judges_it():
         assert PLACE.findall(judge) or "docstring" in judge, claim
 
 
-def test_the_places_of_claims_are_there():
-    assert missing(CLAIMS.read_text(encoding="utf-8")) == []
+@pytest.mark.parametrize("page", [CLAIMS, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_the_places_of_claims_are_there(page):
+    assert missing(page.read_text(encoding="utf-8")) == []
+
+
+def test_the_modules_of_design_decisions_are_there():
+    named = set(re.findall(r"`([\w/]+\.py)`", (ROOT / "docs" / "design.md").read_text(encoding="utf-8")))
+    assert len(named) > 10
+    assert {name for name in named if not any((home / name).exists() for home in (PACKAGE, ROOT))} == set()
 
 
 def test_what_is_cited_is_seen():
