@@ -209,7 +209,7 @@ def signs(targets: Tensor, eta: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Logistic(MarginLoss):
-    """log(1 + exp(-m)) of the margin m = y eta. Targets are 0/1 or -1/+1, or classes where there are more outputs.
+    """log(1 + exp(-m)) of the margin m = y eta (Sec. 2.3; R8). Targets are 0/1 or -1/+1, or classes of several outputs.
 
     >>> import torch
     >>> Logistic().value(torch.zeros(1, 1), torch.tensor([1.0])).exp()
@@ -261,7 +261,7 @@ class Squared(LinearLoss):
 
 @dataclass(frozen=True)
 class SmoothHinge(MarginLoss):
-    """t log(1 + exp((1 - m) / t)) of the margin m = y eta, which tends to max(0, 1 - m) as t -> 0 (Sec. 4.3).
+    """t log(1 + exp((1 - m) / t)) of the margin m = y eta, which tends to max(0, 1 - m) as t -> 0 (Sec. 4.3; R19).
 
     `t` is the smoothing `temperature` > 0. Safe from overflow at any t. Targets as `Logistic` takes them.
 
