@@ -1,4 +1,4 @@
-"""Modules that have moved into packages: their old names still import, with a warning that says where things are now."""
+"""Modules that have moved into packages: old names still import, with a warning that says where things are now."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MOVED = {
     "pretrained": "network.transformers",
     "problem": "network.problem",
     "progress": "runtime.progress",
-    "readers": "estimators.estimator_objectives",
+    "readers": "estimators.readers",
     "reduced": "linear.edits",
     "removal": "influence.removal",
     "rows": "data.examples",

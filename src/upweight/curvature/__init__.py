@@ -6,4 +6,4 @@ from .ekfac import EKFAC
 from .hessian import GaussNewton, Hessian
 from .nystrom import Nystrom
 
-__all__ = ["Curvature", "Dense", "EKFAC", "GaussNewton", "Hessian", "Nystrom"]
+__all__ = ["EKFAC", "Curvature", "Dense", "GaussNewton", "Hessian", "Nystrom"]

@@ -27,8 +27,8 @@ from ..losses import LinearLoss, Parts
 from ..measures import MeasureLike, as_measure
 from ..objective import LinearModel
 from ..penalty import Penalty
-from ..runtime.derived import derived
 from ..runtime.distributed import gather_rows, shard, sum_across
+from ..runtime.unchanging import derived
 from ..types import Keep, Tensor, as_tensor, wide
 from . import edits, questions
 from .arguments import encoded, packed
@@ -379,7 +379,7 @@ class LinearProblem(LinearModel):
 
     # -- what tells that it is still the one that was asked about -----------------------------------------------------
 
-    def check_current(self) -> None:
+    def check_data(self) -> None:
         if self.watch.moved():
             raise StaleError(
                 "X changed in place since this problem was made: make the problem anew, or give it a copy of X"
