@@ -158,13 +158,13 @@ def test_the_model_follows_as_a_fit_from_scratch(tmp_path, classes):
     found = session.fit.influence.problem.theta
     # Softmax and its intercepts: a common shift changes nothing.
     X = whole.design.take(session.held)
-    ours, theirs = (whole._outputs(X, theta).softmax(1) for theta in (found, twin.theta))
+    ours, theirs = (whole.outputs(X, theta).softmax(1) for theta in (found, twin.theta))
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
     labels = dict(enumerate(session.own_labels)) | {test[0]: "bee"}
     left = [row for row in session.held.tolist() if row != test[1]]
     batch = whole.design.take(torch.tensor(left))
-    outputs = twin._outputs(batch, twin.theta)
+    outputs = twin.outputs(batch)
     said = (outputs[:, 0] > 0).long() if whole.c == 1 else outputs.argmax(1)
     right = [session.labels[code] == labels[row] for code, row in zip(said.tolist(), left, strict=True)]
     assert session.fit.accuracy == pytest.approx(np.mean(right))
