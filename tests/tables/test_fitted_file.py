@@ -1,6 +1,7 @@
 """A file with its model: rows are found by name, by condition, in this file or in another."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -17,6 +18,14 @@ def fitted(tmp_path_factory):
     return FittedFile.of(path, "opinion", drop=["said"])
 
 
+def batch_of(
+    fitted: FittedFile, test: Path | None = None, row: str | None = None, where: str | None = None
+) -> tuple[pd.DataFrame, pd.Series]:
+    """A batch of the rows asked about, which of a model that was fitted here is a pair."""
+    inputs, targets = fitted.batch(test, row=row, where=where)
+    return inputs, targets
+
+
 def test_questions_of_another_file_by_id(people_file, tmp_path):
     other = people(40, seed=5).assign(name=lambda t: "new " + t["name"])
     other.to_csv(tmp_path / "other.csv", index=False)
@@ -29,13 +38,13 @@ def test_questions_of_another_file_by_id(people_file, tmp_path):
 def test_a_row_and_its_batch_are_those_of_the_file(fitted):
     table = people()
     assert fitted.row("7")["name"] == "person 7"
-    X, y = fitted.batch(row="7")
+    X, y = batch_of(fitted, row="7")
     assert X.index.tolist() == [7]
     assert X["age"].tolist() == table.loc[[7], "age"].tolist()
     assert y.tolist() == table.loc[[7], "opinion"].tolist()
-    X, y = fitted.batch(where="town == 'south'")
+    X, y = batch_of(fitted, where="town == 'south'")
     assert X.index.tolist() == table.index[table["town"] == "south"].tolist()
-    X, y = fitted.batch(where="town == 'south'", row=str(X.index[1]))
+    X, y = batch_of(fitted, where="town == 'south'", row=str(X.index[1]))
     assert len(X) == len(y) == 1
     for wrong in ({"row": "500"}, {"where": "age <"}, {"where": "age < 0", "row": "7"}):
         with pytest.raises(FileError):
@@ -78,14 +87,14 @@ def test_rows_of_another_file_have_the_ids_of_the_same_column(tmp_path, id):
     assert fitted.row("new 3", tmp_path / "test.csv")["age"] == pytest.approx(
         fitted.raw["age"].iloc[3], nan_ok=True
     )
-    X, _ = fitted.batch(tmp_path / "test.csv", row="new 3")
+    X, _ = batch_of(fitted, tmp_path / "test.csv", row="new 3")
     assert X.index.tolist() == ["new 3"]
 
 
 def test_without_ids_rows_are_counted(fitted, tmp_path):
     people(30, seed=3).to_csv(tmp_path / "test.csv", index=False)
     assert fitted.heading == "row"
-    X, y = fitted.batch(tmp_path / "test.csv")
+    X, y = batch_of(fitted, tmp_path / "test.csv")
     assert X.index.tolist() == list(range(30))
     values = fitted.linear_problem.evaluate((X, y))
     assert values.shape == (30,)

@@ -22,6 +22,7 @@ def _read(
     id: Id = None,
     encoding: Encoding = "utf-8",
 ) -> FittedFile:
+    """The file with its model, as the shared options say; typer gives None where an option is not used."""
     return FittedFile.of(
         file,
         target,

@@ -3,7 +3,7 @@
 from .columns import Kind, Table, is_kind, is_quantity, kind_of, understood
 from .conditions import fulfilling, row_label
 from .default_models import described, photograph, sensible
-from .file_models import FileModel, fitted_here, from_function, from_skops, load
+from .file_models import FileModel, fitted_here, from_function, from_skops, read_skops
 from .fitted_file import FittedFile
 from .reading import SEPARATORS, FileError, check_column, inside, read, row_ids
 from .spreadsheet import inert
@@ -26,9 +26,9 @@ __all__ = [
     "is_kind",
     "is_quantity",
     "kind_of",
-    "load",
     "photograph",
     "read",
+    "read_skops",
     "row_ids",
     "row_label",
     "sensible",

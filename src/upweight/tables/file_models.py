@@ -91,7 +91,7 @@ def from_skops(path: Path, trust: Collection[str], rows: pd.DataFrame, table: Ta
     Raises:
         FileError: The file cannot be read, uses types that are not trusted, or needs columns that are not there.
     """
-    estimator, target = load(path, trust), str(table.y.name)
+    estimator, target = read_skops(path, trust), str(table.y.name)
 
     def batches(rows: pd.DataFrame, _: Path) -> tuple[pd.DataFrame, pd.Series]:
         check_column(rows, target)
@@ -107,7 +107,7 @@ def from_skops(path: Path, trust: Collection[str], rows: pd.DataFrame, table: Ta
     )
 
 
-def load(path: Path, trust: Collection[str] = ()) -> object:
+def read_skops(path: Path, trust: Collection[str] = ()) -> object:
     """A model from a skops file, with no other types than those known to be safe and those in `trust`.
 
     Raises FileError for files that are not there or broken, and naming the types that were not trusted; ImportError
