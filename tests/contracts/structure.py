@@ -18,7 +18,7 @@ FILE, BODY = 400, 60
 """The most lines of a file, and of a function's body."""
 AWKWARD = ("The same", "Of ", "Those", "Its ", "As of", "As `")
 """Beginnings of a docstring that leave a reader without its subject."""
-COMMANDS = ("asks", "app.command")
+COMMANDS = ("answering", "asks", "app.command")
 """What makes a command of a function: its parameters are explained by the help of its options."""
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
