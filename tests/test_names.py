@@ -11,7 +11,8 @@ from upweight.moved import MOVED
 
 
 def test_the_modules_that_the_readme_names_are_there():
-    code = "import upweight as uw; print(uw.plots.__name__, uw.evaluation.__name__, uw.vision.__name__, uw.frozen.__name__)"
+    names = ("plots", "evaluation", "vision", "frozen")
+    code = f"import upweight as uw; print({', '.join(f'uw.{name}.__name__' for name in names)})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == [
         "upweight.plots",

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 
 from ..capabilities import SecondDerivative
-from ..linalg.factorizations import CholeskyFactor, DualFactor, Factor
+from ..linalg.dual_factor import DualFactor
+from ..linalg.factorizations import CholeskyFactor, Factor
 from ..objective import Objective
 from ..types import Operator, Tensor
 from .base import ExampleMean, OfProblem, look_at_spectrum

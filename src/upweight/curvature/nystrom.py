@@ -7,8 +7,8 @@ from functools import cached_property
 
 import torch
 
-from ..linalg.factorizations import LowRankFactor
 from ..linalg.lanczos import indefinite
+from ..linalg.low_rank import LowRankFactor
 from ..types import Operator
 from .base import Curvature, look_at_spectrum
 

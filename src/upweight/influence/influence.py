@@ -17,7 +17,6 @@ from ..data.user_terms import batch_index
 from ..linalg.outer_products import joined
 from ..measures import Measure, MeasureLike, as_measure, name_of
 from ..objective import Objective
-from ..runtime.distributed import together
 from ..runtime.fingerprint import content_hash
 from ..solvers import Inverse, Solution, Solver
 from ..types import Tensor
@@ -27,9 +26,8 @@ from .leave_one_out import LeaveOneOut, leave_one_out
 from .passes import Answer, streamed
 from .removal import Removal, of_sets
 from .removal_bounds import intervals
-from .score_store import ABOUT, Plan, ScoreStore, keep, recall
 from .scores import Scores
-from .top_k import strongest
+from .stored_pass import StoredPass
 
 
 class Influence:
@@ -152,42 +150,25 @@ class Influence:
     def _answer(self, test: Any, measure: Measure | None) -> Answer:
         """-H^-1 grad L(z_test) of every test example, and what is known about it."""
         solution = self.solve(self.problem.test_gradients(test, measure))
-        rows = -solution.value.to(solution.precision or solution.value.dtype)
-        known = self.problem.facts.closed_form  # otherwise the scores tell it as they pass
-        drift = checks.drift(self._gradient, solution.value) if known else None
-        return Answer(rows, drift, solution.residual, solution.verdict)
+        # Where the gradient costs a pass of its own, the scores tell the drift as they pass.
+        return self._known(solution, drift=self.problem.facts.closed_form)
+
+    def _known(self, solution: Solution, *, drift: bool) -> Answer:
+        """A solution, and what is known about it."""
+        moved = checks.drift(self._gradient, solution.value) if drift else None
+        return Answer(-solution.rounded, moved, solution.residual, solution.verdict)
 
     def _stored(self, test: Any, measure: Measure | None, top: int | None, folder: Path) -> Scores:
         """The scores by way of a folder, see `store`."""
-        problem = self.problem
-        problem.check_current()
-        problem.check_unmoved()
-        checks.agreement(problem)
-        recall(folder, problem)
-        v = problem.test_gradients(test, measure)
-        store = ScoreStore.begin(folder, content_hash([v], self.fingerprint), Plan.of(len(v), problem))
-        keep(
-            folder, problem, [self.settings.curvature, getattr(self.settings.solver, "preconditioner", None)]
-        )
-        solution = store.solved(v, self.solve)
-        rows = -solution.value.to(solution.precision or solution.value.dtype)
-        drift = checks.drift(self._gradient, solution.value)
-        answer = Answer(rows, drift, solution.residual, solution.verdict)
-        nothing = v.new_empty(len(v), 0, dtype=torch.float64)
-        about = self._scores(nothing, answer, test, measure, ids=problem.train_index)
-        with together():
-            about.save(folder / ABOUT)
+        v = self.problem.test_gradients(test, measure)
 
-        def block(part: slice) -> Tensor:
-            products = [values for _, values in problem.products(rows, part)]
-            return torch.cat(products, dim=1).to(problem.dtype).cpu()
+        def about(solution: Solution) -> Scores:
+            nothing = v.new_empty(len(v), 0, dtype=torch.float64)
+            answer = self._known(solution, drift=True)
+            return self._scores(nothing, answer, test, measure, ids=self.problem.train_index)
 
-        if top is not None:
-            values, columns = strongest(store.fill(block), len(v), top)
-            return dataclasses.replace(about, values=values, columns=columns)
-        for _ in store.fill(block):
-            pass
-        return dataclasses.replace(about, values=store.values())
+        stored = StoredPass(folder, self.problem, self.settings, self.solve)
+        return stored.scores(v, content_hash([v], self.fingerprint), about, top)
 
     @cached_property
     def _gradient(self) -> Tensor:
@@ -244,8 +225,7 @@ class Influence:
         if corrected:
             left = v - self.settings.curvature.operator()(solution.value)
             values -= (left @ self.solve(new - old).value.T).double()
-        drift = checks.drift(self._gradient, solution.value)
-        answer = Answer(-solution.value, drift, solution.residual, solution.verdict)
+        answer = self._known(solution, drift=True)
         return self._scores(values, answer, test, asked, ids=batch_index(before), edit="replaced")
 
     def on_inputs(

@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
-from ..curvature.base import Curvature
 from ..errors import StaleError
 from ..objective import Objective
 from ..runtime.distributed import gather_objects, rank, shard, together
@@ -116,7 +115,7 @@ class ScoreStore:
                 for unfinished in [*place.glob(".tmp*"), *place.glob("*.part")]:  # of a job that was killed
                     unfinished.unlink()
                 if not (place / "store.json").exists():
-                    _write_words(place / "store.json", {"key": key, "plan": vars(plan)})
+                    write_words(place / "store.json", {"key": key, "plan": vars(plan)})
         with together():
             found = cls(place)  # fails where a process does not see the folder of the first
         if (found.key, found.plan) != (key, plan):
@@ -230,31 +229,8 @@ class ScoreStore:
                 yield part, values
 
 
-def recall(folder: str | Path, problem: Objective) -> None:
-    """Take ends of spectra that another run looked at, if it was for this problem."""
-    path = Path(folder) / "spectra.json"
-    if gather_objects(path.exists())[0]:
-        words = json.loads(path.read_text(encoding="utf-8"))
-        if words["problem"] == problem.fingerprint():
-            problem.spectra.update({name: tuple(ends) for name, ends in words["spectra"].items()})
-
-
-def keep(folder: Path, problem: Objective, curvatures: list[Curvature | None]) -> None:
-    """Keep the ends of spectra and what curvatures gathered from the data, or take them from the folder.
-
-    Args:
-        folder: of the store.
-        problem: whose spectra.
-        curvatures: the one that answers, and that of its preconditioner, if there is one.
-    """
-    if rank() == 0 and problem.spectra:
-        _write_words(folder / "spectra.json", {"problem": problem.fingerprint(), "spectra": problem.spectra})
-    for curvature in curvatures:
-        if curvature is not None and curvature.outer is not None:
-            curvature.outer.keep(folder)
-
-
-def _write_words(path: Path, words: dict[str, Any]) -> None:
+def write_words(path: Path, words: dict[str, Any]) -> None:
+    """Write a file of JSON at once or not at all."""
     temporary = path.with_suffix(".part")
     temporary.write_text(json.dumps(words, indent=1), encoding="utf-8")
     temporary.replace(path)

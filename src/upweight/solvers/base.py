@@ -50,6 +50,11 @@ class Solution:
     precision: torch.dtype | None = None
 
     @property
+    def rounded(self) -> Float[Tensor, "k p"]:
+        """The `value` in its `precision`: what passes over the data are made with."""
+        return self.value.to(self.precision or self.value.dtype)
+
+    @property
     def ok(self) -> bool:
         """Whether every row may be used."""
         return all(status in (Status.CONVERGED, Status.ESTIMATED) for status in self.status)
@@ -110,7 +115,12 @@ class Solver(ABC):
 
     @abstractmethod
     def prepare(self, curvature: Curvature) -> Inverse:
-        """Digest the curvature once."""
+        """Digest the curvature once, to be inverted often."""
+
+    @property
+    @abstractmethod
+    def helper(self) -> Curvature | None:
+        """Another curvature that the solver inverts on the way, or None."""
 
 
 def relative_residual(operator: Operator, value: Tensor, rows: Tensor) -> Float[Tensor, " k"]:

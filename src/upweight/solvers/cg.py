@@ -55,6 +55,10 @@ class ConjugateGradient(Solver):
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps must be >= 1, got {self.max_steps}")
 
+    @property
+    def helper(self) -> Curvature | None:
+        return self.preconditioner
+
     def prepare(self, curvature: Curvature) -> Inverse:
         if self.preconditioner is not None and self.preconditioner.p != curvature.p:
             raise ValueError(

@@ -30,6 +30,10 @@ class Exact(Solver):
 
     rtol: float = 1e-6
 
+    @property
+    def helper(self) -> None:
+        return None
+
     def prepare(self, curvature: Curvature) -> Inverse:
         factor = curvature.factor()
         operator = factor.product or curvature.operator()

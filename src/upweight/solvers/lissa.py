@@ -47,6 +47,10 @@ class LiSSA(Solver):
         if self.scale is not None and not (math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f"scale must be a finite number > 0, got {self.scale}")
 
+    @property
+    def helper(self) -> None:
+        return None
+
     def prepare(self, curvature: Curvature) -> Inverse:
         examples = curvature.examples
         if examples is None:

@@ -18,7 +18,7 @@ from ..influence.influence import Influence
 from ..objective import Objective
 from ..runtime.progress import phase, tell
 from ..types import Batch
-from ..validation.verify import Refit
+from ..validation.refits import Refit
 from .columns import Kind, Table, is_kind, is_quantity, kind_of
 from .default_models import described, sensible
 from .reading import FileError, check_column

@@ -15,7 +15,8 @@ from ..curvature.hessian import Hessian
 from ..data.design import as_design, as_inputs
 from ..frozen import Traced
 from ..influence.influence import Influence
-from ..linalg.factorizations import Factor, UpdatedFactor
+from ..linalg.factorizations import Factor
+from ..linalg.low_rank import UpdatedFactor
 from ..objective import LinearModel, Objective
 from ..runtime.progress import track
 from ..types import Tensor, as_tensor
