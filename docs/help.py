@@ -13,7 +13,7 @@ from upweight.cli import app
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """What mkdocs calls for every page."""
+    """The page with each command's own help in the place of `<!-- help -->`; mkdocs calls this for every page."""
     if "<!-- help -->" not in markdown:
         return markdown
     commands = [[], *([name] for name in get_command(app).commands)]  # type: ignore[attr-defined]
@@ -30,7 +30,7 @@ class Examples(griffe.Extension):
     """Doctests shown as code."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """What griffe calls for every function and class."""
+        """A docstring's examples become blocks of code; griffe calls this for every function and class."""
         if obj.docstring is not None:
             found = re.sub(
                 r"^>>> .*?(?=\n\n|\Z)", r"```pycon\n\g<0>\n```", obj.docstring.value, flags=re.M | re.S

@@ -1,10 +1,11 @@
 """Explain a trained model by its training data, and check the explanation by retraining."""
 
-from importlib.metadata import version
+from importlib import import_module as _import_module
+from importlib.metadata import version as _version
+from typing import Any as _Any
 
-from .curvature.base import Dense, GaussNewton, Hessian
-from .curvature.ekfac import EKFAC
-from .curvature.nystrom import Nystrom
+from . import moved as _moved
+from .curvature import EKFAC, Dense, GaussNewton, Hessian, Nystrom
 from .data.design_on_disk import stream
 from .errors import (
     ApproximationWarning,
@@ -17,14 +18,12 @@ from .errors import (
     SmallerBlocksWarning,
     StaleError,
 )
-from .estimators.from_estimator import from_estimator
-from .influence.influence import Influence
-from .influence.score_store import ScoreStore
-from .influence.scores import Scores
-from .linear.problem import LinearProblem
+from .estimators import from_estimator
+from .influence import Influence, Scores, ScoreStore
+from .linear import LinearProblem
 from .losses import Logistic, SmoothHinge, Softmax, Squared, SquaredHinge
-from .measures import OfParameters, Overall
-from .network.problem import Problem
+from .measures import OfParameters, Overall, PerExample
+from .network import Problem
 from .solvers import Arnoldi, ConjugateGradient, Exact, LiSSA
 from .uses import (
     Box,
@@ -37,9 +36,9 @@ from .uses import (
     vulnerability,
     vulnerable_targets,
 )
-from .validation.verify import Verification, verify
+from .validation import Verification, verify
 
-__version__ = version("upweight")
+__version__ = _version("upweight")
 
 __all__ = [
     "EKFAC",
@@ -63,6 +62,7 @@ __all__ = [
     "Nystrom",
     "OfParameters",
     "Overall",
+    "PerExample",
     "Problem",
     "RankError",
     "ScoreStore",
@@ -86,3 +86,17 @@ __all__ = [
     "vulnerability",
     "vulnerable_targets",
 ]
+
+_MODULES = ("evaluation", "frozen", "plots", "vision")
+"""Public modules that are imported at their first use: not everybody draws or looks at photographs."""
+_moved.install()
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _MODULES:
+        return _import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

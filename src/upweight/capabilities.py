@@ -1,4 +1,4 @@
-"""What some objectives can do and others cannot, as typed objects: second derivatives, layers; and what defaults ask."""
+"""What objectives can do, as typed objects: second derivatives, gradients by layers; and what defaults ask of them."""
 
 from __future__ import annotations
 
@@ -132,7 +132,9 @@ class LayerGradients(ABC):
         """
 
     @abstractmethod
-    def pulled_back(self, plan: SidesPlan, title: str) -> Iterator[tuple[Iterator[Sides], Float[Tensor, " b"]]]:
+    def pulled_back(
+        self, plan: SidesPlan, title: str
+    ) -> Iterator[tuple[Iterator[Sides], Float[Tensor, " b"]]]:
         """This process's training examples, some at a time: one `Sides` per cotangent, and the weights w_i.
 
         The cotangents v of an example's outputs are such that sum_k v v^T is the loss's curvature in the outputs,

@@ -67,6 +67,8 @@ class LinearLoss(ABC):
     """Whether it does not see a shift of all outputs of an example."""
     stands_in: bool = False
     """Whether it is a smooth stand-in for a loss with a kink, at whose optimum its gradient is not zero."""
+    note: str = ""
+    """What a user should know where an estimator's own loss was replaced by this one."""
 
     @abstractmethod
     def encode(self, targets: Tensor, outputs: int) -> Tensor:
@@ -207,7 +209,7 @@ def signs(targets: Tensor, eta: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Logistic(MarginLoss):
-    """log(1 + exp(-m)) of the margin m = y eta. Targets are 0/1 or -1/+1, or classes where there are more outputs.
+    """log(1 + exp(-m)) of the margin m = y eta (Sec. 2.3; R8). Targets are 0/1 or -1/+1, or classes of several outputs.
 
     >>> import torch
     >>> Logistic().value(torch.zeros(1, 1), torch.tensor([1.0])).exp()
@@ -259,7 +261,7 @@ class Squared(LinearLoss):
 
 @dataclass(frozen=True)
 class SmoothHinge(MarginLoss):
-    """t log(1 + exp((1 - m) / t)) of the margin m = y eta, which tends to max(0, 1 - m) as t -> 0 (Sec. 4.3).
+    """t log(1 + exp((1 - m) / t)) of the margin m = y eta, which tends to max(0, 1 - m) as t -> 0 (Sec. 4.3; R19).
 
     `t` is the smoothing `temperature` > 0. Safe from overflow at any t. Targets as `Logistic` takes them.
 
@@ -268,9 +270,13 @@ class SmoothHinge(MarginLoss):
     tensor([3.])
     """
 
+    temperature: float
     stands_in = True
 
-    temperature: float
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        """What a user should know where an estimator's own loss was replaced by this one."""
+        return f"the hinge is smoothed with temperature {self.temperature:g}"
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:

@@ -7,8 +7,7 @@ Nobody asks a problem for its class. What only some can do is a capability, a ty
 
 from __future__ import annotations
 
-import copy
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -20,31 +19,30 @@ from .capabilities import Facts, LayerGradients, SecondDerivative
 from .data.design import Design
 from .data.user_terms import Terms
 from .data.weights import check_theta, check_weights
-from .errors import StaleError
 from .linalg.flat_vectors import Layout
 from .linalg.outer_products import Outer
 from .losses import LinearLoss, Parts
 from .measures import MeasureLike
 from .penalty import Penalty
-from .runtime.derived import derived
 from .runtime.distributed import gather_rows
-from .runtime.fingerprint import FORMAT, content_hash
+from .runtime.fingerprint import Identified
+from .runtime.unchanging import derived
 from .types import Keep, Params, Tensor
 
 Self = TypeVar("Self", bound="Objective")
+Linear = TypeVar("Linear", bound="LinearModel")
 CHANGEABLE = frozenset({"theta", "weights", "l2", "keep", "terms"})
 """What `Objective.changed` takes."""
 
 
-class Objective(ABC):
+class Objective(Identified):
     """The objective that training minimised, at the parameters it arrived at.
 
     Every gradient of a *training* example is that of w_i l(z_i, theta), plus l2 * theta where `keep="mean"` (the
     penalty is folded into every L, footnote 1). Gradients of *test* examples have neither weight nor penalty.
 
-    A problem never changes: `changed` gives a copy with other weights, penalty or parameters. What is computed from it
-    lives in one cache that a copy does not take along. Data that are changed in place after the problem was made
-    raise `StaleError` at the next question.
+    A problem never changes: `changed` gives a copy with other weights, penalty or parameters. Data that are changed in
+    place after the problem was made raise `StaleError` at the next question.
     """
 
     layout: Layout
@@ -57,21 +55,6 @@ class Objective(ABC):
     """l2 per parameter, and what of it a retraining without some examples keeps."""
     terms: Terms
     """The user's own terms: the form of their batches and the names of rows, columns and classes."""
-    cache: dict[str, Any]
-    """What was computed from all of this."""
-
-    def __init__(self, **fields: Any) -> None:
-        """Take validated fields; from then on they are fixed."""
-        vars(self).update(fields, cache={})
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(
-            f"a problem does not change, so that no answer can be about another one: {name!r} cannot be set; make a "
-            f"copy with problem.changed({name}=...)"
-        )
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"a problem does not change: {name!r} cannot be deleted")
 
     def changed(self: Self, **fields: Any) -> Self:
         """A copy with other values of some fields; nothing that was computed from the old ones comes along.
@@ -103,12 +86,6 @@ class Objective(ABC):
             l2, keep = fields.get("l2", self.penalty.l2), fields.get("keep", self.penalty.keep)
             found["penalty"] = Penalty.of(l2, self.theta, keep)
         return self._copy(**found)
-
-    def _copy(self: Self, **fields: Any) -> Self:
-        """A copy with other values of these validated fields: the one place where copies are made."""
-        other = copy.copy(self)
-        vars(other).update(fields, cache={})
-        return other
 
     def at(self: Self, theta: Float[Tensor, " p"]) -> Self:
         """The problem at other parameters; the data are shared."""
@@ -289,36 +266,12 @@ class Objective(ABC):
     def subset(self: Self, index: Int[Tensor, " b"]) -> Self:
         """The same parameters and penalty on some of the training examples."""
 
-    # -- what tells that it is still the one that was asked about -----------------------------------------------------
-
-    @abstractmethod
-    def check_current(self) -> None:
-        """Raise `StaleError` if the live model or the training data have moved since the problem was made.
-
-        Small data are compared whole, of large ones a sample of rows: at each question that costs a millisecond.
-        """
-
     @abstractmethod
     def hashed(self) -> list[Tensor]:
         """The data and settings that the fingerprint covers, besides theta and penalty; a pass over the data."""
 
-    def fingerprint(self) -> str:
-        """A content hash of weights, data and settings: equal problems give equal answers."""
-        if "fingerprint" not in self.cache:
-            self.cache["fingerprint"] = self._hash()
-        return self.cache["fingerprint"]
-
-    def _hash(self) -> str:
-        settings = repr((FORMAT, self.n, self.keep, self.layout))
-        return content_hash([self.theta, self.l2, *self.hashed()], settings)
-
-    def check_unmoved(self) -> None:
-        """Raise `StaleError` if any number of the data moved since the fingerprint was taken, by a pass over them."""
-        if self.fingerprint() != self._hash():
-            raise StaleError(
-                "the training data changed in place since this problem was made: make the problem anew, or give it a "
-                "copy of the data"
-            )
+    def identity(self) -> tuple[list[Tensor], str]:
+        return [self.theta, self.l2, *self.hashed()], repr((self.n, self.keep, self.layout))
 
     @derived
     def spectra(self) -> dict[str, tuple[float, float]]:
@@ -351,6 +304,15 @@ class LinearModel(Objective):
     @abstractmethod
     def d(self) -> int:
         """Columns of X."""
+
+    @property
+    @abstractmethod
+    def has_intercept(self) -> bool:
+        """Whether the model has an intercept."""
+
+    @abstractmethod
+    def value(self) -> float:
+        """R(theta)."""
 
     @abstractmethod
     def prepared(self, batch: Any) -> tuple[Design, Any]:
@@ -406,17 +368,17 @@ class LinearModel(Objective):
         """
 
     @abstractmethod
-    def without(self, rows: Int[Tensor, " k"]) -> LinearModel:
+    def without(self: Linear, rows: Int[Tensor, " k"]) -> Linear:
         """The problem without those training rows, at the same parameters; the penalty by the convention `keep`."""
 
     @abstractmethod
-    def relabelled(self, rows: Int[Tensor, " k"], targets: Tensor) -> LinearModel:
+    def relabelled(self: Linear, rows: Int[Tensor, " k"], targets: Tensor) -> Linear:
         """The problem with those encoded targets in place of the rows' own, at the same parameters."""
 
     @abstractmethod
-    def with_design(self, design: Design) -> LinearModel:
+    def with_design(self: Linear, design: Design) -> Linear:
         """The problem with other numbers in X, at the same parameters."""
 
     @abstractmethod
-    def minimised(self, tolerance: float = 1e-9) -> LinearModel:
+    def minimised(self: Linear, tolerance: float = 1e-9) -> Linear:
         """The problem at its optimum, from theta on, to that gradient norm. Raises `NotConvergedError`."""

@@ -1,9 +1,11 @@
-"""Figures, by matplotlib's object-oriented interface: no global state, nothing shown, the caller saves."""
+"""Figures, by matplotlib's object-oriented interface: no global state, nothing shown, the caller saves.
+
+Colours are told apart with every kind of colour vision, and markers differ as well.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -20,9 +22,18 @@ NAMES = {"top": "largest effects", "random": "random examples"}
 
 
 def verification(v: Verification) -> Figure:
-    """Predicted against actual changes of the test loss, with the diagonal that a perfect prediction lies on.
+    """A figure of predicted against actual changes of the test loss, with the diagonal of a perfect prediction.
 
-    One point per removed training example; the legend gives Pearson correlation and slope of each group.
+    There is one point per removed training example, of those with the largest effects and of random ones; the legend
+    gives Pearson correlation and slope of both groups.
+
+    >>> import torch
+    >>> from upweight import Influence, LinearProblem, Squared, verify
+    >>> X = torch.linspace(-1, 1, 30, dtype=torch.float64)[:, None]
+    >>> influence = Influence(LinearProblem.fit(X, X[:, 0].sin() + 0.1, loss=Squared(), l2=0.1))
+    >>> figure = verification(verify(influence, (X[:1], X[:1, 0]), k=5))
+    >>> figure.axes[0].get_xlabel()
+    'predicted change of the test loss'
     """
     figure = Figure(figsize=(5.8, 5.5), layout="constrained")
     axes = figure.add_subplot()
@@ -61,9 +72,20 @@ def verification(v: Verification) -> Figure:
 
 
 def spectrum(curvature: Curvature, rank: int = 50, seed: int = 0) -> Figure:
-    """The eigenvalues of largest size on a logarithmic scale, negative ones apart, with the damping as a line.
+    """A figure of a curvature's eigenvalues by size on a logarithmic scale, negative ones apart, the damping a line.
 
-    What lies far above the line is inverted as it is, what was far below is replaced by it: the values include it.
+    The values include the damping: what lies far above the line is inverted as it is, what lies at the line was far
+    below it and is replaced by it.
+
+    Args:
+        curvature: The curvature, with its damping.
+        rank: The number of eigenvalues, those of largest size.
+        seed: The seed of the random start from which they are found where the matrix is large.
+
+    >>> import torch
+    >>> from upweight import Dense
+    >>> spectrum(Dense(torch.diag(torch.tensor([3.0, 1.0, -0.1])))).axes[0].get_xlabel()
+    'rank, of p = 3'
     """
     values = curvature.eigenpairs(rank, seed)[0].cpu().numpy()
     figure = Figure(figsize=(5.8, 4), layout="constrained")
@@ -98,13 +120,27 @@ def input_influence(
     names: Sequence[str] | None = None,
     most: int = 15,
 ) -> Figure:
-    """I_pert,loss of one training input (one entry of `Influence.on_inputs`), drawn as what the input is.
+    """A figure of I_pert,loss of one training input (Eq. 5), drawn as what the input is: by its shape.
 
-    A row of columns (d,): bars of x_j I_pert_j, the first-order share of each column in the row's influence, the `most`
-    largest; `names` are the columns'. Word vectors (t, d) with `names`, the words: the sizes of their derivatives.
-    An image (3, h, w), (1, h, w) or (h, w): the image, and the signed sum over its channels laid over it in grey: red
-    where a brighter pixel would raise the test measure after retraining, blue where a darker one would.
-    Raises ValueError for other shapes.
+    A row of columns (d,) gives bars of x_j I_pert_j, the first-order share of each column in the row's influence.
+    Word vectors (t, d), with the words as `names`, give bars of the sizes of their derivatives. An image (3, h, w),
+    (1, h, w) or (h, w) is shown beside the signed sum over its channels: red where a brighter pixel would raise the
+    test measure after retraining, blue where a darker one would.
+
+    Args:
+        influence: One entry of `Influence.on_inputs`, of the input's shape: the change of the test measure per unit of
+            the input, n times.
+        inputs: The training input itself.
+        names: The columns of a row, or the words.
+        most: The number of bars, the largest shares first.
+
+    Raises:
+        ValueError: The shapes differ, or are of none of these kinds.
+
+    >>> import torch
+    >>> figure = input_influence(torch.tensor([0.5, -2.0]), torch.tensor([1.0, 1.0]), names=["age", "size"])
+    >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    ['age', 'size']
     """
     values, shown = influence.detach().cpu().double(), inputs.detach().cpu().double()
     if values.shape != shown.shape:
@@ -122,7 +158,9 @@ def input_influence(
     return _overlay(values.sum(0) if channels else values, shown if channels else shown[None])
 
 
-def _bars(values: Any, names: Sequence[str] | None, label: str, kind: str, most: int) -> Figure:
+def _bars(
+    values: Float[np.ndarray, " j"], names: Sequence[str] | None, label: str, kind: str, most: int
+) -> Figure:
     order = np.argsort(-np.abs(values))[:most][::-1]
     words = [f"{kind} {j}" if names is None else str(names[j]) for j in order]
     figure = Figure(figsize=(5.8, 1 + 0.26 * len(order)), layout="constrained")

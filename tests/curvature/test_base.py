@@ -35,14 +35,14 @@ def test_operator_matrix_factor_and_samples_carry_the_damping(case: Case, kind):
         wanted = (rows * torch.linalg.solve(A, rows.T).T).sum(1)
         assert_close_per_row(curvature.factor().quadratic(rows), wanted, 1e-8)
         index = torch.zeros(3, 2, dtype=torch.long)
-        extra = curvature.sampled(rows, index) - kind(problem).sampled(rows, index)
+        extra = curvature.minibatch_product(rows, index) - kind(problem).minibatch_product(rows, index)
         assert_close_per_row(extra, damping * rows, 1e-6)
 
 
 @every_case
 def test_samples_are_unbiased(case: Case):
     problem, row = case.elsewhere, draw(1, case.p)
-    singles = problem.sampled(row.repeat(case.n, 1), torch.arange(case.n)[:, None])
+    singles = problem.hessian.minibatch_product(row.repeat(case.n, 1), torch.arange(case.n)[:, None])
     assert_close_per_row(singles.mean(0), (row @ case.hessian(problem.theta))[0], 1e-10)
 
 
@@ -203,7 +203,7 @@ def test_softmax_with_unpenalised_intercepts_is_solved_although_singular() -> No
         theta = torch.randn(3, 6, generator=generator, dtype=torch.float64)
         problem = LinearProblem(X, y, theta, torch.zeros(3), loss=Softmax(), l2=0.1)
         rows = problem.test_gradients((X[:3], y[:3]))
-        expected = rows @ torch.linalg.pinv(problem.matrix(), rtol=1e-12)
+        expected = rows @ torch.linalg.pinv(problem.hessian.matrix(), rtol=1e-12)
         flat = torch.cat([torch.zeros(18, dtype=torch.float64), torch.ones(3, dtype=torch.float64)]) / 3**0.5
         for solver in (Exact(), ConjugateGradient(rtol=1e-10)):
             value = solver.prepare(Hessian(problem))(rows).value

@@ -42,7 +42,7 @@ from upweight import (
 )
 from upweight.linear.diagnostics import own_contribution
 from upweight.measures import margin
-from upweight.validation.verify import refit_without
+from upweight.validation.refits import refit_without
 
 RNG = np.random.default_rng(0)
 N = 60

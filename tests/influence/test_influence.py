@@ -408,6 +408,8 @@ def test_influence_needs_a_problem(bad):
 class Loose(Solver):
     """Right up to 2 % of each answer's size, on any processor."""
 
+    helper = None
+
     def prepare(self, curvature):
         exact = Exact().prepare(curvature)
 

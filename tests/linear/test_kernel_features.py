@@ -18,7 +18,7 @@ from tests.support.compare import assert_close_per_row
 from upweight import ApproximationWarning, Hessian, Influence, SmoothHinge, from_estimator
 from upweight.linear import kernel_features as kernels
 from upweight.linear.kernel_features import FeatureMap, eigenpairs
-from upweight.validation.verify import refit_without
+from upweight.validation.refits import refit_without
 
 RNG = np.random.default_rng(0)
 N = 60

@@ -55,10 +55,10 @@ def test_operator_matrix_and_root(case: Case):
     problem = case.elsewhere
     H = case.hessian(problem.theta)
     rows = draw(2 * case.p + 1, case.p)  # more right-hand sides than parameters
-    for gauss_newton in (False, True):
-        assert_close_per_row(problem.operator(gauss_newton=gauss_newton)(rows), rows @ H, TIGHT)
-        assert_close_per_row(problem.matrix(gauss_newton=gauss_newton), H, TIGHT)
-    U = problem.root()
+    for second in (problem.hessian, problem.gauss_newton):
+        assert_close_per_row(second.product()(rows), rows @ H, TIGHT)
+        assert_close_per_row(second.matrix(), H, TIGHT)
+    U = problem.hessian.root()
     assert (U is None) == (case.n * case.c >= case.p)
     if U is not None:
         assert_close_per_row(U.T @ U + torch.diag(case.penalty), H, TIGHT)
@@ -77,7 +77,9 @@ def test_sampled_is_the_curvature_of_its_own_examples(case: Case):
 
         return rows[i] @ torch.autograd.functional.hessian(value, problem.theta)
 
-    assert_close_per_row(problem.sampled(rows, index), torch.stack([one(i) for i in range(4)]), TIGHT)
+    assert_close_per_row(
+        problem.hessian.minibatch_product(rows, index), torch.stack([one(i) for i in range(4)]), TIGHT
+    )
 
 
 @every_case
@@ -144,9 +146,9 @@ def test_test_gradients_of_class_measures(case: Case):
 @pytest.mark.parametrize("name", ["softmax weights float32", "logistic sparse intercept weights"])
 def test_answers_do_not_depend_on_the_block_size(name: str, size: int, monkeypatch: pytest.MonkeyPatch):
     problem, rows = BY_NAME[name].elsewhere, draw(3, BY_NAME[name].p)
-    whole = torch.cat([b for _, b in problem.products(rows)], 1), problem.operator()(rows)
+    whole = torch.cat([b for _, b in problem.products(rows)], 1), problem.hessian.product()(rows)
     monkeypatch.setattr(LinearProblem, "_block_size", lambda self, k: size)
-    parts = torch.cat([b for _, b in problem.products(rows)], 1), problem.operator()(rows)
+    parts = torch.cat([b for _, b in problem.products(rows)], 1), problem.hessian.product()(rows)
     for found, wanted in zip(parts, whole, strict=True):
         assert_close_per_row(found, wanted, 1e-12)
 
@@ -161,8 +163,8 @@ def test_subset_is_the_problem_of_those_examples(case: Case):
         return picked.mean() + (0.5 * case.penalty * theta**2).sum()
 
     H = torch.autograd.functional.hessian(value, small.theta)
-    assert_close_per_row(small.matrix(), H, TIGHT)
-    assert_close_per_row(small.operator()(torch.eye(case.p).double()), H, TIGHT)
+    assert_close_per_row(small.hessian.matrix(), H, TIGHT)
+    assert_close_per_row(small.hessian.product()(torch.eye(case.p).double()), H, TIGHT)
     assert small.fingerprint() != case.elsewhere.fingerprint()
 
 

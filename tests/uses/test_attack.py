@@ -52,7 +52,7 @@ def targets(problem, count: int):
     """Test images that are right, least certain first."""
     pixels, y = images(60, seed=5)
     x = scaled(pixels)
-    margin = problem._outputs(problem._test((x, y))[0], problem.theta)[:, 0] * (2 * y - 1)
+    margin = problem.outputs(problem.prepared((x, y))[0])[:, 0] * (2 * y - 1)
     order = margin.argsort()
     chosen = order[margin[order] > 0][:count]
     return x[chosen], y[chosen]
@@ -117,7 +117,7 @@ def test_an_attack_flips_its_target_by_images_that_are_the_same_bytes(loss):
     )
     before = [value.clone() for value in network.state_dict().values()]
     test_pixels, test_y = images(200, seed=5)
-    outputs = problem._outputs(problem._test((scaled(test_pixels), test_y))[0], problem.theta)
+    outputs = problem.outputs(problem.prepared((scaled(test_pixels), test_y))[0])
     margin = (
         outputs[:, 0] * (2 * test_y - 1)
         if outputs.shape[1] == 1
@@ -189,7 +189,7 @@ def test_vulnerable_targets_say_what_refits_do_to_margins(loss):
     assert (table["flips"] == (table["worst effect"] > table["margin"])).all()
 
     def margin(of: LinearProblem, t: int) -> float:
-        outputs = of._outputs(of._test((X[[t]], y[[t]]))[0], of.theta)[0]
+        outputs = of.outputs(of.prepared((X[[t]], y[[t]]))[0])[0]
         sign = 2 * int(y[t]) - 1
         return float(outputs[0] if len(outputs) == 1 else outputs[1] - outputs[0]) * sign
 
@@ -208,7 +208,7 @@ def test_columns_that_may_not_move_do_not():
     X = torch.randn(30, 4).double()
     y = (X[:, 0] > 0).long()
     problem = LinearProblem.fit(X, y, loss=Logistic(), l2=0.01, intercept=True)
-    outputs = problem._outputs(problem._test((X, y))[0], problem.theta)[:, 0]
+    outputs = problem.outputs(problem.prepared((X, y))[0])[:, 0]
     row = int((outputs * (2 * y - 1)).clamp(min=0).masked_fill(outputs * (2 * y - 1) <= 0, 99).argmin())
     rows = [i for i in range(8) if i != row][:4]
     box = Box.around(X[rows], torch.tensor([0.0, 3.0, 3.0, 0.0]).double())

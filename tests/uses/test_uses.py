@@ -8,7 +8,6 @@ import torch
 import upweight as uw
 from tests.support.cases import BY_NAME, draw
 from tests.support.compare import assert_close_per_row
-from upweight.linear.edits import relabelled, without
 
 N = 120
 FLIPPED = [3, 17, 40, 77, 101]
@@ -121,7 +120,7 @@ def test_gain_is_the_first_order_of_retraining_with_the_proposed_label(c: int) -
     for row in found.index[:3]:
         alone = uw.Influence(problem).leave_one_out().outputs[int(row)]
         target = alone.sign() if c == 2 else alone.argmax(0, keepdim=True)
-        after = relabelled(problem, torch.tensor([int(row)]), target).minimised(1e-10)
+        after = problem.relabelled(torch.tensor([int(row)]), target).minimised(1e-10)
         actual.append(float((problem.evaluate(validation) - after.evaluate(validation)).mean()))
     predicted = found["gain"].iloc[:3].to_numpy()
     assert np.sign(predicted).tolist() == np.sign(actual).tolist()
@@ -162,7 +161,7 @@ def test_the_group_with_other_labels_drives_the_errors() -> None:
     assert found.groups.index[0] == "children"
     assert found.groups["effect of removal"].iloc[0] < 0
     children = torch.as_tensor((column == "children").nonzero()[0])
-    refit = without(problem, children).minimised(1e-10)
+    refit = problem.without(children).minimised(1e-10)
     actual = float((refit.evaluate(slice_) - problem.evaluate(slice_)).mean())
     # Twelve rows that contradict all others: no small change, so one Newton step sees the most of it, not all.
     assert 0.5 < found.groups["effect of removal"].iloc[0] / actual < 1.0
@@ -177,7 +176,7 @@ def test_the_group_with_other_labels_drives_the_errors() -> None:
 @pytest.mark.parametrize("relabel", [False, True])
 def test_a_flip_set_flips_and_its_last_row_is_needed(c: int, relabel: bool) -> None:
     problem = classes(c, l2=0.05)
-    outputs = problem._outputs(problem.design, problem.theta)
+    outputs = problem.outputs()
     margin = outputs[:, 0].abs() if c == 2 else outputs.topk(2).values.diff(dim=1)[:, 0].abs()
     row = margin.argsort()[[10]]
     found = uw.flip_set(uw.Influence(problem), problem.train_batch(row), relabel=relabel)
@@ -186,11 +185,11 @@ def test_a_flip_set_flips_and_its_last_row_is_needed(c: int, relabel: bool) -> N
     assert 1 <= len(found.rows) < 60
 
     def said(rows: torch.Tensor) -> float:
-        edited = without(problem, rows)
+        edited = problem.without(rows)
         if relabel:
             rival = -outputs[row, 0].sign() if c == 2 else outputs[row].topk(2).indices[:, 1]
-            edited = relabelled(problem, rows, rival.expand(len(rows)))
-        out = edited.minimised(1e-10)._outputs(problem.design.take(row), edited.minimised(1e-10).theta)
+            edited = problem.relabelled(rows, rival.expand(len(rows)))
+        out = edited.minimised(1e-10).outputs(problem.design.take(row))
         return float(out.sign()) if c == 2 else float(out.argmax())
 
     start = said(torch.empty(0, dtype=torch.long))
@@ -201,7 +200,7 @@ def test_a_flip_set_flips_and_its_last_row_is_needed(c: int, relabel: bool) -> N
 
 def test_no_flip_set_is_said() -> None:
     problem = classes(2)
-    outputs = problem._outputs(problem.design, problem.theta)[:, 0]
+    outputs = problem.outputs()[:, 0]
     found = uw.flip_set(uw.Influence(problem), problem.train_batch(outputs.argmax()[None]), most=2)
     assert found.rows is None
     assert "No set found" in repr(found)

@@ -1,6 +1,20 @@
-"""The command line. What a command needs is imported when it runs, so that `--help` is quick."""
+"""The command line. What is slow to load beside torch (matplotlib, scikit-learn, a server) waits until it is needed."""
 
-from . import ask, demo
+from . import attack, demo, labels, prediction, row_groups
 from .app import app
 
-__all__ = ["app", "ask", "demo"]
+__all__ = ["app"]
+
+# In the order in which the help shows them.
+for command in (
+    prediction.explain,
+    labels.mislabeled,
+    row_groups.mismatch,
+    row_groups.remove,
+    prediction.verify,
+    prediction.report,
+    attack.attack,
+    labels.review,
+    demo.demo,
+):
+    app.command()(command)

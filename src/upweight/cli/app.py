@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack, redirect_stdout
 from functools import wraps
 from importlib.metadata import version as installed_version
 from typing import Annotated, ParamSpec
 
 import typer
-from rich.console import Console
+
+from ..errors import InfluenceError
+from ..runtime.distributed import rank
 
 FAILED, BAD_INPUT, GATE = 1, 2, 3
 """Exit codes: no answer of the wanted accuracy; something given cannot be used; more suspects than --fail-over."""
@@ -45,18 +48,13 @@ def main(
 
 
 def answering(command: Callable[P, None]) -> Callable[P, None]:
-    """The command with errors as one clear sentence and an exit code, and warnings as one line each.
+    """The command, with its errors as one clear sentence and an exit code, and its warnings as one line each.
 
     Of several processes (torchrun) the first one answers and warns; an error is said by every one that meets it.
     """
 
     @wraps(command)
     def answered(*args: P.args, **kwargs: P.kwargs) -> None:
-        import warnings
-
-        from ..errors import InfluenceError
-        from ..runtime.distributed import rank
-
         first = rank() == 0
 
         def show(message: Warning | str, *_: object, **__: object) -> None:
@@ -77,14 +75,3 @@ def answering(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(BAD_INPUT) from None
 
     return answered
-
-
-@contextmanager
-def phase(text: str) -> Iterator[None]:
-    """A spinner on standard error while something slow that has no bar of its own runs, on a terminal only."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(text):
-        yield

@@ -12,13 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ..runtime.distributed import rank
+from ..tables.spreadsheet import inert
 
 WIDEST = 60
 """Characters of a cell that a table on the terminal shows."""
 
 
 class Format(str, Enum):
-    """How a table is written."""
+    """How a table is written: for people, or as JSON, CSV or Parquet for programs."""
 
     table = "table"
     json = "json"
@@ -27,11 +28,17 @@ class Format(str, Enum):
 
 
 def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: str) -> None:
-    """Write a table to `out`, in the format of its suffix, or print it: for people on a terminal, else as CSV.
+    """A table is written to a file or printed; of several processes the first one does it.
 
-    Of several processes the first one does.
+    Args:
+        frame: The table; its index is a column of what is written.
+        format: How it is written. By default as the suffix of `out` says; without a file for people on a terminal,
+            else as CSV.
+        out: The file; None prints it.
+        title: What stands above the table on a terminal.
 
-    Raises ValueError for Parquet without a file and suffixes that name no format.
+    Raises:
+        ValueError: Parquet without a file, or a suffix that names no format.
     """
     if format is None and out is not None:
         suffix = out.suffix.lower().removeprefix(".")
@@ -47,24 +54,22 @@ def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: st
         return
     if format is Format.parquet:
         frame.to_parquet(out)
-        return
-    if format is Format.table and out is None:
-        Console().print(_for_people(frame, title))
-        return
-    text = {
-        Format.json: lambda: (
-            frame.reset_index().to_json(orient="records", indent=1, force_ascii=False) + "\n"
-        ),
-        Format.csv: lambda: inert(frame).to_csv(),
-        Format.table: lambda: frame.to_string() + "\n",
-    }[format]()
-    if out is None:
-        sys.stdout.write(text)
+    elif format is Format.table and out is None:
+        Console().print(for_people(frame, title))
+    elif out is None:
+        sys.stdout.write(_as_text(frame, format))
     else:
-        out.write_text(text, encoding="utf-8")
+        out.write_text(_as_text(frame, format), encoding="utf-8")
 
 
-def _for_people(frame: pd.DataFrame, title: str) -> Table:
+def _as_text(frame: pd.DataFrame, format: Format) -> str:
+    if format is Format.json:
+        return frame.reset_index().to_json(orient="records", indent=1, force_ascii=False) + "\n"
+    return inert(frame).to_csv() if format is Format.csv else frame.to_string() + "\n"
+
+
+def for_people(frame: pd.DataFrame, title: str) -> Table:
+    """A table for the terminal: numbers to the right and rounded, effects with their sign, no cell too long."""
     table = Table(title=title, title_justify="left")
     plain = frame.reset_index()
     signed = [
@@ -83,24 +88,3 @@ def _cell(value: object, signed: bool) -> Text:
     words = (f"{value:+.4g}" if signed else f"{value:.4g}") if isinstance(value, float) else str(value)
     words = "".join(c if c.isprintable() else " " for c in words)
     return Text(words if len(words) <= WIDEST else words[: WIDEST - 1] + "…")
-
-
-def inert(frame: pd.DataFrame) -> pd.DataFrame:
-    """Text that a spreadsheet would run as a formula, with an apostrophe before it; numbers are no formulas."""
-
-    def safe(value: object) -> object:
-        if not isinstance(value, str) or value[:1] not in ("=", "+", "-", "@", "\t", "\r"):
-            return value
-        try:
-            float(value)
-        except ValueError:
-            return f"'{value}"
-        return value
-
-    found = frame.copy()
-    for name in found.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in found.dtypes]]:
-        found[name] = found[name].map(safe)
-    if not pd.api.types.is_numeric_dtype(found.index):
-        found.index = found.index.map(safe)
-    found.columns = found.columns.map(safe)
-    return found

@@ -8,46 +8,34 @@ of r s. The gradient of several positions is truncated itself.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 
 from ..linalg.kronecker import BlocksFactor, KroneckerFactor
-from ..linalg.outer_products import Outer, Pair, Pairs
+from ..linalg.outer_products import Outer, Pair, Pairs, WeightLayout
 from ..types import Tensor
+from .base import Compressed
 
 
-@dataclass(frozen=True, eq=False)
-class Compressed:
-    """A^-1 v for k gradients v as sums of `ranks` outer products per layer.
+def compress(factor: BlocksFactor, layout: WeightLayout, pairs: Pairs, tolerance: float) -> Compressed:
+    """A^-1 v by the smallest ranks, layer by layer, with an error of at most `tolerance` in every gradient v.
 
-    `error` (k,) is ||difference||_A / ||A^-1 v||_A, A the curvature: by Cauchy-Schwarz a score is off by at most
-    `error` times the square root of the product of both self-influences.
+    Args:
+        factor: of A, without leading directions.
+        layout: the weight matrices inside flat vectors.
+        pairs: the gradients v.
+        tolerance: between 0 and 1; the error is relative, in the norm of A.
+
+    Raises:
+        ValueError: for another tolerance, and for factors with leading directions.
     """
-
-    vectors: Outer
-    ranks: tuple[int, ...]
-    error: Float[Tensor, " k"]
-
-    @property
-    def verdict(self) -> str:
-        """One sentence on all rows."""
-        return (
-            f"{len(self.error)} closed inverses, compressed to {', '.join(map(str, self.ranks))} outer products per "
-            f"layer; largest relative error of that in the norm of the curvature {float(self.error.max()):.1e}"
-        )
-
-
-def compress(factor: BlocksFactor, pairs: Pairs, tolerance: float) -> Compressed:
-    """The smallest ranks, layer by layer, with an error of at most `tolerance` in every gradient."""
     if not 0 < tolerance < 1:
         raise ValueError(f"compress must lie between 0 and 1, got {tolerance}")
     rest = pairs.rest.to(factor.dtype)
     found: list[Pair] = []
     wrong, size = rest.new_zeros(len(rest)), rest.new_zeros(len(rest))
-    for (left, right), (_, part) in zip(pairs.layers, factor.parts, strict=False):
-        assert isinstance(part, KroneckerFactor)
+    for (left, right), (_, part) in zip(pairs.layers, factor.layers, strict=True):
         if part.leading:
             raise ValueError(
                 "compress needs an EKFAC without leading directions, which are for preconditioners: leave `leading` out"
@@ -55,13 +43,12 @@ def compress(factor: BlocksFactor, pairs: Pairs, tolerance: float) -> Compressed
         U, W, error, own = _layer(part, left.to(factor.dtype), right.to(factor.dtype), tolerance)
         found.append((U, W))
         wrong, size = wrong + error, size + own
-    if rest.shape[1]:
-        solved = factor.parts[-1][1].solve(rest)
+    if factor.rest is not None:
+        solved = factor.rest[1].solve(rest)
         size, rest = size + (solved * rest).sum(1), solved
     ranks = tuple(len(U) for U, _ in found)
-    return Compressed(
-        Outer(found, rest), ranks, (wrong / size.clamp(min=torch.finfo(size.dtype).tiny)).sqrt()
-    )
+    error = (wrong / size.clamp(min=torch.finfo(size.dtype).tiny)).sqrt()
+    return Compressed(Outer(layout, found, rest), ranks, error)
 
 
 def _layer(

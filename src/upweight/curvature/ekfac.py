@@ -2,54 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 
 from ..errors import StaleError
-from ..linalg.factorizations import Factor
-from ..linalg.kronecker import BlocksFactor, KroneckerFactor
+from ..linalg.kronecker import BlocksFactor
 from ..linalg.outer_products import Pairs
-from ..linear.problem import LinearProblem
-from ..network.layers.kronecker_statistics import (
-    Added,
-    Gathered,
-    Recipe,
-    add_leading,
-    coverage,
-    gather,
-    restore,
-)
-from ..network.problem import Problem
+from ..objective import Objective
 from ..runtime.distributed import gather_objects, together
 from ..runtime.fingerprint import content_hash
 from ..runtime.tensor_files import read, write
 from ..types import Operator, Tensor
-from .base import OfProblem, check_damping
-from .compression import Compressed, compress
+from .base import Compressed, OfProblem, OuterInverse, check_damping, look_at_spectrum
+from .compression import compress
+from .kronecker_statistics import Added, Gathered, Recipe, coverage, gather, restore
 
 
 @dataclass(frozen=True, eq=False)
-class EKFAC(OfProblem):
+class Shared:
+    """What was gathered from the data and made of it: the same object at every damping."""
+
+    gathered: dict[tuple[Objective, Recipe], Gathered] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class EKFAC(OfProblem, OuterInverse):
     """Eigenvalue-corrected Kronecker-factored curvature (George et al., 2018) of the Gauss-Newton matrix.
 
     For each layer the bases are the eigenvectors of the mean x x^T of its inputs and of the mean outer product of its
-    output derivatives; the eigenvalues are the diagonal of the layer's Gauss-Newton block in that basis. Covered are
-    Linear, Conv1d, Conv2d and Embedding, used once or often (sequences, shared weights), each with its intercept as a
-    constant input column. All other parameters share one dense block, or a diagonal if there are more than 512; what is
-    covered how is in `coverage`. The penalty of a layer is the mean over its weights.
+    output derivatives; the eigenvalues are the diagonal of the layer's Gauss-Newton block in that basis. A linear model
+    is one layer. Covered are Linear, Conv1d, Conv2d and Embedding, used once or often (sequences, shared weights), each
+    with its intercept as a constant input column. All other parameters share one dense block, or a diagonal if there
+    are more than 512; what is covered how is in `coverage`. The penalty of a layer is the mean over its weights.
 
-    `rows` bounds the training examples that are read (evenly spaced), for use as a preconditioner. `samples=None` takes
-    the curvature in the outputs exactly, one backward pass per output; `samples=k` takes k random combinations of them,
-    drawn from `seed`, equal in expectation. `damped` gives another damping without another look at the data; `relative`
-    damps each layer by that multiple of its own mean eigenvalue as well (0.1 is customary).
-    Of the `leading` input directions of largest variance the curvature is kept whole, across
-    directions and outputs: (c leading)^2 numbers and one Cholesky factor, which a preconditioner pays back severalfold.
+    Args:
+        problem: whose Gauss-Newton matrix is approximated.
+        damping: >= 0, added to every eigenvalue. `damped` gives another damping without another look at the data.
+        rows: bounds the training examples that are read (evenly spaced), for use as a preconditioner.
+        leading: of so many input directions of largest variance the curvature is kept whole, across directions and
+            outputs: (c leading)^2 numbers and one Cholesky factor, which a preconditioner pays back severalfold.
+        samples: None takes the curvature in the outputs exactly, one backward pass per output; k takes k random
+            combinations of them, equal in expectation.
+        seed: of those combinations.
+        relative: damps each layer by that multiple of its own mean eigenvalue as well (0.1 is customary).
+
+    Raises:
+        ValueError: for numbers out of range.
+        TypeError: for a problem whose gradients are not taken apart by weight matrices.
 
     >>> import torch
     >>> from upweight import LinearProblem, Squared
@@ -58,12 +60,15 @@ class EKFAC(OfProblem):
     tensor([[1.3333, 1.3333]], dtype=torch.float64)
     """
 
-    problem: LinearProblem | Problem
     rows: int | None = None
     leading: int = 0
     samples: int | None = None
     seed: int = 0
     relative: float = 0.0
+    shared: Shared = field(default_factory=Shared, repr=False)
+    """What was gathered from the data, at any damping."""
+    cache: dict[torch.dtype, BlocksFactor] = field(default_factory=dict, init=False, repr=False)
+    """Factors at this damping, by their precision."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,7 +77,7 @@ class EKFAC(OfProblem):
             raise ValueError(f"leading must be >= 0 and rows >= 1, got {self.leading} and {self.rows}")
         if self.samples is not None and self.samples < 1:
             raise ValueError(f"samples must be >= 1, or None for the exact curvature, got {self.samples}")
-        if not isinstance(self.problem, (LinearProblem, Problem)):
+        if not isinstance(self.problem, Objective):
             raise TypeError(f"EKFAC needs a Problem or LinearProblem, got {type(self.problem).__name__}")
 
     @property
@@ -80,59 +85,67 @@ class EKFAC(OfProblem):
         return True
 
     @property
+    def closed(self) -> bool:
+        return True
+
+    @property
+    def examples(self) -> None:
+        return None
+
+    @property
+    def outer(self) -> OuterInverse:
+        return self
+
+    @property
     def coverage(self) -> dict[str, str]:
-        """What covers each parameter: "Kronecker", "dense" or "diagonal"."""
-        if isinstance(self.problem, LinearProblem):
-            return dict.fromkeys(self.problem.layout.names, "Kronecker")
+        """What covers each parameter, by name: "Kronecker", "dense" or "diagonal"."""
         return coverage(self.problem)
 
-    @property
-    def one_layer(self) -> tuple[int, int] | None:
-        """Outputs and inputs of the layer that holds all parameters, if one does."""
-        if isinstance(self.problem, LinearProblem):
-            return self.problem.c, self.problem.d
-        layers = self.problem.layered.layers
-        if len(layers) != 1 or len(layers[0].index) != self.p:
-            return None
-        return layers[0].rows, layers[0].columns
-
-    @cached_property
-    def _shared(self) -> dict[str, Gathered]:
-        """What was gathered from a network, the same object at every damping."""
-        return {}
-
-    @property
-    def _gathered(self) -> Gathered:
-        assert isinstance(self.problem, Problem)
-        if "gathered" not in self._shared:
-            self._shared["gathered"] = gather(self.problem, self._recipe)
-        return self._shared["gathered"]
-
-    @property
-    def _recipe(self) -> Recipe:
-        return Recipe(self.rows, self.leading, self.samples, self.seed)
-
     def damped(self, damping: float) -> EKFAC:
-        """The same with another damping; what is gathered from the data is shared."""
-        other = replace(self, damping=damping)
-        other.__dict__["_shared"] = self._shared
-        return other
+        return replace(self, damping=damping)
+
+    def spectrum(self, steps: int = 100) -> tuple[float, float]:
+        return look_at_spectrum(self, steps)
+
+    # -- what is gathered from the data ----------------------------------------------------------------------------
+
+    def _recipe(self, dtype: torch.dtype) -> Recipe:
+        """Below the problem's precision the data are read in the fastest one: that serves a preconditioner."""
+        precision = self.problem.precisions[0] if dtype.itemsize < self.dtype.itemsize else self.dtype
+        return Recipe(self.rows, self.leading, self.samples, self.seed, precision)
+
+    def _gathered(self, dtype: torch.dtype) -> Gathered:
+        key, known = (self.problem, self._recipe(dtype)), self.shared.gathered
+        if key not in known:
+            known[key] = gather(*key)
+        return known[key]
 
     def save(self, path: str | Path) -> None:
-        """Write what was gathered from a network's training data: one safetensors file, any damping, no pickle."""
-        if isinstance(self.problem, LinearProblem):
-            raise TypeError(
-                "a linear problem's factors take less time to compute than to read: nothing to save"
-            )
-        words = {"kind": "EKFAC", "n": self._gathered.n, "settings": self._recipe._asdict()}
-        write(path, self._gathered.tensors(), {**words, "fingerprint": self._undamped()})
+        """Write what was gathered from the training data: one safetensors file, good for any damping, no pickle."""
+        gathered = self._gathered(self.dtype)
+        words = {"kind": "EKFAC", "n": gathered.n, "settings": self._settings()}
+        write(path, gathered.tensors(), {**words, "fingerprint": self._undamped()})
+
+    def _settings(self) -> dict[str, int | None]:
+        return {"rows": self.rows, "leading": self.leading, "samples": self.samples, "seed": self.seed}
 
     def _undamped(self) -> str:
         return replace(self, damping=0.0, relative=0.0).fingerprint()
 
     @classmethod
-    def load(cls, path: str | Path, problem: Problem, damping: float = 0.0, relative: float = 0.0) -> EKFAC:
-        """Read what `save` wrote, for the same problem. Other weights, data or settings raise `StaleError`."""
+    def load(cls, path: str | Path, problem: Objective, damping: float = 0.0, relative: float = 0.0) -> EKFAC:
+        """Read what `save` wrote, for the same problem.
+
+        Args:
+            path: the file.
+            problem: with the same weights, data and settings as then.
+            damping: any.
+            relative: any.
+
+        Raises:
+            ValueError: for a file of another kind.
+            StaleError: for other weights, data or settings.
+        """
         tensors, words = read(path, "a curvature file")
         if words.get("kind") != "EKFAC":
             raise ValueError(f"{path} is not a curvature file of upweight")
@@ -143,127 +156,43 @@ class EKFAC(OfProblem):
                 f"{path} was gathered from other weights, data or settings ({words['fingerprint']}; this problem: "
                 f"{found}): make the EKFAC anew"
             )
-        curvature._shared["gathered"] = restore(problem, curvature._recipe, tensors, words["n"])
+        recipe = curvature._recipe(curvature.dtype)
+        curvature.shared.gathered[(problem, recipe)] = restore(problem, recipe, tensors, words["n"])
         return curvature
 
     def keep(self, folder: Path) -> None:
-        """Take what was gathered from the file in `folder` that holds it, or gather it and write that file."""
-        assert isinstance(self.problem, Problem)
+        if self.problem.facts.closed_form:
+            return  # its factors take less time to compute than to read
         path = folder / f"factors-{content_hash([], self._undamped())}.safetensors"
         if not gather_objects(path.exists())[0]:
             with together():
                 self.save(path)
         # Read also what was just written: tensors in the same layout give the same bits.
-        self._shared["gathered"] = EKFAC.load(path, self.problem)._gathered
+        self.shared.gathered.update(EKFAC.load(path, self.problem).shared.gathered)
 
-    @cached_property
-    def _factors(self) -> dict[torch.dtype, Factor]:
-        return {}
+    # -- the inverse -----------------------------------------------------------------------------------------------
 
-    def compress(self, pairs: Pairs, tolerance: float) -> Compressed:
-        """A^-1 v for gradients v, as a few outer products per layer."""
-        factor = self.factor()
-        assert isinstance(factor, BlocksFactor)
-        return compress(factor, pairs, tolerance)
-
-    def quadratic(self, pairs: Pairs) -> Float[Tensor, " b"]:
-        """v^T A^-1 v for gradients v, without forming them where they have one position."""
-        factor = self.factor()
-        assert isinstance(factor, BlocksFactor)
-        sides: list[Any] = [*pairs.layers, pairs.rest]
-        return torch.stack(
-            [
-                part.quadratic_outer(*side) if isinstance(part, KroneckerFactor) else part.quadratic(side)
-                for (_, part), side in zip(factor.parts, sides, strict=False)
-            ]
-        ).sum(0)
-
-    def fingerprint(self) -> str:
-        return f"EKFAC({self.problem.fingerprint()}, damping={self.damping!r}, rows={self.rows}, " + (
-            f"leading={self.leading}, samples={self.samples}, seed={self.seed}, relative={self.relative!r})"
-        )
+    def factor(self, dtype: torch.dtype | None = None) -> BlocksFactor:
+        # As an answer, not a preconditioner: bases orthogonal in float32 only would cost digits by the condition.
+        dtype = dtype or torch.float64
+        if dtype not in self.cache:
+            added = Added(self.damping, self.relative)
+            self.cache[dtype] = self._gathered(dtype).factor(self.problem.l2, added, dtype)
+        return self.cache[dtype]
 
     def operator(self, dtype: torch.dtype | None = None) -> Operator:
         product = self.factor(dtype).product
         assert product is not None
         return product
 
-    def factor(self, dtype: torch.dtype | None = None) -> Factor:
-        # As an answer, not a preconditioner: bases orthogonal in float32 only would cost digits by the condition.
-        dtype = dtype or torch.float64
-        if dtype not in self._factors:
-            if isinstance(self.problem, LinearProblem):
-                self._factors[dtype] = kronecker(self, self.problem, dtype)
-            else:
-                self._factors[dtype] = self._gathered.factor(
-                    self.problem.l2, Added(self.damping, self.relative), dtype
-                )
-        return self._factors[dtype]
+    def compress(self, pairs: Pairs, tolerance: float) -> Compressed:
+        assert self.problem.layers is not None
+        return compress(self.factor(), self.problem.layers.layout, pairs, tolerance)
 
+    def quadratic(self, pairs: Pairs) -> Float[Tensor, " b"]:
+        return self.factor().quadratic_outer(pairs)
 
-def kronecker(curvature: EKFAC, problem: LinearProblem, dtype: torch.dtype) -> KroneckerFactor:
-    """The factors, from (a sample of) the training examples; below the problem's precision, read in its fastest."""
-    dtype = dtype if dtype == problem.dtype else problem.precisions[0]
-    count = min(problem.n, curvature.rows or problem.n)
-    index = torch.linspace(0, problem.n - 1, count, dtype=torch.float64).long()
-    sample = problem.subset(index)
-    _, a, u, _ = sample._derivatives(dtype)
-    blocks = [block.dense() for _, block in sample.design.blocks(4096, dtype)]
-    if problem.has_intercept:
-        blocks = [torch.cat([X, X.new_ones(len(X), 1)], dim=1) for X in blocks]
-    w = sample.weights[:, None].to(dtype).split([len(X) for X in blocks])
-    plain = bool((sample.weights == 1).all())  # spares a copy of every block
-    inputs = torch.zeros(blocks[0].shape[1], blocks[0].shape[1], dtype=a.dtype)
-    for j, X in enumerate(blocks):
-        inputs += (X.T @ (X if plain else X * w[j])).to(a.dtype) / count
-    outputs = torch.diag(a.mean(0)) - (0 if u is None else u.T @ u / count)
-    right = eigenvectors(inputs).flip(1)  # the largest variance first
-    left = eigenvectors(outputs)
-    spread = a @ left.square() - (0 if u is None else (u @ left).square())
-    r = min(curvature.leading, right.shape[1])
-    values = torch.zeros(problem.c, right.shape[0], dtype=a.dtype)
-    block = torch.zeros(problem.c, r, problem.c, r, dtype=a.dtype)
-    start = 0
-    for X in blocks:
-        part = slice(start, start + len(X))
-        rotated = (X @ right.to(X.dtype)).to(a.dtype)
-        values += spread[part].T @ rotated.square()
-        if r:
-            weights = _outputs_curvature(a[part], None if u is None else u[part])
-            add_leading(block, rotated[:, :r], weights)
-        start += len(X)
-    values = values.clamp(min=0) / count
-    added = float(problem.l2[: problem.c * problem.d].mean()) + curvature.damping
-    added += curvature.relative * float(values.mean())
-    values = values + added
-    floor = values.max() * torch.finfo(a.dtype).eps
-    whole = (block / count).view(problem.c * r, problem.c * r)
-    whole.diagonal().add_(max(added, float(floor)))
-    return KroneckerFactor(
-        left, right, values.clamp(min=float(floor)), whole, intercept=problem.has_intercept
-    )
-
-
-def eigenvectors(matrix: Float[Tensor, "r r"]) -> Float[Tensor, "r r"]:
-    """Of a symmetric matrix, as columns; in float64 where LAPACK fails on a singular one in its own precision."""
-    try:
-        vectors = torch.linalg.eigh(matrix)[1]
-    except RuntimeError:  # what LAPACK raises
-        vectors = torch.full_like(matrix, torch.nan)
-    if bool(vectors.isfinite().all()):
-        return vectors
-    return torch.linalg.eigh(matrix.double())[1].to(matrix)
-
-
-def _outputs_curvature(a: Float[Tensor, "b c"], u: Float[Tensor, "b c"] | None) -> Callable[[int], Tensor]:
-    """Row i of diag(a) - u u^T from the diagonal on."""
-
-    def row(i: int) -> Tensor:
-        if u is None:
-            return a[:, i, None]
-        # Difference first, product second: p - p^2 cancels where a probability is near one.
-        W = -u[:, i, None] * u[:, i:]
-        W[:, 0] += a[:, i]
-        return W
-
-    return row
+    def fingerprint(self) -> str:
+        return f"EKFAC({self.problem.fingerprint()}, damping={self.damping!r}, rows={self.rows}, " + (
+            f"leading={self.leading}, samples={self.samples}, seed={self.seed}, relative={self.relative!r})"
+        )

@@ -13,7 +13,8 @@ from ..linalg.outer_products import WeightLayout
 from ..objective import Objective
 from ..runtime.distributed import sum_across
 from ..types import Tensor, wide
-from .kronecker_blocks import Added, Block, Rest
+from .kronecker_blocks import Added as Added
+from .kronecker_blocks import Block, Rest
 
 DENSE_REST = 512
 """Parameters outside weight matrices up to this many share one dense block."""

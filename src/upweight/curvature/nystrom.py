@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 
-from ..linalg.factorizations import LowRankFactor
 from ..linalg.lanczos import indefinite
+from ..linalg.low_rank import LowRankFactor
 from ..types import Operator
-from .base import Curvature
+from .base import Curvature, look_at_spectrum
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,10 +18,18 @@ class Nystrom(Curvature):
     """A randomised approximation of rank `rank` of a positive semi-definite curvature (Frangella et al., 2023).
 
     A - shift I, shift the damping and the smallest penalty, is replaced by its Nystrom approximation on `rank` random
-    directions, drawn from `seed`; all other directions get the smallest eigenvalue kept. Cost: `rank` products, many at
-    once; memory: rank p numbers. As a preconditioner it shares the Krylov space of all right-hand sides: it pays
-    for many of them, and where the curvature is concentrated on fewer than `rank` directions.
-    Raises IndefiniteError where the curvature is not positive semi-definite.
+    directions; all other directions get the smallest eigenvalue kept. Cost: `rank` products, many at once; memory:
+    rank p numbers. As a preconditioner it shares the Krylov space of all right-hand sides: it pays for many of them,
+    and where the curvature is concentrated on fewer than `rank` directions.
+
+    Args:
+        of: the curvature that is approximated, with its damping.
+        rank: how many directions are kept.
+        seed: of the random directions.
+
+    Raises:
+        IndefiniteError: where the curvature is not positive semi-definite, at the first use.
+        ValueError: for rank < 1.
 
     >>> import torch
     >>> from upweight import Dense
@@ -34,6 +42,8 @@ class Nystrom(Curvature):
     of: Curvature
     rank: int = 100
     seed: int = 0
+    cache: dict[torch.dtype, LowRankFactor] = field(default_factory=dict, init=False, repr=False)
+    """Factors by their precision."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -56,26 +66,47 @@ class Nystrom(Curvature):
         return self.of.dtype
 
     @property
+    def precisions(self) -> tuple[torch.dtype, ...]:
+        return (self.dtype,)
+
+    @property
+    def device(self) -> torch.device:
+        return self.of.device
+
+    @property
+    def shift(self) -> float:
+        return self.of.shift
+
+    @property
     def semidefinite(self) -> bool:
         return True
 
-    @cached_property
-    def _factors(self) -> dict[torch.dtype, LowRankFactor]:
-        return {}
+    @property
+    def closed(self) -> bool:
+        return True
+
+    @property
+    def examples(self) -> None:
+        return None
+
+    @property
+    def outer(self) -> None:
+        return None
+
+    def spectrum(self, steps: int = 100) -> tuple[float, float]:
+        return look_at_spectrum(self, steps)
 
     def fingerprint(self) -> str:
         return f"Nystrom({self.of.fingerprint()}, rank={self.rank}, seed={self.seed})"
 
     def operator(self, dtype: torch.dtype | None = None) -> Operator:
-        product = self.factor(dtype).product
-        assert product is not None
-        return product
+        return self.factor(dtype).multiply
 
     def factor(self, dtype: torch.dtype | None = None) -> LowRankFactor:
         dtype = dtype or self.dtype
-        if dtype not in self._factors:
-            self._factors[dtype] = self._found if dtype == self._found.dtype else self._found.to(dtype)
-        return self._factors[dtype]
+        if dtype not in self.cache:
+            self.cache[dtype] = self._found if dtype == self._found.dtype else self._found.to(dtype)
+        return self.cache[dtype]
 
     @cached_property
     def _found(self) -> LowRankFactor:

@@ -21,6 +21,10 @@ from scipy import sparse
 
 from ..types import Tensor, as_tensor
 
+SMALL_BYTES = 4 << 20
+"""Data up to this size are compared whole where somebody looks whether they were changed: half a millisecond."""
+SAMPLE_ROWS = 64
+"""Rows of larger data that are compared."""
 CACHE_BYTES = 2 << 30
 """A copy of X in a lower precision is kept if it is at most this large, else blocks are converted as they are read."""
 
@@ -73,6 +77,15 @@ class Design(ABC):
     @abstractmethod
     def buffers(self) -> Sequence[Tensor]:
         """What the content hash covers."""
+
+    @abstractmethod
+    def sample(self) -> Sequence[Tensor]:
+        """All numbers of small data, or those of some rows: what tells a change in place."""
+
+    @property
+    @abstractmethod
+    def versioned(self) -> Sequence[Tensor]:
+        """Tensors whose version counter tells a change in place."""
 
     def blocks(
         self, size: int, dtype: torch.dtype, within: slice | None = None
@@ -132,6 +145,13 @@ class DenseDesign(Design):
     def buffers(self) -> Sequence[Tensor]:
         return [self.X]
 
+    def sample(self) -> Sequence[Tensor]:
+        return [_some(self.X)]
+
+    @property
+    def versioned(self) -> Sequence[Tensor]:
+        return [self.X]
+
 
 class SparseBlock(Block):
     """Rows held as a SciPy CSR matrix."""
@@ -176,6 +196,20 @@ class SparseDesign(Design):
     def buffers(self) -> Sequence[Tensor]:
         return [torch.from_numpy(part) for part in (self.X.data, self.X.indices, self.X.indptr)]
 
+    def sample(self) -> Sequence[Tensor]:
+        return [_some(part) for part in self.buffers()]
+
+    @property
+    def versioned(self) -> Sequence[Tensor]:
+        return []
+
+
+def _some(values: Tensor) -> Tensor:
+    """The whole of a small tensor, some entries of the first dimension of a large one."""
+    if values.numel() * values.element_size() <= SMALL_BYTES:
+        return values
+    return values[torch.linspace(0, len(values) - 1, SAMPLE_ROWS, dtype=torch.float64).long()]
+
 
 def as_design(X: Any, what: str = "X") -> Design:
     """A tensor, array, DataFrame or SciPy sparse matrix (n, d) of finite numbers as a `Design`."""
@@ -194,6 +228,11 @@ def as_design(X: Any, what: str = "X") -> Design:
     check_shape(tuple(dense.shape), what)
     check_finite(dense, what)
     return DenseDesign(dense.contiguous())
+
+
+def as_inputs(inputs: Any) -> Any:
+    """Inputs as a tensor; rows of a design, which are as trained on, stay as they are."""
+    return inputs if isinstance(inputs, Design) else as_tensor(inputs)
 
 
 def check_finite(X: Tensor, what: str, first: int = 0) -> None:

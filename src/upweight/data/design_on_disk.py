@@ -306,9 +306,22 @@ class StreamedDesign(Design):
     def buffers(self) -> Sequence[Tensor]:
         return [self._digest]
 
+    def sample(self) -> Sequence[Tensor]:
+        """Nothing: what was opened is read only, and the file's rows cost a seek each."""
+        return []
+
+    @property
+    def versioned(self) -> Sequence[Tensor]:
+        return []
+
 
 def opened(X: Any) -> Design:
-    """`as_design`, but a memory-mapped array stays on disk. Raises TypeError for a path, saying how to open it."""
+    """A design of anything that `as_design` takes; a memory-mapped array stays on disk, a design is one already.
+
+    Raises TypeError for a path, saying how to open it.
+    """
+    if isinstance(X, Design):
+        return X
     if isinstance(X, (str, Path)):
         raise TypeError(
             f'X is a path, {str(X)!r}: open an array with np.load(file, mmap_mode="r"), a table with upweight.stream'

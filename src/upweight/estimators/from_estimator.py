@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from scipy import sparse
 
-from ..data.design import Design
 from ..data.user_terms import Terms, batch_index
 from ..linear.diagnostics import check_identified, check_separable, finished
-from ..linear.kernel_features import FeatureMap
 from ..linear.problem import LinearProblem
-from ..losses import MarginLoss, SmoothHinge, Squared
 from ..types import Keep
-from .estimator_objectives import Reading, reader_of
+from .readers import reader_of
+from .reading import Reading, Wishes
+from .user_data import Inputs, Targets
 
 
 def from_estimator(
@@ -35,24 +32,37 @@ def from_estimator(
     """The problem that a fitted scikit-learn estimator solved: R = (1/n) sum_i w_i l_i + 1/2 sum_j l2_j theta_j^2.
 
     For LogisticRegression, LinearSVC, SGDClassifier (hinge, squared_hinge, log_loss), LinearRegression, Ridge, SVC with
-    two classes, and a Pipeline ending in one of them. X (n rows: array, DataFrame, sparse, or what the pipeline takes),
-    y and `sample_weight` (n,) are what it was fitted on. Test batches are given in the same form: a DataFrame with the
-    same columns, labels as they are. Class weights multiply into w.
-
-    Theta is the estimator's own `coef_` and `intercept_`. Fitted transformers, "balanced" class weights and a kernel's
-    gamma are regarded as fixed: refitting them too would move the answers. `problem.terms.notes` says what was.
-
-    `keep` says which retraining is predicted. By default it is what refitting the same estimator does: "total" where
-    C or alpha weighs the sum of the losses (l2 = 1/(C n) or alpha/n), "mean" for SGDClassifier (l2 = alpha).
+    two classes, and a Pipeline ending in one of them. Theta is the estimator's own `coef_` and `intercept_`. Fitted
+    transformers, "balanced" class weights and a kernel's gamma are regarded as fixed: refitting them too would move the
+    answers. `problem.terms.notes` says what was. Class weights multiply into w.
 
     The hinge has no second derivative: `SmoothHinge(smoothing)` stands in for it, at the weights that the true hinge
-    found (Sec. 4.3). `polish=True` finishes the training (of the smoothed hinge, where there is one) before anything is
-    answered. `rank` keeps that many leading features of an SVC's kernel.
+    found (Sec. 4.3).
 
-    Raises TypeError for estimators that are not supported and ValueError for settings and data that are not, each
-    saying why; ImportError without scikit-learn; `NotConvergedError` where polishing fails. Warns
-    `NotStationaryWarning` where the gradient is larger than one example's own contribution to it, and
-    `ApproximationWarning` where `rank` changes the decision function visibly.
+    Args:
+        estimator: fitted.
+        X: n rows as it was fitted on: array, DataFrame, sparse, or what the pipeline takes. Test batches are given in
+            the same form: a DataFrame with the same columns, labels as they are.
+        y: n targets as it was fitted on.
+        sample_weight: (n,) as it was fitted with.
+        keep: which retraining is predicted. By default it is what refitting the same estimator does: "total" where C or
+            alpha weighs the sum of the losses (l2 = 1/(C n) or alpha/n), "mean" for SGDClassifier (l2 = alpha).
+        smoothing: the temperature of the smooth hinge, > 0.
+        polish: finishes the training (of the smoothed hinge, where there is one) before anything is answered.
+        rank: keeps that many leading features of an SVC's kernel.
+
+    Returns:
+        The problem, a `LinearProblem` at the estimator's parameters.
+
+    Raises:
+        TypeError: for estimators that are not supported, saying why.
+        ValueError: for settings and data that are not, likewise.
+        ImportError: without scikit-learn.
+        NotConvergedError: where polishing fails.
+
+    Warns:
+        NotStationaryWarning: where the gradient is larger than one example's own contribution to it.
+        ApproximationWarning: where `rank` changes the decision function visibly.
 
     >>> import numpy as np
     >>> from sklearn.linear_model import Ridge
@@ -64,7 +74,7 @@ def from_estimator(
     model, transform = _unwrap(estimator)
     inputs = Inputs(estimator, transform)
     features = inputs(X)
-    reading = reader_of(model)(model, features, smoothing, rank)
+    reading = reader_of(model)(model, features, Wishes(smoothing, rank))
     phi = reading.phi
     if phi is not None:
         inputs, features = replace(inputs, phi=phi), phi(features)
@@ -72,7 +82,7 @@ def from_estimator(
         raise ValueError(
             "rank is for an SVC whose kernel has features of its own, not for a model on X itself"
         )
-    targets = Targets(tuple(model.classes_.tolist()) if not isinstance(reading.loss, Squared) else None)
+    targets = Targets(tuple(model.classes_.tolist()) if reading.loss.classifies else None)
     codes = targets(y)
     problem = LinearProblem(
         features,
@@ -118,78 +128,6 @@ def _unwrap(estimator: Any) -> tuple[Any, Any]:
     return model, transform
 
 
-@dataclass(frozen=True, eq=False)
-class Inputs:
-    """Inputs as the user has them -> the numbers (m, d) that the linear model computes with."""
-
-    estimator: Any
-    transform: Any
-    phi: FeatureMap | None = None
-
-    def __call__(self, X: Any) -> Any:
-        """Check the columns, apply the fitted transformers and then the feature map."""
-        if isinstance(X, (Design, np.memmap)) and self.transform is None and self.phi is None:
-            check_columns(self.estimator, X)
-            return X  # stays on disk
-        if isinstance(X, Design):
-            raise TypeError(
-                "X is streamed from disk, which a pipeline's transformers and an SVC's kernel cannot read: give X in "
-                "memory, or store what the transformers make of it and pass the final estimator"
-            )
-        if not sparse.issparse(X) and not isinstance(X, (pd.DataFrame, pd.Series)):
-            X = X.numpy() if isinstance(X, torch.Tensor) else np.asarray(X)
-        check_columns(self.estimator, X)
-        if self.transform is not None:
-            X = self.transform.transform(X)
-        if not sparse.issparse(X):
-            X = np.asarray(X)
-            X = X if X.dtype in (np.float32, np.float64) else X.astype(np.float64)
-        return X if self.phi is None else self.phi(X)
-
-
-@dataclass(frozen=True, eq=False)
-class Targets:
-    """Labels as the user has them -> classes 0..c-1; numbers stay numbers where there are no classes."""
-
-    classes: tuple[Any, ...] | None
-
-    def __call__(self, y: Any) -> np.ndarray:
-        """Raises ValueError naming labels that the estimator has never seen."""
-        given = y.numpy() if isinstance(y, torch.Tensor) else np.asarray(y)
-        if self.classes is None:
-            return given.astype(np.float64)
-        given = given.ravel() if given.ndim == 2 and given.shape[1] == 1 else given
-        if given.ndim != 1:
-            raise ValueError(f"y must have shape (n,), got {given.shape}")
-        codes = pd.Index(self.classes).get_indexer(pd.Index(given))
-        if (codes < 0).any():
-            unseen = list(dict.fromkeys(given[codes < 0].tolist()))
-            raise ValueError(
-                f"y has labels that the estimator was not fitted on: {unseen[:5]}, first in example "
-                f"{int(np.argmin(codes))}; it knows {list(self.classes)[:10]}"
-            )
-        return codes.astype(np.int64)
-
-
-def check_columns(estimator: Any, X: Any) -> None:
-    """Raise ValueError, naming the columns, unless X has those that the estimator was fitted on."""
-    names = getattr(estimator, "feature_names_in_", None)
-    if names is not None and isinstance(X, pd.DataFrame):
-        expected, found = list(names), list(X.columns)
-        missing = [name for name in expected if name not in found]
-        unexpected = [name for name in found if name not in expected]
-        parts = [f"missing {missing[:10]}"] if missing else []
-        parts += [f"unexpected {unexpected[:10]}"] if unexpected else []
-        if not parts and expected != found:
-            parts = [f"reordered: {found[:10]} instead of {expected[:10]}"]
-        if parts:
-            raise ValueError(f"X has other columns than at fit: {'; '.join(parts)}")
-        return
-    count = getattr(estimator, "n_features_in_", None)
-    if count is not None and len(X.shape) == 2 and X.shape[1] != count:
-        raise ValueError(f"X has {X.shape[1]} columns, the estimator was fitted on {count}")
-
-
 def _feature_names(estimator: Any, transform: Any, X: Any) -> tuple[str, ...] | None:
     if transform is not None:
         try:
@@ -208,8 +146,8 @@ def _notes(model: Any, transform: Any, reading: Reading) -> tuple[str, ...]:
         notes.append("the pipeline's transformers are applied as fitted and held fixed")
     if getattr(model, "class_weight", None) == "balanced":
         notes.append('the class weights of "balanced" are held fixed')
-    if isinstance(reading.loss, SmoothHinge):
-        notes.append(f"the hinge is smoothed with temperature {reading.loss.temperature:g}")
+    if reading.loss.note:
+        notes.append(reading.loss.note)
     return tuple(notes)
 
 
@@ -218,7 +156,7 @@ def _weights(model: Any, codes: np.ndarray, sample_weight: Any, reading: Reading
     class_weight = getattr(model, "class_weight", None)  # regressions have none
     if class_weight is None:
         return sample_weight
-    if isinstance(reading.loss, MarginLoss) and len(reading.coef) > 1:
+    if reading.loss.separate_outputs and len(reading.coef) > 1:
         raise ValueError(
             "class_weight with more than two classes, one against the rest, is not supported: each of the models "
             "weighs its own class alone, so that an example has no one weight; fit with sample_weight instead"

@@ -1,1 +1,10 @@
 """The paper's formulas, and the scores that they give."""
+
+from .defaults import Settings
+from .influence import Influence
+from .leave_one_out import LeaveOneOut
+from .removal import Removal
+from .score_store import ScoreStore
+from .scores import Scores
+
+__all__ = ["Influence", "LeaveOneOut", "Removal", "ScoreStore", "Scores", "Settings"]

@@ -3,59 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 
-from ..curvature.base import Curvature, EmpiricalCurvature
-from ..curvature.ekfac import EKFAC
+from ..curvature.base import Curvature
 from ..data.row_sets import as_sets
 from ..data.user_terms import batch_index
 from ..linalg.outer_products import joined
-from ..linear.problem import LinearProblem
-from ..measures import Measure, OfParameters, Overall
-from ..network.problem import Problem
+from ..measures import Measure, MeasureLike, as_measure, name_of
 from ..objective import Objective
-from ..runtime.distributed import gather_rows, shard, sum_across, together
 from ..runtime.fingerprint import content_hash
-from ..runtime.progress import track
-from ..solvers import Exact, Inverse, Solution, Solver
+from ..solvers import Inverse, Solution, Solver
 from ..types import Tensor
-from . import checks
-from .defaults import choose_curvature, choose_solver
-from .removal import LeaveOneOut, Removal, Total, all_kernels, leave_one_out, of_sets
+from . import checks, self_influence
+from .defaults import Settings, chosen
+from .leave_one_out import LeaveOneOut, leave_one_out
+from .passes import Answer, streamed
+from .removal import Removal, of_sets
 from .removal_bounds import intervals
-from .score_store import ABOUT, Plan, ScoreStore, keep, recall
 from .scores import Scores
-from .top_k import strongest
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What was chosen, and why."""
-
-    curvature: Curvature
-    solver: Solver
-    reasons: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return "\n".join(self.reasons)
+from .stored_pass import StoredPass
 
 
 class Influence:
     """Answers about a trained model from its training data, without retraining.
 
-    `problem` says what was minimised. `curvature` and `solver` are chosen where they are not given; `settings` says
-    what and why. Nothing is computed before the first question.
+    Nothing is computed before the first question. Every answer is for the *problem's* retraining convention (`keep`),
+    with the sign of the paper: `on_loss` is the derivative of the test loss as a training example is up-weighted
+    (Eq. 2); the effect of its removal is -1/n of it.
 
-    Every answer is for the *problem's* retraining convention (`keep`), with the sign of the paper: `on_loss` is the
-    derivative of the test loss as a training example is up-weighted (Eq. 2); the effect of its removal is -1/n of it.
+    Args:
+        problem: what was minimised: a `Problem`, a `LinearProblem`, or what `from_estimator` gives.
+        curvature: A, chosen where it is not given; `settings` says what and why.
+        solver: how A s = v is solved, chosen likewise.
+
+    Raises:
+        TypeError: for something else than a problem.
+        ValueError: for a curvature of another size.
 
     >>> import torch
     >>> from upweight import LinearProblem, Squared
@@ -78,20 +67,7 @@ class Influence:
     @cached_property
     def settings(self) -> Settings:
         """The curvature and solver in use, each with its reason."""
-        curvature, why_curvature = self._curvature, "curvature: as given"
-        if curvature is None:
-            curvature, why_curvature = choose_curvature(self.problem)
-        solver, why_solver = self._solver, "solver: as given"
-        if solver is None:
-            solver, why_solver = choose_solver(self.problem, curvature)
-        reasons: tuple[str, ...] = (why_curvature, why_solver)
-        if isinstance(self.problem, Problem) and self.problem.autocast is not None:
-            reasons = (
-                *reasons,
-                f"autocast: {str(self.problem.autocast).removeprefix('torch.')} for EKFAC's factors and training "
-                f"examples, whose gradients it changes by up to {self.problem.autocast_error:.1%}",
-            )
-        return Settings(curvature, solver, reasons)
+        return chosen(self.problem, self._curvature, self._solver)
 
     @cached_property
     def inverse(self) -> Inverse:
@@ -101,11 +77,6 @@ class Influence:
         return self.settings.solver.prepare(self.settings.curvature)
 
     @cached_property
-    def _gradient(self) -> Tensor:
-        """What is left of grad R at theta."""
-        return self.problem.gradient()
-
-    @property
     def fingerprint(self) -> str:
         """A content hash of weights, data and settings, as score files carry it."""
         solver = self.settings.solver
@@ -115,7 +86,12 @@ class Influence:
         return content_hash([], f"{self.problem.fingerprint()} {settings}")
 
     def solve(self, rows: Float[Tensor, "k p"]) -> Solution:
-        """A^-1 v for every row v, checked."""
+        """A^-1 v for every row v, checked.
+
+        Raises:
+            StaleError: where the model or the training data changed since the problem was made.
+            InfluenceError: where a solve fails.
+        """
         self.problem.check_current()
         return self.inverse(rows)
 
@@ -129,174 +105,202 @@ class Influence:
         self,
         test: Any,
         *,
-        measure: Measure | None = None,
+        measure: MeasureLike | None = None,
         top: int | None = None,
         compress: float | None = None,
         store: str | Path | None = None,
     ) -> Scores:
-        """I_up,loss(z_i, z_test) of every training example on every test example (Eq. 2), (m, n).
+        """I_up,loss(z_i, z_test) = -grad L(z_test) . H^-1 grad L(z_i) of every training on every test example (Eq. 2).
 
-        `measure` asks about any other differentiable function in place of the loss. With `top=k` only the k most
-        helpful and the k most harmful training rows of each test row are kept while streaming: no (m, n) matrix.
-        `compress=1e-2`, for many test rows and EKFAC: answers are kept as a few outer products per layer instead of p
-        numbers each, with at most that relative error, in the norm of the curvature, stated as their residual.
-        `store=folder` keeps factors, solves and blocks of scores on disk as they are finished: a job that was cut off
-        goes on from there and gives the same bytes, and `ScoreStore(folder)` reads the scores of any test row. With
-        `top` as well, the scores need not fit into memory.
+        Args:
+            test: m test examples, as the problem takes them.
+            measure: asks about any other differentiable function in place of the loss.
+            top: only the k most helpful and the k most harmful training rows of each test row are kept while
+                streaming: no (m, n) matrix.
+            compress: 1e-2, say, for many test rows and EKFAC: answers are kept as a few outer products per layer
+                instead of p numbers each, with at most that relative error, in the norm of the curvature, stated as
+                their residual.
+            store: a folder that keeps factors, solves and blocks of scores as they are finished: a job that was cut
+                off goes on from there and gives the same bytes, and `ScoreStore(folder)` reads the scores of any test
+                row. With `top` as well, the scores need not fit into memory.
 
-        Raises `StaleError` for a folder with scores of other weights, data, settings or test rows.
+        Returns:
+            Scores (m, n), the derivative of each measure as a training example is up-weighted; -1/n of it is the
+            predicted effect of its removal.
+
+        Raises:
+            StaleError: for a folder with scores of other weights, data, settings or test rows, and where the model or
+                the data changed.
+            InfluenceError: where a solve fails.
         """
         if top is not None and top < 1:
             raise ValueError(f"top must be >= 1, got {top}")
+        asked = as_measure(measure)
         if store is not None:
             if compress is not None:
                 raise ValueError("compress and store do not go together: leave one of them out")
-            return self._stored(test, measure, top, Path(store))
-        network = isinstance(self.problem, Problem)  # whose scores tell the drift as they pass
-        if compress is None:
-            solution = self.solve(self.problem.test_gradients(test, measure))
-            rows: Any = -solution.value.to(solution.precision or solution.value.dtype)
-            drift = torch.zeros(len(rows)) if network else checks.drift(self._gradient, solution.value)
-            found = _Answer(drift, solution.residual, solution.verdict)
-        else:
-            rows, found = self._compressed(test, measure, compress)
-        sums = torch.zeros(len(found.residual), dtype=torch.float64, device=self.problem.device)
-        parts = track(self.problem.products(rows), "scores", None)
-        parts = _tallied(parts, sums) if network else parts
-        if top is None:
-            values, columns = self._whole(len(found.residual), parts), None
-        else:
-            values, columns = strongest(parts, len(found.residual), top)
-        if isinstance(self.problem, Problem):
-            found = found._replace(drift=_mean_score(self.problem, rows, sum_across(sums)))
-        return self._scores(values, found, test, measure, self.problem.train_index, columns=columns)
+            return self._stored(test, asked, top, Path(store))
+        answer = self._answer(test, asked) if compress is None else self._compressed(test, asked, compress)
+        found = streamed(self.problem, answer, top)
+        answer = answer._replace(drift=found.drift)
+        return self._scores(
+            found.values, answer, test, asked, ids=self.problem.train_index, columns=found.columns
+        )
+
+    def _answer(self, test: Any, measure: Measure | None) -> Answer:
+        """-H^-1 grad L(z_test) of every test example, and what is known about it."""
+        solution = self.solve(self.problem.test_gradients(test, measure))
+        # Where the gradient costs a pass of its own, the scores tell the drift as they pass.
+        return self._known(solution, drift=self.problem.facts.closed_form)
+
+    def _known(self, solution: Solution, *, drift: bool) -> Answer:
+        """A solution, and what is known about it."""
+        moved = checks.drift(self._gradient, solution.value) if drift else None
+        return Answer(-solution.rounded, moved, solution.residual, solution.verdict)
 
     def _stored(self, test: Any, measure: Measure | None, top: int | None, folder: Path) -> Scores:
         """The scores by way of a folder, see `store`."""
-        problem = self.problem
-        problem.check_current()
-        checks.agreement(problem)
-        recall(folder, problem)
-        v = problem.test_gradients(test, measure)
-        store = ScoreStore.begin(folder, content_hash([v], self.fingerprint), Plan.of(len(v), problem))
-        keep(
-            folder, problem, [self.settings.curvature, getattr(self.settings.solver, "preconditioner", None)]
-        )
-        solution = store.solved(v, self.solve)
-        found = _Answer(checks.drift(self._gradient, solution.value), solution.residual, solution.verdict)
-        rows = -solution.value.to(solution.precision or solution.value.dtype)
-        scores = self._scores(
-            v.new_empty(len(v), 0, dtype=torch.float64), found, test, measure, problem.train_index
-        )
-        with together():
-            scores.save(folder / ABOUT)
+        v = self.problem.test_gradients(test, measure)
 
-        def block(part: slice) -> Tensor:
-            products = [values for _, values in problem.products(rows, part)]
-            return torch.cat(products, dim=1).to(problem.dtype).cpu()
+        def about(solution: Solution) -> Scores:
+            nothing = v.new_empty(len(v), 0, dtype=torch.float64)
+            answer = self._known(solution, drift=True)
+            return self._scores(nothing, answer, test, measure, ids=self.problem.train_index)
 
-        if top is not None:
-            values, columns = strongest(store.fill(block), len(v), top)
-            return dataclasses.replace(scores, values=values, columns=columns)
-        for _ in store.fill(block):
-            pass
-        return dataclasses.replace(scores, values=store.values())
+        stored = StoredPass(folder, self.problem, self.settings, self.solve)
+        return stored.scores(v, content_hash([v], self.fingerprint), about, top)
 
-    def _compressed(self, test: Any, measure: Measure | None, tolerance: float) -> tuple[Any, _Answer]:
+    @cached_property
+    def _gradient(self) -> Tensor:
+        """What is left of grad R at theta."""
+        return self.problem.gradient()
+
+    def _compressed(self, test: Any, measure: Measure | None, tolerance: float) -> Answer:
         """-A^-1 v as outer products, and what is known about it, but for the drift."""
-        curvature, problem = self.settings.curvature, self.problem
-        if (
-            not isinstance(curvature, EKFAC)
-            or not isinstance(problem, Problem)
-            or isinstance(measure, (Overall, OfParameters))
-        ):
+        layers, outer = self.problem.layers, self.settings.curvature.outer
+        if outer is None or layers is None or (measure is not None and measure.single):
             raise TypeError(
-                "compress is for EKFAC of a Problem and measures of single examples: leave it out, or give "
+                "compress is for EKFAC and measures of single examples: leave it out, or give "
                 "curvature=EKFAC(problem, damping)"
             )
-        problem.check_current()
-        checks.determinism(problem)
-        found = curvature.compress(joined(list(problem.test_pairs(test, measure))), tolerance)
-        return -found.vectors, _Answer(torch.zeros_like(found.error), found.error, found.verdict)
+        self.problem.check_current()
+        checks.determinism(self.problem)
+        found = outer.compress(joined(list(layers.test_pairs(test, measure))), tolerance)
+        return Answer(-found.vectors, None, found.error, found.verdict)
 
     def of_change(
-        self, before: Any, after: Any, test: Any, *, measure: Measure | None = None, corrected: bool = False
+        self,
+        before: Any,
+        after: Any,
+        test: Any,
+        *,
+        measure: MeasureLike | None = None,
+        corrected: bool = False,
     ) -> Scores:
-        """I(z_delta) - I(z) of replacing training examples `before` (b) by `after` (b), on each test example (Eq. 3).
+        """I(z_delta) - I(z) of replacing training examples z by z_delta, on each test example (Eq. 3).
 
         Any replacement: edited input, other label. The predicted change of the measure is `effect()` = +1/n of it.
-        `corrected=True` solves for the changes as well and adds t . (v - A s), the dual-weighted residual: the error of
-        a loose solve then is the *product* of the two residuals (B4).
+
+        Args:
+            before: b training examples as they are.
+            after: b examples in their place.
+            test: m test examples.
+            measure: what is asked about, default the loss.
+            corrected: solves for the changes as well and adds t . (v - A s), the dual-weighted residual: the error of
+                a loose solve then is the *product* of the two residuals (B4).
+
+        Returns:
+            Scores (m, b) whose `edit` is "replaced".
+
+        Raises:
+            ValueError: for another number of examples after than before.
         """
         old, new = self.problem.gradients_as_train(before), self.problem.gradients_as_train(after)
         if old.shape != new.shape:
             raise ValueError(f"`before` has {len(old)} examples, `after` has {len(new)}")
-        v = self.problem.test_gradients(test, measure)
+        asked = as_measure(measure)
+        v = self.problem.test_gradients(test, asked)
         solution = self.solve(v)
         values = -(solution.value @ (new - old).T).double()
         if corrected:
             left = v - self.settings.curvature.operator()(solution.value)
             values -= (left @ self.solve(new - old).value.T).double()
-        found = _Answer(checks.drift(self._gradient, solution.value), solution.residual, solution.verdict)
-        return self._scores(values, found, test, measure, batch_index(before), edit="replaced")
+        answer = self._known(solution, drift=True)
+        return self._scores(values, answer, test, asked, ids=batch_index(before), edit="replaced")
 
     def on_inputs(
-        self, batch: Any, test: Any, *, measure: Measure | None = None, at: str | None = None
+        self, batch: Any, test: Any, *, measure: MeasureLike | None = None, at: str | None = None
     ) -> Float[Tensor, "m b *x"]:
-        """I_pert,loss(z, z_test) of training examples z of `batch`, in the shape of their inputs (Eq. 5, as printed).
+        """I_pert,loss(z, z_test) = -grad L(z_test) . H^-1 d(grad L(z))/dx of training examples z (Eq. 5, as printed).
 
-        The refitted measure changes by (1/n) I_pert . delta when x becomes x + delta. `at="embedding"` asks about the
-        outputs of that layer of a network in place of the inputs: of word vectors (t, d), say, whose sizes
-        `.norm(dim=-1)` tell which tokens matter.
+        The refitted measure changes by (1/n) I_pert . delta when x becomes x + delta.
 
-        Raises TypeError for inputs without derivatives (whole numbers), ValueError for a layer that is not there or
-        runs more than once.
+        Args:
+            batch: b training examples.
+            test: m test examples.
+            measure: what is asked about, default the loss.
+            at: the name of a layer of a network, whose outputs take the place of the inputs: of word vectors (t, d),
+                say, whose sizes `.norm(dim=-1)` tell which tokens matter.
+
+        Returns:
+            One derivative per test example, training example and number of its input, (m, b, ...).
+
+        Raises:
+            TypeError: for inputs without derivatives (whole numbers).
+            ValueError: for a layer that is not there or runs more than once.
         """
         solution = self.solve(self.problem.test_gradients(test, measure))
         return -self.problem.input_gradients(batch, solution.value, at)
 
     def of_removal(
-        self, groups: Any, test: Any, *, measure: Measure | None = None, guarantee: int = 0
+        self, groups: Any, test: Any, *, measure: MeasureLike | None = None, guarantee: int = 0
     ) -> Removal:
         """The change of each test measure if whole sets of training rows are removed (Sec. 7 leaves this open).
 
-        `groups` is a list of row numbers (one set), a mask (n,), a list of lists, a mapping of names to either, or a
-        column (n,) of labels, each value one set. Positive = the measure would rise. First order for every model; for
-        linear ones also rescaled by leverage and the Newton step. `guarantee=k` adds bounds of the loss's exact change
-        after k Newton steps, for logistic and softmax regression.
-        Raises ValueError for sets that are empty, unknown or everything.
+        First order for every model; for linear ones also rescaled by leverage and the Newton step.
+
+        Args:
+            groups: a list of row numbers (one set), a mask (n,), a list of lists, a mapping of names to either, or a
+                column (n,) of labels, each value one set.
+            test: m test examples.
+            measure: what is asked about, default the loss.
+            guarantee: k adds bounds of the loss's exact change after k Newton steps, for logistic and softmax
+                regression.
+
+        Returns:
+            Changes (m, g) in the measure's unit; positive = the measure would rise.
+
+        Raises:
+            ValueError: for sets that are empty, unknown or everything, and guarantees that cannot be given.
         """
         names, sets = as_sets(groups, self.problem.n)
-        if isinstance(self.problem, LinearProblem) and not isinstance(measure, OfParameters):
-            test = self.problem._test(test)
-        first = self._summed(sets, test, measure)
-        sizes = torch.tensor([len(rows) for rows in sets])
-        found = Removal(names, sizes, first, measure=_name(measure))
-        curvature = self.settings.curvature
-        if guarantee and measure is not None:
+        asked, model, curvature = as_measure(measure), self.problem.linear, self.settings.curvature.examples
+        if guarantee and asked is not None:
             raise ValueError("guaranteed intervals are about the loss: leave `measure` out")
-        if not (isinstance(self.problem, LinearProblem) and isinstance(curvature, EmpiricalCurvature)):
+        if model is not None and (asked is None or asked.uses_batch):
+            test = model.prepared(test)  # once, for all that follows
+        effect = self.on_loss(test, measure=asked).removal_effect()
+        first = torch.stack([effect[:, rows].sum(1) for rows in sets], dim=1)
+        found = Removal(names, torch.tensor([len(rows) for rows in sets]), first, measure=name_of(asked))
+        if model is None or curvature is None:
             if guarantee:
                 raise ValueError("guaranteed intervals are for logistic and softmax regression")
             return found
-        rescaled, newton = of_sets(curvature, sets, test, measure)
-        found = dataclasses.replace(found, rescaled=rescaled, newton=newton)
-        if not guarantee:
-            return found
-        low, high = intervals(curvature, sets, test, guarantee)
-        return dataclasses.replace(found, low=low, high=high)
-
-    def _summed(self, sets: list[Tensor], test: Any, measure: Measure | None) -> Float[Tensor, "m g"]:
-        """-1/n times the sum of the members' influence."""
-        effect = self.on_loss(test, measure=measure).removal_effect()
-        return torch.stack([effect[:, rows].sum(1) for rows in sets], dim=1)
+        rescaled, newton = of_sets(model, curvature, sets, test, asked)
+        low, high = intervals(model, curvature, sets, test, guarantee) if guarantee else (None, None)
+        return dataclasses.replace(found, rescaled=rescaled, newton=newton, low=low, high=high)
 
     def leave_one_out(self) -> LeaveOneOut:
-        """Every training row of a linear model predicted without itself, from one factorisation (B5)."""
-        curvature = self.settings.curvature
-        if not (isinstance(self.problem, LinearProblem) and isinstance(curvature, EmpiricalCurvature)):
+        """Every training row of a linear model predicted without itself, from one factorisation (B5).
+
+        Raises:
+            TypeError: for models that are not linear and curvatures that are not their Hessian.
+        """
+        model, curvature = self.problem.linear, self.settings.curvature.examples
+        if model is None or curvature is None:
             raise TypeError("approximate leave-one-out predictions need a linear problem and its Hessian")
-        return leave_one_out(curvature)
+        self.problem.check_current()
+        return leave_one_out(model, curvature)
 
     @cached_property
     def own(self) -> Scores:
@@ -304,101 +308,42 @@ class Influence:
         return self.on_self()
 
     def on_self(self, *, block: int = 1024, samples: int | None = None, seed: int = 0) -> Scores:
-        """I_up,loss(z_i, z_i) of every training example on its own loss (Sec. 5.4), (1, n).
+        """I_up,loss(z_i, z_i) of every training example on its own loss (Sec. 5.4).
 
-        One pass of triangular solves with `Exact`, or of the small factors of each layer with EKFAC; with other solvers
-        a solve per example, `block` at a time. `samples=k` estimates it from k solves for random right-hand sides,
-        whatever n: without bias, with a relative standard error of sqrt(2 / k). Raises TypeError where the curvature is
-        neither GaussNewton nor that of a convex problem.
+        One pass of triangular solves with `Exact`, or of the small factors of each layer with EKFAC; with other
+        solvers a solve per example.
+
+        Args:
+            block: examples that are solved for at a time.
+            samples: k estimates it from k solves for random right-hand sides, whatever n: without bias, with a
+                relative standard error of sqrt(2 / k).
+            seed: of the random right-hand sides.
+
+        Returns:
+            Scores (1, n); negative, since more weight on an example lowers its own loss.
+
+        Raises:
+            TypeError: for `samples` where the curvature is neither GaussNewton nor that of a convex problem.
+            ValueError: for fewer than two samples.
         """
+        problem, curvature = self.problem, self.settings.curvature
         # A zero right-hand side is solved by zero.
-        constant = self.solve(self.problem.folded_penalty.view(1, -1)).value
-        curvature = self.settings.curvature
+        constant = self.solve(problem.folded_penalty.view(1, -1)).value
         notes = list(self.settings.reasons)
         if samples is not None:
-            parts = self._own_by_draws(constant, samples, seed)
+            drawn = self.solve(_draws(curvature, samples, seed)).value
+            parts = self_influence.by_draws(problem, drawn, constant)
             notes.append(
                 f"self-influence: {samples} draws, relative standard error {(2 / samples) ** 0.5:.0%}"
             )
-        elif isinstance(curvature, EKFAC) and isinstance(self.problem, Problem) and self.problem.by_layers:
-            parts = self._own_by_layers(curvature, constant)
         else:
-            parts = self._own_by_kernels(constant) or self._own_by_solves(constant, block)
-        weights = self.problem.weights
-        # The train gradient is w_i times the bare one plus the folded penalty.
-        values = self._whole(
-            1,
-            (
-                (part, -(weights[part].to(own.device) * own.double() + product.double())[None])
-                for part, own, product in parts
-            ),
-        )
+            closed = self_influence.closed_form(problem, curvature, self.inverse, constant)
+            parts = closed or self_influence.by_solves(problem, self.inverse, constant, block)
+        values = self_influence.scores_of(problem, parts)
         provenance = {**self._provenance(), "settings": notes}
-        return Scores(
-            values, self.problem.n, measure="own loss", ids=self.problem.train_index, provenance=provenance
-        )
-
-    def _own_by_kernels(self, constant: Float[Tensor, "1 p"]) -> Iterator[Own] | None:
-        """Of a linear model of one output solved on the dual side: r_i^2 x_i A^-1 x_i^T, from all leverages at once."""
-        problem, curvature = self.problem, self.settings.curvature
-        if not (isinstance(problem, LinearProblem) and isinstance(curvature, EmpiricalCurvature)):
-            return None
-        if not isinstance(self.settings.solver, Exact) or problem.c > 1:
-            return None
-        kernels = all_kernels(Total.of(curvature, 0))
-        if kernels is None:
-            return None
-        bare = problem.loss.residual(problem._outputs(problem.design, problem.theta), problem.y)[:, 0]
-        product = bare * problem._outputs(problem.design, constant[0])[:, 0]
-        own = shard(problem.n)
-        return iter([(own, (bare.square() * kernels * problem.n)[own], product[own])])
-
-    def _own_by_solves(self, constant: Float[Tensor, "1 p"], block: int) -> Iterator[Own]:
-        inverse = self.inverse
-        # A closed form is this process's own work; a solve is everybody's, for the same rows.
-        own = shard(self.problem.n) if inverse.quadratic is not None else slice(0, self.problem.n)
-        starts = range(own.start, own.stop, block)
-        for start in track(starts, "self-influence", len(starts)):
-            part = slice(start, min(start + block, own.stop))
-            bare = self.problem.test_gradients(self.problem.train_batch(torch.arange(part.start, part.stop)))
-            solved = (
-                (inverse(bare).value * bare).sum(1) if inverse.quadratic is None else inverse.quadratic(bare)
-            )
-            yield part, solved, bare @ constant[0]
-
-    def _own_by_layers(self, curvature: EKFAC, constant: Float[Tensor, "1 p"]) -> Iterator[Own]:
-        problem = self.problem
-        assert isinstance(problem, Problem)
-        for part, pairs, product in track(problem.train_pairs(constant), "self-influence", None):
-            yield part, curvature.quadratic(pairs), product[0]
-
-    def _own_by_draws(self, constant: Float[Tensor, "1 p"], samples: int, seed: int) -> Iterator[Own]:
-        """g^T A^-1 g is the mean square of g . s over s = A^-1 x, the covariance of x being A."""
-        curvature, problem = self.settings.curvature, self.problem
-        if not isinstance(curvature, EmpiricalCurvature):
-            raise TypeError(f"samples is for GaussNewton, not {type(curvature).__name__}: leave it out")
-        if samples < 2:
-            raise ValueError(f"samples must be >= 2, got {samples}")
-        rows = torch.cat([self.solve(curvature.draws(samples, seed)).value, constant])
-        for part, values in track(problem.products(rows), "self-influence", None):
-            # Back to gradients without weight and penalty.
-            weight = problem.weights[part].to(values)
-            bare = (values - (rows @ problem.folded_penalty.to(rows))[:, None]) / torch.where(
-                weight > 0, weight, 1.0
-            )
-            yield part, bare[:-1].square().mean(0), bare[-1]
+        return Scores(values, problem.n, measure="own loss", ids=problem.train_index, provenance=provenance)
 
     # --------------------------------------------------------------------------------------------------------------
-
-    def _whole(self, m: int, parts: Iterable[tuple[slice, Float[Tensor, "m b"]]]) -> Float[Tensor, "m n"]:
-        """The columns of all processes, from each one's parts."""
-        found = torch.empty(m, self.problem.n, dtype=torch.float64)
-        first, last = self.problem.n, 0
-        for part, block in parts:
-            found[:, part] = block.double().cpu()
-            first, last = min(first, part.start), max(last, part.stop)
-        # Where nothing was divided, every process has them all.
-        return gather_rows(found[:, first:last].T).T if last - first < self.problem.n else found
 
     def _provenance(self) -> dict[str, Any]:
         return {
@@ -411,56 +356,36 @@ class Influence:
     def _scores(
         self,
         values: Tensor,
-        answer: _Answer,
+        answer: Answer,
         test: Any,
         measure: Measure | None,
+        *,
         ids: pd.Index | None,
-        **fields: Any,
+        columns: Tensor | None = None,
+        edit: str = "removed",
     ) -> Scores:
-        test_ids = batch_index(test)
+        """Numbers with all that is known about them."""
+        # A measure of a whole batch, or of the parameters alone, has no test row to be named after.
+        named = measure is None or not measure.single
         return Scores(
             values,
             self.problem.n,
-            measure=_name(measure),
+            edit=edit,
+            measure=name_of(measure),
+            columns=columns,
             ids=ids,
-            # A measure of a whole batch, or of the parameters alone, has no test row to be named after.
-            test_ids=None if isinstance(measure, (Overall, OfParameters)) else test_ids,
-            drift=answer.drift.double(),
+            test_ids=batch_index(test) if named else None,
+            drift=None if answer.drift is None else answer.drift.double(),
             residual=answer.residual.double(),
             verdict=answer.verdict,
             provenance=self._provenance(),
-            **fields,
         )
 
 
-class _Answer(NamedTuple):
-    """What is known about solved right-hand sides."""
-
-    drift: Tensor
-    residual: Tensor
-    verdict: str
-
-
-Own: TypeAlias = tuple[slice, Tensor, Tensor]
-"""A block of training examples: g^T A^-1 g, and the product of g with A^-1 times the folded penalty."""
-
-
-def _mean_score(problem: Problem, rows: Any, sums: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-    """The drift: -s . grad R for rows -s whose scores have these sums. It spares a pass for the gradient."""
-    mean = sums / problem.n
-    return mean if problem.keep == "mean" else mean + problem.dot(rows, problem.l2 * problem.theta).double()
-
-
-def _tallied(
-    parts: Iterable[tuple[slice, Float[Tensor, "m b"]]], sums: Float[Tensor, " m"]
-) -> Iterator[tuple[slice, Float[Tensor, "m b"]]]:
-    """The same parts, whose rows are added to `sums` as they pass."""
-    for part, block in parts:
-        sums += block.sum(1, dtype=torch.float64)
-        yield part, block
-
-
-def _name(measure: Measure | None) -> str:
-    """What a measure is called in headings."""
-    name = "loss" if measure is None else getattr(measure, "__name__", "measure")
-    return "measure" if name == "<lambda>" else name
+def _draws(curvature: Curvature, samples: int, seed: int) -> Float[Tensor, "k p"]:
+    """Random right-hand sides for self-influence. Raises TypeError or ValueError, see `Influence.on_self`."""
+    if curvature.examples is None:
+        raise TypeError(f"samples is for GaussNewton, not {type(curvature).__name__}: leave it out")
+    if samples < 2:
+        raise ValueError(f"samples must be >= 2, got {samples}")
+    return curvature.examples.sample(samples, seed)

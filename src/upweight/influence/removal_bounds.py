@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from ..curvature.base import EmpiricalCurvature, Hessian
-from ..linear.edits import reduced_gradients, without
-from ..linear.problem import LinearProblem
-from ..losses import Logistic, Softmax
+from ..curvature.base import ExampleMean
+from ..objective import LinearModel
 from ..runtime.progress import track
 from ..types import Tensor
-from .removal import HELD_BYTES, Total, newton, own_kernels
+from .leave_one_out import own_kernels
+from .woodbury import HELD_BYTES, Total, newton
 
 
 def _spread(u: Float[Tensor, "b c k"]) -> Float[Tensor, "b k"]:
@@ -27,10 +26,10 @@ def _spread(u: Float[Tensor, "b c k"]) -> Float[Tensor, "b k"]:
     return u[:, 0].abs() if u.shape[1] == 1 else u.amax(1) - u.amin(1)
 
 
-def _largest_spread(problem: LinearProblem, steps: Float[Tensor, "g p"]) -> Float[Tensor, " g"]:
+def _largest_spread(problem: LinearModel, steps: Float[Tensor, "g p"]) -> Float[Tensor, " g"]:
     found = torch.zeros(len(steps), dtype=torch.float64)
-    for _, block in problem.design.blocks(2048, torch.float64):
-        found = torch.maximum(found, _spread(problem._forward(block, steps)).amax(0))
+    for _, moved in problem.outputs_at_each(steps):
+        found = torch.maximum(found, _spread(moved).amax(0))
     return found
 
 
@@ -59,7 +58,7 @@ class Enclosure:
     theta in that Hessian's norm (generalised self-concordance: docs/design.md derives it, softmax included).
     """
 
-    problem: LinearProblem
+    problem: LinearModel
     sets: list[Tensor]
     theta: Float[Tensor, "G p"]
     inverse: Callable[[Tensor], Tensor]
@@ -70,7 +69,7 @@ class Enclosure:
     @classmethod
     def around(
         cls,
-        problem: LinearProblem,
+        problem: LinearModel,
         sets: list[Tensor],
         steps: Float[Tensor, "G p"],
         start: Float[Tensor, "G p"],
@@ -78,10 +77,20 @@ class Enclosure:
         widest: Float[Tensor, " G"],
         rounding: float,
     ) -> Enclosure:
-        """Around start + steps, where the inverse Hessian and the largest norm `widest` are those at `start`."""
+        """Around start + steps, where the inverse Hessian and the largest norm `widest` are those at `start`.
+
+        Args:
+            problem: with all of its training examples.
+            sets: the training rows that each of G reduced objectives lacks.
+            steps: where each enclosure is centred, from `start` on (G, p).
+            start: the parameters of reference (G, p).
+            inverse: of each total Hessian at `start`.
+            widest: the examples' largest norm in it, (G,).
+            rounding: the error of the sum of the residuals.
+        """
         theta = start + steps
         spread = _largest_spread(problem, steps)
-        gradient = reduced_gradients(problem, theta, sets)
+        gradient = problem.gradients_without(sets, theta)
         gradient *= torch.tensor([problem.n - len(rows) for rows in sets])[:, None]
         grown = (spread / 2).exp()
         # A rounding error of one example's residual moves the gradient by that much times at most `widest`.
@@ -94,19 +103,25 @@ class Enclosure:
         norms = _norms(self.inverse, rows.expand(len(self.theta), -1, -1))
         return torch.where(norms > 0, norms * (self.radius * (self.spread / 2).exp())[:, None], 0.0)
 
-    def closer(self, steps: int, rounding: float) -> Iterator[Enclosure]:
-        """The enclosures after that many more Newton steps, set by set, each with its own Hessian."""
+    def closer(self, curvature: ExampleMean, steps: int, rounding: float) -> Iterator[Enclosure]:
+        """The enclosures after that many more Newton steps, set by set, each with its own Hessian.
+
+        Args:
+            curvature: the kind of Hessian.
+            steps: how many.
+            rounding: the error of the sum of the residuals.
+        """
         if not steps:
             yield self
             return
         for j, rows in enumerate(self.sets):
-            there = without(self.problem, rows).at(self.theta[j])
-            inverse = Total.of(Hessian(there), 0).solve
+            there = self.problem.without(rows).at(self.theta[j])
+            inverse = Total.of(there, curvature.of(there), 0).solve
             step = -inverse(there.gradient()[None]) * there.n
             nearer = Enclosure.around(
                 self.problem, [rows], step, self.theta[[j]], inverse, self.a[[j]], rounding
             )
-            yield from nearer.closer(steps - 1, rounding)
+            yield from nearer.closer(curvature, steps - 1, rounding)
 
 
 def _norms(inverse: Callable[[Tensor], Tensor], rows: Float[Tensor, "G q p"]) -> Float[Tensor, "G q"]:
@@ -114,18 +129,27 @@ def _norms(inverse: Callable[[Tensor], Tensor], rows: Float[Tensor, "G q p"]) ->
 
 
 def intervals(
-    curvature: EmpiricalCurvature, sets: list[Tensor], test: Any, steps: int = 1
+    problem: LinearModel, curvature: ExampleMean, sets: list[Tensor], test: Any, steps: int = 1
 ) -> tuple[Float[Tensor, "m g"], Float[Tensor, "m g"]]:
     """Bounds of the change of each test loss by retraining without each set, for logistic and softmax regression (B3).
 
     The change is from the loss of the given model to that of the exactly retrained one. The first Newton step uses one
     factorisation for all sets; each further one factorises every reduced Hessian and squares the distance.
-    Infinite where the set is too large for any statement. Raises ValueError for other losses or damped curvatures.
+    Infinite where the set is too large for any statement.
+
+    Args:
+        problem: the model.
+        curvature: its Hessian, without damping.
+        sets: the training rows of each of g sets.
+        test: m test examples.
+        steps: Newton steps, >= 1.
+
+    Raises:
+        ValueError: for other losses or damped curvatures.
     """
-    problem = curvature.problem
-    if not (isinstance(problem, LinearProblem) and isinstance(problem.loss, (Logistic, Softmax))):
+    if not problem.loss.self_concordant:
         raise ValueError("guaranteed intervals are for logistic and softmax regression")
-    if problem.c > 1 and isinstance(problem.loss, Logistic):
+    if problem.c > 1 and problem.loss.separate_outputs:
         raise ValueError("guaranteed intervals are not offered for one-vs-rest models")
     if curvature.damping:
         raise ValueError(
@@ -133,30 +157,33 @@ def intervals(
         )
     if steps < 1:
         raise ValueError(f"a guarantee takes at least 1 Newton step, got {steps}")
-    y = problem._test(test)[1]
-    encoded = problem._encode(y, len(y))
+    y = problem.prepared(test)[1]
+    encoded = problem.encode(y, len(y))
     rows = _deciding_outputs(problem, test, encoded)
     baseline = problem.evaluate(test)
-    widest = _widest(Total.of(curvature, 0))
-    residual = problem._derivatives(torch.float64).r
+    widest = _widest(Total.of(problem, curvature, 0))
+    residual = problem.derivatives().r
     rounding = float(residual.abs().sum()) * torch.finfo(torch.float64).eps
     low = torch.empty(len(baseline), len(sets), dtype=torch.float64)
     high = torch.empty_like(low)
     left = problem.gradient() * problem.n
-    for batch, inverse, step in newton(curvature, sets, "guaranteed intervals"):
+    for batch, inverse, step in newton(problem, curvature, sets, "guaranteed intervals"):
         chosen = [sets[j] for j in batch]
         start = problem.theta.expand(len(batch), -1)
         step = step - inverse.solve(left.expand(len(batch), 1, -1))[:, 0]
         # The penalty's share that leaves with the set (keep="mean") lowers the Hessian by at most k/n.
         kept = (1 - len(chosen[0]) / problem.n) * (1 - inverse.leverage)
-        first = Enclosure.around(problem, chosen, step, start, inverse.solve, widest / kept.sqrt(), rounding)
+        widest_left = widest / kept.sqrt()
+        first = Enclosure.around(problem, chosen, step, start, inverse.solve, widest_left, rounding)
         # One by one: each further enclosure holds a factorised Hessian.
-        bounds = [_loss_bounds(e, rows, encoded, baseline) for e in first.closer(steps - 1, rounding)]
+        bounds = [
+            _loss_bounds(e, rows, encoded, baseline) for e in first.closer(curvature, steps - 1, rounding)
+        ]
         low[:, batch], high[:, batch] = (torch.cat(side, dim=1) for side in zip(*bounds, strict=True))
     return low, high
 
 
-def _deciding_outputs(problem: LinearProblem, test: Any, y: Tensor) -> Float[Tensor, "q p"]:
+def _deciding_outputs(problem: LinearModel, test: Any, y: Tensor) -> Float[Tensor, "q p"]:
     """Gradients of the outputs that a loss depends on: the one output, or each output less that of the target."""
     E = problem.output_gradients(test)
     if problem.c > 1:

@@ -17,10 +17,7 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
-from ..curvature.base import Curvature
-from ..curvature.ekfac import EKFAC
 from ..errors import StaleError
-from ..network.problem import Problem
 from ..objective import Objective
 from ..runtime.distributed import gather_objects, rank, shard, together
 from ..runtime.fingerprint import content_hash
@@ -118,7 +115,7 @@ class ScoreStore:
                 for unfinished in [*place.glob(".tmp*"), *place.glob("*.part")]:  # of a job that was killed
                     unfinished.unlink()
                 if not (place / "store.json").exists():
-                    _write_words(place / "store.json", {"key": key, "plan": vars(plan)})
+                    write_words(place / "store.json", {"key": key, "plan": vars(plan)})
         with together():
             found = cls(place)  # fails where a process does not see the folder of the first
         if (found.key, found.plan) != (key, plan):
@@ -232,29 +229,8 @@ class ScoreStore:
                 yield part, values
 
 
-def recall(folder: str | Path, problem: Objective) -> None:
-    """Ends of spectra that another run looked at, if it was for this problem."""
-    path = Path(folder) / "spectra.json"
-    if gather_objects(path.exists())[0]:
-        words = json.loads(path.read_text(encoding="utf-8"))
-        if words["problem"] == problem.fingerprint():
-            problem.spectra.update(
-                {kind == "GaussNewton": tuple(ends) for kind, ends in words["spectra"].items()}
-            )
-
-
-def keep(folder: str | Path, problem: Objective, curvatures: list[Curvature | None]) -> None:
-    """Keep the ends of spectra and the factors of EKFAC, or take them from the folder if they are there."""
-    names = {True: "GaussNewton", False: "Hessian"}
-    if rank() == 0 and problem.spectra:
-        spectra = {names[kind]: ends for kind, ends in problem.spectra.items()}
-        _write_words(Path(folder) / "spectra.json", {"problem": problem.fingerprint(), "spectra": spectra})
-    for curvature in curvatures:
-        if isinstance(curvature, EKFAC) and isinstance(curvature.problem, Problem):
-            curvature.keep(Path(folder))
-
-
-def _write_words(path: Path, words: dict[str, Any]) -> None:
+def write_words(path: Path, words: dict[str, Any]) -> None:
+    """Write a file of JSON at once or not at all."""
     temporary = path.with_suffix(".part")
     temporary.write_text(json.dumps(words, indent=1), encoding="utf-8")
     temporary.replace(path)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from ..types import Tensor
 from .factorizations import CholeskyFactor, Factor
 from .lanczos import indefinite
+from .outer_products import Pairs
 
 
 class KroneckerFactor(Factor):
@@ -82,11 +83,25 @@ class KroneckerFactor(Factor):
 
 
 class BlocksFactor(Factor):
-    """A is zero outside blocks: `parts` are the entries of each block and its factor; every entry is in one block."""
+    """A is zero outside blocks: one per weight matrix, in their order, and one for the entries outside all of them.
 
-    def __init__(self, parts: list[tuple[Tensor, Factor]], p: int, dtype: torch.dtype) -> None:
-        assert sum(len(index) for index, _ in parts) == p
-        self.dtype, self.parts = dtype, parts
+    Args:
+        layers: the entries of each weight matrix in a flat vector, and its factor.
+        rest: the entries outside, and their factor, if there are any.
+        p: the length of flat vectors; every entry is in one block.
+        dtype: the precision of all factors.
+    """
+
+    def __init__(
+        self,
+        layers: list[tuple[Tensor, KroneckerFactor]],
+        rest: tuple[Tensor, Factor] | None,
+        p: int,
+        dtype: torch.dtype,
+    ) -> None:
+        self.dtype, self.layers, self.rest = dtype, layers, rest
+        self.parts: list[tuple[Tensor, Factor]] = [*layers, *([] if rest is None else [rest])]
+        assert sum(len(index) for index, _ in self.parts) == p
         self.product = self._product
 
     def _product(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
@@ -103,3 +118,12 @@ class BlocksFactor(Factor):
 
     def quadratic(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:
         return torch.stack([part.quadratic(rows[:, index]) for index, part in self.parts]).sum(0)
+
+    def quadratic_outer(self, pairs: Pairs) -> Float[Tensor, " k"]:
+        """v^T A^-1 v for vectors v that are sums of outer products, without forming them where they have one."""
+        found = [
+            part.quadratic_outer(*pair) for (_, part), pair in zip(self.layers, pairs.layers, strict=True)
+        ]
+        if self.rest is not None:
+            found.append(self.rest[1].quadratic(pairs.rest))
+        return torch.stack(found).sum(0)

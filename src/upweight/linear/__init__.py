@@ -1,1 +1,5 @@
 """Linear models in closed form."""
+
+from .problem import LinearProblem
+
+__all__ = ["LinearProblem"]

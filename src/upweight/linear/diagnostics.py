@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,11 +12,12 @@ from jaxtyping import Float
 from scipy.optimize import linprog
 
 from ..errors import NotStationaryWarning
-from ..losses import SmoothHinge, Softmax, Squared, signs
+from ..losses import signs
 from ..measures import margin
+from ..objective import LinearModel
 from ..types import Tensor
-from .problem import LinearProblem
 
+Model = TypeVar("Model", bound=LinearModel)
 NULL = 1e-12
 """Columns of length 1 are dependent where their Gram matrix has an eigenvalue below this, times their number."""
 GRAM = 3000
@@ -28,7 +30,7 @@ ELEMENTS = 1 << 22
 """Numbers of X that are looked at densely at once."""
 
 
-def check_identified(problem: LinearProblem) -> None:
+def check_identified(problem: LinearModel) -> None:
     """Raise ValueError, naming the columns, where unpenalised columns are linearly dependent: no unique optimum."""
     cd = problem.c * problem.d
     bare = (problem.l2[:cd].view(problem.c, problem.d) == 0).any(0).nonzero()[:, 0]
@@ -60,26 +62,26 @@ def check_identified(problem: LinearProblem) -> None:
         raise ValueError(f"linearly dependent columns without a penalty: {', '.join(involved[:10])}; {CURE}")
 
 
-def _name(problem: LinearProblem, column: int) -> str:
+def _name(problem: LinearModel, column: int) -> str:
     return str(column) if problem.feature_names is None else repr(problem.feature_names[column])
 
 
-def check_separable(problem: LinearProblem) -> None:
+def check_separable(problem: LinearModel) -> None:
     """Raise ValueError where nothing is penalised and a direction separates (a part of) the training data.
 
     Then the loss falls for as long as the weights grow along it: no finite optimum (Albert & Anderson, 1984). A
     separation by the weights at hand is seen at once; any other (a category with one class only, say) by a linear
     programme (Konis, 2007) of up to `PROGRAMME` numbers, beyond which it is not looked for.
     """
-    if isinstance(problem.loss, Squared) or bool(problem.l2[: problem.c * problem.d].any()):
+    if not problem.loss.separable or bool(problem.l2[: problem.c * problem.d].any()):
         return
     used = (problem.weights > 0).nonzero()[:, 0]
-    eta = problem._outputs(problem.design, problem.theta)[used]
+    eta = problem.outputs()[used]
     y = problem.y[used]
-    if isinstance(problem.loss, Softmax):
-        separated = bool((margin(eta, y) > 0).all())
-    else:  # each output is a model of its own
+    if problem.loss.separate_outputs:  # each output is a model of its own
         separated = bool((signs(y, eta) * eta > 0).all(0).any())
+    else:
+        separated = bool((margin(eta, y) > 0).all())
     if separated:
         raise ValueError(
             "no finite optimum: the model separates the training data and has no penalty, so that its loss falls for "
@@ -93,7 +95,7 @@ def check_separable(problem: LinearProblem) -> None:
         )
 
 
-def _separating(problem: LinearProblem, used: Tensor) -> list[str]:
+def _separating(problem: LinearModel, used: Tensor) -> list[str]:
     """The columns of a direction w with every margin m_i(w) >= 0 and some m_i(w) > 0, or none."""
     X = problem.design.take(used).block(slice(None), torch.float64).dense()
     X = X / X.norm(dim=0).clamp(min=1e-300)
@@ -114,13 +116,13 @@ def _separating(problem: LinearProblem, used: Tensor) -> list[str]:
     return []
 
 
-def _sides(problem: LinearProblem, used: Tensor) -> Iterator[Float[Tensor, "b r c"]]:
+def _sides(problem: LinearModel, used: Tensor) -> Iterator[Float[Tensor, "b r c"]]:
     """The r margins of each example as combinations of outputs: one by one where each output is a model of its own.
 
     Of softmax: the target's output less each other one, all together.
     """
     y = problem.y[used]
-    if not isinstance(problem.loss, Softmax):
+    if problem.loss.separate_outputs:
         every = signs(y, torch.zeros(len(y), problem.c, dtype=torch.float64))
         yield from (one[:, None] for one in every.split(1, dim=1))
         return
@@ -129,14 +131,14 @@ def _sides(problem: LinearProblem, used: Tensor) -> Iterator[Float[Tensor, "b r 
     yield eye[y][:, None] - others[y]
 
 
-def finished(problem: LinearProblem, *, polish: bool) -> LinearProblem:
+def finished(problem: Model, *, polish: bool) -> Model:
     """At its optimum if asked; else as it is, with a warning where that is far from one."""
     own = own_contribution(problem)
     if polish:
         return problem.minimised(1e-6 * own)
     off = float(problem.gradient().norm())
     # At the true hinge's optimum the smooth one has a gradient by construction.
-    if off > own and not isinstance(problem.loss, SmoothHinge):
+    if off > own and not problem.loss.stands_in:
         warnings.warn(
             f"the estimator is not at its optimum: the gradient of its objective has norm {off:.1e}, {off / own:.1f} "
             "times what one example contributes, so that effects of single examples are uncertain; pass polish=True, "
@@ -147,9 +149,9 @@ def finished(problem: LinearProblem, *, polish: bool) -> LinearProblem:
     return problem
 
 
-def own_contribution(problem: LinearProblem) -> float:
+def own_contribution(problem: LinearModel) -> float:
     """The root mean square over examples of ||w_i grad l_i|| / n, or what rounding leaves of it."""
-    parts = problem._derivatives(torch.float64)
+    parts = problem.derivatives()
     residual = parts.r.norm(dim=1)
     rounding = 1e-12 * (1 + parts.loss)
     lengths = torch.cat(

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 
+from ..objective import LinearModel
 from ..types import Tensor
 from .output_map import OutputMap
-from ..objective import LinearModel
 
 Sets = Sequence[Int[Tensor, " _"]]
 """Training rows of each set that is removed, without repetition; an empty one removes nothing."""

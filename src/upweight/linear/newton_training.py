@@ -1,8 +1,8 @@
-"""Training of convex problems to a gradient norm: Newton steps, for many parameters after L-BFGS."""
+"""Training of linear models to a gradient norm: Newton steps, for many parameters after L-BFGS."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,7 +11,10 @@ from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
 from ..errors import NotConvergedError
+from ..objective import LinearModel
 from ..types import Tensor
+
+Model = TypeVar("Model", bound=LinearModel)
 
 DENSE = 1000
 """Up to this many parameters the Hessian is factorised at every step."""
@@ -20,39 +23,11 @@ SHORTEST = 1e-6
 """Of a Newton step."""
 
 
-@runtime_checkable
-class Trainable(Protocol):
-    """A smooth convex objective at parameters theta."""
-
-    theta: Tensor
-
-    @property
-    def gauge(self) -> Tensor | None:
-        """Directions (q, p) in which it is flat whatever the data."""
-
-    def value(self) -> float:
-        """Its value."""
-
-    def gradient(self) -> Tensor:
-        """Its gradient (p,)."""
-
-    def matrix(self) -> Tensor:
-        """Its Hessian (p, p)."""
-
-    def operator(self) -> Any:
-        """Hessian products, rows (k, p) -> rows (k, p)."""
-
-    def at(self: Problem, theta: Any) -> Problem:
-        """The same at other parameters."""
-
-
-Problem = TypeVar("Problem", bound=Trainable)
-
-
-def minimise(problem: Problem, tolerance: float) -> Problem:
+def minimise(problem: Model, tolerance: float) -> Model:
     """The problem at its optimum, starting from theta.
 
-    Raises `NotConvergedError` where there is no optimum (separable data without a penalty) or rounding hides it.
+    Raises:
+        NotConvergedError: where there is no optimum (separable data without a penalty) or rounding hides it.
     """
     # A copy, so that what its passes leave behind is freed when it moves on.
     here = problem.at(problem.theta) if len(problem.theta) <= DENSE else _roughly(problem)
@@ -73,7 +48,7 @@ def minimise(problem: Problem, tolerance: float) -> Problem:
     )
 
 
-def _roughly(problem: Problem) -> Problem:
+def _roughly(problem: Model) -> Model:
     """L-BFGS to where Newton steps are safe."""
 
     def value_and_gradient(theta: np.ndarray) -> tuple[float, np.ndarray]:
@@ -86,18 +61,18 @@ def _roughly(problem: Problem) -> Problem:
     return problem.at(torch.from_numpy(rough.x))
 
 
-def _newton_step(here: Trainable, gradient: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+def _newton_step(here: LinearModel, gradient: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
     """H^-1 times the gradient: by a factorisation of few parameters, else by SciPy's conjugate gradients."""
     p = len(gradient)
     if p > DENSE:
-        product = here.operator()
+        product = here.hessian.product()
 
         def matvec(v: np.ndarray) -> np.ndarray:
             return product(torch.from_numpy(v.reshape(1, -1)))[0].numpy()
 
         hessian = LinearOperator((p, p), matvec=matvec, dtype=np.float64)
         return torch.from_numpy(cg(hessian, gradient.numpy(), rtol=1e-5, maxiter=500)[0])
-    H, gauge = here.matrix(), here.gauge
+    H, gauge = here.hessian.matrix(), here.gauge
     size = float(H.diagonal().mean())
     if gauge is not None:
         H.addmm_(gauge.T, gauge, alpha=size)

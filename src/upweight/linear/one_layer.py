@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import torch
 from jaxtyping import Float
 
+from ..capabilities import LayerGradients, Sides, SidesPlan
 from ..data.design import Block
 from ..linalg.outer_products import Outer, Pairs, WeightLayout, WeightMatrix
 from ..measures import Measure
-from ..capabilities import LayerGradients, Sides, SidesPlan
 from ..objective import LinearModel
 from ..runtime.distributed import shard
 from ..runtime.progress import track
@@ -74,7 +74,9 @@ class OneLayer(LayerGradients):
         for part, block in design.blocks(ROWS, self.problem.dtype):
             yield self._pairs(left[part], block)
 
-    def pulled_back(self, plan: SidesPlan, title: str) -> Iterator[tuple[Iterator[Sides], Float[Tensor, " b"]]]:
+    def pulled_back(
+        self, plan: SidesPlan, title: str
+    ) -> Iterator[tuple[Iterator[Sides], Float[Tensor, " b"]]]:
         problem = self.problem
         parts, own = problem.derivatives(plan.precision), shard(problem.n)
         weights = problem.weights.to(wide(plan.precision))

@@ -14,21 +14,21 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from ..capabilities import Facts, LayerGradients, SecondDerivative
 from ..data.design import Design, as_design
 from ..data.design_on_disk import opened
 from ..data.user_terms import Terms
 from ..data.watch import Watch
+from ..data.weights import check_weights
 from ..errors import StaleError
 from ..frozen import features, pull_back
 from ..linalg.outer_products import Outer, written_out
 from ..losses import LinearLoss, Parts
 from ..measures import MeasureLike, as_measure
-from ..capabilities import Facts, LayerGradients, SecondDerivative
-from ..data.weights import check_weights
 from ..objective import LinearModel
-from ..runtime.derived import derived
 from ..penalty import Penalty
 from ..runtime.distributed import gather_rows, shard, sum_across
+from ..runtime.unchanging import derived
 from ..types import Keep, Tensor, as_tensor, wide
 from . import edits, questions
 from .arguments import encoded, packed
@@ -106,7 +106,7 @@ class LinearProblem(LinearModel):
             penalty=penalty,
             weights=check_weights(weights, n),
             terms=terms or Terms(),
-            watch=Watch.of_design(design),
+            watch=Watch(design.sample, design.versioned),
         )
 
     @classmethod
@@ -350,7 +350,7 @@ class LinearProblem(LinearModel):
             y=self.y[index],
             weights=self.weights[index],
             terms=self.terms.take(index),
-            watch=Watch.of_nothing(),
+            watch=Watch(lambda: []),
         )
 
     def without(self, rows: Int[Tensor, " k"]) -> LinearProblem:
@@ -365,7 +365,7 @@ class LinearProblem(LinearModel):
         return self._copy(y=y)
 
     def with_design(self, design: Design) -> LinearProblem:
-        return self._copy(design=design, watch=Watch.of_design(design))
+        return self._copy(design=design, watch=Watch(design.sample, design.versioned))
 
     def minimised(self, tolerance: float = 1e-9) -> LinearProblem:
         return minimise(self, tolerance)
@@ -379,7 +379,7 @@ class LinearProblem(LinearModel):
 
     # -- what tells that it is still the one that was asked about -----------------------------------------------------
 
-    def check_current(self) -> None:
+    def check_data(self) -> None:
         if self.watch.moved():
             raise StaleError(
                 "X changed in place since this problem was made: make the problem anew, or give it a copy of X"

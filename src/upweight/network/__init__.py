@@ -1,1 +1,5 @@
 """Any torch model: evaluation, derivatives, layers."""
+
+from .problem import Problem
+
+__all__ = ["Problem"]

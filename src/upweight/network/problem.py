@@ -20,8 +20,8 @@ from ..linalg.outer_products import Outer, written_out
 from ..measures import Measure, MeasureLike, as_measure
 from ..objective import Objective
 from ..penalty import Penalty
-from ..runtime.derived import derived
 from ..runtime.distributed import gather_rows, sum_across
+from ..runtime.unchanging import derived
 from ..types import Params, Tensor
 from .evaluation import ROWS_AT_ONCE, Evaluation, with_strategy
 from .example_gradients import directional, example_gradients, plain_gradient
@@ -316,7 +316,7 @@ class Problem(Objective):
 
     # -- what tells that it is still the one that was asked about --------------------------------------------------
 
-    def check_current(self) -> None:
+    def check_data(self) -> None:
         check_eval(self.evaluation.model, StaleError)
         live = dict(self.evaluation.model.named_parameters())
         for name, then in self.seen.items():

@@ -6,26 +6,26 @@ import io
 
 import pandas as pd
 
-from ..cli.show import inert
-from ..tables.columns import SEPARATORS
+from ..tables.reading import SEPARATORS
+from ..tables.spreadsheet import inert
 from .session import Session
 
 
-def corrected(session: Session, *, exact: bool = False) -> tuple[str, bytes]:
+def corrected_file(session: Session, *, exact: bool = False) -> tuple[str, bytes]:
     """The name and the bytes of the session's file with the labels as decided and without the dropped rows.
 
-    It is of the file's own kind. In CSV and TSV text that a spreadsheet would run as a formula gets an apostrophe
+    It is of the file's own kind. In CSV and TSV, text that a spreadsheet would run as a formula gets an apostrophe
     before it, unless `exact`.
     """
-    asked, suffix = session.asked, session.asked.file.suffix.lower()
-    out = io.BytesIO()
+    fitted = session.fitted
+    path, suffix, out = fitted.path, fitted.path.suffix.lower(), io.BytesIO()
     if suffix in SEPARATORS:
         separator = SEPARATORS[suffix]
-        cells = pd.read_csv(asked.file, sep=separator, encoding=asked.encoding, dtype=str, na_filter=False)
+        cells = pd.read_csv(path, sep=separator, encoding=fitted.encoding, dtype=str, na_filter=False)
         table = session.corrected(cells)
         table = table if exact else inert(table)
-        table.to_csv(out, sep=separator, encoding=asked.encoding, index=False)
+        table.to_csv(out, sep=separator, encoding=fitted.encoding, index=False)
     else:
-        table = session.corrected(asked.raw).reset_index(drop=True)
+        table = session.corrected(fitted.raw).reset_index(drop=True)
         (table.to_parquet if suffix == ".parquet" else table.to_feather)(out)
-    return f"{asked.file.stem}.corrected{asked.file.suffix}", out.getvalue()
+    return f"{path.stem}.corrected{path.suffix}", out.getvalue()

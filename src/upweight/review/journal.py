@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ..tables.columns import FileError
+import xxhash
+
+from ..tables.reading import FileError
 
 ACTIONS = ("keep", "relabel", "drop", "skip")
+"""What can be decided about a row."""
+PART = 1 << 24
+"""Bytes of a file that are hashed at once."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS subject (file TEXT, target TEXT, hash TEXT);
@@ -27,9 +32,15 @@ CREATE TABLE IF NOT EXISTS decision (
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided about a row (its place in the file), and the label that it was given.
+    """What was decided about a row.
 
-    Raises ValueError for an unknown action, and a new label without a name.
+    Attributes:
+        row: The row's place in the file, counted from 0.
+        action: One of "keep", "relabel", "drop" and "skip".
+        label: The label that the row was given; None for anything but "relabel".
+
+    Raises:
+        ValueError: The action is unknown, or a label is missing or out of place.
     """
 
     row: int
@@ -48,7 +59,14 @@ class Decision:
 class Journal:
     """The decisions about one file and target, oldest first; undone ones stay in the file, marked.
 
-    Raises FileError where the journal belongs to another file, another target, or another state of the file.
+    Args:
+        path: The journal itself, which is made if it is not there; ":memory:" keeps it nowhere.
+        file: The name of the file that is reviewed.
+        target: The column whose labels are reviewed.
+        hash: What tells the state of the file (`file_hash`).
+
+    Raises:
+        FileError: The journal belongs to another target or another state of the file, or is no journal.
 
     >>> journal = Journal(":memory:", "train.csv", "label", "hash")
     >>> journal.add(Decision(7, "relabel", "ham"))
@@ -79,7 +97,7 @@ class Journal:
             )
 
     def add(self, decision: Decision) -> None:
-        """Write a decision to the disk."""
+        """A decision is on the disk when this returns, with the time at which it was taken."""
         time = datetime.now(timezone.utc).isoformat(timespec="seconds")
         with self._lock:
             self._connection.execute(
@@ -88,7 +106,7 @@ class Journal:
             )
 
     def undo(self) -> Decision | None:
-        """Take the newest decision back, and return it."""
+        """The newest decision is taken back and returned; None where there is none."""
         with self._lock:
             newest = self._connection.execute(
                 "SELECT number, row, action, label FROM decision WHERE undone = 0 ORDER BY number DESC LIMIT 1"
@@ -99,9 +117,18 @@ class Journal:
         return Decision(*newest[1:])
 
     def decisions(self) -> dict[int, Decision]:
-        """What holds for each decided row: its newest decision that was not undone."""
+        """What holds for each decided row, by its place: its newest decision that was not undone."""
         with self._lock:
             lines = self._connection.execute(
                 "SELECT row, action, label FROM decision WHERE undone = 0 ORDER BY number"
             ).fetchall()
         return {row: Decision(row, action, label) for row, action, label in lines}
+
+
+def file_hash(path: Path) -> str:
+    """A hash of a file's bytes, which tells whether it is the file that decisions were taken about."""
+    found = xxhash.xxh3_128()
+    with path.open("rb") as content:
+        while part := content.read(PART):
+            found.update(part)
+    return found.hexdigest()

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Int, Shaped
 
-from ..cli.pages import example
 from ..errors import InfluenceError
 from ..influence.influence import Influence
 from ..linear.diagnostics import own_contribution
-from ..linear.edits import relabelled, without
-from ..linear.problem import LinearProblem
-from ..report import Example
-from ..tables.columns import FileError
-from ..tables.fitted_file import Asked
+from ..objective import LinearModel
+from ..report import Example, file_example
+from ..tables.fitted_file import FittedFile
+from ..tables.reading import FileError
 from ..types import Tensor
 from ..uses.explain import explain
-from ..uses.labels import decided, is_classifier, label_names
+from ..uses.labels import classifier, decided, label_names
 from ..uses.mislabeled import mislabeled
 from .journal import Decision, Journal
 
@@ -32,11 +31,15 @@ EVIDENCE = 3
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A model of the labels after `decisions` of them: its accuracy on the held-out rows, all rows ranked.
+    """A model of the labels as they were decided at one moment.
 
-    `ranking` has a line per row that was not dropped, by its name, the most doubtful first: its place in the file, its
-    label, the proposed one, the loss of a model that has not seen the row, and the fall of the held-out rows' mean loss
-    that is expected of relabelling it (NaN for held-out rows).
+    Attributes:
+        decisions: The number of decided rows at that moment.
+        accuracy: The share of the held-out rows whose labels it predicts.
+        ranking: A line per row that was not dropped, by its name, the most doubtful first: its place in the file
+            ("row"), its label, the proposed label, the loss of a model that has not seen the row, and the fall of the
+            held-out rows' mean loss that is expected of relabelling it (NaN for held-out rows).
+        influence: The influence of the rows that it was fitted to.
     """
 
     decisions: int
@@ -46,42 +49,60 @@ class Fit:
 
 
 class Session:
-    """A file under review.
+    """A file under review: decisions about its labels, and a model that follows them.
 
-    A share `held` of the rows, drawn with `seed`, is kept out of the model to measure its accuracy; they are reviewed
-    like the others. After decisions the model is fitted again in the background, from where it was.
+    A share of the rows is kept out of the model to measure its accuracy; they are reviewed like the others. After
+    decisions the model is fitted again from where it was, in the background once the session is started.
 
-    Raises FileError for targets that are no classes and models that are not linear.
+    Args:
+        fitted: The file with its model.
+        journal: Where decisions are kept.
+        held: The share of the rows that the model does not see.
+        seed: The seed of that draw.
+
+    Raises:
+        FileError: The target is no class, or the model not linear.
     """
 
-    def __init__(self, asked: Asked, journal: Journal, *, held: float = 0.2, seed: int = 0) -> None:
-        problem = asked.influence.problem
-        if not isinstance(problem, LinearProblem) or not is_classifier(problem):
+    def __init__(self, fitted: FittedFile, journal: Journal, *, held: float = 0.2, seed: int = 0) -> None:
+        problem = classifier(fitted.model.influence.problem)
+        if problem is None:
             raise FileError(
                 "labels are reviewed with a linear classifier: the target must be a class, the model linear"
             )
         assert problem.classes is not None
-        self.asked, self.journal, self.problem = asked, journal, problem
-        self.names = asked.raw.index
+        self.fitted, self.journal, self.problem = fitted, journal, problem
+        self.names = fitted.raw.index
         self.labels: list[str] = [str(name) for name in problem.classes]
         count = max(1, round(held * problem.n))
         drawn = torch.randperm(problem.n, generator=torch.Generator().manual_seed(seed))
         self.held = drawn[:count].sort().values
         self.trouble = ""
+        self._newest: Fit | None = None
         self._news = threading.Event()
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Fit the model of the file's labels and that of the labels as decided, and let the latter follow."""
-        self.first = self.fit = self._fitted(self.problem.theta, {})
+        """The labels are fitted as they are decided now; from here on the model follows them in the background."""
+        self._newest = self.first
         if self.journal.decisions():
-            self._fit_again()
+            self.catch_up()
         threading.Thread(target=self._follow, daemon=True).start()
+
+    @cached_property
+    def first(self) -> Fit:
+        """The model of the file's own labels, before any decision."""
+        return self._fit_to(self.problem.theta, {})
+
+    @property
+    def fit(self) -> Fit:
+        """The newest model. It may be some decisions behind."""
+        return self._newest or self.first
 
     # -- decisions -------------------------------------------------------------------------------------------------
 
     def decide(self, decision: Decision) -> None:
-        """Write it down, and let the model follow. Raises ValueError for unknown rows and labels."""
+        """A decision is written down, and the model follows. Raises ValueError for unknown rows and labels."""
         if not 0 <= decision.row < len(self.names):
             raise ValueError(f"there is no row {decision.row}")
         if decision.label is not None and decision.label not in self.labels:
@@ -90,91 +111,111 @@ class Session:
         self._news.set()
 
     def undo(self) -> Decision | None:
-        """Take the newest decision back."""
+        """The newest decision is taken back and returned, and the model follows; None where there is none."""
         taken = self.journal.undo()
         self._news.set()
         return taken
 
     def waiting(self) -> Iterator[int]:
-        """The rows without a decision, the most doubtful first; skipped ones at the end."""
+        """The places of the rows without a decision, the most doubtful first; skipped ones at the end."""
         done = self.journal.decisions()
         order = self.fit.ranking["row"]
         yield from (row for row in order if row not in done)
         yield from (row for row in order if row in done and done[row].action == "skip")
 
+    def corrected(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The file's table, in any spelling of its cells, with the labels as decided and without the dropped rows."""
+        done, target = self.journal.decisions().values(), self.fitted.target
+        given = {d.row: d.label for d in done if d.label is not None}
+        spelled = dict(zip(self.own_labels.astype(str), table[target], strict=True))
+        found = table.copy()
+        found[target] = [
+            spelled[given[row]] if row in given else own for row, own in enumerate(table[target])
+        ]
+        return found.drop(found.index[[d.row for d in done if d.action == "drop"]])
+
     # -- the model -------------------------------------------------------------------------------------------------
 
     @cached_property
-    def own_labels(self) -> np.ndarray:
-        """The labels as the file has them."""
+    def own_labels(self) -> Shaped[np.ndarray, " n"]:
+        """The labels of all rows as the file has them (n,)."""
         return label_names(self.problem, self.problem.y)
 
-    def _codes(self, labels: list[str]) -> Tensor:
-        """Labels as the loss encodes them: 0..c-1, or -1 and +1."""
+    def codes(self, labels: Sequence[str]) -> Int[Tensor, " k"]:
+        """Labels as the loss encodes them: 0..c-1, or -1 and +1 where the model has one output."""
         codes = torch.tensor([self.labels.index(label) for label in labels], dtype=torch.long)
         return 2 * codes - 1 if self.problem.c == 1 else codes
 
-    def _corrected(self, done: dict[int, Decision]) -> tuple[LinearProblem, Tensor]:
+    def _as_decided(self, done: dict[int, Decision]) -> tuple[LinearModel, Int[Tensor, " dropped"]]:
         """The problem with all rows and their labels as decided, and the rows that were dropped."""
         given = {d.row: d.label for d in done.values() if d.label is not None}
-        rows, codes = torch.tensor([*given], dtype=torch.long), self._codes([*given.values()])
+        rows, codes = torch.tensor([*given], dtype=torch.long), self.codes([*given.values()])
         dropped = torch.tensor([d.row for d in done.values() if d.action == "drop"], dtype=torch.long)
-        return relabelled(self.problem, rows, codes), dropped
+        return self.problem.relabelled(rows, codes), dropped
 
-    def _fitted(self, start: Tensor, done: dict[int, Decision]) -> Fit:
-        whole, dropped = self._corrected(done)
+    def _fit_to(self, start: Tensor, done: dict[int, Decision]) -> Fit:
+        """The model of the labels as decided, from the parameters `start`."""
+        whole, dropped = self._as_decided(done)
         gone = torch.cat([self.held, dropped]).unique()
-        train = without(whole.at(start), gone)
+        train = whole.at(start).without(gone)
         if len(train.y.unique()) < 2:
             raise ValueError("one class is left")
         train = train.minimised(1e-4 * own_contribution(train))
         influence = Influence(train)
         held = self.held[~torch.isin(self.held, dropped)]
         batch = whole.train_batch(held)
-        outputs = train._outputs(batch[0], train.theta)
-        found = decided(outputs)
-        accuracy = float((found.to(batch[1]) == batch[1].view(found.shape)).double().mean())
-        suspects = mislabeled(influence, validation=batch).table
+        outputs = train.outputs(batch[0])
+        said = decided(outputs)
+        accuracy = float((said.to(batch[1]) == batch[1].view(said.shape)).double().mean())
         unseen = pd.DataFrame(
             {
                 "label": label_names(self.problem, batch[1]),
-                "proposed label": label_names(self.problem, found),
+                "proposed label": label_names(self.problem, said),
                 "loss without the row": train.loss.value(outputs, batch[1]).numpy(),
                 "gain": np.nan,
             },
             index=self.names[held.numpy()],
         )
+        suspects = mislabeled(influence, validation=batch).table
         ranking = pd.concat([suspects[unseen.columns], unseen])
         ranking.insert(0, "row", self.names.get_indexer(ranking.index))
         ranking = ranking.sort_values("loss without the row", ascending=False, kind="stable")
         return Fit(len(done), accuracy, ranking, influence)
 
-    def _fit_again(self) -> None:
+    def catch_up(self) -> None:
+        """The model is fitted to the labels as decided now, or the reason why it cannot be is noted as `trouble`."""
         try:
-            self.fit = self._fitted(self.fit.influence.problem.theta, self.journal.decisions())
+            self._newest = self._fit_to(self.fit.influence.problem.theta, self.journal.decisions())
             self.trouble = ""
         except (InfluenceError, ValueError) as error:  # the last rows of a class dropped, say
             self.trouble = f"The labels as decided cannot be fitted: {error}"
 
     def _follow(self) -> None:
-        """Fit again whenever decisions have changed."""
+        """Catch up whenever decisions have changed."""
         while True:
             self._news.wait()
             self._news.clear()
-            self._fit_again()
+            self.catch_up()
 
     # -- what a row looks like -------------------------------------------------------------------------------------
 
     def shown(self, row: int, effect: float | None = None, because: str = "") -> Example:
-        """A row as it stands in its file, with its label as decided."""
-        raw = self.asked.raw.iloc[row]
+        """A row as it stands in its file, with its label as decided.
+
+        Args:
+            row: Its place in the file.
+            effect: The predicted change of the loss without it, where it is evidence about another row.
+            because: The columns and words responsible, as `explain` writes them.
+        """
         decision = self.journal.decisions().get(row)
         label = str(self.own_labels[row]) if decision is None or decision.label is None else decision.label
-        return example(self.asked, raw, self.names[row], label, effect, because, self.asked.file.parent)
+        return file_example(
+            self.fitted, self.fitted.raw.iloc[row], label=label, effect=effect, because=because
+        )
 
     def evidence(self, row: int) -> tuple[Example, list[Example], list[Example]]:
         """The row, the training rows that speak most for its own label, and those that speak most against it."""
-        whole, _ = self._corrected(self.journal.decisions())
+        whole, _ = self._as_decided(self.journal.decisions())
         with self._lock:
             found = explain(
                 self.fit.influence, whole.train_batch(torch.tensor([row])), k=EVIDENCE + 1, relative=True
@@ -184,6 +225,7 @@ class Session:
         return self.shown(row, because=causes), helpful, harmful
 
     def _others(self, table: pd.DataFrame, sign: int, row: int) -> list[Example]:
+        """The rows of a table of evidence, less the row itself, whose effects have the sign."""
         effects = next(table[name] for name in table.columns if "effect" in name)
         lines = zip(self.names.get_indexer(table.index), effects, table["because of"], strict=True)
         shown = [
@@ -192,14 +234,3 @@ class Session:
             if place != row and sign * effect > 0
         ]
         return shown[:EVIDENCE]
-
-    def corrected(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The file's table, in any spelling of its cells, with the labels as decided and without the dropped rows."""
-        done = self.journal.decisions().values()
-        given = {d.row: d.label for d in done if d.label is not None}
-        spelled = dict(zip(self.own_labels.astype(str), table[self.asked.target], strict=True))
-        found = table.copy()
-        found[self.asked.target] = [
-            spelled[given[row]] if row in given else own for row, own in enumerate(table[self.asked.target])
-        ]
-        return found.drop(found.index[[d.row for d in done if d.action == "drop"]])

@@ -1,13 +1,16 @@
-"""Content hashes: what tells that weights, data and settings are those of an earlier answer."""
+"""Content hashes: what tells that weights, data and settings are those of an earlier answer, or of this one still."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 import torch
 import xxhash
 
+from ..errors import StaleError
 from ..types import Tensor
+from .unchanging import Unchanging
 
 FORMAT = 2
 """Of fingerprints and of all files with tensors: what another format wrote is refused, not misread."""
@@ -25,3 +28,48 @@ def content_hash(parts: Iterable[Tensor], settings: str = "") -> str:
         flat = flat if flat.stride(0) == 1 else torch.cat([flat, flat[:0]])
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+class Identified(Unchanging, ABC):
+    """An unchanging object that is known by a content hash, and notices when its data change in place."""
+
+    @abstractmethod
+    def identity(self) -> tuple[list[Tensor], str]:
+        """The tensors that the fingerprint covers, and the settings in words; a pass over the data."""
+
+    @abstractmethod
+    def check_data(self) -> None:
+        """Raise `StaleError` if the live model or the training data have changed since the object was made.
+
+        Small data are compared whole, of large ones a sample of rows: at each question that costs a millisecond.
+        """
+
+    def check_current(self) -> None:
+        """Raise `StaleError` if fields, the live model or the training data have changed in place."""
+        if self.written():
+            raise StaleError(
+                f"{', '.join(self.written())} of this {type(self).__name__} changed in place, but it does not change: "
+                "take a copy by changed(...)"
+            )
+        self.check_data()
+
+    def fingerprint(self) -> str:
+        """A content hash of weights, data and settings: equal objects give equal answers."""
+        if "fingerprint" not in self.cache:
+            self.cache["fingerprint"] = self._hash()
+        return self.cache["fingerprint"]
+
+    def _hash(self) -> str:
+        tensors, settings = self.identity()
+        return content_hash(tensors, f"format {FORMAT} {settings}")
+
+    def check_unmoved(self) -> None:
+        """Raise `StaleError` if any number of the data changed since the fingerprint was taken, by a pass over them.
+
+        Before scores are kept for others to read, a sample of rows would not do.
+        """
+        if self.fingerprint() != self._hash():
+            raise StaleError(
+                "the training data changed in place since this problem was made: make the problem anew, or give it a "
+                "copy of the data"
+            )

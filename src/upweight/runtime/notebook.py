@@ -1,4 +1,4 @@
-"""How answers show themselves in a notebook."""
+"""Answers as HTML, which notebooks show in place of plain text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pandas as pd
 
 
 def as_html(*parts: str | pd.DataFrame) -> str:
-    """Lines as paragraphs and tables as tables; all text is escaped.
+    """The HTML of an answer: lines as paragraphs and tables as tables, in the order in which they are given.
+
+    All text is escaped, so that labels and names of the user's data stay text and run nothing.
 
     >>> as_html("a < b")
     '<p>a &lt; b</p>'

@@ -1,12 +1,13 @@
-"""Progress with an ETA on anything that may take over two seconds; silent when the output is not a terminal.
+"""What is said while something runs, on standard error and on a terminal only: lines, spinners, bars with an ETA.
 
-Of several processes the first one speaks.
+Where several processes run, only the first one speaks.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -23,17 +24,42 @@ from .distributed import rank
 
 Item = TypeVar("Item")
 PATIENCE = 2.0
+"""Seconds after which a bar is shown."""
 
 
 def tell(text: str) -> None:
-    """A line on standard error, on a terminal only."""
+    """A line is written to standard error, on a terminal only, and by the first of several processes only."""
     console = Console(stderr=True)
     if console.is_terminal and rank() == 0:
         console.print(text, style="dim", highlight=False, markup=False)
 
 
+@contextmanager
+def phase(text: str) -> Iterator[None]:
+    """A spinner beside `text` turns while something slow that has no bar of its own runs, on a terminal only.
+
+    >>> with phase("adding"):
+    ...     1 + 1
+    2
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal or rank() > 0:
+        yield
+        return
+    with console.status(text):
+        yield
+
+
 def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
-    """Iterate over `items`; after two seconds show a bar, the count and the time left on standard error.
+    """The items are passed on one by one; after two seconds a bar shows the count and the time that is left.
+
+    Args:
+        items: What is iterated over.
+        what: What is done with them, in a word or two, beside the bar.
+        total: How many there are, where that is known.
+
+    Returns:
+        An iterator over the same items; the bar goes away when it ends, also by an exception.
 
     >>> list(track([1, 2], "counting", 2))
     [1, 2]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ..curvature.base import Curvature
-from ..linalg.factorizations import LowRankFactor
+from ..linalg.low_rank import LowRankFactor
 from ..types import Tensor
 from .base import Inverse, Solution, Solver, Status, relative_residual
 
@@ -35,6 +35,10 @@ class Arnoldi(Solver):
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"rank must be >= 1, got {self.rank}")
+
+    @property
+    def helper(self) -> None:
+        return None
 
     def prepare(self, curvature: Curvature) -> Inverse:
         values, vectors = curvature.eigenpairs(self.rank, self.seed)

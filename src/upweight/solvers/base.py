@@ -50,6 +50,11 @@ class Solution:
     precision: torch.dtype | None = None
 
     @property
+    def rounded(self) -> Float[Tensor, "k p"]:
+        """The `value` in its `precision`: what passes over the data are made with."""
+        return self.value.to(self.precision or self.value.dtype)
+
+    @property
     def ok(self) -> bool:
         """Whether every row may be used."""
         return all(status in (Status.CONVERGED, Status.ESTIMATED) for status in self.status)
@@ -79,12 +84,14 @@ class Solution:
 class Inverse:
     """A curvature digested by a solver; apply it to as many rows as you like, as often as you like.
 
-    `quadratic(rows)` gives v^T A^-1 v where the solver has a closed form for it.
+    `quadratic(rows)` gives v^T A^-1 v where the solver has a closed form for it; `exact` says whether that is the
+    curvature's own factor, and no approximation of it.
     """
 
     curvature: Curvature
     solve: Callable[[Tensor], Solution]
     quadratic: Callable[[Tensor], Tensor] | None = None
+    exact: bool = False
 
     def __call__(self, rows: Float[Tensor, "k p"], *, throw: bool = True) -> Solution:
         """A^-1 v for every row v. Raises `InfluenceError` on a failed row unless `throw=False`."""
@@ -108,7 +115,12 @@ class Solver(ABC):
 
     @abstractmethod
     def prepare(self, curvature: Curvature) -> Inverse:
-        """Digest the curvature once."""
+        """Digest the curvature once, to be inverted often."""
+
+    @property
+    @abstractmethod
+    def helper(self) -> Curvature | None:
+        """Another curvature that the solver inverts on the way, or None."""
 
 
 def relative_residual(operator: Operator, value: Tensor, rows: Tensor) -> Float[Tensor, " k"]:

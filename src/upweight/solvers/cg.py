@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..curvature.base import Curvature, EmpiricalCurvature
+from ..curvature.base import Curvature
 from ..errors import IndefiniteError
 from ..linalg.lanczos import indefinite
 from ..runtime.progress import track
@@ -55,6 +55,10 @@ class ConjugateGradient(Solver):
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps must be >= 1, got {self.max_steps}")
 
+    @property
+    def helper(self) -> Curvature | None:
+        return self.preconditioner
+
     def prepare(self, curvature: Curvature) -> Inverse:
         if self.preconditioner is not None and self.preconditioner.p != curvature.p:
             raise ValueError(
@@ -66,10 +70,10 @@ class ConjugateGradient(Solver):
             if dtype not in factors:
                 closed = self.preconditioner
                 # An explicit matrix affords its best precision.
-                if isinstance(closed, EmpiricalCurvature):
-                    factors[dtype] = closed.factor().solve
+                if closed is None:
+                    factors[dtype] = lambda rows: rows
                 else:
-                    factors[dtype] = (lambda rows: rows) if closed is None else closed.factor(dtype).solve
+                    factors[dtype] = closed.factor(dtype if closed.closed else None).solve
             return factors[dtype]
 
         budget = self.max_steps or min(10 * curvature.p, 10_000)

@@ -30,6 +30,10 @@ class Exact(Solver):
 
     rtol: float = 1e-6
 
+    @property
+    def helper(self) -> None:
+        return None
+
     def prepare(self, curvature: Curvature) -> Inverse:
         factor = curvature.factor()
         operator = factor.product or curvature.operator()
@@ -51,4 +55,4 @@ class Exact(Solver):
         def quadratic(rows: Tensor) -> Tensor:
             return factor.quadratic(rows.to(dtype)).to(rows.dtype)
 
-        return Inverse(curvature, solve, quadratic)
+        return Inverse(curvature, solve, quadratic, exact=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 
-from ..curvature.base import Curvature, EmpiricalCurvature
+from ..curvature.base import Curvature, ExampleMean
 from ..runtime.progress import track
 from ..types import Tensor
 from .base import Inverse, Solution, Solver, Status, relative_residual
@@ -47,21 +47,26 @@ class LiSSA(Solver):
         if self.scale is not None and not (math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f"scale must be a finite number > 0, got {self.scale}")
 
+    @property
+    def helper(self) -> None:
+        return None
+
     def prepare(self, curvature: Curvature) -> Inverse:
-        if not isinstance(curvature, EmpiricalCurvature):
+        examples = curvature.examples
+        if examples is None:
             raise TypeError(
                 f"LiSSA needs a curvature that is a mean over training examples (Hessian, GaussNewton), "
                 f"got {type(curvature).__name__}; use Exact or ConjugateGradient with it"
             )
-        scale = self.scale or find_scale(curvature, self.batch, self.seed)
+        scale = self.scale or find_scale(curvature, examples, self.batch, self.seed)
         operator = curvature.operator()
 
         def solve(rows: Tensor) -> Solution:
             used = scale
-            value, status, taken = self._run(curvature, rows, used)
+            value, status, taken = self._run(curvature, examples, rows, used)
             while status is Status.DIVERGED and self.scale is None and used < 64 * scale:
                 used *= 2
-                value, status, taken = self._run(curvature, rows, used)
+                value, status, taken = self._run(curvature, examples, rows, used)
             residual = relative_residual(operator, value, rows)
             steps = torch.full((len(rows),), taken * self.repeats)
             return Solution(value, residual, steps, (status,) * len(rows))
@@ -69,10 +74,10 @@ class LiSSA(Solver):
         return Inverse(curvature, solve)
 
     def _run(
-        self, curvature: EmpiricalCurvature, rows: Tensor, scale: float
+        self, curvature: Curvature, examples: ExampleMean, rows: Tensor, scale: float
     ) -> tuple[Float[Tensor, "k p"], Status, int]:
         """The series for all rows and repeats at once, how it ended and after how many steps; Ctrl-C ends it early."""
-        k, n = len(rows), curvature.problem.n
+        k, n = len(rows), examples.problem.n
         generator = torch.Generator().manual_seed(self.seed)
         size = rows.norm(dim=1, keepdim=True)
         size = torch.where(size > 0, size, torch.ones_like(size))
@@ -83,7 +88,7 @@ class LiSSA(Solver):
         try:
             for _ in track(range(self.depth), "LiSSA", self.depth):
                 index = torch.randint(n, (self.repeats, self.batch), generator=generator).repeat(k, 1)
-                h = torch.add(start + h, curvature.sampled(h, index), alpha=-1 / scale)
+                h = torch.add(start + h, examples.minibatch_product(h, index), alpha=-1 / scale)
                 taken += 1
                 if taken % CHECK_EVERY == 1 and not bool((h.norm(dim=1) < bound * (taken + 1)).all()):
                     break
@@ -95,15 +100,24 @@ class LiSSA(Solver):
 
 
 def find_scale(
-    curvature: EmpiricalCurvature, batch: int, seed: int, samples: int = 256, steps: int = 10
+    curvature: Curvature, examples: ExampleMean, batch: int, seed: int, samples: int = 256, steps: int = 10
 ) -> float:
-    """The ratio sum lambda^2 / sum lambda over the top eigenvalues of sampled batches, by power iteration."""
+    """The ratio sum lambda^2 / sum lambda over the top eigenvalues lambda of sampled batches, by power iteration.
+
+    Args:
+        curvature: whose inverse is asked for.
+        examples: its estimates from a few training examples.
+        batch: examples of a sample.
+        seed: of the samples.
+        samples: how many batches are looked at.
+        steps: of the power iteration.
+    """
     generator = torch.Generator().manual_seed(seed)
-    index = torch.randint(curvature.problem.n, (samples, batch), generator=generator)
+    index = torch.randint(examples.problem.n, (samples, batch), generator=generator)
     h = torch.randn(samples, curvature.p, generator=generator).to(curvature.device, curvature.fast_dtype)
     size = h.norm(dim=1, keepdim=True)
     for _ in range(steps):
-        h = curvature.sampled(h / size.clamp(min=1e-30), index)
+        h = examples.minibatch_product(h / size.clamp(min=1e-30), index)
         size = h.norm(dim=1, keepdim=True)
     top = size[:, 0].double()
     return float(top.square().sum() / top.sum())

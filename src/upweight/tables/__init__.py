@@ -1,1 +1,36 @@
-"""A user's file: columns, a sensible model, the rows asked about."""
+"""A user's file: its columns understood, a model of it, and the rows that are asked about."""
+
+from .columns import Kind, Table, is_kind, is_quantity, kind_of, understood
+from .conditions import fulfilling, row_label
+from .default_models import described, photograph, sensible
+from .file_models import FileModel, fitted_here, from_function, from_skops, read_skops
+from .fitted_file import FittedFile
+from .reading import SEPARATORS, FileError, check_column, inside, read, row_ids
+from .spreadsheet import inert
+
+__all__ = [
+    "SEPARATORS",
+    "FileError",
+    "FileModel",
+    "FittedFile",
+    "Kind",
+    "Table",
+    "check_column",
+    "described",
+    "fitted_here",
+    "from_function",
+    "from_skops",
+    "fulfilling",
+    "inert",
+    "inside",
+    "is_kind",
+    "is_quantity",
+    "kind_of",
+    "photograph",
+    "read",
+    "read_skops",
+    "row_ids",
+    "row_label",
+    "sensible",
+    "understood",
+]

@@ -1,120 +1,87 @@
-"""A user's file as a table whose columns are understood: what is asked about, what a model may learn from, and how."""
+"""The columns of a table, understood: which one is asked about, what a model may learn from, and how."""
 
 from __future__ import annotations
 
-import difflib
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeGuard, get_args
 
 import numpy as np
 import pandas as pd
 
+from .reading import FileError, check_column, inside, row_ids
+
 Kind = Literal["number", "category", "text", "image"]
+"""What a model can learn from a column as."""
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
 WORDS = 4
 """A column of strings with so many words each, on average, is text."""
 NAMED = 0.9
 """A column of short strings of which this share is distinct names its rows and says nothing about them."""
 CATEGORIES = 20
 """A target of whole numbers with more values than this is a quantity, not a class."""
-LISTED = 5
+COUNTED = 5
+"""A column of more whole numbers than this, each one more than the last, counts the rows."""
 
-
-class FileError(ValueError):
-    """A file or a column cannot be used as it is; the message says what to do."""
+_FILLED: dict[Kind, str] = {
+    "number": "taken as the column's median, with a column that says so",
+    "category": "taken as a category of their own",
+    "text": "taken as empty",
+    "image": "which have no features",
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """`X` (n rows) with the `kinds` of its columns, the target `y`, and what was left out and why (`notes`).
+    """The rows that a model learns from, and what is known about their columns.
 
-    The index of both is the file's row, counted from 0, or its column `id`.
+    Attributes:
+        X: The columns that the model sees, of n rows; the index is the file's row, counted from 0, or its id.
+        y: The target (n,), with the same index.
+        kinds: What each column of `X` is learned from as.
+        notes: What was left out or filled, and why, a sentence each.
     """
 
     X: pd.DataFrame
     y: pd.Series
-    kinds: dict[str, Kind]
-    notes: tuple[str, ...] = field(default=())
+    kinds: Mapping[str, Kind]
+    notes: tuple[str, ...] = ()
 
     @property
     def classifies(self) -> bool:
         """Whether the target is a class: anything but many different numbers."""
         return not is_quantity(self.y)
 
-    def batch(self, other: pd.DataFrame, folder: Path | None = None) -> tuple[pd.DataFrame, pd.Series]:
-        """The same columns of another file, and its target.
-
-        Raises FileError for columns that are not there or hold something else, and a target with missing values.
-        """
-        for name in (*self.kinds, str(self.y.name)):
-            check_column(other, name)
-        wrong = [name for name in self.columns("number") if not pd.api.types.is_numeric_dtype(other[name])]
-        if wrong:
-            raise FileError(
-                f"column {wrong[0]!r} holds numbers in the training file, and something else here"
-            )
-        X = {name: _prepared(other[name], kind, folder) for name, kind in self.kinds.items()}
-        y = _present(other[str(self.y.name)])
-        return pd.DataFrame(X, index=other.index), y.astype(self.y.dtype) if self.classifies else y.astype(
-            float
-        )
-
     def columns(self, kind: Kind) -> list[str]:
-        """The columns of that kind."""
+        """The names of the columns of one kind, in the file's order."""
         return [name for name, its in self.kinds.items() if its == kind]
 
+    def batch(self, other: pd.DataFrame, folder: Path | None = None) -> tuple[pd.DataFrame, pd.Series]:
+        """A batch of another table's rows: the columns that the model sees, and the target.
 
-def read(path: str | Path, encoding: str = "utf-8") -> pd.DataFrame:
-    """A CSV, TSV, Parquet or Arrow (Feather) file. In text files only an empty cell is missing: "None" is a value.
+        Args:
+            other: Rows (m) with the same columns and perhaps more.
+            folder: Where their images are; the current folder by default.
 
-    Raises FileError for files that are not there, empty, of another kind, broken, or in another encoding.
-    """
-    path = Path(path)
-    kind = path.suffix.lower()
-    readers: dict[str, Any] = {
-        **{suffix: lambda s=s: _text(path, s, encoding) for suffix, s in SEPARATORS.items()},
-        ".parquet": lambda: pd.read_parquet(path),
-        ".arrow": lambda: pd.read_feather(path),
-        ".feather": lambda: pd.read_feather(path),
-    }
-    if kind not in readers:
-        raise FileError(
-            f"{path.name}: cannot read {kind or 'a file without a suffix'}; use {', '.join(readers)}"
-        )
-    if not path.is_file():
-        beside = [p.name for p in path.parent.glob(f"*{kind}")] if path.parent.is_dir() else []
-        close = difflib.get_close_matches(path.name, beside, 3)
-        raise FileError(f"{path}: no such file" + (f"; did you mean {', '.join(close)}?" if close else ""))
-    try:
-        table = readers[kind]()
-    except ImportError as error:
-        raise FileError(f'{path.name}: {kind} files need pyarrow: pip install "upweight[files]"') from error
-    except UnicodeDecodeError as error:
-        raise FileError(
-            f"{path.name}: byte {error.start} of what was being read is not {encoding}: name the file's encoding, for "
-            "example --encoding latin-1"
-        ) from error
-    except (ValueError, OSError, LookupError) as error:  # pandas' own errors are ValueErrors
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FileError(f"{path.name}: cannot be read: {reason}") from error
-    if table.empty:
-        raise FileError(f"{path.name}: the file has no rows")
-    table.columns = table.columns.map(str)
-    if not table.columns.is_unique:
-        twice = table.columns[table.columns.duplicated()].tolist()
-        raise FileError(f"{path.name}: column {twice[0]!r} is there twice: rename one")
-    return table
+        Returns:
+            The inputs (m rows) and targets (m,), with the index of `other`.
 
-
-def _text(path: Path, separator: str, encoding: str) -> pd.DataFrame:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # mixed columns are looked at by `understood`
-        return pd.read_csv(path, sep=separator, encoding=encoding, keep_default_na=False, na_values=[""])
+        Raises:
+            FileError: A column is not there or holds something else, or the target is missing in a row.
+        """
+        target = str(self.y.name)
+        for name in (*self.kinds, target):
+            check_column(other, name)
+        for name in self.columns("number"):
+            if not pd.api.types.is_numeric_dtype(other[name]):
+                raise FileError(
+                    f"column {name!r} holds numbers in the training file, and something else here"
+                )
+        X = {name: _prepared(other[name], kind, folder) for name, kind in self.kinds.items()}
+        y = _present(other[target])
+        return pd.DataFrame(X, index=other.index), y.astype(self.y.dtype if self.classifies else float)
 
 
 def understood(
@@ -127,66 +94,54 @@ def understood(
     id: str | None = None,
     folder: Path | None = None,
 ) -> Table:
-    """The target, and each other column as a number, a category, text, or paths of images (relative to `folder`).
+    """A table's target, and each other column as a number, a category, text, or paths of images.
 
-    `text` and `image` name columns of that kind, `drop` those to leave out, `id` the one that names the rows. Columns
-    that are constant, empty, or name the rows are left out, which `notes` says.
+    Columns that are constant, empty, or name the rows are left out, which the notes say.
 
-    Raises FileError for columns that are not there (with the closest names), a target with missing values, with one
-    class or with a class of one row, duplicate ids, and columns that are of no kind.
+    Args:
+        table: The file as it was read (n rows).
+        target: The column that the model predicts.
+        text: Columns that hold text, whatever they look like.
+        image: Columns that hold paths of images.
+        drop: Columns that the model must not see.
+        id: The column that names the rows; otherwise they are counted from 0.
+        folder: Where the images are; the current folder by default.
+
+    Raises:
+        FileError: A column is not there (the closest names are told), no column is left, two rows have one id; or the
+            target has missing values, one class only, or so many different values that it is neither class nor number.
+
+    >>> people = pd.DataFrame(
+    ...     {"age": [31.5, 52.0, 18.0], "land": ["here"] * 3, "likes": ["yes", "no", "yes"]}
+    ... )
+    >>> found = understood(people, "likes")
+    >>> found.kinds, found.notes
+    ({'age': 'number'}, ('land: left out, it is constant',))
     """
     for name in (target, *text, *image, *drop, *([] if id is None else [id])):
         check_column(table, name)
     if id is not None:
-        table = table.set_axis(named_by(table, id)).drop(columns=id)
+        table = table.set_axis(row_ids(table, id)).drop(columns=id)
     y = _checked_target(table[target])
     notes: list[str] = []
     kinds: dict[str, Kind] = {}
     X: dict[str, pd.Series] = {}
     for name in table.columns.drop([target, *[d for d in drop if d in table.columns]]):
         column = table[name]
-        given: Kind | None = "text" if name in text else "image" if name in image else None
-        kind = given or kind_of(column)
-        if kind in ("number", "category", "text", "image"):
-            kinds[name], X[name] = kind, _prepared(column, kind, folder)  # type: ignore[assignment, arg-type]
-            missing = int(column.isna().sum())
-            if missing:
-                notes.append(f"{name}: {missing:,} missing values, {_FILLED[kinds[name]]}")
-        else:
+        kind = "text" if name in text else "image" if name in image else kind_of(column)
+        if not is_kind(kind):
             notes.append(f"{name}: left out, {kind}")
+            continue
+        kinds[name], X[name] = kind, _prepared(column, kind, folder)
+        if missing := int(column.isna().sum()):
+            notes.append(f"{name}: {missing:,} missing values, {_FILLED[kind]}")
     if not X:
         raise FileError(f"no column is left to learn from: {'; '.join(notes)}")
     return Table(pd.DataFrame(X, index=table.index), y, kinds, tuple(notes))
 
 
-_FILLED = {
-    "number": "taken as the column's median, with a column that says so",
-    "category": "taken as a category of their own",
-    "text": "taken as empty",
-    "image": "which have no features",
-}
-
-
-def named_by(table: pd.DataFrame, id: str) -> pd.Index:
-    """The column that names the rows. Raises FileError where it is not there or two rows have the same name."""
-    check_column(table, id)
-    twice = table[id][table[id].duplicated()]
-    if len(twice):
-        raise FileError(
-            f"ids must be unique: {id} {twice.iloc[0]!r} is there {(table[id] == twice.iloc[0]).sum()} times"
-        )
-    return pd.Index(table[id])
-
-
-def check_column(table: pd.DataFrame, name: str) -> None:
-    """Raise FileError with the closest names unless the table has the column."""
-    if name not in table.columns:
-        close = difflib.get_close_matches(name, table.columns, 3, 0.4) or list(table.columns[:LISTED])
-        raise FileError(f"no column {name!r}; closest: {', '.join(close)}")
-
-
 def kind_of(column: pd.Series) -> str:
-    """What a column holds, or the reason for which it is left out.
+    """The kind of a column, or the reason for which it is left out (`is_kind` tells which).
 
     >>> kind_of(pd.Series([1.5, 2.0])), kind_of(pd.Series(["a", "b", "a"])), kind_of(pd.Series([3, 3]))
     ('number', 'category', 'it is constant')
@@ -198,21 +153,45 @@ def kind_of(column: pd.Series) -> str:
     if pd.api.types.is_bool_dtype(present):
         return "category"
     if pd.api.types.is_numeric_dtype(present):
-        counts = present.is_monotonic_increasing and distinct == len(present) and len(present) > LISTED
+        counts = present.is_monotonic_increasing and distinct == len(present) and len(present) > COUNTED
         steps = np.diff(present.to_numpy(np.float64)) if counts else np.array([0.0])
         return "it counts the rows" if (steps == 1).all() else "number"
     if pd.api.types.is_datetime64_any_dtype(present) or pd.api.types.is_timedelta64_dtype(present):
         return "dates have no scale of their own: turn it into numbers (a year, an age)"
     if not present.map(lambda value: isinstance(value, (str, bool, int, float, np.generic))).all():
         return "its cells are neither numbers nor text"
-    strings = present.astype(str)
+    return _kind_of_strings(present.astype(str), distinct)
+
+
+def _kind_of_strings(strings: pd.Series, distinct: int) -> str:
     if strings.str.lower().str.endswith(IMAGES).all():
         return "image"
     if strings.str.count(r"\S+").mean() >= WORDS:
         return "text"
-    if distinct > NAMED * len(present) and len(present) > CATEGORIES:
+    if distinct > NAMED * len(strings) and len(strings) > CATEGORIES:
         return "almost every row has a value of its own, as names do (--text takes it for text)"
     return "category"
+
+
+def is_kind(found: str) -> TypeGuard[Kind]:
+    """Whether an answer of `kind_of` is a kind, and no reason.
+
+    >>> is_kind("text"), is_kind("it is constant")
+    (True, False)
+    """
+    return found in get_args(Kind)
+
+
+def is_quantity(y: pd.Series) -> bool:
+    """Whether a target is a quantity and no class: numbers that are not whole, or many different ones.
+
+    >>> is_quantity(pd.Series([0, 1, 1])), is_quantity(pd.Series([0.5, 1.0, 2.0]))
+    (False, True)
+    """
+    if pd.api.types.is_bool_dtype(y) or not pd.api.types.is_numeric_dtype(y):
+        return False
+    whole = bool((y.dropna() % 1 == 0).all())
+    return not whole or y.nunique() > CATEGORIES
 
 
 def _prepared(column: pd.Series, kind: Kind, folder: Path | None) -> pd.Series:
@@ -225,22 +204,6 @@ def _prepared(column: pd.Series, kind: Kind, folder: Path | None) -> pd.Series:
     if column.isna().any():
         raise FileError(f"column {column.name!r}: row {column.index[column.isna()][0]} names no image")
     return column.map(lambda name: str(inside(folder or Path(), str(name)))).astype(object)
-
-
-def inside(folder: Path, name: str) -> Path:
-    """A file of the folder. Raises FileError for paths that lead out of it, and for files that are not there.
-
-    >>> inside(Path("."), "../secret.png")
-    Traceback (most recent call last):
-    ...
-    upweight.tables.columns.FileError: ../secret.png lies outside the folder of the file that names it
-    """
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise FileError(f"{name} lies outside the folder of the file that names it")
-    if not path.is_file():
-        raise FileError(f"{path}: no such image")
-    return path
 
 
 def _present(y: pd.Series) -> pd.Series:
@@ -268,15 +231,3 @@ def _checked_target(y: pd.Series) -> pd.Series:
             f"the target {y.name!r} has {len(counts):,} different values in {len(y):,} rows: that is no class"
         )
     return y
-
-
-def is_quantity(y: pd.Series) -> bool:
-    """Whether a target is a quantity and no class: numbers that are not whole, or many different ones.
-
-    >>> is_quantity(pd.Series([0, 1, 1])), is_quantity(pd.Series([0.5, 1.0, 2.0]))
-    (False, True)
-    """
-    if pd.api.types.is_bool_dtype(y) or not pd.api.types.is_numeric_dtype(y):
-        return False
-    whole = bool((y.dropna() % 1 == 0).all())
-    return not whole or y.nunique() > CATEGORIES

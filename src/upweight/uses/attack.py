@@ -11,15 +11,16 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 
-from ..curvature.base import Hessian
-from ..data.design import Design, as_design
+from ..curvature.hessian import Hessian
+from ..data.design import as_design, as_inputs
 from ..frozen import Traced
 from ..influence.influence import Influence
-from ..linalg.factorizations import Factor, UpdatedFactor
-from ..linear.problem import LinearProblem
+from ..linalg.factorizations import Factor
+from ..linalg.low_rank import UpdatedFactor
+from ..objective import LinearModel, Objective
 from ..runtime.progress import track
 from ..types import Tensor, as_tensor
-from .labels import is_classifier, margins
+from .labels import classifier, margin_of_targets
 
 TOLERANCE = 1e-9
 """Gradient norm at which a retrained head is finished."""
@@ -91,7 +92,7 @@ class Attack:
 
     rows: Int[Tensor, " k"]
     inputs: Tensor
-    problem: LinearProblem = field(repr=False)
+    problem: LinearModel = field(repr=False)
     flipped: Bool[Tensor, " m"]
     log: pd.DataFrame = field(repr=False)
 
@@ -103,7 +104,7 @@ class Attack:
 
 
 def attack(
-    problem: LinearProblem,
+    problem: Objective,
     inputs: Any,
     test: Any,
     *,
@@ -121,19 +122,20 @@ def attack(
     Raises ValueError where a target is wrong to begin with, the inputs are not those that were trained on, or the box
     does not hold them; TypeError for inputs of whole numbers and models that are no linear classifiers.
 
-    >>> from upweight import Logistic
+    >>> from upweight import LinearProblem, Logistic
     >>> X = torch.tensor([[1.0], [0.9], [-1.0], [-0.8]]).double()
     >>> problem = LinearProblem.fit(X, torch.tensor([1, 1, 0, 0]), loss=Logistic(), l2=0.1, intercept=True)
     >>> target = torch.tensor([[0.05]]).double(), torch.tensor([1])
     >>> attack(problem, X[2:3], target, rows=[2], box=Box.around(X[2:3], 1.0), step=0.2)
     Attack on rows [2]: 1 of 1 targets flipped after 1 iterations
     """
-    if not (isinstance(problem, LinearProblem) and is_classifier(problem)):
+    model = classifier(problem)
+    if model is None:
         raise TypeError(
             "attack is for linear classifiers, also on features of a frozen network: it retrains each step"
         )
     index, x = torch.tensor(list(rows)), as_tensor(inputs).detach().clone()
-    state = _State(problem, index, x, test)
+    state = _State(model, index, x, test)
     box.check(x)
     if not (step > 0 and iterations >= 1):
         raise ValueError(f"step must be > 0 and iterations >= 1, got {step} and {iterations}")
@@ -155,7 +157,7 @@ def vulnerability(
     per column). "worst effect" is sum_j radius_j |I_pert,loss_j| / n, the rise of the targets' mean loss after
     retraining (Sec. 5.2, Eq. 5); to first order nothing inside that box does more. "loss" is the row's own.
 
-    >>> from upweight import Logistic
+    >>> from upweight import LinearProblem, Logistic
     >>> X = torch.tensor([[1.0], [0.1], [-1.0], [-0.8]]).double()
     >>> problem = LinearProblem.fit(X, torch.tensor([1, 1, 0, 0]), loss=Logistic(), l2=0.1)
     >>> target = torch.tensor([[0.5]]).double(), torch.tensor([1])
@@ -163,7 +165,7 @@ def vulnerability(
     1
     """
     problem, index = influence.problem, torch.tensor(list(rows))
-    x = inputs if isinstance(inputs, Design) else as_tensor(inputs)
+    x = as_inputs(inputs)
     solved = influence.solve(problem.test_gradients(test).mean(0, keepdim=True)).value
     targets = problem.train_batch(index)[1]
     found = problem.input_gradients((x, targets), solved)[0].double().abs()
@@ -186,22 +188,19 @@ def vulnerable_targets(
     of targets that an attacker owns. For linear classifiers; a test example takes a backward pass per row where the
     problem has a frozen network.
 
-    >>> from upweight import Logistic
+    >>> from upweight import LinearProblem, Logistic
     >>> X = torch.tensor([[1.0], [0.1], [-1.0], [-0.8]]).double()
     >>> problem = LinearProblem.fit(X, torch.tensor([1, 1, 0, 0]), loss=Logistic(), l2=0.1, intercept=True)
     >>> test = torch.tensor([[0.1], [2.0]]).double(), torch.tensor([1, 1])
     >>> vulnerable_targets(Influence(problem), X, test, rows=range(4), radius=2.0)["flips"].tolist()
     [True, False]
     """
-    problem, index = influence.problem, torch.tensor(list(rows))
-    x = (
-        inputs if isinstance(inputs, Design) else as_tensor(inputs)
-    )  # rows of `problem.design` are as trained on
-    if not (isinstance(problem, LinearProblem) and is_classifier(problem)):
+    problem, index, x = classifier(influence.problem), torch.tensor(list(rows)), as_inputs(inputs)
+    if problem is None:
         raise TypeError("vulnerable_targets is for linear classifiers, also on features of a frozen network")
 
     def margin_of(outputs: Tensor, y: Tensor) -> Tensor:
-        return margins(outputs, problem._encode(y, len(outputs)).flatten())
+        return margin_of_targets(problem, outputs, y)
 
     margin = problem.evaluate(test, margin_of)
     solved = influence.solve(problem.test_gradients(test, margin_of)).value
@@ -221,7 +220,7 @@ def vulnerable_targets(
 class _State:
     """The attacked inputs, the model retrained with them, and the targets."""
 
-    def __init__(self, problem: LinearProblem, index: Tensor, inputs: Tensor, test: Any) -> None:
+    def __init__(self, problem: LinearModel, index: Tensor, inputs: Tensor, test: Any) -> None:
         if not inputs.is_floating_point():
             raise TypeError(
                 f"inputs must be real numbers, got {inputs.dtype}: scale images to floating point first"
@@ -233,7 +232,7 @@ class _State:
         if not bool(((index >= 0) & (index < problem.n)).all()):
             raise ValueError(f"rows must lie in 0..{problem.n - 1}, got {index.tolist()}")
         # The targets' features do not change, and are computed once.
-        self.test = problem._test(test)
+        self.test = problem.prepared(test)
         self.index, self.first = index, inputs.clone()
         self.targets = problem.train_batch(index)[1]
         self.X = problem.design.block(slice(None), torch.float64).dense().clone()
@@ -262,16 +261,13 @@ class _State:
         return (inputs if self.traced is None else self.traced.features).double()
 
     @staticmethod
-    def _with(problem: LinearProblem, X: Tensor) -> LinearProblem:
-        other = problem.at(problem.theta)
-        other.design = as_design(X)
-        return other
+    def _with(problem: LinearModel, X: Tensor) -> LinearModel:
+        return problem.with_design(as_design(X))
 
     def margins(self) -> Float[Tensor, " m"]:
         """What each target's own class is ahead of its strongest rival."""
         design, y = self.test
-        outputs = self.problem._outputs(design, self.problem.theta)
-        return margins(outputs, self.problem._encode(y, len(outputs)).flatten())
+        return margin_of_targets(self.problem, self.problem.outputs(design), y)
 
     def flipped(self) -> Bool[Tensor, " m"]:
         """Which targets the model gets wrong."""
@@ -284,21 +280,20 @@ class _State:
         here = self.problem.feature_gradients(self.problem.train_batch(self.index), solved)
         return -(here if self.traced is None else self.traced.pull_back(here))[0]
 
-    def _others(self, problem: LinearProblem) -> Factor:
+    def _others(self, problem: LinearModel) -> Factor:
         """The Hessian without the attacked rows, factorised: it hardly changes while they move."""
-        others = problem.at(problem.theta)
-        others.weights = problem.weights.clone()
-        others.weights[self.index] = 0
-        return Hessian(others).factor()
+        weights = problem.weights.clone()
+        weights[self.index] = 0
+        return Hessian(problem.changed(weights=weights)).factor()
 
-    def _near(self, problem: LinearProblem) -> Factor:
+    def _near(self, problem: LinearModel) -> Factor:
         """The Hessian of `problem`, exact but for the slight change of what the others weigh."""
-        attacked = problem.curvature_root(self.index).flatten(0, 1) / problem.n**0.5
+        attacked = problem.hessian_roots(self.index).flatten(0, 1) / problem.n**0.5
         return UpdatedFactor(self.others, attacked)
 
     def _solve(self, rows: Float[Tensor, "1 p"]) -> Float[Tensor, "1 p"]:
         """H^-1 v to a residual of 1e-6, of which the ascent takes the signs."""
-        product, near = self.problem.operator(), self._near(self.problem)
+        product, near = self.problem.hessian.product(), self._near(self.problem)
         value, left = torch.zeros_like(rows), rows
         while float(left.norm()) > 1e-6 * float(rows.norm()):
             step = value + near.solve(left)

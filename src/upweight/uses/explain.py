@@ -10,11 +10,11 @@ import torch
 
 from ..influence.influence import Influence
 from ..influence.scores import Scores
-from ..linear.problem import LinearProblem
-from ..measures import Measure
+from ..measures import MeasureLike
+from ..objective import LinearModel
 from ..runtime.notebook import as_html
 from ..types import Tensor
-from .labels import decided, in_words, is_classifier, label_names
+from .labels import classifier, decided, in_words, label_names
 
 COLUMNS = 3
 """Columns of X that are named for each training row."""
@@ -57,7 +57,12 @@ class Explanation:
 
 
 def explain(
-    influence: Influence, test: Any, *, k: int = 10, relative: bool = False, measure: Measure | None = None
+    influence: Influence,
+    test: Any,
+    *,
+    k: int = 10,
+    relative: bool = False,
+    measure: MeasureLike | None = None,
 ) -> Explanation:
     """The k most helpful and the k most harmful training rows of one prediction, and the columns responsible.
 
@@ -74,9 +79,9 @@ def explain(
     """
     if k < 1:
         raise ValueError(f"k must be >= 1, got {k}")
-    problem = influence.problem
-    if isinstance(problem, LinearProblem):
-        test = problem._test(test)
+    problem, model = influence.problem, influence.problem.linear
+    if model is not None:
+        test = model.prepared(test)
     scores = influence.on_loss(test, measure=measure)
     if len(scores) != 1:
         raise ValueError(f"explain answers for one test row, got {len(scores)}; pass them one by one")
@@ -86,27 +91,24 @@ def explain(
     order = (scores.effect()[0] * weight).sort(descending=True).indices
     k = min(k, problem.n)
     tables, solved = [], None
-    if isinstance(problem, LinearProblem):
-        solved = influence.solve(problem.test_gradients(test, measure)).value
+    if model is not None:
+        solved = influence.solve(model.test_gradients(test, measure)).value
     for rows in (order[:k], order.flip(0)[:k]):
         table = scores.table(rows)
         if relative:
             table.insert(1, "relative influence", (scores.values[0] * weight)[rows].numpy())
-        if solved is not None:
-            assert isinstance(problem, LinearProblem)
-            table["label"] = label_names(problem, problem.y[rows])
-            table["because of"] = _because(problem, rows, solved, scores.values[0, rows])
+        if model is not None and solved is not None:
+            table["label"] = label_names(model, model.y[rows])
+            table["because of"] = _because(model, rows, solved, scores.values[0, rows])
         tables.append(table)
     prediction = label = None
-    if is_classifier(problem):
-        assert isinstance(problem, LinearProblem)
-        outputs = problem._outputs(test[0], problem.theta)
-        prediction = label_names(problem, decided(outputs))[0]
-        label = label_names(problem, problem._encode(test[1], 1))[0]
+    if (judge := classifier(problem)) is not None:
+        prediction = label_names(judge, decided(judge.outputs(test[0])))[0]
+        label = label_names(judge, judge.encode(test[1], 1))[0]
     return Explanation(scores, tables[0], tables[1], prediction=prediction, label=label, relative=relative)
 
 
-def _because(problem: LinearProblem, rows: Tensor, solved: Tensor, values: Tensor) -> list[str]:
+def _because(problem: LinearModel, rows: Tensor, solved: Tensor, values: Tensor) -> list[str]:
     """x_j I_pert,j / I of each row (Sec. 5.3), its largest columns in words."""
     batch = problem.train_batch(rows)
     x = batch[0].block(slice(None), torch.float64).dense()

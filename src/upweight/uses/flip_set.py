@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Float, Int
 
 from ..influence.influence import Influence
-from ..linear.edits import relabelled, without
-from ..linear.problem import LinearProblem
+from ..objective import LinearModel
 from ..runtime.progress import track
 from ..solvers import Exact
 from ..types import Tensor
-from .labels import decided, is_classifier, label_names, margins, row_names
+from .labels import classifier, decided, label_names, margins, row_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +57,10 @@ def flip_set(influence: Influence, test: Any, *, relabel: bool = False, most: in
     >>> len(flip_set(Influence(problem), (X[:1], [1]), relabel=True).rows)
     2
     """
-    problem = influence.problem
-    if not (isinstance(problem, LinearProblem) and is_classifier(problem)):
+    problem = classifier(influence.problem)
+    if problem is None:
         raise TypeError("flip_set is for linear classifiers: it retrains many times")
-    batch = problem._test(test)
+    batch = problem.prepared(test)
     if batch[0].shape[0] != 1:
         raise ValueError(f"flip_set answers for one test row, got {batch[0].shape[0]}")
     search = Search(problem, batch, relabel)
@@ -78,42 +77,42 @@ def flip_set(influence: Influence, test: Any, *, relabel: bool = False, most: in
 class Search:
     """One search: the problem, the test row, what is done to rows, and how often it was retrained."""
 
-    def __init__(self, problem: LinearProblem, batch: Any, relabel: bool) -> None:
+    def __init__(self, problem: LinearModel, batch: Any, relabel: bool) -> None:
         self.problem, self.batch, self.relabel = problem, batch, relabel
         self.said = decided(self.outputs(problem))
         self.refits = 0
 
-    def outputs(self, problem: LinearProblem) -> Float[Tensor, "1 c"]:
+    def outputs(self, problem: LinearModel) -> Float[Tensor, "1 c"]:
         """The outputs of the test row."""
-        return problem._outputs(self.batch[0], problem.theta)
+        return problem.outputs(self.batch[0])
 
     def margin(self, outputs: Float[Tensor, "b c"], targets: Any = None) -> Float[Tensor, " b"]:
         """What the prediction is ahead of its strongest rival; negative = flipped."""
         return margins(outputs, self.said.expand(len(outputs)))
 
-    def flipped(self, problem: LinearProblem) -> bool:
+    def flipped(self, problem: LinearModel) -> bool:
         """Whether the model says something else now."""
         return bool(self.margin(self.outputs(problem)) < 0)
 
-    def retrained(self, rows: Tensor) -> LinearProblem:
+    def retrained(self, rows: Tensor) -> LinearModel:
         """Trained with those rows removed or relabelled, from the original parameters."""
         self.refits += 1
         return self.edited(self.problem, rows).minimised(1e-8)
 
-    def edited(self, problem: LinearProblem, rows: Tensor) -> LinearProblem:
+    def edited(self, problem: LinearModel, rows: Tensor) -> LinearModel:
         """With those rows removed or given the rival's label."""
         if not self.relabel:
-            return without(problem, rows)
-        return relabelled(problem, rows, self.rival(problem).expand(len(rows)))
+            return problem.without(rows)
+        return problem.relabelled(rows, self.rival(problem).expand(len(rows)))
 
-    def rival(self, problem: LinearProblem) -> Tensor:
+    def rival(self, problem: LinearModel) -> Tensor:
         """The label that rows are given: the other one, or the strongest rival's."""
         outputs = self.outputs(problem)
         if outputs.shape[1] == 1:
             return -self.said
         return outputs.scatter(1, self.said[:, None], float("-inf")).argmax(1)
 
-    def effects(self, here: LinearProblem) -> Float[Tensor, " n"]:
+    def effects(self, here: LinearModel) -> Float[Tensor, " n"]:
         """The predicted change of the margin if each row of `here` is edited as well."""
         influence = Influence(here, solver=Exact())
         found = influence.on_loss(self.batch, measure=self.margin)
@@ -122,7 +121,7 @@ class Search:
         every = torch.arange(here.n)
         # The gradients with the rival's label, under the curvature of the model as it is.
         solved = influence.solve(here.test_gradients(self.batch, self.margin)).value
-        other = relabelled(here, every, self.rival(here).expand(here.n))
+        other = here.relabelled(every, self.rival(here).expand(here.n))
         return -(found.values[0] + other.all_products(solved)[0]) / here.n
 
     def greedy(self, most: int) -> Tensor | None:

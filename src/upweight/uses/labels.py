@@ -8,10 +8,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..linear.problem import LinearProblem
-from ..losses import MarginLoss, Softmax
 from ..measures import Overall, margin
-from ..objective import Objective
+from ..objective import LinearModel, Objective
 from ..types import Tensor
 
 
@@ -22,9 +20,10 @@ def row_names(problem: Objective, rows: Tensor) -> pd.Index:
     return found.rename("train row")
 
 
-def is_classifier(problem: Objective) -> bool:
-    """Whether the outputs of a linear problem decide between classes."""
-    return isinstance(problem, LinearProblem) and isinstance(problem.loss, (Softmax, MarginLoss))
+def classifier(problem: Objective) -> LinearModel | None:
+    """The linear model whose outputs decide between classes, or None where the problem is none."""
+    model = problem.linear
+    return model if model is not None and model.loss.classifies else None
 
 
 def decided(outputs: Tensor) -> Tensor:
@@ -39,17 +38,28 @@ def margins(outputs: Tensor, classes: Tensor) -> Tensor:
     return outputs[:, 0] * classes if outputs.shape[1] == 1 else margin(outputs, classes)
 
 
-def mean_loss(problem: LinearProblem) -> Overall:
+def mean_loss(model: LinearModel) -> Overall:
     """The mean loss of a whole test batch: one question, however many rows it has."""
-    return Overall(lambda outputs, y: problem.loss.value(outputs, problem._encode(y, len(outputs))).mean())
+    return Overall(lambda outputs, y: model.loss.value(outputs, model.encode(y, len(outputs))).mean())
 
 
-def label_names(problem: LinearProblem, targets: Tensor) -> np.ndarray:
+def margin_of_targets(model: LinearModel, outputs: Tensor, targets: Any) -> Tensor:
+    """What each target's own class is ahead of its strongest rival, (b,); negative = the model is wrong about it.
+
+    Args:
+        model: a linear classifier.
+        outputs: (b, c).
+        targets: the classes as the user has them, (b,).
+    """
+    return margins(outputs, model.encode(targets, len(outputs)).flatten())
+
+
+def label_names(model: LinearModel, targets: Tensor) -> np.ndarray:
     """Encoded targets as the user's labels."""
-    if not is_classifier(problem) or problem.classes is None:
+    if not model.loss.classifies or model.classes is None:
         return targets.numpy()
     codes = (targets > 0).long() if targets.is_floating_point() else targets
-    return np.asarray(problem.classes, dtype=object)[codes.numpy()]
+    return np.asarray(model.classes, dtype=object)[codes.numpy()]
 
 
 def feature_name(problem: Objective, column: int) -> str:

@@ -10,11 +10,10 @@ import torch
 from jaxtyping import Float
 
 from ..influence.influence import Influence
-from ..linear.edits import relabelled
-from ..linear.problem import LinearProblem
+from ..objective import LinearModel
 from ..runtime.notebook import as_html
 from ..types import Tensor
-from .labels import decided, is_classifier, label_names, mean_loss, row_names
+from .labels import classifier, decided, label_names, mean_loss, row_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,27 +58,27 @@ def mislabeled(influence: Influence, *, validation: Any = None) -> Suspects:
     >>> int(suspects.table.index[0]), float(suspects.table["proposed label"].iloc[0])
     (1, -1.0)
     """
-    problem = influence.problem
-    if validation is not None and not is_classifier(problem):
+    problem, model = influence.problem, classifier(influence.problem)
+    if validation is not None and model is None:
         raise ValueError("the gain of a relabelling is for linear classifiers: leave `validation` out")
-    if not isinstance(problem, LinearProblem):
+    if problem.linear is None:
         suspicion = -influence.own.values[0]
         columns: dict[str, Any] = {"self-influence": suspicion, "loss": problem.train_losses().double()}
         return Suspects(_sorted(influence, suspicion, columns), "self-influence")
     alone = influence.leave_one_out()
     columns = {}
-    if is_classifier(problem):
-        proposed = decided(alone.outputs)
-        columns["label"] = label_names(problem, problem.y)
-        columns["proposed label"] = label_names(problem, proposed)
+    proposed = decided(alone.outputs)
+    if model is not None:
+        columns["label"] = label_names(model, model.y)
+        columns["proposed label"] = label_names(model, proposed)
     columns |= {
         "loss without the row": alone.loss,
         "loss": problem.train_losses(),
         "self-influence": -influence.own.values[0],
         "leverage": alone.leverage,
     }
-    if validation is not None:
-        columns["gain"] = _gain(influence, proposed, problem._test(validation))
+    if validation is not None and model is not None:
+        columns["gain"] = _gain(influence, model, proposed, model.prepared(validation))
     return Suspects(_sorted(influence, alone.loss, columns), "their loss in a model that has not seen them")
 
 
@@ -89,10 +88,8 @@ def _sorted(influence: Influence, suspicion: Float[Tensor, " n"], columns: dict[
     return table.set_axis(row_names(influence.problem, order))
 
 
-def _gain(influence: Influence, proposed: Tensor, validation: Any) -> Float[Tensor, " n"]:
+def _gain(influence: Influence, model: LinearModel, proposed: Tensor, validation: Any) -> Float[Tensor, " n"]:
     """The predicted fall of the mean validation loss if each row had its proposed label, alone (Eq. 3)."""
-    problem = influence.problem
-    assert isinstance(problem, LinearProblem)
-    solved = influence.solve(problem.test_gradients(validation, mean_loss(problem))).value
-    edited = relabelled(problem, torch.arange(problem.n), proposed)
-    return (edited.all_products(solved) - problem.all_products(solved))[0] / problem.n
+    solved = influence.solve(model.test_gradients(validation, mean_loss(model))).value
+    edited = model.relabelled(torch.arange(model.n), proposed)
+    return (edited.all_products(solved) - model.all_products(solved))[0] / model.n

@@ -10,8 +10,8 @@ import torch
 
 from ..data.row_sets import as_sets
 from ..influence.influence import Influence
-from ..linear.problem import LinearProblem
 from ..measures import Measure
+from ..objective import LinearModel
 from ..runtime.notebook import as_html
 from ..types import Tensor
 from .labels import feature_name, mean_loss
@@ -59,11 +59,9 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
     >>> mismatch(influence, (X[:1], y[:1]), by=["a", "a", "b", "c"]).groups.index[0]
     'c'
     """
-    problem = influence.problem
-    measure = None
-    if isinstance(problem, LinearProblem):
-        test = problem._test(test)
-        measure = mean_loss(problem)
+    problem, model, measure = influence.problem, influence.problem.linear, None
+    if model is not None:
+        test, measure = model.prepared(test), mean_loss(model)
     found = influence.of_removal(by, test, measure=measure)
     effect = (found.first_order if found.newton is None else found.newton).mean(0)
     groups = pd.DataFrame(
@@ -76,19 +74,20 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
         index=found.groups,
     ).sort_values("effect of removal", kind="stable")
     worst = as_sets(by, problem.n)[1][int(effect.argmin())]
-    return Mismatch(groups, _features(influence, worst, test, measure))
+    if model is None:
+        return Mismatch(groups, pd.DataFrame(columns=["feature", "share"]))
+    return Mismatch(groups, _features(influence, model, worst, test, measure))
 
 
-def _features(influence: Influence, rows: Tensor, test: Any, measure: Measure | None) -> pd.DataFrame:
+def _features(
+    influence: Influence, model: LinearModel, rows: Tensor, test: Any, measure: Measure | None
+) -> pd.DataFrame:
     """x_j I_pert,j of the mean loss, summed over the group: which columns carry its influence."""
-    problem = influence.problem
-    if not isinstance(problem, LinearProblem):
-        return pd.DataFrame(columns=["feature", "share"])
-    solved = influence.solve(problem.test_gradients(test, measure)).value
-    batch = problem.train_batch(rows)
+    solved = influence.solve(model.test_gradients(test, measure)).value
+    batch = model.train_batch(rows)
     x = batch[0].block(slice(None), torch.float64).dense()
-    parts = (-problem.input_gradients(batch, solved)[0] * x).sum(0)
-    total = -(problem.train_gradients(rows) @ solved[0]).sum()
-    order = parts.abs().topk(min(FEATURES, problem.d)).indices
-    names = [feature_name(problem, j) for j in order.tolist()]
+    parts = (-model.input_gradients(batch, solved)[0] * x).sum(0)
+    total = -(model.train_gradients(rows) @ solved[0]).sum()
+    order = parts.abs().topk(min(FEATURES, model.d)).indices
+    names = [feature_name(model, j) for j in order.tolist()]
     return pd.DataFrame({"feature": names, "share": (parts / total)[order].numpy()})

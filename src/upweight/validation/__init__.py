@@ -1,1 +1,6 @@
 """Truth by retraining."""
+
+from .refits import Refit
+from .verify import Agreement, Verification, agreement, verify
+
+__all__ = ["Agreement", "Refit", "Verification", "agreement", "verify"]

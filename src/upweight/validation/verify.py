@@ -1,39 +1,20 @@
-"""Truth by refitting: training examples are removed, the model is retrained, predictions are held against it.
-
-The judge shares no solver with the accused. For linear problems many refits run at once as a block: the gradient of
-each reduced objective is computed from the outputs of that refit's own parameters, steps are taken with one fixed
-factorised Hessian, and a refit counts only when the norm of that gradient is below the tolerance.
-"""
+"""Truth by refitting: training examples are removed, the model is retrained, predictions are held against it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 from scipy import stats
 
-from ..curvature.base import Hessian
-from ..errors import NotConvergedError
 from ..influence.influence import Influence
-from ..linalg.factorizations import Factor
-from ..linear.edits import Sets, first_gradients, reduced_gradients, without
-from ..linear.problem import LinearProblem
-from ..measures import Measure, OfParameters
-from ..objective import Objective
+from ..measures import MeasureLike, as_measure
 from ..runtime.notebook import as_html
-from ..runtime.progress import track
-from ..types import Tensor
+from .refits import Refit, measured_refits
 
-Refit = Callable[[Tensor], Any]
-"""Kept training rows (index) -> retrained parameters: a flat (p,) tensor or a module."""
-
-BLOCK = 64
-STEPS = 60
 RESAMPLES = 999
 
 
@@ -95,7 +76,7 @@ def verify(
     *,
     k: int = 50,
     random: int | None = None,
-    measure: Measure | None = None,
+    measure: MeasureLike | None = None,
     refit: Refit | None = None,
     seed: int = 0,
     tolerance: float = 1e-9,
@@ -124,7 +105,9 @@ def verify(
     shuffled = torch.randperm(problem.n, generator=torch.Generator().manual_seed(seed))
     control = shuffled[: min(random, problem.n - 1)]
     removed = torch.unique(torch.cat([top.flatten(), control]))
-    measured, norms, complete = _measure_refits(problem, test, measure, removed, refit, tolerance)
+    measured, norms, complete = measured_refits(
+        problem, test, as_measure(measure), removed, refit=refit, tolerance=tolerance
+    )
 
     position = {int(row): j for j, row in enumerate(removed.tolist())}
     lines = []
@@ -204,95 +187,3 @@ def _slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _relative_error(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return _divide(np.sqrt(((x - y) ** 2).sum(-1)), np.sqrt((y**2).sum(-1)))
-
-
-# -- refitting -----------------------------------------------------------------------------------------------------
-
-
-def _measure_refits(
-    problem: Objective,
-    test: Any,
-    measure: Measure | None,
-    removed: Tensor,
-    refit: Refit | None,
-    tolerance: float,
-) -> tuple[Tensor, Tensor, bool]:
-    """The change of each measure (rows of `removed`, m) against the baseline, the gradient norms, whether all ran."""
-    if refit is None and not isinstance(problem, LinearProblem):
-        raise ValueError(
-            "verify retrains linear problems by itself; for other models give refit=, a function of the kept training "
-            "rows (index tensor) that returns the retrained parameters or module"
-        )
-    changes: list[Tensor] = []
-    norms: list[float] = []
-    try:
-        if refit is None:
-            assert isinstance(problem, LinearProblem)
-            if not isinstance(measure, OfParameters):
-                test = problem._test(test)  # once, not per block of refits
-            # The first removes nothing: the baseline, by the same code.
-            sets = [removed[:0], *removed.split(1)]
-            jobs = [sets[start : start + BLOCK] for start in range(0, len(sets), BLOCK)]
-            factor = Hessian(problem).factor(torch.float32)
-            baseline: Tensor | None = None
-            for job in track(jobs, f"refitting {len(removed)} times", len(jobs)):
-                thetas, reached = refit_without(problem, job, factor, tolerance)
-                values = list(problem.evaluate_each(test, thetas, measure))
-                if baseline is None:
-                    baseline, values, reached = values[0], values[1:], reached[1:]
-                changes += [value - baseline for value in values]
-                norms += reached.tolist()
-        else:
-            everything = torch.arange(problem.n)
-            start = problem.evaluate(test, measure, _flat(problem, refit(everything)))
-            for row in track(removed.tolist(), "refitting", len(removed)):
-                theta = _flat(problem, refit(everything[everything != row]))
-                changes.append(problem.evaluate(test, measure, theta) - start)
-                norms.append(float("nan"))
-    except KeyboardInterrupt:
-        if not changes:
-            raise
-        return torch.stack(changes), torch.tensor(norms), False
-    return torch.stack(changes), torch.tensor(norms), True
-
-
-def _flat(problem: Objective, trained: Any) -> Tensor:
-    if isinstance(trained, torch.nn.Module):
-        named = dict(trained.named_parameters())
-        return torch.cat([named[name].detach().flatten() for name in problem.layout.names])
-    flat = torch.as_tensor(trained)
-    if flat.shape != (problem.p,):
-        raise ValueError(
-            f"refit must return a module or a flat ({problem.p},) tensor, got shape {tuple(flat.shape)}"
-        )
-    return flat
-
-
-def refit_without(
-    problem: LinearProblem, sets: Sets, factor: Factor, tolerance: float = 1e-9
-) -> tuple[Float[Tensor, "g p"], Float[Tensor, " g"]]:
-    """Refit once without each of those sets of training rows, all at once, to the gradient norm `tolerance`.
-
-    Returns the parameters and the gradient norms of the reduced objectives. A refit that the fixed factor does not
-    bring there (very high leverage, a large set) is finished alone by `LinearProblem.minimised`.
-    """
-    # The first step needs no pass over the data: at theta only the removed rows' gradients are missing from the sum.
-    thetas = problem.theta - factor.solve(first_gradients(problem, sets).to(factor.dtype)).double()
-    norms = torch.full((len(sets),), torch.inf, dtype=torch.float64)
-    active = torch.arange(len(sets))
-    for _ in range(STEPS):
-        gradient = reduced_gradients(problem, thetas[active], [sets[j] for j in active.tolist()])
-        norms[active] = gradient.norm(dim=1)
-        left = ~(norms[active] <= tolerance)
-        if not bool(left.any()):
-            break
-        active = active[left]
-        thetas[active] -= factor.solve(gradient[left].to(factor.dtype)).double()
-    for j in (~(norms <= tolerance)).nonzero()[:, 0].tolist():
-        thetas[j] = without(problem, sets[j]).minimised(tolerance).theta
-        norms[j] = reduced_gradients(problem, thetas[[j]], [sets[j]]).norm()
-    if not bool((norms <= 2 * tolerance).all()):
-        raise NotConvergedError(
-            f"a refit stopped at gradient norm {float(norms.max()):.1e}, wanted {tolerance:.0e}"
-        )
-    return thetas, norms

@@ -1,0 +1,119 @@
+"""Commands about labels that may be wrong: list the most suspicious ones, and review them one by one."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import uses
+from ..runtime.progress import phase, tell
+from ..tables.fitted_file import FittedFile
+from .app import GATE
+from .options import Format_, Out
+from .questions import asks
+from .show import show
+
+
+@asks()
+def mislabeled(
+    fitted: FittedFile,
+    k: Annotated[
+        int | None,
+        typer.Option("--k", help="Rows to show; otherwise 20 on a terminal, all elsewhere.", min=1),
+    ] = None,
+    format: Format_ = None,
+    out: Out = None,
+    fail_over: Annotated[
+        float | None,
+        typer.Option(
+            help="End with exit code 3 if the others contradict more than this share of the labels.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
+) -> None:
+    """Which labels are most likely wrong: the loss of each row in a model that has not seen it."""
+    if not fitted.model.classifies:
+        raise ValueError(f"mislabeled is for classes; the target {fitted.target!r} is a quantity")
+    table = uses.mislabeled(fitted.model.influence).table.rename_axis(fitted.heading)
+    if "label" not in table:
+        table.insert(0, "label", fitted.raw.loc[table.index, fitted.target])
+    contradicted, words = None, "For this model nothing but self-influence is known."
+    if "proposed label" in table:
+        wrong = table["label"] != table["proposed label"]
+        contradicted = float(wrong.mean())
+        words = f"The others contradict {int(wrong.sum()):,} of {len(table):,} labels ({contradicted:.1%})."
+    elif fail_over is not None:
+        raise ValueError("--fail-over needs labels that the model proposes: it is for linear models")
+    k = k or (20 if out is None and format is None and sys.stdout.isatty() else len(table))
+    show(table.head(k), format, out, f"The most suspicious labels first. {words}")
+    tell(words)
+    if fail_over is not None and contradicted is not None and contradicted > fail_over:
+        typer.echo(f"{words} More than the {fail_over:.1%} of --fail-over.", err=True)
+        raise typer.Exit(GATE)
+
+
+@asks(without=("problem",))
+def review(
+    fitted: FittedFile,
+    held: Annotated[
+        float,
+        typer.Option(
+            help="Share of the rows that the model does not see: its accuracy is measured on them.",
+            min=0.01,
+            max=0.9,
+        ),
+    ] = 0.2,
+    seed: Annotated[int, typer.Option(help="Seed of that draw.", min=0)] = 0,
+    journal: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file of decisions; otherwise FILE.review beside it.", dir_okay=False, show_default=False
+        ),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(help="Write the corrected file and end, instead of serving the page.", dir_okay=False),
+    ] = None,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="Export cells as they are, also those that a spreadsheet would run as a formula."
+        ),
+    ] = False,
+    port: Annotated[int, typer.Option(help="Port of the page; 0 takes a free one.", min=0, max=65535)] = 0,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
+    ] = True,
+) -> None:
+    """A page on this machine to keep, relabel or drop the rows whose labels are most doubtful, one by one.
+
+    Every decision is written to the journal before the next row is shown: nothing is lost if the page or the machine
+    stops, and the same command goes on.
+    """
+    try:
+        from ..review import Journal, Session, corrected_file, file_hash, serve
+    except ImportError as missing:
+        raise ImportError(
+            'the review page is served with starlette: pip install "upweight[review]"'
+        ) from missing
+
+    path = journal or fitted.path.with_name(f"{fitted.path.name}.review")
+    decisions = Journal(path, fitted.path.name, fitted.target, file_hash(fitted.path))
+    session = Session(fitted, decisions, held=held, seed=seed)
+    corrected = partial(corrected_file, session, exact=exact)
+    if export is not None:
+        export.write_bytes(corrected()[1])
+        typer.echo(str(export))
+        return
+    with phase(f"doubting {len(fitted.raw):,} labels"):
+        session.start()
+
+    def announce(address: str) -> None:
+        typer.echo(f"{address}\nDecisions are kept in {path}. Ctrl-C ends the page.", err=True)
+
+    serve(session, corrected, port=port, announce=announce, browser=browser)

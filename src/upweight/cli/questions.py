@@ -1,0 +1,67 @@
+"""Commands about a user's own file: each is a function that gets the file with its model, and its own options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+from ..tables.fitted_file import FittedFile
+from .app import answering
+from .options import Drop, Encoding, File, Id, Image, Model, Problem, Target, Text, Trust
+
+
+def _read(
+    file: File,
+    target: Target,
+    model: Model = None,
+    trust: Trust = None,
+    problem: Problem = None,
+    text: Text = None,
+    image: Image = None,
+    drop: Drop = None,
+    id: Id = None,
+    encoding: Encoding = "utf-8",
+) -> FittedFile:
+    """The file with its model, as the shared options say; typer gives None where an option is not used."""
+    return FittedFile.of(
+        file,
+        target,
+        model=model,
+        trust=trust or (),
+        problem=problem,
+        text=text or (),
+        image=image or (),
+        drop=drop or (),
+        id=id,
+        encoding=encoding,
+    )
+
+
+def asks(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator that makes a command of a function whose first argument is the file with its model.
+
+    The command has the function's own options, and after them those that say how the file is read, except those that
+    it does `without`. Errors become one sentence and an exit code.
+    """
+
+    def command(question: Callable[..., None]) -> Callable[..., None]:
+        shared, own = (
+            [
+                p.replace(kind=p.KEYWORD_ONLY)
+                for p in inspect.signature(function, eval_str=True).parameters.values()
+            ]
+            for function in (_read, question)
+        )
+        file, target, *reading = (p for p in shared if p.name not in without)
+        names = [p.name for p in (file, target, *reading)]
+
+        def asked(**options: object) -> None:
+            question(_read(**{name: options.pop(name) for name in names}), **options)  # type: ignore[arg-type]
+
+        asked.__name__, asked.__doc__ = question.__name__, question.__doc__
+        parameters = [file, target, *own[1:], *reading]
+        asked.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        asked.__annotations__ = {p.name: p.annotation for p in parameters}
+        return answering(asked)
+
+    return command

@@ -1,0 +1,154 @@
+"""The two matrices that are means over training examples: the Hessian and the Gauss-Newton matrix."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float, Int
+
+from ..capabilities import SecondDerivative
+from ..linalg.dual_factor import DualFactor
+from ..linalg.factorizations import CholeskyFactor, Factor
+from ..objective import Objective
+from ..types import Operator, Tensor
+from .base import ExampleMean, OfProblem, look_at_spectrum
+
+FEW_UNPENALISED = 64
+"""Parameters without penalty up to which the dual side eliminates them."""
+Self = TypeVar("Self", bound="EmpiricalCurvature")
+
+
+@dataclass(frozen=True, eq=False)
+class EmpiricalCurvature(OfProblem, ExampleMean):
+    """A mean over training examples plus the penalty: R's Hessian or Gauss-Newton matrix."""
+
+    cache: dict[torch.dtype, Factor] = field(default_factory=dict, init=False, repr=False)
+    """Factors by their precision."""
+
+    @property
+    def closed(self) -> bool:
+        return False
+
+    @property
+    def outer(self) -> None:
+        return None
+
+    @property
+    def name(self) -> str:
+        """What the matrix is called, whatever its damping: the key of its spectrum."""
+        return type(self).__name__
+
+    def damped(self: Self, damping: float) -> Self:
+        return dataclasses.replace(self, damping=damping)
+
+    def of(self: Self, problem: Objective) -> Self:
+        return dataclasses.replace(self, problem=problem)
+
+    def operator(self, dtype: torch.dtype | None = None) -> Operator:
+        product = self.second.product(dtype)
+        if self.damping == 0:
+            return product
+        return lambda rows: product(rows) + self.damping * rows
+
+    def fingerprint(self) -> str:
+        return f"{self.name}({self.problem.fingerprint()}, damping={self.damping!r})"
+
+    def spectrum(self, steps: int = 100) -> tuple[float, float]:
+        known = self.problem.spectra  # looked at once per problem, whatever the damping
+        if self.name not in known:
+            lowest, highest = look_at_spectrum(self, steps)
+            known[self.name] = lowest - self.damping, highest - self.damping
+        lowest, highest = known[self.name]
+        return lowest + self.damping, highest + self.damping
+
+    def minibatch_product(
+        self, rows: Float[Tensor, "k p"], index: Int[Tensor, "k b"]
+    ) -> Float[Tensor, "k p"]:
+        return self.second.minibatch_product(rows, index) + self.damping * rows
+
+    def sample(self, k: int, seed: int = 0) -> Float[Tensor, "k p"]:
+        generator = torch.Generator().manual_seed(seed)
+        found = self.second.sample(k, generator)
+        noise = torch.randn(found.shape, generator=generator).to(found)
+        return found + noise * (self.problem.l2 + self.damping).sqrt().to(found)
+
+    def matrix(self, dtype: torch.dtype | None = None) -> Float[Tensor, "p p"]:
+        H = self.second.matrix(dtype)
+        H.diagonal().add_(self.damping)
+        return H
+
+    def factor(self, dtype: torch.dtype | None = None) -> Factor:
+        # An explicit matrix affords float64, which a float32 model's conditioning needs.
+        dtype = dtype or torch.float64
+        if dtype not in self.cache:
+            self.cache[dtype] = self._factor(dtype)
+        return self.cache[dtype]
+
+    def _factor(self, dtype: torch.dtype) -> Factor:
+        # Directions that are flat by construction are given some curvature: solves of gradients never go there.
+        gauge = self.problem.gauge if self.damping == 0 else None
+        diagonal = self.problem.l2 + self.damping
+        root = self.second.root() if int((diagonal == 0).sum()) < FEW_UNPENALISED else None
+        if root is not None:
+            root = root if gauge is None else torch.cat([root, gauge])
+            return DualFactor(root.to(dtype), diagonal.to(dtype))
+        matrix = self.matrix(dtype)
+        if gauge is None:
+            return CholeskyFactor(matrix)
+        size = float(matrix.diagonal().mean())
+        return CholeskyFactor(matrix, torch.addmm(matrix, gauge.T.to(dtype), gauge.to(dtype), alpha=size))
+
+
+@dataclass(frozen=True, eq=False)
+class Hessian(EmpiricalCurvature):
+    """The Hessian of R at theta, penalty included, plus damping * I.
+
+    Args:
+        problem: whose objective R is.
+        damping: >= 0; it answers the question of a penalty that is larger by so much.
+
+    >>> import torch
+    >>> from upweight import LinearProblem, Squared
+    >>> problem = LinearProblem(torch.eye(2), torch.zeros(2), torch.zeros(2), loss=Squared(), l2=0.5)
+    >>> Hessian(problem, damping=1.0).matrix().diagonal()
+    tensor([2., 2.], dtype=torch.float64)
+    """
+
+    @property
+    def second(self) -> SecondDerivative:
+        return self.problem.hessian
+
+    @property
+    def semidefinite(self) -> bool:
+        lowest, _ = self.problem.spectra.get(self.name, (-torch.inf, None))
+        return self.problem.facts.convex or lowest + self.damping >= 0
+
+
+@dataclass(frozen=True, eq=False)
+class GaussNewton(EmpiricalCurvature):
+    """J^T H_out J, the generalised Gauss-Newton matrix of R, penalty included, plus damping * I.
+
+    J is the Jacobian of the outputs, H_out the Hessian of the loss in them. Equal to the Hessian for models linear in
+    their parameters, positive semi-definite for convex losses.
+
+    Args:
+        problem: whose objective R is.
+        damping: >= 0; it answers the question of a penalty that is larger by so much.
+
+    >>> import torch
+    >>> from upweight import LinearProblem, Squared
+    >>> problem = LinearProblem(torch.eye(2), torch.zeros(2), torch.zeros(2), loss=Squared(), l2=0.5)
+    >>> GaussNewton(problem).operator()(torch.ones(1, 2, dtype=torch.float64))
+    tensor([[1., 1.]], dtype=torch.float64)
+    """
+
+    @property
+    def second(self) -> SecondDerivative:
+        return self.problem.gauss_newton
+
+    @property
+    def semidefinite(self) -> bool:
+        return True

@@ -1,0 +1,51 @@
+"""Logistic regression, and linear classifiers that are trained by stochastic gradients."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..losses import Logistic, SmoothHinge, Softmax, SquaredHinge
+from .reading import Reading, Wishes, coefficients, intercept_of, refuse_penalty
+from .support_vectors import liblinear_intercept
+
+
+def logistic_regression(model: Any, X: Any, wishes: Wishes) -> Reading:
+    """LogisticRegression: C times the sum of the losses + 1/2 ||coef||^2; liblinear penalises the intercept too."""
+    penalty = getattr(model, "penalty", "deprecated")
+    share = {"l1": 1.0, "elasticnet": model.l1_ratio, "deprecated": model.l1_ratio}.get(penalty)
+    if share:
+        refuse_penalty(model, "l1" if share == 1 else "elasticnet", "the l2 penalty")
+    coef, liblinear = coefficients(model), model.solver == "liblinear"
+    scheme = getattr(model, "multi_class", "auto")  # gone since scikit-learn 1.8
+    if scheme == "multinomial" and len(coef) == 1 and not liblinear:
+        raise ValueError(
+            'multi_class="multinomial" with two classes penalises its coefficients twice; leave multi_class out'
+        )
+    l2 = 0.0 if penalty in (None, "none") or math.isinf(model.C) else 1 / (model.C * X.shape[0])
+    separate = len(coef) == 1 or liblinear or scheme == "ovr"
+    return Reading(
+        coef,
+        intercept_of(model, len(coef)),
+        Logistic() if separate else Softmax(),
+        l2,
+        "total",
+        l2_intercept=liblinear_intercept(model, l2) if liblinear else 0.0,
+        counts_weights=True,
+    )
+
+
+def sgd(model: Any, X: Any, wishes: Wishes) -> Reading:
+    """SGDClassifier: the mean loss + alpha/2 ||coef||^2."""
+    losses = {"hinge": SmoothHinge(wishes.smoothing), "squared_hinge": SquaredHinge(), "log_loss": Logistic()}
+    if model.loss not in losses:
+        raise ValueError(f"loss={model.loss!r} is not supported; use one of {', '.join(losses)}")
+    if model.penalty not in ("l2", None):
+        refuse_penalty(model, model.penalty, 'penalty="l2"')
+    if model.early_stopping:
+        raise ValueError(
+            "early_stopping=True trains on a part of the data that is not recorded; use early_stopping=False"
+        )
+    coef = coefficients(model)
+    l2 = 0.0 if model.penalty is None else model.alpha
+    return Reading(coef, intercept_of(model, len(coef)), losses[model.loss], l2, "mean")

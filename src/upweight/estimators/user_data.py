@@ -1,0 +1,86 @@
+"""Inputs and labels as a user has them, turned into what the linear model of an estimator computes with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+
+from ..data.design import Design
+from ..linear.kernel_features import FeatureMap
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Inputs as the user has them -> the numbers (m, d) that the linear model computes with."""
+
+    estimator: Any
+    transform: Any
+    phi: FeatureMap | None = None
+
+    def __call__(self, X: Any) -> Any:
+        """Check the columns, apply the fitted transformers and then the feature map."""
+        if isinstance(X, (Design, np.memmap)) and self.transform is None and self.phi is None:
+            check_columns(self.estimator, X)
+            return X  # stays on disk
+        if isinstance(X, Design):
+            raise TypeError(
+                "X is streamed from disk, which a pipeline's transformers and an SVC's kernel cannot read: give X in "
+                "memory, or store what the transformers make of it and pass the final estimator"
+            )
+        if not sparse.issparse(X) and not isinstance(X, (pd.DataFrame, pd.Series)):
+            X = X.numpy() if isinstance(X, torch.Tensor) else np.asarray(X)
+        check_columns(self.estimator, X)
+        if self.transform is not None:
+            X = self.transform.transform(X)
+        if not sparse.issparse(X):
+            X = np.asarray(X)
+            X = X if X.dtype in (np.float32, np.float64) else X.astype(np.float64)
+        return X if self.phi is None else self.phi(X)
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Labels as the user has them -> classes 0..c-1; numbers stay numbers where there are no classes."""
+
+    classes: tuple[Any, ...] | None
+
+    def __call__(self, y: Any) -> np.ndarray:
+        """Raises ValueError naming labels that the estimator has never seen."""
+        given = y.numpy() if isinstance(y, torch.Tensor) else np.asarray(y)
+        if self.classes is None:
+            return given.astype(np.float64)
+        given = given.ravel() if given.ndim == 2 and given.shape[1] == 1 else given
+        if given.ndim != 1:
+            raise ValueError(f"y must have shape (n,), got {given.shape}")
+        codes = pd.Index(self.classes).get_indexer(pd.Index(given))
+        if (codes < 0).any():
+            unseen = list(dict.fromkeys(given[codes < 0].tolist()))
+            raise ValueError(
+                f"y has labels that the estimator was not fitted on: {unseen[:5]}, first in example "
+                f"{int(np.argmin(codes))}; it knows {list(self.classes)[:10]}"
+            )
+        return codes.astype(np.int64)
+
+
+def check_columns(estimator: Any, X: Any) -> None:
+    """Raise ValueError, naming the columns, unless X has those that the estimator was fitted on."""
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is not None and isinstance(X, pd.DataFrame):
+        expected, found = list(names), list(X.columns)
+        missing = [name for name in expected if name not in found]
+        unexpected = [name for name in found if name not in expected]
+        parts = [f"missing {missing[:10]}"] if missing else []
+        parts += [f"unexpected {unexpected[:10]}"] if unexpected else []
+        if not parts and expected != found:
+            parts = [f"reordered: {found[:10]} instead of {expected[:10]}"]
+        if parts:
+            raise ValueError(f"X has other columns than at fit: {'; '.join(parts)}")
+        return
+    count = getattr(estimator, "n_features_in_", None)
+    if count is not None and len(X.shape) == 2 and X.shape[1] != count:
+        raise ValueError(f"X has {X.shape[1]} columns, the estimator was fitted on {count}")

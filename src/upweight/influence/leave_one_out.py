@@ -1,0 +1,83 @@
+"""Every training row of a linear model predicted without itself, from one factorisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+
+from ..curvature.base import ExampleMean
+from ..objective import LinearModel
+from ..runtime.progress import track
+from ..types import Tensor
+from .woodbury import HELD_BYTES, Total
+
+FLAT = 1e-10
+"""Of the largest curvature of an example in its output: below it the leverage does not tell the kernel value."""
+
+
+@dataclass(frozen=True, eq=False)
+class LeaveOneOut:
+    """Each training row predicted without itself, from one factorisation (B5): approximate leave-one-out.
+
+    `outputs` (n, c) are the logits or values without the row, `loss` (n,) is the row's own loss there, `leverage` (n,)
+    is the share of its own fit that the row itself carries, w x^T A^-1 x (a trace for c > 1; the sum over rows is the
+    effective number of parameters).
+    """
+
+    outputs: Float[Tensor, "n c"]
+    loss: Float[Tensor, " n"]
+    leverage: Float[Tensor, " n"]
+
+
+def own_kernels(total: Total, E: Float[Tensor, "b c p"]) -> Float[Tensor, "b c c"]:
+    """X_i A^-1 X_i^T of each example, from the gradients of its outputs."""
+    if E.shape[1] == 1:
+        return (total.factor.quadratic(E[:, 0]) / total.problem.n)[:, None, None]
+    return E @ total.solve(E).mT
+
+
+def all_kernels(total: Total) -> Float[Tensor, " n"] | None:
+    """The same of all training examples at once where a model of one output is solved on the dual side."""
+    problem = total.problem
+    leverages = total.factor.leverages if problem.c == 1 else None
+    if leverages is None:
+        return None
+    w = problem.derivatives().a[:, 0]
+    flat = (w < FLAT * w.max()).nonzero()[:, 0]
+    found = leverages / w
+    if len(flat):
+        E = problem.output_gradients(problem.train_batch(flat))
+        found[flat] = own_kernels(total, E)[:, 0, 0]
+    return found
+
+
+def leave_one_out(problem: LinearModel, curvature: ExampleMean) -> LeaveOneOut:
+    """Every training row predicted without itself: eta_i + K_i rho_i, K_i = X_i A^-1 X_i^T (c, c) (B5).
+
+    With z = X_i step = (I - K W)^-1 (K r + X_i b), b the step that the penalty's share alone makes.
+    """
+    total = Total.of(problem, curvature, 1 if problem.penalty.leaves_with_examples else 0)
+    b = total.solve(problem.folded_penalty[None])[0]
+    parts = problem.derivatives()
+    eta = problem.outputs()
+    pulled = problem.outputs(theta=b)
+    kernels = all_kernels(total)
+    shift = torch.empty_like(eta)
+    leverage = torch.empty(problem.n, dtype=torch.float64)
+    held = max(1, HELD_BYTES // (8 * problem.p * problem.c))
+    starts = range(0, problem.n, held)
+    for start in track(starts, "leave-one-out", len(starts)):
+        index = torch.arange(start, min(start + held, problem.n))
+        if kernels is None:
+            K = own_kernels(total, problem.output_gradients(problem.train_batch(index)))
+        else:
+            K = kernels[index, None, None]
+        own = parts.take(index)
+        KW = own.curve(K).mT
+        right = K @ own.r[:, :, None] + pulled[index, :, None]
+        shift[index] = torch.linalg.solve(torch.eye(problem.c, dtype=K.dtype) - KW, right)[:, :, 0]
+        leverage[index] = KW.diagonal(dim1=1, dim2=2).sum(1)
+    outputs = eta + shift
+    return LeaveOneOut(outputs, problem.loss.value(outputs, problem.y), leverage)

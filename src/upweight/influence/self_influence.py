@@ -1,0 +1,112 @@
+"""I_up,loss(z_i, z_i) of every training example on its own loss (Sec. 5.4), in the way that suits model and solver.
+
+g^T A^-1 g of the bare gradient g of every example, and the product of g with A^-1 times the folded penalty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+
+from ..capabilities import LayerGradients
+from ..curvature.base import Curvature, OuterInverse
+from ..objective import LinearModel, Objective
+from ..runtime.distributed import shard
+from ..runtime.progress import track
+from ..solvers import Inverse
+from ..types import Tensor
+from .leave_one_out import all_kernels
+from .passes import whole
+from .woodbury import Total
+
+Own: TypeAlias = tuple[slice, Tensor, Tensor]
+"""A block of training examples: g^T A^-1 g, and the product of g with A^-1 times the folded penalty."""
+
+
+def scores_of(problem: Objective, parts: Iterator[Own]) -> Float[Tensor, "1 n"]:
+    """The scores of all training examples, from g^T A^-1 g and the penalty's part of each."""
+    # The train gradient is w_i times the bare one plus the folded penalty.
+    return whole(
+        (
+            (part, -(problem.weights[part].to(own.device) * own.double() + product.double())[None])
+            for part, own, product in parts
+        ),
+        1,
+        problem.n,
+    )
+
+
+def closed_form(
+    problem: Objective, curvature: Curvature, inverse: Inverse, constant: Float[Tensor, "1 p"]
+) -> Iterator[Own] | None:
+    """The way without a solve per example, or None where there is none.
+
+    Args:
+        problem: whose training examples.
+        curvature: A.
+        inverse: of A.
+        constant: A^-1 times the folded penalty.
+    """
+    layers, outer, model, mean = problem.layers, curvature.outer, problem.linear, curvature.examples
+    if outer is not None and layers is not None and layers.together:
+        return _by_layers(layers, outer, constant)
+    if model is None or mean is None or not inverse.exact or model.c > 1:
+        return None
+    kernels = all_kernels(Total.of(model, mean, 0))
+    return None if kernels is None else iter([_by_kernels(model, kernels, constant)])
+
+
+def _by_kernels(model: LinearModel, kernels: Float[Tensor, " n"], constant: Float[Tensor, "1 p"]) -> Own:
+    """Of a linear model of one output solved on the dual side: r_i^2 x_i A^-1 x_i^T, from all leverages at once."""
+    bare = model.loss.residual(model.outputs(), model.y)[:, 0]
+    product = bare * model.outputs(theta=constant[0])[:, 0]
+    own = shard(model.n)
+    return own, (bare.square() * kernels * model.n)[own], product[own]
+
+
+def _by_layers(layers: LayerGradients, outer: OuterInverse, constant: Float[Tensor, "1 p"]) -> Iterator[Own]:
+    for part, pairs, product in track(layers.train_pairs(constant), "self-influence", None):
+        yield part, outer.quadratic(pairs), product[0]
+
+
+def by_solves(
+    problem: Objective, inverse: Inverse, constant: Float[Tensor, "1 p"], block: int
+) -> Iterator[Own]:
+    """A solve, or a closed quadratic form, per example.
+
+    Args:
+        problem: whose training examples.
+        inverse: of the curvature A.
+        constant: A^-1 times the folded penalty.
+        block: examples that are taken at once.
+    """
+    # A closed form is this process's own work; a solve is everybody's, for the same rows.
+    own = shard(problem.n) if inverse.quadratic is not None else slice(0, problem.n)
+    starts = range(own.start, own.stop, block)
+    for start in track(starts, "self-influence", len(starts)):
+        part = slice(start, min(start + block, own.stop))
+        bare = problem.test_gradients(problem.train_batch(torch.arange(part.start, part.stop)))
+        solved = (inverse(bare).value * bare).sum(1) if inverse.quadratic is None else inverse.quadratic(bare)
+        yield part, solved, bare @ constant[0]
+
+
+def by_draws(
+    problem: Objective, solved: Float[Tensor, "k p"], constant: Float[Tensor, "1 p"]
+) -> Iterator[Own]:
+    """Estimates: g^T A^-1 g is the mean square of g . s over s = A^-1 x, the covariance of x being A.
+
+    Args:
+        problem: whose training examples.
+        solved: the k draws s.
+        constant: A^-1 times the folded penalty.
+    """
+    rows = torch.cat([solved, constant])
+    folded = (rows @ problem.folded_penalty.to(rows))[:, None]
+    for part, values in track(problem.products(rows), "self-influence", None):
+        # Back to gradients without weight and penalty.
+        weight = problem.weights[part].to(values)
+        bare = (values - folded) / torch.where(weight > 0, weight, 1.0)
+        yield part, bare[:-1].square().mean(0), bare[-1]

@@ -1,0 +1,94 @@
+"""The pass behind all scores by way of a folder: what is finished is kept, and a job that was cut off goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+
+from ..curvature.base import Curvature
+from ..objective import Objective
+from ..runtime.distributed import gather_objects, rank, together
+from ..solvers import Solution
+from ..types import Tensor
+from . import checks
+from .defaults import Settings
+from .score_store import ABOUT, Plan, ScoreStore, write_words
+from .scores import Scores
+from .top_k import strongest
+
+
+@dataclass(frozen=True, eq=False)
+class StoredPass:
+    """Scores of one problem whose factors, solves and blocks are kept in `folder` as they are finished."""
+
+    folder: Path
+    problem: Objective
+    settings: Settings
+    solve: Callable[[Tensor], Solution]
+
+    def scores(
+        self, v: Float[Tensor, "m p"], key: str, about: Callable[[Solution], Scores], top: int | None
+    ) -> Scores:
+        """The scores of right-hand sides, made or read.
+
+        Args:
+            v: the gradients of m test measures.
+            key: a content hash of weights, data, settings and test rows.
+            about: what is known of the solved right-hand sides, as scores without columns.
+            top: so many helpful and harmful training rows are kept in memory; None: all.
+
+        Raises:
+            StaleError: for a folder with scores of another key, and where the data changed.
+        """
+        problem = self.problem
+        problem.check_current()
+        problem.check_unmoved()
+        checks.agreement(problem)
+        recall(self.folder, problem)
+        store = ScoreStore.begin(self.folder, key, Plan.of(len(v), problem))
+        keep(self.folder, problem, [self.settings.curvature, self.settings.solver.helper])
+        solution = store.solved(v, self.solve)
+        scores, rows = about(solution), -solution.rounded
+        with together():
+            scores.save(self.folder / ABOUT)
+
+        def block(part: slice) -> Tensor:
+            products = [values for _, values in problem.products(rows, part)]
+            return torch.cat(products, dim=1).to(problem.dtype).cpu()
+
+        if top is not None:
+            values, columns = strongest(store.fill(block), len(v), top)
+            return dataclasses.replace(scores, values=values, columns=columns)
+        for _ in store.fill(block):
+            pass
+        return dataclasses.replace(scores, values=store.values())
+
+
+def recall(folder: str | Path, problem: Objective) -> None:
+    """Take ends of spectra that another run looked at, if it was for this problem."""
+    path = Path(folder) / "spectra.json"
+    if gather_objects(path.exists())[0]:
+        words = json.loads(path.read_text(encoding="utf-8"))
+        if words["problem"] == problem.fingerprint():
+            problem.spectra.update({name: tuple(ends) for name, ends in words["spectra"].items()})
+
+
+def keep(folder: Path, problem: Objective, curvatures: list[Curvature | None]) -> None:
+    """Keep the ends of spectra and what curvatures gathered from the data, or take them from the folder.
+
+    Args:
+        folder: of the store.
+        problem: whose spectra.
+        curvatures: the one that answers, and that of its preconditioner, if there is one.
+    """
+    if rank() == 0 and problem.spectra:
+        write_words(folder / "spectra.json", {"problem": problem.fingerprint(), "spectra": problem.spectra})
+    for curvature in curvatures:
+        if curvature is not None and curvature.outer is not None:
+            curvature.outer.keep(folder)

@@ -1,0 +1,126 @@
+"""The inverse Hessian of a linear model without some training examples, from the factorised one of all of them.
+
+With A the Hessian of the *total* objective and S the removed set, a Newton step moves the parameters by
+(A - A_S)^-1 g_S, where A_S and g_S are the set's own curvature and gradient (Woodbury; requirement B2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+
+from ..curvature.base import ExampleMean
+from ..errors import IndefiniteError
+from ..linalg.factorizations import Factor
+from ..objective import LinearModel
+from ..runtime.progress import track
+from ..types import Tensor
+
+HELD_BYTES = 128 << 20
+"""Vectors of length p that are held at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Total:
+    """The Hessian of the total objective, n * A, of which `size` examples will be removed.
+
+    With keep="mean" every example brings its share of the penalty, which leaves with it.
+    """
+
+    problem: LinearModel
+    factor: Factor
+    size: int
+
+    @classmethod
+    def of(cls, problem: LinearModel, curvature: ExampleMean, size: int) -> Total:
+        """Factorised once for all sets of that size.
+
+        Args:
+            problem: the model.
+            curvature: its Hessian.
+            size: how many examples will be removed; where their share of the penalty stays, 0 will do.
+        """
+        if size == 0:  # the curvature itself, which may be factorised already
+            return cls(problem, curvature.factor(torch.float64), 0)
+        kept = problem.changed(l2=problem.penalty.left_in_total(size, problem.n).l2)
+        return cls(problem, curvature.of(kept).factor(torch.float64), size)
+
+    def solve(self, rows: Float[Tensor, "*k p"]) -> Float[Tensor, "*k p"]:
+        """The inverse of the total Hessian, nothing removed but the penalty's share."""
+        return self.factor.solve(rows.flatten(0, -2)).view(rows.shape) / self.problem.n
+
+
+class Downdated:
+    """(n A - C^T C)^-1 of G sets at once, C (G, q, p) the roots of their curvature, q <= p."""
+
+    def __init__(self, total: Total, C: Float[Tensor, "G q p"]) -> None:
+        self.total, self.C = total, C
+        self.F = total.solve(C)
+        self.overlap = C @ self.F.mT
+        eye = torch.eye(C.shape[1], dtype=C.dtype)
+        self.lower, failed = torch.linalg.cholesky_ex(eye - self.overlap)
+        if bool(failed.any()):
+            raise IndefiniteError(
+                "without these examples the curvature is singular: some direction is fitted by them alone; train with "
+                "a penalty (l2 > 0) or remove fewer"
+            )
+
+    def solve(self, rows: Float[Tensor, "G s p"]) -> Float[Tensor, "G s p"]:
+        """Row by row, each set with its own inverse."""
+        base = self.total.solve(rows)
+        return base + torch.cholesky_solve(self.C @ base.mT, self.lower).mT @ self.F
+
+    @property
+    def leverage(self) -> Float[Tensor, " G"]:
+        """The largest share of a direction's curvature that the set carries, < 1."""
+        return torch.linalg.eigvalsh(self.overlap)[:, -1]
+
+
+def _pieces(problem: LinearModel, sets: list[Tensor]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Sets of equal size in batches: their places, gradients (G, p) and curvature roots C (G, q, p)."""
+    held = max(1, HELD_BYTES // (8 * problem.p * problem.c))
+    by_size: dict[int, list[int]] = {}
+    for j, rows in enumerate(sets):
+        by_size.setdefault(len(rows), []).append(j)
+    for size, places in sorted(by_size.items()):
+        for start in range(0, len(places), max(1, held // size)):
+            batch = places[start : start + max(1, held // size)]
+            if size <= held:
+                index = torch.cat([sets[j] for j in batch])
+                g = problem.train_gradients(index).view(len(batch), size, -1).sum(1)
+                C = problem.hessian_roots(index).view(len(batch), size * problem.c, -1)
+            else:
+                parts = sets[batch[0]].split(held)
+                g = torch.stack([problem.train_gradients(part).sum(0) for part in parts]).sum(0, keepdim=True)
+                C = problem.hessian_roots(parts[0]).flatten(0, 1)[None]
+                for part in parts[1:]:
+                    C = _thin(torch.cat([C, problem.hessian_roots(part).flatten(0, 1)[None]], dim=1))
+            yield batch, g, _thin(C)
+
+
+def _thin(C: Float[Tensor, "G q p"]) -> Float[Tensor, "G s p"]:
+    """The same C^T C from at most p rows."""
+    return C if C.shape[1] <= C.shape[2] else torch.linalg.qr(C, mode="r").R
+
+
+def newton(
+    problem: LinearModel, curvature: ExampleMean, sets: list[Tensor], title: str = "removing sets"
+) -> Iterator[tuple[list[int], Downdated, Float[Tensor, "G p"]]]:
+    """Batches of sets: their places, downdated inverses and the Newton steps of the parameters.
+
+    Args:
+        problem: the model.
+        curvature: its Hessian.
+        sets: the training rows of each set.
+        title: of the progress bar.
+    """
+    totals: dict[int, Total] = {}
+    for batch, g, C in track(_pieces(problem, sets), title, None):
+        size = len(sets[batch[0]]) if problem.penalty.leaves_with_examples else 0
+        if size not in totals:
+            totals = {size: Total.of(problem, curvature, size)}
+        inverse = Downdated(totals[size], C)
+        yield batch, inverse, inverse.solve(g[:, None])[:, 0]

@@ -1,0 +1,211 @@
+"""The three ways to a trained model of a file: fitted here, read from a skops file, made by a user's own function."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from ..errors import NotStationaryWarning
+from ..estimators.from_estimator import from_estimator
+from ..influence.influence import Influence
+from ..objective import Objective
+from ..runtime.progress import phase, tell
+from ..types import Batch
+from ..validation.refits import Refit
+from .columns import Kind, Table, is_kind, is_quantity, kind_of
+from .default_models import described, sensible
+from .reading import FileError, check_column
+
+Batches = Callable[[pd.DataFrame, Path], Batch]
+"""Rows of a table, and the folder that their images are in -> a batch of the model's."""
+
+CACHE = ".upweight"
+"""The folder beside the file in which features of images are kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class FileModel:
+    """A trained model of a file's rows, however it came about.
+
+    Attributes:
+        words: What the model is, in one sentence.
+        influence: The influence of the training rows, in the file's order.
+        batches: Makes a batch of the model's of rows of a table with the file's columns.
+        kinds: The columns that the model sees, and what they are.
+        classifies: Whether the target is a class.
+        notes: What was left out of the file or filled, and why, a sentence each.
+        refit: A user's way to train the model again, for models that upweight cannot train itself.
+    """
+
+    words: str
+    influence: Influence
+    batches: Batches
+    kinds: Mapping[str, Kind]
+    classifies: bool
+    notes: tuple[str, ...] = ()
+    refit: Refit | None = None
+
+
+def fitted_here(table: Table, folder: Path) -> FileModel:
+    """A model that is fitted here: the sensible pipeline for the table's columns, trained to rounding.
+
+    Features of images are kept in a folder `.upweight` of `folder`, which is that of the file.
+    """
+    pipeline = sensible(table, cache=folder / CACHE)
+    from sklearn.exceptions import ConvergenceWarning
+
+    with phase(f"fitting {len(table.X):,} rows"), warnings.catch_warnings():
+        # `polish` finishes the training: that scikit-learn stopped early does not matter.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", NotStationaryWarning)
+        pipeline.fit(table.X, table.y)
+        problem = from_estimator(pipeline, table.X, table.y, polish=True)
+    words = described(table)
+    tell(f"fitted: {words}")
+    return FileModel(
+        words=words,
+        influence=Influence(problem),
+        batches=table.batch,
+        kinds=table.kinds,
+        classifies=table.classifies,
+        notes=table.notes,
+    )
+
+
+def from_skops(path: Path, trust: Collection[str], rows: pd.DataFrame, table: Table) -> FileModel:
+    """A scikit-learn model that its user fitted, read from a skops file.
+
+    Args:
+        path: The skops file.
+        trust: Types that the file may use, besides those known to be safe.
+        rows: The training file as it was read (n rows): what the model was fitted on.
+        table: The same file, understood.
+
+    Raises:
+        FileError: The file cannot be read, uses types that are not trusted, or needs columns that are not there.
+    """
+    estimator, target = read_skops(path, trust), str(table.y.name)
+
+    def batches(rows: pd.DataFrame, _: Path) -> tuple[pd.DataFrame, pd.Series]:
+        check_column(rows, target)
+        return _own_columns(estimator, rows, target), rows[target]
+
+    X, y = batches(rows, path)
+    return FileModel(
+        words=f"{path.name}: {' '.join(str(estimator).split())}",
+        influence=Influence(from_estimator(estimator, X, y, polish=False)),
+        batches=batches,
+        kinds={name: kind for name, kind in table.kinds.items() if name in X.columns},
+        classifies=table.classifies,
+    )
+
+
+def read_skops(path: Path, trust: Collection[str] = ()) -> object:
+    """A model from a skops file, with no other types than those known to be safe and those in `trust`.
+
+    Raises FileError for files that are not there or broken, and naming the types that were not trusted; ImportError
+    without skops.
+    """
+    try:
+        import skops.io
+    except ImportError as missing:
+        raise ImportError('models are read with skops: pip install "upweight[files]"') from missing
+    if not path.is_file():
+        raise FileError(f"{path}: no such file")
+    try:
+        unknown = [name for name in skops.io.get_untrusted_types(file=path) if name not in trust]
+        if unknown:
+            options = " ".join(f"--trust {name}" for name in unknown)
+            raise FileError(
+                f"{path.name} uses types that could run code of its author: {', '.join(unknown)}. "
+                f"If you trust where it comes from: {options}"
+            )
+        return skops.io.load(path, trusted=list(trust))
+    except FileError:
+        raise
+    except Exception as error:  # whatever a broken or foreign archive makes skops raise
+        raise FileError(
+            f"{path.name}: cannot be read as a skops file ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _own_columns(estimator: object, rows: pd.DataFrame, target: str) -> pd.DataFrame:
+    """The columns that an estimator was fitted on; all but the target where it does not say."""
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is None:
+        return rows.drop(columns=target)
+    for name in names:
+        check_column(rows, str(name))
+    return rows[list(names)]
+
+
+def from_function(name: str, rows: pd.DataFrame, target: str) -> FileModel:
+    """A PyTorch model that a user's own function makes of the file's table.
+
+    The function returns a `Problem` of the rows in their order, a function that turns rows of a table into a batch of
+    the problem's, and, for `verify`, a function that trains on the rows that are kept (see `upweight.verify`).
+
+    Args:
+        name: Where the function is: MODULE:FUNCTION, as Python imports it from the current folder.
+        rows: The training file as it was read (n rows), its index the ids of the rows.
+        target: The column that the model predicts.
+
+    Raises:
+        FileError: There is no such column or function, the function fails, or it returns something else.
+    """
+    check_column(rows, target)
+    problem, batches, refit = _as_promised(name, _called(name, rows), len(rows))
+    problem = problem.changed(terms=replace(problem.terms, train_index=rows.index))
+    kinds = {column: kind_of(rows[column]) for column in rows.columns.drop(target)}
+    return FileModel(
+        words=f"{name}: {problem.n:,} examples, {problem.p:,} parameters",
+        influence=Influence(problem),
+        batches=lambda rows, _: batches(rows),
+        kinds={column: kind for column, kind in kinds.items() if is_kind(kind)},
+        classifies=not is_quantity(rows[target]),
+        refit=refit,
+    )
+
+
+def _called(name: str, rows: pd.DataFrame) -> object:
+    """What MODULE:FUNCTION returns for the table; whatever the user's code raises, as one sentence."""
+    module, colon, function = name.partition(":")
+    if not (module and colon and function):
+        raise FileError(
+            f"--problem {name}: write MODULE:FUNCTION, as in mine:problem for problem() of mine.py"
+        )
+    with phase(f"calling {name}"):
+        try:
+            sys.path.insert(0, "")
+            return getattr(importlib.import_module(module), function)(rows)
+        except Exception as error:  # whatever a user's own code raises
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            raise FileError(
+                f"--problem {name}: {type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
+            ) from error
+        finally:
+            sys.path.remove("")
+
+
+def _as_promised(
+    name: str, made: object, n: int
+) -> tuple[Objective, Callable[[pd.DataFrame], Batch], Refit | None]:
+    """What a user's function made, if it is a problem of n examples with its batches and perhaps a refit."""
+    problem, batches, refit = (
+        (*made, None)[:3] if isinstance(made, tuple) and len(made) > 1 else (None, None, None)
+    )
+    if not isinstance(problem, Objective) or not callable(batches):
+        raise FileError(
+            f"--problem {name} must return (problem, batches) or (problem, batches, refit), where batches(table) makes "
+            f"a batch of the problem's of rows of a table; it returned {type(made).__name__}"
+        )
+    if problem.n != n:
+        raise FileError(f"--problem {name}: the problem has {problem.n:,} examples, the file {n:,} rows")
+    return problem, batches, refit

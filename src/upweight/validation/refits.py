@@ -1,0 +1,161 @@
+"""Retraining without some of the training examples, many times: the judge shares no solver with the accused.
+
+For linear problems many refits run at once as a block: the gradient of each reduced objective is computed from the
+outputs of that refit's own parameters, steps are taken with one fixed factorised Hessian, and a refit counts only when
+the norm of that gradient is below the tolerance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+
+from ..curvature.hessian import Hessian
+from ..errors import NotConvergedError
+from ..linalg.factorizations import Factor
+from ..measures import Measure
+from ..objective import LinearModel, Objective
+from ..runtime.progress import track
+from ..types import Tensor
+
+Refit = Callable[[Tensor], Any]
+"""Kept training rows (index) -> retrained parameters: a flat (p,) tensor or a module."""
+
+BLOCK = 64
+STEPS = 60
+
+
+def measured_refits(
+    problem: Objective,
+    test: Any,
+    measure: Measure | None,
+    removed: Tensor,
+    *,
+    refit: Refit | None,
+    tolerance: float,
+) -> tuple[Float[Tensor, "r m"], Float[Tensor, " r"], bool]:
+    """The change of each measure by retraining without each row, against a refit that removes nothing.
+
+    Args:
+        problem: what was trained.
+        test: m test examples.
+        measure: what is measured, default the loss.
+        removed: r training rows, each removed alone.
+        refit: trains on the kept rows; None for linear problems, which are refitted here.
+        tolerance: the gradient norm at which a refit counts.
+
+    Returns:
+        Changes (r, m), gradient norms (r,) (NaN for a user's refits), and whether all ran: after Ctrl-C what was
+        finished is kept.
+
+    Raises:
+        ValueError: for other than linear problems without `refit`.
+    """
+    if refit is not None:
+        found = _by_user(problem, test, measure, removed, refit)
+    elif problem.linear is not None:
+        found = _by_blocks(problem.linear, test, measure, removed, tolerance)
+    else:
+        raise ValueError(
+            "verify retrains linear problems by itself; for other models give refit=, a function of the kept training "
+            "rows (index tensor) that returns the retrained parameters or module"
+        )
+    changes: list[Tensor] = []
+    norms: list[float] = []
+    complete = True
+    try:
+        for change, norm in found:
+            changes.append(change)
+            norms.append(norm)
+    except KeyboardInterrupt:
+        if not changes:
+            raise
+        complete = False
+    return torch.stack(changes), torch.tensor(norms), complete
+
+
+def _by_blocks(
+    model: LinearModel, test: Any, measure: Measure | None, removed: Tensor, tolerance: float
+) -> Iterator[tuple[Tensor, float]]:
+    """Changes and gradient norms, from refits that run as blocks."""
+    if measure is None or measure.uses_batch:
+        test = model.prepared(test)  # once, not per block of refits
+    # The first removes nothing: the baseline, by the same code.
+    sets = [removed[:0], *removed.split(1)]
+    jobs = [sets[start : start + BLOCK] for start in range(0, len(sets), BLOCK)]
+    factor = Hessian(model).factor(torch.float32)
+    baseline: Tensor | None = None
+    for job in track(jobs, f"refitting {len(removed)} times", len(jobs)):
+        thetas, reached = refit_without(model, job, factor, tolerance)
+        values = list(model.evaluate_each(test, thetas, measure))
+        if baseline is None:
+            baseline, values, reached = values[0], values[1:], reached[1:]
+        yield from ((value - baseline, norm) for value, norm in zip(values, reached.tolist(), strict=True))
+
+
+def _by_user(
+    problem: Objective, test: Any, measure: Measure | None, removed: Tensor, refit: Refit
+) -> Iterator[tuple[Tensor, float]]:
+    """Changes from a user's own training, one after the other."""
+    everything = torch.arange(problem.n)
+    start = problem.evaluate(test, measure, _flat(problem, refit(everything)))
+    for row in track(removed.tolist(), "refitting", len(removed)):
+        theta = _flat(problem, refit(everything[everything != row]))
+        yield problem.evaluate(test, measure, theta) - start, float("nan")
+
+
+def _flat(problem: Objective, trained: Any) -> Tensor:
+    if isinstance(trained, torch.nn.Module):
+        named = dict(trained.named_parameters())
+        return torch.cat([named[name].detach().flatten() for name in problem.layout.names])
+    flat = torch.as_tensor(trained)
+    if flat.shape != (problem.p,):
+        raise ValueError(
+            f"refit must return a module or a flat ({problem.p},) tensor, got shape {tuple(flat.shape)}"
+        )
+    return flat
+
+
+def refit_without(
+    problem: LinearModel, sets: list[Tensor], factor: Factor, tolerance: float = 1e-9
+) -> tuple[Float[Tensor, "g p"], Float[Tensor, " g"]]:
+    """Refit once without each of g sets of training rows, all at once.
+
+    A refit that the fixed factor does not bring there (very high leverage, a large set) is finished alone by
+    `minimised`.
+
+    Args:
+        problem: a linear model.
+        sets: the training rows of each set; an empty one removes nothing.
+        factor: of the Hessian, in any precision.
+        tolerance: the norm of the reduced objective's gradient at which a refit is finished.
+
+    Returns:
+        The parameters (g, p) and the gradient norms (g,) of the reduced objectives.
+
+    Raises:
+        NotConvergedError: where a refit misses twice the tolerance.
+    """
+    # The first step needs no pass over the data: at theta only the removed rows' gradients are missing from the sum.
+    thetas = problem.theta - factor.solve(problem.gradients_without(sets).to(factor.dtype)).double()
+    norms = torch.full((len(sets),), torch.inf, dtype=torch.float64)
+    active = torch.arange(len(sets))
+    for _ in range(STEPS):
+        gradient = problem.gradients_without([sets[j] for j in active.tolist()], thetas[active])
+        norms[active] = gradient.norm(dim=1)
+        left = ~(norms[active] <= tolerance)
+        if not bool(left.any()):
+            break
+        active = active[left]
+        thetas[active] -= factor.solve(gradient[left].to(factor.dtype)).double()
+    for j in (~(norms <= tolerance)).nonzero()[:, 0].tolist():
+        thetas[j] = problem.without(sets[j]).minimised(tolerance).theta
+        norms[j] = problem.gradients_without([sets[j]], thetas[[j]]).norm()
+    if not bool((norms <= 2 * tolerance).all()):
+        raise NotConvergedError(
+            f"a refit stopped at gradient norm {float(norms.max()):.1e}, wanted {tolerance:.0e}"
+        )
+    return thetas, norms

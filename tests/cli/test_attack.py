@@ -1,0 +1,29 @@
+"""Which predictions one row could turn."""
+
+import json
+
+from tests.support.files import run
+
+
+def test_attack_says_which_predictions_one_row_could_turn(people_file):
+    arguments = (
+        "attack",
+        people_file,
+        "--target",
+        "opinion",
+        "--drop",
+        "said",
+        "--format",
+        "json",
+        "--k",
+        200,
+    )
+    flips = []
+    for radius in (0, 3):
+        result = run(*arguments, "--radius", radius)
+        assert result.exit_code == 0, result.output
+        lines = json.loads(result.stdout)
+        assert all(line["margin"] > 0 for line in lines)
+        flips.append(sum(line["flips"] for line in lines))
+    assert flips[0] == 0 < flips[1]
+    assert run("attack", people_file, "--target", "opinion", "--drop", "age").exit_code == 2

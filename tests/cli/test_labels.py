@@ -1,0 +1,49 @@
+"""Suspicious labels: what the library says, a gate with its own code, and cells that no spreadsheet runs."""
+
+import pandas as pd
+
+from tests.support.compare import assert_close_per_row
+from tests.support.files import people, run
+from upweight import Influence, from_estimator, mislabeled
+from upweight.tables import read, sensible, understood
+
+
+def test_mislabeled_finds_flipped_labels_and_says_what_the_library_says(people_file, tmp_path):
+    table = people(300)
+    flipped = [10, 50, 90, 200]
+    table.loc[flipped, "opinion"] = table.loc[flipped, "opinion"].map(
+        {"likes": "dislikes", "dislikes": "likes"}
+    )
+    path, out = tmp_path / "flipped.csv", tmp_path / "out.csv"
+    table.to_csv(path, index=False)
+    result = run("mislabeled", path, "--target", "opinion", "--out", out)
+    assert result.exit_code == 0, result.output
+    found = pd.read_csv(out, index_col="row")
+    assert len(found) == 300
+    assert set(flipped) <= set(found.index[:8])
+    understood_ = understood(read(path), "opinion")
+    model = sensible(understood_).fit(understood_.X, understood_.y)
+    problem = from_estimator(model, understood_.X, understood_.y, polish=True)
+    wanted = mislabeled(Influence(problem)).table
+    assert found.index.tolist() == wanted.index.tolist()
+    column = "loss without the row"
+    assert_close_per_row(found[column].to_numpy()[:, None], wanted[column].to_numpy()[:, None], 1e-6)
+
+
+def test_the_gate_fails_with_its_own_code(people_file):
+    assert run("mislabeled", people_file, "--target", "opinion", "--fail-over", 1.0).exit_code == 0
+    result = run("mislabeled", people_file, "--target", "opinion", "--drop", "said", "--fail-over", 0.0)
+    assert result.exit_code == 3
+    assert "contradict" in result.output
+
+
+def test_text_that_a_spreadsheet_would_run_is_written_inert(tmp_path):
+    table = people()
+    table["name"] = ["=1+1", "@x", "+2+A1"] + [f"person {i}" for i in range(len(table) - 3)]
+    path, out = tmp_path / "a.csv", tmp_path / "out.csv"
+    table.to_csv(path, index=False)
+    result = run("mislabeled", path, "--target", "opinion", "--id", "name", "--out", out)
+    assert result.exit_code == 0, result.output
+    cells = [line.split(",")[0] for line in out.read_text().splitlines()]
+    assert {"'=1+1", "'@x", "'+2+A1"} <= set(cells)
+    assert not any(cell[:1] in "=+@" for cell in cells)

@@ -1,0 +1,34 @@
+"""Nobody but the one browser on this machine comes in."""
+
+from starlette.testclient import TestClient
+
+from tests.support.reviews import HOME, PORT, client, session_of
+from upweight.review.access import Keys
+
+
+def test_nobody_else_comes_in(fitted):
+    session = session_of(fitted)
+    stranger = client(session, enter=False)
+    for path in ("/", "/list", "/state", "/export", "/static/keys.js", "/?token=", "/?token=guess"):
+        assert stranger.get(path).status_code == 403
+    assert stranger.post("/decide", data={"row": 0, "action": "drop"}).status_code == 403
+    assert stranger.get("/", headers={"cookie": f"upweight-{PORT}=guess"}).status_code == 403
+
+    keys = Keys()
+    token = keys.token
+    browser = client(session, keys=keys)
+    assert browser.get("/", headers={"host": f"evil.example:{PORT}"}).status_code == 403
+    for origin in ("http://evil.example", f"http://127.0.0.1:{PORT + 1}", "null"):
+        answer = browser.post("/decide", data={"row": 0, "action": "drop"}, headers={"origin": origin})
+        assert answer.status_code == 403
+        assert browser.post("/undo", headers={"origin": origin}).status_code == 403
+    assert not session.journal.decisions()
+
+    # The token in the address has been used.
+    again = TestClient(browser.app, base_url=HOME)
+    assert again.get(f"/?token={token}").status_code == 403
+    assert browser.get("/static/../session.py").status_code in (403, 404)
+    assert browser.get("/static/%2e%2e/session.py").status_code == 404
+    headers = browser.get("/").headers
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"

@@ -1,0 +1,41 @@
+"""The journal: decisions survive, the newest counts, and it belongs to one file."""
+
+import pytest
+
+from upweight.review.journal import Decision, Journal
+from upweight.tables import FileError
+
+
+def test_the_newest_decision_counts_and_undo_brings_back_the_one_before(tmp_path):
+    path = tmp_path / "decisions"
+    journal = Journal(path, "f", "y", "h")
+    for decision in (Decision(3, "keep"), Decision(4, "drop"), Decision(3, "relabel", "x")):
+        journal.add(decision)
+    assert Journal(path, "f", "y", "h").decisions() == {
+        3: Decision(3, "relabel", "x"),
+        4: Decision(4, "drop"),
+    }
+    assert journal.undo() == Decision(3, "relabel", "x")
+    assert journal.decisions()[3] == Decision(3, "keep")
+    assert [journal.undo(), journal.undo(), journal.undo()] == [
+        Decision(4, "drop"),
+        Decision(3, "keep"),
+        None,
+    ]
+    with pytest.raises(ValueError, match="keep, relabel, drop, skip"):
+        Decision(1, "burn")
+    for action, label in (("relabel", None), ("keep", "x")):
+        with pytest.raises(ValueError, match="a label goes with relabel"):
+            Decision(1, action, label)
+
+
+def test_a_journal_of_something_else_is_refused(tmp_path):
+    path = tmp_path / "decisions"
+    Journal(path, "train.csv", "y", "hash")
+    with pytest.raises(FileError, match="about the target 'y', not 'z'"):
+        Journal(path, "train.csv", "z", "hash")
+    with pytest.raises(FileError, match=r"another state of train.csv"):
+        Journal(path, "train.csv", "y", "other")
+    (tmp_path / "photo").write_bytes(b"no database, but long enough to be looked at" * 50)
+    with pytest.raises(FileError, match="cannot be used as a journal"):
+        Journal(tmp_path / "photo", "train.csv", "y", "hash")

@@ -1,0 +1,46 @@
+"""The pipeline of a table without a model: photographs become features, which are kept."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.support.files import run
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A file of paths of red and green squares of several sizes."""
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("efficientnet_lite_pytorch")
+    random = np.random.default_rng(0)
+    lines = []
+    for i in range(12):
+        pixels = random.integers(0, 90, (30 + i, 40, 3), dtype=np.uint8)
+        pixels[:, :, i % 2] += 150
+        image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        lines.append((f"{i}.png", ["red", "green"][i % 2]))
+    path = tmp_path / "squares.csv"
+    pd.DataFrame(lines, columns=["picture", "colour"]).to_csv(path, index=False)
+    return path
+
+
+def test_photographs_are_read_shown_and_kept(photographs, tmp_path):
+    out = tmp_path / "report.html"
+    arguments = ("--target", "colour", "--row", 0, "--k", 2, "--checked", 2, "--out", out)
+    result = run("report", photographs, *arguments)
+    assert result.exit_code == 0, result.output
+    html = out.read_text(encoding="utf-8")
+    assert html.count('src="data:image/jpeg;base64,') == 5
+    kept = set((tmp_path / ".upweight").iterdir())
+    assert run("report", photographs, *arguments).exit_code == 0
+    assert set((tmp_path / ".upweight").iterdir()) == kept != set()
+    (tmp_path / "3.png").write_bytes(b"no image")
+    result = run("mislabeled", photographs, "--target", "colour")
+    assert result.exit_code == 2
+    assert "3.png: cannot be read as an image" in result.output
+    table = pd.read_csv(photographs)
+    table.loc[0, "picture"] = "../secret.png"
+    table.to_csv(photographs, index=False)
+    result = run("mislabeled", photographs, "--target", "colour")
+    assert result.exit_code == 2
+    assert "outside the folder" in result.output

@@ -1,0 +1,21 @@
+"""Text that a spreadsheet would run is made harmless wherever it stands; everything else stays."""
+
+import pandas as pd
+import pytest
+
+from upweight.tables.spreadsheet import inert
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+A1", "-A1", "@sum", "\tx", "\rx"])
+def test_formulas_get_an_apostrophe_in_cells_names_and_headings(text):
+    frame = pd.DataFrame({text: [text, "plain"], "number": [-1.5, 2.0]}, index=[text, "row"])
+    found = inert(frame)
+    assert found.columns.tolist() == [f"'{text}", "number"]
+    assert found.index.tolist() == [f"'{text}", "row"]
+    assert found.iloc[:, 0].tolist() == [f"'{text}", "plain"]
+    assert frame.columns[0] == text  # a copy
+
+
+def test_numbers_are_no_formulas_also_as_text():
+    frame = pd.DataFrame({"text": ["-3.5", "+1e4", "", None], "number": [-1, 2, 3, 4]})
+    pd.testing.assert_frame_equal(inert(frame), frame)
