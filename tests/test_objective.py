@@ -72,7 +72,7 @@ def test_a_changed_copy_answers_as_a_problem_made_anew(change: dict[str, Any]):
 
 
 def test_a_changed_network_answers_as_one_made_anew():
-    problem = problem_of("mlp")
+    problem = problem_of("mlp", weights=None)
     before = problem.train_gradients(torch.arange(3))
     copy = problem.changed(weights=torch.full((problem.n,), 2.0), l2=0.3)
     assert_close_per_row(

@@ -8,7 +8,7 @@ Nobody asks a problem for its class. What only some can do is a capability, a ty
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -360,7 +360,7 @@ class LinearModel(Objective):
 
     @abstractmethod
     def gradients_without(
-        self, sets: list[Int[Tensor, " _"]], thetas: Float[Tensor, "g p"] | None = None
+        self, sets: Sequence[Int[Tensor, " _"]], thetas: Float[Tensor, "g p"] | None = None
     ) -> Float[Tensor, "g p"]:
         """The gradient of the objective without each set of training rows, at its own parameters.
 

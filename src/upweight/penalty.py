@@ -31,7 +31,7 @@ class Penalty:
     keep: Keep
 
     @classmethod
-    def of(cls, l2: Any, theta: Float[Tensor, " p"], keep: Keep) -> Penalty:
+    def of(cls, l2: Any, theta: Float[Tensor, " p"], keep: str) -> Penalty:
         """The penalty of parameters `theta`, checked.
 
         Args:
@@ -52,7 +52,7 @@ class Penalty:
         bad = ~((strength >= 0) & strength.isfinite())
         if bool(bad.any()):
             raise ValueError(f"l2 must be >= 0 and finite, got {float(strength[bad].flatten()[0])}")
-        return cls(strength.expand(len(theta)).clone(), keep)
+        return cls(strength.expand(len(theta)).clone(), keep)  # type: ignore[arg-type]
 
     def value(self, theta: Float[Tensor, " p"]) -> Float[Tensor, ""]:
         """1/2 sum_j l2_j theta_j^2."""

@@ -6,6 +6,7 @@ import torch
 from tests.support.compare import assert_close_per_row
 from tests.support.networks import problem_of
 from upweight import EKFAC, GaussNewton, Influence, measures
+from upweight.measures import as_measure
 
 TOGETHER = ("mlp", "twice", "sequence", "patch", "signal", "words", "tied")
 
@@ -21,10 +22,11 @@ def test_the_stated_error_is_the_true_one(name, tolerance, l2, damping):
     problem = problem_of(name, l2=l2)
     curvature = EKFAC(problem, damping)
     batch = batch_of(problem)
-    found = curvature.compress(problem.layered.pairs(batch), tolerance)
+    found = curvature.compress(next(problem.layers.test_pairs(batch)), tolerance)
     exact = curvature.factor().solve(problem.test_gradients(batch))
     eye = torch.eye(problem.p).double()
-    flat = torch.stack([problem.layered.dot(found.vectors, one) for one in eye], 1)
+    flat = torch.stack([found.vectors @ one for one in eye], 1)
+    assert_close_per_row(found.vectors.flat(), flat, 1e-9)
     A = curvature.operator()(eye)
     size = ((exact @ A) * exact).sum(1)
     error = ((((flat - exact) @ A) * (flat - exact)).sum(1) / size).sqrt()
@@ -47,8 +49,8 @@ def test_scores_and_the_bound_of_their_error(name, measure):
     assert 0 < float(loose.residual.max()) <= 0.05
     assert "outer products per layer" in loose.verdict
     # Cauchy-Schwarz: |e . g| <= ||e||_A sqrt(g^T A^-1 g).
-    own = curvature.quadratic(problem.layered.pairs(batch_of(problem, problem.n)))
-    asked = curvature.quadratic(problem.layered.pairs(batch, measure))
+    own = curvature.quadratic(next(problem.layers.test_pairs(batch_of(problem, problem.n))))
+    asked = curvature.quadratic(next(problem.layers.test_pairs(batch, as_measure(measure))))
     bound = loose.residual[:, None] * (asked[:, None] * own).sqrt() * problem.weights
     assert bool(((loose.values - exact.values).abs() <= bound + 1e-12).all())
 
@@ -95,7 +97,8 @@ def test_relative_damping_is_a_share_of_each_layers_mean_eigenvalue():
     eye = torch.eye(problem.p).double()
     bare, damped = EKFAC(problem, 1e-9).operator()(eye), EKFAC(problem, 1e-9, relative=0.1).operator()(eye)
     added = (damped - bare).diagonal()
-    blocks = [layer.index for layer in problem.layered.layers] + [problem.layered.rest]
+    layout = problem.layers.layout
+    blocks = [matrix.index for matrix in layout.matrices] + [layout.rest]
     for index in blocks:
         mean = bare.diagonal()[index].mean() - 1e-9
         assert_close_per_row(added[index][:, None], (0.1 * mean).expand(len(index), 1), 1e-6)

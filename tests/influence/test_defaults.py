@@ -68,7 +68,7 @@ def test_models_linear_in_their_parameters_are_found(name: str):
             loss = settings.get("loss", F.cross_entropy)
             model = problem.evaluation.model.float()
             problem = Problem(model, loss, (rows[0].float(), rows[1]), l2=0.01, params=settings.get("params"))
-        assert problem.linear is linear
+        assert problem.facts.linear is linear
 
 
 def test_a_linear_model_gets_its_hessian_without_a_look_at_the_spectrum():

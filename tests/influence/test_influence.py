@@ -463,7 +463,7 @@ def test_sampled_self_influence_is_right_within_its_error(seed):
 @pytest.mark.parametrize(("name", "layer"), [("words", "embedding"), ("signal", "conv")])
 def test_on_inputs_of_a_layer_is_that_of_the_rest_of_the_network(name: str, layer: str, strategy: Any):
     problem = problem_of(name)
-    problem.evaluation.strategy = strategy
+    problem = problem._copy(evaluation=dataclasses.replace(problem.evaluation, strategy=strategy))
     model, theta = problem.evaluation.model, problem.theta
     influence = Influence(problem, curvature=GaussNewton(problem, 0.1))
     batch = problem.train_batch(torch.arange(4))

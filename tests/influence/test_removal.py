@@ -156,7 +156,7 @@ def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     case = BY_NAME["softmax"]
     influence = uw.Influence(case.problem)
     expected = influence.of_removal(SETS, case.test, guarantee=1), influence.leave_one_out()
-    monkeypatch.setattr("upweight.influence.removal.HELD_BYTES", 8 * case.p * case.c * 3)
+    monkeypatch.setattr("upweight.influence.woodbury.HELD_BYTES", 8 * case.p * case.c * 3)
     found = influence.of_removal(SETS, case.test, guarantee=1), influence.leave_one_out()
     for name in ("newton", "rescaled", "low", "high"):
         assert_close_per_row(getattr(found[0], name), getattr(expected[0], name), 1e-9)

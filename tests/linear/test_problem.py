@@ -147,7 +147,8 @@ def test_test_gradients_of_class_measures(case: Case):
 def test_answers_do_not_depend_on_the_block_size(name: str, size: int, monkeypatch: pytest.MonkeyPatch):
     problem, rows = BY_NAME[name].elsewhere, draw(3, BY_NAME[name].p)
     whole = torch.cat([b for _, b in problem.products(rows)], 1), problem.hessian.product()(rows)
-    monkeypatch.setattr(LinearProblem, "_block_size", lambda self, k: size)
+    for module in ("problem", "second_derivative"):
+        monkeypatch.setattr(f"upweight.linear.{module}.product_rows", lambda k, c: size)
     parts = torch.cat([b for _, b in problem.products(rows)], 1), problem.hessian.product()(rows)
     for found, wanted in zip(parts, whole, strict=True):
         assert_close_per_row(found, wanted, 1e-12)

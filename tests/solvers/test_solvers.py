@@ -21,6 +21,7 @@ from upweight import (
     NotConvergedError,
     Squared,
 )
+from upweight.linear.second_derivative import LinearHessian
 from upweight.solvers import Status
 
 every_case = pytest.mark.parametrize("case", CASES, ids=case_id)
@@ -162,7 +163,7 @@ def test_products_that_are_not_finite_are_no_answer_and_no_crash(monkeypatch):
 def test_ctrl_c_keeps_what_lissa_has(monkeypatch):
     problem = BY_NAME["softmax"].problem
     curvature, rows, calls = Hessian(problem, 0.1), draw(2, problem.p), []
-    sampled = LinearProblem.sampled
+    sampled = LinearHessian.minibatch_product
 
     def interrupted(self, *args, **options):
         calls.append(1)
@@ -172,7 +173,7 @@ def test_ctrl_c_keeps_what_lissa_has(monkeypatch):
 
     inverse = LiSSA(depth=500, repeats=4, scale=5.0).prepare(curvature)
     wanted = LiSSA(depth=50, repeats=4, scale=5.0).prepare(curvature)(rows).value
-    monkeypatch.setattr(LinearProblem, "sampled", interrupted)
+    monkeypatch.setattr(LinearHessian, "minibatch_product", interrupted)
     solution = inverse(rows, throw=False)
     assert set(solution.status) == {Status.INTERRUPTED}
     assert_close_per_row(solution.value, wanted, 1e-6)
@@ -371,7 +372,7 @@ def test_lissa_answers_the_damped_question_at_any_scale_and_repeats(damping: flo
     curvature = Hessian(identical(), damping)
     rows = draw(5, 3)  # more than parameters
     solution = LiSSA(**{"depth": 1500, "repeats": 2, **settings_}).prepare(curvature)(rows)
-    A = identical().matrix() + damping * torch.eye(3).double()
+    A = identical().hessian.matrix() + damping * torch.eye(3).double()
     assert_close_per_row(solution.value, torch.linalg.solve(A, rows.T).T, 1e-4)
     assert_close_per_row(solution.residual, (rows - solution.value @ A).norm(dim=1) / rows.norm(dim=1), 1e-6)
     assert set(solution.status) == {Status.ESTIMATED}

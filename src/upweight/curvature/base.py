@@ -20,6 +20,7 @@ from ..linalg.factorizations import Factor
 from ..linalg.lanczos import ends_of_spectrum, leading_eigenpairs
 from ..linalg.outer_products import Outer, Pairs
 from ..objective import Objective
+from ..runtime.progress import track
 from ..types import Operator, Tensor, wide
 
 DENSE_SPECTRUM = 64
@@ -212,9 +213,9 @@ def look_at_spectrum(curvature: Curvature, steps: int) -> tuple[float, float]:
         values = torch.linalg.eigvalsh(explicit(curvature))
         return float(values[0]), float(values[-1])
     dtype = curvature.fast_dtype
-    return ends_of_spectrum(
-        curvature.operator(dtype), curvature.p, dtype=dtype, device=curvature.device, steps=steps
-    )
+    rounds = track(range(steps), "spectrum", steps)
+    product = curvature.operator(dtype)
+    return ends_of_spectrum(product, curvature.p, dtype=dtype, device=curvature.device, rounds=rounds)
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,4 +73,4 @@ def _mean_score(problem: Objective, rows: Tensor | Outer, sums: Float[Tensor, " 
     """The drift: -s . grad R for rows -s whose scores have these sums. It spares a pass for the gradient."""
     # What of the penalty's gradient is not in the scores already.
     left = problem.penalty.gradient(problem.theta) - problem.folded_penalty
-    return sums / problem.n + (rows @ left).double()
+    return sums / problem.n + (rows.to(problem.theta) @ left).double()

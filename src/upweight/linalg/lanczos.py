@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
 from ..errors import IndefiniteError
-from ..runtime.progress import track
 from ..types import Operator, Tensor
 
 
@@ -42,9 +42,9 @@ def indefinite(lowest: float) -> IndefiniteError:
 
 
 def ends_of_spectrum(
-    product: Operator, p: int, *, dtype: torch.dtype, device: torch.device, steps: int = 100
+    product: Operator, p: int, *, dtype: torch.dtype, device: torch.device, rounds: Iterable[int]
 ) -> tuple[float, float]:
-    """The smallest and largest eigenvalue by the Lanczos recurrence: at most `steps` products.
+    """The smallest and largest eigenvalue by the Lanczos recurrence: at most a product per round.
 
     It stops when both ends are known to 1 % of their size, or to 1e-5 of the largest; they are approached from inside.
     Three vectors are held; that the recurrence loses orthogonality repeats eigenvalues, and moves no end.
@@ -54,14 +54,14 @@ def ends_of_spectrum(
         p: the length of a row.
         dtype: the precision of the products.
         device: where they are taken.
-        steps: the most products.
+        rounds: as many as products may be taken; whoever waits may watch them pass.
     """
     v = torch.randn(1, p, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     v, before = v / v.norm(), torch.zeros_like(v)
     diagonal: list[float] = []
     beside: list[float] = []
     ends = np.zeros(2)
-    for _ in track(range(steps), "spectrum", steps):
+    for _ in rounds:
         w = product(v)
         if beside:
             w = w - beside[-1] * before

@@ -197,11 +197,11 @@ class Problem(Objective):
         """The model's layers, found when something is first asked of them."""
         return NetworkLayers(self.passes, self.trial, self.autocast)
 
-    @property
+    @derived
     def hessian(self) -> NetworkHessian:
         return NetworkHessian(self.passes, self.l2)
 
-    @property
+    @derived
     def gauss_newton(self) -> NetworkGaussNewton:
         return NetworkGaussNewton(self.passes, self.l2, self.layers, self.c)
 

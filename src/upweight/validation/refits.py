@@ -7,7 +7,7 @@ the norm of that gradient is below the tolerance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -120,7 +120,7 @@ def _flat(problem: Objective, trained: Any) -> Tensor:
 
 
 def refit_without(
-    problem: LinearModel, sets: list[Tensor], factor: Factor, tolerance: float = 1e-9
+    problem: LinearModel, sets: Sequence[Tensor], factor: Factor, tolerance: float = 1e-9
 ) -> tuple[Float[Tensor, "g p"], Float[Tensor, " g"]]:
     """Refit once without each of g sets of training rows, all at once.
 
