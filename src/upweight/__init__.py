@@ -1,7 +1,7 @@
 """Explain a trained model by its training data, and check the explanation by retraining."""
 
 from importlib import import_module as _import_module
-from importlib.metadata import version as _version
+from importlib.metadata import version as _installed
 from typing import Any as _Any
 
 from . import moved as _moved
@@ -38,7 +38,7 @@ from .uses import (
 )
 from .validation import Verification, verify
 
-__version__ = _version("upweight")
+__version__ = _installed("upweight")
 
 __all__ = [
     "EKFAC",

@@ -98,8 +98,10 @@ class Sides(ABC):
 class LayerGradients(ABC):
     """Gradients of single examples as sums of outer products, weight matrix by weight matrix."""
 
-    layout: WeightLayout
-    """The weight matrices inside theta, and the entries outside all of them."""
+    @property
+    @abstractmethod
+    def layout(self) -> WeightLayout:
+        """The weight matrices inside theta, and the entries outside all of them."""
 
     @property
     @abstractmethod

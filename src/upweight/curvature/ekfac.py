@@ -109,13 +109,16 @@ class EKFAC(OfProblem, OuterInverse):
 
     # -- what is gathered from the data ----------------------------------------------------------------------------
 
-    def _recipe(self, dtype: torch.dtype) -> Recipe:
-        """Below the problem's precision the data are read in the fastest one: that serves a preconditioner."""
+    def recipe(self, dtype: torch.dtype) -> Recipe:
+        """How the data are looked at for factors of that precision.
+
+        Below the problem's precision the data are read in the fastest one: that serves a preconditioner.
+        """
         precision = self.problem.precisions[0] if dtype.itemsize < self.dtype.itemsize else self.dtype
         return Recipe(self.rows, self.leading, self.samples, self.seed, precision)
 
     def _gathered(self, dtype: torch.dtype) -> Gathered:
-        key, known = (self.problem, self._recipe(dtype)), self.shared.gathered
+        key, known = (self.problem, self.recipe(dtype)), self.shared.gathered
         if key not in known:
             known[key] = gather(*key)
         return known[key]
@@ -124,12 +127,13 @@ class EKFAC(OfProblem, OuterInverse):
         """Write what was gathered from the training data: one safetensors file, good for any damping, no pickle."""
         gathered = self._gathered(self.dtype)
         words = {"kind": "EKFAC", "n": gathered.n, "settings": self._settings()}
-        write(path, gathered.tensors(), {**words, "fingerprint": self._undamped()})
+        write(path, gathered.tensors(), {**words, "fingerprint": self.undamped_fingerprint()})
 
     def _settings(self) -> dict[str, int | None]:
         return {"rows": self.rows, "leading": self.leading, "samples": self.samples, "seed": self.seed}
 
-    def _undamped(self) -> str:
+    def undamped_fingerprint(self) -> str:
+        """The content hash of what is gathered from the data, whatever the damping."""
         return replace(self, damping=0.0, relative=0.0).fingerprint()
 
     @classmethod
@@ -150,20 +154,20 @@ class EKFAC(OfProblem, OuterInverse):
         if words.get("kind") != "EKFAC":
             raise ValueError(f"{path} is not a curvature file of upweight")
         curvature = cls(problem, damping, **words["settings"], relative=relative)
-        found = curvature._undamped()
+        found = curvature.undamped_fingerprint()
         if found != words["fingerprint"]:
             raise StaleError(
                 f"{path} was gathered from other weights, data or settings ({words['fingerprint']}; this problem: "
                 f"{found}): make the EKFAC anew"
             )
-        recipe = curvature._recipe(curvature.dtype)
+        recipe = curvature.recipe(curvature.dtype)
         curvature.shared.gathered[(problem, recipe)] = restore(problem, recipe, tensors, words["n"])
         return curvature
 
     def keep(self, folder: Path) -> None:
         if self.problem.facts.closed_form:
             return  # its factors take less time to compute than to read
-        path = folder / f"factors-{content_hash([], self._undamped())}.safetensors"
+        path = folder / f"factors-{content_hash([], self.undamped_fingerprint())}.safetensors"
         if not gather_objects(path.exists())[0]:
             with together():
                 self.save(path)

@@ -33,7 +33,7 @@ class OneLayer(LayerGradients):
     map: OutputMap
 
     @property
-    def layout(self) -> WeightLayout:  # type: ignore[override]
+    def layout(self) -> WeightLayout:
         index = torch.arange(self.problem.p)
         return WeightLayout((WeightMatrix(index, self.map.c, self.map.d),), index[:0])
 

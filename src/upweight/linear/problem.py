@@ -345,19 +345,23 @@ class LinearProblem(LinearModel):
     # -- other problems ----------------------------------------------------------------------------------------------
 
     def subset(self, index: Int[Tensor, " b"]) -> LinearProblem:
-        return self._copy(
-            design=self.design.take(index),
-            y=self.y[index],
-            weights=self.weights[index],
-            terms=self.terms.take(index),
-            watch=Watch(lambda: []),
-        )
+        return self._copy(**self._rows(index))
+
+    def _rows(self, index: Int[Tensor, " b"]) -> dict[str, Any]:
+        """The fields of a problem with those training examples."""
+        return {
+            "design": self.design.take(index),
+            "y": self.y[index],
+            "weights": self.weights[index],
+            "terms": self.terms.take(index),
+            "watch": Watch(lambda: []),
+        }
 
     def without(self, rows: Int[Tensor, " k"]) -> LinearProblem:
         kept = torch.ones(self.n, dtype=torch.bool)
         kept[rows] = False
         penalty = self.penalty.without(len(rows), self.n)
-        return self.subset(kept.nonzero()[:, 0])._copy(penalty=penalty)
+        return self._copy(**self._rows(kept.nonzero()[:, 0]), penalty=penalty)
 
     def relabelled(self, rows: Int[Tensor, " k"], targets: Tensor) -> LinearProblem:
         y = self.y.clone()

@@ -35,7 +35,7 @@ class Unchanging:
 
     def __init__(self, **fields: Any) -> None:
         vars(self).update(fields)
-        vars(self)["cache"] = {"versions": self._versions()}
+        vars(self)["cache"] = {"versions": versions_of(fields)}
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(
@@ -50,23 +50,24 @@ class Unchanging:
         """A copy with other values of these fields, which somebody has checked: the one place where copies are made."""
         other = copy.copy(self)
         vars(other).update(fields)
-        vars(other)["cache"] = {"versions": other._versions()}
+        vars(other)["cache"] = {"versions": versions_of(vars(other))}
         return other
-
-    def _versions(self) -> dict[str, int]:
-        """How often torch has seen each tensor among the fields change in place."""
-        tensors = {}
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                tensors[name] = value
-            elif is_dataclass(value):
-                tensors |= {key: inner for key, inner in vars(value).items() if isinstance(inner, Tensor)}
-        return {name: value._version for name, value in tensors.items() if not value.is_inference()}
 
     def written(self) -> list[str]:
         """The names of fields that somebody has written into since the object was made."""
-        now = self._versions()
+        now = versions_of(vars(self))
         return [name for name, before in self.cache["versions"].items() if now[name] != before]
+
+
+def versions_of(fields: dict[str, Any]) -> dict[str, int]:
+    """How often torch has seen each tensor, among the fields or inside one of them, change in place."""
+    tensors = {}
+    for name, value in fields.items():
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        elif is_dataclass(value):
+            tensors |= {key: inner for key, inner in vars(value).items() if isinstance(inner, Tensor)}
+    return {name: value._version for name, value in tensors.items() if not value.is_inference()}
 
 
 class derived(Generic[T]):  # noqa: N801 - used like `property`

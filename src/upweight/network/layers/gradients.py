@@ -57,7 +57,7 @@ class NetworkLayers(LayerGradients):
         return self.layered.rounded(self.autocast if self.layered.example_first else None)
 
     @cached_property
-    def layout(self) -> WeightLayout:  # type: ignore[override]
+    def layout(self) -> WeightLayout:
         return self.layered.layout
 
     @cached_property
