@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import torch
 
@@ -101,6 +101,7 @@ class MemoryPlan:
         )
 
 
+@runtime_checkable
 class Planned(Protocol):
     """What has a memory plan."""
 
