@@ -54,6 +54,8 @@ def test_what_is_not_rounded_stays_as_it_is():
     v = torch.randn(2, exact.p)
     assert torch.equal(GaussNewton(exact).operator()(v), GaussNewton(rounded).operator()(v))
     assert rounded.evaluation.autocast is None
+    assert rounded.layers.layered.of.autocast is None
+    assert rounded.layers.rounded.of.autocast == torch.bfloat16
     assert exact.autocast_error == 0
 
 

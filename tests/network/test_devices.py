@@ -80,7 +80,7 @@ def test_an_attack_through_a_network_on_the_device(device: str):
         problem = LinearProblem.fit(
             features(trunk, X), y, loss=Logistic(), l2=0.01, terms=Terms(network=trunk)
         )
-        right = problem._outputs(problem._test((X, y))[0], problem.theta)[:, 0] * (2 * y - 1) > 0
+        right = problem.outputs(problem.prepared((X, y))[0])[:, 0] * (2 * y - 1) > 0
         target = X[right][:1], y[right][:1]
         found = attack(
             problem, X[:2], target, rows=[0, 1], box=Box.around(X[:2], 0.5), step=0.05, iterations=5

@@ -35,8 +35,8 @@ def waits(work) -> list[str]:
 
 LOOPS = {
     "gradient": lambda problem: problem.gradient(),
-    "Hessian": lambda problem: problem.operator()(torch.ones(2, problem.p).double()),
-    "Gauss-Newton": lambda problem: problem.operator(gauss_newton=True)(torch.ones(2, problem.p).double()),
+    "Hessian": lambda problem: problem.hessian.product()(torch.ones(2, problem.p).double()),
+    "Gauss-Newton": lambda problem: problem.gauss_newton.product()(torch.ones(2, problem.p).double()),
     "scores": lambda problem: list(problem.products(torch.ones(2, problem.p).double())),
     "factors": lambda problem: EKFAC(problem, 0.1).factor(),
 }
@@ -50,7 +50,7 @@ def test_blocks_wait_for_their_checks_only(name: str, loop: str):
     counts = []
     for size in (48, 3):
         problem = problem_of(name, n=48, batch_size=size)
-        assert problem.by_layers  # looked at once, before any loop
+        assert problem.layers.together  # looked at once, before any loop
         counts.append(len(waits(lambda problem=problem: LOOPS[loop](problem))))
     assert counts[1] - counts[0] == 15 * CHECKS.get(loop, 0)
 

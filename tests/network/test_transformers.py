@@ -163,8 +163,8 @@ def dense_gauss_newton(name: str) -> torch.Tensor:
 def test_gradients_are_those_of_the_model_on_each_text_alone(name):
     problem = problem_of(name)
     assert problem.evaluation.strategy == "batch"
-    assert problem.by_layers is not None
-    assert len(problem.layered.loose) == 0
+    assert problem.layers.together
+    assert len(problem.layers.layered.rest.loose) == 0
     assert_close_per_row(problem.test_gradients(everything(problem)), naive_gradients(problem), 1e-9)
 
 

@@ -1,5 +1,7 @@
 """Gradients layer by layer against differentiation example by example, on networks of every kind."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -8,16 +10,18 @@ from torch.nn import functional as F
 from tests.support.compare import assert_close_per_row
 from tests.support.networks import MODELS, problem_of
 from upweight import Problem, measures
+from upweight.capabilities import SidesPlan
 from upweight.linalg.outer_products import Outer, joined
-from upweight.network.evaluation import example_gradients
-from upweight.network.layers.gradients import Layered
+from upweight.measures import as_measure
+from upweight.network.example_gradients import example_gradients
+from upweight.types import Tensor
 
 every_model = pytest.mark.parametrize("name", MODELS)
 # Of the others the layers do not see examples one by one.
 TOGETHER = {"mlp", "twice", "sequence", "patch", "signal", "words", "tied", "loose"}
 
 
-def naive(problem: Problem, batch, measure=None) -> torch.Tensor:
+def naive(problem: Problem, batch, measure=None) -> Tensor:
     return example_gradients(problem.evaluation, problem.theta, batch, measure)
 
 
@@ -27,10 +31,24 @@ def whole(problem: Problem):
 
 @every_model
 def test_which_models_are_taken_layer_by_layer(name):
-    problem = problem_of(name)
-    assert problem.layered.together == (name in TOGETHER)
+    layers = problem_of(name).layers
+    assert layers.layered.example_first == (name in TOGETHER)
     # What is outside the layers of "loose" is too much of it to be worth it.
-    assert (problem.by_layers is not None) == (name in TOGETHER - {"loose"})
+    assert layers.together == (name in TOGETHER - {"loose"})
+
+
+@every_model
+def test_every_entry_of_theta_is_in_one_place(name):
+    problem = problem_of(name)
+    layout = problem.layers.layout
+    index = torch.cat([*(matrix.index for matrix in layout.matrices), layout.rest])
+    assert index.sort()[0].tolist() == list(range(problem.p))
+    held = {
+        key
+        for key, places in problem.layout.unpack(torch.arange(problem.p).double()).items()
+        if not torch.isin(places.long(), layout.rest).any()
+    }
+    assert problem.layers.parameters == held
 
 
 @every_model
@@ -52,10 +70,23 @@ def test_products(name, k):
     assert_close_per_row(found, rows @ bare.T, 1e-11)
 
 
+def outer_of(problem: Problem) -> Outer:
+    """Three random vectors, each two outer products per weight matrix."""
+    layout = problem.layers.layout
+    layers = [
+        (
+            torch.randn(2, 3, matrix.rows).double(),
+            torch.randn(2, 3, matrix.columns + matrix.intercept).double(),
+        )
+        for matrix in layout.matrices
+    ]
+    return Outer(layout, layers, torch.randn(3, len(layout.rest)).double())
+
+
 @pytest.mark.parametrize("name", sorted(TOGETHER))
 def test_jacobians_and_sums_of_outer_products(name):
     problem = problem_of(name)
-    layered = problem.layered
+    layered, layout = problem.layers.layered, problem.layers.layout
     batch = whole(problem)
     V = torch.randn(problem.n, 4, problem.c).double()
     wanted = torch.stack(
@@ -66,25 +97,89 @@ def test_jacobians_and_sums_of_outer_products(name):
         1,
     )
     assert_close_per_row(layered.jacobians(batch, V).flatten(0, 1), wanted.flatten(0, 1), 1e-11)
-    outer = Outer(
-        [
-            (
-                torch.randn(2, 3, layer.rows).double(),
-                torch.randn(2, 3, layer.columns + layer.intercept).double(),
-            )
-            for layer in layered.layers
-        ],
-        torch.randn(3, len(layered.rest)).double(),
-    )
+    outer = outer_of(problem)
     flat = torch.zeros(3, problem.p).double()
-    flat[:, layered.rest] = outer.rest
-    for layer, (U, W) in zip(layered.layers, outer.layers, strict=True):
-        flat[:, layer.index] = layer.flat(torch.einsum("Rkr,Rks->krs", U, W))
+    flat[:, layout.rest] = outer.rest
+    for matrix, (U, W) in zip(layout.matrices, outer.layers, strict=True):
+        flat[:, matrix.index] = matrix.flat(torch.einsum("Rkr,Rks->krs", U, W))
     gradients = naive(problem, batch)
     assert_close_per_row(outer.products(layered.pairs(batch)), flat @ gradients.T, 1e-11)
-    assert_close_per_row(layered.dot(outer, gradients[0])[:, None], (flat @ gradients[0])[:, None], 1e-11)
+    assert_close_per_row((outer @ gradients[0])[:, None], (flat @ gradients[0])[:, None], 1e-11)
     parts = [layered.pairs(tuple(side[rows] for side in batch)) for rows in torch.arange(problem.n).split(7)]
     assert_close_per_row(outer.products(joined(parts)), flat @ gradients.T, 1e-11)
+
+
+@every_model
+def test_outer_products_are_taken_in_place_of_vectors(name):
+    problem = problem_of(name)
+    outer = outer_of(problem)
+    bare = naive(problem, whole(problem)) * problem.weights[:, None] + problem.folded_penalty
+    found = torch.cat([values for _, values in problem.products(outer)], dim=1)
+    assert_close_per_row(found, outer.flat() @ bare.T, 1e-11)
+
+
+@pytest.mark.parametrize("name", sorted(TOGETHER - {"loose"}))
+def test_pairs_are_the_gradients(name):
+    problem = problem_of(name)
+    layers, rows = problem.layers, torch.randn(2, problem.p).double()
+    wanted = naive(problem, whole(problem))
+    for part, pairs, values in layers.train_pairs(rows, slice(3, 17)):
+        assert_close_per_row(layers.layout.join(pairs), wanted[part], 1e-12)
+        assert_close_per_row(values, rows @ wanted[part].T, 1e-11)
+    found = joined(list(layers.test_pairs(whole(problem), as_measure(measures.margin))))
+    wanted = naive(problem, whole(problem), measures.margin)
+    assert_close_per_row(layers.layout.join(found), wanted, 1e-12)
+
+
+def test_pairs_of_examples_that_are_not_seen_one_by_one_are_refused():
+    problem = problem_of("branches")
+    with pytest.raises(TypeError, match="not taken layer by layer"):
+        list(problem.layers.test_pairs(whole(problem)))
+
+
+@every_model
+@pytest.mark.parametrize("samples", [None, 3])
+def test_cotangents_pulled_back_add_up_to_the_gauss_newton_matrix(name, samples):
+    """Exactly with every output; with samples it is that of these samples: once more from the same seed."""
+    problem = problem_of(name)
+    layers = problem.layers
+    layout = layers.layout
+
+    def total() -> Tensor:
+        G = torch.zeros(problem.p, problem.p, dtype=torch.float64)
+        for cotangents, w in layers.pulled_back(SidesPlan(samples, 5, problem.dtype), "pass"):
+            for sides in cotangents:
+                J = torch.zeros(len(w), problem.p, dtype=torch.float64)
+                J[:, layout.rest] = sides.rest()
+                for i, matrix in enumerate(layout.matrices):
+                    J[:, matrix.index] = matrix.flat(sides.left(i).mT @ sides.right(i))
+                G += J.T @ (J * w[:, None]) / problem.n
+        return G
+
+    found, exact = total(), problem.gauss_newton.matrix() - torch.diag(problem.l2)
+    if samples is None:
+        assert_close_per_row(found, exact, 1e-9)
+    else:
+        assert torch.equal(found, total())
+        assert not torch.allclose(found, exact)
+
+
+@pytest.mark.parametrize("name", ["mlp", "words", "tied"])
+def test_right_sides_are_shared_where_it_says_so(name):
+    problem = problem_of(name)
+    layers = problem.layers
+    cotangents, _ = next(layers.pulled_back(SidesPlan(None, 0, problem.dtype), "pass"))
+    first, second, *_ = cotangents
+    same = [torch.equal(first.right(i), second.right(i)) for i in range(len(layers.layout.matrices))]
+    assert same == [layers.shares_right(i) for i in range(len(same))]
+    assert all(same) == (name == "mlp")
+
+
+def test_sides_have_the_precision_that_is_asked_for():
+    problem = problem_of("signal")
+    cotangents, _ = next(problem.layers.pulled_back(SidesPlan(None, 0, torch.float32), "pass"))
+    sides = next(cotangents)
+    assert {sides.left(0).dtype, sides.right(0).dtype, sides.rest().dtype} == {torch.float32}
 
 
 class Borrowed(nn.Module):
@@ -105,19 +200,9 @@ def test_a_weight_that_is_secretly_used_elsewhere_is_noticed_on_more_examples():
     X[5, 0] = 60.0
     problem = Problem(Borrowed().double(), F.cross_entropy, (X, y))
     assert not bool((problem.trial[0] > 50).any())
-    assert len(problem.layered.rest) == 0  # a few examples do not show it
-    assert problem.by_layers is None
+    assert len(problem.layers.layout.rest) == 0  # a few examples do not show it
+    assert not problem.layers.together
     assert_close_per_row(problem.test_gradients((X, y)), naive(problem, (X, y)), 1e-12)
-
-
-def test_an_intercept_of_two_layers_belongs_to_none():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).double()
-    model[2].bias = model[0].bias
-    problem = Problem(model, F.cross_entropy, (torch.randn(9, 4).double(), torch.randint(0, 4, (9,))))
-    layered = Layered.find(problem.evaluation, problem.theta, problem.trial)
-    assert layered.layers == []
-    assert_close_per_row(problem.test_gradients(whole(problem)), naive(problem, whole(problem)), 1e-12)
 
 
 def test_precision_of_single_precision_models():
@@ -128,7 +213,7 @@ def test_precision_of_single_precision_models():
         Problem(model, F.cross_entropy, (X, y)),
         Problem(model.double(), F.cross_entropy, (X.double(), y)),
     )
-    assert problem.by_layers is not None
+    assert problem.layers.together
     assert_close_per_row(problem.test_gradients((X, y)), naive(wide, (X.double(), y)), 1e-5)
 
 
@@ -138,3 +223,11 @@ def test_a_measure_that_does_not_depend_on_the_model_has_no_gradient(name):
     found = problem.test_gradients(whole(problem), lambda outputs, targets: torch.zeros(()).double())
     assert found.shape == (problem.n, problem.p)
     assert not bool(found.any())
+
+
+def test_a_layered_model_is_not_changed_by_rounding_it():
+    layered = problem_of("mlp").layers.layered
+    assert layered.rounded(torch.bfloat16).of.autocast == torch.bfloat16
+    assert layered.of.autocast is None
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        layered.of = layered.of  # type: ignore[misc]
