@@ -18,7 +18,6 @@ from tests.support.compare import assert_close_per_row
 from upweight import GaussNewton, Influence, LinearProblem, Logistic, Problem, Softmax, from_estimator, stream
 from upweight.data import design_on_disk as streams
 from upweight.data.design import Design
-from upweight.runtime.prefetch import ahead
 
 N, D = 57, 4
 X = draw(N, D).float()
@@ -215,30 +214,6 @@ def test_no_reader_outlives_a_pass_that_was_cut_off(tmp_path):
     next(passing)
     passing.close()
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
-
-
-def test_torch_has_its_threads_back_whoever_ends_first():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        first, second = ahead(iter([1, 2])), ahead(iter([1, 2]))
-        assert next(first) == next(second) == 1
-        assert list(first) == [2]
-        assert list(second) == [2]
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_an_error_of_the_reader_reaches_the_caller():
-    def broken():
-        yield 1
-        raise OSError("the disk is gone")
-
-    read = ahead(broken())
-    assert next(read) == 1
-    with pytest.raises(OSError, match="the disk is gone"):
-        list(read)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Scores on disk: the bytes of an undisturbed run, whatever happened on the way, and nothing of another model."""
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ from tests.questions import linear, network
 from tests.runtime.test_distributed import HERE, run, script
 from upweight import RankError, ScoreStore, StaleError
 from upweight.influence import score_store as store
+from upweight.runtime.fingerprint import FORMAT
 from upweight.runtime.tensor_files import write_own
 
 
@@ -127,6 +129,21 @@ def test_a_folder_that_is_none(tmp_path: Path):
     problem, test = network()
     with pytest.raises(ValueError, match="compress and store"):
         preconditioned(problem).on_loss(test, store=tmp_path, compress=0.1)
+
+
+@pytest.mark.parametrize("old", [None, FORMAT - 1])
+def test_a_folder_of_another_format_is_refused(tmp_path: Path, old: int | None):
+    problem, test = linear()
+    influence = uw.Influence(problem)
+    influence.on_loss(test, store=tmp_path)
+    place = tmp_path / "store.json"
+    words = json.loads(place.read_text())
+    assert words.pop("format") == FORMAT
+    place.write_text(json.dumps(words if old is None else {"format": old, **words}))
+    said = rf"is a folder of scores of .*, and this version of upweight reads format {FORMAT}: delete it"
+    for ask in (lambda: ScoreStore(tmp_path), lambda: influence.on_loss(test, store=tmp_path)):
+        with pytest.raises(ValueError, match=said):
+            ask()
 
 
 def test_a_full_disk_leaves_a_valid_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -27,7 +27,7 @@ def test_there_and_back(shapes: tuple[tuple[int, ...], ...], lead: tuple[int, ..
 
 def test_the_order_is_torchs():
     model = nn.Sequential(nn.Linear(3, 2), nn.Conv1d(1, 2, 3), nn.LayerNorm(4))
-    params = dict(model.named_parameters())
+    params = {name: part.detach() for name, part in model.named_parameters()}
     layout = Layout(tuple(params), tuple(tuple(part.shape) for part in params.values()))
     flat = parameters_to_vector(model.parameters())
     assert torch.equal(layout.pack(params), flat)

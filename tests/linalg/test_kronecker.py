@@ -16,7 +16,10 @@ from upweight.linalg.outer_products import Pairs, WeightMatrix
 def written_out(left: torch.Tensor, right: torch.Tensor, *, intercept: bool) -> torch.Tensor:
     """sum_t left_t right_t^T as flat vectors, the last column after the weights where it is the intercept's."""
     G = torch.stack(
-        [sum(torch.outer(x, y) for x, y in zip(*pair, strict=True)) for pair in zip(left, right, strict=True)]
+        [
+            torch.stack([torch.outer(x, y) for x, y in zip(*pair, strict=True)]).sum(0)
+            for pair in zip(left, right, strict=True)
+        ]
     )
     return torch.cat([G[:, :, :-1].flatten(1), G[:, :, -1]], 1) if intercept else G.flatten(1)
 
@@ -99,6 +102,7 @@ def test_without_entries_outside_weight_matrices():
     whole[order[:, None], order] = A
     rows = draw(3, 6, seed=2)
     assert_close_per_row(alone.solve(rows), torch.linalg.solve(whole, rows.T).T, 1e-9)
+    assert alone.product is not None
     assert_close_per_row(alone.product(rows), rows @ whole, 1e-12)
     pairs, flat = pairs_of(alone, 6, 1)
     assert_close_per_row(alone.quadratic_outer(pairs)[:, None], alone.quadratic(flat)[:, None], 1e-12)

@@ -55,7 +55,7 @@ def entry_by_entry(layout: WeightLayout, layers, rest: torch.Tensor, example_fir
     for matrix, (left, right) in zip(layout.matrices, layers, strict=True):
         for i in range(len(rest)):
             terms = (left[i], right[i]) if example_first else (left[:, i], right[:, i])
-            G = sum(torch.outer(x, y) for x, y in zip(*terms, strict=True))
+            G = torch.stack([torch.outer(x, y) for x, y in zip(*terms, strict=True)]).sum(0)
             for r in range(matrix.rows):
                 for s in range(matrix.columns):
                     out[i, matrix.index[r * matrix.columns + s]] = G[r, s]

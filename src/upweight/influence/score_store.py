@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from ..errors import StaleError
 from ..objective import Objective
 from ..runtime.distributed import gather_objects, rank, shard, together
-from ..runtime.fingerprint import content_hash
+from ..runtime.fingerprint import FORMAT, content_hash
 from ..runtime.progress import tell, track
-from ..runtime.tensor_files import KEY, read, write, write_own
+from ..runtime.tensor_files import KEY, check_format, read, write, write_own
 from ..solvers import Solution, Status
 from ..types import Tensor
 from .scores import Scores
@@ -100,6 +100,7 @@ class ScoreStore:
         self.folder = Path(folder)
         try:
             words = json.loads((self.folder / "store.json").read_text(encoding="utf-8"))
+            check_format(words.get("format"), self.folder, "a folder of scores")
             self.key: str = words["key"]
             self.plan = Plan(**words["plan"])
         except (OSError, KeyError, TypeError, json.JSONDecodeError) as failure:
@@ -115,7 +116,7 @@ class ScoreStore:
                 for unfinished in [*place.glob(".tmp*"), *place.glob("*.part")]:  # of a job that was killed
                     unfinished.unlink()
                 if not (place / "store.json").exists():
-                    write_words(place / "store.json", {"key": key, "plan": vars(plan)})
+                    write_words(place / "store.json", {"format": FORMAT, "key": key, "plan": vars(plan)})
         with together():
             found = cls(place)  # fails where a process does not see the folder of the first
         if (found.key, found.plan) != (key, plan):
