@@ -26,7 +26,8 @@ import numpy as np
 import torch
 
 import upweight as uw
-from upweight.data.design_on_disk import ArraySource, Source, StreamedDesign
+from upweight.data.design_on_disk import StreamedDesign
+from upweight.data.sources import ArraySource, Source
 
 D, TESTS, TOP = 64, 100, 100
 AT_ONCE = 500_000
