@@ -173,7 +173,14 @@ class Rest:
         self.total += P.T @ P if self.total.ndim == 2 else P.square().sum(0)
 
     def factor(self, n: int, l2: Float[Tensor, " p"], added: Added, dtype: torch.dtype) -> Factor:
-        """Their part of the curvature, with the arguments of `Block.factor`."""
+        """The curvature of these entries.
+
+        Args:
+            n: the number of examples that were gathered.
+            l2: the penalty of every parameter (p,).
+            added: the damping.
+            dtype: the precision of the factor.
+        """
         diagonal = self.total if self.total.ndim == 1 else self.total.diagonal()
         more = l2[self.index].double() + added.damping + added.relative * float(diagonal.mean()) / n
         floor = max(float(diagonal.max()) / n * torch.finfo(dtype).eps, torch.finfo(dtype).tiny)
