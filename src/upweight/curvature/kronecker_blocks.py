@@ -54,12 +54,12 @@ class Block:
 
     # -- the first pass --------------------------------------------------------------------------------------------
 
-    def add_moments(self, sides: Sides, w: Float[Tensor, " b"] | None, *, first: bool) -> None:
+    def add_moments(self, sides: Sides, w: Float[Tensor, " b"], *, first: bool) -> None:
         """Add the mean outer products of both sides.
 
         Args:
             sides: of one cotangent.
-            w: the examples' weights, None where all are 1.
+            w: the examples' weights.
             first: whether it is the first cotangent of these examples; a shared right side is added once.
         """
         self.outputs += _moment(sides.left(self.i), w)
@@ -79,8 +79,8 @@ class Block:
         self.whole.zero_()
         self.seen = None
 
-    def add_values(self, sides: Sides, w: Float[Tensor, " b"] | None) -> None:
-        """Add squares in the bases, for one cotangent of examples with weights w (None: all 1)."""
+    def add_values(self, sides: Sides, w: Float[Tensor, " b"]) -> None:
+        """Add squares in the bases, for one cotangent of examples with weights w."""
         left = _weighted(sides.left(self.i), w)
         if self.seen is None or not self.shares_right:
             right = sides.right(self.i)
@@ -167,14 +167,20 @@ class Rest:
         self.index = index
         self.total = torch.zeros((len(index),) * (2 if dense else 1), dtype=dtype, device=index.device)
 
-    def add(self, sides: Sides, w: Float[Tensor, " b"] | None) -> None:
-        """Add the outer products of these entries, for one cotangent of examples with weights w (None: all 1)."""
-        P = sides.rest()
-        P = P if w is None else P * w.sqrt()[:, None]
+    def add(self, sides: Sides, w: Float[Tensor, " b"]) -> None:
+        """Add the outer products of these entries, for one cotangent of examples with weights w."""
+        P = sides.rest() * w.sqrt()[:, None]
         self.total += P.T @ P if self.total.ndim == 2 else P.square().sum(0)
 
     def factor(self, n: int, l2: Float[Tensor, " p"], added: Added, dtype: torch.dtype) -> Factor:
-        """Their part of the curvature, with the arguments of `Block.factor`."""
+        """The curvature of these entries.
+
+        Args:
+            n: the number of examples that were gathered.
+            l2: the penalty of every parameter (p,).
+            added: the damping.
+            dtype: the precision of the factor.
+        """
         diagonal = self.total if self.total.ndim == 1 else self.total.diagonal()
         more = l2[self.index].double() + added.damping + added.relative * float(diagonal.mean()) / n
         floor = max(float(diagonal.max()) / n * torch.finfo(dtype).eps, torch.finfo(dtype).tiny)
@@ -186,12 +192,12 @@ class Rest:
         return CholeskyFactor(matrix.to(dtype))
 
 
-def _weighted(X: Float[Tensor, "b t r"], w: Float[Tensor, " b"] | None) -> Float[Tensor, "b t r"]:
+def _weighted(X: Float[Tensor, "b t r"], w: Float[Tensor, " b"]) -> Float[Tensor, "b t r"]:
     """Times the roots of the weights: a square of it has the weights themselves."""
-    return X if w is None else X * w.sqrt().to(X.dtype)[:, None, None]
+    return X * w.sqrt().to(X.dtype)[:, None, None]
 
 
-def _moment(X: Float[Tensor, "b t r"], w: Float[Tensor, " b"] | None) -> Float[Tensor, "r r"]:
+def _moment(X: Float[Tensor, "b t r"], w: Float[Tensor, " b"]) -> Float[Tensor, "r r"]:
     """sum_i w_i sum_t x x^T."""
     flat = _weighted(X, w).flatten(0, 1)
     return flat.T @ flat

@@ -53,7 +53,7 @@ class Rows:
         return self._n
 
     def take(self, index: Tensor | slice) -> Any:
-        """Those examples as one batch."""
+        """A batch of those examples."""
         return to_device(self._fetch(index), self._device)
 
     def blocks(self, size: int, within: slice | None = None) -> Iterator[tuple[slice, Any]]:
@@ -102,7 +102,18 @@ class Rows:
 
 
 def as_rows(data: Any, device: torch.device, dtype: torch.dtype, name: str = "train") -> Rows:
-    """Any accepted data -> `Rows`, checked by one pass: equal lengths, finite numbers, the model's precision."""
+    """Any accepted data as `Rows`, checked by one pass: equal lengths, finite numbers, the model's precision.
+
+    Args:
+        data: (inputs, targets), a mapping of tensors, a map-style Dataset or a DataLoader that does not shuffle.
+        device: where batches are wanted.
+        dtype: the precision of the model.
+        name: what error messages call the data.
+
+    Raises:
+        ValueError: for empty or unequal data, NaN or infinity, and for data that change when they are read again.
+        TypeError: for what is no data, and for another precision.
+    """
     rows = _source(data, device, name)
     if len(rows) == 0:
         raise ValueError(f"{name} is empty: give at least one example")

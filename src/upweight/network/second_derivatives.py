@@ -38,7 +38,16 @@ class NetworkCurvature(SecondDerivative):
 
     @abstractmethod
     def block(self, batch: Any, weights: Float[Tensor, " b"], mode: Mode) -> Operator:
-        """The product with what a batch adds to the sum over the data."""
+        """The product with what a batch adds to the sum over the data.
+
+        Args:
+            batch: b examples.
+            weights: their weights w (b,).
+            mode: which engine; "double" makes a graph once for many products.
+
+        Returns:
+            The function rows (k, p) -> rows (k, p), without penalty.
+        """
 
     def product(self, dtype: torch.dtype | None = None) -> Operator:
         blocks = _Blocks(self)

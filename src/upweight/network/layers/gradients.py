@@ -53,7 +53,7 @@ class NetworkLayers(LayerGradients):
 
     @cached_property
     def rounded(self) -> Layered:
-        """The same in `autocast`, if its layers see the examples of a batch together."""
+        """The layers with a model that computes in `autocast`, if they see the examples of a batch together."""
         return self.layered.rounded(self.autocast if self.layered.example_first else None)
 
     @cached_property
