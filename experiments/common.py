@@ -39,7 +39,7 @@ def told(found: LDS) -> dict[str, Any]:
     return {"lds": found.value, "interval": found.interval, "ceiling": found.ceiling}
 
 
-def diagonal(axis: Any, *values: Sequence[float], **style: Any) -> None:
+def diagonal(axis: Any, *values: Any, **style: Any) -> None:
     """The line where prediction and retraining agree, as long as the values reach."""
     ends = [min(min(part) for part in values), max(max(part) for part in values)]
     axis.plot(ends, ends, color="0.6", linewidth=1, **style)

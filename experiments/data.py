@@ -33,9 +33,11 @@ def embedded() -> Path:
     return Path(str(files("upweight"))) / "data" / "mnist_small.npz"
 
 
-def digits(small: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def digits(
+    small: bool, path: Path | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Train images and labels, test images and labels; the paper trains on rows 5,000 to 59,999."""
-    raw = np.load(embedded() if small else mnist())
+    raw = np.load(embedded() if small else path or mnist())
     first = 0 if small else 5000
     images = [torch.from_numpy(raw[name]).reshape(-1, 784).float() / 255 for name in ("x_train", "x_test")]
     labels = [torch.from_numpy(raw[name]).long() for name in ("y_train", "y_test")]

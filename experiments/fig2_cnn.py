@@ -141,6 +141,7 @@ def predicted_and_actual(
     influence = uw.Influence(problem, curvature=uw.Hessian(problem, damping))
     scores = influence.on_loss(test)
     answering = time.perf_counter() - began
+    assert scores.drift is not None
     effect = scores.removal_effect()[0]
     top = effect.abs().topk(k).indices
     print(f"{answering:.0f} s of scores; {scores.verdict}", flush=True)

@@ -219,7 +219,7 @@ def stopped_early(data: Any, sizes: Sizes, folder: Path) -> dict[str, Any]:
         folder=folder / "sgd",
     )
     model = trained(torch.arange(len(X)), 0)
-    problem = uw.LinearProblem(X, y, model.weight.detach(), loss=uw.Softmax())
+    problem = uw.LinearProblem(X, y, next(model.parameters()).detach(), loss=uw.Softmax())
     scores = {
         damping: uw.Influence(problem, curvature=uw.Hessian(problem, damping)).on_loss((X_test, y_test))
         for damping in DAMPINGS
