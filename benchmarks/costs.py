@@ -25,7 +25,7 @@ def product_ratio(problem: uw.Problem, name: str) -> None:
     """Hessian products for one row and per row of four, in gradient passes."""
     gradient = best(problem.gradient, 3)
     for k in (1, 4):
-        product = problem.operator()
+        product = problem.hessian.product()
         rows = torch.randn(k, problem.p, dtype=problem.dtype)
         for _ in range(2):  # from the second product on graphs are kept
             product(rows)
@@ -39,7 +39,7 @@ def closed_form(linear: uw.LinearProblem) -> None:
     """Products of the closed form beside its gradient."""
     gradient = best(lambda: linear.at(linear.theta).gradient())  # anew: a problem keeps its own
     for k in (1, 16):
-        product = linear.operator(dtype=torch.float32)
+        product = linear.hessian.product(torch.float32)
         rows = torch.randn(k, linear.p)
         ms = 1e3 * best(lambda product=product, rows=rows: product(rows))  # type: ignore[misc]
         print(

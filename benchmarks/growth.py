@@ -91,7 +91,7 @@ def linear_scores(n: int, d: int, m: int) -> float:
 def linear_matrix(n: int, d: int) -> float:
     """X^T W X."""
     problem = linear(n, d)
-    return least(problem.matrix)
+    return least(problem.hessian.matrix)
 
 
 # ----------------------------------------------------------------------------------------------------- networks
@@ -144,7 +144,7 @@ def network_score_operations(n: int, h: int, m: int) -> float:
 def curvature(n: int, h: int, k: int) -> float:
     """A product of the Gauss-Newton matrix with k vectors, its graphs kept."""
     problem, rows = network(n, h), torch.randn(k, parameters(h))
-    product = problem.operator(gauss_newton=True)
+    product = problem.gauss_newton.product()
     product(rows)
     product(rows)
     return least(lambda: product(rows))
