@@ -1,8 +1,8 @@
 """Removals from linear models without retraining, against retraining: first order, rescaled, Newton, and intervals.
 
-    python experiments/removal.py            hospital (R24), MNIST 1 against 7 (R9), Enron1 mails (R25), and a logistic
+    python -m experiments removal            hospital (R24), MNIST 1 against 7 (R9), Enron1 mails (R25), and a logistic
                                              head on 1,280 deep features of 1,800 photographs (extra "vision")
-    python experiments/removal.py --small    a tenth of the hospital and 300 + 300 digits, fewer removals
+    python -m experiments removal --small    a tenth of the hospital and 300 + 300 digits, fewer removals
 
 For each model: leave-one-out of 100 rows of the largest leverage and 100 drawn at random; sets of 1, 5 and 20 % of the
 rows, at random and by largest effect; the row's own margin when it is left out; and, for the hospital and the digits,
@@ -14,20 +14,18 @@ Writes removal.json and removal.png. Needs UPWEIGHT_DATA_DIR.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fig6_mislabeled
-import photos
-import sec53_hospital
 import torch
-from data import ones_and_sevens
 from matplotlib.figure import Figure
 
 import upweight as uw
+from experiments import common, fig6_mislabeled, photos, sec53_hospital
+from experiments.data import ones_and_sevens
 from upweight.data.user_terms import Terms
 from upweight.influence.removal import newton
 from upweight.linear.edits import reduced_gradients, without
@@ -248,8 +246,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True
     ):
         part = result["single_rows"]
-        ends = [min(part["actual"]), max(part["actual"])]
-        axes.plot(ends, ends, color="0.6", linewidth=1)
+        common.diagonal(axes, part["actual"])
         for kind, colour, marker in zip(KINDS, ("#E69F00", "#56B4E9", "#0072B2"), "^sd", strict=True):
             label = f"{kind.replace('_', ' ')}: slope {part[kind]['slope']:.2f}"
             axes.scatter(part["points"][kind], part["actual"], s=9, color=colour, marker=marker, label=label)
@@ -261,16 +258,11 @@ def draw(results: dict[str, Any], path: Path) -> None:
 MODELS = {"hospital": hospital, "digits": digits, "mails": mails, "photos": deep_features}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--small", action="store_true")
+    parser = common.parser(__name__, __doc__, "a tenth of the hospital, 300 + 300 digits")
     parser.add_argument("--only", nargs="*", default=list(MODELS))
-    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = common.options(parser, argv)
     kept = options.out / "removal.json"
     results: dict[str, Any] = {}
     for name in options.only:
@@ -280,7 +272,3 @@ def main() -> None:
         results[name] = study(name, problem, test, options.small)
         kept.write_text(json.dumps(results, indent=1))
     draw(results, options.out / "removal.png")
-
-
-if __name__ == "__main__":
-    main()
