@@ -11,7 +11,7 @@ diagonal.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,28 @@ class Jacobi(Curvature):
     values: torch.Tensor
     damping: float
     semidefinite = True
+    closed = True
+    examples = None
+    outer = None
+    device = torch.device("cpu")
+
+    @property
+    def precisions(self) -> tuple[torch.dtype, ...]:
+        """The one of the values."""
+        return (self.dtype,)
+
+    @property
+    def shift(self) -> float:
+        """The damping."""
+        return self.damping
+
+    def damped(self, damping: float) -> "Jacobi":
+        """Another damping."""
+        return replace(self, damping=damping)
+
+    def spectrum(self, steps: int = 100) -> tuple[float, float]:
+        """The smallest and largest value."""
+        return float(self.values.min()) + self.damping, float(self.values.max()) + self.damping
 
     @property
     def p(self) -> int:
@@ -68,7 +90,7 @@ def diagonal(problem: uw.Problem) -> torch.Tensor:
     for rows in torch.arange(problem.n).split(4):
         batch = problem.train_batch(rows)
         V = convex_roots(problem.evaluation, problem.theta, batch).transpose(0, 1)
-        total += problem.layered.jacobians(batch, V).square().sum((0, 1))
+        total += problem.layers.layered.jacobians(batch, V).square().sum((0, 1))
     return total / problem.n
 
 
