@@ -14,6 +14,8 @@ from ..runtime.fallback import attempt
 from ..types import Tensor
 from .evaluation import Evaluation
 
+FEW_OUTPUTS = 128
+"""Up to this many outputs per example the Gauss-Newton matrix comes from Jacobians, not from products."""
 MOST_OUTPUTS = 1024
 """Outputs per example whose curvature matrix is formed."""
 

@@ -20,11 +20,9 @@ from ..types import Operator, Tensor, wide
 from .curvature_products import Mode, gauss_newton_product, hessian_product
 from .gauss_newton_matrix import sum_of_squares
 from .layers.gradients import NetworkLayers
-from .output_curvature import cotangents, flat_outputs
+from .output_curvature import FEW_OUTPUTS, cotangents, flat_outputs
 from .passes import Passes
 
-FEW_OUTPUTS = 128
-"""Up to this many outputs per example the Gauss-Newton matrix comes from Jacobians, not from products."""
 COLUMNS = 64
 """Columns of an explicit matrix that are taken at once where it comes from products."""
 
