@@ -117,7 +117,7 @@ def parameters(h: int) -> int:
 def factors(n: int, h: int) -> float:
     """EKFAC's two passes, and the eigenvectors between them."""
     problem = network(n, h)
-    assert problem.by_layers
+    assert problem.layers.together
     return least(lambda: uw.EKFAC(problem, 0.01, samples=1).factor())
 
 
@@ -132,7 +132,7 @@ def factor_operations(n: int, h: int) -> float:
 def network_scores(n: int, h: int, m: int) -> float:
     """All scores from solved right-hand sides."""
     problem, rows = network(n, h), torch.randn(m, parameters(h))
-    assert problem.by_layers
+    assert problem.layers.together
     return least(lambda: [None for _ in problem.products(rows)])
 
 
@@ -161,7 +161,7 @@ def curvature_operations(n: int, h: int, k: int) -> float:
 def job(out: Path, n: int, h: int, m: int) -> None:
     """One process of a job: factors and scores, and everybody's processor seconds in a file."""
     problem, rows = network(n, h), torch.randn(m, parameters(h), generator=torch.Generator().manual_seed(0))
-    assert problem.by_layers
+    assert problem.layers.together
     took = least(
         lambda: (uw.EKFAC(problem, 0.01, samples=1).factor(), [None for _ in problem.products(rows)])
     )

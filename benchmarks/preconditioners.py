@@ -24,7 +24,6 @@ from benchmarks.measuring import timed
 from benchmarks.networks import build_mlp
 from benchmarks.problems import SOFTMAX
 from experiments import commands, fig2_cnn
-from upweight.curvature.base import Curvature
 from upweight.linalg.factorizations import DiagonalFactor
 from upweight.network.output_curvature import convex_roots
 
@@ -32,34 +31,21 @@ LIMIT = 2000
 
 
 @dataclass(frozen=True, eq=False)
-class Jacobi(Curvature):
-    """diag(values) + damping."""
+class Jacobi:
+    """diag(values) + damping: of a curvature what conjugate gradients ask their preconditioner for."""
 
     values: torch.Tensor
     damping: float
-    semidefinite = True
+    closed = True
 
     @property
     def p(self) -> int:
         """The number of parameters."""
         return len(self.values)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """That of the values."""
-        return self.values.dtype
-
-    def operator(self, dtype: torch.dtype | None = None) -> Any:
-        """The product."""
-        return self.factor(dtype).product
-
     def factor(self, dtype: torch.dtype | None = None) -> DiagonalFactor:
         """The inverse."""
-        return DiagonalFactor((self.values + self.damping).to(dtype or self.dtype))
-
-    def fingerprint(self) -> str:
-        """Not kept anywhere."""
-        return "Jacobi"
+        return DiagonalFactor((self.values + self.damping).to(dtype or self.values.dtype))
 
 
 def diagonal(problem: uw.Problem) -> torch.Tensor:
@@ -68,7 +54,7 @@ def diagonal(problem: uw.Problem) -> torch.Tensor:
     for rows in torch.arange(problem.n).split(4):
         batch = problem.train_batch(rows)
         V = convex_roots(problem.evaluation, problem.theta, batch).transpose(0, 1)
-        total += problem.layered.jacobians(batch, V).square().sum((0, 1))
+        total += problem.layers.layered.jacobians(batch, V).square().sum((0, 1))
     return total / problem.n
 
 

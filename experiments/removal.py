@@ -26,9 +26,8 @@ from matplotlib.figure import Figure
 import upweight as uw
 from experiments import common, fig6_mislabeled, photos, sec53_hospital
 from experiments.data import ones_and_sevens
-from upweight.data.user_terms import Terms
-from upweight.influence.removal import newton
-from upweight.linear.edits import reduced_gradients, without
+from upweight.data.design import as_design
+from upweight.influence.woodbury import newton
 from upweight.runtime.progress import track
 from upweight.validation.verify import agreement
 
@@ -68,10 +67,10 @@ def deep_features(small: bool, out: Path) -> tuple[uw.LinearProblem, Any]:
     """Dogs and fish: a logistic head with an intercept on the pooled features of a frozen EfficientNet-Lite0."""
     photo = photos.load("lite0", 900, out)
     problem = finished(photo.problem)
-    problem.terms = Terms()  # test rows are features already
     right = float((photo.margins() > 0).double().mean())
     print(f"photos: accuracy {right:.3f} on {len(photo.y_test)} test images", flush=True)
-    return problem, (photo.features_test[:TESTS], photo.y_test[:TESTS])
+    # A design: test rows are features already, which need no pass through the network.
+    return problem, (as_design(photo.features_test[:TESTS].double()), photo.y_test[:TESTS])
 
 
 def finished(problem: uw.LinearProblem) -> uw.LinearProblem:
@@ -92,24 +91,25 @@ def refits(
     Steps with the downdated Hessian held fixed, then, where they do not converge, `minimised` alone; only the
     independently computed gradient of the reduced objective says when a refit is done.
     """
-    curvature = uw.Hessian(problem)
+    curvature = uw.Hessian(problem).examples
+    assert curvature is not None
     change = torch.empty(len(problem.evaluate(test)), len(sets), dtype=torch.float64)
     own: list[torch.Tensor] = [torch.empty(0)] * len(sets)
     worst = 0.0
-    for batch, inverse, step in newton(curvature, sets, "retraining"):
+    for batch, inverse, step in newton(problem, curvature, sets, "retraining"):
         chosen = [sets[j] for j in batch]
         left = torch.tensor([problem.n - len(rows) for rows in chosen])[:, None]
         theta = problem.theta + step
         for _ in range(100):
-            gradient = reduced_gradients(problem, theta, chosen)
+            gradient = problem.gradients_without(chosen, theta)
             norms = gradient.norm(dim=1)
             if float(norms.max()) <= tolerance:
                 break
             theta = theta - inverse.solve((gradient * left)[:, None])[:, 0]
         open_sets = (~(norms <= max(tolerance, 1e-9))).nonzero()[:, 0].tolist()
         for j in track(open_sets, "retraining alone", len(open_sets)):
-            theta[j] = without(problem, chosen[j]).minimised(1e-9).theta
-            norms[j] = reduced_gradients(problem, theta[[j]], [chosen[j]]).norm()
+            theta[j] = problem.without(chosen[j]).minimised(1e-9).theta
+            norms[j] = problem.gradients_without([chosen[j]], theta[[j]]).norm()
         worst = max(worst, float(norms.max()))
         change[:, batch] = (problem.evaluate_each(test, theta) - problem.evaluate(test)).T
         for j, rows, there in zip(batch, chosen, theta, strict=True):
