@@ -11,7 +11,7 @@ diagonal.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from benchmarks.measuring import timed
 from benchmarks.networks import build_mlp
 from benchmarks.problems import SOFTMAX
 from experiments import commands, fig2_cnn
-from upweight.curvature.base import Curvature
 from upweight.linalg.factorizations import DiagonalFactor
 from upweight.network.output_curvature import convex_roots
 
@@ -32,56 +31,21 @@ LIMIT = 2000
 
 
 @dataclass(frozen=True, eq=False)
-class Jacobi(Curvature):
-    """diag(values) + damping."""
+class Jacobi:
+    """diag(values) + damping: of a curvature what conjugate gradients ask their preconditioner for."""
 
     values: torch.Tensor
     damping: float
-    semidefinite = True
     closed = True
-    examples = None
-    outer = None
-    device = torch.device("cpu")
-
-    @property
-    def precisions(self) -> tuple[torch.dtype, ...]:
-        """The one of the values."""
-        return (self.dtype,)
-
-    @property
-    def shift(self) -> float:
-        """The damping."""
-        return self.damping
-
-    def damped(self, damping: float) -> "Jacobi":
-        """Another damping."""
-        return replace(self, damping=damping)
-
-    def spectrum(self, steps: int = 100) -> tuple[float, float]:
-        """The smallest and largest value."""
-        return float(self.values.min()) + self.damping, float(self.values.max()) + self.damping
 
     @property
     def p(self) -> int:
         """The number of parameters."""
         return len(self.values)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """That of the values."""
-        return self.values.dtype
-
-    def operator(self, dtype: torch.dtype | None = None) -> Any:
-        """The product."""
-        return self.factor(dtype).product
-
     def factor(self, dtype: torch.dtype | None = None) -> DiagonalFactor:
         """The inverse."""
-        return DiagonalFactor((self.values + self.damping).to(dtype or self.dtype))
-
-    def fingerprint(self) -> str:
-        """Not kept anywhere."""
-        return "Jacobi"
+        return DiagonalFactor((self.values + self.damping).to(dtype or self.values.dtype))
 
 
 def diagonal(problem: uw.Problem) -> torch.Tensor:

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 import upweight as uw
 from experiments import common, fig6_mislabeled, photos, sec53_hospital
 from experiments.data import ones_and_sevens
-from upweight.data.user_terms import Terms
+from upweight.data.design import as_design
 from upweight.influence.woodbury import newton
 from upweight.runtime.progress import track
 from upweight.validation.verify import agreement
@@ -67,10 +67,10 @@ def deep_features(small: bool, out: Path) -> tuple[uw.LinearProblem, Any]:
     """Dogs and fish: a logistic head with an intercept on the pooled features of a frozen EfficientNet-Lite0."""
     photo = photos.load("lite0", 900, out)
     problem = finished(photo.problem)
-    problem.terms = Terms()  # test rows are features already
     right = float((photo.margins() > 0).double().mean())
     print(f"photos: accuracy {right:.3f} on {len(photo.y_test)} test images", flush=True)
-    return problem, (photo.features_test[:TESTS], photo.y_test[:TESTS])
+    # A design: test rows are features already, which need no pass through the network.
+    return problem, (as_design(photo.features_test[:TESTS].double()), photo.y_test[:TESTS])
 
 
 def finished(problem: uw.LinearProblem) -> uw.LinearProblem:
@@ -91,7 +91,8 @@ def refits(
     Steps with the downdated Hessian held fixed, then, where they do not converge, `minimised` alone; only the
     independently computed gradient of the reduced objective says when a refit is done.
     """
-    curvature = uw.Hessian(problem)
+    curvature = uw.Hessian(problem).examples
+    assert curvature is not None
     change = torch.empty(len(problem.evaluate(test)), len(sets), dtype=torch.float64)
     own: list[torch.Tensor] = [torch.empty(0)] * len(sets)
     worst = 0.0
