@@ -89,7 +89,7 @@ def choose_solver(problem: Objective, curvature: Curvature) -> tuple[Solver, str
         return ConjugateGradient(rtol=1e-5), f"solver: ConjugateGradient, p = {curvature.p}"
     if problem.facts.closed_form:
         return _solver_of_linear(problem, curvature)
-    whole = curvature.semidefinite and curvature.examples.second is problem.gauss_newton
+    whole = curvature.semidefinite and curvature.examples.undamped is problem.gauss_newton
     if problem.p <= DIRECT // 4 or (whole and _fits(problem, problem.n)):
         return Exact(), f"solver: Exact, one factorisation of p = {problem.p} rows"
     shape = _one_layer(problem)

@@ -52,7 +52,7 @@ class StoredPass:
         checks.agreement(problem)
         recall(self.folder, problem)
         store = ScoreStore.begin(self.folder, key, Plan.of(len(v), problem))
-        keep(self.folder, problem, [self.settings.curvature, self.settings.solver.helper])
+        keep(self.folder, problem, [self.settings.curvature, self.settings.solver.preconditioner])
         solution = store.solved(v, self.solve)
         scores, rows = about(solution), -solution.rounded
         with together():
