@@ -35,7 +35,9 @@ from scipy.stats import binomtest, rankdata
 import upweight as uw
 from experiments import common, photos
 from upweight.runtime.progress import track
-from upweight.uses.attack import Attack, Box, attack, to_pixels, vulnerability
+from upweight.uses.attack import Attack, attack
+from upweight.uses.box import Box, to_pixels
+from upweight.uses.vulnerability import vulnerability
 
 STEP = 0.02
 
