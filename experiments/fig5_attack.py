@@ -21,7 +21,6 @@ from __future__ import annotations
 import functools
 import json
 import multiprocessing
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -245,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     result |= {"network": options.network, "n": photo.problem.n, "right": len(right), "of": len(photo.y_test)}
     left = [index for index in sample if str(index) not in result["targets"]]
     settings = (options.images, iterations, options.shortlist)
-    threads = max(1, (os.cpu_count() or 1) // options.workers)
+    threads = max(1, torch.get_num_threads() // options.workers)
     # CUDA does not survive a fork.
     pool = ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn"))
     try:
