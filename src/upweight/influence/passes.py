@@ -18,7 +18,7 @@ from ..types import Tensor
 from . import checks
 from .top_k import strongest
 
-Parts = Iterable[tuple[slice, Float[Tensor, "m b"]]]
+Parts = Iterable[tuple[slice, Float[Tensor, "m _"]]]
 """Columns of scores, in order, each with the training rows that they are of."""
 
 

@@ -54,7 +54,7 @@ class TotalHessian:
 
     def solve(self, rows: Float[Tensor, "*k p"]) -> Float[Tensor, "*k p"]:
         """The inverse of the total Hessian, nothing removed but the penalty's share, applied to every row."""
-        return self.factor.solve(rows.flatten(0, -2)).view(rows.shape) / self.problem.n
+        return self.factor.solve(rows.reshape(-1, rows.shape[-1])).view(rows.shape) / self.problem.n
 
 
 class Downdated:
