@@ -39,7 +39,7 @@ MOVED = {
     "problem": "network.problem",
     "progress": "runtime.progress",
     "readers": "estimators.readers",
-    "reduced": "linear.edits",
+    "reduced": "linear.reduced_gradients",
     "removal": "influence.removal",
     "rows": "data.examples",
     "scales": "network.layers.norm",

@@ -40,7 +40,7 @@ from upweight import (
     from_estimator,
     verify,
 )
-from upweight.linear.diagnostics import own_contribution
+from upweight.linear.diagnostics import one_example_contribution
 from upweight.measures import margin
 from upweight.validation.refits import refit_without
 
@@ -100,7 +100,7 @@ def fitted(estimator, task: str, kept=slice(N), weighted: bool = False, **option
 @every_smooth
 def test_the_estimator_is_at_the_optimum_of_the_problem(estimator, task, weighted, accuracy):
     problem = fitted(estimator, task, weighted=weighted)
-    assert float(problem.gradient().norm()) < accuracy * own_contribution(problem)
+    assert float(problem.gradient().norm()) < accuracy * one_example_contribution(problem)
     if isinstance(estimator, SGDClassifier):
         assert problem.keep == "mean"
     else:
@@ -167,7 +167,7 @@ def test_smoothing_polishes_to_the_smoothed_optimum():
     estimator = LinearSVC(loss="hinge", tol=1e-9, max_iter=1_000_000)
     rough, polished = (fitted(estimator, "two", smoothing=0.01, polish=polish) for polish in (False, True))
     assert isinstance(polished.loss, SmoothHinge)
-    assert float(polished.gradient().norm()) <= 1e-6 * own_contribution(rough)
+    assert float(polished.gradient().norm()) <= 1e-6 * one_example_contribution(rough)
     assert 0 < float((polished.theta - rough.theta).norm()) < 0.1
 
 
@@ -183,7 +183,7 @@ def test_liblinear_at_any_penalty(C: float, scaling: float, task: str, intercept
         C=C, intercept_scaling=scaling, fit_intercept=intercept, dual=False, tol=1e-11, max_iter=100_000
     )
     problem = fitted(estimator, task)
-    assert float(problem.gradient().norm()) < 1e-4 * own_contribution(problem)
+    assert float(problem.gradient().norm()) < 1e-4 * one_example_contribution(problem)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_liblinear_at_any_penalty(C: float, scaling: float, task: str, intercept
 def test_balanced_weights_are_held_fixed(estimator):
     for weighted in (False, True):
         problem = fitted(estimator, "two", weighted=weighted)
-        assert float(problem.gradient().norm()) < 1e-4 * own_contribution(problem)
+        assert float(problem.gradient().norm()) < 1e-4 * one_example_contribution(problem)
         assert 'the class weights of "balanced" are held fixed' in problem.terms.notes
         assert problem.terms.notes[-1] in Influence(problem).on_self().provenance["notes"]
 

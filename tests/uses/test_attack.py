@@ -11,7 +11,9 @@ from tests.support.compare import assert_close_per_row
 from upweight import Influence, LinearProblem, Logistic, Softmax, Squared
 from upweight.data.user_terms import Terms
 from upweight.frozen import features, pull_back
-from upweight.uses.attack import Box, attack, to_pixels, vulnerability, vulnerable_targets
+from upweight.uses.attack import attack
+from upweight.uses.box import Box, to_pixels
+from upweight.uses.vulnerability import vulnerability, vulnerable_targets
 from upweight.vision import InceptionV3
 
 

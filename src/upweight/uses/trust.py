@@ -14,7 +14,7 @@ from scipy import stats
 from ..errors import InfluenceError
 from ..influence.influence import Influence
 from ..influence.scores import Scores
-from ..measures import Measure
+from ..measures import MeasureLike
 from ..runtime.notebook import as_html
 
 Level = Literal["trust", "trust the ranking only", "do not trust"]
@@ -23,13 +23,14 @@ UNSTABLE, SHAKY = 0.5, 0.9
 SIZE = 1.5
 """Ratio of the scores' sizes over the damping above which only the ranking is."""
 NOISE, LOOSE = 0.5, 0.1
-"""The same for the relative residuals of estimated solves."""
+"""Relative residuals of estimated solves above which nothing, or only the ranking, is to be trusted."""
 SHOWN = 10
+"""Effects of each test row that a user looks at: the largest ones are held against the drift."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trust:
-    """A plain verdict with its reasons.
+    """A plain verdict with its reasons, the gravest first.
 
     `sensitivity` has a line per damping tried: the rank correlation with the scores at the damping in use (lowest and
     median over test rows) and the size ||scores|| relative to theirs; NaN where the curvature is not positive definite.
@@ -54,12 +55,19 @@ def trust(
     influence: Influence,
     test: Any,
     *,
-    measure: Measure | None = None,
+    measure: MeasureLike | None = None,
     factors: Sequence[float] = (0.1, 10.0),
 ) -> Trust:
-    """Look at what usually goes wrong: unfinished training, failed or noisy solves, scores that hang on the damping.
+    """A verdict on what often goes wrong: unfinished training, failed or noisy solves, scores that hang on the damping.
 
-    Scores are computed once more per entry of `factors`, with that multiple of the damping.
+    A failed solve is a verdict as well, never an exception. It says nothing about whether retraining would agree:
+    that is what `verify` is for.
+
+    Args:
+        influence: whose answers are judged.
+        test: m test examples, as the problem takes them.
+        measure: what is asked about, default the loss.
+        factors: multiples of the damping at which all scores are computed once more; none are where it is 0.
 
     >>> import torch
     >>> from upweight import LinearProblem, Squared
@@ -109,7 +117,7 @@ def _training(scores: Scores) -> tuple[int, str]:
 
 
 def _sensitivity(
-    influence: Influence, scores: Scores, test: Any, measure: Measure | None, factors: Sequence[float]
+    influence: Influence, scores: Scores, test: Any, measure: MeasureLike | None, factors: Sequence[float]
 ) -> pd.DataFrame:
     curvature, rows = influence.settings.curvature, {}
     for factor in factors:
