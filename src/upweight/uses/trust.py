@@ -81,27 +81,31 @@ def trust(
         scores = influence.on_loss(test, measure=measure)
     except InfluenceError as failure:
         return Trust("do not trust", (f"no answer: {failure}",), nothing)
-    found = [_solves(scores), _training(scores)]
+    found = [judge_solves(scores), judge_training(scores)]
     table = nothing
     if influence.settings.curvature.damping == 0:
         found.append((0, "no damping was needed"))
     else:
         table = _sensitivity(influence, scores, test, measure, factors)
-        found.append(_stability(table))
+        found.append(judge_damping(table))
     levels: tuple[Level, ...] = ("trust", "trust the ranking only", "do not trust")
     worst = max(level for level, _ in found)
     found.sort(key=lambda item: -item[0])
     return Trust(levels[worst], tuple(reason for _, reason in found if reason), table)
 
 
-def _solves(scores: Scores) -> tuple[int, str]:
+def judge_solves(scores: Scores) -> tuple[int, str]:
+    """How grave the largest relative residual of the solves is: 0, 1 (the ranking only) or 2, and the reason."""
     residual = 0.0 if scores.residual is None else float(scores.residual.max())
     level = 2 if residual > NOISE else 1 if residual > LOOSE else 0
     return level, f"{'solved' if level == 0 else 'solved badly'}: {scores.verdict}"
 
 
-def _training(scores: Scores) -> tuple[int, str]:
-    """The drift against the effects that a user looks at."""
+def judge_training(scores: Scores) -> tuple[int, str]:
+    """How grave the drift is, held against the largest effects: 2 where it exceeds most of them; and the reason.
+
+    The reason is empty where none of the effects that a user looks at lies below the drift.
+    """
     if scores.drift is None:
         return 0, ""
     shown = scores.effect().abs().topk(min(SHOWN, scores.values.shape[1]), dim=1).values
@@ -138,7 +142,11 @@ def _sensitivity(
     ).rename_axis("damping")
 
 
-def _stability(table: pd.DataFrame) -> tuple[int, str]:
+def judge_damping(table: pd.DataFrame) -> tuple[int, str]:
+    """How grave it is that scores change with the damping, from the table of `Trust.sensitivity`; and the reason.
+
+    A ranking that changes is graver (2) than sizes that change, or less damping that gives no answer (1).
+    """
     known = table.dropna()
     if known.empty:
         return 2, "no other damping gives an answer: how much hangs on it is unknown"
