@@ -144,7 +144,7 @@ class Solver(ABC):
     """A way to solve A s = v: hyper-parameters only, which know neither curvature nor data.
 
     `Exact` factorises once, `ConjugateGradient` meets a tolerance by products with A alone, `LiSSA` and `Arnoldi`
-    estimate at a fixed cost. A solver of your own has one method, `prepare`.
+    estimate at a fixed cost. A solver of your own is a frozen dataclass with one method, `prepare`.
     """
 
     preconditioner: Curvature | None = None
