@@ -27,7 +27,7 @@ import upweight as uw
 from experiments import common, fig6_mislabeled, photos, sec53_hospital
 from experiments.data import ones_and_sevens
 from upweight.data.design import as_design
-from upweight.influence.woodbury import newton
+from upweight.influence.woodbury import newton_steps
 from upweight.runtime.progress import track
 from upweight.validation.verify import agreement
 
@@ -96,7 +96,7 @@ def refits(
     change = torch.empty(len(problem.evaluate(test)), len(sets), dtype=torch.float64)
     own: list[torch.Tensor] = [torch.empty(0)] * len(sets)
     worst = 0.0
-    for batch, inverse, step in newton(problem, curvature, sets, "retraining"):
+    for batch, inverse, step in newton_steps(problem, curvature, sets, "retraining"):
         chosen = [sets[j] for j in batch]
         left = torch.tensor([problem.n - len(rows) for rows in chosen])[:, None]
         theta = problem.theta + step

@@ -128,6 +128,6 @@ def test_what_cannot_be_compressed_is_refused():
 def test_a_compressed_answer_is_not_given_for_data_that_moved():
     problem = problem_of("mlp")
     curvature, test = EKFAC(problem, 0.1), problem.train_batch(torch.arange(2))
-    problem.evaluation.model[0].weight.data.add_(1.0)
+    next(problem.evaluation.model.parameters()).data.add_(1.0)
     with pytest.raises(StaleError):
         compressed(problem, curvature, test, None, 0.1)

@@ -71,7 +71,7 @@ def test_a_downdated_inverse_is_that_of_the_reduced_hessian(case: Case, sets: li
 @every_case
 def test_steps_are_those_of_the_reduced_objective(case: Case):
     sets = [[3], [0, 1], [5], [2, 4, 0], [1, 3]]
-    found = {}
+    found: dict[int, torch.Tensor] = {}
     for places, inverse, steps in newton_steps(
         case.problem, Hessian(case.problem), list(map(torch.tensor, sets))
     ):

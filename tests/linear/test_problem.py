@@ -214,7 +214,7 @@ def test_inputs_that_move_are_seen_by_the_problem_that_has_them():
     fewer, other = problem.subset(torch.arange(4)), draw(8, 3, seed=3)
     moved = problem.with_design(as_design(other))
     X[7, 1] += 1
-    with pytest.raises(StaleError, match="X changed in place.*make the problem anew"):
+    with pytest.raises(StaleError, match=r"X changed in place.*make the problem anew"):
         problem.check_data()
     fewer.check_data()  # a copy of its rows
     moved.check_data()

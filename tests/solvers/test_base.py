@@ -1,6 +1,7 @@
 """What all solvers have in common, against torch.linalg.solve at small damping; failures are failures."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,8 @@ SUBSET = torch.arange(0, 6)
 
 
 def solvers_of(case: Case):
-    problem, plain = case.problem, {"rtol": 1e-11, "max_steps": 600}
+    problem = case.problem
+    plain: dict[str, Any] = {"rtol": 1e-11, "max_steps": 600}
     near = {
         "cg ekfac": EKFAC(problem, 1e-3),
         "cg ekfac rows": EKFAC(problem, 1e-3, rows=6),
