@@ -5,15 +5,29 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import sparse
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
+from tests.support.cases import CASES, Case, case_id, draw
 from tests.support.compare import assert_close_per_row
 from tests.support.estimators import TARGETS, TIGHT, N, X, fitted
 from upweight import (
     LinearProblem,
+    Logistic,
     NotStationaryWarning,
+    SmoothHinge,
+    Softmax,
+    Squared,
     from_estimator,
+)
+from upweight.data.user_terms import Terms
+from upweight.linear import diagnostics
+from upweight.linear.diagnostics import (
+    at_optimum,
+    check_identified,
+    check_separable,
+    one_example_contribution,
 )
 
 
@@ -101,3 +115,143 @@ def test_not_at_the_optimum_and_polished():
 def test_an_exact_fit_is_no_cause_for_a_warning():
     y = X[:N] @ np.array([1.0, 2.0, 3.0]) + 4
     assert from_estimator(LinearRegression().fit(X[:N], y), X[:N], y).n == N
+
+
+# -- without scikit-learn --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_what_one_example_contributes(case: Case):
+    """The root mean square of ||w_i grad l_i|| / n, from gradients without penalty one by one."""
+    problem = case.elsewhere
+    bare = problem.test_gradients(problem.train_batch(torch.arange(case.n)))
+    sizes = (case.w[:, None] * bare).norm(dim=1) / case.n
+    assert one_example_contribution(problem) == pytest.approx(float(sizes.square().mean().sqrt()), rel=1e-10)
+
+
+@pytest.mark.parametrize("elements", [1, 13, 1000])
+def test_contributions_do_not_depend_on_the_block_size(elements: int, monkeypatch: pytest.MonkeyPatch):
+    problem = CASES[2].elsewhere
+    whole = one_example_contribution(problem)
+    monkeypatch.setattr(diagnostics, "ELEMENTS", elements)
+    assert one_example_contribution(problem) == pytest.approx(whole, rel=1e-12)
+
+
+def test_a_perfect_fit_contributes_its_rounding():
+    X = draw(9, 2)
+    problem = LinearProblem(X, X @ torch.tensor([2.0, 1.0]).double(), [2.0, 1.0], loss=Squared())
+    assert 0 < one_example_contribution(problem) < 1e-11
+    assert at_optimum(problem, polish=False) is problem
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_polishing_ends_at_a_millionth_of_one_contribution(case: Case):
+    rough = case.elsewhere
+    there = at_optimum(rough, polish=True)
+    assert float(there.gradient().norm()) <= 1e-6 * one_example_contribution(rough)
+    if rough.loss.stands_in:  # at the true hinge's weights, on purpose
+        assert at_optimum(rough, polish=False) is rough
+        return
+    with pytest.warns(NotStationaryWarning, match=r"times what one example contributes"):
+        assert at_optimum(rough, polish=False) is rough
+    assert at_optimum(case.problem, polish=False) is case.problem
+
+
+def named(X: torch.Tensor, l2: torch.Tensor | float, intercept: bool = False, **options) -> LinearProblem:
+    d = X.shape[1]
+    terms = Terms(feature_names=tuple(f"x{j}" for j in range(d)))
+    bias = [0.0] if intercept else None
+    return LinearProblem(X, draw(len(X)), torch.zeros(d), bias, loss=Squared(), l2=l2, terms=terms, **options)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_dependent_columns_are_named_whatever_their_scale(scale: float):
+    X = draw(30, 4)
+    X = torch.cat([X, scale * (X[:, :1] - 2 * X[:, 2:3])], 1)
+    with pytest.raises(
+        ValueError, match=r"dependent columns without a penalty: 'x0', 'x2', 'x4'; drop columns"
+    ):
+        check_identified(named(X, 0.0))
+    check_identified(named(X, 0.1))  # a penalty makes the optimum unique
+    l2 = torch.zeros(5)
+    l2[4] = 0.1
+    check_identified(named(X, l2))
+
+
+def test_examples_of_weight_zero_do_not_count():
+    X = draw(12, 3)
+    weights = torch.ones(12)
+    weights[2:] = 0
+    with pytest.raises(
+        ValueError, match="3 columns without a penalty and 2 examples: the optimum is not unique"
+    ):
+        check_identified(named(X, 0.0, weights=weights))
+    X[:6, 2] = 0
+    weights = torch.ones(12)
+    weights[6:] = 0
+    with pytest.raises(ValueError, match="all zero and have no penalty: 'x2'"):
+        check_identified(named(X, 0.0, weights=weights))
+    check_identified(named(X, 0.0))
+
+
+def test_a_constant_column_is_the_intercept():
+    X = torch.cat([draw(20, 2), torch.full((20, 1), 7.0).double()], 1)
+    check_identified(named(X, 0.0))
+    with pytest.raises(ValueError, match="'x2', the intercept"):
+        check_identified(named(X, 0.0, intercept=True))
+
+
+def test_beyond_so_many_columns_nobody_looks(monkeypatch: pytest.MonkeyPatch):
+    X = draw(20, 2)
+    problem = named(torch.cat([X, X], 1), 0.0)
+    monkeypatch.setattr(diagnostics, "GRAM", 3)
+    check_identified(problem)
+    monkeypatch.setattr(diagnostics, "GRAM", 4)
+    with pytest.raises(ValueError, match="dependent columns"):
+        check_identified(problem)
+
+
+def at(X, y, coef, loss, **options) -> LinearProblem:
+    return LinearProblem(torch.as_tensor(X).double(), torch.as_tensor(y), coef, loss=loss, **options)
+
+
+SEPARATED = [[2.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-2.0, -1.0]]
+"""By the first column, for the first two examples against the others."""
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_separation_is_found_by_the_weights_at_hand_or_by_a_programme(good: bool):
+    coef = [1.0, 0.0] if good else [-1.0, 3.0]
+    words = "the model separates the training data" if good else "0.* separate a part of the training data"
+    for loss in (Logistic(), SmoothHinge(0.1)):
+        with pytest.raises(ValueError, match=f"no finite optimum: .*{words}.*fit with a penalty"):
+            check_separable(at(SEPARATED, [1, 1, 0, 0], coef, loss))
+        check_separable(at(SEPARATED, [1, 1, 0, 0], coef, loss, l2=1e-9))
+        check_separable(at(SEPARATED, [1, 0, 0, 1], coef, loss))
+    check_separable(at(SEPARATED, [1, 1, 0, 0], coef, Squared()))
+
+
+def test_one_separated_class_of_several_is_enough():
+    """One against the rest: each output is a model of its own. Softmax: a class apart from the two others."""
+    X = [[1.0, 0.3], [1.0, -0.2], [-1.0, 1.0], [-1.0, -1.0], [-1.0, 0.5], [-1.0, 0.9]]
+    y = [0, 0, 1, 2, 2, 1]
+    for loss in (Logistic(), Softmax()):
+        with pytest.raises(ValueError, match=r"no finite optimum"):
+            check_separable(at(X, y, torch.zeros(3, 2), loss))
+    mixed = [[1.0, 0.3], [-1.0, 1.0], [1.0, 1.0], [-1.0, -1.0], [1.0, -1.0], [-1.0, 0.5], [0.5, 1], [0.5, -1]]
+    check_separable(at(mixed, [0, 0, 1, 1, 2, 2, 0, 0], torch.zeros(3, 2), Softmax()))
+
+
+def test_only_examples_with_a_weight_need_to_be_separated():
+    X, y = [*SEPARATED, [3.0, 0.0]], [1, 1, 0, 0, 0]
+    weights = [1.0, 1.0, 1.0, 1.0, 0.0]
+    check_separable(at(X, y, [1.0, 0.0], Logistic()))
+    with pytest.raises(ValueError, match="no finite optimum"):
+        check_separable(at(X, y, [1.0, 0.0], Logistic(), weights=weights))
+
+
+def test_beyond_some_size_no_programme_is_solved(monkeypatch: pytest.MonkeyPatch):
+    hidden = at(SEPARATED, [1, 1, 0, 0], [-1.0, 3.0], Logistic())
+    monkeypatch.setattr(diagnostics, "PROGRAMME", 7)  # four margins times two parameters are more
+    monkeypatch.setattr(diagnostics, "linprog", None)
+    check_separable(hidden)

@@ -67,7 +67,7 @@ def first_gradients(problem: LinearModel, sets: Sets) -> Float[Tensor, "g p"]:
 
 def _members(sets: Sets) -> tuple[Int[Tensor, " r"], Int[Tensor, " r"]]:
     """All removed rows, and the set that each belongs to."""
-    counts = torch.tensor([len(rows) for rows in sets])
+    counts = torch.tensor([len(rows) for rows in sets], dtype=torch.long)
     owner = torch.repeat_interleave(torch.arange(len(sets)), counts)
     return torch.cat([torch.empty(0, dtype=torch.long), *sets]), owner
 
