@@ -109,6 +109,8 @@ def test_settings_of_older_versions_are_read():
     assert separate.l2_intercept == 1 / (0.5 * N) / 4
     with pytest.raises(ValueError, match=r"penalises its coefficients twice; leave multi_class out"):
         logistic_regression(older(multi_class="multinomial"), X[:N], OPTIONS)
+    ignored = older(multi_class="multinomial", solver="liblinear", intercept_scaling=1.0)
+    assert logistic_regression(ignored, X[:N], OPTIONS).loss == Logistic()
     for name_, ratio in (("l1", None), ("elasticnet", 0.5)):
         with pytest.raises(ValueError, match=f"with an {name_} penalty is not supported: it has a kink"):
             logistic_regression(older(penalty=name_, l1_ratio=ratio), X[:N], OPTIONS)
