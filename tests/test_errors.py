@@ -9,7 +9,7 @@ import upweight
 from upweight import errors
 from upweight.errors import IndefiniteError, InfluenceError
 
-OURS = {
+OURS: dict[str, type[Exception]] = {
     name: cls
     for name, cls in vars(errors).items()
     if inspect.isclass(cls) and cls.__module__ == errors.__name__
