@@ -12,7 +12,7 @@ from upweight.errors import IndefiniteError, InfluenceError
 OURS: dict[str, type[Exception]] = {
     name: cls
     for name, cls in vars(errors).items()
-    if inspect.isclass(cls) and cls.__module__ == errors.__name__
+    if inspect.isclass(cls) and issubclass(cls, Exception) and cls.__module__ == errors.__name__
 }
 FAILURES = [name for name, cls in OURS.items() if issubclass(cls, InfluenceError)]
 WARNINGS = [name for name, cls in OURS.items() if issubclass(cls, Warning)]
