@@ -183,15 +183,17 @@ class _Attacked:
 
     def _solve(self, rows: Float[Tensor, "1 p"]) -> Float[Tensor, "1 p"]:
         """H^-1 v to a residual of 1e-6, of which the ascent takes the signs."""
-        product, near = self.problem.hessian.product(), self._factor_at(self.problem)
+        product, near, renewed = self.problem.hessian.product(), self._factor_at(self.problem), False
         value, left = torch.zeros_like(rows), rows
         while float(left.norm()) > 1e-6 * float(rows.norm()):
             step = value + near.solve(left)
             rest = rows - product(step)
-            if float(rest.norm()) > CONTRACTION * float(left.norm()):
+            if not renewed and float(rest.norm()) > CONTRACTION * float(left.norm()):
                 self.factor_of_others = self._without_attacked(self.problem)
-                near = self._factor_at(self.problem)
+                near, renewed = self._factor_at(self.problem), True
                 continue
+            if not float(rest.norm()) < float(left.norm()):  # the exact factor gains no more: rounding
+                break
             value, left = step, rest
         return value
 
