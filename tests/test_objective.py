@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import sparse
@@ -11,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 import upweight as uw
 from tests.support.compare import assert_close_per_row
 from tests.support.networks import problem_of
+from upweight.data.user_terms import Terms
 
 N, D = 60, 3
 
@@ -189,3 +191,96 @@ def test_edits_of_the_users_targets_and_weights_change_nothing():
     y.zero_()
     weights.zero_()
     assert torch.equal(uw.Influence(problem).on_loss(asked).values, before)
+
+
+BOTH = pytest.mark.parametrize("make", [linear, lambda: problem_of("mlp")], ids=["linear", "network"])
+
+
+@BOTH
+def test_products_of_all_examples_are_those_with_their_gradients(make):
+    problem = make()
+    rows = torch.randn(3, problem.p, generator=torch.Generator().manual_seed(1)).double()
+    wanted = rows @ problem.train_gradients(torch.arange(problem.n)).T
+    assert_close_per_row(problem.all_products(rows), wanted, 1e-9)
+    for part, values in problem.products(rows, slice(3, 8)):
+        assert_close_per_row(values, wanted[:, part], 1e-9)
+
+
+@BOTH
+def test_gradients_of_training_and_of_test_examples_differ_by_weight_and_penalty(make):
+    problem = make().changed(keep="mean", l2=0.3)
+    index = torch.tensor([4, 1])
+    test = problem.test_gradients(problem.train_batch(index))
+    as_train = problem.gradients_as_train(problem.train_batch(index))
+    assert_close_per_row(as_train, test + 0.3 * problem.theta, 1e-12)
+    wanted = problem.weights[index, None].to(test) * test + 0.3 * problem.theta
+    assert_close_per_row(problem.train_gradients(index), wanted, 1e-9)
+    total = problem.changed(keep="total")
+    assert not total.folded_penalty.any()
+    assert_close_per_row(total.gradients_as_train(problem.train_batch(index)), test, 1e-12)
+
+
+@BOTH
+@pytest.mark.parametrize("keep", ["mean", "total"])
+def test_the_gradient_of_the_objective_is_the_mean_of_the_examples(make, keep: str):
+    problem = make().changed(keep=keep)
+    mean = problem.train_gradients(torch.arange(problem.n)).mean(0)
+    whole = mean if keep == "mean" else mean + problem.l2 * problem.theta
+    assert_close_per_row(problem.gradient()[None], whole[None], 1e-9)
+
+
+@BOTH
+def test_parameters_by_name_are_theta(make):
+    problem = make()
+    assert torch.equal(problem.layout.pack(problem.params), problem.theta)
+    assert list(problem.params) == list(problem.layout.names)
+    assert problem.p == len(problem.theta)
+    assert (problem.dtype, problem.device) == (problem.theta.dtype, problem.theta.device)
+
+
+@BOTH
+def test_a_problem_elsewhere_shares_the_data_and_nothing_computed(make):
+    problem = make()
+    problem.spectra["kept"] = (0.0, 1.0)
+    there = problem.at(problem.theta + 1)
+    assert "kept" not in there.spectra
+    assert_close_per_row(there.theta[None], problem.theta[None] + 1, 1e-12)
+    assert torch.equal(there.weights, problem.weights)
+    assert torch.equal(there.at(problem.theta).gradient(), problem.gradient())
+
+
+@BOTH
+def test_a_subset_is_in_the_order_of_its_index(make):
+    problem = make()
+    index = torch.tensor([7, 2, 5])
+    some = problem.subset(index)
+    assert some.n == 3
+    assert torch.equal(some.weights, problem.weights[index])
+    assert_close_per_row(some.train_losses()[:, None], problem.train_losses()[index][:, None], 1e-12)
+    assert some.fingerprint() != problem.fingerprint()
+
+
+@BOTH
+def test_the_fingerprint_is_that_of_all_that_changes_an_answer(make):
+    problem = make()
+    made = [
+        problem,
+        problem.changed(l2=0.7),
+        problem.changed(keep="total" if problem.keep == "mean" else "mean"),
+        problem.changed(weights=problem.weights + 1),
+        problem.at(problem.theta + 1e-12),
+    ]
+    assert len({other.fingerprint() for other in made}) == len(made)
+    renamed = problem.changed(terms=Terms(notes=("words alone",)))
+    assert renamed.fingerprint() == problem.fingerprint() == make().fingerprint()
+
+
+def test_names_of_the_users_data():
+    terms = Terms(
+        feature_names=("a", "b", "c"), train_index=pd.RangeIndex(100, 100 + N), classes=("no", "yes")
+    )
+    problem = linear().changed(terms=terms)
+    assert problem.feature_names == ("a", "b", "c")
+    assert problem.classes == ("no", "yes")
+    assert problem.subset(torch.tensor([3, 0])).train_index.tolist() == [103, 100]
+    assert (linear().feature_names, linear().train_index, linear().classes) == (None, None, None)

@@ -216,13 +216,7 @@ from unittest import mock
 import upweight as uw
 from tests import questions
 from upweight.influence import score_store as store
-<<<<<<< HEAD
-from upweight.influence.score_store import Plan
 from tests.support.stores import preconditioned
-store.BLOCK_BYTES, store.SOLVED_AT_ONCE = 3 * 8 * 4, 1
-=======
-from tests.support.stores import preconditioned
->>>>>>> f8c0c173fd30192e4ea8b69c9a9fd185799338bb
 problem, test = questions.network()
 with mock.patch.multiple(store, BLOCK_BYTES=3 * 8 * 4, SOLVED_AT_ONCE=1):
     preconditioned(problem).on_loss(test, store=sys.argv[1], top=2)

@@ -56,7 +56,7 @@ class Box:
         >>> Box.around(torch.tensor([[1.0, 5.0]]), torch.tensor([0.5, 0.0])).high
         tensor([[1.5000, 5.0000]])
         """
-        radius = torch.as_tensor(radius).to(inputs)
+        radius = torch.as_tensor(radius, dtype=torch.float64).to(inputs)
         if not bool((radius >= 0).all()):
             raise ValueError("the radius of a box must be >= 0")
         return cls(inputs - radius, inputs + radius)

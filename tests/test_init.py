@@ -1,13 +1,13 @@
-"""What `import upweight` gives: every documented name, and the old names of modules that have moved."""
+"""What `import upweight` gives: every documented name, each module that the README names, and no other."""
 
-import importlib
+import importlib.metadata
+import inspect
 import subprocess
 import sys
 
 import pytest
 
 import upweight
-from upweight.moved import MOVED
 
 
 def test_the_modules_that_the_readme_names_are_there():
@@ -33,22 +33,6 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
         _ = upweight.novelty
 
 
-@pytest.mark.parametrize("old", sorted(MOVED))
-def test_an_old_module_name_still_imports_and_says_where_it_is(old: str):
-    sys.modules.pop(f"upweight.{old}", None)
-    with pytest.warns(
-        DeprecationWarning,
-        match=rf"upweight\.{old} is upweight\.{MOVED[old].replace('.', chr(92) + '.')} now",
-    ):
-        stand_in = importlib.import_module(f"upweight.{old}")
-    there = importlib.import_module(f"upweight.{MOVED[old]}")
-    public = [name for name in vars(there) if not name.startswith("_")]
-    assert public
-    assert all(getattr(stand_in, name) is getattr(there, name) for name in public)
-    assert there.__spec__ is not None
-    assert there.__spec__.name == f"upweight.{MOVED[old]}"
-
-
 @pytest.mark.parametrize(
     ("package", "name"),
     [
@@ -63,3 +47,34 @@ def test_an_old_module_name_still_imports_and_says_where_it_is(old: str):
 )
 def test_a_module_that_became_a_package_still_has_its_name(package: str, name: str):
     assert hasattr(importlib.import_module(f"upweight.{package}"), name)
+
+
+def test_every_public_name_is_there_and_described():
+    assert len(upweight.__all__) == len(set(upweight.__all__))
+    for name in upweight.__all__:
+        assert (getattr(upweight, name).__doc__ or "").strip(), name
+    assert set(upweight.__all__) <= set(dir(upweight))
+
+
+def test_names_that_nobody_should_see_are_hidden():
+    public = {name for name in vars(upweight) if not name.startswith("_")} - set(upweight.__all__)
+    assert all(inspect.ismodule(getattr(upweight, name)) for name in public), public
+
+
+def test_the_version_is_that_of_the_package():
+    assert upweight.__version__ == importlib.metadata.version("upweight")
+
+
+@pytest.mark.parametrize(
+    "name", ["matplotlib", "torchvision", "transformers", "sklearn.svm", "pyarrow.parquet"]
+)
+def test_what_not_everybody_needs_is_not_imported(imported: set[str], name: str):
+    assert name not in imported
+
+
+@pytest.fixture(scope="module")
+def imported() -> set[str]:
+    """All modules after `import upweight` in a new process."""
+    code = "import sys, upweight; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(found.stdout.split())
