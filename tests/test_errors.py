@@ -9,17 +9,10 @@ import upweight
 from upweight import errors
 from upweight.errors import IndefiniteError, InfluenceError
 
-<<<<<<< HEAD
 OURS: dict[str, type[Exception]] = {
     name: cls
     for name, cls in vars(errors).items()
     if inspect.isclass(cls) and issubclass(cls, Exception) and cls.__module__ == errors.__name__
-=======
-OURS = {
-    name: cls
-    for name, cls in vars(errors).items()
-    if inspect.isclass(cls) and cls.__module__ == errors.__name__
->>>>>>> house-low
 }
 FAILURES = [name for name, cls in OURS.items() if issubclass(cls, InfluenceError)]
 WARNINGS = [name for name, cls in OURS.items() if issubclass(cls, Warning)]

@@ -122,9 +122,4 @@ def test_more_than_one_number_is_none(measure: Any):
 
 def test_measures_are_equal_by_their_function():
     assert PerExample(named) == PerExample(named) != PerExample(logit)
-<<<<<<< HEAD
     assert len({PerExample(named), Overall(named), Overall(named)}) == 2
-=======
-    assert PerExample(named) != Overall(named)
-    assert len({Overall(named), Overall(named)}) == 1
->>>>>>> house-low

@@ -3,7 +3,6 @@
 import importlib
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,11 +10,10 @@ from torch import nn
 from tests.support.compare import assert_close_per_row
 from upweight import Influence, LinearProblem, Logistic, Softmax, Squared
 from upweight.data.user_terms import Terms
-from upweight.frozen import features, pull_back
+from upweight.frozen import features
 from upweight.uses.attack import attack
 from upweight.uses.box import Box, to_pixels
 from upweight.uses.vulnerability import vulnerability
-from upweight.vision import InceptionV3
 
 
 def trunk(seed: int = 0) -> nn.Module:
@@ -78,32 +76,6 @@ def test_input_influence_through_a_network_is_the_derivative_of_refits():
                 losses.append(refit.evaluate((network(test[0]), test[1])))
             slope = (losses[0] - losses[1]) / (2 * step)
             assert_close_per_row(found[:, row].movedim(0, -1)[place] / problem.n, slope, 1e-4)
-
-
-def test_pull_back_is_the_vector_jacobian_product_whatever_the_batch():
-    network, x = trunk(), torch.randn(5, 1, 7, 7).double()
-    d = network(x).shape[1]
-    V = torch.randn(2, 5, d).double()
-    J = torch.stack([torch.autograd.functional.jacobian(lambda z: network(z[None])[0], z) for z in x])
-    wanted = torch.einsum("kbd,bdcij->kbcij", V, J)
-    for batch in (1, 3, 5):
-        found = pull_back(network, x, V, batch=batch)
-        assert_close_per_row(found.flatten(0, 1), wanted.flatten(0, 1), 1e-11)
-
-
-def test_features_are_kept_by_what_they_are_made_of(tmp_path):
-    network, x = trunk(), torch.randn(5, 1, 7, 7).double()
-    first = features(network, x, batch=2, cache=tmp_path)
-    assert_close_per_row(first, network(x), 1e-6)
-    calls = []
-    network.register_forward_hook(lambda *_: calls.append(1))
-    assert torch.equal(features(network, x, cache=tmp_path), first)
-    assert calls == []
-    features(network, x + 1, cache=tmp_path)
-    assert len(calls) == 1
-    other = trunk(1)
-    features(other, x, cache=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize("loss", [Logistic(), Softmax()])
@@ -264,38 +236,3 @@ def test_models_and_networks_that_cannot_be_attacked():
         Box.around(torch.zeros(1, 2), 1.0).check(torch.zeros(2, 2))
     with pytest.raises(ValueError, match="radius"):
         Box.around(X, -1.0)
-    with pytest.raises(ValueError, match="do not depend differentiably"):
-        pull_back(nn.Sequential(_Rounded(), nn.Flatten()), X, torch.ones(1, 9, 2).double())
-    with pytest.raises(TypeError, match="real numbers"):
-        pull_back(nn.Flatten(), torch.ones(2, 3, dtype=torch.uint8), torch.ones(1, 2, 3))
-    with pytest.raises(ValueError, match=r"features of shape \(2, d\)"):
-        features(nn.Identity(), torch.ones(2, 3, 4))
-    with pytest.raises(ValueError, match=r"call model.eval\(\) first"):
-        features(nn.Sequential(nn.Flatten(), nn.Dropout()), X)
-    with pytest.raises(ValueError, match="NaN or infinity"):
-        features(nn.Flatten(), torch.full((2, 3), torch.nan))
-
-
-class _Rounded(nn.Module):
-    def forward(self, x):
-        return x.detach().round()
-
-
-def test_inception_is_made_of_the_published_blocks(tmp_path):
-    network = InceptionV3()
-    arrays: dict[str, Any] = {}
-    for name, module in network.convolutions.items():
-        layer: Any = module
-        arrays[f"weights_{name}"] = layer.weight.detach().permute(0, 2, 3, 1).numpy().astype(np.float16)
-        arrays[f"bias_{name}"] = layer.bias.detach().numpy()
-    np.savez(tmp_path / "weights.npz", **arrays)
-    loaded = InceptionV3.load(tmp_path / "weights.npz")
-    assert not any(value.requires_grad for value in loaded.parameters())
-    x = torch.randn(1, 3, 299, 299)
-    with torch.no_grad():
-        assert loaded(x).shape == (1, 1280)
-        assert_close_per_row(loaded(x), network(x), 1e-2)
-    arrays["weights_conv"] = arrays["weights_conv"][:5]
-    np.savez(tmp_path / "other.npz", **arrays)
-    with pytest.raises(ValueError, match=r"weights_conv has shape \(5, 3, 3, 3\), expected \(32, 3, 3, 3\)"):
-        InceptionV3.load(tmp_path / "other.npz")
