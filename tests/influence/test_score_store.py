@@ -5,8 +5,8 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 
 import upweight as uw
 from tests.questions import linear, network
-from tests.runtime.test_distributed import HERE, run, script
+from tests.support.ranks import PATIENCE, ROOT, Group, script, starter, torchrun
 from upweight import RankError, ScoreStore, StaleError
 from upweight.influence import score_store as store
 from upweight.runtime.tensor_files import write_own
@@ -151,57 +151,64 @@ def test_a_full_disk_leaves_a_valid_store(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 JOB = """
+from unittest import mock
 import upweight as uw
 from tests import questions
 from upweight.influence import score_store as store
 from tests.influence.test_score_store import preconditioned
-store.BLOCK_BYTES, store.SOLVED_AT_ONCE = 3 * 8 * 4, 1
 problem, test = questions.network()
-preconditioned(problem).on_loss(test, store=sys.argv[1], top=2)
+with mock.patch.multiple(store, BLOCK_BYTES=3 * 8 * 4, SOLVED_AT_ONCE=1):
+    preconditioned(problem).on_loss(test, store=sys.argv[1], top=2)
 """
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory, group: Callable[[int], Group]) -> dict[str, bytes]:
+    """What two undisturbed processes write."""
+    folder = tmp_path_factory.mktemp("calm")
+    for ended in group(2).run(script(folder, JOB), folder / "scores"):
+        assert ended.returncode == 0, ended.stderr
+    return contents(folder / "scores")
 
 
 def kill_all(folder: Path) -> None:
     """SIGKILL for starter and workers, each in a session of its own: whoever has the folder as argument."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if str(folder).encode() in (process / "cmdline").read_bytes():
-                os.kill(int(process.name), signal.SIGKILL)
+    found = True
+    while found:  # until they are gone
+        found = False
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if str(folder).encode() in (process / "cmdline").read_bytes():
+                    found = True
+                    os.kill(int(process.name), signal.SIGKILL)
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path):
-    job = script(tmp_path, JOB)
-    calm, rough = tmp_path / "calm", tmp_path / "rough"
-    assert run(job, calm).returncode == 0
-    starter = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        job,
-        rough,
-    ]
+def files(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) if folder.exists() else set()
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(
+    tmp_path: Path, group: Callable[[int], Group], calm: dict[str, bytes]
+):
+    job, rough = script(tmp_path, JOB), tmp_path / "rough"
     moments = random.Random(0)
     for _ in range(3):
+        before, began = files(rough), time.monotonic()
         process = subprocess.Popen(
-            list(map(str, starter)),
-            cwd=HERE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            starter(job, rough), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        began = time.monotonic()
         # Kills count from the first trace of work on.
-        while not rough.exists() and process.poll() is None and time.monotonic() - began < 60:
-            time.sleep(0.02)
-        time.sleep(moments.uniform(0, 1))
+        while files(rough) <= before and process.poll() is None and time.monotonic() - began < PATIENCE:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.5))
         kill_all(rough)
         process.wait()
-    assert run(job, rough).returncode == 0
-    assert contents(rough) == contents(calm)
+    for ended in group(2).run(job, rough):
+        assert ended.returncode == 0, ended.stderr
+    assert contents(rough) == calm
 
 
-def test_the_restart_of_torchrun_goes_on(tmp_path: Path):
+def test_the_restart_of_torchrun_goes_on(tmp_path: Path, calm: dict[str, bytes]):
     dying = """
 import signal
 from upweight.influence import score_store as store
@@ -216,37 +223,37 @@ if os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
     store.write_own = noted
 """
-    calm, rough = tmp_path / "calm", tmp_path / "rough"
-    assert run(script(tmp_path, JOB), calm).returncode == 0
-    ended = run(script(tmp_path, dying + JOB), rough, max_restarts="1")
+    rough = tmp_path / "rough"
+    ended = torchrun(script(tmp_path, dying + JOB), rough, max_restarts="1")
     assert ended.returncode == 0, ended.stderr
     wrote = [line for line in ended.stdout.splitlines() if " wrote " in line]
     assert sum("attempt 0" in line for line in wrote) == 2
     assert any("attempt 1" in line for line in wrote)
     assert len({line.split()[-1] for line in wrote}) == len(wrote)  # nothing twice
-    assert contents(rough) == contents(calm)
+    assert contents(rough) == calm
 
 
-def test_a_block_of_another_on_one_rank_is_said_by_all(tmp_path: Path):
+def test_a_block_of_another_on_one_rank_is_said_by_all(tmp_path: Path, group: Callable[[int], Group]):
     job = script(
         tmp_path,
         JOB.replace(
-            "preconditioned(problem).on_loss(test, store=sys.argv[1], top=2)",
+            "    preconditioned(problem).on_loss(test, store=sys.argv[1], top=2)",
             """
-try:
-    preconditioned(problem).on_loss(test, store=sys.argv[1])
-except uw.InfluenceError as error:
-    print(f"said: {error}", flush=True)
-    raise
+    try:
+        preconditioned(problem).on_loss(test, store=sys.argv[1])
+    except uw.InfluenceError as error:
+        print(f"said: {error}", flush=True)
+        raise
 """,
         ),
     )
-    assert run(job, tmp_path / "s").returncode == 0
+    for ended in group(2).run(job, tmp_path / "s"):
+        assert ended.returncode == 0, ended.stderr
     last = sorted((tmp_path / "s").glob("scores-*.safetensors"))[-1]
     last.write_bytes(b"not ours")
-    ended = run(job, tmp_path / "s")
-    assert ended.returncode != 0
-    assert ended.stdout.count(f"said: rank 1: {last}") == 2
+    for ended in group(2).run(job, tmp_path / "s"):
+        assert ended.returncode != 0
+        assert ended.stdout.count(f"said: rank 1: {last}") == 1
 
 
 def test_rank_errors_are_failures_of_ours():
