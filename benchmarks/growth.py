@@ -1,7 +1,7 @@
 """How seconds grow with n, p, m and processes, beside the cost model of docs/scale.md.
 
-    python benchmarks/growth.py
-    python benchmarks/growth.py --small         seconds, to see that it runs
+    python -m benchmarks growth
+    python -m benchmarks growth --small         seconds, to see that it runs
 
 Three sizes each. Printed is the slope of log seconds over log size, and that of the model's operations at the same
 sizes. One thread; seconds are processor time, the least of two. Networks are perceptrons h-h-h-10 on random numbers
@@ -15,7 +15,6 @@ import argparse
 import functools
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import upweight as uw
+from benchmarks import measuring
+from benchmarks.measuring import best
+from experiments import commands
 from upweight.runtime.distributed import gather_objects, rank
 
 OUTPUTS = 10
@@ -61,14 +63,9 @@ def _slope(sizes: Sequence[int], values: Sequence[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
-def least(work: Callable[[], Any], times: int = 2) -> float:
-    """Processor seconds."""
-    found = []
-    for _ in range(times):
-        began = time.process_time()
-        work()
-        found.append(time.process_time() - began)
-    return min(found)
+def least(work: Callable[[], Any]) -> float:
+    """Processor seconds, the least of two."""
+    return best(work, 2, warm=False, clock=time.process_time)
 
 
 # ------------------------------------------------------------------------------------------------------- linear
@@ -94,7 +91,7 @@ def linear_scores(n: int, d: int, m: int) -> float:
 def linear_matrix(n: int, d: int) -> float:
     """X^T W X."""
     problem = linear(n, d)
-    return least(problem.matrix)
+    return least(problem.hessian.matrix)
 
 
 # ----------------------------------------------------------------------------------------------------- networks
@@ -120,7 +117,7 @@ def parameters(h: int) -> int:
 def factors(n: int, h: int) -> float:
     """EKFAC's two passes, and the eigenvectors between them."""
     problem = network(n, h)
-    assert problem.by_layers
+    assert problem.layers.together
     return least(lambda: uw.EKFAC(problem, 0.01, samples=1).factor())
 
 
@@ -135,7 +132,7 @@ def factor_operations(n: int, h: int) -> float:
 def network_scores(n: int, h: int, m: int) -> float:
     """All scores from solved right-hand sides."""
     problem, rows = network(n, h), torch.randn(m, parameters(h))
-    assert problem.by_layers
+    assert problem.layers.together
     return least(lambda: [None for _ in problem.products(rows)])
 
 
@@ -147,7 +144,7 @@ def network_score_operations(n: int, h: int, m: int) -> float:
 def curvature(n: int, h: int, k: int) -> float:
     """A product of the Gauss-Newton matrix with k vectors, its graphs kept."""
     problem, rows = network(n, h), torch.randn(k, parameters(h))
-    product = problem.operator(gauss_newton=True)
+    product = problem.gauss_newton.product()
     product(rows)
     product(rows)
     return least(lambda: product(rows))
@@ -164,7 +161,7 @@ def curvature_operations(n: int, h: int, k: int) -> float:
 def job(out: Path, n: int, h: int, m: int) -> None:
     """One process of a job: factors and scores, and everybody's processor seconds in a file."""
     problem, rows = network(n, h), torch.randn(m, parameters(h), generator=torch.Generator().manual_seed(0))
-    assert problem.by_layers
+    assert problem.layers.together
     took = least(
         lambda: (uw.EKFAC(problem, 0.01, samples=1).factor(), [None for _ in problem.products(rows)])
     )
@@ -178,14 +175,9 @@ def by_processes(count: int, n: int, h: int, m: int) -> float:
     """The largest processor time of one of `count` processes."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "seconds"
-        starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-        sizes = [f"--job={out}", f"--sizes={n},{h},{m}"]
-        subprocess.run(
-            [*starter, __file__, *sizes],
-            check=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-        )
+        command = measuring.job(count, ["growth", f"--job={out}", f"--sizes={n},{h},{m}"])
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, check=True, env=one_thread, capture_output=True)
         return float(out.read_text())
 
 
@@ -236,16 +228,14 @@ def everything(few: int) -> Iterator[Series]:
     )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """The table, or this process's part of a job."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = commands.parser(__name__, __doc__)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--only", help="lines whose name begins so")
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--sizes", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     torch.set_num_threads(1)
     if options.job:
         job(options.job, *map(int, options.sizes.split(",")))
@@ -254,7 +244,3 @@ def main() -> None:
     for series in everything(20 if options.small else 1):
         if series.what.startswith(options.only or ""):
             print(series.line(), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,8 @@
 """I_pert,loss of whole photographs through a frozen network: time, memory, and finite differences of refits.
 
-    python benchmarks/input_influence.py                        100 photographs, 299 x 299 x 3, through Inception v3
-    python benchmarks/input_influence.py --network lite0        224 x 224 x 3, through EfficientNet-Lite0
-    python benchmarks/input_influence.py --check                5 coordinates of 5 photographs against refits
+    python -m benchmarks input_influence                        100 photographs, 299 x 299 x 3, through Inception v3
+    python -m benchmarks input_influence --network lite0        224 x 224 x 3, through EfficientNet-Lite0
+    python -m benchmarks input_influence --check                5 coordinates of 5 photographs against refits
 
 The head is trained on 150 + 150 photographs: what a pass through the network costs does not depend on how many.
 Time and memory stand beside one forward and one backward pass of the same photographs in the same batches. The check
@@ -12,23 +12,20 @@ the difference of the test loss with I_pert / n, relative to it. Needs UPWEIGHT_
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from peers import peak_mib
 
 import upweight as uw
+from benchmarks.measuring import peak_mib, timed
+from experiments import commands, photos
 from upweight.data.design import as_design
 from upweight.data.user_terms import Terms
 from upweight.frozen import BATCH
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-import photos
 
 
 def passes(network: torch.nn.Module, images: torch.Tensor) -> float:
@@ -40,7 +37,7 @@ def passes(network: torch.nn.Module, images: torch.Tensor) -> float:
     return time.perf_counter() - began
 
 
-def timed(photo: photos.Photos, count: int) -> dict[str, Any]:
+def cost(photo: photos.Photos, count: int) -> dict[str, Any]:
     """All pixels of `count` training photographs on the least certain test photograph."""
     network: Any = photo.problem.terms.network
     images, y = photo.scaled(photo.pixels[:count]), photo.y[:count]
@@ -50,9 +47,8 @@ def timed(photo: photos.Photos, count: int) -> dict[str, Any]:
     influence.on_inputs((images[:1], y[:1]), test)  # the head's factor, and what torch imports on first use
     before = peak_mib()
     plain = passes(network, images)
-    of_passes, began = peak_mib(), time.perf_counter()
-    found = influence.on_inputs((images, y), test)
-    seconds = time.perf_counter() - began
+    of_passes = peak_mib()
+    found, seconds = timed(influence.on_inputs, (images, y), test)
     return {
         "photographs": count,
         "shape": list(found.shape),
@@ -114,11 +110,9 @@ def features_in_full(network: torch.nn.Module, images: torch.Tensor) -> torch.Te
         return torch.cat([network(part) for part in images.split(8)])
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = commands.parser(__name__, __doc__)
     parser.add_argument("--network", choices=photos.NETWORKS, default="inception")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--check", action="store_true")
@@ -126,11 +120,7 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=150)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     photo = photos.load(options.network, options.per_class, options.out, options.device)
-    found = checked(photo, options.step) if options.check else timed(photo, options.count)
+    found = checked(photo, options.step) if options.check else cost(photo, options.count)
     print(json.dumps({"network": options.network, **found}, indent=1))
-
-
-if __name__ == "__main__":
-    main()

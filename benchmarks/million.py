@@ -1,6 +1,6 @@
 """A million rows: all scores of 100 test rows beside one LogisticRegression fit of the same data, in the same run.
 
-    python benchmarks/million.py [--n 1000000] [--d 100]
+    python -m benchmarks million [--n 1000000] [--d 100]
 
 Linux. Prints seconds and peak memory above the data of either, and the worst row error against plain float64 algebra
 on a sample of the training rows.
@@ -8,9 +8,7 @@ on a sample of the training rows.
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +17,27 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 import upweight as uw
-
-
-def kib(name: str) -> int:
-    """A line of Linux's account of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+from benchmarks.judging import row_errors
+from benchmarks.measuring import kib, timed
+from experiments import commands
 
 
 def measured(what: str, work: Callable[[], Any]) -> Any:
     """Run, and print what it took: seconds, and the peak above what the process held before."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before, began = kib("VmRSS"), time.perf_counter()
-    result = work()
-    seconds = time.perf_counter() - began
+    before = kib("VmRSS")
+    result, seconds = timed(work)
     print(f"{what}: {seconds:.1f} s, {(kib('VmHWM') - before) >> 10} MiB on top of the data", flush=True)
     return result
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Draw, fit, explain, compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = commands.parser(__name__, __doc__)
     parser.add_argument("--n", type=int, default=1_000_000)
     parser.add_argument("--d", type=int, default=100)
     parser.add_argument("--m", type=int, default=100)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     random = np.random.default_rng(0)
     X = random.standard_normal((options.n, options.d))
     y = (X @ random.standard_normal(options.d) + random.logistic(size=options.n) > 0).astype(int)
@@ -65,9 +57,5 @@ def main() -> None:
     s = np.linalg.solve(H, problem.test_gradients(test).numpy().T).T
     rows = np.arange(0, options.n, 1 + options.n // 1000)
     truth = -s @ problem.train_gradients(torch.from_numpy(rows)).numpy().T
-    error = np.linalg.norm(scores.values.numpy()[:, rows] - truth, axis=1) / np.linalg.norm(truth, axis=1)
+    error = row_errors(scores.values.numpy()[:, rows], truth)
     print(f"worst row's relative error: {error.max():.1e}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,26 +1,24 @@
-"""Train the paper's CNN on to where its Hessian + 0.01 is positive definite, from what `experiments/fig2_cnn.py` keeps.
+"""Train the paper's CNN on to where its Hessian + 0.01 is positive definite.
 
-    python benchmarks/minimum.py --weights cnn.pt --data mnist.npz --out minimum.pt
+    python -m benchmarks minimum --out minimum.pt
 
 --evaluations of L-BFGS, then --steps Newton steps with the Hessian + damping by upweight's own conjugate gradients.
 The damping is halved down to 0.0125 and doubled where the Hessian is indefinite or the objective would rise. About
-seven minutes on two cores; the file is for `networks.py cnn --weights`.
+seven minutes on two cores; the file is for `networks cnn --weights`. `--weights` here is what the experiment fig2_cnn
+keeps.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import networks_peers
 import torch
 from torch.nn import functional as F
 
 import upweight as uw
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-import fig2_cnn
+from benchmarks.problems import CNN, trained
+from experiments import commands, fig2_cnn
 
 LEAST = 0.0125
 """Damping: with less the steps went on to where curvature is negative again."""
@@ -55,7 +53,7 @@ def descended(theta: torch.Tensor, data: tuple[torch.Tensor, torch.Tensor], eval
         at.grad = problem.gradient()
         return torch.tensor(objective(problem))
 
-    optimiser.step(closure)  # type: ignore[arg-type]
+    optimiser.step(closure)
     return at.detach()
 
 
@@ -67,20 +65,18 @@ def stepped(problem: uw.Problem, damping: float) -> torch.Tensor:
     return problem.theta - step
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Descend, step, and keep every better set of weights."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--data", required=True, help="mnist.npz")
-    parser.add_argument("--rows", type=int, default=5500)
+    parser = commands.parser(__name__, __doc__)
+    parser.add_argument("--weights", type=Path, help="(p,) or (1, p) tensor file")
+    parser.add_argument("--data", type=Path, help="mnist.npz, if not that of UPWEIGHT_DATA_DIR")
+    parser.add_argument("--rows", type=int, help="only the first rows of the training set")
     parser.add_argument("--evaluations", type=int, default=400)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    data = networks_peers.load("cnn", 1, options.rows, options.data)[:2]
-    theta, damping = torch.load(options.weights).flatten(), 0.05
+    options = parser.parse_args(argv)
+    data = CNN.load(1, options.rows, options.data)[:2]
+    theta, damping = trained(options.weights, "fig2_cnn").flatten(), 0.05
     problem = problem_at(descended(theta, data, options.evaluations), data)
     for _ in range(options.steps):
         print(
@@ -99,7 +95,3 @@ def main() -> None:
             return
         problem, damping = after, max(LEAST, damping / 2)
         torch.save(problem.theta, options.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Steps of conjugate gradients on trained networks, by preconditioner and damping.
 
-    python benchmarks/preconditioners.py --data mnist.npz [--n 500] [--epochs 30] [--network MLP]
+    python -m benchmarks preconditioners [--n 500] [--epochs 30] [--network MLP]
 
 Gauss-Newton + damping of the paper's CNN (p = 2,616) and of an MLP 784-512-256-10 (p = 535,818), trained by Adam on the
 first n digits, for 4 test digits to a residual of 1e-4: the most steps of a row. Seconds include the preconditioner's
@@ -10,59 +10,42 @@ diagonal.
 
 from __future__ import annotations
 
-import argparse
-import sys
-import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import peers
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 import upweight as uw
-from upweight.curvature.base import Curvature
+from benchmarks.measuring import timed
+from benchmarks.networks import build_mlp
+from benchmarks.problems import SOFTMAX
+from experiments import commands, fig2_cnn
 from upweight.linalg.factorizations import DiagonalFactor
 from upweight.network.output_curvature import convex_roots
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-import fig2_cnn
-from networks import build_mlp
 
 LIMIT = 2000
 
 
 @dataclass(frozen=True, eq=False)
-class Jacobi(Curvature):
-    """diag(values) + damping."""
+class Jacobi:
+    """diag(values) + damping: of a curvature what conjugate gradients ask their preconditioner for."""
 
     values: torch.Tensor
     damping: float
-    semidefinite = True
+    closed = True
 
     @property
     def p(self) -> int:
         """The number of parameters."""
         return len(self.values)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """That of the values."""
-        return self.values.dtype
-
-    def operator(self, dtype: torch.dtype | None = None) -> Any:
-        """The product."""
-        return self.factor(dtype).product
-
     def factor(self, dtype: torch.dtype | None = None) -> DiagonalFactor:
         """The inverse."""
-        return DiagonalFactor((self.values + self.damping).to(dtype or self.dtype))
-
-    def fingerprint(self) -> str:
-        """Not kept anywhere."""
-        return "Jacobi"
+        return DiagonalFactor((self.values + self.damping).to(dtype or self.values.dtype))
 
 
 def diagonal(problem: uw.Problem) -> torch.Tensor:
@@ -71,7 +54,7 @@ def diagonal(problem: uw.Problem) -> torch.Tensor:
     for rows in torch.arange(problem.n).split(4):
         batch = problem.train_batch(rows)
         V = convex_roots(problem.evaluation, problem.theta, batch).transpose(0, 1)
-        total += problem.layered.jacobians(batch, V).square().sum((0, 1))
+        total += problem.layers.layered.jacobians(batch, V).square().sum((0, 1))
     return total / problem.n
 
 
@@ -86,43 +69,44 @@ def trained(model: nn.Module, X: torch.Tensor, y: torch.Tensor, epochs: int) -> 
     return model
 
 
-def main() -> None:
+def helpers(problem: uw.Problem) -> Iterator[tuple[float, str, Any]]:
+    """The preconditioners by damping."""
+    tenth = problem.subset(torch.arange(0, problem.n, 10))
+    ekfac, values = uw.EKFAC(problem), diagonal(problem)
+    for damping in (1e-2, 1e-3, 1e-4):
+        yield damping, "none", None
+        yield damping, "Jacobi", Jacobi(values, damping)
+        yield damping, "EKFAC", ekfac.damped(damping)
+        yield damping, "Nystrom 100 of all rows", uw.Nystrom(uw.GaussNewton(problem, damping), rank=100)
+        yield damping, "Nystrom 100 of a tenth", uw.Nystrom(uw.GaussNewton(tenth, damping), rank=100)
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "CNN": (fig2_cnn.build, (-1, 1, 28, 28)),
+    "MLP": (build_mlp, (-1, 784)),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """The table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", required=True)
+    parser = commands.parser(__name__, __doc__)
+    parser.add_argument("--data", type=Path, help="mnist.npz, if not that of UPWEIGHT_DATA_DIR")
     parser.add_argument("--n", type=int, default=500)
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--network", choices=["CNN", "MLP"], help="only this one")
-    options = parser.parse_args()
-    X, y, X_test, y_test = peers.load(4, options.n, options.data)
+    parser.add_argument("--network", choices=NETWORKS, help="only this one")
+    options = parser.parse_args(argv)
+    X, y, (X_test, y_test) = SOFTMAX.load(4, options.n, options.data)
     print("| network | damping | preconditioner | most steps | seconds |\n|---|---|---|---|---|")
-    for name, build, shape in (("CNN", fig2_cnn.build, (-1, 1, 28, 28)), ("MLP", build_mlp, (-1, 784))):
+    for name, (build, shape) in NETWORKS.items():
         if options.network not in (None, name):
             continue
-        data, test = (X.view(shape), y), (X_test.view(shape), y_test)
+        data = X.view(shape), y
         torch.manual_seed(0)
         problem = uw.Problem(trained(build().eval(), *data, options.epochs), F.cross_entropy, data)
-        rows = problem.test_gradients(test)
-        tenth = problem.subset(torch.arange(0, options.n, 10))
-        ekfac, values = uw.EKFAC(problem), diagonal(problem)
-        for damping in (1e-2, 1e-3, 1e-4):
+        rows = problem.test_gradients((X_test.view(shape), y_test))
+        for damping, label, helper in helpers(problem):
             curvature = uw.GaussNewton(problem, damping)
-            for label, helper in (
-                ("none", None),
-                ("Jacobi", Jacobi(values, damping)),
-                ("EKFAC", ekfac.damped(damping)),
-                ("Nystrom 100 of all rows", uw.Nystrom(curvature, rank=100)),
-                ("Nystrom 100 of a tenth", uw.Nystrom(uw.GaussNewton(tenth, damping), rank=100)),
-            ):
-                solver = uw.ConjugateGradient(rtol=1e-4, max_steps=LIMIT, preconditioner=helper)
-                began = time.perf_counter()
-                solution = solver.prepare(curvature)(rows, throw=False)
-                seconds = time.perf_counter() - began
-                steps = f"{int(solution.steps.max())}{'' if solution.ok else ' (not converged)'}"
-                print(f"| {name} | {damping:.0e} | {label} | {steps} | {seconds:.1f} |", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+            solver = uw.ConjugateGradient(rtol=1e-4, max_steps=LIMIT, preconditioner=helper)
+            solution, seconds = timed(lambda: solver.prepare(curvature)(rows, throw=False))  # noqa: B023
+            steps = f"{int(solution.steps.max())}{'' if solution.ok else ' (not converged)'}"
+            print(f"| {name} | {damping:.0e} | {label} | {steps} | {seconds:.1f} |", flush=True)

@@ -1,7 +1,7 @@
 """The review page in a browser: 30 decisions by keyboard, the server killed half way, nothing lost, how fast.
 
-    python benchmarks/review.py                         50,000 made-up rows of 20 numbers and 5 categories
-    python benchmarks/review.py --file train.csv --target label
+    python -m benchmarks review                         50,000 made-up rows of 20 numbers and 5 categories
+    python -m benchmarks review --file train.csv --target label
 
 Needs the extra "review", Playwright (pip install playwright) and Chromium (--chromium). Prints the time from a key to
 the next row's page, kept apart from the server's own answers, and whether the exported file is what was decided.
@@ -9,7 +9,6 @@ the next row's page, kept apart from the server's own answers, and whether the e
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import signal
@@ -18,12 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, Request, sync_playwright
+
+from experiments import commands
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
@@ -76,38 +78,57 @@ def decide(page: Page, keys: Any, count: int) -> tuple[list[dict[str, Any]], lis
     return decisions, seconds, served
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def opened(browser: Browser, address: str, said: list[str]) -> Page:
+    """The page; what it says in its console and asks of elsewhere is added to `said`."""
+    page, home = (
+        browser.new_context(viewport={"width": 1280, "height": 900}).new_page(),
+        address.partition("?")[0],
     )
+
+    def noted(request: Request) -> None:
+        if not request.url.startswith((home, "data:")):
+            said.append(request.url)
+
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", noted)
+    page.goto(address)
+    return page
+
+
+def expected(file: Path, target: str, decisions: list[dict[str, Any]]) -> bytes:
+    """The file with the decisions applied."""
+    table = pd.read_csv(file, dtype=str, na_filter=False)
+    for d in decisions:
+        if d["label"] is not None:
+            table.loc[d["row"], target] = d["label"]
+    table = table.drop(index=[d["row"] for d in decisions if d["action"] == "d"])
+    return table.to_csv(index=False).encode()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = commands.parser(__name__, __doc__)
     parser.add_argument("--file", type=Path)
     parser.add_argument("--target", default="label")
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("--shots", type=Path, help="folder for screenshots")
-    asked = parser.parse_args()
+    asked = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file, journal = asked.file or Path(folder) / "rows.csv", Path(folder) / "decisions"
         if asked.file is None:
             made_up(asked.rows).to_csv(file, index=False)
         browser = playwright.chromium.launch(executable_path=asked.chromium, args=FLAGS)
         keys = itertools.cycle("rrkrds")
-        decisions, seconds, served, said = [], [], [], []
+        decisions: list[dict[str, Any]] = []
+        seconds: list[float] = []
+        served: list[float] = []
+        said: list[str] = []
         for half in (15, 15):
             began = time.perf_counter()
             server, address = start(file, asked.target, journal)
             print(f"from the command to the address: {time.perf_counter() - began:.1f} s")
-            page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
-            page.on("console", lambda message: said.append(message.text))
-            page.on("pageerror", lambda error: said.append(str(error)))
-            home = address.partition("?")[0]
-            page.on(
-                "request",
-                lambda request, home=home: (
-                    said.append(request.url) if not request.url.startswith((home, "data:")) else None
-                ),
-            )
-            page.goto(address)
+            page, home = opened(browser, address, said), address.partition("?")[0]
             made, took, own = decide(page, keys, half)
             decisions, seconds, served = decisions + made, seconds + took, served + own
             if half == 15 and len(decisions) == 30:
@@ -119,13 +140,8 @@ def main() -> None:
             page.close()  # what a page says of a dead server is not counted
             os.kill(server.pid, signal.SIGKILL)
             server.wait()
-        expected = pd.read_csv(file, dtype=str, na_filter=False) if file.suffix == ".csv" else None
-        if expected is not None:
-            for d in decisions:
-                if d["label"] is not None:
-                    expected.loc[d["row"], asked.target] = d["label"]
-            expected = expected.drop(index=[d["row"] for d in decisions if d["action"] == "d"])
-            right = exported == expected.to_csv(index=False).encode()
+        if file.suffix == ".csv":
+            right = exported == expected(file, asked.target, decisions)
             print(f"exported file {'is' if right else 'IS NOT'} what was decided, byte for byte")
         kinds = {key: sum(d["action"] == key for d in decisions) for key in "krds"}
         print(f"{len(decisions)} decisions by keyboard ({kinds}), the server killed after 15 and after 30")
@@ -147,7 +163,3 @@ def shoot(page: Page, home: str, folder: Path) -> None:
         wide = page.evaluate("document.documentElement.scrollWidth")
         if wide > width:
             print(f"{path or 'row'} at {width} px is {wide} px wide")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """Scores to disk: 1,000 x 1,000,000 with the strongest 100 in memory, and jobs that are killed.
 
-    python benchmarks/store.py
-    python benchmarks/store.py --kills 10 --rows 1000000 --tests 150    two processes, killed at random moments
+    python -m benchmarks store
+    python -m benchmarks store --kills 10 --rows 1000000 --tests 150    two processes, killed at random moments
 
 Logistic regression on generated data. Printed are seconds, peak memory of the process, the size of the folder and the
 time to read one test row back; with --kills what was finished at each kill, and whether the folder that the restarts
@@ -14,17 +14,19 @@ import argparse
 import contextlib
 import os
 import random
-import resource
 import signal
 import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 import upweight as uw
+from benchmarks import measuring
+from benchmarks.measuring import peak_mib, timed
+from experiments import commands
 
 KEPT = 100
 
@@ -37,11 +39,11 @@ def fill(folder: Path, rows: int, columns: int, m: int) -> None:
     # Not at the optimum: nothing here depends on it.
     problem = uw.LinearProblem(X, y, 0.1 * torch.ones(columns), loss=uw.Logistic(), l2=1e-3)
     solver = uw.ConjugateGradient(rtol=1e-9)
-    began = time.perf_counter()
-    uw.Influence(problem, solver=solver).on_loss((X[:m], y[:m]), top=KEPT, store=folder)
-    seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{m} x {rows} scores: {seconds:.1f} s, peak {peak:.2f} GiB with the data", flush=True)
+    influence = uw.Influence(problem, solver=solver)
+    _, seconds = timed(lambda: influence.on_loss((X[:m], y[:m]), top=KEPT, store=folder))
+    print(
+        f"{m} x {rows} scores: {seconds:.1f} s, peak {peak_mib() / 2**10:.2f} GiB with the data", flush=True
+    )
 
 
 def read_back(folder: Path) -> None:
@@ -50,9 +52,9 @@ def read_back(folder: Path) -> None:
     size = sum(path.stat().st_size for path in folder.iterdir())
     seconds = []
     for row in torch.randint(len(store), (20,), generator=torch.Generator().manual_seed(0)).tolist():
-        began = time.perf_counter()
-        assert store[row].values.isfinite().all()
-        seconds.append(time.perf_counter() - began)
+        finite, took = timed(lambda row=row: store[row].values.isfinite().all())
+        assert finite
+        seconds.append(took)
     middle, most = sorted(seconds)[10], max(seconds)
     print(
         f"folder {size / 2**30:.2f} GiB; a row read back in {1e3 * middle:.0f} ms (median), {1e3 * most:.0f} ms (most)"
@@ -61,14 +63,8 @@ def read_back(folder: Path) -> None:
 
 def job(options: argparse.Namespace, folder: Path) -> list[str]:
     """Two processes that fill a folder."""
-    starter = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    sizes = [
-        f"--rows={options.rows}",
-        f"--columns={options.columns}",
-        f"--tests={options.tests}",
-        f"--fill={folder}",
-    ]
-    return [sys.executable, *starter, __file__, *sizes]
+    sizes = [f"--{name}={getattr(options, name)}" for name in ("rows", "columns", "tests")]
+    return measuring.job(2, ["store", *sizes, f"--fill={folder}"])
 
 
 def finished(folder: Path) -> list[Path]:
@@ -117,17 +113,15 @@ def kill(options: argparse.Namespace, place: Path) -> None:
     print(f"the last run made {len(found) - last} files; all bytes as undisturbed: {found == wanted}")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Fill and read back, or kill."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = commands.parser(__name__, __doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--columns", type=int, default=64)
     parser.add_argument("--tests", type=int, default=1000)
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--fill", type=Path, help="only fill this folder")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if options.fill is not None:
         fill(options.fill, options.rows, options.columns, options.tests)
         return
@@ -137,7 +131,3 @@ def main() -> None:
         else:
             fill(Path(folder), options.rows, options.columns, options.tests)
             read_back(Path(folder))
-
-
-if __name__ == "__main__":
-    main()

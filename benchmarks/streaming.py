@@ -1,7 +1,7 @@
 """Training data larger than memory: logistic regression on 20,000,000 x 64 float32 from disk (5 GB).
 
-    python benchmarks/streaming.py --folder FOLDER
-    python benchmarks/streaming.py --folder FOLDER --rows 2000000 --format parquet
+    python -m benchmarks streaming --folder FOLDER
+    python -m benchmarks streaming --folder FOLDER --rows 2000000 --format parquet
 
 Generated rows are written once into --folder (X.npy, or X.parquet with the target in it) and found by the next run.
 The problem is fitted, then asked for the 100 most helpful and harmful training rows of 100 test rows. Printed are the
@@ -9,16 +9,14 @@ passes over the data and the seconds of each, beside plain reads of the same fil
 cache of the file is dropped before each. Last come the peak memory of the process and a check of the answer. To cap
 memory, run it in a cgroup:
 
-    systemd-run --scope -p MemoryMax=4G python benchmarks/streaming.py ...
+    systemd-run --scope -p MemoryMax=4G python -m benchmarks streaming ...
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,11 @@ import numpy as np
 import torch
 
 import upweight as uw
-from upweight.data.design_on_disk import ArraySource, Source, StreamedDesign
+from benchmarks import measuring
+from benchmarks.measuring import peak_mib
+from experiments import commands
+from upweight.data.design_on_disk import StreamedDesign
+from upweight.data.sources import ArraySource, Source
 
 D, TESTS, TOP = 64, 100, 100
 AT_ONCE = 500_000
@@ -106,9 +108,9 @@ def counted(source: Source, path: Path) -> list[float]:
 
 def timed(what: str, work: Callable[[], Any], passes: list[float]) -> Any:
     """Run, and print the passes that it took."""
-    before, began = len(passes), time.perf_counter()
-    result = work()
-    seconds, own = time.perf_counter() - began, passes[before:]
+    before = len(passes)
+    result, seconds = measuring.timed(work)
+    own = passes[before:]
     print(
         f"| {what} | {seconds:.1f} | {len(own)} | {', '.join(f'{one:.1f}' for one in own)} |",
         flush=True,
@@ -116,15 +118,13 @@ def timed(what: str, work: Callable[[], Any], passes: list[float]) -> Any:
     return result
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """The table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = commands.parser(__name__, __doc__)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=20_000_000)
     parser.add_argument("--format", choices=["npy", "parquet"], default="npy")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     options.folder.mkdir(parents=True, exist_ok=True)
     path = generate(options.folder, options.rows, options.format)
     size = path.stat().st_size / 1e9
@@ -145,9 +145,8 @@ def main() -> None:
     scores = timed(
         f"{TESTS} x {options.rows} scores, top {TOP}", lambda: influence.on_loss(test, top=TOP), passes
     )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"peak {peak:.2f} GiB resident, what is mapped of the file included; "
+        f"peak {peak_mib() / 2**10:.2f} GiB resident, what is mapped of the file included; "
         f"worst residual {float(scores.residual.max()):.0e}"
     )
     index = scores.columns[:, [0, -1]]
@@ -156,7 +155,3 @@ def main() -> None:
     direct = -torch.einsum("mp,mkp->mk", solved, again)
     worst = float(((scores.values[:, [0, -1]] - direct) / direct).abs().max())
     print(f"strongest scores against their rows read again: largest relative difference {worst:.1e}")
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,6 @@ import torch
 
 MNIST = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
 HASH = "sha256:731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
-SMALL = Path(str(files("upweight"))) / "data" / "mnist_small.npz"
 
 
 def folder() -> Path:
@@ -29,9 +28,16 @@ def mnist() -> str | Path:
     return pooch.retrieve(MNIST, HASH, "mnist.npz", pooch.os_cache("upweight"), progressbar=True)
 
 
-def digits(small: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def embedded() -> Path:
+    """The file of the 5,500 training and 1,000 test digits that the package carries."""
+    return Path(str(files("upweight"))) / "data" / "mnist_small.npz"
+
+
+def digits(
+    small: bool, path: Path | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Train images and labels, test images and labels; the paper trains on rows 5,000 to 59,999."""
-    raw = np.load(SMALL if small else mnist())
+    raw = np.load(embedded() if small else path or mnist())
     first = 0 if small else 5000
     images = [torch.from_numpy(raw[name]).reshape(-1, 784).float() / 255 for name in ("x_train", "x_test")]
     labels = [torch.from_numpy(raw[name]).long() for name in ("y_train", "y_test")]

@@ -1,24 +1,24 @@
 """Fig. 1: what the train loss and the inverse Hessian contribute to influence, MNIST 1 against 7 (R9).
 
-    python experiments/fig1_components.py            training digits 5,000 to 59,999, test digit 30, a 7
-    python experiments/fig1_components.py --small    the embedded digits, a second
+    python -m experiments fig1_components            training digits 5,000 to 59,999, test digit 30, a 7
+    python -m experiments fig1_components --small    the embedded digits, a second
 
 Writes fig1_components.png and fig1_components.json. Needs UPWEIGHT_DATA_DIR with mnist.npz, except with --small.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from data import ones_and_sevens
 from matplotlib.figure import Figure
 
 import upweight as uw
+from experiments import common
+from experiments.data import ones_and_sevens
 
 L2 = 0.01
 NAMES = {
@@ -59,8 +59,7 @@ def draw(
             (~same, "#D55E00", "^", "other label (1)"),
         ):
             axis.scatter(x[rows], y[rows], s=5, color=colour, marker=marker, label=label, rasterized=True)
-        ends = [float(x.min()), float(x.max())]
-        axis.plot(ends, ends, color="0.6", linewidth=1, zorder=0)
+        common.diagonal(axis, x, zorder=0)
         axis.axhline(0, color="0.8", linewidth=0.8, zorder=0)
         axis.axvline(0, color="0.8", linewidth=0.8, zorder=0)
         axis.set(title=title, xlabel=r"$-I_{up,loss}$ (> 0: helpful)", ylabel="the variant")
@@ -71,15 +70,9 @@ def draw(
     figure.savefig(path, dpi=120)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run, print, write the picture and the numbers."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--small", action="store_true", help="the embedded digits")
-    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = common.options(common.parser(__name__, __doc__, "the embedded digits"), argv)
     X, y, X_test, y_test = ones_and_sevens(options.small)
     # Among the embedded digits the first 7 will do.
     index = int((y_test == -1).nonzero()[0, 0]) if options.small else 30
@@ -115,12 +108,7 @@ def main() -> None:
             name: float(np.corrcoef(values["influence"], values[name])[0, 1]) for name in NAMES
         },
     }
-    print(json.dumps(result, indent=1), flush=True)
     result["values"] = {name: v.tolist() for name, v in values.items()}
-    (options.out / "fig1_components.json").write_text(json.dumps(result, indent=1))
+    common.publish(result, options.out / "fig1_components.json", silent=["values"])
     pictures = [(X_test[index], "test digit"), (X[worst], f"harmful, same label: row {worst}")]
     draw(values, same, pictures, options.out / "fig1_components.png")
-
-
-if __name__ == "__main__":
-    main()

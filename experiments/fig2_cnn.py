@@ -1,7 +1,7 @@
 """Fig. 2, right: influence on a convolutional network that is not at a minimum, against further training (R17, R18).
 
-    python experiments/fig2_cnn.py            5,500 digits, 100 removals, about half an hour on two cores
-    python experiments/fig2_cnn.py --small    100 digits, 4 removals, seconds
+    python -m experiments fig2_cnn            5,500 digits, 100 removals, about half an hour on two cores
+    python -m experiments fig2_cnn --small    100 digits, 4 removals, seconds
 
 The paper's all-convolutional tanh network (p = 2,616, weight decay 0.001 on weights) is trained by Adam on batches of
 500 (--steps at 1e-3, then as many at 1e-4; the paper: 500,000). Of the most confident wrong test digit the scores come
@@ -14,24 +14,27 @@ Writes fig2_cnn.png and fig2_cnn.json. Needs UPWEIGHT_DATA_DIR with mnist.npz, e
 
 from __future__ import annotations
 
-import argparse
-import json
+import dataclasses
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from data import digits
 from matplotlib.figure import Figure
 from torch import nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 import upweight as uw
+from experiments import common
+from experiments.data import digits
 from upweight.runtime.progress import track
 from upweight.validation.verify import agreement
 
 L2, DAMPING, BATCH = 0.001, 0.01, 500
+NOBODY = torch.tensor([-1])
+"""The copy that nothing is removed from."""
 
 
 def build() -> nn.Sequential:
@@ -88,6 +91,17 @@ def train(
     return stack.detach()
 
 
+def trained(model: nn.Sequential, data: Any, steps: int, kept: Path) -> torch.Tensor:
+    """The parameters (1, p) after `steps` at either rate, found in `kept` or else trained and put there."""
+    if kept.exists():
+        return torch.load(kept)
+    theta = torch.nn.utils.parameters_to_vector(model.parameters()).detach()[None]
+    for rate in (1e-3, 1e-4):
+        theta = train(model, theta, data, NOBODY, steps, rate)
+    torch.save(theta, kept)
+    return theta
+
+
 def load_into(model: nn.Module, theta: torch.Tensor) -> None:
     """Set the parameters."""
     torch.nn.utils.vector_to_parameters(theta.clone(), model.parameters())
@@ -97,10 +111,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """Predicted against actual change."""
     figure = Figure(figsize=(4.2, 4), layout="constrained")
     axis = figure.subplots()
-    x, y = result["actual"], result["predicted"]
-    ends = [min(*x, *y), max(*x, *y)]
-    axis.plot(ends, ends, color="0.6", linewidth=1)
-    axis.scatter(x, y, s=8, color="#0072B2")
+    common.diagonal(axis, result["actual"], result["predicted"])
+    axis.scatter(result["actual"], result["predicted"], s=8, color="#0072B2")
     axis.set(
         title=f"R = {result['agreement']['pearson']:.3f}",
         xlabel="actual change of the test loss, drift subtracted",
@@ -109,85 +121,88 @@ def draw(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main() -> None:
+def most_wrong(outputs: torch.Tensor, y: torch.Tensor) -> int:
+    """The test digit that is wrong with the most confidence."""
+    doubt = F.cross_entropy(outputs, y, reduction="none") * (outputs.argmax(1) != y)
+    return int(doubt.argmax())
+
+
+def retrained(model: nn.Sequential, theta: torch.Tensor, data: Any, rows: torch.Tensor, more: int) -> Any:
+    """Parameters after `more` steps without each of the rows, a few copies at a time."""
+    parts = [train(model, theta.expand(len(part), -1), data, part, more, 1e-4) for part in rows.split(26)]
+    return torch.cat(parts)
+
+
+def predicted_and_actual(
+    problem: uw.Problem, damping: float, test: Any, k: int, retrain: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[str, Any]:
+    """The k largest removal effects on the test digit against `retrain` without each of these rows, less its drift."""
+    began = time.perf_counter()
+    influence = uw.Influence(problem, curvature=uw.Hessian(problem, damping))
+    scores = influence.on_loss(test)
+    answering = time.perf_counter() - began
+    assert scores.drift is not None
+    effect = scores.removal_effect()[0]
+    top = effect.abs().topk(k).indices
+    print(f"{answering:.0f} s of scores; {scores.verdict}", flush=True)
+    began = time.perf_counter()
+    after = retrain(torch.cat([NOBODY, top]))
+    losses = torch.stack([problem.evaluate(test, theta=one)[0] for one in after]).double()
+    actual = (losses[1:] - losses[0]).numpy()
+    predicted = effect[top].numpy()
+    return {
+        "score_seconds": answering,
+        "retraining_seconds": time.perf_counter() - began,
+        "solver": str(influence.settings),
+        "drift_predicted": float(scores.drift[0]),
+        "drift_control": float(losses[0] - problem.evaluate(test)[0]),
+        "agreement": dataclasses.asdict(agreement(predicted, actual)),
+        "predicted": predicted.tolist(),
+        "actual": actual.tolist(),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Run, print, write the picture and the numbers."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--small", action="store_true", help="100 digits, 4 removals")
+    parser = common.parser(__name__, __doc__, "100 digits, 4 removals")
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--more", type=int, default=120)
-    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = common.options(parser, argv)
     X, y, X_test, y_test = digits(options.small)
     n, k, steps, more = (100, 4, 20, 3) if options.small else (5500, 100, options.steps, options.more)
     data = X[:n].view(-1, 1, 28, 28), y[:n]
     X_test = X_test.view(-1, 1, 28, 28)
     model = build()
-    everything = torch.tensor([-1])
     began = time.perf_counter()
-    kept = options.out / f"cnn_{n}_{steps}.pt"
-    if kept.exists():
-        theta = torch.load(kept)
-    else:
-        theta = torch.nn.utils.parameters_to_vector(model.parameters()).detach()[None]
-        for rate in (1e-3, 1e-4):
-            theta = train(model, theta, data, everything, steps, rate)
-        torch.save(theta, kept)
+    theta = trained(model, data, steps, options.out / f"cnn_{n}_{steps}.pt")
     training = time.perf_counter() - began
+    print(f"{training:.0f} s of training", flush=True)
     load_into(model, theta[0])
     model.eval()
     problem = uw.Problem(model, F.cross_entropy, data, l2=penalties(model))
     with torch.no_grad():
         outputs = model(X_test)
-    doubt = F.cross_entropy(outputs, y_test, reduction="none") * (outputs.argmax(1) != y_test)
-    index = int(doubt.argmax())
-    test = (X_test[[index]], y_test[[index]])
+    index = most_wrong(outputs, y_test)
     lowest, highest = uw.Hessian(problem).spectrum()
     damping = max(DAMPING, -1.5 * lowest)
-    began = time.perf_counter()
-    influence = uw.Influence(problem, curvature=uw.Hessian(problem, damping))
-    scores = influence.on_loss(test)
-    answering = time.perf_counter() - began
-    effect = scores.removal_effect()[0]
-    top = effect.abs().topk(k).indices
-    print(f"{training:.0f} s of training, {answering:.0f} s of scores; {scores.verdict}", flush=True)
-    began = time.perf_counter()
-    removed = torch.cat([everything, top])
-    after = torch.cat(
-        [train(model, theta.expand(len(part), -1), data, part, more, 1e-4) for part in removed.split(26)]
-    )
-    losses = torch.stack([problem.evaluate(test, theta=one)[0] for one in after]).double()
-    actual = (losses[1:] - losses[0]).numpy()
-    predicted = effect[top].numpy()
-    found = agreement(predicted, actual)
-    names = ("count", "pearson", "spearman", "slope", "relative_error", "interval")
     result = {
         "n": n,
         "p": problem.p,
         "training_steps": 2 * steps,
         "further_steps": more,
         "training_seconds": training,
-        "score_seconds": answering,
-        "retraining_seconds": time.perf_counter() - began,
         "gradient_norm": float(problem.gradient().norm()),
         "hessian_spectrum": [lowest, highest],
         "damping": damping,
-        "solver": str(influence.settings),
         "test_accuracy": float((outputs.argmax(1) == y_test).double().mean()),
         "test_index": index,
-        "drift_predicted": float(scores.drift[0]),
-        "drift_control": float(losses[0] - problem.evaluate(test)[0]),
-        "agreement": {name: getattr(found, name) for name in names},
-        "predicted": predicted.tolist(),
-        "actual": actual.tolist(),
+        **predicted_and_actual(
+            problem,
+            damping,
+            (X_test[[index]], y_test[[index]]),
+            k,
+            lambda rows: retrained(model, theta, data, rows, more),
+        ),
     }
-    shown = {name: value for name, value in result.items() if name not in ("predicted", "actual")}
-    print(json.dumps(shown, indent=1), flush=True)
-    (options.out / "fig2_cnn.json").write_text(json.dumps(result, indent=1))
+    common.publish(result, options.out / "fig2_cnn.json", silent=["predicted", "actual"])
     draw(result, options.out / "fig2_cnn.png")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,25 +1,27 @@
 """Fig. 2, left and middle: influence against leave-one-out retraining, softmax regression on MNIST (R15, R16).
 
-    python experiments/fig2_linear.py            55,000 digits, 500 + 500 refits for each of two test digits
-    python experiments/fig2_linear.py --small    the embedded 5,500 digits, seconds
+    python -m experiments fig2_linear            55,000 digits, 500 + 500 refits for each of two test digits
+    python -m experiments fig2_linear --small    the embedded 5,500 digits, seconds
 
 Writes fig2_linear.png and fig2_linear.json. Needs UPWEIGHT_DATA_DIR with mnist.npz, except with --small.
 """
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from data import digits
 from matplotlib.figure import Figure
 
 import upweight as uw
+from experiments import common
+from experiments.data import digits
 
 L2 = 0.01
 
@@ -62,12 +64,6 @@ def lissa(problem: uw.LinearProblem, digit: Any, exact: torch.Tensor, k: int, de
     }
 
 
-def judged(agreement: Any) -> dict[str, Any]:
-    """An Agreement as JSON."""
-    names = ("count", "pearson", "spearman", "slope", "relative_error", "interval")
-    return {name: getattr(agreement, name) for name in names}
-
-
 def one_digit(problem: uw.LinearProblem, test: Any, index: int, k: int, depth: int) -> dict[str, Any]:
     """Both panels for one test digit."""
     digit = (test[0][[index]], test[1][[index]])
@@ -88,8 +84,8 @@ def one_digit(problem: uw.LinearProblem, test: Any, index: int, k: int, depth: i
         "target": int(test[1][index]),
         "refit_seconds": seconds,
         "largest_gradient_norm": float(verification.table["gradient norm"].max()),
-        "left_top": judged(verification.top),
-        "left_random": judged(verification.random),
+        "left_top": dataclasses.asdict(verification.top),
+        "left_random": dataclasses.asdict(verification.random),
         "middle": middle,
         "predicted": top["predicted"].tolist(),
         "actual": top["actual"].tolist(),
@@ -104,8 +100,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         panels = ((result["predicted"], "exact"), (result["middle"]["r10_scores"], "LiSSA, r = 10"))
         for axis, (x, title) in zip(row, panels, strict=True):
             y = result["actual"]
-            ends = [min(*x, *y), max(*x, *y)]
-            axis.plot(ends, ends, color="0.6", linewidth=1)
+            common.diagonal(axis, x, y)
             axis.scatter(y, x, s=8, color="#0072B2")
             axis.set(
                 title=f"test digit {result['test_index']}, {title}: R = {np.corrcoef(x, y)[0, 1]:.4f}",
@@ -115,15 +110,11 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run, print, write the picture and the numbers."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    options = common.options(
+        common.parser(__name__, __doc__, "the embedded 5,500 digits, 20 + 20 refits"), argv
     )
-    parser.add_argument("--small", action="store_true", help="the embedded 5,500 digits, 20 + 20 refits")
-    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     X, y, X_test, y_test = digits(options.small)
     problem = train(X, y, options.out)
     print(
@@ -138,7 +129,3 @@ def main() -> None:
         json.dumps({"small": options.small, "digits": results}, indent=1)
     )
     draw(results, options.out / "fig2_linear.png")
-
-
-if __name__ == "__main__":
-    main()

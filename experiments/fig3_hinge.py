@@ -1,7 +1,7 @@
 """Fig. 3: smooth stand-ins for the hinge, judged by retraining with the true hinge, MNIST 1 against 7 (R19, R20).
 
-    python experiments/fig3_hinge.py            11,894 digits, test digit 1597, exact refits (minutes; resumes)
-    python experiments/fig3_hinge.py --small    the embedded digits, 20 refits
+    python -m experiments fig3_hinge            11,894 digits, test digit 1597, exact refits (minutes; resumes)
+    python -m experiments fig3_hinge --small    the embedded digits, 20 refits
 
 The machine minimises 0.005 ||w||^2 + mean hinge. Influences are taken at its weights with SmoothHinge(t); t = 0 is the
 hinge itself, whose second derivative is zero almost everywhere, so that the Hessian is 0.01 I. At the kink, where the
@@ -13,18 +13,19 @@ Writes fig3_hinge.png and fig3_hinge.json. Needs UPWEIGHT_DATA_DIR with mnist.np
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hinge
 import numpy as np
 import torch
-from data import ones_and_sevens
 from matplotlib.figure import Figure
 
 import upweight as uw
+from experiments import common, hinge
+from experiments.data import ones_and_sevens
 from upweight.runtime.progress import track
 from upweight.validation.verify import agreement
 
@@ -54,9 +55,7 @@ def plain_effects(
 
 def judged(predicted: np.ndarray, actual: np.ndarray) -> dict[str, Any]:
     """Pearson, Spearman, slopes and relative error, with intervals."""
-    a = agreement(predicted, actual)
-    names = ("count", "pearson", "spearman", "slope", "relative_error", "interval")
-    return {name: getattr(a, name) for name in names} | {
+    return dataclasses.asdict(agreement(predicted, actual)) | {
         "norm_predicted_over_actual": float(np.linalg.norm(predicted) / np.linalg.norm(actual))
     }
 
@@ -76,8 +75,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     actual = np.array(result["actual"])
     for axis, t in zip(axes[1:], SHOWN, strict=False):
         predicted = np.array(result["predicted"][str(t)])
-        ends = [float(min(actual.min(), predicted.min())), float(max(actual.max(), predicted.max()))]
-        axis.plot(ends, ends, color="0.6", linewidth=1)
+        common.diagonal(axis, actual, predicted)
         axis.scatter(actual, predicted, s=9, color="#0072B2")
         axis.set(
             title=f"t = {t:g}: R = {result['agreement'][str(t)]['pearson']:.3f}",
@@ -91,32 +89,48 @@ def draw(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main() -> None:
+def predictions(
+    tensors: tuple[torch.Tensor, ...], w: np.ndarray, index: int, temperatures: Sequence[float]
+) -> dict[float, np.ndarray]:
+    """The predicted effect of each removal on a test digit, by temperature."""
+    X, y, X_test, y_test = tensors
+    batch = (X_test[[index]], y_test[[index]])
+    found = {}
+    for t in track(temperatures, "temperatures", len(temperatures)):
+        found[t] = smooth_effects(X, y, w, batch, t)
+    return found
+
+
+def report(result: dict[str, Any]) -> None:
+    """The agreement of each temperature in words."""
+    for t, a in result["agreement"].items():
+        print(
+            f"t = {float(t):g}: Pearson {a['pearson']:.4f}, Spearman {a['spearman']:.4f}, slope {a['slope']:.3f}, "
+            f"|predicted| / |actual| {a['norm_predicted_over_actual']:.2f}"
+        )
+    print({f"kink {k}": round(v["pearson"], 4) for k, v in result["kink"].items()})
+    curve = zip(result["curve"]["t"], result["curve"]["pearson"], strict=True)
+    print("over t:", [f"{t:.0e} {pearson:.3f}" for t, pearson in curve])
+    print(f"largest duality gap of a refit {result['largest_gap_of_refits']:.1e}", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Run, print, write the picture and the numbers."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--small", action="store_true", help="the embedded digits, 20 refits")
-    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = common.options(common.parser(__name__, __doc__, "the embedded digits, 20 refits"), argv)
     tensors = ones_and_sevens(options.small)
     X, y, X_test, y_test = (part.double().numpy() for part in tensors)
     full = hinge.train(X, y, L2)
-    C = 1 / (L2 * len(y))
     test_margins = y_test * (X_test @ full.w)
     # 1597 is among those most wrong in the paper's code; among the embedded digits take the most wrong one.
     index = int(test_margins.argmin()) if options.small else 1597
     test = (X_test[index], float(y_test[index]))
-    batch = (tensors[2][[index]], tensors[3][[index]])
-    between = (full.a > 1e-9 * C) & (full.a < (1 - 1e-9) * C)
+    between, inside = hinge.bounds(full, L2)
     print(
         f"n = {len(y)}, relative duality gap {full.gap:.1e}, {int(between.sum())} points on the margin, "
-        f"{int((full.a >= (1 - 1e-9) * C).sum())} inside; test digit {index}: margin {test_margins[index]:.3f}",
+        f"{int(inside.sum())} inside; test digit {index}: margin {test_margins[index]:.3f}",
         flush=True,
     )
-    k = 20 if options.small else 100
-    curve = CURVE[::4] if options.small else CURVE
+    k, curve = (20, CURVE[::4]) if options.small else (100, CURVE)
     plain = {kink: plain_effects(X, y, full.w, test, kink) for kink in (0.0, 0.5, 1.0)}
     chosen = {kink: np.argsort(-np.abs(values))[:k] for kink, values in plain.items()}
     wanted = chosen[0.0] if options.small else np.unique(np.concatenate(list(chosen.values())))
@@ -124,11 +138,7 @@ def main() -> None:
     changes = hinge.refits(X, y, L2, wanted.tolist(), full, test, kept)
     top = chosen[0.0]
     actual = np.array([changes[int(row)][0] for row in top])
-
-    effects = {0.0: plain[0.0]}
-    for t in track((*SHOWN[1:], *curve), "temperatures", len(curve) + 2):
-        effects[t] = smooth_effects(tensors[0], tensors[1], full.w, batch, t)
-    agreements = {t: judged(effects[t][top], actual) for t in SHOWN}
+    effects = {0.0: plain[0.0]} | predictions(tensors, full.w, index, (*SHOWN[1:], *curve))
     along = [agreement(effects[t][top], actual) for t in curve]
     result: dict[str, Any] = {
         "small": options.small,
@@ -139,7 +149,7 @@ def main() -> None:
         "relative_duality_gap": full.gap,
         "largest_gap_of_refits": max(gap for _, gap in changes.values()),
         "points_on_margin": int(between.sum()),
-        "agreement": {str(t): a for t, a in agreements.items()},
+        "agreement": {str(t): judged(effects[t][top], actual) for t in SHOWN},
         "kink": {
             str(kink): judged(values[chosen[kink]], np.array([changes[int(r)][0] for r in chosen[kink]]))
             for kink, values in plain.items()
@@ -147,25 +157,12 @@ def main() -> None:
         },
         "curve": {
             "t": list(curve),
-            "pearson": [a.pearson for a in along],
-            "spearman": [a.spearman for a in along],
-            "slope": [a.slope for a in along],
+            **{name: [getattr(a, name) for a in along] for name in ("pearson", "spearman", "slope")},
         },
         "rows": top.tolist(),
         "actual": actual.tolist(),
         "predicted": {str(t): effects[t][top].tolist() for t in SHOWN},
     }
-    for t, a in agreements.items():
-        print(
-            f"t = {t:g}: Pearson {a['pearson']:.4f}, Spearman {a['spearman']:.4f}, slope {a['slope']:.3f}, "
-            f"|predicted| / |actual| {a['norm_predicted_over_actual']:.2f}"
-        )
-    print({f"kink {k}": round(v["pearson"], 4) for k, v in result["kink"].items()})
-    print("over t:", [f"{t:.0e} {a.pearson:.3f}" for t, a in zip(curve, along, strict=True)])
-    print(f"largest duality gap of a refit {result['largest_gap_of_refits']:.1e}", flush=True)
+    report(result)
     (options.out / "fig3_hinge.json").write_text(json.dumps(result, indent=1))
     draw(result, options.out / "fig3_hinge.png")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,10 @@
 """Fig. 4, both halves: what helps a prediction in an RBF machine on pixels, and what in a head on a network (R21).
 
-    python experiments/fig4_inception_vs_rbf.py                    Inception v3, 900 + 900 photographs
-    python experiments/fig4_inception_vs_rbf.py --network lite0    EfficientNet-Lite0 (extra "vision"), ten times faster
-    python experiments/fig4_inception_vs_rbf.py --small            Lite0, 150 + 150
+    python -m experiments fig4_inception_vs_rbf                    Inception v3, 900 + 900 photographs
+    python -m experiments fig4_inception_vs_rbf --network lite0    EfficientNet-Lite0 (extra "vision"), ten times faster
+    python -m experiments fig4_inception_vs_rbf --small            Lite0, 75 + 75
 
-The RBF half is `fig4_rbf.py`, which this runs where its numbers are not in --out; the same test fish is asked of a
+The RBF half is `fig4_rbf`, which this runs where its numbers are not in --out; the same test fish is asked of a
 logistic head (l2 = 0.001) on the frozen network's features of the same photographs. Distances are between pixels in
 both halves. The network's predictions are checked against the exact refits without the 30 most influential photographs.
 
@@ -13,20 +13,17 @@ Writes fig4_NETWORK_vs_rbf.png and .json. Needs UPWEIGHT_DATA_DIR with dogfish_2
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fig4_rbf
 import numpy as np
-import photos
 import torch
 from matplotlib.figure import Figure
 
 import upweight as uw
+from experiments import common, fig4_rbf, photos
 from upweight.data.design import as_design
 
 TOP = 10
@@ -36,9 +33,7 @@ def rbf(out: Path, small: bool) -> dict[str, Any]:
     """The numbers of the RBF half, computed where they are missing."""
     path = out / "fig4_rbf.json"
     if not path.exists() or json.loads(path.read_text())["small"] != small:
-        script = Path(__file__).with_name("fig4_rbf.py")
-        command = [sys.executable, str(script), "--out", str(out), *(["--small"] if small else [])]
-        subprocess.run(command, check=True)
+        fig4_rbf.main(["--out", str(out), *(["--small"] if small else [])])
     return json.loads(path.read_text())
 
 
@@ -86,18 +81,13 @@ def draw(
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run, print, write the picture and the numbers."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--small", action="store_true", help="EfficientNet-Lite0, 150 + 150 photographs")
+    parser = common.parser(__name__, __doc__, "EfficientNet-Lite0, 75 + 75 photographs")
     parser.add_argument("--network", choices=photos.NETWORKS, default="inception")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    network, per_class, checked = ("lite0", 150, 5) if options.small else (options.network, 900, 30)
+    options = common.options(parser, argv)
+    network, per_class, checked = ("lite0", 75, 5) if options.small else (options.network, 900, 30)
     first = rbf(options.out, options.small)
     photo = photos.load(network, per_class, options.out, options.device)
     index, fish = first["test_index"], (photo.y > 0).numpy()
@@ -129,14 +119,9 @@ def main() -> None:
         "test_fish_with_a_dog_among_their_ten_most_helpful": float(np.mean(np.array(helped_by_dogs) > 0)),
         "verified": str(check),
     }
-    print(json.dumps(result, indent=1), flush=True)
-    (options.out / f"fig4_{network}_vs_rbf.json").write_text(json.dumps(result, indent=1))
+    common.publish(result, options.out / f"fig4_{network}_vs_rbf.json")
     halves = {
         "RBF machine on pixels": (np.array(first["values"]["influence"]), distance),
         f"{network}, logistic head": (effect, distance),
     }
     draw(photo, index, halves, options.out / f"fig4_{network}_vs_rbf.png")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """Fig. 4, the RBF half: influence in a support vector machine on pixels falls off with distance (R21).
 
-    python experiments/fig4_rbf.py            900 + 900 photographs, 60 exact refits
-    python experiments/fig4_rbf.py --small    150 + 150, 15 refits, l2 larger so that C = 1/(l2 n) is the same
+    python -m experiments fig4_rbf            900 + 900 photographs, 60 exact refits
+    python -m experiments fig4_rbf --small    75 + 75, 15 refits, l2 larger so that C = 1/(l2 n) is the same
 
 Dog against fish; of each class the first 900 of the folder train and the first 300 of val. Pixels are in [-1, 1] at
 224 x 224; the paper's code has 299 x 299 and gamma = 0.05 / 1800, so gamma is scaled by (299/224)^2, which makes up for
@@ -15,23 +15,23 @@ Writes fig4_rbf.png and fig4_rbf.json. Needs UPWEIGHT_DATA_DIR with dogfish_224.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import io
-import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hinge
 import numpy as np
 import pandas as pd
 import torch
-from data import folder
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import rankdata
 
 import upweight as uw
+from experiments import common, hinge
+from experiments.data import folder
 from upweight.runtime.progress import track
 from upweight.validation.verify import agreement
 
@@ -96,10 +96,8 @@ def draw(result: dict[str, Any], pictures: list[tuple[np.ndarray, str]], path: P
         axes[0].scatter(distance[rows], effect[rows], s=6, color=colour, marker=marker, label=label)
     axes[0].set(xlabel="squared pixel distance", ylabel=r"$-I_{up,loss}$ (> 0: helpful)", title="RBF SVM")
     axes[0].legend(fontsize="small")
-    x, y = result["predicted"], result["actual"]
-    ends = [min(*x, *y), max(*x, *y)]
-    axes[1].plot(ends, ends, color="0.6", linewidth=1)
-    axes[1].scatter(y, x, s=9, color="#0072B2")
+    common.diagonal(axes[1], result["predicted"], result["actual"])
+    axes[1].scatter(result["actual"], result["predicted"], s=9, color="#0072B2")
     axes[1].set(
         title=f"R = {result['agreement']['pearson']:.4f}",
         xlabel="actual change of the hinge loss",
@@ -111,60 +109,62 @@ def draw(result: dict[str, Any], pictures: list[tuple[np.ndarray, str]], path: P
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
-    """Run, print, write the picture and the numbers."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--small", action="store_true", help="150 + 150 photographs, 15 refits")
-    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    per_class, k = (150, 15) if options.small else (900, 60)
-    pixels, y, pixels_test, y_test = load(per_class)
-    kept = options.out / f"fig4_distances_{len(y)}.npy"
+def coordinates(
+    pixels: np.ndarray, pixels_test: np.ndarray, kept: Path
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features of the training and of the test photographs, and the distances (m, n) of these from those."""
     if not kept.exists():
         np.save(kept, distances(np.concatenate([pixels, pixels_test]), pixels))
-    D, D_test = np.split(np.load(kept), [len(y)])
+    D, D_test = np.split(np.load(kept), [len(pixels)])
     K = np.exp(-GAMMA * D)
     K = (K + K.T) / 2
-    Phi, Phi_test = features(K, np.exp(-GAMMA * D_test))
+    return *features(K, np.exp(-GAMMA * D_test)), D_test
+
+
+def effects_of(Phi: np.ndarray, y: np.ndarray, w: np.ndarray, l2: float, keep: Any, batch: Any) -> np.ndarray:
+    """Removal effects (m, n) at the machine's weights, the penalty in every L (keep="mean") or in none."""
+    loss = uw.SmoothHinge(TEMPERATURE)
+    problem = uw.LinearProblem(Phi, y, torch.from_numpy(w), loss=loss, l2=l2, keep=keep)
+    return uw.Influence(problem).on_loss(batch).removal_effect().numpy()
+
+
+def shape(effects: np.ndarray, distance: np.ndarray, same: np.ndarray, place: int) -> dict[str, Any]:
+    """How influence falls with distance: of the test fish at that place, and in the median of all of them."""
+    each = [shape_of(e, d, same) for e, d in zip(effects, distance, strict=True)]
+    spearman, purity, count = each[place]
+    return {
+        "points_with_influence": count,
+        "spearman_influence_distance": spearman,
+        "sign_purity_nearest_tenth": purity,
+        "median_spearman_of_right_fish": float(np.median([e[0] for e in each])),
+        "median_purity_of_right_fish": float(np.median([e[1] for e in each])),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run, print, write the picture and the numbers."""
+    options = common.options(common.parser(__name__, __doc__, "75 + 75 photographs, 15 refits"), argv)
+    per_class, k = (75, 15) if options.small else (900, 60)
+    pixels, y, pixels_test, y_test = load(per_class)
+    Phi, Phi_test, D_test = coordinates(pixels, pixels_test, options.out / f"fig4_distances_{len(y)}.npy")
     l2 = L2 * 1800 / len(y)
     full = hinge.train(Phi, y, l2)
     print(f"n = {len(y)}, rank {Phi.shape[1]}, relative duality gap {full.gap:.1e}", flush=True)
     margin = y_test * (Phi_test @ full.w)
-    problem = uw.LinearProblem(
-        Phi, y, torch.from_numpy(full.w), loss=uw.SmoothHinge(TEMPERATURE), l2=l2, keep="mean"
-    )
-    influence = uw.Influence(problem)
 
     fish = np.flatnonzero((y_test > 0) & (margin > 0) & (margin < 1))
-    index = int(fish[np.argsort(margin[fish])[len(fish) // 2]])
+    place = int(np.argsort(margin[fish])[len(fish) // 2])
+    index = int(fish[place])
     batch = (Phi_test[fish], y_test[fish])
-    effects = influence.on_loss(batch).removal_effect().numpy()
     # The penalty folded into every L (footnote 1) adds the same to all, also to points that the hinge does not see;
     # without it these have no influence.
-    bare = uw.LinearProblem(Phi, y, torch.from_numpy(full.w), loss=problem.loss, l2=l2, keep="total")
-    bare_effects = uw.Influence(bare).on_loss(batch).removal_effect().numpy()
-    shapes = {}
-    for name, values in (("penalty_folded", effects), ("without_penalty", bare_effects)):
-        each = [shape_of(e, D_test[i], y > 0) for e, i in zip(values, fish, strict=True)]
-        spearman, purity, count = each[fish.tolist().index(index)]
-        shapes[name] = {
-            "points_with_influence": count,
-            "spearman_influence_distance": spearman,
-            "sign_purity_nearest_tenth": purity,
-            "median_spearman_of_right_fish": float(np.median([e[0] for e in each])),
-            "median_purity_of_right_fish": float(np.median([e[1] for e in each])),
-        }
-    effect = effects[fish.tolist().index(index)]
+    folded, bare = (effects_of(Phi, y, full.w, l2, keep, batch) for keep in ("mean", "total"))
+    effect = folded[place]
     top = np.argsort(-np.abs(effect))[:k]
     test = (Phi_test[index], float(y_test[index]))
-    changes = hinge.refits(
-        Phi, y, l2, top.tolist(), full, test, options.out / f"fig4_refits_{len(y)}_{index}.json"
-    )
+    kept = options.out / f"fig4_refits_{len(y)}_{index}.json"
+    changes = hinge.refits(Phi, y, l2, top.tolist(), full, test, kept)
     actual = [changes[row][0] for row in top.tolist()]
-    judged = agreement(effect[top], actual)
     helpful = np.argsort(-effect)[:2]
     result: dict[str, Any] = {
         "small": options.small,
@@ -173,23 +173,20 @@ def main() -> None:
         "rank": Phi.shape[1],
         "gamma": GAMMA,
         "l2": l2,
-        "points_on_margin": int(((full.a > 1e-9 / l2 / len(y)) & (full.a < (1 - 1e-9) / l2 / len(y))).sum()),
+        "points_on_margin": int(hinge.bounds(full, l2)[0].sum()),
         "test_accuracy": float((margin > 0).mean()),
         "relative_duality_gap": full.gap,
         "largest_gap_of_refits": max(gap for _, gap in changes.values()),
         "test_index": index,
         "test_margin": float(margin[index]),
         "right_fish": len(fish),
-        "shape": shapes,
-        "agreement": {
-            name: getattr(judged, name)
-            for name in ("count", "pearson", "spearman", "slope", "relative_error", "interval")
+        "shape": {
+            "penalty_folded": shape(folded, D_test[fish], y > 0, place),
+            "without_penalty": shape(bare, D_test[fish], y > 0, place),
         },
+        "agreement": dataclasses.asdict(agreement(effect[top], actual)),
         "most_helpful": helpful.tolist(),
         "most_helpful_fish": (y[helpful] > 0).tolist(),
-    }
-    print(json.dumps(result, indent=1), flush=True)
-    result |= {
         "predicted": effect[top].tolist(),
         "actual": actual,
         "values": {
@@ -198,14 +195,10 @@ def main() -> None:
             "fish": (y > 0).tolist(),
         },
     }
-    (options.out / "fig4_rbf.json").write_text(json.dumps(result, indent=1))
+    common.publish(result, options.out / "fig4_rbf.json", silent=["predicted", "actual", "values"])
     pictures = [(pixels_test[index], "test fish")]
     pictures += [
-        (pixels[row], f"helpful {'fish' if y[row] > 0 else 'dog'} {place}")
-        for place, row in enumerate(helpful, 1)
+        (pixels[row], f"helpful {'fish' if y[row] > 0 else 'dog'} {rank}")
+        for rank, row in enumerate(helpful, 1)
     ]
     draw(result, pictures, options.out / "fig4_rbf.png")
-
-
-if __name__ == "__main__":
-    main()

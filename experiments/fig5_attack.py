@@ -1,9 +1,9 @@
 """Training-set attacks on dog against fish: one, two or ten training images, the same bytes (Fig. 5, R22, R23).
 
-    python experiments/fig5_attack.py                      60 test images, EfficientNet-Lite0 (extra "vision")
-    python experiments/fig5_attack.py --network inception  the paper's network, ten times slower
-    python experiments/fig5_attack.py --device cuda --workers 5   the networks on a GPU, five test images at a time
-    python experiments/fig5_attack.py --small              60 + 60 photographs, 2 test images, 10 steps
+    python -m experiments fig5_attack                      60 test images, EfficientNet-Lite0 (extra "vision")
+    python -m experiments fig5_attack --network inception  the paper's network, ten times slower
+    python -m experiments fig5_attack --device cuda --workers 5   the networks on a GPU, five test images at a time
+    python -m experiments fig5_attack --small              30 + 30 photographs, 2 test images, 5 steps
 
 A logistic head (l2 = 0.001) on frozen features of 900 + 900 photographs. For a test image that is right, training
 images are ranked by sum |I_pert,loss| over their pixels: exactly for the --shortlist whose features matter most, since
@@ -18,24 +18,25 @@ Needs UPWEIGHT_DATA_DIR with dogfish_224.zip, for --network inception also the t
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import multiprocessing
-import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import photos
 import torch
 from matplotlib.figure import Figure
 from scipy.stats import binomtest, rankdata
 
 import upweight as uw
+from experiments import common, photos
 from upweight.runtime.progress import track
-from upweight.uses.attack import Attack, Box, attack, to_pixels, vulnerability
+from upweight.uses.attack import Attack, attack
+from upweight.uses.box import Box, to_pixels
+from upweight.uses.vulnerability import vulnerability
 
 STEP = 0.02
 
@@ -221,24 +222,19 @@ def draw(photo: photos.Photos, result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--small", action="store_true")
+    parser = common.parser(__name__, __doc__, "30 + 30 photographs, 2 test images, 5 steps")
     parser.add_argument("--network", choices=photos.NETWORKS, default="lite0")
     parser.add_argument("--targets", type=int, default=60)
     parser.add_argument("--images", type=int, nargs="+", default=[1, 2, 10])
     parser.add_argument("--shortlist", type=int, default=20)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    per_class, wanted, many, iterations = (60, 2, 2, 10) if options.small else (900, options.targets, 30, 100)
+    options = common.options(parser, argv)
+    per_class, wanted, many, iterations = (30, 2, 2, 5) if options.small else (900, options.targets, 30, 100)
     if options.small:
-        options.images = [1, 2]
+        options.images, options.shortlist = [1, 2], 5
     loading = (options.network, per_class, options.out, options.device)
     photo = photos.load(*loading)
     right = (photo.margins() > 0).nonzero()[:, 0]
@@ -248,7 +244,7 @@ def main() -> None:
     result |= {"network": options.network, "n": photo.problem.n, "right": len(right), "of": len(photo.y_test)}
     left = [index for index in sample if str(index) not in result["targets"]]
     settings = (options.images, iterations, options.shortlist)
-    threads = max(1, (os.cpu_count() or 1) // options.workers)
+    threads = max(1, torch.get_num_threads() // options.workers)
     # CUDA does not survive a fork.
     pool = ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn"))
     try:
@@ -261,10 +257,5 @@ def main() -> None:
     result["summary"] = summary(result, options.images)
     if "many" not in result:
         result["many"] = many_targets(photo, many, iterations, options.shortlist)
-    kept.write_text(json.dumps(result, indent=1))
-    print(json.dumps({k: v for k, v in result.items() if k != "targets"}, indent=1), flush=True)
+    common.publish(result, kept, silent=["targets"])
     draw(photo, result, options.out / f"fig5_attack_{options.network}.png")
-
-
-if __name__ == "__main__":
-    main()

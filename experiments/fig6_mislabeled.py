@@ -1,7 +1,7 @@
 """Fig. 6: flipped labels of Enron1 mails found by self-influence, by train loss, at random (R25), and in further ways.
 
-    python experiments/fig6_mislabeled.py            4,137 mails, 40 seeds (resumes after each seed)
-    python experiments/fig6_mislabeled.py --small    1,000 mails, 3 seeds
+    python -m experiments fig6_mislabeled            4,137 mails, 40 seeds (resumes after each seed)
+    python -m experiments fig6_mislabeled --small    1,000 mails, 3 seeds
 
 Words are runs of two letters or more, English stop words left out, counted, kept if five training mails have them:
 6,279 columns (the paper's code lemmatises with spaCy instead). Logistic regression without an intercept, l2 1e-4 on the
@@ -18,15 +18,14 @@ Writes fig6_mislabeled.png and fig6_mislabeled.json. Needs UPWEIGHT_DATA_DIR wit
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from data import folder
 from matplotlib.figure import Figure
 from scipy import sparse
 from scipy.optimize import minimize
@@ -34,6 +33,8 @@ from scipy.special import expit
 from sklearn.model_selection import StratifiedKFold
 
 import upweight as uw
+from experiments import common
+from experiments.data import folder
 from upweight.runtime.progress import track
 
 L2 = 1e-4
@@ -127,9 +128,28 @@ def five_folds(X: sparse.csr_array, y: np.ndarray, seed: int) -> tuple[np.ndarra
     return np.asarray(quality), "cleanlab.rank.get_label_quality_scores"
 
 
+def accuracy(data: Data, w: np.ndarray) -> float:
+    """On the test mails."""
+    return float(np.mean(np.sign(data[2] @ w) == data[3]))
+
+
+def repaired(
+    data: Data, noisy: np.ndarray, order: np.ndarray, start: np.ndarray, fractions: tuple[float, ...]
+) -> list[float]:
+    """Accuracies after the labels of the first mails of that order were put right, fraction by fraction."""
+    (X, y, _, _), found, w = data, [], start
+    for fraction in fractions:
+        labels = noisy.copy()
+        looked_at = order[: round(fraction * len(y))]
+        labels[looked_at] = y[looked_at]
+        w = rough(X, labels, w)
+        found.append(accuracy(data, w))
+    return found
+
+
 def one_seed(seed: int, data: Data, gram: np.ndarray, retrained: tuple[float, ...]) -> dict[str, Any]:
     """Flip, train, order the mails in each way; fractions found and accuracies after repair."""
-    X, y, X_test, y_test = data
+    X, y, _, _ = data
     n = len(y)
     random = np.random.default_rng(seed)
     flipped = random.choice(n, size=round(FLIPPED * n), replace=False)
@@ -162,15 +182,12 @@ def one_seed(seed: int, data: Data, gram: np.ndarray, retrained: tuple[float, ..
     bad = np.zeros(n, dtype=bool)
     bad[flipped] = True
 
-    def accuracy(w: np.ndarray) -> float:
-        return float(np.mean(np.sign(X_test @ w) == y_test))
-
     result: dict[str, Any] = {
         "seed": seed,
         "gradient_norm": float(problem.gradient().norm()),
         "largest_leverage": float(h.max()),
         "five_folds_by": who,
-        "accuracy_flipped": accuracy(trained),
+        "accuracy_flipped": accuracy(data, trained),
         "found": {},
         "accuracy": {},
     }
@@ -180,14 +197,7 @@ def one_seed(seed: int, data: Data, gram: np.ndarray, retrained: tuple[float, ..
         result["found"][name] = [
             float(bad[order[: round(f * n)]].mean() * round(f * n) / bad.sum()) for f in CHECKED
         ]
-        repaired, w = [], trained
-        for fraction in retrained:
-            labels = noisy.copy()
-            looked_at = order[: round(fraction * n)]
-            labels[looked_at] = y[looked_at]
-            w = rough(X, labels, w)
-            repaired.append(accuracy(w))
-        result["accuracy"][name] = repaired
+        result["accuracy"][name] = repaired(data, noisy, order, trained, retrained)
     seconds["refits"] = time.perf_counter() - began
     if seed == 0 and n <= 1000:  # a check of the library by other means; minutes at full size
         began = time.perf_counter()
@@ -247,21 +257,15 @@ def draw(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run, print, write the picture and the numbers."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--small", action="store_true", help="1,000 mails, 3 seeds")
-    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = common.options(common.parser(__name__, __doc__, "1,000 mails, 3 seeds"), argv)
     count, repeats, retrained = (1000, 3, (0.2,)) if options.small else (4137, 40, RETRAINED)
     data = load(count, options.out / f"fig6_words_{count}.npz")
-    X, y, X_test, y_test = data
+    X, y, _, y_test = data
     gram = (X @ X.T).toarray()
     target = options.out / "fig6_mislabeled.json"
-    clean = float(np.mean(np.sign(X_test @ rough(X, y)) == y_test))
+    clean = accuracy(data, rough(X, y))
     result: dict[str, Any] = {
         "n": len(y),
         "p": X.shape[1],
@@ -289,7 +293,3 @@ def main() -> None:
     print(f"n = {len(y)}, p = {X.shape[1]}, {len(result['seeds'])} seeds, accuracy without flips {clean:.4f}")
     print(json.dumps(result["summary"], indent=1), flush=True)
     draw(result, options.out / "fig6_mislabeled.png")
-
-
-if __name__ == "__main__":
-    main()

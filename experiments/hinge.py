@@ -123,6 +123,13 @@ def _gap(Z: np.ndarray, a: np.ndarray, C: float) -> float:
     return float((primal - (a.sum() - 0.5 * w @ w)) / primal)
 
 
+def bounds(machine: Machine, l2: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which points lie on the margin, strictly between the dual bounds, and which inside it."""
+    C = 1 / (l2 * len(machine.a))
+    inside = machine.a >= (1 - 1e-9) * C
+    return (machine.a > 1e-9 * C) & ~inside, inside
+
+
 def train_without(X: np.ndarray, y: np.ndarray, l2: float, row: int, full: Machine) -> Machine:
     """Retrained without that row; l2 stays on the mean loss, now of n - 1, so C grows by n/(n - 1)."""
     kept = np.delete(np.arange(len(y)), row)

@@ -1,7 +1,7 @@
 """Softmax regression on MNIST judged by retraining: linear datamodeling score, leave-one-out, whole sets removed.
 
-    python experiments/lds_logistic.py            5,000 digits, 50 halves, l2 of 0.01 and 0.001, about 40 minutes
-    python experiments/lds_logistic.py --small    60 digits, 6 halves, seconds
+    python -m experiments lds_logistic            5,000 digits, 50 halves, l2 of 0.01 and 0.001, about 40 minutes
+    python -m experiments lds_logistic --small    60 digits, 6 halves, seconds
 
 Every model, retrained ones too, is at its optimum (gradient norm 1e-9), so that there is no noise and the ceiling is 1.
 Two predictions: first order (Eq. 2), and one Newton step from the model's parameters on the rows that are kept, which
@@ -22,15 +22,13 @@ UPWEIGHT_DATA_DIR with mnist.npz, except with --small.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import mlp
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -38,6 +36,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import upweight as uw
+from experiments import common, mlp
 from upweight.evaluation import LDS, Counterfactual, Outcome, counterfactual, lds, random_subsets, retrained
 from upweight.validation.verify import agreement
 
@@ -90,11 +89,6 @@ def first(test: Any, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return test[0][:count], test[1][:count]
 
 
-def told(found: LDS) -> dict[str, Any]:
-    """As JSON."""
-    return {"lds": found.value, "interval": found.interval, "ceiling": found.ceiling}
-
-
 def halves(problem: uw.LinearProblem, test: Any, sizes: Sizes, folder: Path) -> dict[str, Any]:
     """LDS of both predictions."""
     subsets = random_subsets(problem.n, sizes.subsets)
@@ -102,8 +96,8 @@ def halves(problem: uw.LinearProblem, test: Any, sizes: Sizes, folder: Path) -> 
     steps = retrained(stepped(problem, test), subsets, folder=folder / "stepped")
     scores = uw.Influence(problem).on_loss(test)
     return {
-        "first order": told(lds(scores, subsets, outcomes)),
-        "newton": told(ranked(steps[:, 0], outcomes)),
+        "first order": common.told(lds(scores, subsets, outcomes)),
+        "newton": common.told(ranked(steps[:, 0], outcomes)),
     }
 
 
@@ -225,7 +219,7 @@ def stopped_early(data: Any, sizes: Sizes, folder: Path) -> dict[str, Any]:
         folder=folder / "sgd",
     )
     model = trained(torch.arange(len(X)), 0)
-    problem = uw.LinearProblem(X, y, model.weight.detach(), loss=uw.Softmax())
+    problem = uw.LinearProblem(X, y, next(model.parameters()).detach(), loss=uw.Softmax())
     scores = {
         damping: uw.Influence(problem, curvature=uw.Hessian(problem, damping)).on_loss((X_test, y_test))
         for damping in DAMPINGS
@@ -237,7 +231,7 @@ def stopped_early(data: Any, sizes: Sizes, folder: Path) -> dict[str, Any]:
         "gradient_norm": float(problem.gradient().norm()),
         "choice": {str(d): value for d, value in choice.items()},
         "damping": damping,
-        **told(lds(scores[damping], subsets[half:], outcomes[half:])),
+        **common.told(lds(scores[damping], subsets[half:], outcomes[half:])),
         "leave_one_out": early_single_rows(data, scores[damping], sizes),
     }
 
@@ -262,8 +256,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(9, 3.6 * len(results)), layout="constrained")
     for (left, right), found in zip(figure.subplots(len(results), 2, squeeze=False), results, strict=True):
         part = found["single_rows"]["top"]
-        ends = [min(part["actual"]), max(part["actual"])]
-        left.plot(ends, ends, color="0.6", linewidth=1)
+        common.diagonal(left, part["actual"])
         table = pd.DataFrame(found["sets"])
         top, random = (table[table["group"] == group] for group in ("top", "random"))
         for kind, colour in KINDS.items():
@@ -290,16 +283,11 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run, print, write the picture and the numbers."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--small", action="store_true", help="60 digits, 6 halves")
+    parser = common.parser(__name__, __doc__, "60 digits, 6 halves")
     parser.add_argument("--l2", type=float, nargs="+", default=(0.01, 0.001), help="penalties")
-    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = common.options(parser, argv)
     sizes = SMALL if options.small else FULL
     X, y, X_test, y_test = mlp.load(options.small)
     data = (X[: sizes.rows], y[: sizes.rows], X_test, y_test)
@@ -317,7 +305,3 @@ def main() -> None:
     }
     (options.out / "lds_logistic.json").write_text(json.dumps(result, indent=1))
     draw(results, options.out / "lds_logistic.png")
-
-
-if __name__ == "__main__":
-    main()

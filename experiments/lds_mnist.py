@@ -1,7 +1,7 @@
 """Linear datamodeling score on MNIST: an MLP, one model and an ensemble of ten, against half-data retrainings.
 
-    python experiments/lds_mnist.py            5,000 digits, 50 halves trained on twice, about 15 minutes
-    python experiments/lds_mnist.py --small    300 digits, 6 halves, seconds
+    python -m experiments lds_mnist            5,000 digits, 50 halves trained on twice, about 15 minutes
+    python -m experiments lds_mnist --small    300 digits, 6 halves, seconds
 
 MLP 784-128-64-10, dropout 0.1, SGD 0.01, batch 32, 20 epochs; the outcome is the loss of 500 test digits. EKFAC's
 damping is chosen on the first half of the retrainings, LDS reported on the second. Published: conjugate gradients
@@ -11,20 +11,19 @@ Writes lds_mnist.png and lds_mnist.json. Needs UPWEIGHT_DATA_DIR with mnist.npz,
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import mlp
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 import upweight as uw
-from upweight.evaluation import LDS, lds, random_subsets, retrained
+from experiments import common, mlp
+from upweight.evaluation import lds, random_subsets, retrained
 
 DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -37,11 +36,6 @@ def curvature_of(model: torch.nn.Module, data: Any) -> uw.EKFAC:
 def scores_of(curvature: uw.EKFAC, test: Any) -> uw.Scores:
     """EKFAC influence of all training digits on all test digits."""
     return uw.Influence(curvature.problem, curvature=curvature, solver=uw.Exact()).on_loss(test)
-
-
-def told(found: LDS) -> dict[str, Any]:
-    """As JSON."""
-    return {"lds": found.value, "interval": found.interval, "ceiling": found.ceiling}
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -57,15 +51,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run, print, write the picture and the numbers."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--small", action="store_true", help="300 digits, 6 halves, 2 models")
-    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = common.options(common.parser(__name__, __doc__, "300 digits, 6 halves, 2 models"), argv)
     X, y, X_test, y_test = mlp.load(options.small)
     count, members, epochs = (6, 2, 3) if options.small else (50, 10, mlp.EPOCHS)
     subsets = random_subsets(len(X), count)
@@ -91,7 +79,8 @@ def main() -> None:
     every = [scores_of(curvature_of(model, (X, y)).damped(damping), test) for model in models]
     seconds = (time.perf_counter() - began) / members
     by_models = [
-        told(lds(uw.Scores.mean(every[: k + 1]), subsets[half:], outcomes[half:])) for k in range(members)
+        common.told(lds(uw.Scores.mean(every[: k + 1]), subsets[half:], outcomes[half:]))
+        for k in range(members)
     ]
     single = [lds(one, subsets[half:], outcomes[half:]).value for one in every]
     result = {
@@ -106,10 +95,5 @@ def main() -> None:
         "single_models": {"mean": float(np.mean(single)), "lowest": min(single), "highest": max(single)},
         "by_models": by_models,
     }
-    print(json.dumps(result, indent=1), flush=True)
-    (options.out / "lds_mnist.json").write_text(json.dumps(result, indent=1))
+    common.publish(result, options.out / "lds_mnist.json")
     draw(result, options.out / "lds_mnist.png")
-
-
-if __name__ == "__main__":
-    main()

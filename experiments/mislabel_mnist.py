@@ -1,7 +1,7 @@
 """Wrong labels among MNIST digits, found by the self-influence of one MLP.
 
-    python experiments/mislabel_mnist.py            5,000 digits, a tenth with another label
-    python experiments/mislabel_mnist.py --small    300 digits, seconds
+    python -m experiments mislabel_mnist            5,000 digits, a tenth with another label
+    python -m experiments mislabel_mnist --small    300 digits, seconds
 
 MLP 784-128-64-10, dropout 0.1, SGD 0.01, batch 32, 20 epochs, trained on the labels as they are. Published AUC:
 conjugate gradients 0.863, TRAK with 50 models 0.997. Baseline: the loss. Writes mislabel_mnist.png and .json.
@@ -10,34 +10,26 @@ Needs UPWEIGHT_DATA_DIR with mnist.npz, except with --small.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import mlp
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 import upweight as uw
+from experiments import common, mlp
 from upweight.evaluation import detection
 
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run, print, write the picture and the numbers."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--small", action="store_true", help="300 digits")
-    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = common.options(common.parser(__name__, __doc__, "300 digits"), argv)
     X, y, _, _ = mlp.load(options.small)
     random = np.random.default_rng(0)
     wrong = np.zeros(len(y), dtype=bool)
@@ -59,8 +51,7 @@ def main() -> None:
         name: dataclasses.asdict(detection(values, wrong)) for name, values in suspicion.items()
     }
     result = {"n": len(y), "wrong": int(wrong.sum()), "found": found, "self_influence_seconds": seconds}
-    print(json.dumps(result, indent=1), flush=True)
-    (options.out / "mislabel_mnist.json").write_text(json.dumps(result, indent=1))
+    common.publish(result, options.out / "mislabel_mnist.json")
     figure = Figure(figsize=(4.5, 3.5), layout="constrained")
     axis = figure.subplots()
     share = np.arange(1, len(y) + 1) / len(y)
@@ -69,7 +60,3 @@ def main() -> None:
     axis.set(xlabel="share of the labels checked", ylabel="share of the wrong ones found")
     axis.legend(fontsize="x-small")
     figure.savefig(options.out / "mislabel_mnist.png", dpi=120)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from data import digits
 from torch import nn
 from torch.nn import functional as F
+
+from experiments.data import digits
 
 EPOCHS, BATCH, RATE, DROPOUT = 20, 32, 0.01, 0.1
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import fig4_rbf
 import numpy as np
 import torch
-from data import folder
 from torch.nn import functional as F
 
 import upweight as uw
+from experiments import fig4_rbf
+from experiments.data import folder
 from upweight.data.user_terms import Terms
 from upweight.frozen import features
 from upweight.vision import EfficientNetLite0, InceptionV3

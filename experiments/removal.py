@@ -1,8 +1,8 @@
 """Removals from linear models without retraining, against retraining: first order, rescaled, Newton, and intervals.
 
-    python experiments/removal.py            hospital (R24), MNIST 1 against 7 (R9), Enron1 mails (R25), and a logistic
+    python -m experiments removal            hospital (R24), MNIST 1 against 7 (R9), Enron1 mails (R25), and a logistic
                                              head on 1,280 deep features of 1,800 photographs (extra "vision")
-    python experiments/removal.py --small    a tenth of the hospital and 300 + 300 digits, fewer removals
+    python -m experiments removal --small    a tenth of the hospital and 300 + 300 digits, fewer removals
 
 For each model: leave-one-out of 100 rows of the largest leverage and 100 drawn at random; sets of 1, 5 and 20 % of the
 rows, at random and by largest effect; the row's own margin when it is left out; and, for the hospital and the digits,
@@ -14,23 +14,20 @@ Writes removal.json and removal.png. Needs UPWEIGHT_DATA_DIR.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fig6_mislabeled
-import photos
-import sec53_hospital
 import torch
-from data import ones_and_sevens
 from matplotlib.figure import Figure
 
 import upweight as uw
-from upweight.data.user_terms import Terms
-from upweight.influence.removal import newton
-from upweight.linear.edits import reduced_gradients, without
+from experiments import common, fig6_mislabeled, photos, sec53_hospital
+from experiments.data import ones_and_sevens
+from upweight.data.design import as_design
+from upweight.influence.woodbury import newton_steps
 from upweight.runtime.progress import track
 from upweight.validation.verify import agreement
 
@@ -70,10 +67,10 @@ def deep_features(small: bool, out: Path) -> tuple[uw.LinearProblem, Any]:
     """Dogs and fish: a logistic head with an intercept on the pooled features of a frozen EfficientNet-Lite0."""
     photo = photos.load("lite0", 900, out)
     problem = finished(photo.problem)
-    problem.terms = Terms()  # test rows are features already
     right = float((photo.margins() > 0).double().mean())
     print(f"photos: accuracy {right:.3f} on {len(photo.y_test)} test images", flush=True)
-    return problem, (photo.features_test[:TESTS], photo.y_test[:TESTS])
+    # A design: test rows are features already, which need no pass through the network.
+    return problem, (as_design(photo.features_test[:TESTS].double()), photo.y_test[:TESTS])
 
 
 def finished(problem: uw.LinearProblem) -> uw.LinearProblem:
@@ -94,24 +91,25 @@ def refits(
     Steps with the downdated Hessian held fixed, then, where they do not converge, `minimised` alone; only the
     independently computed gradient of the reduced objective says when a refit is done.
     """
-    curvature = uw.Hessian(problem)
+    curvature = uw.Hessian(problem).examples
+    assert curvature is not None
     change = torch.empty(len(problem.evaluate(test)), len(sets), dtype=torch.float64)
     own: list[torch.Tensor] = [torch.empty(0)] * len(sets)
     worst = 0.0
-    for batch, inverse, step in newton(curvature, sets, "retraining"):
+    for batch, inverse, step in newton_steps(problem, curvature, sets, "retraining"):
         chosen = [sets[j] for j in batch]
         left = torch.tensor([problem.n - len(rows) for rows in chosen])[:, None]
         theta = problem.theta + step
         for _ in range(100):
-            gradient = reduced_gradients(problem, theta, chosen)
+            gradient = problem.gradients_without(chosen, theta)
             norms = gradient.norm(dim=1)
             if float(norms.max()) <= tolerance:
                 break
             theta = theta - inverse.solve((gradient * left)[:, None])[:, 0]
         open_sets = (~(norms <= max(tolerance, 1e-9))).nonzero()[:, 0].tolist()
         for j in track(open_sets, "retraining alone", len(open_sets)):
-            theta[j] = without(problem, chosen[j]).minimised(1e-9).theta
-            norms[j] = reduced_gradients(problem, theta[[j]], [chosen[j]]).norm()
+            theta[j] = problem.without(chosen[j]).minimised(1e-9).theta
+            norms[j] = problem.gradients_without([chosen[j]], theta[[j]]).norm()
         worst = max(worst, float(norms.max()))
         change[:, batch] = (problem.evaluate_each(test, theta) - problem.evaluate(test)).T
         for j, rows, there in zip(batch, chosen, theta, strict=True):
@@ -248,8 +246,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True
     ):
         part = result["single_rows"]
-        ends = [min(part["actual"]), max(part["actual"])]
-        axes.plot(ends, ends, color="0.6", linewidth=1)
+        common.diagonal(axes, part["actual"])
         for kind, colour, marker in zip(KINDS, ("#E69F00", "#56B4E9", "#0072B2"), "^sd", strict=True):
             label = f"{kind.replace('_', ' ')}: slope {part[kind]['slope']:.2f}"
             axes.scatter(part["points"][kind], part["actual"], s=9, color=colour, marker=marker, label=label)
@@ -261,16 +258,11 @@ def draw(results: dict[str, Any], path: Path) -> None:
 MODELS = {"hospital": hospital, "digits": digits, "mails": mails, "photos": deep_features}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--small", action="store_true")
+    parser = common.parser(__name__, __doc__, "a tenth of the hospital, 300 + 300 digits")
     parser.add_argument("--only", nargs="*", default=list(MODELS))
-    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = common.options(parser, argv)
     kept = options.out / "removal.json"
     results: dict[str, Any] = {}
     for name in options.only:
@@ -280,7 +272,3 @@ def main() -> None:
         results[name] = study(name, problem, test, options.small)
         kept.write_text(json.dumps(results, indent=1))
     draw(results, options.out / "removal.png")
-
-
-if __name__ == "__main__":
-    main()

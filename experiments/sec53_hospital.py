@@ -1,7 +1,7 @@
 """Sec. 5.3: four children that cause a domain mismatch, found among 20,000 hospital patients (R24).
 
-    python experiments/sec53_hospital.py            20,000 patients less 20 children, seconds
-    python experiments/sec53_hospital.py --small    every tenth of them, all children kept
+    python -m experiments sec53_hospital            20,000 patients less 20 children, seconds
+    python -m experiments sec53_hospital --small    every tenth of them, all children kept
 
 The table is made as the paper's code makes it: 8 numeric columns unscaled and 31 categorical ones as indicators (two
 categories: one column, otherwise one per category), 127 columns, no intercept; readmitted within 30 days is +1. Left
@@ -13,19 +13,19 @@ Writes sec53_hospital.png and sec53_hospital.json. Needs UPWEIGHT_DATA_DIR with 
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from data import folder
 from matplotlib.figure import Figure
 
 import upweight as uw
+from experiments import common
+from experiments.data import folder
 
 L2 = 1e-4
 NUMBERS = [
@@ -89,6 +89,30 @@ def split(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     random.shuffle(train)
     random.shuffle(test)
     return train, test
+
+
+class Study(NamedTuple):
+    """The training set with and without the children that leave it, the test set, and the column that says child."""
+
+    before: Patients
+    train: Patients
+    test: Patients
+    columns: list[str]
+    child: int
+
+
+def study(small: bool = False) -> Study:
+    """All children who are not readmitted leave but the last."""
+    everyone, columns = load()
+    train_rows, test_rows = split(everyone.y.numpy())
+    original, column = everyone.take(train_rows), columns.index(CHILD)
+    child = original.X[:, column] == 1
+    gone = (child & (original.y == -1)).nonzero()[:-1, 0]
+    rows = np.arange(len(train_rows))
+    if small:
+        rows = rows[(rows % 10 == 0) | child.numpy()]
+    left = original.take(np.setdiff1d(rows, gone))
+    return Study(original.take(rows), left, everyone.take(test_rows), columns, column)
 
 
 def fit(patients: Patients) -> uw.LinearProblem:
@@ -180,96 +204,85 @@ def draw(shown: dict[str, Any], problem: uw.LinearProblem, columns: list[str], p
     figure.savefig(path, dpi=120)
 
 
-def main() -> None:
+def wrong_children(problem: uw.LinearProblem, found: Study) -> np.ndarray:
+    """Test rows of the children that the model gets wrong."""
+    rows = (found.test.X[:, found.child] == 1).nonzero()[:, 0]
+    outputs = found.test.X[rows] @ problem.params["weight"][0]
+    return rows[(outputs * found.test.y[rows]) < 0].numpy()
+
+
+def accuracy(patients: Patients, weights: torch.Tensor) -> float:
+    """The share that the model gets right."""
+    return float(((patients.X @ weights) * patients.y > 0).double().mean())
+
+
+def spread(results: list[dict[str, Any]], name: str) -> dict[str, float]:
+    """The smallest, median and largest of a number over all training children and test children."""
+    values = np.array([[child[name] for child in result["children"]] for result in results])
+    return {"smallest": values.min(), "median": float(np.median(values)), "largest": values.max()}
+
+
+def counted(before: uw.LinearProblem, problem: uw.LinearProblem, found: Study) -> dict[str, Any]:
+    """How many children there are and are got wrong, and how little the coefficients say of it."""
+    children, kept = (part.y[part.X[:, found.child] == 1] for part in (found.before, found.train))
+    wrong = wrong_children(problem, found)
+    weights, column = problem.params["weight"][0], found.child
+    return {
+        "children_in_full_training_set": [int((children == 1).sum()), len(children)],
+        "children_kept": [int((kept == 1).sum()), len(kept)],
+        "test_children": int((found.test.X[:, column] == 1).sum()),
+        "test_children_wrong_before": len(wrong_children(before, found)),
+        "test_children_wrong": len(wrong),
+        "of_these_not_readmitted": int((found.test.y[wrong] == -1).sum()),
+        "train_accuracy": accuracy(found.train, weights),
+        "test_accuracy": accuracy(found.test, weights),
+        "child_coefficient": float(weights[column]),
+        "coefficients_larger": int((weights > weights[column]).sum()),
+        "coefficients_larger_in_size": int((weights.abs() > weights[column].abs()).sum()),
+    }
+
+
+def checked(problem: uw.LinearProblem, found: Study) -> dict[str, Any]:
+    """Seconds to all scores, and their error against NumPy."""
+    torch.set_num_threads(2)
+    timed = {f"seconds_{m}_test_points": clock(problem, found.test.take(np.arange(m))) for m in (1, 100)}
+    some = found.test.take(np.arange(100))
+    exact = dense_scores(problem, found.train, some)
+    scores = -np.asarray(uw.Influence(problem.at(problem.theta)).on_loss(some))
+    off = np.linalg.norm(scores - exact, axis=1) / np.linalg.norm(exact, axis=1)
+    return {**timed, "threads": torch.get_num_threads(), "largest_error_of_a_row": float(off.max())}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Run, print, write the picture and the numbers."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--small", action="store_true", help="every tenth patient, all children")
-    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    everyone, columns = load()
-    train_rows, test_rows = split(everyone.y.numpy())
-    column = columns.index(CHILD)
-    original, test = everyone.take(train_rows), everyone.take(test_rows)
-    child = original.X[:, column] == 1
-    # All children not readmitted go but the last.
-    gone = (child & (original.y == -1)).nonzero()[:-1, 0]
-    rows = np.arange(len(train_rows))
-    if options.small:
-        rows = rows[(rows % 10 == 0) | child.numpy()]
-    train = original.take(np.setdiff1d(rows, gone))
-    before, problem = fit(original.take(rows)), fit(train)
-
-    test_children = (test.X[:, column] == 1).nonzero()[:, 0]
-
-    def wrong(model: uw.LinearProblem) -> np.ndarray:
-        outputs = test.X[test_children] @ model.params["weight"][0]
-        return test_children[(outputs * test.y[test_children]) < 0].numpy()
-
-    mistaken = wrong(problem)
+    options = common.options(common.parser(__name__, __doc__, "every tenth patient, all children"), argv)
+    found = study(options.small)
+    train, test = found.train, found.test
+    before, problem = fit(found.before), fit(train)
     influence = uw.Influence(problem)
-    children = (train.X[:, column] == 1).nonzero()[:, 0].numpy()
+    children = (train.X[:, found.child] == 1).nonzero()[:, 0].numpy()
     # The children that the mismatch harms: not readmitted, predicted to be.
+    mistaken = wrong_children(problem, found)
     harmed = mistaken[test.y[mistaken].numpy() == -1]
     results = [
-        one_child(influence, train, test.take(harmed[[i]]), children, column) for i in range(len(harmed))
+        one_child(influence, train, test.take(harmed[[i]]), children, found.child) for i in range(len(harmed))
     ]
-    shown = results[0]
-    weights = problem.params["weight"][0]
-    timed = {}
-    torch.set_num_threads(2)
-    for m in (1, 100):
-        timed[f"seconds_{m}_test_points"] = clock(problem, test.take(np.arange(m)))
-    some = test.take(np.arange(100))
-    exact = dense_scores(problem, train, some)
-    scores = -np.asarray(uw.Influence(problem.at(problem.theta)).on_loss(some))
-    times = np.array([[c["times_the_next"] for c in r["children"]] for r in results])
-    shares = np.array([[c["child_indicator_share"] for c in r["children"]] for r in results])
     result: dict[str, Any] = {
         "small": options.small,
         "n": problem.n,
         "p": problem.p,
         "n_test": len(test.y),
         "gradient_norm": float(problem.gradient().norm()),
-        "children_in_full_training_set": [int((child & (original.y == 1)).sum()), int(child.sum())],
-        "children_kept": [int((train.y[children] == 1).sum()), len(children)],
-        "test_children": len(test_children),
-        "test_children_wrong_before": len(wrong(before)),
-        "test_children_wrong": len(mistaken),
-        "of_these_not_readmitted": len(harmed),
-        "train_accuracy": float(((train.X @ weights) * train.y > 0).double().mean()),
-        "test_accuracy": float(((test.X @ weights) * test.y > 0).double().mean()),
-        "child_coefficient": float(weights[column]),
-        "coefficients_larger": int((weights > weights[column]).sum()),
-        "coefficients_larger_in_size": int((weights.abs() > weights[column].abs()).sum()),
+        **counted(before, problem, found),
         "shown_test_row": int(harmed[0]),
-        "shown": shown["children"],
-        "signs_right_in_all": bool(
-            all((c["score"] > 0) == (c["label"] == -1) for r in results for c in r["children"])
+        "shown": results[0]["children"],
+        "signs_right_in_all": all(
+            (child["score"] > 0) == (child["label"] == -1) for part in results for child in part["children"]
         ),
-        "times_the_next_all": {
-            "smallest": times.min(),
-            "median": float(np.median(times)),
-            "largest": times.max(),
-        },
-        "child_indicator_share_all": {
-            "smallest": shares.min(),
-            "median": float(np.median(shares)),
-            "largest": shares.max(),
-        },
-        **timed,
-        "threads": torch.get_num_threads(),
-        "largest_error_of_a_row": float(
-            (np.linalg.norm(scores - exact, axis=1) / np.linalg.norm(exact, axis=1)).max()
-        ),
+        "times_the_next_all": spread(results, "times_the_next"),
+        "child_indicator_share_all": spread(results, "child_indicator_share"),
+        **checked(problem, found),
         "solver": str(influence.settings),
     }
-    print(json.dumps(result, indent=1), flush=True)
-    (options.out / "sec53_hospital.json").write_text(json.dumps(result, indent=1))
-    draw(shown, problem, columns, options.out / "sec53_hospital.png")
-
-
-if __name__ == "__main__":
-    main()
+    common.publish(result, options.out / "sec53_hospital.json")
+    draw(results[0], problem, found.columns, options.out / "sec53_hospital.png")

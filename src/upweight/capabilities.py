@@ -19,12 +19,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Facts:
-    """What defaults need to know about an objective.
+    """What defaults need to know about an objective, so that nobody has to ask for its class.
 
-    `n` training examples, `p` parameters, `c` outputs per example. `convex` says whether the Hessian is positive
-    semi-definite at every theta, `linear` whether the outputs are linear in the parameters and the loss is convex in
-    them, so that the Gauss-Newton matrix is the Hessian. `closed_form` problems differentiate without autograd: two
-    passes over their data are equal by construction, and the gradient costs no pass of its own.
+    Args:
+        n: the number of training examples.
+        p: the number of parameters.
+        c: the number of outputs per example.
+        convex: whether the Hessian is positive semi-definite at every theta.
+        linear: whether the outputs are linear in the parameters and the loss is convex in them, so that the
+            Gauss-Newton matrix is the Hessian.
+        closed_form: whether it differentiates without autograd: two passes over the data are then equal by
+            construction, and the gradient costs no pass of its own.
     """
 
     n: int
@@ -36,39 +41,71 @@ class Facts:
 
 
 class SecondDerivative(ABC):
-    """The Hessian of R or its Gauss-Newton matrix, penalty included, in every form that a solver asks for."""
+    """The Hessian of R or its Gauss-Newton matrix, penalty included, in every form that a solver asks for.
+
+    A `Curvature` adds the damping. Every process holds the whole answer; the training rows are shared out among them.
+    """
 
     @abstractmethod
     def product(self, dtype: torch.dtype | None = None) -> Operator:
-        """Rows (k, p) -> rows (k, p), prepared once for many products, in the precision `dtype`."""
+        """The matrix as a function, rows (k, p) -> rows (k, p), prepared once for many products.
+
+        A product with k rows is one pass over the training data. `dtype` is the precision that products are rounded to,
+        one of the problem's `precisions` (default: its own); rows have at least float32.
+        """
 
     @abstractmethod
     def matrix(self, dtype: torch.dtype | None = None) -> Float[Tensor, "p p"]:
-        """The explicit matrix; p^2 numbers."""
+        """The explicit symmetric matrix, p^2 numbers, in the precision `dtype` (default: the problem's own).
+
+        For up to about 10,000 parameters it pays: one factorisation then answers everything.
+        """
 
     @abstractmethod
     def minibatch_product(
         self, rows: Float[Tensor, "k p"], index: Int[Tensor, "k b"]
     ) -> Float[Tensor, "k p"]:
-        """Row by row the product with the curvature of that row's own sample of training examples."""
+        """Row by row the product with the curvature of that row's own sample of training examples: LiSSA's step (R13).
+
+        Args:
+            rows: k vectors.
+            index: b training examples for each of them, drawn at random.
+
+        Returns:
+            (k, p), whose expectation over the draws is the product with the whole matrix, penalty included.
+        """
 
     @abstractmethod
     def sample(self, k: int, generator: torch.Generator) -> Float[Tensor, "k p"]:
         """Random vectors whose covariance is this matrix without penalty, at the price of k gradients.
 
-        Raises TypeError where it may have negative eigenvalues and thus no root, ValueError where the loss is not
-        convex in its outputs.
+        Args:
+            k: how many vectors.
+            generator: what they are drawn from; it moves on.
+
+        Returns:
+            (k, p), of mean 0, independent of each other.
+
+        Raises:
+            TypeError: where the matrix may have negative eigenvalues and thus no root.
+            ValueError: where the loss is not convex in its outputs.
         """
 
     @abstractmethod
     def root(self) -> Float[Tensor, "r p"] | None:
-        """U (r, p) with this matrix = U^T U + diag(l2), where r < p and such a root is at hand, else None."""
+        """U (r, p) with this matrix = U^T U + diag(l2), where r < p and such a root is at hand, else None.
+
+        A linear model with n c < p has one: the matrix is then inverted on its smaller side, see `DualFactor`.
+        """
 
 
 class SidesPlan(NamedTuple):
     """How `LayerGradients.pulled_back` looks at the training data.
 
-    `samples` random combinations of the outputs (None: every output), drawn from `seed`; numbers in `precision`.
+    Args:
+        samples: how many random combinations of the outputs stand for all of them; None takes every output.
+        seed: what they are drawn from.
+        precision: of the numbers that are gathered.
     """
 
     samples: int | None
@@ -84,29 +121,33 @@ class Sides(ABC):
 
     @abstractmethod
     def left(self, i: int) -> Float[Tensor, "b t r"]:
-        """The left factors of matrix i."""
+        """The left factors of matrix i: derivatives in the layer's outputs, at each of its t positions."""
 
     @abstractmethod
     def right(self, i: int) -> Float[Tensor, "b t s"]:
-        """The right factors of matrix i; the constant of an intercept comes last."""
+        """The right factors of matrix i: the layer's inputs, at each position; the 1 of an intercept comes last."""
 
     @abstractmethod
     def rest(self) -> Float[Tensor, "b q"]:
-        """The entries outside weight matrices."""
+        """The derivatives in the q entries outside all weight matrices, written out."""
 
 
 class LayerGradients(ABC):
-    """Gradients of single examples as sums of outer products, weight matrix by weight matrix."""
+    """Gradients of single examples as sums of outer products, weight matrix by weight matrix.
+
+    r + s numbers then stand for a gradient of r s, which is what EKFAC and fast scores live on. A linear model is one
+    layer; a network has one for each `nn.Linear`, convolution and embedding.
+    """
 
     @property
     @abstractmethod
     def layout(self) -> WeightLayout:
-        """The weight matrices inside theta, and the entries outside all of them."""
+        """Where the weight matrices stand inside theta, and which entries are outside all of them."""
 
     @property
     @abstractmethod
     def parameters(self) -> frozenset[str]:
-        """The names of the parameters that weight matrices hold."""
+        """The names of the parameters that weight matrices hold; all others are entries outside them."""
 
     @abstractmethod
     def shares_right(self, i: int) -> bool:
@@ -115,22 +156,37 @@ class LayerGradients(ABC):
     @property
     @abstractmethod
     def together(self) -> bool:
-        """Whether gradients of many examples can be had at once this way, in agreement with plain differentiation."""
+        """Whether gradients of many examples can be had at once this way, in agreement with plain differentiation.
+
+        It is tried on a few examples. Where a parameter is used past its layer, say, it is False.
+        """
 
     @abstractmethod
     def train_pairs(
         self, rows: Float[Tensor, "k p"] | Outer, within: slice | None = None
     ) -> Iterator[tuple[slice, Pairs, Float[Tensor, "k b"]]]:
-        """Bare gradients of training examples as small factors, and their products with `rows`.
+        """Bare gradients of training examples as small factors, and their products with `rows`, block by block.
 
-        The examples are those `within`, by default this process's share. Only where `together`.
+        Bare means without weight and without folded penalty, in gradients and products alike. Only where `together`.
+
+        Args:
+            rows: k vectors, flat or as outer products.
+            within: the training examples, by default this process's share.
+
+        Returns:
+            An iterator of the place of each block, its gradients and its products.
         """
 
     @abstractmethod
     def test_pairs(self, batch: Any, measure: Measure | None = None) -> Iterator[Pairs]:
         """The gradients of loss or measure of test examples as small factors, block by block.
 
-        Raises TypeError where not `together`.
+        Args:
+            batch: test examples.
+            measure: what is asked about, one number per example; default the loss.
+
+        Raises:
+            TypeError: where not `together`.
         """
 
     @abstractmethod
@@ -140,10 +196,19 @@ class LayerGradients(ABC):
         """This process's training examples, some at a time: one `Sides` per cotangent, and the weights w_i.
 
         The cotangents v of an example's outputs are such that sum_k v v^T is the loss's curvature in the outputs,
-        exactly or in expectation. `title` names the pass in the progress bar. Raises ValueError where the loss is not
-        convex in its outputs.
+        exactly or in expectation.
+
+        Args:
+            plan: which cotangents, and in which precision.
+            title: what the progress bar calls the pass.
+
+        Raises:
+            ValueError: where the loss is not convex in its outputs.
         """
 
     @abstractmethod
     def patiently(self, work: Callable[[], T]) -> T:
-        """What `work` gives, tried again from the start in smaller blocks where memory runs out."""
+        """What `work` gives, tried again from the start in smaller blocks where memory runs out.
+
+        `work` may thus be begun more than once, and must not build on what an earlier try left.
+        """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -21,19 +21,24 @@ from .influence.scores import Scores
 from .runtime.distributed import alone, gather_objects, shard
 from .runtime.fingerprint import content_hash
 from .runtime.progress import track
-from .types import Tensor, as_tensor
+from .types import ArrayLike, Tensor, as_tensor
 
 RESAMPLES = 1000
-Outcome = Callable[[Tensor, int], Any]
+"""Draws of a bootstrap."""
+Outcome: TypeAlias = Callable[[Tensor, int], ArrayLike]
+"""Trains on the rows kept (k,) with a seed, and gives the measures (m,) of the model."""
 
 
 @dataclass(frozen=True, eq=False)
 class LDS:
     """Linear datamodeling score (Park et al., 2023): how well summed scores rank the outcomes of retraining.
 
-    `per_test` (m,) is the Spearman correlation over subsets, `value` its mean, `interval` a 95 % bootstrap interval
-    over test examples. `ceiling` is what a perfect prediction of the expected outcome would reach on outcomes this
-    noisy, from the agreement of repeated trainings; None where every subset was trained on once.
+    Attributes:
+        per_test: the Spearman correlation over subsets for each test example (m,), between -1 and 1.
+        value: their mean.
+        interval: a 95 % bootstrap interval of the mean over test examples.
+        ceiling: what a perfect prediction of the expected outcome would reach on outcomes this noisy, from the
+            agreement of repeated trainings; None where every subset was trained on once.
     """
 
     per_test: Float[Tensor, " m"]
@@ -48,7 +53,16 @@ class LDS:
 
 
 def random_subsets(n: int, count: int, *, share: float = 0.5, seed: int = 0) -> Bool[Tensor, "s n"]:
-    """Masks of random subsets of training rows, each of round(share n) rows.
+    """Draw random subsets of the training rows to retrain on, each of round(share n) rows.
+
+    Args:
+        n: the number of training rows.
+        count: the number of subsets s.
+        share: how much of the rows each one keeps, between 0 and 1.
+        seed: what they are drawn from.
+
+    Returns:
+        Masks (s, n), True for the rows kept.
 
     >>> random_subsets(4, 3).sum(1)
     tensor([2, 2, 2])
@@ -65,11 +79,20 @@ def retrained(
     seeds: Sequence[int] = (0,),
     folder: str | Path | None = None,
 ) -> Float[Tensor, "s r m"]:
-    """`outcome(kept rows, seed)`, the measures (m,) of a model trained on those rows, for every subset and seed.
+    """Train on every subset with every seed, and return what became of the measures.
 
-    With `folder` each result is kept there as soon as it is finished, and found there by the next run: nothing is lost
-    on interruption. Use one folder per experiment: a file is found by its rows and seed alone. Several processes
-    (torchrun) share the trainings, each on its own.
+    Several processes (torchrun) share the trainings, each on its own.
+
+    Args:
+        outcome: `outcome(kept rows, seed)` trains a model on those rows and returns its measures (m,), losses of test
+            examples say.
+        subsets: masks (s, n) of the rows kept, as `random_subsets` draws them.
+        seeds: r of them: as many trainings of every subset.
+        folder: where each result is kept as soon as it is finished, and found by the next run, so that nothing is lost
+            on interruption. Use one folder per experiment: a file is found by its rows and seed alone.
+
+    Returns:
+        The measures (s, r, m), float64.
 
     >>> retrained(lambda kept, seed: [float(len(kept))], random_subsets(4, 2)).shape
     torch.Size([2, 1, 1])
@@ -93,11 +116,18 @@ def retrained(
     return torch.stack(everyone).view(len(subsets), len(seeds), -1)
 
 
-def lds(scores: Any, subsets: Any, outcomes: Any, *, seed: int = 0) -> LDS:
-    """Score predictions by the sum of the scores of the rows kept, against what retraining gave.
+def lds(scores: Scores | ArrayLike, subsets: ArrayLike, outcomes: ArrayLike, *, seed: int = 0) -> LDS:
+    """Judge an attribution: does the sum of the scores of the rows kept rank the outcomes of retraining?
 
-    `scores` are `Scores` or an array (m, n) of the same sign, `subsets` the masks (s, n) and `outcomes` (s, r, m) what
-    `retrained` returned for them. Raises ValueError where their shapes do not fit or scores are not finite.
+    Args:
+        scores: `Scores` of the measures that were retrained for, or an array (m, n) of the same sign, whose scale does
+            not matter.
+        subsets: masks (s, n) of the rows kept.
+        outcomes: what `retrained` returned for them, (s, r, m).
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: where shapes do not fit or scores are not finite, and for scores of the strongest rows alone.
 
     >>> subsets = random_subsets(6, 20)
     >>> truth = torch.randn(2, 6, generator=torch.Generator().manual_seed(0)).double()
@@ -119,7 +149,7 @@ def lds(scores: Any, subsets: Any, outcomes: Any, *, seed: int = 0) -> LDS:
     return LDS(torch.from_numpy(per_test), float(per_test.mean()), interval, _ceiling(outcomes))
 
 
-def _removal_effects(scores: Any) -> Float[Tensor, "m n"]:
+def _removal_effects(scores: Scores | ArrayLike) -> Float[Tensor, "m n"]:
     """-I/n of `Scores` or of an array in their sign, checked."""
     if isinstance(scores, Scores):
         if scores.columns is not None:
@@ -174,10 +204,14 @@ def _spearman(a: Tensor, b: Tensor) -> np.ndarray:
 class Counterfactual:
     """What became of each test measure without the rows that should matter most to it, beside rows at random.
 
-    `table` has two lines per number of removed rows, group `top` and group `random`: `predicted`, the sum of the
-    removal effects, and `actual`, the change by retraining, both means over test rows (and draws) in the measure's
-    unit, with a 95 % bootstrap interval (`low`, `high`) of the actual mean. `top` (k, m) and `random` (k, d, m) are the
-    changes themselves. Positive = the measure rose. Scores that know better than chance have `top` above `random`.
+    Positive = the measure rose. Scores that know better than chance have `top` above `random`.
+
+    Attributes:
+        table: two lines per number of removed rows, group `top` and group `random`: `predicted`, the sum of the removal
+            effects, and `actual`, the change by retraining, both means over test rows (and draws) in the measure's
+            unit, with a 95 % bootstrap interval (`low`, `high`) of the actual mean.
+        top: the changes of each test row without its own rows, (k, m) for k numbers of removed rows.
+        random: the changes without random rows, (k, d, m) for d draws.
     """
 
     table: pd.DataFrame
@@ -192,7 +226,7 @@ class Counterfactual:
 
 
 def counterfactual(
-    scores: Any,
+    scores: Scores | ArrayLike,
     outcome: Outcome,
     *,
     sizes: Sequence[int],
@@ -203,13 +237,22 @@ def counterfactual(
 ) -> Counterfactual:
     """Remove the k rows of largest removal effect -I/n on each test row, retrain; do the same for k random rows.
 
-    The counterfactual (or brittleness) evaluation of attributions (Ilyas et al., 2022). `scores` are `Scores` or an
-    array (m, n) of the same sign; `outcome(kept rows, seed)` trains and returns the m measures, as in `retrained`,
-    which `seeds` and `folder` go to; changes are against a training on all rows, by the same code. Takes
-    1 + len(sizes) (m + draws) trainings for each of `seeds`: choose few test rows. `seed` draws the random rows.
+    This is the counterfactual (or brittleness) evaluation of attributions (Ilyas et al., 2022). Changes are against a
+    training on all rows, by the same code. It takes 1 + len(sizes) (m + draws) trainings for each of `seeds`: choose
+    few test rows.
 
-    Raises ValueError for k < 1 or k >= n, fewer than one draw, scores that are not finite or not (m, n), and an outcome
-    of other than m measures (after one training).
+    Args:
+        scores: `Scores`, or an array (m, n) of the same sign.
+        outcome: `outcome(kept rows, seed)` trains and returns the m measures, as in `retrained`.
+        sizes: the numbers k of rows to remove.
+        draws: how many sets of k random rows are removed.
+        seeds: of the trainings, whose outcomes are averaged.
+        folder: where outcomes are kept, as in `retrained`.
+        seed: what the random rows and the bootstrap are drawn from.
+
+    Raises:
+        ValueError: for k < 1 or k >= n, fewer than one draw, scores that are not finite or not (m, n), and an outcome
+            of other than m measures (after one training).
 
     >>> y = torch.tensor([0.0, 1.0, 4.0, 7.0]).double()  # the model is their mean, 3
     >>> found = counterfactual((y - y.mean())[None], lambda kept, seed: [y[kept].mean()], sizes=[1, 2])
@@ -260,15 +303,29 @@ def _by_group(changes: Float[Tensor, "k s m"]) -> dict[str, Float[Tensor, "k _ m
 
 @dataclass(frozen=True)
 class Detection:
-    """How well a ranking finds wrong labels: area under the ROC curve, share found in the first 10 % and 20 %."""
+    """How well a ranking finds wrong labels.
+
+    Attributes:
+        auc: the area under the ROC curve: the chance that a wrong row stands before a right one, 0.5 for a random
+            order.
+        recall_10: the share of the wrong rows that are found among the first 10 % of all rows.
+        recall_20: among the first 20 %.
+    """
 
     auc: float
     recall_10: float
     recall_20: float
 
 
-def detection(suspicion: Any, wrong: Any) -> Detection:
-    """Judge a suspicion (n,), large = suspicious, against the rows that truly are wrong (n,) bool.
+def detection(suspicion: ArrayLike, wrong: ArrayLike) -> Detection:
+    """Judge an order in which labels are inspected against the rows that truly are wrong (R25).
+
+    Args:
+        suspicion: one number per training row (n,), large = suspicious: self-influence, say.
+        wrong: whether the row's label is wrong, (n,).
+
+    Raises:
+        ValueError: for unequal lengths, and where all rows are of one kind.
 
     >>> detection([0.9, 0.1, 0.8, 0.2], [True, False, False, False])
     Detection(auc=1.0, recall_10=1.0, recall_20=1.0)

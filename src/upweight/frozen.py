@@ -13,21 +13,32 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from .runtime.fingerprint import content_hash
+from .runtime.fingerprint import FORMAT, content_hash
 from .runtime.progress import track
 from .runtime.tensor_files import read, write
-from .types import Tensor, as_tensor
+from .types import ArrayLike, Tensor, as_tensor
 
 BATCH = 32
 """Inputs that go through a network at once."""
 
 
 def features(
-    network: nn.Module, inputs: Any, *, batch: int = BATCH, cache: str | Path | None = None
+    network: nn.Module, inputs: ArrayLike, *, batch: int = BATCH, cache: str | Path | None = None
 ) -> Tensor:
-    """The features (n, d) of inputs (n, ...), float32, with a bar; kept in the folder `cache` by a hash of both.
+    """Compute the features that a frozen network gives, to fit a linear model on and explain it.
 
-    Raises ValueError where the network gives something else than one row of numbers per input, or is in train mode.
+    Args:
+        network: maps inputs (b, ...) to features (b, d); in eval mode, on any device.
+        inputs: n of them, (n, ...), scaled as the network wants them.
+        batch: how many go through the network at once.
+        cache: a folder in which features are kept under a hash of network and inputs, to be found there the next time.
+
+    Returns:
+        The features (n, d), float32, on the processor.
+
+    Raises:
+        ValueError: where the network gives something else than one row of finite numbers per input, or is in train
+            mode.
 
     >>> features(torch.nn.Flatten(), torch.ones(2, 3, 4)).shape
     torch.Size([2, 12])
@@ -38,7 +49,8 @@ def features(
     if cache is not None:
         state = [*network.state_dict().values(), inputs]
         path = (
-            Path(cache) / f"features_{content_hash(state, f'{network!r} {tuple(inputs.shape)}')}.safetensors"
+            Path(cache)
+            / f"features_{content_hash(state, f'format {FORMAT} {network!r} {tuple(inputs.shape)}')}.safetensors"
         )
         if path.exists():
             return read(path, "a file of features")[0]["features"]
@@ -54,12 +66,18 @@ def features(
 
 
 def device_of(network: nn.Module, inputs: Tensor) -> torch.device:
-    """Where the network's numbers are; of one that has none, where the inputs are."""
+    """The device of a network's parameters and buffers; for one that has neither, the device of the inputs."""
     return next((values.device for values in network.state_dict().values()), inputs.device)
 
 
 def check_features(found: Any, b: int) -> Tensor:
-    """One finite row of numbers per input, or ValueError."""
+    """What a network gave, if it is one finite row of numbers for each of b inputs, (b, d).
+
+    Raises ValueError, which says what arrived, for anything else.
+
+    >>> check_features(torch.ones(2, 3), 2).shape
+    torch.Size([2, 3])
+    """
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != b:
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(f"a frozen network must give features of shape ({b}, d) for {b} inputs, got {shape}")
@@ -69,7 +87,13 @@ def check_features(found: Any, b: int) -> Tensor:
 
 
 def check_eval(model: torch.nn.Module, error: type[Exception]) -> None:
-    """Raise `error` for layers in train mode whose outputs are random or depend on the batch."""
+    """Refuse a model with layers in train mode whose outputs are random (dropout) or depend on the batch (batch norm).
+
+    Influence of such a model would differ from pass to pass. `error` is raised, which names the first such layer; a
+    model in train mode without one passes.
+
+    >>> check_eval(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5)).eval(), ValueError)
+    """
     batch_norm, dropout = torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd
     for name, module in model.named_modules():
         rate = getattr(module, "p" if isinstance(module, dropout) else "dropout", 0.0)
@@ -82,9 +106,21 @@ def check_eval(model: torch.nn.Module, error: type[Exception]) -> None:
 
 
 class Traced:
-    """Inputs (b, ...) gone through a frozen network once: their `features` (b, d), and derivatives back to the inputs.
+    """Inputs gone through a frozen network once, for derivatives from the features back to the inputs.
 
-    Raises TypeError for inputs of whole numbers, ValueError where the features do not depend differentiably on them.
+    Args:
+        network: maps inputs (b, ...) to features (b, d).
+        inputs: b of them, of real numbers; they stay as they are.
+
+    Attributes:
+        features: (b, d), on the inputs' device.
+
+    Raises:
+        TypeError: for inputs of whole numbers.
+        ValueError: where the features do not depend differentiably on the inputs.
+
+    >>> Traced(torch.nn.Flatten(), torch.ones(2, 3, 4)).pull_back(torch.ones(1, 2, 12)).shape
+    torch.Size([1, 2, 3, 4])
     """
 
     def __init__(self, network: nn.Module, inputs: Tensor) -> None:
@@ -104,7 +140,10 @@ class Traced:
         self.features = self._features.detach().to(self._home)
 
     def pull_back(self, cotangents: Float[Tensor, "k b d"]) -> Float[Tensor, "k b *x"]:
-        """The derivatives of cotangent . features in the inputs: k backward passes."""
+        """The derivatives of cotangent . features in the inputs, for k cotangents of every example: k backward passes.
+
+        What comes back is (k, b, ...), each input's own derivative; inputs of a batch do not see each other.
+        """
         rows = [
             torch.autograd.grad(self._features, self._inputs, v.to(self._features), retain_graph=True)[0]
             for v in cotangents
@@ -115,7 +154,26 @@ class Traced:
 def pull_back(
     network: nn.Module, inputs: Tensor, cotangents: Float[Tensor, "k b d"], *, batch: int = BATCH
 ) -> Float[Tensor, "k b *x"]:
-    """The same for any number of inputs, `batch` at a time: one forward and k backward passes, O(dim x) memory."""
+    """Derivatives of cotangent . features in the inputs of a frozen network, for any number of inputs (R14).
+
+    One forward and k backward passes, some inputs at a time; memory: the answer and one batch.
+
+    Args:
+        network: maps inputs (b, ...) to features (b, d).
+        inputs: b of them, of real numbers.
+        cotangents: k rows (d,) for every input.
+        batch: how many inputs go through the network at once.
+
+    Returns:
+        (k, b, ...), in the shape of the inputs.
+
+    Raises:
+        TypeError: for inputs of whole numbers.
+        ValueError: where the features do not depend differentiably on the inputs.
+
+    >>> pull_back(torch.nn.Flatten(), torch.ones(3, 2, 2), torch.ones(1, 3, 4), batch=2).shape
+    torch.Size([1, 3, 2, 2])
+    """
     parts = list(zip(inputs.split(batch), cotangents.split(batch, dim=1), strict=True))
     found = [Traced(network, part).pull_back(V) for part, V in track(parts, "input derivatives", len(parts))]
     return torch.cat(found, dim=1)

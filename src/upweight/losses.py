@@ -1,13 +1,14 @@
 """Losses of linear models, with their first two derivatives in the outputs.
 
-A loss sees the outputs eta = X theta (b, c) and the targets. Its Hessian in eta is, example by example,
-diag(a) - u u^T; that one form covers softmax (a = u = p) and all element-wise losses (u absent), and it is all that
-`LinearProblem` needs for products, explicit matrices and the dual side.
+A loss sees the outputs eta = X theta (b, c) and the targets. Its Hessian in eta is, example by example, diag(a) - u
+u^T; that one form covers softmax (a = u = p) and all element-wise losses (u absent), and it is all that `LinearProblem`
+needs for products, explicit matrices and the dual side.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -19,33 +20,46 @@ from .types import Tensor
 
 
 class Parts(NamedTuple):
-    """Losses (n,) and, with the weights w_i folded in, W_i = diag(a) - u u^T and residuals r, each (n, c)."""
+    """Losses of n examples and their derivatives in the outputs, with the weights w_i folded in.
+
+    W_i = diag(a_i) - u_i u_i^T is the curvature of example i in its c outputs. A linear model's Hessian is (1/n) sum_i
+    W_i (x) x_i x_i^T, so that these few numbers are all it needs beside X.
+    """
 
     loss: Tensor
+    """w_i l_i, (n,)."""
     a: Tensor
+    """(n, c), >= 0."""
     u: Tensor | None
+    """(n, c), or None where outputs do not share their curvature."""
     r: Tensor
+    """The first derivatives w_i dl_i/d eta, (n, c)."""
 
     def to(self, dtype: torch.dtype) -> Parts:
-        """The same in another precision."""
+        """All of it in another precision; numbers that have it already are shared."""
         loss, a, u, r = self
         return Parts(loss.to(dtype), a.to(dtype), None if u is None else u.to(dtype), r.to(dtype))
 
     def take(self, index: Tensor | slice) -> Parts:
-        """Those examples."""
+        """The parts of some examples, by their numbers (b,) or a slice, in that order."""
         loss, a, u, r = self
         return Parts(loss[index], a[index], None if u is None else u[index], r[index])
 
     def root(self) -> Float[Tensor, "b c c"]:
-        """S with S S^T = W_i: (diag(q) - u q^T)(diag(q) - u q^T)^T where q = sqrt(a), u = a and sum a = 1."""
+        """S_i with S_i S_i^T = W_i, for every example.
+
+        diag(sqrt(a)) where u is absent. For softmax with the probabilities p, where a = w p and u = sqrt(w) p, it is
+        diag(sqrt(a)) - u sqrt(p)^T; an example of weight 0 has S = 0.
+        """
         S = torch.diag_embed(self.a.sqrt())
         if self.u is None:
             return S
         weight = self.a.sum(1, keepdim=True)
-        return S - self.u[:, :, None] * (self.a / weight.clamp(min=1e-300)).sqrt()[:, None]
+        p = self.a / weight.clamp(min=torch.finfo(self.a.dtype).tiny)
+        return S - self.u[:, :, None] * p.sqrt()[:, None]
 
     def curve(self, E: Float[Tensor, "b c k"]) -> Float[Tensor, "b c k"]:
-        """W_i E, example by example."""
+        """W_i E_i, example by example: the curvature's product with k changes of the outputs each."""
         Z = self.a[:, :, None] * E
         if self.u is None:
             return Z
@@ -53,7 +67,10 @@ class Parts(NamedTuple):
 
 
 class LinearLoss(ABC):
-    """A convex loss of linear outputs, and what others need to know of it."""
+    """A convex loss l(eta, y) of linear outputs eta, with its first two derivatives.
+
+    A new loss is a subclass with four methods. Nobody asks for its class: what sets it apart is said by the flags.
+    """
 
     classifies: bool
     """Whether targets are classes, between which the outputs decide."""
@@ -72,21 +89,42 @@ class LinearLoss(ABC):
 
     @abstractmethod
     def encode(self, targets: Tensor, outputs: int) -> Tensor:
-        """Check targets (n,) or (n, c) for a model of `outputs` outputs and return them as the loss wants them."""
+        """Check targets as users give them, and turn them into what the other methods take.
+
+        Args:
+            targets: n of them, (n,) or (n, c).
+            outputs: the number c of the model's outputs.
+
+        Returns:
+            Classes as whole numbers (n,), signs or numbers in float64, (n,) or (n, c).
+
+        Raises:
+            ValueError: for another shape, and for values that the loss does not know, with the example's number.
+        """
 
     @abstractmethod
     def value(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, " b"]:
-        """The loss of each example."""
+        """The loss l(eta_i, y_i) >= 0 of each example, (b,), from outputs (b, c) and encoded targets."""
 
     @abstractmethod
     def residual(self, eta: Float[Tensor, "b c *k"], targets: Tensor) -> Float[Tensor, "b c *k"]:
-        """The first derivative in eta; of the outputs of k parameter vectors at once where eta is (b, c, k)."""
+        """The first derivative dl/d eta of each example, in the shape of eta.
+
+        The gradient of example i in the parameters is x_i (x) r_i.
+
+        Args:
+            eta: outputs (b, c), or those of k parameter vectors at once, (b, c, k).
+            targets: encoded, of b examples.
+        """
 
     @abstractmethod
     def curvature(
         self, eta: Float[Tensor, "b c"], targets: Tensor
     ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"] | None]:
-        """The second derivative in eta as (a, u): diag(a) - u u^T, or diag(a) where u is None."""
+        """The second derivative of each example in its outputs as (a, u): diag(a) - u u^T, or diag(a) where u is None.
+
+        Both have the shape of eta. The matrix is positive semi-definite: the loss is convex.
+        """
 
 
 def _classes(targets: Tensor, count: int) -> Tensor:
@@ -121,7 +159,8 @@ def _beside(targets: Tensor, eta: Tensor) -> Tensor:
 class Softmax(LinearLoss):
     """Cross-entropy of the softmax: log sum_k exp(eta_k) - eta_y. Targets are classes 0..c-1.
 
-    It does not see a shift of all outputs of an example.
+    Residual p - e_y and curvature diag(p) - p p^T, with p the probabilities. It does not see a shift of all outputs of
+    an example, so that without a penalty the Hessian is singular along such shifts.
 
     >>> import torch
     >>> Softmax().value(torch.zeros(1, 4), torch.tensor([2])).exp()
@@ -156,8 +195,8 @@ class Softmax(LinearLoss):
 class MarginLoss(LinearLoss):
     """A function of the margins s_k eta_k, summed over the outputs: one binary loss per output.
 
-    With one output targets are 0/1 or -1/+1 and s is their sign. With c > 1 outputs targets are classes 0..c-1 and
-    s_k is +1 for the own class, -1 for the others: c independent binary models, one against the rest.
+    With one output targets are 0/1 or -1/+1 and s is their sign. With c > 1 outputs targets are classes 0..c-1 and s_k
+    is +1 for the own class, -1 for the others: c independent binary models, one against the rest.
     """
 
     classifies = True
@@ -165,15 +204,15 @@ class MarginLoss(LinearLoss):
 
     @abstractmethod
     def of_margin(self, margin: Tensor) -> Tensor:
-        """The loss of one output."""
+        """The loss as a function of the margin, elementwise: falls as the margin grows, convex, >= 0."""
 
     @abstractmethod
-    def slope(self, margin: Tensor) -> Tensor:
-        """Its first derivative."""
+    def first_derivative(self, margin: Tensor) -> Tensor:
+        """The derivative of `of_margin`, elementwise; <= 0."""
 
     @abstractmethod
-    def bend(self, margin: Tensor) -> Tensor:
-        """Its second derivative."""
+    def second_derivative(self, margin: Tensor) -> Tensor:
+        """The second derivative of `of_margin`, elementwise; >= 0."""
 
     def encode(self, targets: Tensor, outputs: int) -> Tensor:
         if outputs == 1:
@@ -187,16 +226,23 @@ class MarginLoss(LinearLoss):
 
     def residual(self, eta: Float[Tensor, "b c *k"], targets: Tensor) -> Float[Tensor, "b c *k"]:
         s = signs(targets, eta)
-        return s * self.slope(s * eta)
+        return s * self.first_derivative(s * eta)
 
     def curvature(
         self, eta: Float[Tensor, "b c"], targets: Tensor
     ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"] | None]:
-        return self.bend(signs(targets, eta) * eta), None
+        return self.second_derivative(signs(targets, eta) * eta), None
 
 
 def signs(targets: Tensor, eta: Tensor) -> Tensor:
-    """-1/+1 per output of encoded targets, to be multiplied with eta: (b, c), or (b, 1) where c = 1.
+    """The sign -1/+1 of every output for encoded targets, to be multiplied with eta: one class against the rest.
+
+    Args:
+        targets: signs (b,) of a model of one output, or classes (b,) of one of several.
+        eta: outputs (b, c), or (b, c, k), whose dimensions and precision the signs get.
+
+    Returns:
+        (b, c), or (b, 1) where c = 1, with as many dimensions as eta.
 
     >>> signs(torch.tensor([1]), torch.zeros(1, 3))
     tensor([[-1.,  1., -1.]])
@@ -211,6 +257,9 @@ def signs(targets: Tensor, eta: Tensor) -> Tensor:
 class Logistic(MarginLoss):
     """log(1 + exp(-m)) of the margin m = y eta (Sec. 2.3; R8). Targets are 0/1 or -1/+1, or classes of several outputs.
 
+    With s(m) = 1 / (1 + exp(-m)) its derivatives in the margin are -s(-m) and s(m) s(-m): the closed form of influence
+    in Sec. 2.3. Safe from overflow at any margin.
+
     >>> import torch
     >>> Logistic().value(torch.zeros(1, 1), torch.tensor([1.0])).exp()
     tensor([2.])
@@ -221,16 +270,19 @@ class Logistic(MarginLoss):
     def of_margin(self, margin: Tensor) -> Tensor:
         return torch.nn.functional.softplus(-margin, threshold=60)
 
-    def slope(self, margin: Tensor) -> Tensor:
+    def first_derivative(self, margin: Tensor) -> Tensor:
         return -torch.sigmoid(-margin)
 
-    def bend(self, margin: Tensor) -> Tensor:
+    def second_derivative(self, margin: Tensor) -> Tensor:
         return torch.sigmoid(margin) * torch.sigmoid(-margin)
 
 
 @dataclass(frozen=True)
 class Squared(LinearLoss):
-    """1/2 sum_k (eta_k - y_k)^2. Targets are numbers, (n,) or (n, c).
+    """1/2 sum_k (eta_k - y_k)^2, of least squares and ridge regression. Targets are numbers, (n,) or (n, c).
+
+    The curvature is 1 for every example and output, so that a Newton step is exact: with leverages (B1) leave-one-out
+    predictions are those of retraining.
 
     >>> import torch
     >>> Squared().value(torch.tensor([[3.0]]), torch.tensor([[1.0]]))
@@ -286,10 +338,10 @@ class SmoothHinge(MarginLoss):
         t = self.temperature
         return t * torch.nn.functional.softplus((1 - margin) / t, threshold=60)
 
-    def slope(self, margin: Tensor) -> Tensor:
+    def first_derivative(self, margin: Tensor) -> Tensor:
         return -torch.sigmoid((1 - margin) / self.temperature)
 
-    def bend(self, margin: Tensor) -> Tensor:
+    def second_derivative(self, margin: Tensor) -> Tensor:
         gap = (1 - margin) / self.temperature
         return torch.sigmoid(gap) * torch.sigmoid(-gap) / self.temperature
 
@@ -308,19 +360,29 @@ class SquaredHinge(MarginLoss):
     def of_margin(self, margin: Tensor) -> Tensor:
         return (1 - margin).clamp(min=0).square()
 
-    def slope(self, margin: Tensor) -> Tensor:
+    def first_derivative(self, margin: Tensor) -> Tensor:
         return -2 * (1 - margin).clamp(min=0)
 
-    def bend(self, margin: Tensor) -> Tensor:
+    def second_derivative(self, margin: Tensor) -> Tensor:
         return 2 * (margin < 1).to(margin)
 
 
-def next_token(outputs: Any, batch: Any, reduction: Literal["mean", "sum"] = "mean") -> Float[Tensor, " b"]:
+def next_token(
+    outputs: Any, batch: Mapping[str, Any], reduction: Literal["mean", "sum"] = "mean"
+) -> Float[Tensor, " b"]:
     """The loss of a causal language model: the cross entropy of each sequence's next tokens, mean or sum over them.
 
-    `outputs.logits` (b, t, words) and `batch["labels"]` (b, t), which are shifted here; tokens labelled -100, padding
-    say, do not count. For one sequence the mean is what a model of transformers returns as its loss. The sum, by
+    For one sequence the mean is what a model of transformers returns as its loss. The sum, by
     `functools.partial(next_token, reduction="sum")`, gives every token the same say.
+
+    Args:
+        outputs: what the model gives, with `logits` (b, t, words).
+        batch: the mapping that the model was called with, with `labels` (b, t), which are shifted here; tokens
+            labelled -100, padding say, do not count.
+        reduction: "mean" over the tokens of a sequence, or "sum".
+
+    Returns:
+        One number per sequence, (b,); 0 for one in which no token counts.
 
     >>> from types import SimpleNamespace
     >>> outputs = SimpleNamespace(logits=torch.zeros(2, 4, 10))

@@ -18,25 +18,38 @@ Look: TypeAlias = Callable[[], tuple[Any, Any]]
 
 
 class Measure(ABC):
-    """A quantity to ask about: one number per test example, or a single one."""
+    """A quantity to ask about in place of the loss: one number per test example, or a single one.
+
+    Influence needs its gradient in the parameters, so it must be differentiable. `PerExample`, `Overall` and
+    `OfParameters` are the three kinds there are; a plain function is taken for the first.
+    """
 
     single: bool
     """Whether there is one number in all, so that no test row has one of its own."""
     uses_batch: bool
     """Whether the test batch is looked at."""
     function: Callable[..., Tensor]
+    """What computes it, of torch operations."""
 
     @property
     def name(self) -> str:
-        """What the measure is called in headings: the function's own name, where it has one."""
+        """What the measure is called in headings of tables and pictures: its function's own name.
+
+        A function without one (a lambda, a partial) is called "measure".
+        """
         name = getattr(self.function, "__name__", "measure")
         return "measure" if name == "<lambda>" else name
 
     @abstractmethod
     def number(self, params: Params, look: Look) -> Tensor:
-        """The single number, (): of the parameters by name and, if needed, of outputs and targets of the whole batch.
+        """The single number, shape (), that the measure is.
 
-        Raises TypeError for a measure that is not `single`.
+        Args:
+            params: the parameters by name.
+            look: gives outputs and targets of the whole test batch; not called where they are not needed.
+
+        Raises:
+            TypeError: for a measure that is not `single`.
         """
 
 
@@ -44,7 +57,10 @@ class Measure(ABC):
 class PerExample(Measure):
     """One number per test example: `function(outputs, targets)` of a batch of one gives one number.
 
-    Any plain function that is given as a measure becomes one of these.
+    Any plain function that is given as a measure becomes one of these. Scores have a row per test example.
+
+    Args:
+        function: of outputs (1, c) and targets (1,), as the loss gets them; one number.
 
     >>> import torch
     >>> as_measure(margin).function(torch.tensor([[1.0, 5.0, 3.0]]), torch.tensor([1]))
@@ -61,7 +77,12 @@ class PerExample(Measure):
 
 @dataclass(frozen=True)
 class Overall(Measure):
-    """One number for the whole test batch: a mean over a slice, a fairness gap. `function(outputs, targets)` -> ().
+    """One number for the whole test batch: a mean over a slice, a fairness gap between groups.
+
+    Scores have a single row. The function may mix examples as it likes.
+
+    Args:
+        function: of outputs (m, c) and targets (m,) of all test examples; one number.
 
     >>> import torch
     >>> Overall(lambda outputs, targets: outputs.mean()).function(torch.ones(3, 1), None)
@@ -78,7 +99,12 @@ class Overall(Measure):
 
 @dataclass(frozen=True)
 class OfParameters(Measure):
-    """One number of the parameters alone: a coefficient, a norm. `function(params)` -> (); the batch is not used.
+    """One number of the parameters alone: a coefficient, a norm. The test batch is not used.
+
+    Scores have a single row: how up-weighting each training example moves that number, Eq. 1 seen along one direction.
+
+    Args:
+        function: of the parameters by name; one number.
 
     >>> import torch
     >>> OfParameters(lambda params: params["weight"][0, 0]).function({"weight": torch.tensor([[2.0]])})
@@ -98,7 +124,9 @@ MeasureLike: TypeAlias = Callable[[Any, Any], Tensor] | Measure
 
 
 def as_measure(measure: MeasureLike | None) -> Measure | None:
-    """The measure that a user means; None stands for the loss.
+    """The measure that a user means: a measure stays one, a plain function becomes a `PerExample`.
+
+    None stands for the loss and stays None, since the loss has faster ways of its own.
 
     >>> as_measure(None) is None, as_measure(logit).name
     (True, 'logit')
@@ -107,13 +135,27 @@ def as_measure(measure: MeasureLike | None) -> Measure | None:
 
 
 def name_of(measure: MeasureLike | None) -> str:
-    """What a measure is called in headings."""
+    """What a measure is called in headings: "loss" for None, else `Measure.name`.
+
+    >>> name_of(None), name_of(margin), name_of(lambda outputs, targets: outputs.sum())
+    ('loss', 'margin', 'measure')
+    """
     found = as_measure(measure)
     return "loss" if found is None else found.name
 
 
 def logit(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The output of the target class, outputs (b, c), targets (b,) -> (b,).
+    """The output (logit) of the target class: a measure of how strongly the model speaks for it.
+
+    Unlike the loss it does not saturate where the model is sure. A positive removal effect says that the output rises
+    when the training example is removed.
+
+    Args:
+        outputs: (b, c).
+        targets: classes 0..c-1, (b,).
+
+    Returns:
+        One number per example, (b,).
 
     >>> import torch
     >>> logit(torch.tensor([[1.0, 5.0]]), torch.tensor([1]))
@@ -123,7 +165,14 @@ def logit(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def probability(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The softmax probability of the target class, outputs (b, c), targets (b,) -> (b,).
+    """The softmax probability of the target class, between 0 and 1: exp(-loss) of cross-entropy.
+
+    Args:
+        outputs: logits (b, c).
+        targets: classes 0..c-1, (b,).
+
+    Returns:
+        One number per example, (b,).
 
     >>> import torch
     >>> probability(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
@@ -133,7 +182,16 @@ def probability(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def margin(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The output of the target class less the largest other one, outputs (b, c), targets (b,) -> (b,).
+    """The output of the target class less the largest other one: positive exactly where the model is right.
+
+    Where another class becomes the largest, the measure has a kink, which its gradient does not see.
+
+    Args:
+        outputs: (b, c) with c > 1.
+        targets: classes 0..c-1, (b,).
+
+    Returns:
+        One number per example, (b,).
 
     >>> import torch
     >>> margin(torch.tensor([[1.0, 5.0, 3.0]]), torch.tensor([1]))

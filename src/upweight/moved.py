@@ -39,7 +39,7 @@ MOVED = {
     "problem": "network.problem",
     "progress": "runtime.progress",
     "readers": "estimators.readers",
-    "reduced": "linear.edits",
+    "reduced": "linear.reduced_gradients",
     "removal": "influence.removal",
     "rows": "data.examples",
     "scales": "network.layers.norm",
@@ -54,17 +54,26 @@ MOVED = {
 
 
 class MovedFinder(MetaPathFinder, Loader):
-    """Finds a module under its old name: a stand-in that has the attributes of the new one."""
+    """Finds a module under its old name: a stand-in that has the attributes of the new one.
+
+    It stands last among the finders of `sys.meta_path`, so that it is asked only for what nobody else has.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> ModuleSpec | None:
-        """A spec for old names, None for all others."""
+        """The import system's question: a spec for old names, None for all others.
+
+        Args:
+            fullname: the module's dotted name.
+            path: where its package looks for modules; not used.
+            target: a module that is loaded again; not used.
+        """
         package, _, name = fullname.rpartition(".")
         return ModuleSpec(fullname, self) if package == __package__ and name in MOVED else None
 
     def exec_module(self, module: types.ModuleType) -> None:
-        """Warn, and hand every attribute through."""
+        """Warn that the module has moved, and hand every attribute through to where it is now."""
         now = f"{__package__}.{MOVED[module.__name__.rpartition('.')[2]]}"
         warnings.warn(f"{module.__name__} is {now} now", DeprecationWarning, stacklevel=2)
         there = importlib.import_module(now)
@@ -73,6 +82,6 @@ class MovedFinder(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Let old names be found, after everything else."""
+    """Let old names be found, after everything else; a second call changes nothing."""
     if not any(isinstance(finder, MovedFinder) for finder in sys.meta_path):
         sys.meta_path.append(MovedFinder())

@@ -50,7 +50,7 @@ class Objective(Identified):
     theta: Float[Tensor, " p"]
     """The parameters that training arrived at."""
     weights: Float[Tensor, " n"]
-    """The weight w_i of each training example."""
+    """The weight w_i >= 0 of each training example."""
     penalty: Penalty
     """l2 per parameter, and what of it a retraining without some examples keeps."""
     terms: Terms
@@ -88,7 +88,7 @@ class Objective(Identified):
         return self._copy(**found)
 
     def at(self: Self, theta: Float[Tensor, " p"]) -> Self:
-        """The problem at other parameters; the data are shared."""
+        """The problem at other parameters (p,), as `changed(theta=theta)` gives it: the data are shared."""
         return self.changed(theta=theta)
 
     # -- what it is ------------------------------------------------------------------------------------------------
@@ -96,16 +96,16 @@ class Objective(Identified):
     @property
     @abstractmethod
     def n(self) -> int:
-        """The number of training examples."""
+        """The number of training examples, on all processes together."""
 
     @property
     @abstractmethod
     def facts(self) -> Facts:
-        """What defaults need to know."""
+        """What the defaults of curvature, damping and solver need to know of it."""
 
     @property
     def p(self) -> int:
-        """The number of parameters."""
+        """The number of parameters that training moved: the length of theta."""
         return self.layout.size
 
     @property
@@ -120,12 +120,12 @@ class Objective(Identified):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of parameters and answers."""
+        """The precision of parameters and answers: float64 for linear problems, the model's own for networks."""
         return self.theta.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where parameters and answers live."""
+        """Where parameters and answers live: the processor for linear problems, the model's device for networks."""
         return self.theta.device
 
     @property
@@ -135,7 +135,7 @@ class Objective(Identified):
 
     @property
     def params(self) -> Params:
-        """Theta by name."""
+        """Theta by name, each parameter in its own shape; views of theta."""
         return self.layout.unpack(self.theta)
 
     @property
@@ -150,7 +150,7 @@ class Objective(Identified):
 
     @property
     def classes(self) -> tuple[Any, ...] | None:
-        """The class names by their number, where there are some."""
+        """The class names by their number, where the model's targets are classes and have names."""
         return self.terms.classes
 
     @property
@@ -171,28 +171,28 @@ class Objective(Identified):
     @property
     @abstractmethod
     def linear(self) -> LinearModel | None:
-        """The closed forms of a model whose outputs are linear in its parameters, or None."""
+        """The closed forms of a model whose outputs are linear in its parameters, or None for any other."""
 
     @property
     @abstractmethod
     def layers(self) -> LayerGradients | None:
-        """Gradients as sums of outer products, or None."""
+        """Gradients as sums of outer products, layer by layer, or None where they have no such form."""
 
     @property
     @abstractmethod
     def hessian(self) -> SecondDerivative:
-        """The Hessian of R at theta, penalty included."""
+        """The Hessian H of R at theta, penalty included, as products and as a matrix; damping is the curvature's."""
 
     @property
     @abstractmethod
     def gauss_newton(self) -> SecondDerivative:
-        """J^T H_out J, the generalised Gauss-Newton matrix of R at theta, penalty included."""
+        """The generalised Gauss-Newton matrix (1/n) sum_i w_i J_i^T H_out J_i + diag(l2), never indefinite."""
 
     # -- the objective ---------------------------------------------------------------------------------------------
 
     @abstractmethod
     def gradient(self) -> Float[Tensor, " p"]:
-        """The gradient of R at theta, penalty included."""
+        """The gradient of R at theta, penalty included, summed over all processes: 0 at an optimum."""
 
     @abstractmethod
     def train_losses(self) -> Float[Tensor, " n"]:
@@ -200,11 +200,11 @@ class Objective(Identified):
 
     @abstractmethod
     def train_batch(self, index: Int[Tensor, " b"]) -> Any:
-        """Those training examples, as a batch."""
+        """Some training examples as a batch, in the order of the index; questions take it as a test batch."""
 
     @abstractmethod
     def train_gradients(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
-        """The gradients of those training examples, weights and folded penalty included."""
+        """The gradient of some training examples each, weights and folded penalty included: grad L of Eq. 1."""
 
     @property
     def folded_penalty(self) -> Float[Tensor, " p"]:
@@ -212,22 +212,25 @@ class Objective(Identified):
         return self.penalty.folded(self.theta)
 
     def gradients_as_train(self, batch: Any) -> Float[Tensor, "b p"]:
-        """The gradients that examples of `batch` would have in training (weight 1, folded penalty)."""
+        """The gradients that examples of `batch` would have in training, with weight 1 and the folded penalty."""
         return self.test_gradients(batch) + self.folded_penalty
 
     @abstractmethod
     def products(
         self, rows: Float[Tensor, "k p"] | Outer, within: slice | None = None
     ) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
-        """S . g_i for every row s and training example i: the streamed pass behind all scores.
+        """S . g_i for every row s and training example i: the streamed pass behind all scores (R11).
 
         Args:
             rows: k vectors, flat (k, p) or as outer products of the weight matrices of `layers`.
             within: the training examples, by default this process's share of all.
+
+        Returns:
+            An iterator of the place of each block of examples and its products, weight and folded penalty included.
         """
 
     def all_products(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k n"]:
-        """The products of all training examples, of all processes."""
+        """The products (k, n) of k rows with the gradients of all training examples, gathered from all processes."""
         own = [values.T for _, values in self.products(rows)]
         return gather_rows(torch.cat([rows.new_zeros(0, len(rows)), *own])).T
 
@@ -248,7 +251,7 @@ class Objective(Identified):
 
     @abstractmethod
     def test_gradients(self, batch: Any, measure: MeasureLike | None = None) -> Float[Tensor, "m p"]:
-        """The gradients of the measure (default: the loss) in the parameters."""
+        """The gradient of the measure (default: the loss) of each test example in the parameters: grad L(z_test)."""
 
     @abstractmethod
     def input_gradients(
@@ -264,7 +267,7 @@ class Objective(Identified):
 
     @abstractmethod
     def subset(self: Self, index: Int[Tensor, " b"]) -> Self:
-        """The same parameters and penalty on some of the training examples."""
+        """The problem on some of the training examples, in the order of the index, at the same theta and penalty."""
 
     @abstractmethod
     def hashed(self) -> list[Tensor]:
@@ -280,7 +283,7 @@ class Objective(Identified):
 
 
 class LinearModel(Objective):
-    """An objective whose model is linear in its parameters: eta = X theta, H = X^T W X + diag(l2), all in closed form.
+    """An objective whose model is linear in its parameters: eta = X theta, H = X^T W X / n + diag(l2), in closed form.
 
     Letters: d columns of X, c outputs; targets are `encoded` as the loss wants them.
     """
@@ -298,21 +301,21 @@ class LinearModel(Objective):
     @property
     @abstractmethod
     def c(self) -> int:
-        """Outputs per example."""
+        """The number of outputs per example: 1 for binary models and regression, the classes of softmax."""
 
     @property
     @abstractmethod
     def d(self) -> int:
-        """Columns of X."""
+        """The number of columns of X, the intercept's constant not among them."""
 
     @property
     @abstractmethod
     def has_intercept(self) -> bool:
-        """Whether the model has an intercept."""
+        """Whether the model has an intercept for each output, at the end of theta."""
 
     @abstractmethod
     def value(self) -> float:
-        """R(theta)."""
+        """The objective R(theta) that training minimised, penalty included."""
 
     @abstractmethod
     def prepared(self, batch: Any) -> tuple[Design, Any]:
@@ -348,7 +351,7 @@ class LinearModel(Objective):
 
     @abstractmethod
     def output_gradients(self, batch: Any) -> Float[Tensor, "m c p"]:
-        """The gradient of each output of each example of `batch`."""
+        """The gradient of each of the c outputs of each example of `batch` in the parameters."""
 
     @abstractmethod
     def hessian_roots(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b c p"]:
@@ -377,8 +380,11 @@ class LinearModel(Objective):
 
     @abstractmethod
     def with_design(self: Linear, design: Design) -> Linear:
-        """The problem with other numbers in X, at the same parameters."""
+        """The problem with another X (n, d) of the same examples, at the same parameters; attacks change X so."""
 
     @abstractmethod
     def minimised(self: Linear, tolerance: float = 1e-9) -> Linear:
-        """The problem at its optimum, from theta on, to that gradient norm. Raises `NotConvergedError`."""
+        """The problem at its optimum: Newton steps from theta to a gradient norm of `tolerance`.
+
+        Raises `NotConvergedError` where there is no optimum, or none is reached.
+        """

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 
-from .types import Keep, Tensor
+from .types import ArrayLike, Keep, Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,8 +16,12 @@ class Penalty:
 
     `keep="mean"` is the paper's: the penalty is folded into the loss of every example (footnote 1), so that a
     retraining without k of n examples has the same l2 on the mean loss of the n - k others. `keep="total"` is that of
-    scikit-learn with the same C: the penalty on the *sum* of the losses stays, so that l2 on their mean grows by
-    n / (n - k). Only this class knows what the two words mean.
+    scikit-learn with the same C: the penalty on the *sum* of the losses stays, so that l2 on their mean grows by n / (n
+    - k). Only this class knows what the two words mean.
+
+    Args:
+        l2: the strengths (p,) on the mean loss, >= 0.
+        keep: "mean" or "total".
 
     >>> penalty = Penalty.of(0.3, torch.zeros(2), "total")
     >>> penalty.without(1, 4).l2
@@ -31,8 +34,8 @@ class Penalty:
     keep: Keep
 
     @classmethod
-    def of(cls, l2: Any, theta: Float[Tensor, " p"], keep: str) -> Penalty:
-        """The penalty of parameters `theta`, checked.
+    def of(cls, l2: ArrayLike, theta: Float[Tensor, " p"], keep: str) -> Penalty:
+        """Make the penalty of parameters `theta` from what a user gives, checked and copied.
 
         Args:
             l2: the strength, a number or one number per parameter (p,), >= 0 and finite.
@@ -55,30 +58,64 @@ class Penalty:
         return cls(strength.expand(len(theta)).clone(), keep)  # type: ignore[arg-type]
 
     def value(self, theta: Float[Tensor, " p"]) -> Float[Tensor, ""]:
-        """1/2 sum_j l2_j theta_j^2."""
+        """The penalty itself, 1/2 sum_j l2_j theta_j^2: one number, the second term of R(theta) on the mean loss."""
         return 0.5 * (self.l2 * theta.square()).sum()
 
     def gradient(self, theta: Float[Tensor, "*k p"]) -> Float[Tensor, "*k p"]:
-        """The gradient of the penalty on the mean loss, l2_j theta_j."""
+        """The gradient of the penalty on the mean loss, l2_j theta_j.
+
+        Args:
+            theta: parameters (p,), or a stack of them (..., p).
+
+        Returns:
+            The gradient, in the shape of `theta`.
+
+        >>> Penalty.of(0.5, torch.zeros(2), "mean").gradient(torch.tensor([2.0, -4.0]))
+        tensor([ 1., -2.])
+        """
         return self.l2 * theta
 
     def folded(self, theta: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
-        """The penalty's part of one training example's gradient: l2 * theta, or 0 where the total is kept."""
+        """The penalty's part of one training example's gradient: l2 * theta, or 0 where the total is kept.
+
+        In the paper's convention L contains the penalty (footnote 1), so that Eq. 1 to 5 take it along; where the total
+        is kept, up-weighting an example does not touch it. Gradients of test examples never have it.
+        """
         return self.gradient(theta) if self.keep == "mean" else torch.zeros_like(theta)
 
     @property
     def leaves_with_examples(self) -> bool:
-        """Whether every removed example takes its share of the penalty's total along."""
+        """Whether every removed example takes its share of the penalty's total, 1/n of it, along: so for "mean".
+
+        The Hessian of the total objective that is left after a removal differs by this much of the penalty.
+        """
         return self.keep == "mean"
 
     def factor(self, removed: int, n: int) -> float:
-        """What l2 on the mean loss is multiplied with when `removed` of n examples are gone."""
+        """What l2 on the mean loss is multiplied with in a retraining without `removed` of n examples.
+
+        1 where the mean is kept, n / (n - removed) where the total is: fewer examples then share the same penalty.
+
+        >>> Penalty.of(0.3, torch.zeros(2), "total").factor(1, 4)
+        1.3333333333333333
+        """
         return n / (n - removed) if self.keep == "total" else 1.0
 
     def without(self, removed: int, n: int) -> Penalty:
-        """The penalty on the mean loss of the n - removed examples that are left."""
+        """The penalty of a retraining without `removed` of n examples, on the mean loss of those that are left.
+
+        >>> Penalty.of(0.3, torch.zeros(1), "mean").without(1, 4).l2
+        tensor([0.3000])
+        """
         return Penalty(self.l2 * self.factor(removed, n), self.keep)
 
     def left_in_total(self, removed: int, n: int) -> Penalty:
-        """What is left of n times this penalty when `removed` of n examples are gone, on the mean over all n."""
+        """The penalty of a retraining without `removed` of n examples, on the sum of the losses left divided by *n*.
+
+        Removal effects are derived on that scale, where the losses of the other examples stay as they are: l2 shrinks
+        by (n - removed) / n where the mean is kept, and stays where the total is.
+
+        >>> Penalty.of(0.4, torch.zeros(1), "mean").left_in_total(1, 4).l2
+        tensor([0.3000])
+        """
         return Penalty(self.l2 * self.factor(removed, n) * (n - removed) / n, self.keep)

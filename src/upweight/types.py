@@ -5,17 +5,26 @@ n train examples, m test examples, p parameters, k right-hand sides, b examples 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import pandas as pd
 import torch
 
 Tensor = torch.Tensor
 
+ArrayLike: TypeAlias = (
+    torch.Tensor | np.ndarray | np.generic | pd.DataFrame | pd.Series | pd.Index | Sequence[Any] | float | int
+)
+"""Numbers as users have them: a tensor, an array, a table or column of pandas, a (nested) list, one number."""
 
-def as_tensor(values: Any) -> Tensor:
-    """A detached tensor of an array, list or DataFrame; read-only arrays (pandas) are copied.
+
+def as_tensor(values: ArrayLike) -> Tensor:
+    """A detached tensor of numbers as users have them, which shares their memory wherever that can be.
+
+    Changes made later through the array are thus seen in the tensor. Lists and read-only arrays, as pandas gives them,
+    are copied.
 
     >>> as_tensor([1, 2])
     tensor([1, 2])
@@ -27,7 +36,9 @@ def as_tensor(values: Any) -> Tensor:
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The precision that vectors have where products are rounded to `dtype`: at least float32.
+    """The precision that vectors have where products are rounded to `dtype`: `dtype` itself, but at least float32.
+
+    A product in bfloat16 reads half the bytes; kept in bfloat16, sums of its results would lose all digits.
 
     >>> wide(torch.bfloat16)
     torch.float32

@@ -1,4 +1,7 @@
-"""Frozen networks for images, trained on ImageNet, without their classifiers."""
+"""Frozen networks for images, trained on ImageNet, without their classifiers: pixels -> 1280 features.
+
+A linear model on such features explains photographs, see `upweight.frozen.features`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,14 @@ from .types import Tensor
 class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0 trained on ImageNet, frozen, pooled: (b, 3, 224, 224), (pixel - 127) / 128 -> (b, 1280).
 
-    Network and weights come from the packages of the extra `vision`; without them ImportError says so.
+    Network and weights come from the packages of the extra `vision`; nothing is downloaded.
+
+    Raises:
+        ImportError: without the extra.
+
+    >>> import torch
+    >>> EfficientNetLite0()(torch.zeros(2, 3, 224, 224)).shape
+    torch.Size([2, 1280])
     """
 
     def __init__(self) -> None:
@@ -38,7 +48,7 @@ class EfficientNetLite0(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1280"]:
-        """Pooled features."""
+        """The features of images (b, 3, h, w), averaged over all places: (b, 1280), differentiable in the pixels."""
         return self.trunk.extract_features(images).mean((2, 3))
 
 
@@ -56,7 +66,16 @@ class InceptionV3(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> InceptionV3:
-        """The trained network, frozen, in float32."""
+        """Read the trained network from a file of arrays, frozen, in eval mode and float32.
+
+        Args:
+            path: what `numpy.savez` wrote, with weights_NAME (out, height, width, in) and bias_NAME of every
+                convolution.
+
+        Raises:
+            ValueError: where an array has another shape.
+            KeyError: where one is missing.
+        """
         network = cls().eval().requires_grad_(False)
         with np.load(path) as arrays:
             for name, module in network.convolutions.items():
@@ -71,7 +90,7 @@ class InceptionV3(nn.Module):
         return network
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1280"]:
-        """Pooled features of images scaled as (pixel - 128) / 128."""
+        """The features of images (b, 3, h, w) scaled as (pixel - 128) / 128, averaged over all places: (b, 1280)."""
         x = self._chain(images, "conv/2 conv_1 conv_2+")
         x = self._chain(F.max_pool2d(x, 3, 2), "conv_3 conv_4")
         x = F.max_pool2d(x, 3, 2)

@@ -21,69 +21,17 @@ from .structure import (
 from .test_imports import PACKAGE, read
 
 # Numbers that may only fall; in brackets what they should come to.
-MODULES_AT_THE_ROOT = 14  # (14)
-CLASS_CHECKS = 101  # (2.5 per 1,000 lines of source: 35)
-PRIVATE_ACCESSES = 43  # (0)
-WITHOUT_ARGS = 95  # (0), of as many functions
+MODULES_AT_THE_ROOT = 14
+CLASS_CHECKS = 15  # 0.8 per 1,000 lines of source
+PRIVATE_ACCESSES = 0
+WITHOUT_ARGS = 0
 
 # Numbers that may only rise.
-MEDIAN_WORDS = 15.5  # (30)
+MEDIAN_WORDS = 30
 
-LONG_FILES = {
-    "upweight.influence.influence",
-    "upweight.linear.problem",
-    "upweight.network.problem",
-}
-LONG_BODIES = {
-    "upweight.review.server.application",
-}
-AWKWARD_BEGINNINGS = {
-    "upweight.curvature.base.Curvature.damped",
-    "upweight.curvature.base.EmpiricalCurvature.spectrum",
-    "upweight.curvature.compression._inverse",
-    "upweight.curvature.compression._vectors",
-    "upweight.curvature.ekfac.EKFAC.damped",
-    "upweight.curvature.ekfac.eigenvectors",
-    "upweight.data.design.Design.block",
-    "upweight.data.design_on_disk.Source.read",
-    "upweight.data.examples.Rows.take",
-    "upweight.data.user_terms.Terms.take",
-    "upweight.frozen.pull_back",
-    "upweight.influence.influence.Influence._own_by_kernels",
-    "upweight.influence.influence._tallied",
-    "upweight.influence.removal._thin",
-    "upweight.influence.removal.all_kernels",
-    "upweight.influence.scores.Scores.table",
-    "upweight.influence.top_k._sorted",
-    "upweight.linalg.factorizations.LowRankFactor.to",
-    "upweight.linalg.outer_products.Outer.to",
-    "upweight.linear.newton_training.Trainable.at",
-    "upweight.linear.newton_training.Trainable.gradient",
-    "upweight.linear.newton_training.Trainable.matrix",
-    "upweight.linear.newton_training.Trainable.value",
-    "upweight.linear.problem.LinearProblem.at",
-    "upweight.linear.problem.LinearProblem.feature_gradients",
-    "upweight.losses.MarginLoss.bend",
-    "upweight.losses.MarginLoss.slope",
-    "upweight.losses.Parts.take",
-    "upweight.losses.Parts.to",
-    "upweight.network.evaluation._double_gauss_newton",
-    "upweight.network.layers.gradients.Layered.pairs",
-    "upweight.network.layers.kronecker_statistics._Seen",
-    "upweight.network.layers.layer.Layer.gradients",
-    "upweight.network.layers.layer.pull_back",
-    "upweight.network.layers.norm.Scale.gradients",
-    "upweight.network.problem.Problem.by_layers",
-    "upweight.network.problem.Problem.test_pairs",
-    "upweight.objective.Objective.subset",
-    "upweight.objective.Objective.train_batch",
-    "upweight.runtime.prefetch.ahead",
-    "upweight.runtime.tensor_files.write_own",
-    "upweight.tables.columns.Table.batch",
-    "upweight.tables.fitted_file.Asked.least_certain",
-    "upweight.tables.fitted_file._from_model",
-    "upweight.tables.fitted_file._from_problem",
-}
+LONG_FILES: set[str] = set()
+LONG_BODIES: set[str] = set()
+AWKWARD_BEGINNINGS: set[str] = set()
 
 
 @pytest.fixture(scope="module")

@@ -87,16 +87,6 @@ def test_bases_are_orthogonal_and_the_right_one_begins_with_the_largest_variance
         assert bool((variances.diff() <= 1e-12 * variances.max()).all())
 
 
-def test_weights_of_one_spare_a_copy_and_change_nothing():
-    plain = problem_of("patch", weights=None)
-    ones = problem_of("patch", weights=torch.ones(plain.n))
-    nearly = problem_of("patch", weights=torch.ones(plain.n) + 1e-15 * torch.arange(plain.n))
-    first, second, third = (gather(problem, recipe_of(problem)) for problem in (plain, ones, nearly))
-    for a, b, c in zip(first.blocks, second.blocks, third.blocks, strict=True):
-        assert torch.equal(a.values, b.values)
-        close(c.values, a.values, 1e-9)
-
-
 @pytest.mark.parametrize("name", ["softmax", "mlp", "signal"])
 def test_what_is_kept_is_all_that_is_needed(name):
     problem = problem_named(name)

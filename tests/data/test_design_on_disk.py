@@ -1,80 +1,26 @@
 """Data on disk against the same data in memory: equal answers, whatever the format, the chunks and the rank's share."""
 
-import os
 import threading
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset
-import pyarrow.feather
 import pyarrow.parquet
 import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.support.cases import draw
 from tests.support.compare import assert_close_per_row
+from tests.support.on_disk import FORMS, D, N, X, Y, on_disk, table
 from upweight import GaussNewton, Influence, LinearProblem, Logistic, Problem, Softmax, from_estimator, stream
 from upweight.data import design_on_disk as streams
+from upweight.data import sources
 from upweight.data.design import Design
-from upweight.runtime.prefetch import ahead
-
-N, D = 57, 4
-X = draw(N, D).float()
-Y = (X[:, 0] + draw(N, seed=5) > 0).long()
-FORMS = [
-    "memmap",
-    "parquet",
-    "parquet folder",
-    "arrow file",
-    "arrow table",
-    "arrow list column",
-    "datasets",
-    "datasets selection",
-]
-
-
-def table() -> pa.Table:
-    columns = {f"x{j}": X[:, j].numpy() for j in range(D)}
-    return pa.table({"note": [f"row {i}" for i in range(N)], **columns, "label": Y.numpy()})
-
-
-def on_disk(form: str, folder) -> tuple:
-    """X and y of that form, of which no more than 5 rows are read at once."""
-    names = [f"x{j}" for j in range(D)]
-    if form == "memmap":
-        np.save(folder / "X.npy", X.numpy())
-        return np.load(folder / "X.npy", mmap_mode="r"), Y
-    if form == "parquet":
-        pa.parquet.write_table(table(), folder / "t.parquet", row_group_size=13)
-        return stream(folder / "t.parquet", "label", names)
-    if form == "parquet folder":
-        for i in range(3):
-            pa.parquet.write_table(table().slice(20 * i, 20), folder / f"{i}.parquet", row_group_size=7)
-        return stream(str(folder), "label", names)
-    if form == "arrow file":
-        pa.feather.write_feather(table(), folder / "t.arrow", chunksize=11)
-        return stream(folder / "t.arrow", "label", names)
-    if form == "arrow list column":
-        flat = pa.array(X.numpy().ravel())
-        lists = pa.FixedSizeListArray.from_arrays(flat, D)
-        return stream(pa.table({"vector": lists, "label": Y.numpy()}), "label")
-    if form == "arrow table":
-        return stream(table(), "label", names)
-    import datasets
-
-    data = datasets.Dataset(table().drop(["note"]))
-    if form == "datasets selection":  # stored in another order, with rows between
-        order = torch.randperm(2 * N, generator=torch.Generator().manual_seed(1))
-        doubled = datasets.concatenate_datasets([data, data]).select(order.argsort().tolist())
-        data = doubled.select(order[:N].tolist())
-    return stream(data, "label")
 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(streams, "CHUNK_BYTES", 5 * D * 4)
+    monkeypatch.setattr(sources, "CHUNK_BYTES", 5 * D * 4)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -110,31 +56,6 @@ def test_answers_are_those_of_data_in_memory(form, tmp_path):
     sets = [[1, 2, 3], list(range(20, 30))]
     ours, plain = mine.of_removal(sets, test), theirs.of_removal(sets, test)
     assert_close_per_row(ours.newton, plain.newton, 1e-6)
-
-
-@pytest.mark.parametrize("cached", [True, False])
-@pytest.mark.parametrize("form", ["whole", "rows", "columns", "changed in memory", "changed on disk"])
-def test_every_way_to_read_an_array(form, cached, tmp_path, monkeypatch):
-    on_disk("memmap", tmp_path)
-    array = np.load(tmp_path / "X.npy", mmap_mode="c" if form == "changed in memory" else "r")
-    if form == "changed in memory":
-        array[3] = 7
-    if form == "changed on disk":  # another file of that name
-        np.save(tmp_path / "other.npy", -X.numpy())
-        (tmp_path / "other.npy").rename(tmp_path / "X.npy")
-    given = {"rows": array[7:41], "columns": array[:, 1:3]}.get(form, array)
-    read = os.preadv
-
-    def forgotten(*args):
-        if len(args) == 4 and not cached:
-            raise BlockingIOError
-        return read(*args)
-
-    monkeypatch.setattr(os, "preadv", forgotten)
-    source = streams.ArraySource(given)
-    assert (source._place is None) == (form not in ("whole", "rows"))
-    assert np.array_equal(np.concatenate(list(source.read(0, len(given)))), given)
-    assert np.array_equal(np.concatenate(list(source.read(9, 20))), given[9:20])
 
 
 def test_transformers_of_a_pipeline_cannot_read_a_stream(tmp_path):
@@ -200,45 +121,12 @@ def test_the_fingerprint_is_that_of_the_contents(tmp_path):
     assert other.fingerprint() != names[0]
 
 
-def test_precisions_and_whole_numbers(tmp_path):
-    for dtype, kept in (("f2", "f4"), ("i1", "f4"), ("u1", "f4"), ("?", "f4"), ("i8", "f8"), ("f8", "f8")):
-        values = (3 * X.numpy()).astype(dtype)
-        np.save(tmp_path / "X.npy", values)
-        source = streams.ArraySource(np.load(tmp_path / "X.npy", mmap_mode="r"))
-        assert source.dtype == kept
-        assert np.array_equal(np.concatenate(list(source.read(0, N))), values.astype(kept))
-
-
 def test_no_reader_outlives_a_pass_that_was_cut_off(tmp_path):
     given, _ = on_disk("memmap", tmp_path)
     passing: Any = streams.opened(given).blocks(2, torch.float32)
     next(passing)
     passing.close()
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
-
-
-def test_torch_has_its_threads_back_whoever_ends_first():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        first, second = ahead(iter([1, 2])), ahead(iter([1, 2]))
-        assert next(first) == next(second) == 1
-        assert list(first) == [2]
-        assert list(second) == [2]
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_an_error_of_the_reader_reaches_the_caller():
-    def broken():
-        yield 1
-        raise OSError("the disk is gone")
-
-    read = ahead(broken())
-    assert next(read) == 1
-    with pytest.raises(OSError, match="the disk is gone"):
-        list(read)
 
 
 @pytest.mark.parametrize(

@@ -80,11 +80,11 @@ def test_of_many_examples_a_sample_is_compared_and_torchs_count():
 
 @pytest.mark.parametrize("form", ["memory map", "dataset"])
 def test_what_is_read_is_read_again_at_a_few_places(form, tmp_path):
+    X: Any = np.zeros((40, 3), dtype=np.float32)
     if form == "memory map":
         X = np.lib.format.open_memmap(tmp_path / "X.npy", mode="w+", dtype=np.float32, shape=(40, 3))
         watch = rows_of((X, torch.zeros(40))).watched()
     else:
-        X = np.zeros((40, 3), dtype=np.float32)
 
         class Listed(torch.utils.data.Dataset[Any]):
             def __len__(self) -> int:

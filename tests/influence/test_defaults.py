@@ -1,6 +1,7 @@
 """What is chosen for whom, and that it answers as a factorised matrix does."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tests.support.cases import BY_NAME
 from tests.support.compare import assert_close_per_row
 from upweight import (
     EKFAC,
@@ -22,7 +24,7 @@ from upweight import (
     Problem,
     Softmax,
 )
-from upweight.influence.defaults import choose_curvature, choose_solver
+from upweight.influence.defaults import Settings, choose_curvature, choose_solver, chosen
 
 
 class Product(nn.Module):
@@ -141,3 +143,94 @@ def test_the_preconditioner_suits_the_model_and_the_answer_is_that_of_a_factoris
     assert preconditioner.damping == 0.05
     wanted = Influence(problem, curvature=curvature, solver=Exact()).on_loss(test).values
     assert_close_per_row(influence.on_loss(test).values, wanted, 1e-4)
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def test_settings_say_what_and_why():
+    problem = BY_NAME["softmax"].problem
+    words = str(Influence(problem).settings)
+    assert "Hessian without damping, since the objective is convex" in words
+    assert "Exact, one factorisation of 12 rows" in words
+    asked = Influence(problem, curvature=Hessian(problem, 0.1), solver=ConjugateGradient())
+    assert str(asked.settings).count("as given") == 2
+
+
+def test_what_was_given_is_taken_and_what_was_not_is_chosen():
+    problem = BY_NAME["softmax"].problem
+    curvature, solver = Hessian(problem, 0.1), ConjugateGradient(rtol=1e-8)
+    for given in ((curvature, None), (None, solver), (curvature, solver)):
+        found = chosen(problem, *given)
+        assert given[0] is None or found.curvature is given[0]
+        assert given[1] is None or found.solver is given[1]
+        assert [reason.endswith("as given") for reason in found.reasons] == [
+            part is not None for part in given
+        ]
+
+
+def test_remarks_of_the_problem_stand_among_the_settings(monkeypatch: pytest.MonkeyPatch):
+    problem = BY_NAME["softmax"].problem
+    monkeypatch.setattr(type(problem), "remarks", ("it was a dark night",))
+    assert str(chosen(problem, None, None)).splitlines()[-1] == "it was a dark night"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"solver": ConjugateGradient(rtol=1e-7)},
+        {"solver": Exact()},
+        {"curvature": 0.2},
+        {"solver": ConjugateGradient(rtol=1e-6), "helper": 0.1},
+    ],
+    ids=str,
+)
+def test_the_identity_of_settings_tells_answers_apart(other: dict[str, Any]):
+    problem = BY_NAME["softmax"].problem
+
+    def identity(curvature: float = 0.1, solver: Any = None, helper: float | None = None) -> str:
+        solver = solver or ConjugateGradient(rtol=1e-6)
+        if helper is not None:
+            solver = replace(solver, preconditioner=EKFAC(problem, helper))
+        return Settings(Hessian(problem, curvature), solver, ()).identity
+
+    assert identity() == identity()
+    assert identity(**other) == identity(**other)
+    assert identity(**other) != identity()
+    assert " at 0x" not in identity(**other)
+
+
+# -- what cannot be formed ---------------------------------------------------------------------------------------------
+
+
+def test_a_matrix_too_large_to_be_formed_is_solved_by_conjugate_gradients(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("upweight.influence.defaults.DENSE", 2)
+    solver, reason = choose_solver(problem_of(network()), Dense(torch.eye(3)))
+    assert solver == ConjugateGradient(rtol=1e-5)
+    assert reason.endswith("p = 3")
+
+
+@pytest.mark.parametrize(("rows", "whole"), [(1, False), (10**9, True)])
+def test_a_wide_linear_model_is_preconditioned_by_some_of_its_rows(
+    rows: int, whole: bool, monkeypatch: pytest.MonkeyPatch
+):
+    case = BY_NAME["softmax total intercept"]
+    for name, value in {"DIRECT": 3, "WIDEST": 2, "ROOT": 1, "DENSE_WORK": rows}.items():
+        monkeypatch.setattr(f"upweight.influence.defaults.{name}", value)
+    curvature = Hessian(case.problem, 1e-3)
+    solver, reason = choose_solver(case.problem, curvature)
+    assert isinstance(solver, ConjugateGradient)
+    assert isinstance(solver.preconditioner, Hessian if whole else Nystrom)
+    assert ("directions (Nystrom)" in reason) is not whole
+    assert "the Hessian matrix of 40 rows, since p = 15" in reason
+    found, wanted = (Influence(case.problem, curvature=curvature, solver=s) for s in (solver, Exact()))
+    assert_close_per_row(found.on_loss(case.test).values, wanted.on_loss(case.test).values, 1e-4)
+
+
+def test_a_wide_model_with_few_rows_is_factorised_on_that_side(monkeypatch: pytest.MonkeyPatch):
+    problem = BY_NAME["logistic n < p intercept"].problem
+    for name, value in {"DIRECT": 3, "WIDEST": 2}.items():
+        monkeypatch.setattr(f"upweight.influence.defaults.{name}", value)
+    solver, reason = choose_solver(problem, Hessian(problem))
+    assert isinstance(solver, Exact)
+    assert reason == "solver: Exact, one factorisation of 12 rows"

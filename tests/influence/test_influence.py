@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from tests.support.cases import BY_NAME, CASES, Case, case_id, draw, make, newton, to_dense
 from tests.support.compare import assert_close_per_row
 from tests.support.networks import problem_of
+from tests.support.refits import central, losses_on_test, one
 from upweight import (
     EKFAC,
     ConjugateGradient,
@@ -26,7 +27,6 @@ from upweight import (
     Logistic,
     OfParameters,
     Overall,
-    Problem,
     Softmax,
     Squared,
 )
@@ -34,24 +34,6 @@ from upweight.measures import logit
 from upweight.solvers import Inverse, Solution, Solver
 
 every_case = pytest.mark.parametrize("case", CASES, ids=case_id)
-EPS = 1e-5
-
-
-def one(case: Case, i: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return case.dense[i : i + 1], case.y[i : i + 1]
-
-
-def test_losses_of(case: Case, theta: torch.Tensor) -> torch.Tensor:
-    return case.losses(theta, to_dense(case.test[0]), case.test[1])
-
-
-test_losses_of.__test__ = False  # type: ignore[attr-defined]
-
-
-def central(case: Case, function, X, y, less=None) -> torch.Tensor:
-    """d function(argmin) / d eps at 0, by two refits."""
-    up, down = (function(case.up_weighted(s * EPS, X, y, less=less)) for s in (1, -1))
-    return (up - down) / (2 * EPS)
 
 
 @every_case
@@ -86,11 +68,11 @@ def test_r2_on_loss_is_the_derivative_of_the_test_loss(case: Case):
     assert scores.values.shape == (5, case.n)
     assert scores.values.dtype == torch.float64
     for i in (1, case.n - 2):
-        naive = case.w[i] * central(case, lambda t: test_losses_of(case, t), *one(case, i))
+        naive = case.w[i] * central(case, lambda t: losses_on_test(case, t), *one(case, i))
         if case.keep == "mean":  # Footnote 1: the weight is the loss's own, the folded penalty has weight 1.
             s = torch.linalg.solve(case.hessian(case.problem.theta), case.penalty * case.problem.theta)
             naive = (
-                naive + (case.w[i] - 1) * jacobian(lambda t: test_losses_of(case, t), case.problem.theta) @ s
+                naive + (case.w[i] - 1) * jacobian(lambda t: losses_on_test(case, t), case.problem.theta) @ s
             )
         assert_close_per_row(scores.values[:, i : i + 1].T, naive[None], 1e-5)
 
@@ -109,9 +91,9 @@ def leave_out(case: Case, i: int, keep: str) -> torch.Tensor:
 @pytest.mark.parametrize("keep", ["mean", "total"])
 def test_r2_r3_removal_effects_against_refits_without_the_example(keep):
     case = make("loo", Logistic(), n=60, l2=0.3, keep=keep)
-    base = test_losses_of(case, case.problem.theta)
+    base = losses_on_test(case, case.problem.theta)
     actual, other = (
-        torch.stack([test_losses_of(case, leave_out(case, i, k)) - base for i in range(case.n)], 1)
+        torch.stack([losses_on_test(case, leave_out(case, i, k)) - base for i in range(case.n)], 1)
         for k in (keep, "mean" if keep == "total" else "total")
     )
     predicted = Influence(case.problem).on_loss(case.test).removal_effect()
@@ -131,7 +113,7 @@ def test_r4_of_change_is_the_derivative_of_refits(case: Case):
     flipped = (y + 1) % 3 if classes else -y + zero_one
     influence = Influence(case.problem)
     for after in ((edited, y), (X, flipped)):
-        naive = central(case, lambda t: test_losses_of(case, t), *after, less=(X, y))
+        naive = central(case, lambda t: losses_on_test(case, t), *after, less=(X, y))
         scores = influence.of_change((X, y), after, case.test)
         assert_close_per_row(scores.values.T, naive[None], 1e-5)
         assert_close_per_row(scores.effect(), scores.values / case.n, 1e-12)
@@ -140,7 +122,7 @@ def test_r4_of_change_is_the_derivative_of_refits(case: Case):
 @pytest.mark.parametrize("what", ["input", "label"])
 def test_r4_effect_has_the_sign_and_size_of_a_refit(what: str):
     case = make("change", Logistic(), n=60, l2=0.3)
-    base, i = test_losses_of(case, case.problem.theta), 4
+    base, i = losses_on_test(case, case.problem.theta), 4
     X, y = one(case, i)
     after = (X + 0.3, y) if what == "input" else (X, 1 - y)
     changed = dataclasses.replace(
@@ -148,7 +130,7 @@ def test_r4_effect_has_the_sign_and_size_of_a_refit(what: str):
         X=torch.cat([case.X[:i], after[0], case.X[i + 1 :]]),
         y=torch.cat([case.y[:i], after[1], case.y[i + 1 :]]),
     )
-    actual = test_losses_of(changed, newton(changed.value, case.problem.theta)) - base
+    actual = losses_on_test(changed, newton(changed.value, case.problem.theta)) - base
     predicted = Influence(case.problem).of_change((X, y), after, case.test).effect()[:, 0]
     assert_close_per_row(predicted[None], actual[None], 0.15)
 
@@ -182,7 +164,7 @@ def test_r6_on_inputs_is_the_derivative_of_the_refitted_test_loss(case: Case):
             X = case.dense.clone()
             X[i, j] += sign * h
             there = dataclasses.replace(case, X=X)
-            moved.append(test_losses_of(case, newton(there.value, case.problem.theta)))
+            moved.append(losses_on_test(case, newton(there.value, case.problem.theta)))
         naive = case.n * (moved[0] - moved[1]) / (2 * h)
         assert_close_per_row(found[:, 0, j][None], naive[None], 1e-5)
 
@@ -199,33 +181,6 @@ def test_r8_the_papers_closed_form_of_logistic_regression(keep):
     right = right + (case.l2 * theta if keep == "mean" else 0)
     naive = -left @ torch.linalg.solve(H, right.T)
     assert_close_per_row(Influence(case.problem).on_loss(case.test).values, naive, 1e-10)
-
-
-def naive_self(case: Case) -> torch.Tensor:
-    H = case.hessian(case.problem.theta)
-    bare = jacobian(lambda t: case.losses(t, case.dense, case.y), case.problem.theta)
-    trained = jacobian(case.train_objective, case.problem.theta)
-    return -torch.stack([b @ torch.linalg.solve(H, g) for b, g in zip(bare, trained, strict=True)])
-
-
-@every_case
-def test_on_self_against_a_solve_per_example(case: Case):
-    naive = naive_self(case)[:, None]
-    for solver in (None, ConjugateGradient(rtol=1e-12, max_steps=2000)):
-        for block in (7, 1024):
-            found = Influence(case.problem, solver=solver).on_self(block=block)
-            assert_close_per_row(found.values.T, naive, 1e-7)
-    on_loss = Influence(case.problem).on_loss((case.X, case.y))
-    assert_close_per_row(on_loss.values.diagonal()[:, None], naive, 1e-7)
-
-
-def test_on_self_with_lissa_where_the_total_penalty_is_kept():
-    case = BY_NAME["logistic"]
-    found = Influence(
-        case.problem, curvature=Hessian(case.problem, 0.1), solver=LiSSA(depth=300, repeats=10, batch=8)
-    ).on_self()
-    exact = Influence(case.problem, curvature=Hessian(case.problem, 0.1)).on_self()
-    assert_close_per_row(found.values, exact.values, 0.3)
 
 
 @every_case
@@ -270,30 +225,6 @@ def test_the_order_of_training_examples_permutes_the_scores(order: list[int], na
     assert_close_per_row(shuffled, Influence(case.problem).on_loss(case.test).values[:, index], 1e-8)
 
 
-@every_case
-def test_top_equals_a_sort_of_the_full_matrix(case: Case):
-    influence = Influence(case.problem)
-    full = influence.on_loss(case.test).values
-    for top in (1, 3, case.n):
-        scores = influence.on_loss(case.test, top=top)
-        ordered, columns = full.sort(dim=1, stable=True)
-        keep = list(range(min(top, case.n))) + list(range(max(top, case.n - top), case.n))
-        assert scores.columns is not None
-        assert torch.equal(scores.columns, columns[:, keep])
-        assert_close_per_row(scores.values, ordered[:, keep], 1e-12)
-
-
-def test_top_over_several_blocks_and_through_the_tables():
-    case = make("long", Logistic(), n=700, d=2)
-    influence = Influence(case.problem)
-    full, kept = influence.on_loss(case.test), influence.on_loss(case.test, top=4)
-    for i in range(5):  # each test row has its own top
-        for table in ("helpful", "harmful", "top"):
-            wanted, found = getattr(full[i], table)(4), getattr(kept[i], table)(4)
-            assert wanted.index.tolist() == found.index.tolist()
-            assert_close_per_row(found.to_numpy(), wanted.to_numpy(), 1e-10)
-
-
 @pytest.mark.parametrize("top", [0, -1])
 def test_top_must_be_positive(top: int):
     with pytest.raises(ValueError, match="top must be >= 1"):
@@ -318,15 +249,6 @@ def test_tiny_gradients_are_answered_as_well_as_large_ones():
 
 
 # -- settings and fingerprints ----------------------------------------------------------------------------------------
-
-
-def test_settings_say_what_and_why():
-    problem = BY_NAME["softmax"].problem
-    words = str(Influence(problem).settings)
-    assert "Hessian without damping, since the objective is convex" in words
-    assert "Exact, one factorisation of 12 rows" in words
-    given_ = Influence(problem, curvature=Hessian(problem, 0.1), solver=ConjugateGradient())
-    assert str(given_.settings).count("as given") == 2
 
 
 def test_the_fingerprint_follows_weights_data_damping_and_solver():
@@ -387,17 +309,6 @@ def test_a_curvature_of_another_size(bad: str):
         Influence(problem, curvature=curvature)
 
 
-def test_unfinished_training_shows_as_drift():
-    case = BY_NAME["squared"]
-    early = case.problem.at(case.problem.theta + 0.01 * draw(case.p))
-    scores = Influence(early).on_loss(case.test)
-    finished = jacobian(lambda t: test_losses_of(case, t), early.theta) @ (case.problem.theta - early.theta)
-    assert scores.drift is not None
-    assert_close_per_row(
-        scores.drift[:, None], finished[:, None], 1e-6
-    )  # squared loss: one Newton step is the end
-
-
 @pytest.mark.parametrize("bad", [None, "model", Squared()])
 def test_influence_needs_a_problem(bad):
     with pytest.raises(TypeError, match=r"[Pp]roblem"):
@@ -432,31 +343,6 @@ def test_corrected_change_errs_by_the_product_of_the_residuals() -> None:
     error = [float((found - exact).norm() / exact.norm()) for found in (plain, corrected)]
     assert error[0] > 1e-3
     assert error[1] < 0.05 * error[0]
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_sampled_self_influence_is_right_within_its_error(seed):
-    torch.manual_seed(seed)
-    X, y = torch.randn(40, 3).double(), torch.randint(0, 3, (40,))
-    weights = torch.rand(40).double() + 0.5
-    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)).double()
-    network = Problem(model, torch.nn.functional.cross_entropy, (X, y), l2=0.01, weights=weights)
-    linear = LinearProblem.fit(X, y, loss=Softmax(), outputs=3, l2=0.01, weights=weights)
-    for problem in (network, linear):
-        curvature = GaussNewton(problem, 0.02)
-        exact = Influence(problem, curvature=curvature, solver=Exact()).on_self()
-        solver = ConjugateGradient(rtol=1e-9)
-        found = Influence(problem, curvature=curvature, solver=solver).on_self(samples=400, seed=seed)
-        # 40 correlated estimates with a standard error of 7 % each.
-        gap = (found.values / exact.values - 1)[0]
-        assert float(gap.square().mean().sqrt()) < 0.14
-        assert float(gap.abs().max()) < 0.35
-        assert abs(float(gap.mean())) < 0.1
-        assert "7%" in " ".join(found.provenance["settings"])
-    with pytest.raises(TypeError, match="no root"):
-        Influence(network, curvature=Hessian(network, 5.0)).on_self(samples=10)
-    with pytest.raises(ValueError, match="samples must be >= 2"):
-        Influence(linear, curvature=GaussNewton(linear)).on_self(samples=1)
 
 
 @pytest.mark.parametrize("strategy", ["batch", "vmapped", "loop"])

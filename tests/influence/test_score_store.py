@@ -1,105 +1,151 @@
 """Scores on disk: the bytes of an undisturbed run, whatever happened on the way, and nothing of another model."""
 
 import contextlib
+import json
 import os
 import random
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import upweight as uw
-from tests.questions import linear, network
+from tests.questions import linear
 from tests.support.ranks import PATIENCE, ROOT, Group, script, starter, torchrun
+from tests.support.stores import contents, preconditioned
 from upweight import RankError, ScoreStore, StaleError
 from upweight.influence import score_store as store
+from upweight.influence.score_store import Plan
+from upweight.runtime.fingerprint import FORMAT
 from upweight.runtime.tensor_files import write_own
+from upweight.solvers import Solution, Status
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
+KEY, PLAN = "a key", Plan(m=2, n=7, p=3, columns=3, dtype="float64")
+VALUES = torch.arange(14.0, dtype=torch.float64).view(2, 7)
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(store, "BLOCK_BYTES", 3 * 8 * 10)  # 10 training rows of 3 scores
-    monkeypatch.setattr(store, "SOLVED_AT_ONCE", 2)
+@given(m=st.integers(1, 5), n=st.integers(1, 50), columns=st.integers(1, 60))
+def test_the_blocks_of_a_plan_are_all_training_rows_once(m: int, n: int, columns: int):
+    plan = Plan(m, n, 4, min(columns, n), "float32")
+    rows = [row for j in range(plan.blocks) for row in range(n)[plan.part(j)]]
+    assert rows == list(range(n))
+    assert plan.size == 4 * m * n
+    assert all(len(range(n)[plan.part(j)]) == plan.columns for j in range(plan.blocks - 1))
 
 
-def preconditioned(problem: uw.Problem | uw.LinearProblem) -> uw.Influence:
-    curvature = uw.GaussNewton(problem, damping=0.1)
-    solver = uw.ConjugateGradient(rtol=1e-11, preconditioner=uw.EKFAC(problem, damping=0.1))
-    return uw.Influence(problem, curvature=curvature, solver=solver)
+@pytest.mark.parametrize(("m", "columns"), [(3, 10), (1, 30), (24, 1), (1000, 1)])
+def test_a_plan_for_a_problem_keeps_blocks_to_their_size(m: int, columns: int):
+    problem, _ = linear()
+    plan = Plan.of(m, problem)
+    assert plan.columns == min(columns, problem.n)
+    assert (plan.n, plan.p, plan.dtype) == (37, 15, "float64")
+    assert f"{m} x 37 scores" in str(plan)
+    assert f"{-(-m // 2)} groups of solves" in str(plan)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+def filled(folder: Path) -> ScoreStore:
+    store_ = ScoreStore.begin(folder, KEY, PLAN)
+    assert len(list(store_.fill(lambda part: VALUES[:, part]))) == 3
+    return store_
 
 
-@pytest.mark.parametrize("model", [linear, network])
-def test_a_store_gives_the_scores_without_one(tmp_path: Path, model: Any):
-    problem, test = model()
-    influence = preconditioned(problem)
-    wanted = influence.on_loss(test)
-    found = influence.on_loss(test, store=tmp_path)
-    torch.testing.assert_close(found.values, wanted.values, rtol=1e-8, atol=1e-10)
-    torch.testing.assert_close(found.drift, wanted.drift, rtol=1e-6, atol=1e-12)
-    kept = influence.on_loss(test, store=tmp_path, top=3)
-    best = influence.on_loss(test, top=3)
-    assert kept.columns is not None
-    assert best.columns is not None
-    assert torch.equal(kept.columns, best.columns)
-    read = ScoreStore(tmp_path)
-    assert len(read) == 3
-    for i in (0, 2, -1):
-        assert torch.equal(read[i].values[0], found.values[i])
-        assert read[i].helpful(2).equals(found[i].helpful(2))
-    with pytest.raises(IndexError, match="test row 3 of 3"):
-        read[3]
+def test_a_filled_store_holds_the_values_and_computes_them_once(tmp_path: Path):
+    made = filled(tmp_path)
+    assert torch.equal(made.values(), VALUES)
+    assert torch.equal(made.block(2), VALUES[:, 6:])
+    assert len(made) == 2
+
+    def compute(part: slice) -> Any:
+        raise AssertionError(f"{part} is there")
+
+    again = ScoreStore.begin(tmp_path, KEY, PLAN)
+    assert [part for part, _ in again.fill(compute)] == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    with pytest.raises(ValueError, match=r"about\.safetensors is missing: run on_loss again"):
+        again[0]
 
 
-def test_what_is_finished_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    problem, test = network()
-    preconditioned(problem).on_loss(test, store=tmp_path)
-    before = contents(tmp_path)
-    (tmp_path / "scores-000002.safetensors").unlink()
-    (tmp_path / "solved-00001.safetensors").unlink()
-    asked: list[Any] = []
-    products, solve = uw.Problem.products, uw.Influence.solve
-
-    def counted_solve(self: Any, rows: Any) -> Any:
-        asked.append(len(rows))
-        return solve(self, rows)
-
-    def counted_products(self: Any, rows: Any, within: slice) -> Any:
-        asked.append(within)
-        return products(self, rows, within)
-
-    monkeypatch.setattr(uw.Influence, "solve", counted_solve)
-    monkeypatch.setattr(uw.Problem, "products", counted_products)
-    preconditioned(network()[0]).on_loss(test, store=tmp_path)
-    assert asked == [1, slice(20, 30)]
-    assert contents(tmp_path) == before
+def test_a_store_of_other_scores_or_sizes_is_not_mixed_with(tmp_path: Path):
+    filled(tmp_path)
+    for key, plan in (("another", PLAN), (KEY, replace(PLAN, columns=2)), (KEY, replace(PLAN, m=3))):
+        with pytest.raises(StaleError, match="holds scores of other weights, data, settings or test rows"):
+            ScoreStore.begin(tmp_path, key, plan)
 
 
-def test_changed_weights_data_settings_or_tests_are_refused(tmp_path: Path):
-    problem, test = network()
-    preconditioned(problem).on_loss(test, store=tmp_path)
-    before = contents(tmp_path)
-    other, _ = network(seed=1)
-    with pytest.raises(StaleError, match="other weights, data, settings or test rows"):
-        preconditioned(other).on_loss(test, store=tmp_path)
-    with pytest.raises(StaleError, match="give another folder"):
-        preconditioned(problem).on_loss((test[0] + 1, test[1]), store=tmp_path)
-    with pytest.raises(StaleError, match="delete this one"):
-        uw.Influence(problem, curvature=uw.GaussNewton(problem, damping=0.2)).on_loss(test, store=tmp_path)
-    assert contents(tmp_path) == before
+def test_what_a_killed_job_left_half_written_is_deleted(tmp_path: Path):
+    tmp_path.joinpath("scores-000000.safetensors.part").write_bytes(b"half")
+    tmp_path.joinpath(".tmp123").write_bytes(b"half")
+    tmp_path.joinpath("mine.txt").write_text("keep")
+    ScoreStore.begin(tmp_path, KEY, PLAN)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "store.json"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "no JSON",
+        "[1, 2]",
+        f'{{"format": {FORMAT}}}',
+        f'{{"format": {FORMAT}, "key": "a"}}',
+        f'{{"format": {FORMAT}, "key": "a", "plan": {{"m": 1}}}}',
+    ],
+    ids=len,
+)
+def test_a_file_of_words_that_is_none_is_named(tmp_path: Path, words: str):
+    (tmp_path / "store.json").write_text(words)
+    with pytest.raises(ValueError, match="is not a folder of scores of upweight"):
+        ScoreStore(tmp_path)
+
+
+def test_a_missing_block_is_named(tmp_path: Path):
+    made = filled(tmp_path)
+    made.path(1).unlink()
+    with pytest.raises(ValueError, match=r"scores-000001\.safetensors is missing: run on_loss again"):
+        made.values()
+
+
+def solution(rows: torch.Tensor, precision: torch.dtype | None = None) -> Solution:
+    kinds = (Status.CONVERGED, Status.ESTIMATED)
+    status = tuple(kinds[i % 2] for i in range(len(rows)))
+    return Solution(2 * rows, rows[:, 0].abs(), torch.arange(len(rows)), status, precision)
+
+
+@pytest.mark.parametrize("precision", [None, torch.float32])
+def test_solves_are_kept_group_by_group_with_all_that_is_known(tmp_path: Path, precision: torch.dtype | None):
+    made = ScoreStore.begin(tmp_path, KEY, PLAN)
+    rows, asked = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double(), []
+
+    def solve(group: torch.Tensor) -> Solution:
+        asked.append(len(group))
+        return solution(group, precision)
+
+    found = made.solved(rows, solve)
+    assert asked == [2, 2, 1]
+    assert torch.equal(found.value, 2 * rows)
+    assert torch.equal(found.residual, rows[:, 0].abs())
+    assert found.steps.tolist() == [0, 1, 0, 1, 0]
+    assert [status.value for status in found.status] == [*["converged", "estimated"] * 2, "converged"]
+    assert found.precision == precision
+    again = made.solved(rows, solve)
+    assert asked == [2, 2, 1]
+    assert torch.equal(again.value, found.value)
+    assert again.status == found.status
+    with pytest.raises(ValueError, match=r"solved-00000\.safetensors belongs to other scores"):
+        made.solved(rows[:1], solve)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "changed", "other scores"])
 def test_a_damaged_block_is_named(tmp_path: Path, damage: str):
-    problem, test = network()
+    problem, test = linear()
     influence = preconditioned(problem)
     influence.on_loss(test, store=tmp_path)
     path = tmp_path / "scores-000001.safetensors"
@@ -124,13 +170,28 @@ def test_a_damaged_block_is_named(tmp_path: Path, damage: str):
 def test_a_folder_that_is_none(tmp_path: Path):
     with pytest.raises(ValueError, match="is not a folder of scores"):
         ScoreStore(tmp_path / "nowhere")
-    problem, test = network()
+    problem, test = linear()
     with pytest.raises(ValueError, match="compress and store"):
         preconditioned(problem).on_loss(test, store=tmp_path, compress=0.1)
 
 
+@pytest.mark.parametrize("old", [None, FORMAT - 1])
+def test_a_folder_of_another_format_is_refused(tmp_path: Path, old: int | None):
+    problem, test = linear()
+    influence = uw.Influence(problem)
+    influence.on_loss(test, store=tmp_path)
+    place = tmp_path / "store.json"
+    words = json.loads(place.read_text())
+    assert words.pop("format") == FORMAT
+    place.write_text(json.dumps(words if old is None else {"format": old, **words}))
+    said = rf"is a folder of scores of .*, and this version of upweight reads format {FORMAT}: delete it"
+    for ask in (lambda: ScoreStore(tmp_path), lambda: influence.on_loss(test, store=tmp_path)):
+        with pytest.raises(ValueError, match=said):
+            ask()
+
+
 def test_a_full_disk_leaves_a_valid_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    problem, test = network()
+    problem, test = linear()
     influence = preconditioned(problem)
     written: list[Path] = []
 
@@ -155,7 +216,7 @@ from unittest import mock
 import upweight as uw
 from tests import questions
 from upweight.influence import score_store as store
-from tests.influence.test_score_store import preconditioned
+from tests.support.stores import preconditioned
 problem, test = questions.network()
 with mock.patch.multiple(store, BLOCK_BYTES=3 * 8 * 4, SOLVED_AT_ONCE=1):
     preconditioned(problem).on_loss(test, store=sys.argv[1], top=2)

@@ -22,7 +22,8 @@ from upweight import (
 )
 from upweight.data.user_terms import Terms
 from upweight.frozen import features
-from upweight.uses.attack import Box, attack
+from upweight.uses.attack import attack
+from upweight.uses.box import Box
 
 DEVICES = ["cuda"] if torch.cuda.is_available() else []
 

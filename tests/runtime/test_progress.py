@@ -1,5 +1,7 @@
 """What is said while something runs: on a terminal only, and by the first of several processes only."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from upweight.runtime import progress
@@ -33,3 +35,65 @@ def test_the_first_process_says_it_on_a_terminal(capsys, monkeypatch, rank):
 def test_a_phase_ends_with_its_exception():
     with pytest.raises(KeyError, match="gone"), progress.phase("failing"):
         raise KeyError("gone")
+
+
+@pytest.fixture
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+
+
+def test_words_are_written_as_they_are(capsys, on_a_terminal):
+    progress.tell("[bold]17[/bold] rows")
+    assert "[bold]17[/bold] rows" in capsys.readouterr().err
+
+
+def test_a_quick_loop_shows_no_bar(capsys, on_a_terminal, monkeypatch):
+    monkeypatch.setattr(progress, "PATIENCE", 1e9)
+    assert list(progress.track([1, 2, 3], "counting", 3)) == [1, 2, 3]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("total", [3, None])
+def test_a_bar_says_how_many_of_how_many(capsys, on_a_terminal, monkeypatch, total):
+    monkeypatch.setattr(progress, "PATIENCE", -1.0)
+    assert list(progress.track(iter([1, 2, 3]), "counting", total)) == [1, 2, 3]
+    assert f"3/{total or '?'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_items_are_taken_one_by_one(monkeypatch, terminal):
+    """Nobody reads on behind the back of a loop that stops."""
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for i in range(5):
+            taken.append(i)
+            yield i
+
+    for item in progress.track(items(), "looking"):
+        if item == 1:
+            break
+    assert taken == [0, 1]
+
+
+@pytest.mark.parametrize("patience", [-1.0, 1e9])
+def test_a_bar_goes_away_with_an_exception(capsys, on_a_terminal, monkeypatch, patience):
+    monkeypatch.setattr(progress, "PATIENCE", patience)
+
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise KeyError("gone")
+
+    with pytest.raises(KeyError, match="gone"):
+        list(progress.track(items(), "counting"))
+    said = capsys.readouterr().err
+    assert ("\x1b[?25h" in said) == (patience < 0)  # the cursor is back where a bar was shown
+
+
+def test_a_phase_turns_on_a_terminal_and_lets_exceptions_through(capsys, on_a_terminal):
+    with pytest.raises(KeyError, match="gone"), progress.phase("failing"):
+        raise KeyError("gone")
+    assert "failing" in capsys.readouterr().err

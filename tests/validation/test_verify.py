@@ -55,7 +55,7 @@ def test_reduced_gradients_without_removal_is_the_gradient() -> None:
 
 @pytest.mark.parametrize("keep", ["mean", "total"])
 def test_first_gradients_are_the_reduced_ones_at_theta(keep: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("upweight.linear.edits.GONE_ROWS", 4)
+    monkeypatch.setattr("upweight.linear.reduced_gradients.GONE_ROWS", 4)
     problem = made_up(keep)
     problem = problem.at(problem.theta + 0.1)
     sets = [torch.tensor(rows, dtype=torch.long) for rows in ([], [0], [39, 2], list(range(15)))]

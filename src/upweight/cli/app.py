@@ -31,7 +31,7 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> bool:
+def _tell_version(asked: bool) -> bool:
     if asked:
         typer.echo(f"upweight {installed_version('upweight')}")
         raise typer.Exit
@@ -41,7 +41,8 @@ def _version(asked: bool) -> bool:
 @app.callback()
 def main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
     """Explain a trained model by its training data, and check the explanation by retraining."""

@@ -1,4 +1,4 @@
-"""Curvatures: symmetric operators on flat vectors, with their damping.
+"""Curvatures: symmetric matrices on flat vectors, known by their products, with their damping.
 
 A curvature knows a problem and no solver. `operator()` prepares it for many products, `factor()` digests it into an
 exact inverse. What only some can do is a capability, a typed object or None: `examples`, `outer`.
@@ -30,33 +30,60 @@ Mean = TypeVar("Mean", bound="ExampleMean")
 
 
 def check_damping(damping: float) -> None:
-    """Refuse negative or non-finite damping. Raises ValueError."""
+    """Refuse damping that is negative or not finite.
+
+    Raises:
+        ValueError: with the number that arrived.
+    """
     if not (math.isfinite(damping) and damping >= 0):
         raise ValueError(f"damping must be a finite number >= 0, got {damping}")
 
 
 class OuterInverse(ABC):
-    """What a curvature offers whose inverse keeps weight matrices apart: answers without vectors of length p."""
+    """A curvature's inverse that keeps weight matrices apart, so that answers need no vectors of length p.
+
+    Gradients come as outer products, weight matrix by weight matrix (`Pairs`), and so do the answers. `EKFAC` has such
+    an inverse; `Influence.on_loss(..., compress=...)` and self-influence use it.
+    """
 
     @abstractmethod
     def compress(self, pairs: Pairs, tolerance: float) -> Compressed:
-        """A^-1 v for gradients v, as a few outer products per weight matrix, with at most that relative error."""
+        """The answers A^-1 v for gradients v, as a few outer products per weight matrix.
+
+        Args:
+            pairs: k gradients v as outer products.
+            tolerance: the largest relative error of an answer in the norm of A, between 0 and 1.
+
+        Raises:
+            ValueError: for another tolerance, or where the inverse is no sum of outer products.
+        """
 
     @abstractmethod
     def quadratic(self, pairs: Pairs) -> Float[Tensor, " b"]:
-        """v^T A^-1 v for gradients v, without forming them where they have one position."""
+        """The numbers v^T A^-1 v (b,) of b gradients v: their self-influence but for sign and weight.
+
+        Gradients of one position (a dense layer that is used once per example) are never formed.
+        """
 
     @abstractmethod
     def keep(self, folder: Path) -> None:
-        """Take what was gathered from the data from that folder if it is there, else gather it and write it there."""
+        """Take what was gathered from the training data from a folder if it is there, else gather and write it.
+
+        A job that was cut off goes on from it. The file is named by a content hash, so that no other model finds it.
+        """
 
 
 @dataclass(frozen=True, eq=False)
 class Compressed:
-    """A^-1 v for k gradients v as sums of `ranks` outer products per weight matrix.
+    """The answers A^-1 v for k gradients v as sums of a few outer products per weight matrix, with their error.
 
-    `error` (k,) is ||difference||_A / ||A^-1 v||_A, A the curvature: by Cauchy-Schwarz a score is off by at most
-    `error` times the square root of the product of both self-influences.
+    By Cauchy-Schwarz a score g . A^-1 v is off by at most `error` times sqrt(g^T A^-1 g) sqrt(v^T A^-1 v), the root of
+    the product of both self-influences.
+
+    Args:
+        vectors: the answers as outer products.
+        ranks: how many outer products each weight matrix has.
+        error: ||difference||_A / ||A^-1 v||_A of each answer (k,), A the curvature.
     """
 
     vectors: Outer
@@ -65,7 +92,7 @@ class Compressed:
 
     @property
     def verdict(self) -> str:
-        """One sentence on all rows."""
+        """One sentence on all answers: how many there are, how far they are compressed, the largest error of that."""
         return (
             f"{len(self.error)} closed inverses, compressed to {', '.join(map(str, self.ranks))} outer products per "
             f"layer; largest relative error of that in the norm of the curvature {float(self.error.max()):.1e}"
@@ -73,88 +100,139 @@ class Compressed:
 
 
 class Curvature(ABC):
-    """A symmetric matrix A + damping * I on flat vectors (p,)."""
+    """A symmetric matrix A + damping * I on flat vectors (p,), which answers what solvers ask of it.
+
+    A is the Hessian of the objective R, something near it, or a matrix of your own (`Dense`). Damping belongs to the
+    curvature, so that all solvers answer the same question. A curvature never changes: `damped` gives another one.
+    """
 
     damping: float
+    """What is added to the diagonal, >= 0: the answers are those of a penalty that is larger by so much."""
 
     @property
     @abstractmethod
     def p(self) -> int:
-        """The number of parameters."""
+        """The number of parameters: rows and columns of the matrix."""
 
     @property
     @abstractmethod
     def dtype(self) -> torch.dtype:
-        """The precision that residuals are judged in."""
+        """The precision of right-hand sides and answers, in which residuals are judged."""
 
     @property
     @abstractmethod
     def precisions(self) -> tuple[torch.dtype, ...]:
-        """The precisions that products can be evaluated in, from the fastest to `dtype`."""
+        """The precisions that products can be evaluated in, from the fastest to `dtype`.
+
+        Solvers begin with the first and end with the last: low precision finds most of an answer at half the price.
+        """
 
     @property
     def fast_dtype(self) -> torch.dtype:
-        """What fast products take and give: at least float32."""
+        """The precision of the rows that the fastest products take and give: that of the products, at least float32."""
         return wide(self.precisions[0])
 
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where products are taken."""
+        """The device on which products are taken, and on which rows are expected."""
 
     @property
     @abstractmethod
     def shift(self) -> float:
-        """What of the diagonal is the same for every parameter and known: the damping, and the smallest penalty."""
+        """What of the diagonal is known and the same for every parameter: the damping, and the smallest penalty of all.
+
+        For a positive semi-definite A no eigenvalue is below it.
+        """
 
     @property
     @abstractmethod
     def semidefinite(self) -> bool:
-        """Whether A is known to be positive semi-definite, so that nobody needs to look."""
+        """Whether the matrix, damping included, is known to have no negative eigenvalue, so that nobody needs to look.
+
+        False says nothing about A: solvers then look at its spectrum.
+        """
 
     @property
     @abstractmethod
     def closed(self) -> bool:
-        """Whether the inverse has a closed form that costs no p x p matrix."""
+        """Whether the inverse has a closed form that costs no p x p matrix, so that it can precondition at any size."""
 
     @property
     @abstractmethod
     def examples(self) -> ExampleMean | None:
-        """Estimates from a few training examples, where the curvature is a mean over them, or None."""
+        """The curvature as a mean over training examples, which a few of them estimate, or None where it is none."""
 
     @property
     @abstractmethod
     def outer(self) -> OuterInverse | None:
-        """An inverse that keeps weight matrices apart, or None."""
+        """The inverse that keeps weight matrices apart, for answers as outer products, or None where there is none."""
 
     @abstractmethod
     def damped(self: Self, damping: float) -> Self:
-        """The same matrix A with another damping."""
+        """A copy with another damping of the same matrix A; what was gathered from the data is shared.
+
+        Args:
+            damping: the new damping, in place of the old one and not on top of it.
+
+        Raises:
+            ValueError: for negative or non-finite damping.
+        """
 
     @abstractmethod
     def operator(self, dtype: torch.dtype | None = None) -> Operator:
-        """Rows (k, p) -> rows (k, p), damping included, prepared once for many products."""
+        """The matrix as a function, rows (k, p) -> rows (k, p), damping included: prepared once, for many products.
+
+        Args:
+            dtype: the precision of the products, one of `precisions`; None: `dtype`. Rows come and go at least in
+                float32.
+        """
 
     @abstractmethod
     def factor(self, dtype: torch.dtype | None = None) -> Factor:
-        """The exact inverse. Raises `IndefiniteError` where there is none."""
+        """The exact inverse: a factorisation, kept for the next question.
+
+        Args:
+            dtype: the precision of the factor; None: the best that the matrix affords, float64 for most.
+
+        Raises:
+            IndefiniteError: where A, damping included, is not positive definite, with its lowest eigenvalue.
+        """
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A content hash: equal curvatures give equal answers, in every process."""
+        """A content hash of all that answers depend on: equal hashes mean equal answers, in every process."""
 
     @abstractmethod
     def spectrum(self, steps: int = 100) -> tuple[float, float]:
-        """The smallest and largest eigenvalue, damping included: at most `steps` products."""
+        """The smallest and largest eigenvalue, damping included.
+
+        Of up to 64 parameters from the explicit matrix, else by Lanczos, to 1 % of each or 1e-5 of the largest.
+
+        Args:
+            steps: products that are taken at most.
+        """
 
     def eigenpairs(self, rank: int, seed: int = 0) -> tuple[Float[Tensor, " r"], Float[Tensor, "r p"]]:
-        """The `rank` eigenvalues of largest size, damping included, largest first, and their eigenvectors as rows.
+        """The eigenvalues of largest size, damping included, largest first, and their eigenvectors as rows.
 
-        Lanczos from a random start drawn from `seed`, to a relative accuracy of 1e-4; float64.
+        By Lanczos (SciPy's ARPACK) to a relative accuracy of 1e-4, or from the explicit matrix where it is small.
+
+        Args:
+            rank: how many; p where it is larger.
+            seed: of the random start.
+
+        Returns:
+            Eigenvalues (r,), of which indefinite matrices have negative ones, and eigenvectors (r, p), both float64.
+
+        >>> import torch
+        >>> from upweight import Dense
+        >>> Dense(torch.diag(torch.tensor([1.0, -3.0])), damping=0.5).eigenpairs(rank=1)[0]
+        tensor([-2.5000], dtype=torch.float64)
         """
         rank = min(rank, self.p)
         if self.p <= max(DENSE_SPECTRUM, 2 * rank):
-            values, vectors = torch.linalg.eigh(explicit(self))
+            values, vectors = torch.linalg.eigh(explicit_matrix(self))
         else:
             product, dtype = self.operator(self.fast_dtype), self.fast_dtype
             values, vectors = leading_eigenpairs(
@@ -165,7 +243,11 @@ class Curvature(ABC):
 
 
 class ExampleMean(Curvature):
-    """A curvature that is a mean over training examples, so that a few of them estimate it."""
+    """A curvature that is a mean over training examples plus the penalty, so that a few examples estimate it.
+
+    `LiSSA` needs these estimates, and draws from the posterior (`sample`) as well. `Hessian` and `GaussNewton` are
+    such means.
+    """
 
     problem: Objective
 
@@ -175,42 +257,63 @@ class ExampleMean(Curvature):
 
     @property
     @abstractmethod
-    def second(self) -> SecondDerivative:
-        """The matrix without damping."""
+    def undamped(self) -> SecondDerivative:
+        """The matrix A itself, penalty included, without damping: what the problem calls its second derivative."""
 
     @abstractmethod
     def of(self: Mean, problem: Objective) -> Mean:
-        """The same matrix, with the same damping, of another problem."""
+        """A curvature of the same kind and damping for another problem, say one without some training examples."""
 
     @abstractmethod
     def matrix(self, dtype: torch.dtype | None = None) -> Float[Tensor, "p p"]:
-        """The explicit matrix, damping included; p^2 numbers."""
+        """The explicit matrix (p, p), damping included: p^2 numbers, and for networks a pass over the data per output.
+
+        Args:
+            dtype: the precision; None: the problem's own.
+        """
 
     @abstractmethod
     def minibatch_product(
         self, rows: Float[Tensor, "k p"], index: Int[Tensor, "k b"]
     ) -> Float[Tensor, "k p"]:
-        """Row by row the product with the curvature of that row's own examples: unbiased for the operator."""
+        """The product of every row with the curvature of examples of its own, damping included: unbiased.
+
+        Args:
+            rows: k vectors (k, p).
+            index: b training examples for each of them (k, b), drawn uniformly and with repetition.
+        """
 
     @abstractmethod
     def sample(self, k: int, seed: int = 0) -> Float[Tensor, "k p"]:
-        """Random rows x whose covariance is this matrix A, damping and penalty included: that of A^-1 x is A^-1.
+        """Random rows x (k, p) with mean 0 whose covariance is this matrix, damping and penalty included.
 
-        Raises TypeError for a Hessian that is not a Gauss-Newton matrix: it has no root.
+        The covariance of A^-1 x is then A^-1: draws from the Laplace approximation. The cost is that of k gradients.
+
+        Args:
+            k: how many rows.
+            seed: of the random numbers.
+
+        Raises:
+            TypeError: for a Hessian that is not a Gauss-Newton matrix, which has no root.
         """
 
 
-def explicit(curvature: Curvature) -> Float[Tensor, "p p"]:
-    """The matrix by p products, on the processor in float64."""
+def explicit_matrix(curvature: Curvature) -> Float[Tensor, "p p"]:
+    """The matrix (p, p) of a curvature, damping included, by p products: on the processor in float64, for small p."""
     dtype = curvature.fast_dtype
     product = curvature.operator(dtype)
     return product(torch.eye(curvature.p, dtype=dtype, device=curvature.device)).double().cpu()
 
 
-def look_at_spectrum(curvature: Curvature, steps: int) -> tuple[float, float]:
-    """The ends of the spectrum, of few parameters from the explicit matrix, else by Lanczos."""
+def extreme_eigenvalues(curvature: Curvature, steps: int) -> tuple[float, float]:
+    """The smallest and largest eigenvalue of a curvature, from its explicit matrix if it is small, else by Lanczos.
+
+    Args:
+        curvature: any curvature; its damping is included.
+        steps: products that Lanczos takes at most.
+    """
     if curvature.p <= DENSE_SPECTRUM:
-        values = torch.linalg.eigvalsh(explicit(curvature))
+        values = torch.linalg.eigvalsh(explicit_matrix(curvature))
         return float(values[0]), float(values[-1])
     dtype = curvature.fast_dtype
     rounds = track(range(steps), "spectrum", steps)
@@ -219,8 +322,16 @@ def look_at_spectrum(curvature: Curvature, steps: int) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, eq=False)
-class OfProblem(Curvature):
-    """A curvature of a problem's objective: penalty included, in the problem's size and precisions."""
+class ProblemCurvature(Curvature):
+    """A curvature of a problem's objective R, penalty included, in the problem's size and precisions.
+
+    Args:
+        problem: the problem whose objective it is.
+        damping: what is added to the diagonal, >= 0.
+
+    Raises:
+        ValueError: for negative or non-finite damping.
+    """
 
     problem: Objective
     damping: float = 0.0

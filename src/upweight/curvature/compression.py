@@ -1,4 +1,4 @@
-"""Many questions at once to EKFAC: inverse times gradient as a few outer products per layer, never formed as a vector.
+"""Compressed answers of EKFAC: inverse times gradient as a few outer products per layer, never formed as a vector.
 
 A gradient of one position is d a^T. In the eigenbases the inverse multiplies it entrywise by M = 1 / (Lambda + damping)
 and a truncated M = sum_R u_R v_R^T makes sum_R (d u_R)(a v_R)^T of it: a score then costs R (r + s) operations in place
@@ -19,13 +19,15 @@ from .base import Compressed
 
 
 def compress(factor: BlocksFactor, layout: WeightLayout, pairs: Pairs, tolerance: float) -> Compressed:
-    """A^-1 v by the smallest ranks, layer by layer, with an error of at most `tolerance` in every gradient v.
+    """The answers A^-1 v by the smallest ranks, layer by layer, that keep the error of every one below a tolerance.
+
+    The error is known, not estimated: it is a sum over the entries that were left out.
 
     Args:
-        factor: of A, without leading directions.
+        factor: the factor of A, without leading directions.
         layout: the weight matrices inside flat vectors.
-        pairs: the gradients v.
-        tolerance: between 0 and 1; the error is relative, in the norm of A.
+        pairs: k gradients v as outer products.
+        tolerance: the largest relative error ||difference||_A / ||A^-1 v||_A, between 0 and 1.
 
     Raises:
         ValueError: for another tolerance, and for factors with leading directions.
@@ -54,9 +56,9 @@ def compress(factor: BlocksFactor, layout: WeightLayout, pairs: Pairs, tolerance
 def _layer(
     factor: KroneckerFactor, left: Float[Tensor, "k t r"], right: Float[Tensor, "k t s"], tolerance: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """U (R, k, r), W (R, k, s), squared error and squared size (k,)."""
+    """Answers U (R, k, r), W (R, k, s) in one weight matrix, their squared error and squared size (k,)."""
     left, right, values = left @ factor.left, right @ factor.right, factor.values
-    truncated = _inverse if left.shape[1] == 1 else _vectors
+    truncated = _truncated_inverse if left.shape[1] == 1 else _truncated_answers
     tried = truncated(left, right, values)
     U, W, error, size = next(tried)
     while bool((error > tolerance**2 * size).any()) and (better := next(tried, None)) is not None:
@@ -65,12 +67,13 @@ def _layer(
 
 
 Truncations = Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]
+"""Answers of growing rank in the eigenbases: U (R, k, r), W (R, k, s), squared error (k,), squared size (k,)."""
 
 
-def _inverse(
+def _truncated_inverse(
     left: Float[Tensor, "k 1 r"], right: Float[Tensor, "k 1 s"], values: Float[Tensor, "r s"]
 ) -> Truncations:
-    """Of gradients with one position: the inverse eigenvalues are truncated, once for all of them."""
+    """The answers for gradients of one position: the inverse eigenvalues are truncated, once for all gradients."""
     d, a = left[:, 0], right[:, 0]
     size = ((d.square() @ (1 / values)) * a.square()).sum(1)
     for U, W in _low_rank(1 / values, values, 1.0):
@@ -79,10 +82,10 @@ def _inverse(
         yield d * U.T[:, None], a * W[:, None], error, size
 
 
-def _vectors(
+def _truncated_answers(
     left: Float[Tensor, "k t r"], right: Float[Tensor, "k t s"], values: Float[Tensor, "r s"]
 ) -> Truncations:
-    """Of gradients with many positions: each answer is truncated, to the same rank."""
+    """The answers for gradients of many positions: each is truncated by itself, all to the same rank."""
     S = (left.mT @ right) / values
     size = (S.square() * values).sum((1, 2))
     for U, W in _low_rank(S, values, 0.5):

@@ -10,16 +10,18 @@ import torch
 from ..linalg.factorizations import CholeskyFactor, Factor
 from ..runtime.fingerprint import content_hash
 from ..types import Operator, Tensor
-from .base import Curvature, check_damping, look_at_spectrum
+from .base import Curvature, check_damping, extreme_eigenvalues
 
 
 @dataclass(frozen=True, eq=False)
 class Dense(Curvature):
-    """A given symmetric matrix (p, p) plus damping * I.
+    """A given symmetric matrix plus damping * I: a curvature that you have computed yourself.
+
+    The matrix is kept as it is and never written to; products and factors are taken on the processor.
 
     Args:
-        explicit: the matrix, symmetric to rounding.
-        damping: >= 0.
+        explicit: the matrix (p, p), symmetric to rounding.
+        damping: what is added to the diagonal, >= 0.
 
     Raises:
         ValueError: for a matrix that is not square or not symmetric, and for negative damping.
@@ -91,7 +93,7 @@ class Dense(Curvature):
         return CholeskyFactor(A)
 
     def spectrum(self, steps: int = 100) -> tuple[float, float]:
-        return look_at_spectrum(self, steps)
+        return extreme_eigenvalues(self, steps)
 
     def fingerprint(self) -> str:
         return f"Dense({content_hash([self.explicit])}, damping={self.damping!r})"

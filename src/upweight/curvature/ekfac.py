@@ -16,20 +16,24 @@ from ..runtime.distributed import gather_objects, together
 from ..runtime.fingerprint import content_hash
 from ..runtime.tensor_files import read, write
 from ..types import Operator, Tensor
-from .base import Compressed, OfProblem, OuterInverse, check_damping, look_at_spectrum
+from .base import Compressed, OuterInverse, ProblemCurvature, check_damping, extreme_eigenvalues
 from .compression import compress
 from .kronecker_statistics import Added, Gathered, Recipe, coverage, gather, restore
 
 
 @dataclass(frozen=True, eq=False)
 class Shared:
-    """What was gathered from the data and made of it: the same object at every damping."""
+    """Statistics that were gathered from the training data: one object that copies at every damping have in common.
+
+    Args:
+        gathered: bases and eigenvalues, by the problem they are of and the recipe they were gathered by.
+    """
 
     gathered: dict[tuple[Objective, Recipe], Gathered] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
-class EKFAC(OfProblem, OuterInverse):
+class EKFAC(ProblemCurvature, OuterInverse):
     """Eigenvalue-corrected Kronecker-factored curvature (George et al., 2018) of the Gauss-Newton matrix.
 
     For each layer the bases are the eigenvectors of the mean x x^T of its inputs and of the mean outer product of its
@@ -39,8 +43,8 @@ class EKFAC(OfProblem, OuterInverse):
     are more than 512; what is covered how is in `coverage`. The penalty of a layer is the mean over its weights.
 
     Args:
-        problem: whose Gauss-Newton matrix is approximated.
-        damping: >= 0, added to every eigenvalue. `damped` gives another damping without another look at the data.
+        problem: the problem whose Gauss-Newton matrix is approximated.
+        damping: what is added to every eigenvalue, >= 0. `damped` gives another one without another look at the data.
         rows: bounds the training examples that are read (evenly spaced), for use as a preconditioner.
         leading: of so many input directions of largest variance the curvature is kept whole, across directions and
             outputs: (c leading)^2 numbers and one Cholesky factor, which a preconditioner pays back severalfold.
@@ -98,21 +102,27 @@ class EKFAC(OfProblem, OuterInverse):
 
     @property
     def coverage(self) -> dict[str, str]:
-        """What covers each parameter, by name: "Kronecker", "dense" or "diagonal"."""
+        """What covers each parameter, by its name: "Kronecker" for weight matrices, else "dense" or "diagonal".
+
+        Parameters in different layers are taken for independent in any case.
+        """
         return coverage(self.problem)
 
     def damped(self, damping: float) -> EKFAC:
         return replace(self, damping=damping)
 
     def spectrum(self, steps: int = 100) -> tuple[float, float]:
-        return look_at_spectrum(self, steps)
+        return extreme_eigenvalues(self, steps)
 
     # -- what is gathered from the data ----------------------------------------------------------------------------
 
     def recipe(self, dtype: torch.dtype) -> Recipe:
-        """How the data are looked at for factors of that precision.
+        """The recipe by which the data are looked at for factors of one precision.
 
         Below the problem's precision the data are read in the fastest one: that serves a preconditioner.
+
+        Args:
+            dtype: the precision of the factors.
         """
         precision = self.problem.precisions[0] if dtype.itemsize < self.dtype.itemsize else self.dtype
         return Recipe(self.rows, self.leading, self.samples, self.seed, precision)
@@ -124,7 +134,13 @@ class EKFAC(OfProblem, OuterInverse):
         return known[key]
 
     def save(self, path: str | Path) -> None:
-        """Write what was gathered from the training data: one safetensors file, good for any damping, no pickle."""
+        """Write what was gathered from the training data: one safetensors file, good for any damping, no pickle.
+
+        It is gathered now if that has not happened, and its file names the weights, data and settings by a hash.
+
+        Args:
+            path: the file, which is replaced if it is there.
+        """
         gathered = self._gathered(self.dtype)
         words = {"kind": "EKFAC", "n": gathered.n, "settings": self._settings()}
         write(path, gathered.tensors(), {**words, "fingerprint": self.undamped_fingerprint()})
@@ -133,18 +149,18 @@ class EKFAC(OfProblem, OuterInverse):
         return {"rows": self.rows, "leading": self.leading, "samples": self.samples, "seed": self.seed}
 
     def undamped_fingerprint(self) -> str:
-        """The content hash of what is gathered from the data, whatever the damping."""
+        """The content hash of what is gathered from the data, whatever the damping: of weights, data and settings."""
         return replace(self, damping=0.0, relative=0.0).fingerprint()
 
     @classmethod
     def load(cls, path: str | Path, problem: Objective, damping: float = 0.0, relative: float = 0.0) -> EKFAC:
-        """Read what `save` wrote, for the same problem.
+        """Read what `save` wrote, for the same problem: no pass over the data but the one that hashes them.
 
         Args:
             path: the file.
-            problem: with the same weights, data and settings as then.
-            damping: any.
-            relative: any.
+            problem: a problem with the same weights, data and settings as then.
+            damping: any damping, >= 0.
+            relative: any relative damping, >= 0.
 
         Raises:
             ValueError: for a file of another kind.

@@ -14,7 +14,7 @@ from ..linalg.dual_factor import DualFactor
 from ..linalg.factorizations import CholeskyFactor, Factor
 from ..objective import Objective
 from ..types import Operator, Tensor
-from .base import ExampleMean, OfProblem, look_at_spectrum
+from .base import ExampleMean, ProblemCurvature, extreme_eigenvalues
 
 FEW_UNPENALISED = 64
 """Parameters without penalty up to which the dual side eliminates them."""
@@ -22,8 +22,16 @@ Self = TypeVar("Self", bound="EmpiricalCurvature")
 
 
 @dataclass(frozen=True, eq=False)
-class EmpiricalCurvature(OfProblem, ExampleMean):
-    """A mean over training examples plus the penalty: R's Hessian or Gauss-Newton matrix."""
+class EmpiricalCurvature(ProblemCurvature, ExampleMean):
+    """What the Hessian and the Gauss-Newton matrix share: a mean over training examples plus the penalty of R.
+
+    Products and matrices come from the problem's `SecondDerivative`, factors from the primal or the dual side. With
+    fewer rows r of a root U than parameters, A = U^T U + diag(l2 + damping) is inverted by a matrix (r, r).
+
+    Args:
+        problem: the problem whose objective R is.
+        damping: what is added to the diagonal, >= 0.
+    """
 
     cache: dict[torch.dtype, Factor] = field(default_factory=dict, init=False, repr=False)
     """Factors by their precision."""
@@ -38,7 +46,7 @@ class EmpiricalCurvature(OfProblem, ExampleMean):
 
     @property
     def name(self) -> str:
-        """What the matrix is called, whatever its damping: the key of its spectrum."""
+        """What the matrix is called, "Hessian" or "GaussNewton": the name that its spectrum is kept under."""
         return type(self).__name__
 
     def damped(self: Self, damping: float) -> Self:
@@ -48,7 +56,7 @@ class EmpiricalCurvature(OfProblem, ExampleMean):
         return dataclasses.replace(self, problem=problem)
 
     def operator(self, dtype: torch.dtype | None = None) -> Operator:
-        product = self.second.product(dtype)
+        product = self.undamped.product(dtype)
         if self.damping == 0:
             return product
         return lambda rows: product(rows) + self.damping * rows
@@ -59,7 +67,7 @@ class EmpiricalCurvature(OfProblem, ExampleMean):
     def spectrum(self, steps: int = 100) -> tuple[float, float]:
         known = self.problem.spectra  # looked at once per problem, whatever the damping
         if self.name not in known:
-            lowest, highest = look_at_spectrum(self, steps)
+            lowest, highest = extreme_eigenvalues(self, steps)
             known[self.name] = lowest - self.damping, highest - self.damping
         lowest, highest = known[self.name]
         return lowest + self.damping, highest + self.damping
@@ -67,16 +75,16 @@ class EmpiricalCurvature(OfProblem, ExampleMean):
     def minibatch_product(
         self, rows: Float[Tensor, "k p"], index: Int[Tensor, "k b"]
     ) -> Float[Tensor, "k p"]:
-        return self.second.minibatch_product(rows, index) + self.damping * rows
+        return self.undamped.minibatch_product(rows, index) + self.damping * rows
 
     def sample(self, k: int, seed: int = 0) -> Float[Tensor, "k p"]:
         generator = torch.Generator().manual_seed(seed)
-        found = self.second.sample(k, generator)
+        found = self.undamped.sample(k, generator)
         noise = torch.randn(found.shape, generator=generator).to(found)
         return found + noise * (self.problem.l2 + self.damping).sqrt().to(found)
 
     def matrix(self, dtype: torch.dtype | None = None) -> Float[Tensor, "p p"]:
-        H = self.second.matrix(dtype)
+        H = self.undamped.matrix(dtype)
         H.diagonal().add_(self.damping)
         return H
 
@@ -91,7 +99,7 @@ class EmpiricalCurvature(OfProblem, ExampleMean):
         # Directions that are flat by construction are given some curvature: solves of gradients never go there.
         gauge = self.problem.gauge if self.damping == 0 else None
         diagonal = self.problem.l2 + self.damping
-        root = self.second.root() if int((diagonal == 0).sum()) < FEW_UNPENALISED else None
+        root = self.undamped.root() if int((diagonal == 0).sum()) < FEW_UNPENALISED else None
         if root is not None:
             root = root if gauge is None else torch.cat([root, gauge])
             return DualFactor(root.to(dtype), diagonal.to(dtype))
@@ -104,11 +112,13 @@ class EmpiricalCurvature(OfProblem, ExampleMean):
 
 @dataclass(frozen=True, eq=False)
 class Hessian(EmpiricalCurvature):
-    """The Hessian of R at theta, penalty included, plus damping * I.
+    """The Hessian of R at theta, penalty included, plus damping * I: the H of Eq. 1 and 2.
+
+    Of a network that is not at a minimum it has negative eigenvalues; damping or `GaussNewton` cures that (R18).
 
     Args:
-        problem: whose objective R is.
-        damping: >= 0; it answers the question of a penalty that is larger by so much.
+        problem: the problem whose objective R is.
+        damping: what is added to the diagonal, >= 0: the answers are those of a penalty that is larger by so much.
 
     >>> import torch
     >>> from upweight import LinearProblem, Squared
@@ -118,7 +128,7 @@ class Hessian(EmpiricalCurvature):
     """
 
     @property
-    def second(self) -> SecondDerivative:
+    def undamped(self) -> SecondDerivative:
         return self.problem.hessian
 
     @property
@@ -131,12 +141,12 @@ class Hessian(EmpiricalCurvature):
 class GaussNewton(EmpiricalCurvature):
     """J^T H_out J, the generalised Gauss-Newton matrix of R, penalty included, plus damping * I.
 
-    J is the Jacobian of the outputs, H_out the Hessian of the loss in them. Equal to the Hessian for models linear in
-    their parameters, positive semi-definite for convex losses.
+    J is the Jacobian of the outputs, H_out the Hessian of the loss in them, averaged over training examples with their
+    weights. Equal to the Hessian for models linear in their parameters, positive semi-definite for convex losses.
 
     Args:
-        problem: whose objective R is.
-        damping: >= 0; it answers the question of a penalty that is larger by so much.
+        problem: the problem whose objective R is.
+        damping: what is added to the diagonal, >= 0: the answers are those of a penalty that is larger by so much.
 
     >>> import torch
     >>> from upweight import LinearProblem, Squared
@@ -146,7 +156,7 @@ class GaussNewton(EmpiricalCurvature):
     """
 
     @property
-    def second(self) -> SecondDerivative:
+    def undamped(self) -> SecondDerivative:
         return self.problem.gauss_newton
 
     @property

@@ -1,4 +1,4 @@
-"""What EKFAC gathers of one weight matrix, and of the parameters outside all of them."""
+"""Blocks of EKFAC: what is gathered of one weight matrix, and of the parameters outside all of them."""
 
 from __future__ import annotations
 
@@ -24,17 +24,26 @@ KEPT = ("left", "right", "values", "whole")
 
 
 class Added(NamedTuple):
-    """Damping: the same everywhere, and a multiple of each block's mean eigenvalue."""
+    """Damping that is added to eigenvalues: a number everywhere, and a multiple of each block's own mean eigenvalue.
+
+    Args:
+        damping: what is added to every eigenvalue, >= 0.
+        relative: the share of a block's mean eigenvalue, without penalty, that is added in this block as well, >= 0.
+    """
 
     damping: float
     relative: float
 
 
 class Block:
-    """The bases and eigenvalues of one weight matrix, gathered in two passes over the data.
+    """The bases and eigenvalues of one weight matrix (r, e), gathered in two passes over the data.
+
+    The first pass (`add_moments`) sums the outer products of both sides, whose eigenvectors are the bases; the second
+    (`add_values`) sums the squares of all gradients in these bases, which are the eigenvalues times n. Letters: r rows,
+    e columns with the intercept's, b examples, t positions of each.
 
     Args:
-        i: which of the weight matrices.
+        i: the number of the weight matrix in the problem's layout.
         matrix: its place inside flat vectors.
         shares_right: whether right factors are the same for every cotangent.
         leading: right directions that are kept whole, as many as `MOST_LEADING` allows.
@@ -54,12 +63,12 @@ class Block:
 
     # -- the first pass --------------------------------------------------------------------------------------------
 
-    def add_moments(self, sides: Sides, w: Float[Tensor, " b"] | None, *, first: bool) -> None:
-        """Add the mean outer products of both sides.
+    def add_moments(self, sides: Sides, w: Float[Tensor, " b"], *, first: bool) -> None:
+        """Add the outer products of both sides, summed over examples and positions.
 
         Args:
-            sides: of one cotangent.
-            w: the examples' weights, None where all are 1.
+            sides: both sides for one cotangent of b examples.
+            w: the weights of these examples (b,).
             first: whether it is the first cotangent of these examples; a shared right side is added once.
         """
         self.outputs += _moment(sides.left(self.i), w)
@@ -67,20 +76,28 @@ class Block:
             self.inputs += _moment(sides.right(self.i), w)
 
     def diagonalise(self) -> None:
-        """Eigenvectors of both sides over all processes, on the right the largest variance first."""
+        """Find the bases: the eigenvectors of both sides, summed over all processes, as columns.
+
+        On the left the smallest variance comes first, on the right the largest, so that leading directions do.
+        """
         self.left = eigenvectors(sum_across(self.outputs))
         self.right = eigenvectors(sum_across(self.inputs)).flip(1)
 
     # -- the second pass -------------------------------------------------------------------------------------------
 
     def clear(self) -> None:
-        """Forget all squares."""
+        """Forget all squares, so that the second pass can start anew, in smaller blocks say; the bases stay."""
         self.values.zero_()
         self.whole.zero_()
         self.seen = None
 
-    def add_values(self, sides: Sides, w: Float[Tensor, " b"] | None) -> None:
-        """Add squares in the bases, for one cotangent of examples with weights w (None: all 1)."""
+    def add_values(self, sides: Sides, w: Float[Tensor, " b"]) -> None:
+        """Add the squares of gradients in the bases. Where examples have one position, they wait for `flush`.
+
+        Args:
+            sides: both sides for one cotangent of b examples.
+            w: the weights of these examples (b,).
+        """
         left = _weighted(sides.left(self.i), w)
         if self.seen is None or not self.shares_right:
             right = sides.right(self.i)
@@ -96,7 +113,10 @@ class Block:
             seen.outer += left[:, :, None] * left[:, None]
 
     def flush(self) -> None:
-        """Add what has been gathered over the cotangents of a block of examples."""
+        """Add what has been gathered over all cotangents of some examples: to be called after the last of these.
+
+        The right sides of one position are the same for all cotangents, so that one product serves these together.
+        """
         seen, self.seen = self.seen, None
         if seen is None or not isinstance(seen.spread, Tensor):
             return
@@ -115,20 +135,22 @@ class Block:
     # -- what comes of it ------------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is kept of the data, by name."""
+        """What is kept of the data, by name: bases, eigenvalues times n, and the block of leading directions."""
         return {name: getattr(self, name) for name in KEPT}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Put in place what `tensors` gave."""
+        """Put in place what `tensors` gave, on the device of this matrix; no pass over the data is needed then."""
         for name in KEPT:
             setattr(self, name, tensors[name].to(self.matrix.index.device))
 
     def factor(self, n: int, l2: Float[Tensor, " p"], added: Added, dtype: torch.dtype) -> KroneckerFactor:
-        """The matrix's part of the curvature.
+        """The weight matrix's part of the curvature: eigenvalues / n + mean penalty + damping, in its bases.
+
+        Eigenvalues below the rounding of the largest are raised to it, so that there is an inverse without damping too.
 
         Args:
             n: the number of examples that were gathered.
-            l2: the penalty of every parameter (p,), of which its weights get their mean.
+            l2: the penalty of every parameter (p,), of which the weights, not the intercept, get their mean.
             added: the damping.
             dtype: the precision of the factor.
         """
@@ -155,7 +177,7 @@ class _Seen:
 
 
 class Rest:
-    """The parameters outside weight matrices: a dense block, or a diagonal.
+    """The parameters outside weight matrices: sums for a dense block of their Gauss-Newton matrix, or its diagonal.
 
     Args:
         index: their entries of theta (q,).
@@ -167,14 +189,25 @@ class Rest:
         self.index = index
         self.total = torch.zeros((len(index),) * (2 if dense else 1), dtype=dtype, device=index.device)
 
-    def add(self, sides: Sides, w: Float[Tensor, " b"] | None) -> None:
-        """Add the outer products of these entries, for one cotangent of examples with weights w (None: all 1)."""
-        P = sides.rest()
-        P = P if w is None else P * w.sqrt()[:, None]
+    def add(self, sides: Sides, w: Float[Tensor, " b"]) -> None:
+        """Add the outer products of these entries of the gradients, or their squares where only the diagonal is kept.
+
+        Args:
+            sides: gradients for one cotangent of b examples.
+            w: the weights of these examples (b,).
+        """
+        P = sides.rest() * w.sqrt()[:, None]
         self.total += P.T @ P if self.total.ndim == 2 else P.square().sum(0)
 
     def factor(self, n: int, l2: Float[Tensor, " p"], added: Added, dtype: torch.dtype) -> Factor:
-        """Their part of the curvature, with the arguments of `Block.factor`."""
+        """The part of the curvature that these entries have: a block with a Cholesky factor, or a diagonal.
+
+        Args:
+            n: the number of examples that were gathered.
+            l2: the penalty of every parameter (p,); each entry has its own.
+            added: the damping.
+            dtype: the precision of the factor.
+        """
         diagonal = self.total if self.total.ndim == 1 else self.total.diagonal()
         more = l2[self.index].double() + added.damping + added.relative * float(diagonal.mean()) / n
         floor = max(float(diagonal.max()) / n * torch.finfo(dtype).eps, torch.finfo(dtype).tiny)
@@ -186,12 +219,12 @@ class Rest:
         return CholeskyFactor(matrix.to(dtype))
 
 
-def _weighted(X: Float[Tensor, "b t r"], w: Float[Tensor, " b"] | None) -> Float[Tensor, "b t r"]:
+def _weighted(X: Float[Tensor, "b t r"], w: Float[Tensor, " b"]) -> Float[Tensor, "b t r"]:
     """Times the roots of the weights: a square of it has the weights themselves."""
-    return X if w is None else X * w.sqrt().to(X.dtype)[:, None, None]
+    return X * w.sqrt().to(X.dtype)[:, None, None]
 
 
-def _moment(X: Float[Tensor, "b t r"], w: Float[Tensor, " b"] | None) -> Float[Tensor, "r r"]:
+def _moment(X: Float[Tensor, "b t r"], w: Float[Tensor, " b"]) -> Float[Tensor, "r r"]:
     """sum_i w_i sum_t x x^T."""
     flat = _weighted(X, w).flatten(0, 1)
     return flat.T @ flat

@@ -78,11 +78,11 @@ def gather(problem: Objective, recipe: Recipe) -> Gathered:
     if recipe.rows is not None and recipe.rows < problem.n:
         even = torch.linspace(0, problem.n - 1, recipe.rows, dtype=torch.float64)
         sample = problem.subset(even.long())
-    passes = _Passes(_layers(sample), recipe, plain=bool((sample.weights == 1).all()))
-    blocks, rest = passes.layers.patiently(lambda: passes.moments(*_empty(problem, recipe)))
+    layers, plan = _layers(sample), SidesPlan(recipe.samples, recipe.seed, recipe.precision)
+    blocks, rest = layers.patiently(lambda: _moments(layers, plan, *_empty(problem, recipe)))
     for block in blocks:
         block.diagonalise()
-    passes.layers.patiently(lambda: passes.values(blocks, rest))
+    layers.patiently(lambda: _values(layers, plan, blocks, rest))
     for total in (rest.total, *(total for block in blocks for total in (block.values, block.whole))):
         sum_across(total)
     return Gathered(blocks, rest, sample.n)
@@ -105,40 +105,30 @@ def restore(problem: Objective, recipe: Recipe, tensors: dict[str, Tensor], n: i
     return Gathered(blocks, rest, n)
 
 
-class _Passes(NamedTuple):
-    """Two passes over this process's share of the training data; `plain` says that all weights are 1."""
-
-    layers: LayerGradients
-    recipe: Recipe
-    plain: bool
-
-    def plan(self) -> SidesPlan:
-        """How the data are looked at, the same way in both passes."""
-        return SidesPlan(self.recipe.samples, self.recipe.seed, self.recipe.precision)
-
-    def moments(self, blocks: list[Block], rest: Rest) -> tuple[list[Block], Rest]:
-        """The first pass, which fills the moments of empty blocks."""
-        for cotangents, weights in self.layers.pulled_back(self.plan(), "bases"):
-            w = None if self.plain else weights  # spares a copy of every block
-            for j, sides in enumerate(cotangents):
-                for block in blocks:
-                    block.add_moments(sides, w, first=j == 0)
-        return blocks, rest
-
-    def values(self, blocks: list[Block], rest: Rest) -> None:
-        """The second pass, from the start."""
-        rest.total.zero_()
-        for block in blocks:
-            block.clear()
-        for cotangents, weights in self.layers.pulled_back(self.plan(), "eigenvalues"):
-            w = None if self.plain else weights
-            for sides in cotangents:
-                if len(rest.index):
-                    rest.add(sides, w)
-                for block in blocks:
-                    block.add_values(sides, w)
+def _moments(
+    layers: LayerGradients, plan: SidesPlan, blocks: list[Block], rest: Rest
+) -> tuple[list[Block], Rest]:
+    """The first pass over this process's share of the training data, which fills the moments of empty blocks."""
+    for cotangents, w in layers.pulled_back(plan, "bases"):
+        for j, sides in enumerate(cotangents):
             for block in blocks:
-                block.flush()
+                block.add_moments(sides, w, first=j == 0)
+    return blocks, rest
+
+
+def _values(layers: LayerGradients, plan: SidesPlan, blocks: list[Block], rest: Rest) -> None:
+    """The second pass, from the start."""
+    rest.total.zero_()
+    for block in blocks:
+        block.clear()
+    for cotangents, w in layers.pulled_back(plan, "eigenvalues"):
+        for sides in cotangents:
+            if len(rest.index):
+                rest.add(sides, w)
+            for block in blocks:
+                block.add_values(sides, w)
+        for block in blocks:
+            block.flush()
 
 
 def _layers(problem: Objective) -> LayerGradients:

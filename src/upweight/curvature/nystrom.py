@@ -10,7 +10,7 @@ import torch
 from ..linalg.lanczos import indefinite
 from ..linalg.low_rank import LowRankFactor
 from ..types import Operator
-from .base import Curvature, look_at_spectrum
+from .base import Curvature, extreme_eigenvalues
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class Nystrom(Curvature):
 
     Args:
         of: the curvature that is approximated, with its damping.
-        rank: how many directions are kept.
+        rank: how many directions are kept, at most p.
         seed: of the random directions.
 
     Raises:
@@ -51,7 +51,7 @@ class Nystrom(Curvature):
 
     @property
     def damping(self) -> float:  # type: ignore[override]
-        """That of the curvature which is approximated."""
+        """The damping of the curvature that is approximated, with which this one has it too."""
         return self.of.damping
 
     def damped(self, damping: float) -> Nystrom:
@@ -94,7 +94,7 @@ class Nystrom(Curvature):
         return None
 
     def spectrum(self, steps: int = 100) -> tuple[float, float]:
-        return look_at_spectrum(self, steps)
+        return extreme_eigenvalues(self, steps)
 
     def fingerprint(self) -> str:
         return f"Nystrom({self.of.fingerprint()}, rank={self.rank}, seed={self.seed})"

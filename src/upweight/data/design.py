@@ -12,14 +12,13 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from scipy import sparse
 
-from ..types import Tensor, as_tensor
+from ..types import ArrayLike, Tensor, as_tensor
 
 SMALL_BYTES = 4 << 20
 """Data up to this size are compared whole where somebody looks whether they were changed: half a millisecond."""
@@ -40,57 +39,74 @@ def has_fast_bfloat16() -> bool:
 
 
 class Block(ABC):
-    """Some rows of X, in the precision of the vectors they are multiplied with."""
+    """Some rows of X (b, d), in the precision of the vectors they are multiplied with.
+
+    Three products are all that a linear model does with its data; whoever stores X in a new way writes these.
+    """
 
     @abstractmethod
     def forward(self, V: Float[Tensor, "q d"]) -> Float[Tensor, "b q"]:
-        """X V^T."""
+        """X V^T (b, q): the outputs of these rows for q weight vectors V."""
 
     @abstractmethod
     def backward(self, Z: Float[Tensor, "b q"]) -> Float[Tensor, "q d"]:
-        """Z^T X."""
+        """Z^T X (q, d): the sum of these rows, weighted in q ways, which gradients and curvature products end with."""
 
     @abstractmethod
     def gram(self, w: Float[Tensor, " b"], out: Float[Tensor, "d d"]) -> None:
-        """Add X^T diag(w) X to the upper triangle of `out` (more of it may be filled)."""
+        """Add X^T diag(w) X to the upper triangle of `out` (more of it may be filled): the Hessian's sum over rows."""
 
     @abstractmethod
     def dense(self) -> Float[Tensor, "b d"]:
-        """The rows as a dense tensor."""
+        """The rows written out as a dense tensor, in the precision of the block."""
 
 
 class Design(ABC):
-    """X (n, d)."""
+    """The design matrix X (n, d) of a linear model, one row per example, wherever its numbers are kept.
+
+    A class per way of keeping them: dense or sparse in memory, on disk. Everything above reads `blocks` and takes rows,
+    and does not know which it has.
+    """
 
     shape: tuple[int, int]
+    """(n, d)."""
     precisions: tuple[torch.dtype, ...] = (torch.float32, torch.float64)
     """Those worth having, from the fastest to the most accurate."""
 
     @abstractmethod
     def block(self, rows: slice, dtype: torch.dtype) -> Block:
-        """Those consecutive rows."""
+        """Consecutive rows, ready for products with vectors of that precision."""
 
     @abstractmethod
     def take(self, index: Tensor) -> Design:
-        """The design of those rows."""
+        """The design of some rows (b,), in the order of the index; rows may come twice."""
 
     @abstractmethod
     def buffers(self) -> Sequence[Tensor]:
-        """What the content hash covers."""
+        """The tensors that a content hash must cover, so that equal hashes are equal X."""
 
     @abstractmethod
     def sample(self) -> Sequence[Tensor]:
-        """All numbers of small data, or those of some rows: what tells a change in place."""
+        """All numbers of small data (`SMALL_BYTES`), or of some rows: what a look for changes in place compares."""
 
     @property
     @abstractmethod
     def versioned(self) -> Sequence[Tensor]:
-        """Tensors whose version counter tells a change in place."""
+        """Tensors whose count of changes, kept by torch, tells a change in place; none where NumPy holds the data."""
 
     def blocks(
         self, size: int, dtype: torch.dtype, within: slice | None = None
     ) -> Iterator[tuple[slice, Block]]:
-        """All rows (or those `within`), in order, `size` at a time."""
+        """Read all rows in order, block by block: one pass over the data.
+
+        Args:
+            size: the most rows of a block.
+            dtype: the precision of the vectors that blocks will be multiplied with; bfloat16 rounds products alone.
+            within: the rows to read, by default all.
+
+        Returns:
+            An iterator of the place of each block and the block.
+        """
         start, stop, _ = (within or slice(None)).indices(self.shape[0])
         for first in range(start, stop, size):
             rows = slice(first, min(first + size, stop))
@@ -98,9 +114,13 @@ class Design(ABC):
 
 
 class DenseBlock(Block):
-    """Rows held as a dense tensor."""
+    """Rows held as a dense tensor, of any strides.
+
+    In bfloat16 vectors are rounded on the way into a product and come back in their own precision.
+    """
 
     STRIPS = 4
+    """Column strips that a symmetric product is made of: each more saves work and makes products smaller."""
 
     def __init__(self, X: Tensor) -> None:
         self.X = X
@@ -123,7 +143,11 @@ class DenseBlock(Block):
 
 
 class DenseDesign(Design):
-    """X as a dense tensor, in whatever float precision it came."""
+    """X as a dense tensor, in whatever float precision it came; the user's own memory where that could be shared.
+
+    Blocks of a lower precision come from a copy that is made at the first use, if it is at most `CACHE_BYTES`; all
+    others are converted as they are read.
+    """
 
     def __init__(self, X: Tensor) -> None:
         self.X = X
@@ -146,7 +170,7 @@ class DenseDesign(Design):
         return [self.X]
 
     def sample(self) -> Sequence[Tensor]:
-        return [_some(self.X)]
+        return [_sampled(self.X)]
 
     @property
     def versioned(self) -> Sequence[Tensor]:
@@ -154,7 +178,7 @@ class DenseDesign(Design):
 
 
 class SparseBlock(Block):
-    """Rows held as a SciPy CSR matrix."""
+    """Rows held as a SciPy CSR matrix: products take time in proportion to the entries that are not zero."""
 
     def __init__(self, X: sparse.csr_array) -> None:
         self.X = X
@@ -178,7 +202,10 @@ class SparseBlock(Block):
 
 
 class SparseDesign(Design):
-    """X as a SciPy CSR matrix."""
+    """X as a SciPy CSR matrix, for words and one-hot columns; it is never written out as a whole.
+
+    A converted copy is kept for each precision that is asked for.
+    """
 
     def __init__(self, X: sparse.csr_array) -> None:
         self.X = X
@@ -197,22 +224,34 @@ class SparseDesign(Design):
         return [torch.from_numpy(part) for part in (self.X.data, self.X.indices, self.X.indptr)]
 
     def sample(self) -> Sequence[Tensor]:
-        return [_some(part) for part in self.buffers()]
+        return [_sampled(part) for part in self.buffers()]
 
     @property
     def versioned(self) -> Sequence[Tensor]:
         return []
 
 
-def _some(values: Tensor) -> Tensor:
+def _sampled(values: Tensor) -> Tensor:
     """The whole of a small tensor, some entries of the first dimension of a large one."""
     if values.numel() * values.element_size() <= SMALL_BYTES:
         return values
     return values[torch.linspace(0, len(values) - 1, SAMPLE_ROWS, dtype=torch.float64).long()]
 
 
-def as_design(X: Any, what: str = "X") -> Design:
-    """A tensor, array, DataFrame or SciPy sparse matrix (n, d) of finite numbers as a `Design`."""
+def as_design(X: ArrayLike | sparse.sparray | sparse.spmatrix, what: str = "X") -> Design:
+    """Make a `Design` of a matrix (n, d) as users have it; whole numbers and booleans become float64.
+
+    Args:
+        X: a tensor, array, DataFrame, list of rows or SciPy sparse matrix. Dense float32 and float64 are not copied
+            where they lie row by row.
+        what: what X is called in errors.
+
+    Raises:
+        ValueError: for another shape, no rows, and a NaN or infinity, with the first example's number.
+
+    >>> as_design([[1, 2], [3, 4]]).shape
+    (2, 2)
+    """
     if sparse.issparse(X):
         csr = sparse.csr_array(X)
         csr = csr if csr.dtype in (np.float32, np.float64) else csr.astype(np.float64)
@@ -230,13 +269,22 @@ def as_design(X: Any, what: str = "X") -> Design:
     return DenseDesign(dense.contiguous())
 
 
-def as_inputs(inputs: Any) -> Any:
-    """Inputs as a tensor; rows of a design, which are as trained on, stay as they are."""
+def as_inputs(inputs: ArrayLike | Design) -> Tensor | Design:
+    """Inputs as a tensor; rows of a design stay as they are: they are what the model computes with already."""
     return inputs if isinstance(inputs, Design) else as_tensor(inputs)
 
 
 def check_finite(X: Tensor, what: str, first: int = 0) -> None:
-    """Raise ValueError for a NaN or infinity, naming the example; row 0 is example `first`."""
+    """Refuse a matrix that holds a NaN or infinity.
+
+    Args:
+        X: rows (b, d).
+        what: what they are called in the error.
+        first: the number of the example that row 0 is, where X is a piece of more.
+
+    Raises:
+        ValueError: with the number of the first such example.
+    """
     # The extremes see a NaN or infinity at the price of one read; a table of booleans costs fifty times that.
     if X.numel() and not all(extreme.isfinite() for extreme in X.aminmax()):
         row = first + int((~X.isfinite()).any(1).nonzero()[0, 0])
@@ -246,7 +294,7 @@ def check_finite(X: Tensor, what: str, first: int = 0) -> None:
 
 
 def check_shape(shape: tuple[int, ...], what: str) -> None:
-    """Raise ValueError for anything but (n, d) with n > 0."""
+    """Refuse any shape but (n, d) with n > 0. Raises ValueError, which says what `what` is called and what arrived."""
     if len(shape) != 2:
         raise ValueError(f"{what} must have shape (n, d), got {tuple(shape)}")
     if shape[0] == 0:

@@ -29,7 +29,16 @@ SAMPLE_BYTES = 1 << 20
 
 @final
 class Rows:
-    """`len(rows)` examples; `take` gives some of them as a batch on `device`, in the order of the index.
+    """Training or test examples, wherever they come from: `len(rows)` of them, some at a time as a batch on a device.
+
+    `as_rows` makes them of what users have.
+
+    Args:
+        n: how many there are.
+        fetch: gives the examples of an index (b,) or slice as a batch.
+        device: where batches go.
+        slow: whether fetching takes long enough (a disk, a Dataset) to be done ahead by another thread.
+        held: the tensors in memory, if any, that examples are rows of, to be watched for changes.
 
     >>> rows = as_rows((torch.eye(3), [0, 1, 2]), torch.device("cpu"), torch.float32)
     >>> len(rows), rows.take(torch.tensor([2]))[1]
@@ -53,11 +62,15 @@ class Rows:
         return self._n
 
     def take(self, index: Tensor | slice) -> Any:
-        """Those examples as one batch."""
+        """Examples by their numbers (b,) or a slice, as one batch on the device, in the order of the index."""
         return to_device(self._fetch(index), self._device)
 
     def blocks(self, size: int, within: slice | None = None) -> Iterator[tuple[slice, Any]]:
-        """All examples (or those `within`) in order, `size` at a time, each block with its place."""
+        """All examples, or those `within`, in order and `size` at a time: the place of each block, and its batch.
+
+        The last block may be smaller. Slow sources are read ahead by a thread, one block early; what goes to a GPU is
+        copied from pinned memory while the device works.
+        """
         start, stop, _ = (within or slice(None)).indices(self._n)
         parts = (slice(first, min(first + size, stop)) for first in range(start, stop, size))
         if not self._slow:
@@ -67,7 +80,7 @@ class Rows:
             yield part, to_device(batch, self._device)
 
     def subset(self, index: Tensor) -> Rows:
-        """Some of the examples, in the order of the index."""
+        """Some of the examples, (b,) by their numbers, in the order of the index; nothing is copied yet."""
         chosen = index.cpu()
         return Rows(
             len(chosen),
@@ -93,7 +106,7 @@ class Rows:
         return Watch(sample, self._held)
 
     def digest(self) -> Tensor:
-        """A content hash of all examples, as bytes."""
+        """A content hash (16,) of all examples, as bytes, by one pass: equal for equal numbers in equal order."""
         digest = xxhash.xxh3_128()
         for _, batch in self.blocks(PASS):
             for leaf in tensors(batch):
@@ -102,7 +115,20 @@ class Rows:
 
 
 def as_rows(data: Any, device: torch.device, dtype: torch.dtype, name: str = "train") -> Rows:
-    """Any accepted data -> `Rows`, checked by one pass: equal lengths, finite numbers, the model's precision."""
+    """Make `Rows` of any data that a `Problem` accepts, and check all of them by one pass.
+
+    Args:
+        data: (inputs, targets) of tensors or arrays, memory-mapped ones too; a mapping of them; a map-style Dataset; a
+            DataLoader of one that does not shuffle, whose collator is kept.
+        device: where batches go.
+        dtype: the model's precision, which real numbers must have.
+        name: what the data are called in errors.
+
+    Raises:
+        TypeError: for data of another form and for real numbers of another precision.
+        ValueError: for no examples, unequal lengths, a NaN or infinity (with the first example's number), examples that
+            cannot be collated, a loader that shuffles, and examples that read differently the second time.
+    """
     rows = _source(data, device, name)
     if len(rows) == 0:
         raise ValueError(f"{name} is empty: give at least one example")
@@ -119,37 +145,44 @@ def as_rows(data: Any, device: torch.device, dtype: torch.dtype, name: str = "tr
 
 def _evenly(k: int, n: int) -> Tensor | slice:
     """So many of n places, evenly spaced: all of them where there are no more."""
-    return slice(0, n) if k >= n else torch.linspace(0, n - 1, k).long()
+    return slice(0, n) if k >= n else torch.linspace(0, n - 1, k, dtype=torch.float64).long()
 
 
 def tensors(batch: Any) -> list[Tensor]:
-    """All tensors of a batch."""
+    """All tensors of a batch, however tuples, lists and mappings are nested in it, in their order."""
     return [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
 
 
 def count(batch: Any) -> int:
-    """The number of examples of a batch."""
+    """The number of examples of a batch: the length of its first tensor."""
     return len(tensors(batch)[0])
 
 
 def batched(example: Any) -> Any:
-    """One example as a batch."""
+    """One example as a batch of one: every tensor gets a first dimension of size 1."""
     return tree_map(lambda leaf: leaf[None], example)
 
 
 def examples(batch: Any) -> Iterator[Any]:
-    """The examples of a batch, without their batch dimension."""
+    """The examples of a batch one by one, without their batch dimension: views, in order. See `batched`."""
     for i in range(count(batch)):
         yield tree_map(lambda leaf, i=i: leaf[i], batch)
 
 
 def targets_of(batch: Any) -> Any:
-    """What the loss gets as its second argument: the targets, or the whole mapping."""
+    """What a loss gets as its second argument: the targets of (inputs, targets), or the whole of a mapping.
+
+    >>> targets_of((torch.zeros(1, 2), torch.tensor([1])))
+    tensor([1])
+    """
     return batch if isinstance(batch, dict) else batch[1]
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch with every tensor on `device`; mappings become dicts, which torch.func can look into."""
+    """The batch with every tensor on `device`; mappings become dicts, which torch.func can look into.
+
+    On a GPU the copy is not waited for: what is pinned is copied while the device works on what came before.
+    """
     if isinstance(batch, Mapping):
         batch = dict(batch)
     goes_on = device.type == "cuda"  # what is pinned is copied while the device works on what came before
@@ -159,7 +192,7 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 
 def pinned(batch: Any, device: torch.device) -> Any:
-    """The batch in memory that a GPU copies from by itself."""
+    """The batch in memory that a GPU copies from by itself; as it is where `device` is the processor."""
     if device.type != "cuda":
         return batch
     return tree_map(

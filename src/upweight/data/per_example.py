@@ -17,15 +17,41 @@ Loss: TypeAlias = Callable[[Any, Any], Tensor]
 
 
 def per_example(function: Loss, outputs: Any, targets: Any) -> Tensor:
-    """function(outputs, targets) of every example, each as a batch of one: (b, ...), (b, ...) -> (b,).
+    """What a loss or measure of batches gives for every example by itself: each is handed over as a batch of one.
 
-    vmap where the function allows it, else one example after the other.
+    Reduced losses (`nn.MSELoss()`) and per-example ones thus work alike, and nothing can mix examples. vmap where the
+    function allows it, else one example after the other.
+
+    Args:
+        function: of outputs (1, ...) and targets (1, ...), one number.
+        outputs: of b examples, (b, ...) or a mapping or tuple of such tensors.
+        targets: of b examples.
+
+    Returns:
+        One number per example, (b,).
+
+    Raises:
+        TypeError: where the function gives no tensor.
+        ValueError: where it gives more than one number per example.
+
+    >>> from torch.nn import functional as F
+    >>> per_example(F.mse_loss, torch.tensor([[1.0], [4.0]]), torch.zeros(2, 1))
+    tensor([ 1., 16.])
     """
     return each(lambda output, target: number(function(batched(output), batched(target))), outputs, targets)
 
 
 def each(one: Loss, outputs: Any, targets: Any) -> Tensor:
-    """`one(output, target)` of every example, (b,): vmapped where torch can, else example by example."""
+    """What a function of one example gives for each of b: vmapped where torch can, else example by example.
+
+    Args:
+        one: of an output and a target without batch dimension, one number.
+        outputs: of b examples, (b, ...) or a mapping or tuple of such tensors.
+        targets: of b examples.
+
+    Returns:
+        One number per example, (b,).
+    """
 
     def loop() -> Tensor:
         pairs = zip(examples(outputs), examples(targets), strict=True)
@@ -35,7 +61,13 @@ def each(one: Loss, outputs: Any, targets: Any) -> Tensor:
 
 
 def number(value: Any) -> Tensor:
-    """The one number that a loss or measure gave, as a tensor without dimensions. Raises TypeError or ValueError."""
+    """The one number that a loss or measure gave, (1,) or (1, 1) say, as a tensor without dimensions.
+
+    Raises TypeError for anything but a tensor, ValueError for more than one number.
+
+    >>> number(torch.ones(1, 1))
+    tensor(1.)
+    """
     if not isinstance(value, Tensor):
         raise TypeError(
             f"a loss or measure must give a tensor, got {type(value).__name__}; a model of transformers computes none "

@@ -10,15 +10,23 @@ import pandas as pd
 import torch
 from jaxtyping import Int
 
-from ..types import Tensor
+from ..types import Tensor, as_tensor
 
 
 def as_sets(groups: Any, n: int) -> tuple[pd.Index, list[Int[Tensor, " _"]]]:
     """Names and rows of sets of training rows, checked.
 
-    A flat list or tensor of row numbers is one set, a mask (n,) of booleans too; a list of lists gives several; a
-    mapping names them; a column (n,) of strings, categories or a pandas Series makes one set of each of its values.
-    Raises ValueError for sets that are empty, hold unknown or repeated rows, or everything.
+    Args:
+        groups: a flat list or tensor of row numbers or a mask (n,) of booleans, which are one set; a list of lists,
+            which gives several; a mapping, which names them; a column (n,) of strings, categories or a pandas Series,
+            which makes one set of each of its values.
+        n: the number of training rows.
+
+    Returns:
+        The names, an index called "group", and the row numbers of each set.
+
+    Raises:
+        ValueError: for sets that are empty, hold unknown or repeated rows, or everything.
 
     >>> as_sets({"a": [0, 2], "b": [1]}, 4)[0].tolist(), as_sets(["x", "y", "x"], 3)[1]
     (['a', 'b'], [tensor([0, 2]), tensor([1])])
@@ -52,7 +60,7 @@ def _is_column(groups: Any) -> bool:
 
 
 def _rows(part: Any, n: int) -> Tensor:
-    rows = torch.as_tensor(np.asarray(part))
+    rows = as_tensor(part)
     if rows.dtype == torch.bool:
         if rows.shape != (n,):
             raise ValueError(f"a mask of training rows must have shape ({n},), got {tuple(rows.shape)}")

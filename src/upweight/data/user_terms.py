@@ -18,8 +18,8 @@ class Terms:
 
     `prepare(inputs, targets)` turns a batch of the user's into what the model computes with; None: they already are.
     `network` is a frozen network: the model computes with its features, and input derivatives go back through it.
-    `feature_names` are the columns after that, `train_index` the ids of the training rows, `classes` the class
-    names by their number. `notes` say in words what was held fixed or approximated.
+    `feature_names` are the columns after that, `train_index` the ids of the training rows, `classes` the class names by
+    their number. `notes` say in words what was held fixed or approximated.
 
     >>> import torch
     >>> Terms(train_index=pd.Index(["a", "b", "c"])).take(torch.tensor([2, 0])).train_index.tolist()
@@ -34,7 +34,10 @@ class Terms:
     notes: tuple[str, ...] = ()
 
     def take(self, index: Tensor) -> Terms:
-        """The same with those training rows."""
+        """The terms of a problem on some of the training rows: their ids are picked, everything else stays.
+
+        `index` (b,) are row numbers, in the order of the new problem's rows.
+        """
         if self.train_index is None:
             return self
         return replace(self, train_index=self.train_index.take(index.numpy()))
@@ -50,7 +53,14 @@ def row_index(rows: Any) -> pd.Index | None:
 
 
 def batch_index(batch: Any) -> pd.Index | None:
-    """The row ids of a batch `(inputs, targets)`, from whichever has them."""
+    """The row ids of a batch `(inputs, targets)`, from whichever of the two is a DataFrame or Series, inputs first.
+
+    None for arrays and tensors, which have no names, and for mappings. Tables of scores show these ids.
+
+    >>> import torch
+    >>> batch_index((torch.eye(2).numpy(), pd.Series([0, 1], index=["a", "b"]))).tolist()
+    ['a', 'b']
+    """
     if not isinstance(batch, (tuple, list)):
         return None
     return next((index for part in batch if (index := row_index(part)) is not None), None)

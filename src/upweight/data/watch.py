@@ -39,7 +39,11 @@ class Watch:
         self._whole, self._seen = content_hash(self._tensors), content_hash(sample())
 
     def moved(self) -> bool:
-        """Whether any change is seen since the watch began."""
+        """Whether any change is seen since the watch began: the sample is read and hashed again, about a millisecond.
+
+        Once a tensor's count of changes has moved, all tensors are hashed, a pass over them. A change that was undone
+        is none.
+        """
         now = _counts(self._tensors)
         if now != self._counts:
             if content_hash(self._tensors) != self._whole:

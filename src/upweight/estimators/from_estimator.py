@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from ..data.user_terms import Terms, batch_index
-from ..linear.diagnostics import check_identified, check_separable, finished
+from ..linear.diagnostics import at_optimum, check_identified, check_separable
 from ..linear.problem import LinearProblem
 from ..types import Keep
 from .readers import reader_of
-from .reading import Reading, Wishes
+from .reading import Options, Reading
 from .user_data import Inputs, Targets
 
 
@@ -29,7 +29,7 @@ def from_estimator(
     polish: bool = False,
     rank: int | None = None,
 ) -> LinearProblem:
-    """The problem that a fitted scikit-learn estimator solved: R = (1/n) sum_i w_i l_i + 1/2 sum_j l2_j theta_j^2.
+    """The problem that a fitted scikit-learn estimator solved, R = (1/n) sum_i w_i l_i + 1/2 sum_j l2_j theta_j^2.
 
     For LogisticRegression, LinearSVC, SGDClassifier (hinge, squared_hinge, log_loss), LinearRegression, Ridge, SVC with
     two classes, and a Pipeline ending in one of them. Theta is the estimator's own `coef_` and `intercept_`. Fitted
@@ -40,16 +40,16 @@ def from_estimator(
     found (Sec. 4.3).
 
     Args:
-        estimator: fitted.
+        estimator: the fitted estimator; it is not changed.
         X: n rows as it was fitted on: array, DataFrame, sparse, or what the pipeline takes. Test batches are given in
             the same form: a DataFrame with the same columns, labels as they are.
         y: n targets as it was fitted on.
-        sample_weight: (n,) as it was fitted with.
+        sample_weight: the weights (n,) that it was fitted with, or None.
         keep: which retraining is predicted. By default it is what refitting the same estimator does: "total" where C or
             alpha weighs the sum of the losses (l2 = 1/(C n) or alpha/n), "mean" for SGDClassifier (l2 = alpha).
         smoothing: the temperature of the smooth hinge, > 0.
         polish: finishes the training (of the smoothed hinge, where there is one) before anything is answered.
-        rank: keeps that many leading features of an SVC's kernel.
+        rank: how many leading features of an SVC's kernel are kept; None keeps all.
 
     Returns:
         The problem, a `LinearProblem` at the estimator's parameters.
@@ -74,7 +74,7 @@ def from_estimator(
     model, transform = _unwrap(estimator)
     inputs = Inputs(estimator, transform)
     features = inputs(X)
-    reading = reader_of(model)(model, features, Wishes(smoothing, rank))
+    reading = reader_of(model)(model, features, Options(smoothing, rank))
     phi = reading.phi
     if phi is not None:
         inputs, features = replace(inputs, phi=phi), phi(features)
@@ -104,7 +104,7 @@ def from_estimator(
     )
     check_identified(problem)
     check_separable(problem)
-    return finished(problem, polish=polish)
+    return at_optimum(problem, polish=polish)
 
 
 # -- which estimator, and what it is fed -----------------------------------------------------------------------------
@@ -129,6 +129,7 @@ def _unwrap(estimator: Any) -> tuple[Any, Any]:
 
 
 def _feature_names(estimator: Any, transform: Any, X: Any) -> tuple[str, ...] | None:
+    """The names of the columns that the model sees, or None where nobody knows them."""
     if transform is not None:
         try:
             return tuple(transform.get_feature_names_out())
@@ -141,6 +142,7 @@ def _feature_names(estimator: Any, transform: Any, X: Any) -> tuple[str, ...] | 
 
 
 def _notes(model: Any, transform: Any, reading: Reading) -> tuple[str, ...]:
+    """What was held fixed or approximated, one sentence each."""
     notes = list(reading.notes)
     if transform is not None:
         notes.append("the pipeline's transformers are applied as fitted and held fixed")

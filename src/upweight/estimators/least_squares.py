@@ -7,11 +7,23 @@ from typing import Any
 import numpy as np
 
 from ..losses import Squared
-from .reading import Reading, Wishes, coefficients, intercept_of
+from .reading import Options, Reading, coefficients, intercept_of
 
 
-def least_squares(model: Any, X: Any, wishes: Wishes) -> Reading:
-    """Ridge and LinearRegression: 1/2 the sum of squares + alpha/2 ||coef||^2."""
+def least_squares(model: Any, X: Any, options: Options) -> Reading:
+    """What Ridge and LinearRegression minimise: 1/2 the sum of squares + alpha/2 ||coef||^2, alpha = 0 for the latter.
+
+    On the mean loss that is l2 = alpha / n, for each target its own alpha if there are several; intercepts have no
+    penalty. A refit without rows keeps alpha, thus the total penalty.
+
+    Args:
+        model: the fitted estimator.
+        X: its n training inputs as it sees them.
+        options: not used; nothing is left to choose.
+
+    Raises:
+        ValueError: for positive=True.
+    """
     if model.positive:
         raise ValueError("positive=True is not supported: coefficients at the bound do not follow a Hessian")
     coef = coefficients(model)

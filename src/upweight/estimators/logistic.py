@@ -6,12 +6,24 @@ import math
 from typing import Any
 
 from ..losses import Logistic, SmoothHinge, Softmax, SquaredHinge
-from .reading import Reading, Wishes, coefficients, intercept_of, refuse_penalty
+from .reading import Options, Reading, coefficients, intercept_of, refuse_penalty
 from .support_vectors import liblinear_intercept
 
 
-def logistic_regression(model: Any, X: Any, wishes: Wishes) -> Reading:
-    """LogisticRegression: C times the sum of the losses + 1/2 ||coef||^2; liblinear penalises the intercept too."""
+def logistic_regression(model: Any, X: Any, options: Options) -> Reading:
+    """What LogisticRegression minimises: C times the sum of the losses + 1/2 ||coef||^2, thus l2 = 1 / (C n).
+
+    Two classes and one against the rest are `Logistic`, several classes together `Softmax`. liblinear penalises the
+    intercept too. A refit without rows keeps C, thus the total penalty.
+
+    Args:
+        model: the fitted estimator.
+        X: its n training inputs as it sees them.
+        options: not used; nothing is left to choose.
+
+    Raises:
+        ValueError: for penalties with a kink, and for two classes by the multinomial loss.
+    """
     penalty = getattr(model, "penalty", "deprecated")
     share = {"l1": 1.0, "elasticnet": model.l1_ratio, "deprecated": model.l1_ratio}.get(penalty)
     if share:
@@ -35,9 +47,24 @@ def logistic_regression(model: Any, X: Any, wishes: Wishes) -> Reading:
     )
 
 
-def sgd(model: Any, X: Any, wishes: Wishes) -> Reading:
-    """SGDClassifier: the mean loss + alpha/2 ||coef||^2."""
-    losses = {"hinge": SmoothHinge(wishes.smoothing), "squared_hinge": SquaredHinge(), "log_loss": Logistic()}
+def sgd(model: Any, X: Any, options: Options) -> Reading:
+    """What SGDClassifier minimises: the mean loss + alpha/2 ||coef||^2, thus l2 = alpha, and no penalty on intercepts.
+
+    A refit without rows keeps the penalty on the mean. Classes are trained one against the rest.
+
+    Args:
+        model: the fitted estimator.
+        X: its n training inputs as it sees them.
+        options: `smoothing` is that of the hinge.
+
+    Raises:
+        ValueError: for other losses than hinge, squared_hinge and log_loss, penalties with a kink, early stopping.
+    """
+    losses = {
+        "hinge": SmoothHinge(options.smoothing),
+        "squared_hinge": SquaredHinge(),
+        "log_loss": Logistic(),
+    }
     if model.loss not in losses:
         raise ValueError(f"loss={model.loss!r} is not supported; use one of {', '.join(losses)}")
     if model.penalty not in ("l2", None):
@@ -47,5 +74,5 @@ def sgd(model: Any, X: Any, wishes: Wishes) -> Reading:
             "early_stopping=True trains on a part of the data that is not recorded; use early_stopping=False"
         )
     coef = coefficients(model)
-    l2 = 0.0 if model.penalty is None else model.alpha
+    l2 = 0.0 if model.penalty is None else float(model.alpha)
     return Reading(coef, intercept_of(model, len(coef)), losses[model.loss], l2, "mean")

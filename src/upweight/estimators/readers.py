@@ -17,7 +17,7 @@ READERS: dict[str, Reader] = {
     "Ridge": least_squares,
     "SVC": svc,
 }
-"""By the name of scikit-learn's class, so that none of them need be imported."""
+"""Readers by the name of scikit-learn's class, so that none of these classes need be imported."""
 
 _REGRESSION = "its loss has kinks or is not a likelihood's; use Ridge or LinearRegression"
 _SEARCH = (
@@ -41,10 +41,19 @@ REFUSED = {
     "OneVsRestClassifier": "pass each of its estimators_ with the labels of that class against the rest",
     "OneVsOneClassifier": "it trains a model for every pair of classes; pass one of its estimators_ with those two",
 }
+"""Estimators that are not supported by the name of their class, and what to use in their place."""
 
 
 def reader_of(model: Any) -> Reader:
-    """How to read that model. Raises TypeError where it is not supported, with what to use instead."""
+    """The reader of an estimator's family, by the names of its scikit-learn class and of the bases of that.
+
+    Raises:
+        TypeError: for an estimator that is not supported, with what to use in its place.
+
+    >>> from sklearn.linear_model import Ridge
+    >>> reader_of(Ridge()).__name__
+    'least_squares'
+    """
     for kind in type(model).__mro__:
         if kind.__module__.partition(".")[0] == "sklearn" and kind.__name__ in REFUSED:
             raise TypeError(f"{type(model).__name__} is not supported: {REFUSED[kind.__name__]}")

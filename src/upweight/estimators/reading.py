@@ -16,56 +16,71 @@ from ..types import Keep
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What an estimator minimised, in the words of `LinearProblem`."""
+    """What a fitted estimator minimised, in the words of `LinearProblem`; a reader of its family finds it.
+
+    Args:
+        coef: the fitted coefficients (c, d).
+        intercept: the fitted intercepts (c,), or None where the estimator has none.
+        loss: the loss of one example.
+        l2: the strength of the penalty on the mean loss, a number or one per parameter (p,).
+        keep: which retraining the same estimator does without some rows.
+        l2_intercept: the strength on the intercepts.
+        counts_weights: whether class weights "balanced" count examples by their sample weights.
+        phi: the features that the model is linear in, where they are not its inputs.
+        notes: what was held fixed or approximated, one sentence each.
+    """
 
     coef: np.ndarray
     intercept: np.ndarray | None
     loss: LinearLoss
-    l2: Any
+    l2: float | np.ndarray
     keep: Keep
     l2_intercept: float = 0.0
     counts_weights: bool = False
-    """Whether "balanced" counts examples by their sample weights."""
     phi: FeatureMap | None = None
-    """The features that the model is linear in, where they are not its inputs."""
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What a user of `from_estimator` wants of a reading.
+class Options:
+    """What a user of `from_estimator` may choose where the estimator's objective leaves a choice.
 
-    `smoothing` is the temperature of the smooth hinge, `rank` how many features of a kernel are kept (None: all).
+    Args:
+        smoothing: the temperature t > 0 of the smooth hinge that stands in for a hinge (R19).
+        rank: how many leading features of a kernel are kept; None keeps all.
     """
 
     smoothing: float
     rank: int | None
 
 
-Reader = Callable[[Any, Any, Wishes], Reading]
-"""A fitted estimator, its training inputs as it sees them, and wishes -> what it minimised."""
+Reader = Callable[[Any, Any, Options], Reading]
+"""A fitted estimator, its training inputs (n, d) as it sees them, and options -> what it minimised."""
 
 
 def coefficients(model: Any) -> np.ndarray:
-    """The estimator's coefficients, (c, d)."""
+    """The estimator's coefficients as an array (c, d), also where it keeps (d,) or, after `sparsify`, sparse ones."""
     coef = model.coef_.toarray() if sparse.issparse(model.coef_) else np.asarray(model.coef_)
     return coef.reshape(1, -1) if coef.ndim == 1 else coef
 
 
 def intercept_of(model: Any, outputs: int) -> np.ndarray | None:
-    """The estimator's intercepts (c,), or None where it has none."""
+    """The estimator's intercepts, one for each of c `outputs` (c,), or None where it was fitted without.
+
+    scikit-learn keeps a number, or an array with one entry for all outputs, where they are equal.
+    """
     if not model.fit_intercept:
         return None
     return np.broadcast_to(np.asarray(model.intercept_, dtype=np.float64).ravel(), (outputs,)).copy()
 
 
 def refuse_penalty(model: Any, name: str, instead: str) -> None:
-    """Raise ValueError for a penalty with a kink.
+    """Raise ValueError for a penalty with a kink, at which no second derivative describes a refit.
 
     Args:
-        model: the estimator.
-        name: of its penalty.
-        instead: what to use, in words.
+        model: the estimator, whose class is named.
+        name: what its penalty is called, "l1" or "elasticnet".
+        instead: what to use in its place, in words.
     """
     raise ValueError(
         f"{type(model).__name__} with an {name} penalty is not supported: it has a kink at zero, where the optimum "

@@ -11,14 +11,25 @@ from scipy import sparse
 from ..errors import ApproximationWarning
 from ..linear.kernel_features import LARGE, FeatureMap, Kernel
 from ..losses import SmoothHinge, SquaredHinge
-from .reading import Reading, Wishes, coefficients, intercept_of, refuse_penalty
+from .reading import Options, Reading, coefficients, intercept_of, refuse_penalty
 
 VISIBLE, HOPELESS = 0.01, 0.5
 """Changes of an SVC's decision function (its margin is 1) that are warned of, and refused."""
 
 
-def linear_svc(model: Any, X: Any, wishes: Wishes) -> Reading:
-    """LinearSVC: C times the sum of hinges or squared hinges + 1/2 ||coef||^2, one class against the rest."""
+def linear_svc(model: Any, X: Any, options: Options) -> Reading:
+    """What LinearSVC minimises: C times the sum of hinges or squared hinges + 1/2 ||coef||^2, thus l2 = 1 / (C n).
+
+    Classes are trained one against the rest; liblinear penalises the intercept too. A refit without rows keeps C.
+
+    Args:
+        model: the fitted estimator.
+        X: its n training inputs as it sees them.
+        options: `smoothing` is that of the hinge; the squared hinge needs none.
+
+    Raises:
+        ValueError: for an l1 penalty and for multi_class="crammer_singer".
+    """
     if model.penalty != "l2":
         refuse_penalty(model, model.penalty, 'penalty="l2"')
     if model.multi_class != "ovr":
@@ -29,7 +40,7 @@ def linear_svc(model: Any, X: Any, wishes: Wishes) -> Reading:
     return Reading(
         coef,
         intercept_of(model, len(coef)),
-        SmoothHinge(wishes.smoothing) if model.loss == "hinge" else SquaredHinge(),
+        SmoothHinge(options.smoothing) if model.loss == "hinge" else SquaredHinge(),
         l2,
         "total",
         l2_intercept=liblinear_intercept(model, l2),
@@ -38,13 +49,36 @@ def linear_svc(model: Any, X: Any, wishes: Wishes) -> Reading:
 
 
 def liblinear_intercept(model: Any, l2: float) -> float:
-    """The penalty of an intercept that liblinear trained."""
-    # liblinear appends a column of `intercept_scaling` and penalises its weight, b / intercept_scaling, like any other.
+    """The strength of the penalty on an intercept that liblinear trained, 0 where there is none.
+
+    liblinear appends a column of `intercept_scaling` to X and penalises its weight, intercept / intercept_scaling, like
+    any other: l2 / intercept_scaling^2.
+
+    Args:
+        model: the fitted estimator.
+        l2: the strength on the coefficients.
+    """
     return l2 / model.intercept_scaling**2 if model.fit_intercept else 0.0
 
 
-def svc(model: Any, X: Any, wishes: Wishes) -> Reading:
-    """SVC of two classes: C times the sum of hinges + 1/2 the norm of the decision function in its kernel's space."""
+def svc(model: Any, X: Any, options: Options) -> Reading:
+    """What an SVC of two classes minimises: C times the sum of hinges + 1/2 ||f||^2 in the space of its kernel (R21).
+
+    In the features of the kernel (`FeatureMap`) f is linear and ||f|| is the length of its coefficients. The features
+    are an eigendecomposition of the kernel matrix, n^3 operations; a rank and many points make it cheaper.
+
+    Args:
+        model: the fitted estimator.
+        X: its n training inputs as it sees them.
+        options: `smoothing` is that of the hinge, `rank` the number of features that are kept.
+
+    Raises:
+        ValueError: for more than two classes, other training inputs than it was fitted on, a kernel that is not
+            positive semi-definite, and a rank that makes another model of it.
+
+    Warns:
+        ApproximationWarning: where `rank` changes the decision function visibly.
+    """
     if len(model.classes_) != 2:
         raise ValueError(
             f"SVC with {len(model.classes_)} classes trains a model for every pair of them (one against one), with no "
@@ -53,21 +87,22 @@ def svc(model: Any, X: Any, wishes: Wishes) -> Reading:
     n = X.shape[0]
     if model.shape_fit_[0] != n:
         raise ValueError(f"X has {n} examples, the SVC was fitted on {model.shape_fit_[0]}")
-    loss, l2 = SmoothHinge(wishes.smoothing), 1 / (model.C * n)
+    loss, l2 = SmoothHinge(options.smoothing), 1 / (model.C * n)
     if model.kernel == "linear":
         return Reading(coefficients(model), model.intercept_, loss, l2, "total")
     phi = FeatureMap.of(
-        _kernel(model), X, rank=wishes.rank, large=n if model.kernel == "precomputed" else LARGE
+        _kernel(model), X, rank=options.rank, large=n if model.kernel == "precomputed" else LARGE
     )
     features = phi(X)
     dual = model.dual_coef_.toarray() if sparse.issparse(model.dual_coef_) else model.dual_coef_
     coef = dual @ features[model.support_]
     change = np.abs(features @ coef[0] + model.intercept_[0] - model.decision_function(X)).max()
-    notes = ("the kernel and its gamma are held fixed", *_approximated(float(change), wishes.rank))
+    notes = ("the kernel and its gamma are held fixed", *_approximated(float(change), options.rank))
     return Reading(coef, model.intercept_, loss, l2, "total", phi=phi, notes=notes)
 
 
 def _kernel(model: Any) -> Kernel:
+    """The kernel of a fitted SVC, with the gamma that it was fitted with."""
     if callable(model.kernel):
         return lambda A, B: np.asarray(model.kernel(A, B))
     if model.kernel == "precomputed":  # a point is its row of kernel values with the training points

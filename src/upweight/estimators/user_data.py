@@ -16,14 +16,27 @@ from ..linear.kernel_features import FeatureMap
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Inputs as the user has them -> the numbers (m, d) that the linear model computes with."""
+    """Inputs as the user has them -> the numbers (m, d) that the linear model computes with.
+
+    Args:
+        estimator: what was fitted, whose columns the inputs must have.
+        transform: the fitted transformers before the model, or None.
+        phi: the features that the model is linear in, or None where it is linear in what it is fed.
+    """
 
     estimator: Any
     transform: Any
     phi: FeatureMap | None = None
 
     def __call__(self, X: Any) -> Any:
-        """Check the columns, apply the fitted transformers and then the feature map."""
+        """Check the columns, apply the fitted transformers and then the feature map.
+
+        Dense results are arrays in float32 or float64, sparse ones stay sparse, data on disk stay there.
+
+        Raises:
+            ValueError: for other columns than at fit.
+            TypeError: for data on disk that transformers or a kernel would have to read.
+        """
         if isinstance(X, (Design, np.memmap)) and self.transform is None and self.phi is None:
             check_columns(self.estimator, X)
             return X  # stays on disk
@@ -45,12 +58,23 @@ class Inputs:
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """Labels as the user has them -> classes 0..c-1; numbers stay numbers where there are no classes."""
+    """Labels as the user has them -> classes 0..c-1 (n,); numbers stay numbers where there are no classes.
+
+    Args:
+        classes: the labels in the order of the estimator's outputs, or None for a regression.
+
+    >>> Targets(("no", "yes"))(["yes", "no", "no"]).tolist()
+    [1, 0, 0]
+    """
 
     classes: tuple[Any, ...] | None
 
     def __call__(self, y: Any) -> np.ndarray:
-        """Raises ValueError naming labels that the estimator has never seen."""
+        """Look every label up.
+
+        Raises:
+            ValueError: for labels that the estimator has never seen, naming them, and for more than one column.
+        """
         given = y.numpy() if isinstance(y, torch.Tensor) else np.asarray(y)
         if self.classes is None:
             return given.astype(np.float64)
@@ -68,7 +92,15 @@ class Targets:
 
 
 def check_columns(estimator: Any, X: Any) -> None:
-    """Raise ValueError, naming the columns, unless X has those that the estimator was fitted on."""
+    """Refuse inputs with other columns than the estimator was fitted on: by their names, else by their number.
+
+    Args:
+        estimator: what was fitted; an estimator that keeps neither names nor their number accepts everything.
+        X: inputs with a shape, before any transformer.
+
+    Raises:
+        ValueError: naming the columns that are missing, unexpected or in another order.
+    """
     names = getattr(estimator, "feature_names_in_", None)
     if names is not None and isinstance(X, pd.DataFrame):
         expected, found = list(names), list(X.columns)

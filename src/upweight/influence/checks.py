@@ -13,13 +13,14 @@ from ..runtime.fingerprint import content_hash
 from ..types import Tensor
 
 LOOKED_AT = 1024
-"""Training examples that are passed over twice."""
+"""The number of training examples that are passed over twice, spread evenly over all."""
 
 
 def determinism(problem: Objective) -> None:
     """Raise `NotDeterministicError` unless two passes over (a sample of) the training data give the same gradient.
 
-    Dropout, augmentation and shuffling all show here.
+    Dropout, augmentation and shuffling all show here, as a gap above 1e-3 of the gradient's norm. Closed forms are
+    equal by construction and are not looked at.
     """
     if problem.facts.closed_form:
         return
@@ -36,7 +37,11 @@ def determinism(problem: Objective) -> None:
 
 
 def agreement(problem: Objective) -> None:
-    """Raise `RankError` on every rank unless all hold the same problem, each on a device of its own."""
+    """Raise `RankError` on every rank unless all hold the same problem, each on a device of its own.
+
+    Compared are the number of training examples, the parameters, and a content hash of data and settings. On one
+    process nothing is done.
+    """
     if ranks() == 1:
         return
     if problem.n < ranks():

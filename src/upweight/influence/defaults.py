@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ DENSE = 10_000
 DENSE_WORK = 5e12
 """Multiplications n c p^2 that forming that matrix may take, about a minute on two cores."""
 HELPER_WORK = 5e11
-"""The same where that matrix, of fewer rows, is a preconditioner."""
+"""Multiplications that forming such a matrix may take as a preconditioner, of fewer rows."""
 LEADING = 64
 """Leading input directions that the preconditioner of one layer keeps whole."""
 WIDEST = 4096
@@ -33,23 +34,43 @@ RANK = 100
 
 @dataclass(frozen=True)
 class Settings:
-    """The curvature and the solver that answer, and why they were chosen: one sentence each, and remarks."""
+    """The curvature and the solver that answer, and why they were chosen: one sentence each, and remarks.
+
+    `str(influence.settings)` shows the sentences, a line each; score files carry them.
+
+    >>> import torch
+    >>> from upweight import Influence, LinearProblem, Squared
+    >>> print(Influence(LinearProblem.fit(torch.eye(3), torch.ones(3), loss=Squared(), l2=0.1)).settings)
+    curvature: Hessian without damping, since the objective is convex
+    solver: Exact, one factorisation of 3 rows
+    """
 
     curvature: Curvature
     solver: Solver
     reasons: tuple[str, ...]
+
+    @property
+    def identity(self) -> str:
+        """Curvature and solver in words that are equal exactly where their answers are, in every process.
+
+        Curvatures, also one that preconditions, stand there by their content hashes.
+        """
+        fields = dataclasses.fields(self.solver)  # type: ignore[arg-type]
+        values = {field.name: getattr(self.solver, field.name) for field in fields}
+        plain = {name: v.fingerprint() if isinstance(v, Curvature) else v for name, v in values.items()}
+        return f"{self.curvature.fingerprint()} {type(self.solver).__name__} {plain!r}"
 
     def __str__(self) -> str:
         return "\n".join(self.reasons)
 
 
 def chosen(problem: Objective, curvature: Curvature | None, solver: Solver | None) -> Settings:
-    """What was given, and a choice for what was not.
+    """The settings with what the user gave, and with a choice for what was not given.
 
     Args:
         problem: what was minimised.
-        curvature: as given, or None.
-        solver: as given, or None.
+        curvature: as given, or None: see `choose_curvature`.
+        solver: as given, or None: see `choose_solver`.
     """
     why_curvature, why_solver = "curvature: as given", "solver: as given"
     if curvature is None:
@@ -60,7 +81,12 @@ def chosen(problem: Objective, curvature: Curvature | None, solver: Solver | Non
 
 
 def choose_curvature(problem: Objective) -> tuple[Curvature, str]:
-    """The Hessian, damped only where the spectrum asks for it; Gauss-Newton where it is the same and cheaper."""
+    """The Hessian, damped only where its spectrum asks for it; Gauss-Newton where it is the Hessian and cheaper (R18).
+
+    A convex objective costs no look. A network's Hessian costs up to 100 products for the ends of its spectrum: where
+    the smallest eigenvalue is below 1e-6 of the largest, the damping is 1.5 times the most negative eigenvalue plus
+    1e-3 of the largest. Given with the reason, one sentence.
+    """
     if problem.facts.convex:
         return Hessian(problem), "curvature: Hessian without damping, since the objective is convex"
     if problem.facts.linear:
@@ -82,53 +108,64 @@ def choose_curvature(problem: Objective) -> tuple[Curvature, str]:
 
 
 def choose_solver(problem: Objective, curvature: Curvature) -> tuple[Solver, str]:
-    """A factorisation where it is cheap, else conjugate gradients with the preconditioner that suits the model."""
+    """A factorisation where it is cheap, else conjugate gradients with the preconditioner that suits the model.
+
+    The relative residual asked of conjugate gradients is 1e-6 for linear models and 1e-5 for others. Given with the
+    reason, one sentence; what counts as cheap are the constants above.
+
+    >>> import torch
+    >>> from upweight import Hessian, LinearProblem, Squared
+    >>> problem = LinearProblem.fit(torch.eye(3), torch.ones(3), loss=Squared(), l2=0.1)
+    >>> choose_solver(problem, Hessian(problem))
+    (Exact(rtol=1e-06), 'solver: Exact, one factorisation of 3 rows')
+    """
     if curvature.examples is None:
         if curvature.closed or curvature.p <= DENSE:
             return Exact(), f"solver: Exact, by the closed inverse of {type(curvature).__name__}"
         return ConjugateGradient(rtol=1e-5), f"solver: ConjugateGradient, p = {curvature.p}"
     if problem.facts.closed_form:
         return _solver_of_linear(problem, curvature)
-    whole = curvature.semidefinite and curvature.examples.second is problem.gauss_newton
-    if problem.p <= DIRECT // 4 or (whole and _fits(problem, problem.n)):
+    whole = curvature.examples.undamped is problem.gauss_newton
+    if problem.p <= DIRECT // 4 or (whole and _can_be_formed(problem, problem.n)):
         return Exact(), f"solver: Exact, one factorisation of p = {problem.p} rows"
-    shape = _one_layer(problem)
+    shape = _only_matrix(problem)
     if shape is not None and shape[1] <= WIDEST:
-        return _ekfac(problem, curvature, *shape, rtol=1e-5)
-    return _leading(problem, curvature, GaussNewton, rtol=1e-5)
+        return _preconditioned_by_ekfac(problem, curvature, *shape, rtol=1e-5)
+    return _preconditioned_by_rows(problem, curvature, GaussNewton, rtol=1e-5)
 
 
 def _solver_of_linear(problem: Objective, curvature: Curvature) -> tuple[Solver, str]:
-    """Of a linear model: factorised on its smaller side, or preconditioned."""
+    """The solver of a linear model: a factor of its smaller side, or conjugate gradients, preconditioned."""
     size = min(problem.p, problem.n * problem.facts.c)
-    shape = _one_layer(problem)
+    shape = _only_matrix(problem)
     assert shape is not None
     wide = shape[1] > WIDEST  # too many columns for the basis of a preconditioner
     if size <= DIRECT or (wide and size <= DENSE and size * problem.p <= ROOT):
         return Exact(), f"solver: Exact, one factorisation of {size} rows"
     if wide:
-        return _leading(problem, curvature, Hessian, rtol=1e-6)
-    return _ekfac(problem, curvature, *shape, rtol=1e-6)
+        return _preconditioned_by_rows(problem, curvature, Hessian, rtol=1e-6)
+    return _preconditioned_by_ekfac(problem, curvature, *shape, rtol=1e-6)
 
 
-def _one_layer(problem: Objective) -> tuple[int, int] | None:
-    """Outputs and inputs of the weight matrix that holds all parameters, if one does."""
+def _only_matrix(problem: Objective) -> tuple[int, int] | None:
+    """Rows (outputs) and columns (inputs) of the weight matrix that holds all parameters, if one does."""
     matrices = () if problem.layers is None else problem.layers.layout.matrices
     if len(matrices) != 1 or len(matrices[0].index) != problem.p:
         return None
     return matrices[0].rows, matrices[0].columns
 
 
-def _fits(problem: Objective, rows: int) -> bool:
+def _can_be_formed(problem: Objective, rows: int) -> bool:
     """Whether the Gauss-Newton matrix of that many rows may be formed."""
     return problem.p <= DENSE and rows * problem.facts.c * problem.p**2 <= DENSE_WORK
 
 
-def _leading(
+def _preconditioned_by_rows(
     problem: Objective, curvature: Curvature, kind: type[EmpiricalCurvature], rtol: float
 ) -> tuple[Solver, str]:
+    """Conjugate gradients with the matrix of `kind` of some rows: itself where it can be formed, else by Nystrom."""
     rows = max(2000, problem.n // 10)
-    whole = _fits(problem, min(problem.n, rows))
+    whole = _can_be_formed(problem, min(problem.n, rows))
     if whole:
         rows = max(rows, int(HELPER_WORK / (problem.facts.c * problem.p**2)))
     index = torch.linspace(0, problem.n - 1, min(problem.n, rows)).long()
@@ -141,9 +178,10 @@ def _leading(
     return ConjugateGradient(rtol=rtol, preconditioner=closed), reason
 
 
-def _ekfac(
+def _preconditioned_by_ekfac(
     problem: Objective, curvature: Curvature, outputs: int, inputs: int, rtol: float
 ) -> tuple[Solver, str]:
+    """Conjugate gradients with EKFAC of one layer, its leading directions kept whole."""
     rows = min(problem.n, max(4096, 10 * inputs))
     leading = min(LEADING, inputs, DIRECT // outputs)
     reason = (

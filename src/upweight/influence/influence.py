@@ -7,14 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from jaxtyping import Float
 
 from ..curvature.base import Curvature
 from ..data.row_sets import as_sets
 from ..data.user_terms import batch_index
-from ..linalg.outer_products import joined
 from ..measures import Measure, MeasureLike, as_measure, name_of
 from ..objective import Objective
 from ..runtime.fingerprint import content_hash
@@ -23,7 +21,7 @@ from ..types import Tensor
 from . import checks, self_influence
 from .defaults import Settings, chosen
 from .leave_one_out import LeaveOneOut, leave_one_out
-from .passes import Answer, streamed
+from .passes import Answer, compressed, streamed
 from .removal import Removal, of_sets
 from .removal_bounds import intervals
 from .scores import Scores
@@ -33,9 +31,9 @@ from .stored_pass import StoredPass
 class Influence:
     """Answers about a trained model from its training data, without retraining.
 
-    Nothing is computed before the first question. Every answer is for the *problem's* retraining convention (`keep`),
-    with the sign of the paper: `on_loss` is the derivative of the test loss as a training example is up-weighted
-    (Eq. 2); the effect of its removal is -1/n of it.
+    Nothing is computed before the first question; factors and checks are kept for the next ones. Every answer is for
+    the *problem's* retraining convention (`keep`), with the sign of the paper: `on_loss` is the derivative of the test
+    loss as a training example is up-weighted (Eq. 2); the effect of its removal is -1/n of it.
 
     Args:
         problem: what was minimised: a `Problem`, a `LinearProblem`, or what `from_estimator` gives.
@@ -46,12 +44,15 @@ class Influence:
         TypeError: for something else than a problem.
         ValueError: for a curvature of another size.
 
+    The last of four examples differs from the others, which helps its own kind and harms theirs:
+
     >>> import torch
-    >>> from upweight import LinearProblem, Squared
-    >>> X, y = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1.0, 2.0, 4.0])
-    >>> influence = Influence(LinearProblem.fit(X, y, loss=Squared(), l2=0.1))
-    >>> influence.on_loss((X[:1], y[:1])).values.shape
-    torch.Size([1, 3])
+    >>> from upweight import Influence, LinearProblem, Squared
+    >>> X, y = torch.ones(4, 1), torch.tensor([0.0, 0.0, 0.0, 4.0])
+    >>> influence = Influence(LinearProblem.fit(X, y, loss=Squared(), l2=1.0))
+    >>> influence.on_loss((X[2:], y[2:])).values
+    tensor([[-0.2500, -0.2500, -0.2500,  0.7500],
+            [ 1.7500,  1.7500,  1.7500, -5.2500]], dtype=torch.float64)
     """
 
     def __init__(
@@ -66,31 +67,37 @@ class Influence:
 
     @cached_property
     def settings(self) -> Settings:
-        """The curvature and solver in use, each with its reason."""
+        """The curvature and the solver in use, each with its reason: what was given, or what suits the problem.
+
+        A curvature of a network that was not given may take a look at the ends of the Hessian's spectrum.
+        """
         return chosen(self.problem, self._curvature, self._solver)
 
     @cached_property
     def inverse(self) -> Inverse:
-        """The inverse curvature, digested once. Raises `IndefiniteError` where there is none."""
+        """The inverse of the curvature, digested once: what `solve` applies.
+
+        Raises `IndefiniteError` where a factor shows that there is none, `NotDeterministicError` where two passes over
+        the training data give different gradients, `RankError` where processes of a job hold different problems.
+        """
         checks.agreement(self.problem)
         checks.determinism(self.problem)
         return self.settings.solver.prepare(self.settings.curvature)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A content hash of weights, data and settings, as score files carry it."""
-        solver = self.settings.solver
-        words = {field.name: getattr(solver, field.name) for field in dataclasses.fields(solver)}  # type: ignore[arg-type]
-        plain = {name: v.fingerprint() if isinstance(v, Curvature) else v for name, v in words.items()}
-        settings = f"{self.settings.curvature.fingerprint()} {type(solver).__name__} {plain!r}"
-        return content_hash([], f"{self.problem.fingerprint()} {settings}")
+        """A content hash of weights, data, penalty, curvature and solver, as score files carry it.
+
+        Equal hashes mean equal answers, in every process; it costs a pass over the training data.
+        """
+        return content_hash([], f"{self.problem.fingerprint()} {self.settings.identity}")
 
     def solve(self, rows: Float[Tensor, "k p"]) -> Solution:
-        """A^-1 v for every row v, checked.
+        """A^-1 v for every row v (k, p), with residual and status of each: what all questions begin with.
 
         Raises:
             StaleError: where the model or the training data changed since the problem was made.
-            InfluenceError: where a solve fails.
+            InfluenceError: where a solve fails; its message names the remedy.
         """
         self.problem.check_current()
         return self.inverse(rows)
@@ -98,7 +105,19 @@ class Influence:
     # -- the paper's formulas --------------------------------------------------------------------------------------
 
     def on_params(self, batch: Any) -> Float[Tensor, "b p"]:
-        """I_up,params(z) = -H^-1 grad L(z) for every training example z of `batch` (Eq. 1); -1/n of it is removal."""
+        """I_up,params(z) = -H^-1 grad L(z): how the parameters move as a training example is up-weighted (Eq. 1).
+
+        `batch` holds b training examples, as the problem takes them; -1/n of a row is the predicted move of the
+        parameters if that example is removed.
+
+        >>> import torch
+        >>> from upweight import Influence, LinearProblem, Squared
+        >>> X, y = torch.ones(4, 1), torch.tensor([0.0, 0.0, 0.0, 4.0])
+        >>> influence = Influence(LinearProblem.fit(X, y, loss=Squared(), l2=1.0))
+        >>> influence.on_params((X[2:], y[2:]))
+        tensor([[-0.5000],
+                [ 1.5000]], dtype=torch.float64)
+        """
         return -self.solve(self.problem.gradients_as_train(batch)).value
 
     def on_loss(
@@ -140,12 +159,13 @@ class Influence:
             if compress is not None:
                 raise ValueError("compress and store do not go together: leave one of them out")
             return self._stored(test, asked, top, Path(store))
-        answer = self._answer(test, asked) if compress is None else self._compressed(test, asked, compress)
+        if compress is None:
+            answer = self._answer(test, asked)
+        else:
+            answer = compressed(self.problem, self.settings.curvature, test, asked, compress)
         found = streamed(self.problem, answer, top)
         answer = answer._replace(drift=found.drift)
-        return self._scores(
-            found.values, answer, test, asked, ids=self.problem.train_index, columns=found.columns
-        )
+        return self._scores(found.values, answer, test, asked, columns=found.columns)
 
     def _answer(self, test: Any, measure: Measure | None) -> Answer:
         """-H^-1 grad L(z_test) of every test example, and what is known about it."""
@@ -165,7 +185,7 @@ class Influence:
         def about(solution: Solution) -> Scores:
             nothing = v.new_empty(len(v), 0, dtype=torch.float64)
             answer = self._known(solution, drift=True)
-            return self._scores(nothing, answer, test, measure, ids=self.problem.train_index)
+            return self._scores(nothing, answer, test, measure)
 
         stored = StoredPass(folder, self.problem, self.settings, self.solve)
         return stored.scores(v, content_hash([v], self.fingerprint), about, top)
@@ -174,19 +194,6 @@ class Influence:
     def _gradient(self) -> Tensor:
         """What is left of grad R at theta."""
         return self.problem.gradient()
-
-    def _compressed(self, test: Any, measure: Measure | None, tolerance: float) -> Answer:
-        """-A^-1 v as outer products, and what is known about it, but for the drift."""
-        layers, outer = self.problem.layers, self.settings.curvature.outer
-        if outer is None or layers is None or (measure is not None and measure.single):
-            raise TypeError(
-                "compress is for EKFAC and measures of single examples: leave it out, or give "
-                "curvature=EKFAC(problem, damping)"
-            )
-        self.problem.check_current()
-        checks.determinism(self.problem)
-        found = outer.compress(joined(list(layers.test_pairs(test, measure))), tolerance)
-        return Answer(-found.vectors, None, found.error, found.verdict)
 
     def of_change(
         self,
@@ -214,6 +221,15 @@ class Influence:
 
         Raises:
             ValueError: for another number of examples after than before.
+
+        >>> import torch
+        >>> from upweight import Influence, LinearProblem, Squared
+        >>> X, y = torch.ones(4, 1), torch.tensor([0.0, 0.0, 0.0, 4.0])
+        >>> influence = Influence(LinearProblem.fit(X, y, loss=Squared(), l2=1.0))
+        >>> influence.of_change(
+        ...     (X[3:], y[3:]), (X[3:], y[:1]), (X[:1], y[:1])
+        ... ).effect()  # the last label becomes 0
+        tensor([[-0.2500]], dtype=torch.float64)
         """
         old, new = self.problem.gradients_as_train(before), self.problem.gradients_as_train(after)
         if old.shape != new.shape:
@@ -248,6 +264,13 @@ class Influence:
         Raises:
             TypeError: for inputs without derivatives (whole numbers).
             ValueError: for a layer that is not there or runs more than once.
+
+        >>> import torch
+        >>> from upweight import Influence, LinearProblem, Squared
+        >>> X, y = torch.ones(4, 1), torch.tensor([0.0, 0.0, 0.0, 4.0])
+        >>> influence = Influence(LinearProblem.fit(X, y, loss=Squared(), l2=1.0))
+        >>> influence.on_inputs((X[3:], y[3:]), (X[:1], y[:1]))
+        tensor([[[0.7500]]], dtype=torch.float64)
         """
         solution = self.solve(self.problem.test_gradients(test, measure))
         return -self.problem.input_gradients(batch, solution.value, at)
@@ -293,6 +316,8 @@ class Influence:
     def leave_one_out(self) -> LeaveOneOut:
         """Every training row of a linear model predicted without itself, from one factorisation (B5).
 
+        One Newton step for each row: exact for least squares, close for other losses.
+
         Raises:
             TypeError: for models that are not linear and curvatures that are not their Hessian.
         """
@@ -304,7 +329,7 @@ class Influence:
 
     @cached_property
     def own(self) -> Scores:
-        """`on_self()`, computed once."""
+        """What `on_self()` gives, computed once and kept: `explain` and `mislabeled` share it."""
         return self.on_self()
 
     def on_self(self, *, block: int = 1024, samples: int | None = None, seed: int = 0) -> Scores:
@@ -328,17 +353,17 @@ class Influence:
         """
         problem, curvature = self.problem, self.settings.curvature
         # A zero right-hand side is solved by zero.
-        constant = self.solve(problem.folded_penalty.view(1, -1)).value
+        penalty = self.solve(problem.folded_penalty.view(1, -1)).value
         notes = list(self.settings.reasons)
         if samples is not None:
-            drawn = self.solve(_draws(curvature, samples, seed)).value
-            parts = self_influence.by_draws(problem, drawn, constant)
+            drawn = self.solve(self_influence.draws(curvature, samples, seed)).value
+            parts = self_influence.by_draws(problem, drawn, penalty)
             notes.append(
                 f"self-influence: {samples} draws, relative standard error {(2 / samples) ** 0.5:.0%}"
             )
         else:
-            closed = self_influence.closed_form(problem, curvature, self.inverse, constant)
-            parts = closed or self_influence.by_solves(problem, self.inverse, constant, block)
+            closed = self_influence.closed_form(problem, curvature, self.inverse, penalty)
+            parts = closed or self_influence.by_solves(problem, self.inverse, penalty, block)
         values = self_influence.scores_of(problem, parts)
         provenance = {**self._provenance(), "settings": notes}
         return Scores(values, problem.n, measure="own loss", ids=problem.train_index, provenance=provenance)
@@ -354,38 +379,18 @@ class Influence:
         }
 
     def _scores(
-        self,
-        values: Tensor,
-        answer: Answer,
-        test: Any,
-        measure: Measure | None,
-        *,
-        ids: pd.Index | None,
-        columns: Tensor | None = None,
-        edit: str = "removed",
+        self, values: Tensor, answer: Answer, test: Any, measure: Measure | None, **fields: Any
     ) -> Scores:
-        """Numbers with all that is known about them."""
+        """Numbers with all that is known about them; `fields` are those of `Scores` that differ from a removal's."""
         # A measure of a whole batch, or of the parameters alone, has no test row to be named after.
         named = measure is None or not measure.single
-        return Scores(
-            values,
-            self.problem.n,
-            edit=edit,
-            measure=name_of(measure),
-            columns=columns,
-            ids=ids,
-            test_ids=batch_index(test) if named else None,
-            drift=None if answer.drift is None else answer.drift.double(),
-            residual=answer.residual.double(),
-            verdict=answer.verdict,
-            provenance=self._provenance(),
-        )
-
-
-def _draws(curvature: Curvature, samples: int, seed: int) -> Float[Tensor, "k p"]:
-    """Random right-hand sides for self-influence. Raises TypeError or ValueError, see `Influence.on_self`."""
-    if curvature.examples is None:
-        raise TypeError(f"samples is for GaussNewton, not {type(curvature).__name__}: leave it out")
-    if samples < 2:
-        raise ValueError(f"samples must be >= 2, got {samples}")
-    return curvature.examples.sample(samples, seed)
+        known: dict[str, Any] = {
+            "measure": name_of(measure),
+            "ids": self.problem.train_index,
+            "test_ids": batch_index(test) if named else None,
+            "drift": None if answer.drift is None else answer.drift.double(),
+            "residual": answer.residual.double(),
+            "verdict": answer.verdict,
+            "provenance": self._provenance(),
+        }
+        return Scores(values, self.problem.n, **{**known, **fields})

@@ -11,10 +11,10 @@ from ..curvature.base import ExampleMean
 from ..objective import LinearModel
 from ..runtime.progress import track
 from ..types import Tensor
-from .woodbury import HELD_BYTES, Total
+from .woodbury import HELD_BYTES, TotalHessian
 
 FLAT = 1e-10
-"""Of the largest curvature of an example in its output: below it the leverage does not tell the kernel value."""
+"""A share of the largest curvature of an example in its output: below it leverages do not tell kernel values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,17 @@ class LeaveOneOut:
 
     `outputs` (n, c) are the logits or values without the row, `loss` (n,) is the row's own loss there, `leverage` (n,)
     is the share of its own fit that the row itself carries, w x^T A^-1 x (a trace for c > 1; the sum over rows is the
-    effective number of parameters).
+    effective number of parameters). A large loss that was small with the row is the mark of a doubtful label.
+
+    >>> import torch
+    >>> from upweight import Influence, LinearProblem, Squared
+    >>> X, y = torch.ones(4, 1), torch.tensor([0.0, 0.0, 0.0, 4.0])
+    >>> alone = Influence(LinearProblem.fit(X, y, loss=Squared(), l2=1.0)).leave_one_out()
+    >>> (
+    ...     alone.loss[3],
+    ...     alone.leverage.sum(),
+    ... )  # trained on three zeros alone it would say 0, where the label is 4
+    (tensor(8., dtype=torch.float64), tensor(0.5714, dtype=torch.float64))
     """
 
     outputs: Float[Tensor, "n c"]
@@ -31,15 +41,19 @@ class LeaveOneOut:
     leverage: Float[Tensor, " n"]
 
 
-def own_kernels(total: Total, E: Float[Tensor, "b c p"]) -> Float[Tensor, "b c c"]:
-    """X_i A^-1 X_i^T of each example, from the gradients of its outputs."""
+def own_kernels(total: TotalHessian, E: Float[Tensor, "b c p"]) -> Float[Tensor, "b c c"]:
+    """K_i = X_i A^-1 X_i^T (c, c) of each example, from the gradients X_i (c, p) of its outputs: c solves each."""
     if E.shape[1] == 1:
         return (total.factor.quadratic(E[:, 0]) / total.problem.n)[:, None, None]
     return E @ total.solve(E).mT
 
 
-def all_kernels(total: Total) -> Float[Tensor, " n"] | None:
-    """The same of all training examples at once where a model of one output is solved on the dual side."""
+def all_kernels(total: TotalHessian) -> Float[Tensor, " n"] | None:
+    """K_i = x_i A^-1 x_i^T of all training examples at once, where a model of one output is solved on the dual side.
+
+    The leverages w_i K_i come with the factor, at the price of one inverse; where w_i is next to nothing they do not
+    tell K_i, and it is solved for. None where there is no such factor.
+    """
     problem = total.problem
     leverages = total.factor.leverages if problem.c == 1 else None
     if leverages is None:
@@ -54,11 +68,13 @@ def all_kernels(total: Total) -> Float[Tensor, " n"] | None:
 
 
 def leave_one_out(problem: LinearModel, curvature: ExampleMean) -> LeaveOneOut:
-    """Every training row predicted without itself: eta_i + K_i rho_i, K_i = X_i A^-1 X_i^T (c, c) (B5).
+    """Every training row of a linear model predicted without itself, by a Newton step for each (B5).
 
-    With z = X_i step = (I - K W)^-1 (K r + X_i b), b the step that the penalty's share alone makes.
+    The outputs are eta_i + z_i with z_i = (I - K W)^-1 (K r + X_i b), K = X_i A^-1 X_i^T (c, c), r and W the first and
+    second derivatives of the row's loss, b the step that the penalty's share alone makes (`keep="mean"`). Memory is
+    bounded: rows are taken some at a time.
     """
-    total = Total.of(problem, curvature, 1 if problem.penalty.leaves_with_examples else 0)
+    total = TotalHessian.of(problem, curvature, 1 if problem.penalty.leaves_with_examples else 0)
     b = total.solve(problem.folded_penalty[None])[0]
     parts = problem.derivatives()
     eta = problem.outputs()

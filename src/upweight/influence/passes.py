@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 
-from ..linalg.outer_products import Outer
+from ..curvature.base import Curvature
+from ..linalg.outer_products import Outer, joined
+from ..measures import Measure
 from ..objective import Objective
 from ..runtime.distributed import gather_rows, sum_across
 from ..runtime.progress import track
 from ..types import Tensor
+from . import checks
 from .top_k import strongest
 
-Parts = Iterable[tuple[slice, Float[Tensor, "m b"]]]
+Parts = Iterable[tuple[slice, Float[Tensor, "m _"]]]
 """Columns of scores, in order, each with the training rows that they are of."""
 
 
@@ -32,8 +35,42 @@ class Answer(NamedTuple):
     verdict: str
 
 
+def compressed(
+    problem: Objective, curvature: Curvature, test: Any, measure: Measure | None, tolerance: float
+) -> Answer:
+    """-A^-1 v of many test measures as a few outer products per layer instead of p numbers each; EKFAC only.
+
+    Args:
+        problem: what was trained, with gradients by layers.
+        curvature: A, whose inverse keeps the layers apart.
+        test: m test examples, as the problem takes them.
+        measure: what is asked about, default the loss.
+        tolerance: the largest relative error, in the norm of A.
+
+    Returns:
+        The answer, its drift still open, its residual the relative error of the compression.
+
+    Raises:
+        TypeError: for other curvatures, problems without layers, and measures of a whole batch.
+        StaleError: where the model or the training data changed.
+    """
+    layers, outer = problem.layers, curvature.outer
+    if outer is None or layers is None or (measure is not None and measure.single):
+        raise TypeError(
+            "compress is for EKFAC and measures of single examples: leave it out, or give "
+            "curvature=EKFAC(problem, damping)"
+        )
+    problem.check_current()
+    checks.determinism(problem)
+    found = outer.compress(joined(list(layers.test_pairs(test, measure))), tolerance)
+    return Answer(-found.vectors, None, found.error, found.verdict)
+
+
 class Streamed(NamedTuple):
-    """Scores (m, q): of all n training rows, or of the strongest, whose `columns` (m, q) tell which they are."""
+    """Scores (m, q) of all n training rows, or of the strongest, whose `columns` (m, q) tell which they are.
+
+    `drift` (m,) is that of the answer, or what the scores themselves told while they passed.
+    """
 
     values: Tensor
     columns: Tensor | None
@@ -41,18 +78,30 @@ class Streamed(NamedTuple):
 
 
 def streamed(problem: Objective, answer: Answer, top: int | None = None) -> Streamed:
-    """All scores of an answer in one pass over the training data; the `top` helpful and harmful ones where given."""
+    """All scores of an answer, s . g_i, in one pass over the training data, block by block (Eq. 2).
+
+    Args:
+        problem: whose n training examples.
+        answer: m solved right-hand sides.
+        top: k keeps only the k smallest and the k largest scores of each row, so that memory does not grow with n.
+    """
     m = len(answer.residual)
     sums = torch.zeros(m, dtype=torch.float64, device=problem.device)
     parts: Parts = track(problem.products(answer.rows), "scores", None)
     parts = _tallied(parts, sums) if answer.drift is None else parts
-    values, columns = (whole(parts, m, problem.n), None) if top is None else strongest(parts, m, top)
+    values, columns = (all_columns(parts, m, problem.n), None) if top is None else strongest(parts, m, top)
     drift = _mean_score(problem, answer.rows, sum_across(sums)) if answer.drift is None else answer.drift
     return Streamed(values, columns, drift)
 
 
-def whole(parts: Parts, m: int, n: int) -> Float[Tensor, "m n"]:
-    """The columns of all processes, from each one's parts."""
+def all_columns(parts: Parts, m: int, n: int) -> Float[Tensor, "m n"]:
+    """The whole score matrix, in float64 on the processor, from the columns that each process computed.
+
+    Args:
+        parts: the blocks of this process, (m, b) each.
+        m: rows.
+        n: columns, of all processes together.
+    """
     found = torch.empty(m, n, dtype=torch.float64)
     first, last = n, 0
     for part, block in parts:
@@ -70,7 +119,11 @@ def _tallied(parts: Parts, sums: Float[Tensor, " m"]) -> Iterator[tuple[slice, F
 
 
 def _mean_score(problem: Objective, rows: Tensor | Outer, sums: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-    """The drift: -s . grad R for rows -s whose scores have these sums. It spares a pass for the gradient."""
+    """The drift: -s . grad R for rows -s whose scores have these sums.
+
+    n grad R is the sum of the training gradients, but for the penalty where it is not folded into them: so the scores
+    tell it without a pass for the gradient.
+    """
     # What of the penalty's gradient is not in the scores already.
     left = problem.penalty.gradient(problem.theta) - problem.folded_penalty
     return sums / problem.n + (rows.to(problem.theta) @ left).double()

@@ -20,18 +20,26 @@ from ..measures import Measure
 from ..objective import LinearModel
 from ..runtime.notebook import as_html
 from ..types import Tensor
-from .woodbury import newton
+from .woodbury import newton_steps
 
 
 @dataclass(frozen=True, eq=False)
 class Removal:
-    """Predicted change of m test measures (rows) if each of g sets (columns) is removed, (m, g) each.
+    """Predicted changes (m, g) of m test measures if each of g sets of training rows is removed.
 
     Positive = the measure rises, so for a loss the set is helpful. In the measure's unit, 1/n included.
     `first_order` is the sum of the members' -I/n (Eq. 2). `rescaled` sums what each member's removal *alone* does, its
     leverage accounted for (B1), the measure linearised. `newton` is the set's own Newton step, the measure evaluated
     at the shifted parameters (B2): its distance from `rescaled` is what the members do only together. The last two are
     None for models that are not linear. `low` and `high` enclose the exact change by retraining (B3), if asked for.
+
+    >>> import torch
+    >>> from upweight import Influence, LinearProblem, Squared
+    >>> X, y = torch.ones(4, 1), torch.tensor([0.0, 0.0, 0.0, 4.0])
+    >>> influence = Influence(LinearProblem.fit(X, y, loss=Squared(), l2=1.0))
+    >>> found = influence.of_removal({"two zeros": [0, 1]}, (X[:1], y[:1]))
+    >>> found.first_order, found.newton  # retrained without them the output is 1, the loss 1/2 instead of 1/8
+    (tensor([[0.1250]], dtype=torch.float64), tensor([[0.3750]], dtype=torch.float64))
     """
 
     groups: pd.Index
@@ -44,7 +52,10 @@ class Removal:
     measure: str = "loss"
 
     def to_frame(self) -> pd.DataFrame:
-        """A line per test row and group: size, the predictions, additivity (rescaled / newton), the interval."""
+        """A table with a line per test row and group: size, the predictions, the interval where there is one.
+
+        "sum of members / set" is rescaled / newton: 1 where the members do nothing together that they do not do alone.
+        """
         m, g = self.first_order.shape
         table = {
             "test row": np.repeat(np.arange(m), g),
@@ -78,7 +89,7 @@ def of_sets(
     test: Any,
     measure: Measure | None = None,
 ) -> tuple[Float[Tensor, "m g"], Float[Tensor, "m g"]]:
-    """The rescaled (B1) and the Newton (B2) prediction of each measure's change.
+    """The rescaled (B1) and the Newton (B2) prediction of each measure's change as sets are removed.
 
     Args:
         problem: the model.
@@ -86,16 +97,22 @@ def of_sets(
         sets: the training rows of each of g sets.
         test: m test examples.
         measure: what is asked about, default the loss.
+
+    Returns:
+        Both changes, (m, g) each, in the measure's unit; positive = it would rise.
+
+    Raises:
+        IndefiniteError: where some direction of the parameters is fitted by a set alone.
     """
     V = problem.test_gradients(test, measure)
     baseline = problem.evaluate(test, measure)
     changes = torch.empty(len(V), len(sets), dtype=torch.float64)
-    for batch, _, step in newton(problem, curvature, sets):
+    for batch, _, step in newton_steps(problem, curvature, sets):
         changes[:, batch] = (problem.evaluate_each(test, problem.theta + step, measure) - baseline).T
     members = torch.cat(sets).unique()
     singles = list(members.split(1))
     alone = torch.empty(len(V), problem.n, dtype=torch.float64)
-    for batch, _, step in newton(problem, curvature, singles, "removing members alone"):
+    for batch, _, step in newton_steps(problem, curvature, singles, "removing members alone"):
         alone[:, members[batch]] = V @ step.T
     rescaled = torch.stack([alone[:, rows].sum(1) for rows in sets], dim=1)
     return rescaled, changes

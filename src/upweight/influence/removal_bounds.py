@@ -18,7 +18,7 @@ from ..objective import LinearModel
 from ..runtime.progress import track
 from ..types import Tensor
 from .leave_one_out import own_kernels
-from .woodbury import HELD_BYTES, Total, newton
+from .woodbury import HELD_BYTES, TotalHessian, newton_steps
 
 
 def _spread(u: Float[Tensor, "b c k"]) -> Float[Tensor, "b k"]:
@@ -33,8 +33,8 @@ def _largest_spread(problem: LinearModel, steps: Float[Tensor, "g p"]) -> Float[
     return found
 
 
-def _widest(total: Total) -> float:
-    """The constant a: max_j ||x_j||, or max_j max_kl ||(e_k - e_l) (x) x_j|| of several, in the inverse's norm."""
+def _widest(total: TotalHessian) -> float:
+    """The examples' largest norm in the inverse: max_j ||x_j||, or max_j max_kl ||(e_k - e_l) (x) x_j|| of several."""
     problem = total.problem
     found = 0.0
     held = max(1, HELD_BYTES // (8 * problem.p * problem.c))
@@ -77,7 +77,7 @@ class Enclosure:
         widest: Float[Tensor, " G"],
         rounding: float,
     ) -> Enclosure:
-        """Around start + steps, where the inverse Hessian and the largest norm `widest` are those at `start`.
+        """The enclosures around start + steps, where the inverse Hessian and the largest norm are those at `start`.
 
         Args:
             problem: with all of its training examples.
@@ -85,7 +85,7 @@ class Enclosure:
             steps: where each enclosure is centred, from `start` on (G, p).
             start: the parameters of reference (G, p).
             inverse: of each total Hessian at `start`.
-            widest: the examples' largest norm in it, (G,).
+            widest: the examples' largest norm in that inverse, (G,).
             rounding: the error of the sum of the residuals.
         """
         theta = start + steps
@@ -99,16 +99,21 @@ class Enclosure:
         return cls(problem, sets, theta, inverse, spread, a, radius)
 
     def halfwidths(self, rows: Float[Tensor, "q p"]) -> Float[Tensor, "G q"]:
-        """What v . theta can differ by after retraining, for each row v."""
+        """The most that v . theta can differ from v . (retrained parameters), for each row v and each of G models.
+
+        Infinite where the set is too large for any statement, 0 for a row of zeros.
+        """
         norms = _norms(self.inverse, rows.expand(len(self.theta), -1, -1))
         return torch.where(norms > 0, norms * (self.radius * (self.spread / 2).exp())[:, None], 0.0)
 
     def closer(self, curvature: ExampleMean, steps: int, rounding: float) -> Iterator[Enclosure]:
-        """The enclosures after that many more Newton steps, set by set, each with its own Hessian.
+        """The enclosures after that many more Newton steps, set by set, each with its own factorised Hessian.
+
+        A step squares the distance from the retrained parameters, at n p^2 operations per set.
 
         Args:
             curvature: the kind of Hessian.
-            steps: how many.
+            steps: how many, 0 gives these enclosures themselves.
             rounding: the error of the sum of the residuals.
         """
         if not steps:
@@ -116,7 +121,7 @@ class Enclosure:
             return
         for j, rows in enumerate(self.sets):
             there = self.problem.without(rows).at(self.theta[j])
-            inverse = Total.of(there, curvature.of(there), 0).solve
+            inverse = TotalHessian.of(there, curvature.of(there), 0).solve
             step = -inverse(there.gradient()[None]) * there.n
             nearer = Enclosure.around(
                 self.problem, [rows], step, self.theta[[j]], inverse, self.a[[j]], rounding
@@ -144,6 +149,9 @@ def intervals(
         test: m test examples.
         steps: Newton steps, >= 1.
 
+    Returns:
+        The lowest and the highest change of each loss, (m, g) each.
+
     Raises:
         ValueError: for other losses or damped curvatures.
     """
@@ -161,13 +169,13 @@ def intervals(
     encoded = problem.encode(y, len(y))
     rows = _deciding_outputs(problem, test, encoded)
     baseline = problem.evaluate(test)
-    widest = _widest(Total.of(problem, curvature, 0))
+    widest = _widest(TotalHessian.of(problem, curvature, 0))
     residual = problem.derivatives().r
     rounding = float(residual.abs().sum()) * torch.finfo(torch.float64).eps
     low = torch.empty(len(baseline), len(sets), dtype=torch.float64)
     high = torch.empty_like(low)
     left = problem.gradient() * problem.n
-    for batch, inverse, step in newton(problem, curvature, sets, "guaranteed intervals"):
+    for batch, inverse, step in newton_steps(problem, curvature, sets, "guaranteed intervals"):
         chosen = [sets[j] for j in batch]
         start = problem.theta.expand(len(batch), -1)
         step = step - inverse.solve(left.expand(len(batch), 1, -1))[:, 0]

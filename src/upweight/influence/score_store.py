@@ -20,17 +20,17 @@ from safetensors import SafetensorError, safe_open
 from ..errors import StaleError
 from ..objective import Objective
 from ..runtime.distributed import gather_objects, rank, shard, together
-from ..runtime.fingerprint import content_hash
+from ..runtime.fingerprint import FORMAT, content_hash
 from ..runtime.progress import tell, track
-from ..runtime.tensor_files import KEY, read, write, write_own
+from ..runtime.tensor_files import KEY, check_format, read, write, write_own
 from ..solvers import Solution, Status
 from ..types import Tensor
 from .scores import Scores
 
 BLOCK_BYTES = 64 << 20
-"""Of one block of scores."""
+"""The size of one block of scores."""
 ABOUT = "about.safetensors"
-"""What is known of the scores but their values, as `Scores` without columns."""
+"""The file of what is known of the scores but their values, as `Scores` without columns."""
 AGAIN = "run on_loss again, it makes what is missing"
 SOLVED_AT_ONCE = 64
 """Right-hand sides that are solved together, and kept together."""
@@ -48,7 +48,7 @@ class Plan:
 
     @classmethod
     def of(cls, m: int, problem: Objective) -> Plan:
-        """Blocks of 64 MiB."""
+        """The plan for m test measures of a problem, in blocks of 64 MiB, or less where all scores are fewer."""
         columns = max(1, BLOCK_BYTES // (m * problem.dtype.itemsize))
         return cls(
             m, problem.n, problem.p, min(columns, problem.n), str(problem.dtype).removeprefix("torch.")
@@ -56,16 +56,16 @@ class Plan:
 
     @property
     def blocks(self) -> int:
-        """The number of blocks."""
+        """The number of blocks, the last of which may be shorter."""
         return -(-self.n // self.columns)
 
     @property
     def size(self) -> int:
-        """Bytes of all scores."""
+        """The size of all scores in bytes, as they are written."""
         return self.m * self.n * getattr(torch, self.dtype).itemsize
 
     def part(self, j: int) -> slice:
-        """The training rows of block j."""
+        """The training rows of block j, 0 <= j < blocks."""
         return slice(j * self.columns, min((j + 1) * self.columns, self.n))
 
     def __str__(self) -> str:
@@ -82,9 +82,9 @@ class Plan:
 class ScoreStore:
     """The scores in a folder that `Influence.on_loss(store=folder)` filled, read a test row at a time.
 
-    `store[i]` are the `Scores` (1, n) of test row i, `len(store)` the number of test rows. Raises ValueError for a
-    folder that is not one and blocks that are missing, truncated or of other scores. Checksums are compared where whole
-    blocks are read: in `values`, and when `on_loss` goes on.
+    `store[i]` are the `Scores` (1, n) of test row i, `len(store)` the number of test rows; nothing else is held in
+    memory. Raises ValueError for a folder that is not one and blocks that are missing, truncated or of other scores.
+    Checksums are compared where whole blocks are read: in `values`, and when `on_loss` goes on.
 
     >>> import tempfile
     >>> from upweight import Influence, LinearProblem, Squared
@@ -101,13 +101,25 @@ class ScoreStore:
         try:
             words = json.loads((self.folder / "store.json").read_text(encoding="utf-8"))
             self.key: str = words["key"]
+            check_format(words.get("format"), self.folder, "a folder of scores")
             self.plan = Plan(**words["plan"])
         except (OSError, KeyError, TypeError, json.JSONDecodeError) as failure:
             raise ValueError(f"{folder} is not a folder of scores of upweight ({failure})") from failure
 
     @classmethod
     def begin(cls, folder: str | Path, key: str, plan: Plan) -> ScoreStore:
-        """The folder for these scores: new, or with what is finished. Raises `StaleError` for another model's."""
+        """The store in a folder for these scores: a new one, or the one there with what is finished.
+
+        What a killed job left half written is deleted.
+
+        Args:
+            folder: made where it is not there.
+            key: a content hash of weights, data, settings and test rows.
+            plan: the sizes of scores and blocks.
+
+        Raises:
+            StaleError: where the folder holds scores of another key or plan.
+        """
         place = Path(folder)
         with together():
             if rank() == 0:
@@ -115,7 +127,7 @@ class ScoreStore:
                 for unfinished in [*place.glob(".tmp*"), *place.glob("*.part")]:  # of a job that was killed
                     unfinished.unlink()
                 if not (place / "store.json").exists():
-                    write_words(place / "store.json", {"key": key, "plan": vars(plan)})
+                    write_words(place / "store.json", {"format": FORMAT, "key": key, "plan": vars(plan)})
         with together():
             found = cls(place)  # fails where a process does not see the folder of the first
         if (found.key, found.plan) != (key, plan):
@@ -143,7 +155,7 @@ class ScoreStore:
             raise ValueError(f"{self.folder / ABOUT} is missing: {AGAIN}") from None
 
     def values(self) -> Float[Tensor, "m n"]:
-        """All scores, in memory."""
+        """All scores, in memory, m n numbers; the checksums of all blocks are compared."""
         return torch.cat([self.block(j) for j in range(self.plan.blocks)], dim=1).double()
 
     def path(self, j: int) -> Path:
@@ -151,7 +163,7 @@ class ScoreStore:
         return self.folder / f"scores-{j:06}.safetensors"
 
     def block(self, j: int) -> Float[Tensor, "m b"]:
-        """Block j, its checksum verified."""
+        """The scores of block j, its checksum compared. Raises ValueError where it is missing, changed or not ours."""
         values, words = self._read(self.path(j), (self.plan.m, _length(self.plan.part(j))))
         if words["checksum"] != content_hash([values]):
             raise ValueError(f"{self.path(j)} has changed since it was written: delete it and run again")
@@ -181,7 +193,10 @@ class ScoreStore:
     # -- filling it ------------------------------------------------------------------------------------------------
 
     def solved(self, rows: Float[Tensor, "m p"], solve: Callable[[Tensor], Solution]) -> Solution:
-        """A^-1 v for all rows, group by group; a finished group is kept and not solved again."""
+        """A^-1 v for all rows (m, p), in groups of 64; a finished group is kept in the folder and not solved again.
+
+        `solve` gives A^-1 v for the rows of a group, and is called by all processes or by none.
+        """
         groups = rows.split(SOLVED_AT_ONCE)
         found = [self._group(i, group, solve) for i, group in enumerate(track(groups, "solves", len(groups)))]
         return Solution(
@@ -212,9 +227,10 @@ class ScoreStore:
     def fill(
         self, compute: Callable[[slice], Float[Tensor, "m b"]]
     ) -> Iterator[tuple[slice, Float[Tensor, "m b"]]]:
-        """This process's blocks one after the other: read where they are finished, else computed and written.
+        """The blocks of this process one after the other: read where they are finished, else computed and written.
 
-        Where one process fails (a full disk, a file that is not ours) the others finish their blocks; then all raise.
+        `compute` gives the scores (m, b) of all test rows on some training rows. Where one process fails (a full disk,
+        a file that is not ours) the others finish their blocks; then all raise.
         """
         own = range(self.plan.blocks)[shard(self.plan.blocks)]
         with together():
@@ -230,7 +246,7 @@ class ScoreStore:
 
 
 def write_words(path: Path, words: dict[str, Any]) -> None:
-    """Write a file of JSON at once or not at all."""
+    """Write a file of JSON at once or not at all: under another name first, then renamed."""
     temporary = path.with_suffix(".part")
     temporary.write_text(json.dumps(words, indent=1), encoding="utf-8")
     temporary.replace(path)

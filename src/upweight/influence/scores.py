@@ -27,7 +27,8 @@ class Scores:
 
     `values` (m, n) float64 is I_up of Eq. 2: the derivative of the measure as the example is up-weighted. With
     `columns` (m, q) given, only those training rows were kept, per test row. `effect()` is the predicted change of the
-    measure by the edit: -I/n if removed, +I/n if replaced (the line after Eq. 3 has a sign slip).
+    measure by the edit: -I/n if removed, +I/n if replaced (the line after Eq. 3 has a sign slip). `scores[i]` are those
+    of one test row, `numpy.asarray(scores)` the values.
 
     >>> import torch
     >>> scores = Scores(torch.tensor([[-3.0, 6.0]], dtype=torch.float64), n=3)
@@ -57,7 +58,8 @@ class Scores:
     def mean(cls, members: Sequence[Scores]) -> Scores:
         """The mean over models trained alike (with other seeds, say) of scores of the same rows: an ensemble.
 
-        Seeds often matter more than solvers. `drift` is the mean too, `residual` the largest.
+        Seeds often matter more than solvers. `drift` is the mean too, `residual` the largest. Raises ValueError for no
+        members, and for members whose rows, edit or measure differ.
 
         >>> one = Scores(torch.tensor([[1.0, 3.0]], dtype=torch.float64), n=2)
         >>> Scores.mean([one, Scores(2 * one.values, n=2)]).values
@@ -115,25 +117,63 @@ class Scores:
         return replace(self, values=self.values[pick], **parts)
 
     def effect(self) -> Float[Tensor, "m q"]:
-        """The predicted change of the measure by the edit, in the measure's unit."""
+        """The predicted change of the measure by the edit, (m, q), in the measure's unit, 1/n included.
+
+        -I/n for examples that are removed, +I/n for those that are replaced; positive = the measure would rise.
+
+        >>> import torch
+        >>> Scores(torch.tensor([[-3.0, 6.0]], dtype=torch.float64), n=3, edit="replaced").effect()
+        tensor([[-1.,  2.]], dtype=torch.float64)
+        """
         return self.values * ((-1 if self.edit == "removed" else 1) / self.n)
 
     def removal_effect(self) -> Float[Tensor, "m q"]:
-        """-I/n, the predicted change of the measure if the example is removed; positive = helpful (for a loss)."""
+        """-I/n (m, q), the predicted change of the measure if the example is removed; positive = helpful (for a loss).
+
+        Raises ValueError for scores of replacements, whose sign is the other one: those have `effect()`.
+
+        >>> import torch
+        >>> Scores(torch.tensor([[-3.0, 6.0]], dtype=torch.float64), n=3).removal_effect()
+        tensor([[ 1., -2.]], dtype=torch.float64)
+        """
         if self.edit != "removed":
             raise ValueError(f"these scores are about examples {self.edit}, not removed; use effect()")
         return self.effect()
 
     def helpful(self, k: int = 10) -> pd.DataFrame:
-        """The k training examples whose removal raises the measure most: row id, influence, effect."""
+        """The k training examples whose removal (or replacement) raises the measure most: row id, influence, effect.
+
+        For a loss these are the examples that the prediction owes most to. Raises ValueError for more than one test
+        row, and for k < 1.
+
+        >>> import torch
+        >>> scores = Scores(torch.tensor([[-3.0, 6.0, -1.5]], dtype=torch.float64), n=3)
+        >>> scores.helpful(2)["removal effect on the loss"].to_dict()
+        {0: 1.0, 2: 0.5}
+        """
         return self._extreme(k, largest=True)
 
     def harmful(self, k: int = 10) -> pd.DataFrame:
-        """The k training examples whose removal lowers the measure most."""
+        """The k training examples whose removal (or replacement) lowers the measure most, the strongest first.
+
+        For a loss these are the examples that work against the prediction. Raises ValueError for more than one test
+        row, and for k < 1.
+
+        >>> import torch
+        >>> Scores(torch.tensor([[-3.0, 6.0, 0.0]], dtype=torch.float64), n=3).harmful(1).index.tolist()
+        [1]
+        """
         return self._extreme(k, largest=False)
 
     def top(self, k: int = 10) -> pd.DataFrame:
-        """The k training examples of largest absolute effect."""
+        """The k training examples of largest absolute effect, helpful or harmful, as a table: the strongest first.
+
+        Raises ValueError for more than one test row, and for k < 1.
+
+        >>> import torch
+        >>> Scores(torch.tensor([[-3.0, 6.0, 0.0]], dtype=torch.float64), n=3).top(2).index.tolist()
+        [1, 0]
+        """
         effect = self._row()
         order = effect.abs().topk(self._count(k)).indices
         return self.table(order)
@@ -154,7 +194,11 @@ class Scores:
         return self.table(self._row().topk(self._count(k), largest=largest).indices)
 
     def table(self, order: Tensor) -> pd.DataFrame:
-        """Those columns of the scores of one test row, in that order: influence and effect by training row."""
+        """Some columns of the scores of one test row, in the order given: influence and effect by training row.
+
+        `order` (k,) are places among the columns, as `helpful` and `explain` rank them; the index of the table are the
+        ids of the rows, or their numbers.
+        """
         rows = order if self.columns is None else self.columns[0][order]
         return pd.DataFrame(
             {"influence": self.values[0][order].numpy(), self._heading: self.effect()[0][order].numpy()},
@@ -167,12 +211,24 @@ class Scores:
 
     @property
     def sign(self) -> str:
-        """How to read the sign, in one sentence."""
+        """How to read the sign of an effect, in one sentence.
+
+        >>> import torch
+        >>> Scores(torch.zeros(1, 2, dtype=torch.float64), n=2).sign
+        'Positive effect = the loss would rise if the training example were removed (helpful).'
+        """
         meaning = "helpful" if self.edit == "removed" else "harmful change"
         return SIGN.format(measure=self.measure, edit=self.edit, meaning=meaning)
 
     def to_frame(self) -> pd.DataFrame:
-        """One line per test row and training row: test row, train row, influence, effect."""
+        """A table of all scores, one line per test row and training row: test row, train row, influence, effect.
+
+        m q lines: for many rows keep the strongest with `top=`, or save the scores.
+
+        >>> import torch
+        >>> Scores(torch.tensor([[-3.0, 6.0]], dtype=torch.float64), n=3).to_frame()["train row"].tolist()
+        [0, 1]
+        """
         m, q = self.values.shape
         rows = torch.arange(q).expand(m, q) if self.columns is None else self.columns
         return pd.DataFrame(
@@ -188,6 +244,13 @@ class Scores:
         """Write one safetensors file: the numbers, and the rest as JSON in its header. No pickle.
 
         Row ids that are neither numbers nor strings (dates, say) are kept as their text.
+
+        >>> import tempfile, torch
+        >>> scores = Scores(torch.tensor([[-3.0, 6.0]], dtype=torch.float64), n=3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     scores.save(f"{folder}/scores.safetensors")
+        ...     Scores.load(f"{folder}/scores.safetensors").values
+        tensor([[-3.,  6.]], dtype=torch.float64)
         """
         names = ("values", "columns", "drift", "residual")
         tensors = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
@@ -197,7 +260,11 @@ class Scores:
 
     @classmethod
     def load(cls, path: str | Path, *, fingerprint: str | None = None) -> Scores:
-        """Read what `save` wrote. With `fingerprint` (of an `Influence`) other weights or data raise `StaleError`."""
+        """The scores that `save` wrote, bit by bit.
+
+        With `fingerprint` (`Influence.fingerprint`) scores of other weights, data or settings raise `StaleError`.
+        Raises ValueError for a file that is no score file.
+        """
         tensors, words = read(path, "a score file")
         fields: dict[str, Any] = {**tensors, **words}
         try:

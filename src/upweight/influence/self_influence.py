@@ -19,17 +19,20 @@ from ..runtime.progress import track
 from ..solvers import Inverse
 from ..types import Tensor
 from .leave_one_out import all_kernels
-from .passes import whole
-from .woodbury import Total
+from .passes import all_columns
+from .woodbury import TotalHessian
 
 Own: TypeAlias = tuple[slice, Tensor, Tensor]
 """A block of training examples: g^T A^-1 g, and the product of g with A^-1 times the folded penalty."""
 
 
 def scores_of(problem: Objective, parts: Iterator[Own]) -> Float[Tensor, "1 n"]:
-    """The scores of all training examples, from g^T A^-1 g and the penalty's part of each."""
+    """The scores -g^T A^-1 (w g + folded penalty) of all training examples, from what each block gives.
+
+    `parts` come from one of the three ways below: `closed_form`, `by_solves`, `by_draws`.
+    """
     # The train gradient is w_i times the bare one plus the folded penalty.
-    return whole(
+    return all_columns(
         (
             (part, -(problem.weights[part].to(own.device) * own.double() + product.double())[None])
             for part, own, product in parts
@@ -40,47 +43,50 @@ def scores_of(problem: Objective, parts: Iterator[Own]) -> Float[Tensor, "1 n"]:
 
 
 def closed_form(
-    problem: Objective, curvature: Curvature, inverse: Inverse, constant: Float[Tensor, "1 p"]
+    problem: Objective, curvature: Curvature, inverse: Inverse, penalty: Float[Tensor, "1 p"]
 ) -> Iterator[Own] | None:
-    """The way without a solve per example, or None where there is none.
+    """The way without a solve per example: EKFAC layer by layer, or all leverages of a linear model at once.
 
     Args:
         problem: whose training examples.
         curvature: A.
         inverse: of A.
-        constant: A^-1 times the folded penalty.
+        penalty: A^-1 times the folded penalty, (1, p).
+
+    Returns:
+        Blocks of training examples, or None where there is no such way.
     """
     layers, outer, model, mean = problem.layers, curvature.outer, problem.linear, curvature.examples
     if outer is not None and layers is not None and layers.together:
-        return _by_layers(layers, outer, constant)
+        return _by_layers(layers, outer, penalty)
     if model is None or mean is None or not inverse.exact or model.c > 1:
         return None
-    kernels = all_kernels(Total.of(model, mean, 0))
-    return None if kernels is None else iter([_by_kernels(model, kernels, constant)])
+    kernels = all_kernels(TotalHessian.of(model, mean, 0))
+    return None if kernels is None else iter([_by_kernels(model, kernels, penalty)])
 
 
-def _by_kernels(model: LinearModel, kernels: Float[Tensor, " n"], constant: Float[Tensor, "1 p"]) -> Own:
-    """Of a linear model of one output solved on the dual side: r_i^2 x_i A^-1 x_i^T, from all leverages at once."""
+def _by_kernels(model: LinearModel, kernels: Float[Tensor, " n"], penalty: Float[Tensor, "1 p"]) -> Own:
+    """r_i^2 x_i A^-1 x_i^T of a linear model of one output solved on the dual side, from all leverages at once."""
     bare = model.loss.residual(model.outputs(), model.y)[:, 0]
-    product = bare * model.outputs(theta=constant[0])[:, 0]
+    product = bare * model.outputs(theta=penalty[0])[:, 0]
     own = shard(model.n)
     return own, (bare.square() * kernels * model.n)[own], product[own]
 
 
-def _by_layers(layers: LayerGradients, outer: OuterInverse, constant: Float[Tensor, "1 p"]) -> Iterator[Own]:
-    for part, pairs, product in track(layers.train_pairs(constant), "self-influence", None):
+def _by_layers(layers: LayerGradients, outer: OuterInverse, penalty: Float[Tensor, "1 p"]) -> Iterator[Own]:
+    for part, pairs, product in track(layers.train_pairs(penalty), "self-influence", None):
         yield part, outer.quadratic(pairs), product[0]
 
 
 def by_solves(
-    problem: Objective, inverse: Inverse, constant: Float[Tensor, "1 p"], block: int
+    problem: Objective, inverse: Inverse, penalty: Float[Tensor, "1 p"], block: int
 ) -> Iterator[Own]:
-    """A solve, or a closed quadratic form, per example.
+    """The way for any solver: a solve per example, or a closed quadratic form where the solver has one.
 
     Args:
         problem: whose training examples.
         inverse: of the curvature A.
-        constant: A^-1 times the folded penalty.
+        penalty: A^-1 times the folded penalty, (1, p).
         block: examples that are taken at once.
     """
     # A closed form is this process's own work; a solve is everybody's, for the same rows.
@@ -90,23 +96,46 @@ def by_solves(
         part = slice(start, min(start + block, own.stop))
         bare = problem.test_gradients(problem.train_batch(torch.arange(part.start, part.stop)))
         solved = (inverse(bare).value * bare).sum(1) if inverse.quadratic is None else inverse.quadratic(bare)
-        yield part, solved, bare @ constant[0]
+        yield part, solved, bare @ penalty[0]
+
+
+def draws(curvature: Curvature, samples: int, seed: int) -> Float[Tensor, "k p"]:
+    """Random right-hand sides x whose covariance is the curvature A, for `by_draws`.
+
+    Args:
+        curvature: A, with a root: a Gauss-Newton matrix, or the Hessian of a convex problem.
+        samples: k of them.
+        seed: what they are drawn from.
+
+    Raises:
+        TypeError: for curvatures without a root.
+        ValueError: for fewer than two.
+    """
+    if curvature.examples is None:
+        raise TypeError(f"samples is for GaussNewton, not {type(curvature).__name__}: leave it out")
+    if samples < 2:
+        raise ValueError(f"samples must be >= 2, got {samples}")
+    return curvature.examples.sample(samples, seed)
 
 
 def by_draws(
-    problem: Objective, solved: Float[Tensor, "k p"], constant: Float[Tensor, "1 p"]
+    problem: Objective, solved: Float[Tensor, "k p"], penalty: Float[Tensor, "1 p"]
 ) -> Iterator[Own]:
-    """Estimates: g^T A^-1 g is the mean square of g . s over s = A^-1 x, the covariance of x being A.
+    """The way of estimates: g^T A^-1 g is the mean square of g . s over s = A^-1 x, the covariance of x being A.
 
     Args:
         problem: whose training examples.
-        solved: the k draws s.
-        constant: A^-1 times the folded penalty.
+        solved: the k draws s, solved from `draws`.
+        penalty: A^-1 times the folded penalty, (1, p).
     """
-    rows = torch.cat([solved, constant])
+    rows = torch.cat([solved, penalty])
     folded = (rows @ problem.folded_penalty.to(rows))[:, None]
     for part, values in track(problem.products(rows), "self-influence", None):
         # Back to gradients without weight and penalty.
         weight = problem.weights[part].to(values)
         bare = (values - folded) / torch.where(weight > 0, weight, 1.0)
+        absent = (weight == 0).nonzero()[:, 0]
+        if len(absent):  # their products say nothing of their gradients, which meet the penalty all the same
+            batch = problem.train_batch(absent.cpu() + part.start)
+            bare[:, absent] = rows @ problem.test_gradients(batch).to(rows).T
         yield part, bare[:-1].square().mean(0), bare[-1]

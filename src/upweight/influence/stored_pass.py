@@ -25,7 +25,11 @@ from .top_k import strongest
 
 @dataclass(frozen=True, eq=False)
 class StoredPass:
-    """Scores of one problem whose factors, solves and blocks are kept in `folder` as they are finished."""
+    """Scores of one problem whose factors, solves and blocks are kept in `folder` as they are finished.
+
+    `solve` gives A^-1 v for rows v under `settings`. A run that was cut off and started again with equal arguments
+    makes what is missing and ends with the same bytes.
+    """
 
     folder: Path
     problem: Objective
@@ -38,10 +42,13 @@ class StoredPass:
         """The scores of right-hand sides, made or read.
 
         Args:
-            v: the gradients of m test measures.
+            v: the gradients of m test measures, (m, p).
             key: a content hash of weights, data, settings and test rows.
             about: what is known of the solved right-hand sides, as scores without columns.
             top: so many helpful and harmful training rows are kept in memory; None: all.
+
+        Returns:
+            Scores (m, n), or (m, q) of the strongest where `top` is given.
 
         Raises:
             StaleError: for a folder with scores of another key, and where the data changed.
@@ -52,7 +59,7 @@ class StoredPass:
         checks.agreement(problem)
         recall(self.folder, problem)
         store = ScoreStore.begin(self.folder, key, Plan.of(len(v), problem))
-        keep(self.folder, problem, [self.settings.curvature, self.settings.solver.helper])
+        keep(self.folder, problem, [self.settings.curvature, self.settings.solver.preconditioner])
         solution = store.solved(v, self.solve)
         scores, rows = about(solution), -solution.rounded
         with together():
@@ -71,7 +78,10 @@ class StoredPass:
 
 
 def recall(folder: str | Path, problem: Objective) -> None:
-    """Take ends of spectra that another run looked at, if it was for this problem."""
+    """Take the ends of spectra that another run found and wrote into the folder, if they are this problem's.
+
+    They decide the damping that is chosen, so that a restarted run must have the very numbers of the first.
+    """
     path = Path(folder) / "spectra.json"
     if gather_objects(path.exists())[0]:
         words = json.loads(path.read_text(encoding="utf-8"))
@@ -80,10 +90,10 @@ def recall(folder: str | Path, problem: Objective) -> None:
 
 
 def keep(folder: Path, problem: Objective, curvatures: list[Curvature | None]) -> None:
-    """Keep the ends of spectra and what curvatures gathered from the data, or take them from the folder.
+    """Write the ends of spectra, and what curvatures gathered from the data, into the folder, or take it from there.
 
     Args:
-        folder: of the store.
+        folder: that of the store.
         problem: whose spectra.
         curvatures: the one that answers, and that of its preconditioner, if there is one.
     """

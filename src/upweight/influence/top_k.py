@@ -16,8 +16,16 @@ def strongest(
 ) -> tuple[Float[Tensor, "m q"], Int[Tensor, "m q"]]:
     """The `top` smallest and `top` largest values of each row with their columns, from the smallest to the largest.
 
-    `parts` are the columns (m, b) of this process in order; the answer is that of all processes. Of equal values the
-    first columns are taken for the smallest and the last ones for the largest; a NaN counts as the largest of all.
+    Equal to a stable sort of the whole matrix, but with memory for two blocks of columns: of equal values the first
+    columns are taken for the smallest and the last ones for the largest; a NaN counts as the largest of all.
+
+    Args:
+        parts: the columns (m, b) of this process in order, each block with its place in the whole.
+        m: rows.
+        top: how many of each end, >= 1.
+
+    Returns:
+        Values (m, q) in float64 and columns (m, q) of all processes, q = min(2 top, n).
 
     >>> parts = [(slice(0, 2), torch.tensor([[3.0, 1.0]])), (slice(2, 3), torch.zeros(1, 1))]
     >>> [found.tolist() for found in strongest(parts, 1, 1)]
@@ -50,7 +58,7 @@ def _sorted(
     top: int,
     count: Int[Tensor, " m"] | None = None,
 ) -> tuple[Float[Tensor, "m q"], Int[Tensor, "m q"]]:
-    """The same of one block; row i ends after `count[i]` entries, what follows is NaN."""
+    """The extremes of one block, sorted; row i ends after `count[i]` entries, what follows is NaN."""
     values, order = values.sort(dim=1, stable=True)
     columns = columns.gather(1, order)
     if values.shape[1] <= 2 * top:

@@ -20,14 +20,15 @@ from ..runtime.progress import track
 from ..types import Tensor
 
 HELD_BYTES = 128 << 20
-"""Vectors of length p that are held at once."""
+"""Bytes of the vectors of length p that are held at once."""
 
 
 @dataclass(frozen=True, eq=False)
-class Total:
-    """The Hessian of the total objective, n * A, of which `size` examples will be removed.
+class TotalHessian:
+    """The Hessian of the total objective, n * A, factorised once, of which `size` examples will be removed.
 
-    With keep="mean" every example brings its share of the penalty, which leaves with it.
+    With keep="mean" every example brings its share of the penalty, which leaves with it: sets of another size need
+    another factor. With keep="total" the penalty stays, and one factor serves all sets.
     """
 
     problem: LinearModel
@@ -35,13 +36,16 @@ class Total:
     size: int
 
     @classmethod
-    def of(cls, problem: LinearModel, curvature: ExampleMean, size: int) -> Total:
-        """Factorised once for all sets of that size.
+    def of(cls, problem: LinearModel, curvature: ExampleMean, size: int) -> TotalHessian:
+        """The factor for all sets of `size` examples: n p^2 operations, the one great cost of a removal.
 
         Args:
             problem: the model.
             curvature: its Hessian.
             size: how many examples will be removed; where their share of the penalty stays, 0 will do.
+
+        Raises:
+            IndefiniteError: where the Hessian is singular.
         """
         if size == 0:  # the curvature itself, which may be factorised already
             return cls(problem, curvature.factor(torch.float64), 0)
@@ -49,14 +53,21 @@ class Total:
         return cls(problem, curvature.of(kept).factor(torch.float64), size)
 
     def solve(self, rows: Float[Tensor, "*k p"]) -> Float[Tensor, "*k p"]:
-        """The inverse of the total Hessian, nothing removed but the penalty's share."""
-        return self.factor.solve(rows.flatten(0, -2)).view(rows.shape) / self.problem.n
+        """The inverse of the total Hessian, nothing removed but the penalty's share, applied to every row."""
+        return self.factor.solve(rows.reshape(-1, rows.shape[-1])).view(rows.shape) / self.problem.n
 
 
 class Downdated:
-    """(n A - C^T C)^-1 of G sets at once, C (G, q, p) the roots of their curvature, q <= p."""
+    """The inverses (n A - C^T C)^-1 of the Hessians without each of G sets, all at once (Woodbury).
 
-    def __init__(self, total: Total, C: Float[Tensor, "G q p"]) -> None:
+    C (G, q, p), q <= p, are roots of the sets' own curvature: C^T C is the Hessian of the set's summed losses. What is
+    factorised is I - C (n A)^-1 C^T, of the size q of the set.
+
+    Raises:
+        IndefiniteError: where some direction of the parameters is fitted by the set alone.
+    """
+
+    def __init__(self, total: TotalHessian, C: Float[Tensor, "G q p"]) -> None:
         self.total, self.C = total, C
         self.F = total.solve(C)
         self.overlap = C @ self.F.mT
@@ -69,17 +80,17 @@ class Downdated:
             )
 
     def solve(self, rows: Float[Tensor, "G s p"]) -> Float[Tensor, "G s p"]:
-        """Row by row, each set with its own inverse."""
+        """(n A - C^T C)^-1 v for s rows v of each set, each set with its own inverse."""
         base = self.total.solve(rows)
         return base + torch.cholesky_solve(self.C @ base.mT, self.lower).mT @ self.F
 
     @property
     def leverage(self) -> Float[Tensor, " G"]:
-        """The largest share of a direction's curvature that the set carries, < 1."""
+        """The largest share of a direction's curvature that each set carries, < 1: first order is too small by it."""
         return torch.linalg.eigvalsh(self.overlap)[:, -1]
 
 
-def _pieces(problem: LinearModel, sets: list[Tensor]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+def _batches(problem: LinearModel, sets: list[Tensor]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Sets of equal size in batches: their places, gradients (G, p) and curvature roots C (G, q, p)."""
     held = max(1, HELD_BYTES // (8 * problem.p * problem.c))
     by_size: dict[int, list[int]] = {}
@@ -102,25 +113,31 @@ def _pieces(problem: LinearModel, sets: list[Tensor]) -> Iterator[tuple[list[int
 
 
 def _thin(C: Float[Tensor, "G q p"]) -> Float[Tensor, "G s p"]:
-    """The same C^T C from at most p rows."""
+    """A root with the C^T C of `C` from at most p rows, by QR."""
     return C if C.shape[1] <= C.shape[2] else torch.linalg.qr(C, mode="r").R
 
 
-def newton(
+def newton_steps(
     problem: LinearModel, curvature: ExampleMean, sets: list[Tensor], title: str = "removing sets"
 ) -> Iterator[tuple[list[int], Downdated, Float[Tensor, "G p"]]]:
-    """Batches of sets: their places, downdated inverses and the Newton steps of the parameters.
+    """The Newton steps of the parameters as each set is removed, (n A - A_S)^-1 g_S (B2), sets of equal size at once.
 
     Args:
         problem: the model.
         curvature: its Hessian.
         sets: the training rows of each set.
         title: of the progress bar.
+
+    Yields:
+        Batches of sets: their places in `sets`, their downdated inverses, the steps (G, p).
+
+    Raises:
+        IndefiniteError: where some direction of the parameters is fitted by a set alone.
     """
-    totals: dict[int, Total] = {}
-    for batch, g, C in track(_pieces(problem, sets), title, None):
+    totals: dict[int, TotalHessian] = {}
+    for batch, g, C in track(_batches(problem, sets), title, None):
         size = len(sets[batch[0]]) if problem.penalty.leaves_with_examples else 0
         if size not in totals:
-            totals = {size: Total.of(problem, curvature, size)}
+            totals = {size: TotalHessian.of(problem, curvature, size)}
         inverse = Downdated(totals[size], C)
         yield batch, inverse, inverse.solve(g[:, None])[:, 0]

@@ -14,56 +14,74 @@ from .lanczos import indefinite
 
 
 class DualFactor(Factor):
-    """A = U^T U + diag(D) with U (r, p), r < p, by a Cholesky factor of the dual matrix I + U D^-1 U^T (r, r).
+    """A = U^T U + diag(D) with U (r, p), r < p, by a Cholesky factor of the dual matrix M = I + U D^-1 U^T (r, r).
 
-    Entries of D that are zero (unpenalised intercepts) are eliminated by a Schur complement of their number's size.
-    Memory: r (p + r) numbers.
+    Woodbury: A^-1 = D^-1 - D^-1 U^T M^-1 U D^-1. Entries of D that are zero (unpenalised intercepts) are eliminated by
+    a Schur complement of their number's size. Cost: r^2 p + r^3 / 3 operations, then 4 r p for every row; memory: r p +
+    r^2 numbers. A linear model with fewer examples than parameters is inverted this way.
+
+    Args:
+        root: U; for a linear model the rows of its loss's Hessian roots, one per example and output.
+        diagonal: D (p,) >= 0, the penalty and the damping.
+
+    Raises:
+        IndefiniteError: where unpenalised entries are not determined by the rows of U.
+
+    >>> factor = DualFactor(
+    ...     torch.tensor([[1.0, 1.0, 0.0]]), torch.ones(3)
+    ... )  # A = [[2, 1, 0], [1, 2, 0], [0, 0, 1]]
+    >>> factor.solve(torch.tensor([[3.0, 0.0, 1.0]])), factor.leverages
+    (tensor([[ 2.0000, -1.0000,  1.0000]]), tensor([0.6667]))
     """
 
     def __init__(self, root: Float[Tensor, "r p"], diagonal: Float[Tensor, " p"]) -> None:
         self.dtype = root.dtype
-        self.bare = (diagonal == 0).nonzero()[:, 0]
-        self.kept = (diagonal > 0).nonzero()[:, 0]
-        self.U = root[:, self.kept]
-        self.D = diagonal[self.kept]
+        self.unpenalised = (diagonal == 0).nonzero()[:, 0]
+        self.penalised = (diagonal > 0).nonzero()[:, 0]
+        self.U = root[:, self.penalised]
+        self.D = diagonal[self.penalised]
         dual = _gram(self.U / self.D.sqrt())
         dual.diagonal().add_(1.0)
         self.dual = torch.linalg.cholesky(dual)
-        free = root[:, self.bare]
-        self.cross = free.T @ self.U  # (q, kept): the block of A between bare and kept entries
-        self.reach = self._kept_inverse(self.cross)
-        schur = free.T @ free - self.cross @ self.reach.T
-        lower, failed = torch.linalg.cholesky_ex(schur)
-        if int(failed):
-            raise indefinite(float(torch.linalg.eigvalsh(schur)[0]))
-        self.schur, self.free = lower, free
+        # The unpenalised columns F of the root meet all others K = U^T U + diag(D) in F^T U. As U K^-1 = M^-1 U D^-1,
+        # their Schur complement F^T F - F^T U K^-1 U^T F is F^T M^-1 F: no difference of large numbers at small D.
+        self.free = root[:, self.unpenalised]
+        half = torch.linalg.solve_triangular(self.dual, self.free, upper=False)
+        whole = torch.linalg.solve_triangular(self.dual.T, half, upper=True)  # M^-1 F
+        self.cross = whole.T @ self.U / self.D  # F^T U K^-1
+        schur = half.T @ half
+        self.schur, failed = torch.linalg.cholesky_ex(schur)
+        rounding = 10 * len(schur) * torch.finfo(self.dtype).eps
+        if int(failed) or bool((self.schur.diagonal().square() <= rounding * schur.diagonal()).any()):
+            raise indefinite(0.0)
 
     @cached_property
     def leverages(self) -> Float[Tensor, " r"]:
-        """The numbers u A^-1 u^T of the rows u of the root, at the price of one inverse of the dual matrix M^-1.
+        """The leverages u A^-1 u^T (r,) of the rows u of the root, at the price of one triangular inverse of size r.
 
-        Kept entries give 1 - M_ii; what the bare ones F add is (M F) S^-1 (M F)^T, S their Schur complement.
+        The penalised entries give 1 - (M^-1)_ii; the unpenalised ones, columns F (r, q) of the root, add the diagonal
+        of (M^-1 F) S^-1 (M^-1 F)^T with their Schur complement S. All of them lie between 0 and 1 and sum to the trace
+        of A^-1 U^T U, the effective number of parameters.
         """
-        # Half of what the inverse of M itself takes.
+        # M^-1 = L^-T L^-1: the column norms of L^-1 are its diagonal, at half of what the whole inverse takes.
         half = torch.from_numpy(lapack.dtrtri(self.dual.double().numpy(), lower=1)[0]).to(self.dtype)
-        bare = torch.linalg.solve_triangular(
-            self.schur, torch.cholesky_solve(self.free, self.dual).T, upper=False
-        )
-        return 1 - half.square().sum(0) + bare.square().sum(0)
+        inverse = torch.cholesky_solve(self.free, self.dual).T
+        added = torch.linalg.solve_triangular(self.schur, inverse, upper=False)
+        return 1 - half.square().sum(0) + added.square().sum(0)
 
-    def _kept_inverse(self, rows: Tensor) -> Tensor:
+    def _penalised_inverse(self, rows: Tensor) -> Tensor:
         scaled = rows / self.D
         return scaled - torch.cholesky_solve(self.U @ scaled.T, self.dual).T @ self.U / self.D
 
     def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         wide = rows.to(self.dtype)
         out = torch.empty_like(wide)
-        inner = self._kept_inverse(wide[:, self.kept])
-        if len(self.bare):
-            bare = torch.cholesky_solve((wide[:, self.bare] - inner @ self.cross.T).T, self.schur).T
-            inner = inner - bare @ self.reach
-            out[:, self.bare] = bare
-        out[:, self.kept] = inner
+        inner = self._penalised_inverse(wide[:, self.penalised])
+        if len(self.unpenalised):
+            reduced = wide[:, self.unpenalised] - wide[:, self.penalised] @ self.cross.T
+            out[:, self.unpenalised] = torch.cholesky_solve(reduced.T, self.schur).T
+            inner = inner - out[:, self.unpenalised] @ self.cross
+        out[:, self.penalised] = inner
         return out.to(rows.dtype)
 
     def quadratic(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:

@@ -13,7 +13,13 @@ from ..types import Params, Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """The order and shapes of parameters inside a flat vector.
+    """The order and shapes of parameters inside a flat vector, so that all matrices are about vectors of one length p.
+
+    Entries stand parameter by parameter in the order of `names`, each parameter row by row (C order).
+
+    Args:
+        names: the parameters, as `torch.nn.Module.named_parameters` names them.
+        shapes: the shape of each.
 
     >>> import torch
     >>> layout = Layout(("weight", "bias"), ((2, 3), (2,)))
@@ -28,16 +34,19 @@ class Layout:
 
     @property
     def sizes(self) -> list[int]:
-        """The number of entries of each parameter."""
+        """The number of entries of each parameter, in the order of `names`; a scalar parameter, shape (), has one."""
         return [math.prod(shape) for shape in self.shapes]
 
     @property
     def size(self) -> int:
-        """p, the length of a flat vector."""
+        """The length p of a flat vector: the number of entries of all parameters."""
         return sum(self.sizes)
 
     def unpack(self, flat: Float[Tensor, "*k p"]) -> Params:
-        """Flat (..., p) -> parameters, each with the same leading shape; views, not copies."""
+        """Take flat vectors (..., p) apart into parameters by name, each with the leading shape in front of its own.
+
+        What comes back are views where torch can make them, so that it costs nothing; `pack` is the inverse.
+        """
         parts = flat.split(self.sizes, dim=-1)
         return {
             name: part.reshape((*flat.shape[:-1], *shape))
@@ -45,7 +54,15 @@ class Layout:
         }
 
     def pack(self, params: Params, lead: int = 0) -> Tensor:
-        """Parameters with `lead` leading dimensions -> flat (..., p)."""
+        """Put parameters by name together to flat vectors (..., p), the inverse of `unpack`.
+
+        Every parameter has `lead` leading dimensions in front of its own shape, equal for all of them; names beside
+        those of the layout are left out. Raises KeyError where one is missing.
+
+        >>> layout = Layout(("weight", "bias"), ((2, 3), (2,)))
+        >>> layout.pack({"weight": torch.ones(5, 2, 3), "bias": torch.zeros(5, 2)}, lead=1).shape
+        torch.Size([5, 8])
+        """
         return torch.cat(
             [params[name].reshape((*params[name].shape[:lead], -1)) for name in self.names], dim=-1
         )

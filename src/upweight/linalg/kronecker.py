@@ -16,8 +16,26 @@ from .outer_products import Pairs
 class KroneckerFactor(Factor):
     """A = Q B Q^T, Q the Kronecker product of an output basis (c, c) and an input basis (e, e).
 
-    B is diag(values), but for the first r input directions, which keep their own `block` in the plain outputs.
-    Rows are weights (c, d) followed, where `intercept`, by (c,) intercepts, which then are input column e = d + 1.
+    This is EKFAC's inverse for one weight matrix. B is diag(values), but for the first r input directions, which keep
+    their own `block` in the plain outputs. Rows are weights (c, d) followed, where `intercept`, by (c,) intercepts,
+    which then are input column e = d + 1. Cost: 2 c e (c + e) operations to turn a row into the bases, where A is
+    simple, and as many to turn it back; no matrix of size c e is formed.
+
+    Args:
+        left: the output basis, orthonormal columns.
+        right: the input basis, orthonormal columns, the leading directions first.
+        values: the eigenvalue of every pair of directions, damping included; those of the first r are not used.
+        block: A among the first r input directions, in the order output by output; (0, 0) for none.
+        intercept: whether rows end with the intercepts.
+
+    Raises:
+        IndefiniteError: for values or a block that are not positive definite.
+
+    >>> factor = KroneckerFactor(
+    ...     torch.eye(2), torch.eye(3), torch.full((2, 3), 4.0), torch.zeros(0, 0), intercept=True
+    ... )
+    >>> factor.solve(torch.ones(1, 6))
+    tensor([[0.2500, 0.2500, 0.2500, 0.2500, 0.2500, 0.2500]])
     """
 
     def __init__(
@@ -38,17 +56,19 @@ class KroneckerFactor(Factor):
         self.block = CholeskyFactor(block)
 
     def _rotate(self, rows: Tensor) -> tuple[Float[Tensor, "k cr"], Float[Tensor, "k c s"]]:
+        """Rows in the bases: their leading input directions, in the plain outputs, and all others."""
         c = len(self.left)
         if self.intercept:
-            stack = torch.cat([rows[:, :-c].view(len(rows), c, -1), rows[:, -c:, None]], dim=2)
+            stack = torch.cat([rows[:, :-c].unflatten(1, (c, -1)), rows[:, -c:, None]], dim=2)
         else:
-            stack = rows.view(len(rows), c, -1)
+            stack = rows.unflatten(1, (c, -1))
         inner = stack @ self.right
         return inner[:, :, : self.leading].flatten(1), self.left.T @ inner[:, :, self.leading :]
 
     def _back(self, first: Tensor, rest: Tensor) -> Float[Tensor, "k p"]:
+        """The inverse of `_rotate`."""
         c = len(self.left)
-        stack = torch.cat([first.view(len(first), c, -1), self.left @ rest], dim=2) @ self.right.T
+        stack = torch.cat([first.view(len(first), c, self.leading), self.left @ rest], dim=2) @ self.right.T
         if self.intercept:
             return torch.cat([stack[:, :, :-1].flatten(1), stack[:, :, -1]], dim=1)
         return stack.flatten(1)
@@ -64,7 +84,11 @@ class KroneckerFactor(Factor):
     def quadratic_outer(
         self, left: Float[Tensor, "k t c"], right: Float[Tensor, "k t e"]
     ) -> Float[Tensor, " k"]:
-        """v^T A^-1 v for v = sum_t left_t right_t^T, the intercepts as the last column of right."""
+        """v^T A^-1 v for v = sum_t left_t right_t^T, the intercepts as the last column of right.
+
+        With one position t the vectors, c e numbers each, are never formed: c + e rotated numbers are enough. Otherwise
+        it is `quadratic` of the vectors written out.
+        """
         right = right.to(self.dtype) @ self.right
         left = left.to(self.dtype)
         first, right = right[:, :, : self.leading], right[:, :, self.leading :]
@@ -77,13 +101,16 @@ class KroneckerFactor(Factor):
         return found + ((left.mT @ right).square() / self.values).sum((1, 2))
 
     def product(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
-        """A v for every row v."""
+        """A v for every row v, at the price of `solve`; what residuals are recomputed with."""
         first, rest = self._rotate(rows)
         return self._back(first @ self.block.lower @ self.block.lower.T, rest * self.values)
 
 
 class BlocksFactor(Factor):
     """A is zero outside blocks: one per weight matrix, in their order, and one for the entries outside all of them.
+
+    It is the factor of EKFAC on a whole model. Rows are taken apart, every block is inverted by itself, and the answers
+    are put back at their places.
 
     Args:
         layers: the entries of each weight matrix in a flat vector, and its factor.
@@ -120,7 +147,11 @@ class BlocksFactor(Factor):
         return torch.stack([part.quadratic(rows[:, index]) for index, part in self.parts]).sum(0)
 
     def quadratic_outer(self, pairs: Pairs) -> Float[Tensor, " k"]:
-        """v^T A^-1 v for vectors v that are sums of outer products, without forming them where they have one."""
+        """v^T A^-1 v for gradients v in small factors, summed over the blocks.
+
+        Weight matrices that were used at one position are not formed, so that self-influence of a wide layer costs
+        little more than its inputs.
+        """
         found = [
             part.quadratic_outer(*pair) for (_, part), pair in zip(self.layers, pairs.layers, strict=True)
         ]

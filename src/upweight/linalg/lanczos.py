@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,10 +15,20 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from ..errors import IndefiniteError
 from ..types import Operator, Tensor
 
+EXPLICIT = 2000
+"""Up to this many rows the smallest eigenvalue comes from LAPACK, beyond from ARPACK."""
+
 
 def lowest_eigenvalue(matrix: Float[Tensor, "p p"]) -> float:
-    """The smallest eigenvalue of an explicit matrix; Lanczos above 2,000 rows."""
-    if len(matrix) <= 2000:
+    """The smallest eigenvalue of an explicit symmetric matrix, for the error that says how indefinite it is.
+
+    Exact up to `EXPLICIT` rows; beyond, by Lanczos (ARPACK) to a relative accuracy of 1e-3. NaN where that does not
+    converge.
+
+    >>> round(lowest_eigenvalue(torch.tensor([[0.0, 2.0], [2.0, 0.0]])), 4)
+    -2.0
+    """
+    if len(matrix) <= EXPLICIT:
         return float(torch.linalg.eigvalsh(matrix)[0])
     try:
         values = eigsh(matrix.double().numpy(), k=1, which="SA", tol=1e-3, return_eigenvectors=False)
@@ -27,7 +38,20 @@ def lowest_eigenvalue(matrix: Float[Tensor, "p p"]) -> float:
 
 
 def indefinite(lowest: float) -> IndefiniteError:
-    """The error of a matrix that has no inverse as a minimum's curvature, with the cure."""
+    """The error of a matrix that is no minimum's curvature (Sec. 4.2; R18), with the cure in its words; for `raise`.
+
+    A smallest eigenvalue of 0, to rounding, is a singular matrix: data do not determine all parameters. A negative one
+    is a matrix that only damping beyond it makes definite; the error names such a damping. NaN says that nobody knows.
+
+    >>> indefinite(-0.25).eigenvalue
+    -0.25
+    """
+    if math.isnan(lowest):
+        return IndefiniteError(
+            "the curvature is not positive definite, and how far it is from that could not be found: pass damping > 0, "
+            "or use GaussNewton",
+            lowest,
+        )
     if abs(lowest) < 1e-12 or lowest > 0:
         return IndefiniteError(
             f"the curvature is singular (smallest eigenvalue {lowest:.2e}); pass damping > 0, train with a penalty "
@@ -46,8 +70,9 @@ def ends_of_spectrum(
 ) -> tuple[float, float]:
     """The smallest and largest eigenvalue by the Lanczos recurrence: at most a product per round.
 
-    It stops when both ends are known to 1 % of their size, or to 1e-5 of the largest; they are approached from inside.
-    Three vectors are held; that the recurrence loses orthogonality repeats eigenvalues, and moves no end.
+    It stops when both ends are known to 1 % of their size, or to 1e-5 of the largest; they are approached from inside,
+    and an end whose eigenvector the random start hardly has may be taken for its neighbour. Three vectors are held;
+    that the recurrence loses orthogonality repeats eigenvalues, and moves no end.
 
     Args:
         product: rows (k, p) -> rows (k, p).
@@ -55,26 +80,36 @@ def ends_of_spectrum(
         dtype: the precision of the products.
         device: where they are taken.
         rounds: as many as products may be taken; whoever waits may watch them pass.
+
+    Returns:
+        The smallest and the largest eigenvalue, in this order; (0, 0) where no product may be taken.
+
+    >>> A = torch.diag(torch.tensor([-1.0, 2.0, 5.0]))
+    >>> low, high = ends_of_spectrum(
+    ...     lambda rows: rows @ A, 3, dtype=torch.float32, device=torch.device("cpu"), rounds=range(3)
+    ... )
+    >>> round(low, 3), round(high, 3)
+    (-1.0, 5.0)
     """
     v = torch.randn(1, p, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    v, before = v / v.norm(), torch.zeros_like(v)
+    v, previous = v / v.norm(), torch.zeros_like(v)
     diagonal: list[float] = []
-    beside: list[float] = []
+    off_diagonal: list[float] = []
     ends = np.zeros(2)
     for _ in rounds:
         w = product(v)
-        if beside:
-            w = w - beside[-1] * before
+        if off_diagonal:
+            w = w - off_diagonal[-1] * previous
         diagonal.append(float((w * v).sum()))
         w = w - diagonal[-1] * v
-        left = float(w.norm())
-        values, vectors = eigh_tridiagonal(diagonal, beside)
+        residual = float(w.norm())
+        values, vectors = eigh_tridiagonal(diagonal, off_diagonal)
         ends, size = values[[0, -1]], np.abs(values).max()
-        error = left * np.abs(vectors[-1, [0, -1]])
-        if left <= 1e-7 * size or bool((error <= np.maximum(0.01 * np.abs(ends), 1e-5 * size)).all()):
+        error = residual * np.abs(vectors[-1, [0, -1]])
+        if residual <= 1e-7 * size or bool((error <= np.maximum(0.01 * np.abs(ends), 1e-5 * size)).all()):
             break
-        beside.append(left)
-        before, v = v, w / left
+        off_diagonal.append(residual)
+        previous, v = v, w / residual
     return float(ends[0]), float(ends[1])
 
 
@@ -83,7 +118,9 @@ def leading_eigenpairs(
 ) -> tuple[Float[Tensor, " r"], Float[Tensor, "p r"]]:
     """The `rank` eigenvalues of largest size and their eigenvectors as columns, in float64 on the processor.
 
-    Lanczos (SciPy's ARPACK) from a random start, to a relative accuracy of 1e-4.
+    Lanczos (SciPy's ARPACK) from a random start, to a relative accuracy of 1e-4: a few times `rank` products, one row
+    each. Size means the absolute value, so that a large negative eigenvalue is among them. Values come in ARPACK's
+    order, ascending.
 
     Args:
         product: rows (k, p) -> rows (k, p).
@@ -92,6 +129,13 @@ def leading_eigenpairs(
         dtype: the precision of the products.
         device: where they are taken.
         seed: of the random start.
+
+    >>> A = torch.diag(torch.tensor([1.0, -6.0, 3.0, 0.5]))
+    >>> values, vectors = leading_eigenpairs(
+    ...     lambda rows: rows @ A, 4, 2, dtype=torch.float32, device=torch.device("cpu")
+    ... )
+    >>> values.round(decimals=3).tolist(), vectors.shape
+    ([-6.0, 3.0], torch.Size([4, 2]))
     """
 
     def one(vector: Any) -> Any:
@@ -105,7 +149,11 @@ def leading_eigenpairs(
 
 
 def eigenvectors(matrix: Float[Tensor, "r r"]) -> Float[Tensor, "r r"]:
-    """The eigenvectors of a symmetric matrix as columns; in float64 where LAPACK fails on it in its own precision."""
+    """The eigenvectors of a symmetric matrix as columns, the smallest eigenvalue first: the bases of EKFAC.
+
+    Where LAPACK fails on a matrix, or gives NaN, which happens in float32, it is decomposed in float64; the answer has
+    the matrix's own precision.
+    """
     try:
         vectors = torch.linalg.eigh(matrix)[1]
     except RuntimeError:  # what LAPACK raises

@@ -1,4 +1,4 @@
-"""What a linear problem is made of, checked: coefficients, intercepts and targets in whatever form they come."""
+"""Checks of what a linear problem is made of: coefficients, intercepts and targets, in whatever form they come."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from .output_map import OutputMap
 
 
 def packed(coef: Any, intercept: Any, d: int) -> tuple[Float[Tensor, " p"], OutputMap]:
-    """Coefficients and intercepts as flat parameters, checked, and how these become outputs.
+    """Coefficients and intercepts as one flat vector theta in float64, checked, and the map from theta to outputs.
 
     Args:
-        coef: (c, d) or (d,).
-        intercept: (c,) or None.
-        d: columns of X.
+        coef: the coefficients, (c, d), or (d,) for one output; an array, tensor or list.
+        intercept: the intercepts (c,), or None for a model without.
+        d: the number of columns of X.
+
+    Returns:
+        Theta (p,), which is coef row by row and then the intercepts, and its `OutputMap`.
 
     Raises:
-        ValueError: for shapes that do not fit and numbers that are not finite.
+        ValueError: for shapes that do not fit X or each other, and for NaN or infinity.
     """
     coef = as_tensor(coef).double()
     coef = coef.reshape(1, -1) if coef.ndim == 1 else coef
@@ -36,38 +39,42 @@ def packed(coef: Any, intercept: Any, d: int) -> tuple[Float[Tensor, " p"], Outp
             raise ValueError(f"intercept has {len(parts[1])} entries, coef has {len(coef)} rows")
     theta = torch.cat(parts)
     if not theta.isfinite().all():
-        raise ValueError(f"coef or intercept has a NaN or infinity, first at entry {first_bad(theta)}")
+        raise ValueError(f"coef or intercept has a NaN or infinity, first at entry {first_not_finite(theta)}")
     return theta, OutputMap(len(coef), d, intercept is not None)
 
 
 def encoded(loss: LinearLoss, y: Any, count: int, c: int) -> Tensor:
-    """Targets as the loss wants them, checked.
+    """Targets in the form that the loss computes with (classes 0..c-1, signs or numbers), checked.
 
     Args:
         loss: the loss of a model with c outputs.
-        y: targets as the user has them.
-        count: how many examples there are.
-        c: outputs per example.
+        y: the targets as the user has them, one per example.
+        count: the number of examples.
+        c: the number of outputs per example.
+
+    Returns:
+        A tensor (n,) or (n, c), as `LinearLoss.encode` documents it.
 
     Raises:
-        ValueError: for another number of targets, NaN or infinity, and what the loss refuses.
+        ValueError: for another number of targets, NaN or infinity, and for what the loss refuses.
     """
-    targets = as_tensor(y)
-    if targets.ndim == 0 or len(targets) != count:
-        raise ValueError(f"X has {count} examples, y has {len(targets) if targets.ndim else 0}")
+    targets = one_per_example(y, count)
     if targets.is_floating_point() and not targets.isfinite().all():
-        raise ValueError(f"y has a NaN or infinity, first in example {first_bad(targets)}")
+        raise ValueError(f"y has a NaN or infinity, first in example {first_not_finite(targets)}")
     return loss.encode(targets, c)
 
 
-def as_many(y: Any, count: int) -> Tensor:
-    """Targets as a tensor, one per example."""
+def one_per_example(y: Any, count: int) -> Tensor:
+    """Targets as a tensor whose first dimension is the examples; nothing else about them is checked or changed.
+
+    Raises ValueError, naming both numbers, where there are more or fewer targets than `count` examples.
+    """
     targets = as_tensor(y)
     if targets.ndim == 0 or len(targets) != count:
         raise ValueError(f"X has {count} examples, y has {len(targets) if targets.ndim else 0}")
     return targets
 
 
-def first_bad(values: Tensor) -> int:
-    """The place of the first NaN or infinity."""
+def first_not_finite(values: Tensor) -> int:
+    """The place of the first NaN or infinity among the numbers of a tensor, row by row; there must be one."""
     return int((~values.isfinite()).flatten().nonzero()[0, 0])

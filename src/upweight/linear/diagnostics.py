@@ -31,7 +31,14 @@ ELEMENTS = 1 << 22
 
 
 def check_identified(problem: LinearModel) -> None:
-    """Raise ValueError, naming the columns, where unpenalised columns are linearly dependent: no unique optimum."""
+    """Refuse linearly dependent columns without a penalty: there the optimum is not unique.
+
+    One pass over X forms the Gram matrix of the columns that have no penalty (up to `GRAM` of them; more are not
+    looked at), scaled to length 1; an eigenvalue that is zero to rounding is a dependence.
+
+    Raises:
+        ValueError: naming the columns that take part in it.
+    """
     cd = problem.c * problem.d
     bare = (problem.l2[:cd].view(problem.c, problem.d) == 0).any(0).nonzero()[:, 0]
     if not 0 < len(bare) <= GRAM:
@@ -67,11 +74,14 @@ def _name(problem: LinearModel, column: int) -> str:
 
 
 def check_separable(problem: LinearModel) -> None:
-    """Raise ValueError where nothing is penalised and a direction separates (a part of) the training data.
+    """Refuse training data that a direction separates, all or in part, where nothing is penalised.
 
     Then the loss falls for as long as the weights grow along it: no finite optimum (Albert & Anderson, 1984). A
     separation by the weights at hand is seen at once; any other (a category with one class only, say) by a linear
     programme (Konis, 2007) of up to `PROGRAMME` numbers, beyond which it is not looked for.
+
+    Raises:
+        ValueError: naming the columns of the direction, where the weights at hand do not separate.
     """
     if not problem.loss.separable or bool(problem.l2[: problem.c * problem.d].any()):
         return
@@ -131,16 +141,30 @@ def _sides(problem: LinearModel, used: Tensor) -> Iterator[Float[Tensor, "b r c"
     yield eye[y][:, None] - others[y]
 
 
-def finished(problem: Model, *, polish: bool) -> Model:
-    """At its optimum if asked; else as it is, with a warning where that is far from one."""
-    own = own_contribution(problem)
+def at_optimum(problem: Model, *, polish: bool) -> Model:
+    """The problem at its optimum, or as it is, with a warning where that is no optimum.
+
+    The measure is what one example contributes to the gradient: a gradient of R that is larger hides the effects of
+    single examples. No warning is given for a smoothed hinge, whose weights are the true hinge's on purpose.
+
+    Args:
+        problem: a fitted model.
+        polish: whether training is finished first, to a millionth of one example's contribution.
+
+    Raises:
+        NotConvergedError: where polishing fails.
+
+    Warns:
+        NotStationaryWarning: where the gradient is larger than one example's contribution to it.
+    """
+    one = one_example_contribution(problem)
     if polish:
-        return problem.minimised(1e-6 * own)
+        return problem.minimised(1e-6 * one)
     off = float(problem.gradient().norm())
     # At the true hinge's optimum the smooth one has a gradient by construction.
-    if off > own and not problem.loss.stands_in:
+    if off > one and not problem.loss.stands_in:
         warnings.warn(
-            f"the estimator is not at its optimum: the gradient of its objective has norm {off:.1e}, {off / own:.1f} "
+            f"the estimator is not at its optimum: the gradient of its objective has norm {off:.1e}, {off / one:.1f} "
             "times what one example contributes, so that effects of single examples are uncertain; pass polish=True, "
             "or fit with a lower tol and a higher max_iter (if X, y and weights are those it was fitted on)",
             NotStationaryWarning,
@@ -149,8 +173,12 @@ def finished(problem: Model, *, polish: bool) -> Model:
     return problem
 
 
-def own_contribution(problem: LinearModel) -> float:
-    """The root mean square over examples of ||w_i grad l_i|| / n, or what rounding leaves of it."""
+def one_example_contribution(problem: LinearModel) -> float:
+    """What one example contributes to the gradient of R: the root mean square over examples of ||w_i grad l_i|| / n.
+
+    It is the scale that gradients of R are judged by. Residuals below the rounding of their losses count as rounding,
+    so that an exact fit is no cause for alarm. One pass over X.
+    """
     parts = problem.derivatives()
     residual = parts.r.norm(dim=1)
     rounding = 1e-12 * (1 + parts.loss)

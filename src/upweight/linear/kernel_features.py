@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
+from scipy import sparse
 
 LARGE = 8000
 """Above this many points the kernel matrix is not formed where a rank is given: landmarks stand for the points."""
@@ -20,13 +21,22 @@ LANDMARKS_PER_RANK = 4
 ROUNDING = 1e-8
 """Asymmetry and negative eigenvalues up to this share of the largest are rounding."""
 
-Kernel = Callable[[Any, Any], np.ndarray]
+Points: TypeAlias = np.ndarray | sparse.sparray | sparse.spmatrix
+"""Points as rows, dense or SciPy-sparse; a precomputed kernel has rows of kernel values in their place."""
+Kernel: TypeAlias = Callable[[Points, Points], np.ndarray]
 """Points (a, ...) and points (b, ...) -> their kernel values (a, b)."""
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureMap:
-    """phi(x) = k(x, landmarks) M with M (q, r): features whose inner products are the kernel, or close to it.
+    """phi(x) = k(x, landmarks) M: features whose inner products are a kernel, or close to it (R21).
+
+    With them a kernel machine is a `LinearProblem`. `FeatureMap.of` finds M for training points.
+
+    Args:
+        kernel: the kernel k, points (a, ...) and points (b, ...) -> (a, b).
+        landmarks: q points, the training points or a sample of them.
+        M: what turns kernel values with the landmarks into features, (q, r).
 
     >>> kernel = lambda A, B: (A @ B.T) ** 2
     >>> X = np.array([[1.0], [2.0]])
@@ -36,18 +46,28 @@ class FeatureMap:
     """
 
     kernel: Kernel
-    landmarks: Any
+    landmarks: Points
     M: Float[np.ndarray, "q r"]
 
     @classmethod
     def of(
-        cls, kernel: Kernel, X: Any, *, rank: int | None = None, seed: int = 0, large: int = LARGE
+        cls, kernel: Kernel, X: Points, *, rank: int | None = None, seed: int = 0, large: int = LARGE
     ) -> FeatureMap:
-        """The features of training points X, exact, or the `rank` leading ones (the best approximation of that rank).
+        """The features of training points: all of them, exact, or the leading ones, the best of their rank.
 
         With a rank and more than `large` points the n x n matrix is never formed: 4 * rank landmarks drawn at random
-        (`seed`) span the features (Nystroem). Raises ValueError unless the kernel matrix is square, symmetric and
-        positive semi-definite, all up to rounding.
+        span the features (Nystroem). The cost is an eigendecomposition of the kernel matrix of the landmarks.
+
+        Args:
+            kernel: points (a, ...) and points (b, ...) -> their kernel values (a, b).
+            X: the n training points.
+            rank: how many leading features are kept; None keeps all that are not numerically zero.
+            seed: of the landmarks that are drawn.
+            large: the number of points above which landmarks are drawn, where a rank is given.
+
+        Raises:
+            ValueError: for a rank outside 1..n, and unless the kernel matrix is square, symmetric and positive
+                semi-definite, all up to rounding.
         """
         n = X.shape[0]
         if rank is not None and not 1 <= rank <= n:
@@ -60,12 +80,12 @@ class FeatureMap:
         values, U = values[:rank], U[:, :rank]
         return cls(kernel, landmarks, U / np.sqrt(values))
 
-    def __call__(self, X: Any) -> Float[np.ndarray, "m r"]:
-        """The features of points."""
+    def __call__(self, X: Points) -> Float[np.ndarray, "m r"]:
+        """The features (m, r) of m points, the training points or new ones."""
         return self.kernel(X, self.landmarks) @ self.M
 
 
-def eigenpairs(K: Any) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, "n r"]]:
+def eigenpairs(K: np.ndarray) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, "n r"]]:
     """The positive eigenvalues of a kernel matrix, largest first, and their vectors; numerically zero ones are dropped.
 
     Raises ValueError where K is not square, not symmetric or not positive semi-definite.

@@ -19,18 +19,26 @@ Model = TypeVar("Model", bound=LinearModel)
 DENSE = 1000
 """Up to this many parameters the Hessian is factorised at every step."""
 STEPS = 60
+"""Newton steps after which training has failed."""
 SHORTEST = 1e-6
-"""Of a Newton step."""
+"""The least share of a Newton step that is tried."""
 
 
 def minimise(problem: Model, tolerance: float) -> Model:
-    """The problem at its optimum, starting from theta.
+    """The problem at its optimum, trained from its own theta to a gradient norm of R.
+
+    Newton steps, halved until the objective falls: by Cholesky up to `DENSE` parameters, else by conjugate gradients
+    after L-BFGS has come near. Softmax without a penalty ends at the optimum nearest to the start.
+
+    Args:
+        problem: a linear model at any parameters.
+        tolerance: the gradient norm at which training ends.
 
     Raises:
         NotConvergedError: where there is no optimum (separable data without a penalty) or rounding hides it.
     """
     # A copy, so that what its passes leave behind is freed when it moves on.
-    here = problem.at(problem.theta) if len(problem.theta) <= DENSE else _roughly(problem)
+    here = problem.at(problem.theta) if len(problem.theta) <= DENSE else _by_lbfgs(problem)
     for _ in range(STEPS):
         gradient = here.gradient()
         if float(gradient.norm()) <= tolerance:
@@ -48,8 +56,8 @@ def minimise(problem: Model, tolerance: float) -> Model:
     )
 
 
-def _roughly(problem: Model) -> Model:
-    """L-BFGS to where Newton steps are safe."""
+def _by_lbfgs(problem: Model) -> Model:
+    """The problem where L-BFGS ends, near enough to the optimum for Newton steps."""
 
     def value_and_gradient(theta: np.ndarray) -> tuple[float, np.ndarray]:
         there = problem.at(torch.from_numpy(theta))

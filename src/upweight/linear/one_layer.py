@@ -18,16 +18,24 @@ from ..runtime.distributed import shard
 from ..runtime.progress import track
 from ..types import Tensor, wide
 from .output_map import OutputMap
-from .questions import output_slopes
+from .questions import output_derivatives
 
 T = TypeVar("T")
 ROWS = 4096
-"""Examples that are taken at once."""
+"""Examples whose factors are formed at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class OneLayer(LayerGradients):
-    """The one weight matrix (c, d) of a linear model, its intercept as a last column."""
+    """A linear model as the one dense layer that it is, for EKFAC and for gradients as outer products.
+
+    The weight matrix is (c, d), or (c, d + 1) with the intercept as a last column. With the residuals r_i (c,) the
+    gradient of example i is r_i x_i^T: one position, left factor r_i, right factor x_i.
+
+    Args:
+        problem: the linear model.
+        map: how its parameters become outputs.
+    """
 
     problem: LinearModel
     map: OutputMap
@@ -70,7 +78,7 @@ class OneLayer(LayerGradients):
 
     def test_pairs(self, batch: Any, measure: Measure | None = None) -> Iterator[Pairs]:
         design, targets = self.problem.prepared(batch)
-        left = output_slopes(self.problem, (design, targets), measure)
+        left = output_derivatives(self.problem, (design, targets), measure)
         for part, block in design.blocks(ROWS, self.problem.dtype):
             yield self._pairs(left[part], block)
 

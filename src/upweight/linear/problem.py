@@ -30,29 +30,31 @@ from ..penalty import Penalty
 from ..runtime.distributed import gather_rows, shard, sum_across
 from ..runtime.unchanging import derived
 from ..types import Keep, Tensor, as_tensor, wide
-from . import edits, questions
+from . import questions
 from .arguments import encoded, packed
 from .newton_training import minimise
 from .one_layer import OneLayer
 from .output_map import OutputMap
+from .reduced_gradients import Sets, first_gradients, reduced_gradients
 from .second_derivative import BLOCK_ELEMENTS, LinearHessian, product_rows, rows_at_once
 
 
 class LinearProblem(LinearModel):
     """A linear model with its loss: R = (1/n) sum_i w_i l(x_i theta, y_i) + 1/2 sum_j l2_j theta_j^2.
 
-    Theta is `coef` row by row, then the intercept, as `torch.nn.Linear` orders them. Everything is float64; X stays in
-    its own precision. A problem never changes: `changed` and `at` give copies.
+    Gradients and curvatures are closed forms (R8), at the price of reading X. Theta is `coef` row by row, then the
+    intercepts, as `torch.nn.Linear` orders them. Everything is float64; X stays in its own precision. A problem never
+    changes: `changed` and `at` give copies. `fit` trains one, `from_estimator` takes one over from scikit-learn.
 
     Args:
-        X: (n, d), dense or SciPy-sparse, or a design on disk.
+        X: the training inputs (n, d), dense or SciPy-sparse, or a design on disk (`stream`).
         y: n targets, as `loss` documents them.
         coef: the trained coefficients, (c, d) or (d,).
         intercept: the trained intercepts (c,), or None for a model without.
-        loss: the loss of one example, per example and without weight.
-        l2: the strength of the penalty, a number or one per parameter (p,).
-        l2_intercept: the strength on the intercept, 0 unless given.
-        weights: w_i (n,), default 1.
+        loss: the loss of one example, without weight and penalty.
+        l2: the strength of the penalty on the mean loss, a number or one per parameter (p,).
+        l2_intercept: the strength on the intercepts, 0 unless given.
+        weights: the weight w_i of each example (n,), >= 0, 1 unless given.
         keep: which retraining is predicted: "mean" (the paper) or "total" (scikit-learn with the same C).
         terms: for data that the user has in another form than X and y, see `Terms`.
 
@@ -121,14 +123,14 @@ class LinearProblem(LinearModel):
         tolerance: float = 1e-9,
         **options: Any,
     ) -> LinearProblem:
-        """Train from zero to a gradient norm of `tolerance`.
+        """The problem at its optimum, trained from zero to a gradient norm of `tolerance` by Newton steps.
 
         Args:
-            X: (n, d) as the constructor takes it.
-            y: n targets.
+            X: the training inputs (n, d), as the constructor takes them.
+            y: n targets, as `loss` documents them.
             loss: the loss of one example.
-            outputs: c, the number of outputs.
-            intercept: whether the model has one.
+            outputs: the number of outputs c, such as the number of classes of softmax.
+            intercept: whether the model has intercepts.
             tolerance: the gradient norm of R at which training ends.
             options: what else the constructor takes: `l2`, `weights`, `keep`, ...
 
@@ -156,7 +158,6 @@ class LinearProblem(LinearModel):
 
     @property
     def has_intercept(self) -> bool:
-        """Whether the model has an intercept."""
         return self.map.intercept
 
     @property
@@ -237,7 +238,6 @@ class LinearProblem(LinearModel):
     # -- the objective ---------------------------------------------------------------------------------------------
 
     def value(self) -> float:
-        """R(theta)."""
         losses = self.train_losses() * self.weights
         return float(losses.mean() + self.penalty.value(self.theta))
 
@@ -291,7 +291,9 @@ class LinearProblem(LinearModel):
     ) -> Float[Tensor, " m"]:
         theta, asked = self.theta if theta is None else theta, as_measure(measure)
         if asked is not None and asked.single:
-            return asked.number(self.layout.unpack(theta), lambda: questions.look(self, batch, theta)).view(1)
+            return asked.number(
+                self.layout.unpack(theta), lambda: questions.outputs_and_targets(self, batch, theta)
+            ).view(1)
         design, y = self.prepared(batch)
         return questions.measured(self, self.outputs(design, theta), y, asked)
 
@@ -317,8 +319,8 @@ class LinearProblem(LinearModel):
         if asked is not None and asked.single:
             return questions.gradient_of_number(self, self.map, batch, asked)
         design, y = self.prepared(batch)
-        slopes = questions.output_slopes(self, (design, y), asked)
-        return self.map.outer(slopes, design.block(slice(None), torch.float64).dense())
+        in_outputs = questions.output_derivatives(self, (design, y), asked)
+        return self.map.outer(in_outputs, design.block(slice(None), torch.float64).dense())
 
     def output_gradients(self, batch: Any) -> Float[Tensor, "m c p"]:
         X = self.prepared(batch)[0].block(slice(None), torch.float64).dense()
@@ -375,11 +377,11 @@ class LinearProblem(LinearModel):
         return minimise(self, tolerance)
 
     def gradients_without(
-        self, sets: edits.Sets, thetas: Float[Tensor, "g p"] | None = None
+        self, sets: Sets, thetas: Float[Tensor, "g p"] | None = None
     ) -> Float[Tensor, "g p"]:
         if thetas is None:
-            return edits.first_gradients(self, sets)
-        return edits.reduced_gradients(self, self.map, thetas, sets)
+            return first_gradients(self, sets)
+        return reduced_gradients(self, self.map, thetas, sets)
 
     # -- what tells that it is still the one that was asked about -----------------------------------------------------
 

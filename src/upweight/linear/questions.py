@@ -1,4 +1,4 @@
-"""What is asked of a linear model about test examples: measures, and their derivatives in outputs and inputs."""
+"""Questions to a linear model about test examples: losses and measures, and their derivatives in outputs and inputs."""
 
 from __future__ import annotations
 
@@ -13,46 +13,54 @@ from ..losses import Parts
 from ..measures import Measure
 from ..objective import LinearModel
 from ..types import Tensor
-from .arguments import as_many
+from .arguments import one_per_example
 from .output_map import OutputMap
 from .second_derivative import rows_at_once
 
 
-def look(problem: LinearModel, batch: Any, theta: Tensor) -> tuple[Float[Tensor, "m c"], Tensor]:
-    """Outputs and targets of a whole batch, as a measure of all of it wants them.
+def outputs_and_targets(
+    problem: LinearModel, batch: Any, theta: Tensor
+) -> tuple[Float[Tensor, "m c"], Tensor]:
+    """The outputs (m, c) and targets of a whole batch: what a measure of all of it, such as a mean, is a function of.
 
     Args:
         problem: the model.
-        batch: m test examples.
-        theta: the parameters (p,).
+        batch: m test examples, as (inputs, targets).
+        theta: the parameters to look at (p,).
+
+    Raises:
+        TypeError: for a batch of another form.
+        ValueError: for other columns than in training, or another number of targets.
     """
     design, y = problem.prepared(batch)
-    return problem.outputs(design, theta), as_many(y, design.shape[0])
+    return problem.outputs(design, theta), one_per_example(y, design.shape[0])
 
 
 def measured(problem: LinearModel, eta: Tensor, y: Any, measure: Measure | None) -> Float[Tensor, " m"]:
-    """The loss or measure of each example from its outputs.
+    """The loss or measure of each example (m,), from its outputs alone: no pass over the data.
 
     Args:
-        problem: the model.
+        problem: the model whose loss it is.
         eta: the outputs (m, c).
-        y: the targets as the user has them.
-        measure: one number per example; None: the loss.
+        y: the targets as the user has them, m of them.
+        measure: a measure that gives one number per example; None stands for the loss, without weight and penalty.
     """
     if measure is None:
         return problem.loss.value(eta, problem.encode(y, len(eta)))
-    return per_example(measure.function, eta, as_many(y, len(eta)))
+    return per_example(measure.function, eta, one_per_example(y, len(eta)))
 
 
-def output_slopes(
+def output_derivatives(
     problem: LinearModel, batch: tuple[Design, Any], measure: Measure | None
 ) -> Float[Tensor, "m c"]:
-    """The derivatives of loss or measure in the outputs.
+    """The derivatives of each example's loss or measure in its own outputs, (m, c): of the loss in closed form.
+
+    The gradient in theta of example i is the outer product of row i with x_i.
 
     Args:
-        problem: the model.
-        batch: m prepared examples.
-        measure: one number per example; None: the loss.
+        problem: the model, at whose theta they are taken.
+        batch: m prepared examples, X and targets.
+        measure: a measure that gives one number per example, differentiated by autograd; None stands for the loss.
     """
     design, y = batch
     eta = problem.outputs(design)
@@ -66,13 +74,15 @@ def output_slopes(
 def gradient_of_number(
     problem: LinearModel, to_outputs: OutputMap, batch: Any, measure: Measure
 ) -> Float[Tensor, "1 p"]:
-    """The gradient of a single number: directly in the parameters, and through the outputs if it looks at them.
+    """The gradient (1, p) of a single number: directly in the parameters, and through the outputs if it looks at them.
+
+    Autograd differentiates the measure only; from outputs to parameters the way is X^T, block by block.
 
     Args:
-        problem: the model.
+        problem: the model, at whose theta it is taken.
         to_outputs: how its parameters become outputs.
-        batch: the test examples.
-        measure: one number in all.
+        batch: the test examples, as (inputs, targets).
+        measure: a measure that gives one number in all.
     """
     theta = problem.theta.clone().requires_grad_()
     seen: list[tuple[Design, Tensor]] = []
@@ -80,7 +90,7 @@ def gradient_of_number(
     def look_once() -> tuple[Tensor, Tensor]:
         design, y = problem.prepared(batch)
         seen.append((design, problem.outputs(design).requires_grad_()))
-        return seen[-1][1], as_many(y, design.shape[0])
+        return seen[-1][1], one_per_example(y, design.shape[0])
 
     value = measure.number(problem.layout.unpack(theta), look_once)
     leaves = [theta, *(eta for _, eta in seen)]
@@ -96,13 +106,19 @@ def gradient_of_number(
 def feature_gradients(
     problem: LinearModel, to_outputs: OutputMap, batch: Any, rows: Float[Tensor, "k p"]
 ) -> Float[Tensor, "k b d"]:
-    """The derivative of s . grad l(x, y) in x: r_i S + sum_j W_ij (S x)_j theta_j, for every row s.
+    """The derivative of s . grad l(x, y) in x: S^T r + theta^T W (S x), for every row s and example; see Eq. 5 (R6).
+
+    S and theta stand for their coefficients (c, d); r (c,) and W (c, c) are the first two derivatives of the loss in
+    the outputs. Neither the example's weight nor the penalty has a part in it.
 
     Args:
-        problem: the model.
+        problem: the model, at whose theta it is taken.
         to_outputs: how its parameters become outputs.
-        batch: b examples.
+        batch: b examples, as (inputs, targets).
         rows: k vectors s (k, p).
+
+    Returns:
+        One derivative per vector and example, (k, b, d), in the columns of X as the model sees them.
     """
     design, y = problem.prepared(batch)
     eta = problem.outputs(design)

@@ -14,13 +14,13 @@ from ..types import Operator, Tensor, wide
 from .output_map import OutputMap
 
 BLOCK_ELEMENTS = 1 << 18
-"""Numbers of a block (of X, or rows x classes x vectors of a product): they stay in cache until they are read again."""
+"""Numbers of a block (of X, or rows x outputs x vectors of a product): they stay in cache until they are read again."""
 BLOCK_ROWS = 2048
 """The least rows of a block of X."""
 
 
 def rows_at_once(d: int) -> int:
-    """Rows of d columns that are read at once.
+    """How many rows of X, of d columns, are read at once: a quarter million numbers, within 2,048 to 8,192 rows.
 
     >>> rows_at_once(10), rows_at_once(1000)
     (8192, 2048)
@@ -29,13 +29,29 @@ def rows_at_once(d: int) -> int:
 
 
 def product_rows(k: int, c: int) -> int:
-    """Rows that are read at once where each of them has k vectors of c outputs."""
+    """How many rows of X are read at once in a product with k vectors: k c numbers per row stay in cache.
+
+    Args:
+        k: the number of vectors.
+        c: the number of outputs per row and vector.
+
+    >>> product_rows(1, 1), product_rows(100, 10)
+    (8192, 1024)
+    """
     return max(1024, min(8192, BLOCK_ELEMENTS // max(1, k * c)))
 
 
 @dataclass(frozen=True, eq=False)
 class LinearHessian(SecondDerivative):
-    """The Hessian of a linear model, which is its Gauss-Newton matrix too; W_i = diag(a_i) - u_i u_i^T (`losses`)."""
+    """The Hessian of a linear model, H = (1/n) sum_i W_i (x) x_i x_i^T + diag(l2), also its Gauss-Newton matrix.
+
+    W_i = diag(a_i) - u_i u_i^T is the curvature of w_i l_i in the outputs (see `losses`). A product with k vectors
+    reads X once; several processes share the training rows.
+
+    Args:
+        problem: the linear model, at whose theta it is taken.
+        map: how its parameters become outputs.
+    """
 
     problem: LinearModel
     map: OutputMap
@@ -69,7 +85,11 @@ class LinearHessian(SecondDerivative):
         return out + problem.l2.to(rows.dtype) * rows
 
     def matrix(self, dtype: torch.dtype | None = None) -> Float[Tensor, "p p"]:
-        """The Hessian (p, p) from symmetric products, class pair by class pair; memory p^2 numbers and two blocks."""
+        """The Hessian (p, p), penalty included, from symmetric products X^T diag(w) X, one per pair of outputs.
+
+        The cost is n d^2 c (c + 1) / 2 operations where outputs share their curvature (softmax), n d^2 c where each
+        has its own; memory p^2 numbers and two blocks of X.
+        """
         problem, dtype = self.problem, dtype or self.problem.dtype
         _, a, u, _ = problem.derivatives(dtype)
         c, d = problem.c, problem.d

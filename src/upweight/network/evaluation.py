@@ -65,7 +65,16 @@ class Evaluation:
         return tree_map(lambda leaf: _like(leaf, theta), outputs)
 
     def one(self, theta: Tensor, example: Any, function: Loss | None = None) -> Tensor:
-        """The loss (or measure) of one example without its batch dimension."""
+        """The loss of one example.
+
+        Args:
+            theta: where the model is evaluated (p,).
+            example: one example, without its batch dimension.
+            function: what is asked about in place of the loss.
+
+        Returns:
+            A number ().
+        """
         batch = batched(example)
         return number((function or self.loss)(self.call(theta, batch), targets_of(batch)))
 
@@ -84,21 +93,48 @@ class Evaluation:
         return outputs if self.strategy == "batch" else tree_map(lambda leaf: leaf.flatten(0, 1), outputs)
 
     def measured(self, outputs: Any, batch: Any, function: Loss | None = None) -> Tensor:
-        """The loss (or measure) of each example from `outputs`."""
+        """The loss of each example from the outputs that are there already.
+
+        Args:
+            outputs: what `outputs` gave for the batch.
+            batch: b examples.
+            function: what is asked about in place of the loss.
+
+        Returns:
+            A number per example, (b,).
+        """
         function = function or self.loss
         if self.strategy == "batch":
             return per_example(function, outputs, targets_of(batch))
         return each(lambda o, y: number(function(o, batched(y))), outputs, targets_of(batch))
 
     def losses(self, theta: Tensor, batch: Any, function: Loss | None = None) -> Tensor:
-        """The loss (or measure) of each example: (b,)."""
+        """The loss of each example.
+
+        Args:
+            theta: where the model is evaluated (p,).
+            batch: b examples.
+            function: what is asked about in place of the loss.
+
+        Returns:
+            A number per example, (b,).
+        """
         return self.measured(self.outputs(theta, batch), batch, function)
 
 
 def with_strategy(of: Evaluation, theta: Tensor, batch: Any) -> Evaluation:
     """The evaluation by the first strategy that agrees with the loop on a batch.
 
-    Raises ValueError for models and losses that mix examples, and for those that fail on a batch of one.
+    Args:
+        of: the model with its loss, with whichever strategy.
+        theta: where they are tried (p,).
+        batch: a few examples to try them on.
+
+    Returns:
+        A copy of `of` with that strategy.
+
+    Raises:
+        ValueError: for models and losses that mix examples, and for those that fail on a batch of one.
     """
     of = replace(of, strategy="loop")
     try:

@@ -124,7 +124,13 @@ def patient(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P
 
 
 def bytes_per_example(of: Evaluation, theta: Tensor, batch: Any) -> int:
-    """Bytes that automatic differentiation keeps per example of a batch; 1 MiB where torch does not tell."""
+    """Bytes that automatic differentiation keeps per example; 1 MiB where torch does not tell.
+
+    Args:
+        of: the model with its loss.
+        theta: where it is differentiated (p,).
+        batch: a few examples, over which the bytes are averaged.
+    """
     seen: dict[tuple[int, int], int] = {}
     own = theta.detach().clone().requires_grad_()
 

@@ -97,9 +97,20 @@ def real_inputs(batch: Any) -> tuple[Tensor, Callable[[Any], Any]]:
 def layer_inputs(
     model: torch.nn.Module, name: str, batch: Any, call: Callable[[], Any]
 ) -> Iterator[tuple[Tensor, Callable[[Any], Any]]]:
-    """What the layer `name` gives for a batch, and how the model is made to go on from something else in its place.
+    """What a layer gives for a batch, and how the model is made to go on from something else in its place.
 
-    `call` runs the model on the batch. The second value takes that something and gives the batch, unchanged.
+    Args:
+        model: the model, which has its hooks inside only.
+        name: the layer, as `named_modules` calls it.
+        batch: some examples.
+        call: runs the model on the batch.
+
+    Returns:
+        The layer's outputs, and a function that takes something in their place and gives the batch, unchanged.
+
+    Raises:
+        ValueError: for a layer that is not there or does not run once.
+        TypeError: for one that does not give one tensor of real numbers.
     """
     layers = dict(model.named_modules())
     if name not in layers:

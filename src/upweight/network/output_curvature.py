@@ -14,6 +14,8 @@ from ..runtime.fallback import attempt
 from ..types import Tensor
 from .evaluation import Evaluation
 
+FEW_OUTPUTS = 128
+"""Up to this many outputs per example the Gauss-Newton matrix comes from Jacobians, not from products."""
 MOST_OUTPUTS = 1024
 """Outputs per example whose curvature matrix is formed."""
 
@@ -24,10 +26,19 @@ def flat_outputs(outputs: Any, b: int) -> Tensor:
 
 
 def output_roots(of: Evaluation, theta: Tensor, batch: Any, outputs: Any = None) -> tuple[Tensor, Tensor]:
-    """S (b, c, c) and sign (b, c) with S^T diag(sign) S the Hessian of each example's loss in its c outputs.
+    """S and sign with S^T diag(sign) S the Hessian of each example's loss in its c outputs, whatever the loss.
 
-    Differentiated, whatever the loss; the sign is negative where the loss is not convex in its outputs. `outputs` are
-    the model's, where they are there already.
+    Args:
+        of: the model with its loss.
+        theta: where they are evaluated (p,).
+        batch: b examples.
+        outputs: the model's outputs, where they are there already.
+
+    Returns:
+        S (b, c, c) and sign (b, c), which is negative where the loss is not convex in its outputs.
+
+    Raises:
+        ValueError: for more than `MOST_OUTPUTS` outputs, and where the Hessian is not finite.
     """
     b = count(batch)
     leaves, spec = _leaves(of, theta, batch, outputs)
@@ -77,7 +88,14 @@ def is_convex(S: Tensor, sign: Tensor) -> bool:
 def convex_roots(of: Evaluation, theta: Tensor, batch: Any, outputs: Any = None) -> Float[Tensor, "k b c"]:
     """Cotangents v of the outputs whose v v^T add up to the loss's curvature in them.
 
-    Raises ValueError where the loss is not convex in its outputs.
+    Args:
+        of: the model with its loss.
+        theta: where they are evaluated (p,).
+        batch: b examples.
+        outputs: the model's outputs, where they are there already.
+
+    Raises:
+        ValueError: where the loss is not convex in its outputs.
     """
     S, sign = output_roots(of, theta, batch, outputs)
     if not is_convex(S, sign):
@@ -96,10 +114,18 @@ def cotangents(
     generator: torch.Generator | None,
     outputs: Any = None,
 ) -> Float[Tensor, "k b c"]:
-    """Cotangents v of the outputs with sum_k v v^T the loss's curvature in them.
+    """Cotangents v of the outputs with sum_k v v^T the loss's curvature in them, exactly or in expectation.
 
-    Exact, k = c, or `samples` random ones of that expectation. Of a cross entropy these take no matrix of outputs.
-    Raises ValueError where the loss is not convex in its outputs, or has too many of them for that.
+    Args:
+        of: the model with its loss.
+        theta: where they are evaluated (p,).
+        batch: b examples.
+        samples: how many random ones, which for a cross entropy take no matrix of outputs; None: k = c exact ones.
+        generator: draws them.
+        outputs: the model's outputs, where they are there already.
+
+    Raises:
+        ValueError: where the loss is not convex in its outputs, or has too many of them for that.
     """
     if samples is None:
         return convex_roots(of, theta, batch, outputs)
@@ -149,7 +175,18 @@ def _as_cross_entropy(
 
 
 def through_outputs(of: Evaluation, theta: Tensor, batch: Any, S: Tensor, index: Tensor) -> Tensor:
-    """S_i J_i, the rows of S pulled back to the entries `index` of theta: (b, c, q)."""
+    """S_i J_i, the rows of S pulled back to some entries of theta, example by example.
+
+    Args:
+        of: the model.
+        theta: where it is differentiated (p,).
+        batch: b examples.
+        S: k cotangents of each example's outputs (b, k, c).
+        index: those entries (q,).
+
+    Returns:
+        The derivatives (b, k, q).
+    """
 
     def outputs(part: Tensor, example: Any) -> Tensor:
         return flat_outputs(of.call(theta.index_put((index,), part), batched(example)), 1)[0]

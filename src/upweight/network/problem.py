@@ -29,12 +29,10 @@ from .input_derivatives import input_gradients
 from .layers.gradients import NetworkLayers
 from .memory import MemoryPlan, bytes_per_example, patient
 from .modules import in_words, snapshot
-from .output_curvature import flat_outputs, is_convex, output_roots
+from .output_curvature import flat_outputs
 from .passes import Passes
-from .second_derivatives import FEW_OUTPUTS, NetworkGaussNewton, NetworkHessian
-
-TRIED = 8
-"""Examples that the model and loss are tried on."""
+from .second_derivatives import NetworkGaussNewton, NetworkHessian
+from .trial import Trial, tried
 
 
 class Problem(Objective):
@@ -76,10 +74,8 @@ class Problem(Objective):
     """The model with its loss, at any theta."""
     data: Rows
     """The training examples."""
-    trial: Any
+    trial: Trial
     """A few training examples, to try things on."""
-    c: int
-    """Outputs per example."""
     memory: MemoryPlan
     """Block sizes, which copies share: they change no answer."""
     autocast: torch.dtype | None
@@ -105,13 +101,12 @@ class Problem(Objective):
         _check(model, loss, batch_size, autocast)
         layout, theta, fixed = snapshot(model, params)
         data = as_rows(train, theta.device, theta.dtype)
-        trial = data.take(torch.linspace(0, len(data) - 1, min(TRIED, len(data))).long())
+        batch = tried(data)
         penalty, w = Penalty.of(l2, theta, keep), check_weights(weights, len(data)).to(theta.device)
         with torch.no_grad():
-            evaluation = with_strategy(Evaluation(model, loss, layout, fixed), theta, trial)
-            c = flat_outputs(evaluation.outputs(theta, trial), count(trial)).shape[1]
-        gradient = len(theta) * theta.element_size()
-        example = bytes_per_example(evaluation, theta, trial)
+            evaluation = with_strategy(Evaluation(model, loss, layout, fixed), theta, batch)
+            c = flat_outputs(evaluation.outputs(theta, batch), count(batch)).shape[1]
+        example, gradient = bytes_per_example(evaluation, theta, batch), len(theta) * theta.element_size()
         super().__init__(
             layout=layout,
             theta=theta,
@@ -120,8 +115,7 @@ class Problem(Objective):
             terms=Terms(),
             evaluation=evaluation,
             data=data,
-            trial=trial,
-            c=c,
+            trial=Trial(evaluation, theta, batch, c),
             memory=MemoryPlan(example, gradient, theta.device.type == "cpu", batch_size),
             autocast=autocast,
             seen={**fixed, **layout.unpack(theta)},
@@ -134,27 +128,20 @@ class Problem(Objective):
     def n(self) -> int:
         return len(self.data)
 
+    @property
+    def c(self) -> int:
+        """Outputs per example."""
+        return self.trial.c
+
+    @property
+    def _tried(self) -> Trial:
+        """The trial at the problem's own parameters."""
+        return self.trial.at(self.theta)
+
     @derived
     def facts(self) -> Facts:
         """What defaults need to know; looks at the trial examples."""
-        return Facts(
-            self.n, self.p, self.c, convex=False, linear=self._outputs_are_linear(), closed_form=False
-        )
-
-    def _outputs_are_linear(self) -> bool:
-        """Whether the outputs are linear in the parameters and the loss convex in them, on the trial examples."""
-        if self.c > FEW_OUTPUTS:
-            return False
-        step = torch.randn(self.p, generator=torch.Generator().manual_seed(0)).to(self.theta)
-        with torch.no_grad():
-            steps = (self.theta + step, self.theta - step, self.theta)
-            up, down, here = (
-                flat_outputs(self.evaluation.outputs(t, self.trial), count(self.trial)) for t in steps
-            )
-        bend = (up + down - 2 * here).norm() / (up - down).norm()
-        if not float(bend) <= 1e3 * torch.finfo(self.dtype).eps:
-            return False
-        return is_convex(*output_roots(self.evaluation, self.theta, self.trial))
+        return Facts(self.n, self.p, self.c, convex=False, linear=self._tried.linear, closed_form=False)
 
     @property
     def precisions(self) -> tuple[torch.dtype, ...]:
@@ -195,7 +182,7 @@ class Problem(Objective):
     @derived
     def layers(self) -> NetworkLayers:
         """The model's layers, found when something is first asked of them."""
-        return NetworkLayers(self.passes, self.trial, self.autocast)
+        return NetworkLayers(self.passes, self._tried, self.autocast)
 
     @derived
     def hessian(self) -> NetworkHessian:

@@ -20,11 +20,9 @@ from ..types import Operator, Tensor, wide
 from .curvature_products import Mode, gauss_newton_product, hessian_product
 from .gauss_newton_matrix import sum_of_squares
 from .layers.gradients import NetworkLayers
-from .output_curvature import cotangents, flat_outputs
+from .output_curvature import FEW_OUTPUTS, cotangents, flat_outputs
 from .passes import Passes
 
-FEW_OUTPUTS = 128
-"""Up to this many outputs per example the Gauss-Newton matrix comes from Jacobians, not from products."""
 COLUMNS = 64
 """Columns of an explicit matrix that are taken at once where it comes from products."""
 
@@ -38,7 +36,16 @@ class NetworkCurvature(SecondDerivative):
 
     @abstractmethod
     def block(self, batch: Any, weights: Float[Tensor, " b"], mode: Mode) -> Operator:
-        """The product with what a batch adds to the sum over the data."""
+        """The product with what a batch adds to the sum over the data.
+
+        Args:
+            batch: b examples.
+            weights: their weights w (b,).
+            mode: which engine; "double" makes a graph once for many products.
+
+        Returns:
+            The function rows (k, p) -> rows (k, p), without penalty.
+        """
 
     def product(self, dtype: torch.dtype | None = None) -> Operator:
         blocks = _Blocks(self)

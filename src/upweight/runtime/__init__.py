@@ -1,1 +1,1 @@
-"""What every layer may use: processes, progress, files of tensors."""
+"""What every layer may use: processes, progress, files of tensors, content hashes, objects that never change."""

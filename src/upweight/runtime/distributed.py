@@ -32,7 +32,9 @@ _last: Any = None
 
 
 def ranks() -> int:
-    """The number of processes.
+    """The number of processes that work on this job; 1 where torchrun did not start it, and inside `alone`.
+
+    The first call joins the others, so that nobody has to say so: what torchrun has put into the environment is enough.
 
     >>> ranks(), rank()
     (1, 0)
@@ -54,12 +56,14 @@ def ranks() -> int:
 
 
 def rank() -> int:
-    """The number of this process; the first one writes."""
+    """The number of this process, from 0; the first one writes files and speaks on the terminal, all others listen."""
     return dist.get_rank() if ranks() > 1 else 0
 
 
 def shard(n: int) -> slice:
-    """This rank's part of n things in order; parts differ by one at most.
+    """This rank's part of n things in order: consecutive, every thing in one part, and parts differ by one at most.
+
+    With fewer things than ranks some parts are empty.
 
     >>> shard(5)
     slice(0, 5, None)
@@ -69,12 +73,21 @@ def shard(n: int) -> slice:
 
 
 def own_seed(generator: torch.Generator) -> int:
-    """A seed for this rank; the generator, which all ranks hold, moves on alike on each."""
+    """A seed for this rank, unlike that of every other: draws of several ranks are then independent.
+
+    The generator, which all ranks hold in the same state, moves on alike on each.
+
+    >>> own_seed(torch.Generator().manual_seed(0)) == own_seed(torch.Generator().manual_seed(0))
+    True
+    """
     return int(torch.randint(1 << 62, (1,), generator=generator)) + rank()
 
 
 def sum_across(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The sum over all ranks, in place, the same bits on each.
+    """The sum over all ranks, written into `values` and returned, the same bits on each.
+
+    Args:
+        values: this rank's part, of one shape, precision and kind of device on all ranks.
 
     >>> sum_across(torch.ones(2))
     tensor([1., 1.])
@@ -85,7 +98,12 @@ def sum_across(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 def gather_rows(values: Tensor) -> Tensor:
-    """The rows of all ranks, in the order of the ranks, on each of them; ranks may hold unequally many.
+    """The rows of all ranks, in the order of the ranks, on each of them; ranks may hold unequally many, or none.
+
+    With `shard` this is the way from parts to the whole: what each rank computed for its share comes back in order.
+
+    Args:
+        values: this rank's rows (b, ...), of equal shape but for b on all ranks.
 
     >>> gather_rows(torch.ones(2))
     tensor([1., 1.])
@@ -94,7 +112,9 @@ def gather_rows(values: Tensor) -> Tensor:
 
 
 def gather_objects(thing: Any) -> list[Any]:
-    """One small object of each rank, in their order.
+    """One small object of each rank, in their order, on each of them: settings, words, exceptions' texts.
+
+    Objects go as pickles, which only processes of one job exchange, nobody else.
 
     >>> gather_objects("a")
     ['a']
@@ -162,7 +182,14 @@ def together() -> Iterator[None]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, this rank works for itself: nothing is divided and nobody waited for."""
+    """Inside, this rank works for itself: `ranks()` is 1, nothing is divided and nobody is waited for.
+
+    Retrainings are shared out whole, each trained by one rank.
+
+    >>> with alone():
+    ...     ranks()
+    1
+    """
     global _alone
     _alone += 1
     try:

@@ -17,7 +17,15 @@ FORMAT = 2
 
 
 def content_hash(parts: Iterable[Tensor], settings: str = "") -> str:
-    """xxh3 of the bytes of tensors and of settings in words, at memory speed.
+    """A hash (xxh3, 128 bits, as 32 hexadecimal digits) of the bytes of tensors and of settings in words.
+
+    It runs at memory speed and is the same in every process. Only bytes count: neither the shapes of the tensors nor
+    where one ends and the next begins, which the settings must say where it matters. It guards against mistakes, not
+    against forgery.
+
+    Args:
+        parts: tensors on any device, of any strides.
+        settings: everything else that an answer depends on.
 
     >>> content_hash([torch.zeros(2)]) == content_hash([torch.zeros(2)])
     True
@@ -31,7 +39,12 @@ def content_hash(parts: Iterable[Tensor], settings: str = "") -> str:
 
 
 class Identified(Unchanging, ABC):
-    """An unchanging object that is known by a content hash, and notices when its data change in place."""
+    """An unchanging object that is known by a content hash, and notices when its data change in place.
+
+    Fields of the object itself cannot be set, but its user's arrays, which are not copied, and the numbers inside its
+    tensors can. Whoever asks the object calls `check_current` first; whoever keeps answers for later names them by
+    `fingerprint`.
+    """
 
     @abstractmethod
     def identity(self) -> tuple[list[Tensor], str]:
@@ -45,7 +58,10 @@ class Identified(Unchanging, ABC):
         """
 
     def check_current(self) -> None:
-        """Raise `StaleError` if fields, the live model or the training data have changed in place."""
+        """Raise `StaleError` if fields, the live model or the training data have changed in place.
+
+        Fields are compared by torch's count of changes, data as `check_data` says: a millisecond at every question.
+        """
         if self.written():
             raise StaleError(
                 f"{', '.join(self.written())} of this {type(self).__name__} changed in place, but it does not change: "
@@ -54,7 +70,10 @@ class Identified(Unchanging, ABC):
         self.check_data()
 
     def fingerprint(self) -> str:
-        """A content hash of weights, data and settings: equal objects give equal answers."""
+        """A content hash of weights, data and settings: objects of equal fingerprints give equal answers.
+
+        It is computed once, by a pass over the data, and holds across processes and machines.
+        """
         if "fingerprint" not in self.cache:
             self.cache["fingerprint"] = self._hash()
         return self.cache["fingerprint"]

@@ -12,6 +12,9 @@ def as_html(*parts: str | pd.DataFrame) -> str:
 
     All text is escaped, so that labels and names of the user's data stay text and run nothing.
 
+    Args:
+        parts: each a line of text, or a table with its index.
+
     >>> as_html("a < b")
     '<p>a &lt; b</p>'
     """

@@ -47,20 +47,37 @@ class Unchanging:
         raise AttributeError(f"a {type(self).__name__} does not change: {name!r} cannot be deleted")
 
     def _copy(self: Self, **fields: Any) -> Self:
-        """A copy with other values of these fields, which somebody has checked: the one place where copies are made."""
+        """A copy with other values of these fields, which somebody has checked: the one place where copies are made.
+
+        The copy shares all other fields and starts with an empty cache.
+        """
         other = copy.copy(self)
         vars(other).update(fields)
         vars(other)["cache"] = {"versions": versions_of(vars(other))}
         return other
 
     def written(self) -> list[str]:
-        """The names of fields that somebody has written into since the object was made."""
+        """The names of fields that somebody has written into since the object was made, by torch's count of changes.
+
+        Tensors are seen, alone or as a field of a dataclass (the l2 of a penalty); a write that torch does not count,
+        through NumPy say, is not.
+
+        >>> import torch
+        >>> held = Unchanging(theta=torch.zeros(2))
+        >>> held.theta.add_(1)
+        tensor([1., 1.])
+        >>> held.written()
+        ['theta']
+        """
         now = versions_of(vars(self))
         return [name for name, before in self.cache["versions"].items() if now[name] != before]
 
 
 def versions_of(fields: dict[str, Any]) -> dict[str, int]:
-    """How often torch has seen each tensor, among the fields or inside one of them, change in place."""
+    """How often torch has seen each tensor, among the fields or inside a dataclass among them, change in place.
+
+    Tensors of inference mode have no such count and are left out.
+    """
     tensors = {}
     for name, value in fields.items():
         if isinstance(value, Tensor):
@@ -71,7 +88,11 @@ def versions_of(fields: dict[str, Any]) -> dict[str, int]:
 
 
 class derived(Generic[T]):  # noqa: N801 - used like `property`
-    """A property of an `Unchanging` object that is computed once and kept in its cache."""
+    """A property of an `Unchanging` object that is computed once, at its first use, and kept in its cache.
+
+    Unlike `functools.cached_property` it does not live among the fields, which a copy takes along, so that a changed
+    copy computes it anew. See `Unchanging` for an example.
+    """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
         self.compute, self.__doc__ = compute, compute.__doc__

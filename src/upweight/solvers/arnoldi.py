@@ -14,13 +14,20 @@ from .base import Inverse, Solution, Solver, Status, relative_residual
 
 @dataclass(frozen=True)
 class Arnoldi(Solver):
-    """The curvature replaced by its `rank` eigenpairs of largest size; everywhere else by the smallest of them.
+    """The inverse on the eigenvectors of largest eigenvalues; everywhere else A is taken for the smallest of these.
 
     Products are taken one at a time by Lanczos (SciPy's ARPACK), about 3 `rank` of them, once for all right-hand sides.
     Memory: 3 rank p numbers in float64. The status is "estimated": no tolerance is met, the recomputed residual of each
     row says how much of it lies outside the eigenvectors kept. ConjugateGradient gives the exact answer, and with a
     Nystrom preconditioner it shares these directions just the same.
-    Raises IndefiniteError where one of the eigenvalues kept is not positive.
+
+    Args:
+        rank: how many eigenpairs are kept, at most p.
+        seed: of the random start of Lanczos.
+
+    Raises:
+        ValueError: for rank < 1.
+        IndefiniteError: at `prepare`, where one of the eigenvalues kept is not positive.
 
     >>> import torch
     >>> from upweight import Dense
@@ -35,10 +42,6 @@ class Arnoldi(Solver):
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"rank must be >= 1, got {self.rank}")
-
-    @property
-    def helper(self) -> None:
-        return None
 
     def prepare(self, curvature: Curvature) -> Inverse:
         values, vectors = curvature.eigenpairs(self.rank, self.seed)

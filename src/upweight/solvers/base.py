@@ -1,4 +1,4 @@
-"""What a solver is and what every solve answers with."""
+"""Solvers: hyper-parameters that digest a curvature into an inverse, and the answers of that with their error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from ..types import Operator, Tensor
 
 
 class Status(enum.Enum):
-    """How a solve of one right-hand side ended."""
+    """How the solve of one right-hand side ended; only "converged" and "estimated" answers may be used.
+
+    A solve ends as "converged" where its recomputed residual meets the solver's tolerance. The others say why it does
+    not, and `REMEDIES` what to do about it.
+    """
 
     CONVERGED = "converged"
     NOT_CONVERGED = "not converged"
@@ -24,7 +28,7 @@ class Status(enum.Enum):
     DIVERGED = "diverged"
     INTERRUPTED = "interrupted"
     ESTIMATED = "estimated"
-    """A stochastic answer without a tolerance to meet; its residual says how good it is."""
+    """An approximate answer without a tolerance to meet; its residual says how good it is."""
 
 
 REMEDIES = {
@@ -37,10 +41,14 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class Solution:
-    """s ~ A^-1 v for k rows, with what is known about the error.
+    """The answers s ~ A^-1 v for k rows v, with what is known about the error of each.
 
-    `value` (k, p); `residual` (k,) is ||v - A s|| / ||v||, recomputed from `value`; `steps` (k,); `status` per row.
-    Rounding `value` to `precision` changes it by far less than its residual allows (None: its own precision).
+    Args:
+        value: the answers (k, p).
+        residual: ||v - A s|| / ||v|| of each row (k,), recomputed from `value` and not the solver's own running figure.
+        steps: how many products, or steps of a series, each row took (k,).
+        status: how each solve ended.
+        precision: rounding `value` to it changes it by far less than the residual allows; None: its own precision.
     """
 
     value: Float[Tensor, "k p"]
@@ -51,17 +59,17 @@ class Solution:
 
     @property
     def rounded(self) -> Float[Tensor, "k p"]:
-        """The `value` in its `precision`: what passes over the data are made with."""
+        """The answers `value` (k, p) rounded to `precision`: passes over the training data cost less with them."""
         return self.value.to(self.precision or self.value.dtype)
 
     @property
     def ok(self) -> bool:
-        """Whether every row may be used."""
+        """Whether every row may be used: it has converged, or is an estimate by a method without a tolerance."""
         return all(status in (Status.CONVERGED, Status.ESTIMATED) for status in self.status)
 
     @property
     def verdict(self) -> str:
-        """One sentence on all rows."""
+        """One sentence on all rows: how they ended, the largest residual, the most steps, remedies for failures."""
         worst = float(self.residual.max())
         kinds = sorted({status.value for status in self.status})
         sentence = (
@@ -72,7 +80,12 @@ class Solution:
         return sentence + "".join(f"; {remedy}" for remedy in sorted(remedies))
 
     def check(self) -> Solution:
-        """Itself, or the failure as an exception."""
+        """The solution itself where every row may be used, or the failure as an exception.
+
+        Raises:
+            IndefiniteError: where negative curvature was met in any row.
+            NotConvergedError: where a row ended in any other failure; the verdict is its message.
+        """
         if self.ok:
             return self
         if Status.NEGATIVE_CURVATURE in self.status:
@@ -82,10 +95,18 @@ class Solution:
 
 @dataclass(frozen=True, eq=False)
 class Inverse:
-    """A curvature digested by a solver; apply it to as many rows as you like, as often as you like.
+    """A curvature digested by a solver, to be applied to as many rows as you like, as often as you like.
 
-    `quadratic(rows)` gives v^T A^-1 v where the solver has a closed form for it; `exact` says whether that is the
-    curvature's own factor, and no approximation of it.
+    Args:
+        curvature: the curvature A, damping included.
+        solve: finite rows (k, p) in the curvature's precision -> their `Solution`.
+        quadratic: rows (k, p) -> v^T A^-1 v (k,), where the solver has a closed form for it.
+        exact: whether `quadratic` comes from the curvature's own factor, and no approximation of it.
+
+    >>> from upweight import Dense, Exact
+    >>> inverse = Exact().prepare(Dense(torch.diag(torch.tensor([2.0, 4.0]))))
+    >>> inverse(torch.ones(1, 2)).value, inverse.quadratic(torch.ones(1, 2))
+    (tensor([[0.5000, 0.2500]]), tensor([0.7500]))
     """
 
     curvature: Curvature
@@ -94,7 +115,16 @@ class Inverse:
     exact: bool = False
 
     def __call__(self, rows: Float[Tensor, "k p"], *, throw: bool = True) -> Solution:
-        """A^-1 v for every row v. Raises `InfluenceError` on a failed row unless `throw=False`."""
+        """The answers A^-1 v for every row v, each to the same relative accuracy whatever its size.
+
+        Args:
+            rows: k right-hand sides v (k, p), k >= 1.
+            throw: whether a failed row is an exception; without, its status says so.
+
+        Raises:
+            ValueError: for another shape.
+            InfluenceError: for NaN or infinity, naming the row, and for failed rows (`Solution.check`).
+        """
         if rows.ndim != 2 or rows.shape[1] != self.curvature.p or not len(rows):
             raise ValueError(
                 f"rows must have shape (k, {self.curvature.p}) with k >= 1, got {tuple(rows.shape)}"
@@ -111,19 +141,35 @@ class Inverse:
 
 
 class Solver(ABC):
-    """Hyper-parameters of a way to solve A s = v."""
+    """A way to solve A s = v: hyper-parameters only, which know neither curvature nor data.
+
+    `Exact` factorises once, `ConjugateGradient` meets a tolerance by products with A alone, `LiSSA` and `Arnoldi`
+    estimate at a fixed cost. A solver of your own is a frozen dataclass with one method, `prepare`.
+    """
+
+    preconditioner: Curvature | None = None
+    """Another curvature that the solver inverts on the way, where it needs one."""
 
     @abstractmethod
     def prepare(self, curvature: Curvature) -> Inverse:
-        """Digest the curvature once, to be inverted often."""
+        """Digest the curvature once, into an inverse to be applied often.
 
-    @property
-    @abstractmethod
-    def helper(self) -> Curvature | None:
-        """Another curvature that the solver inverts on the way, or None."""
+        Whatever can be found out about A before a right-hand side is known happens here: factorisations, the search
+        for negative eigenvalues, scales.
+
+        Raises:
+            IndefiniteError: where A is found to have a negative or zero eigenvalue.
+            TypeError: for a curvature that this solver cannot work with.
+        """
 
 
 def relative_residual(operator: Operator, value: Tensor, rows: Tensor) -> Float[Tensor, " k"]:
-    """||v - A s|| / ||v|| per row, recomputed; 0 for a zero row solved by zero."""
+    """The relative residual ||v - A s|| / ||v|| of every row (k,), recomputed; 0 for a zero row solved by zero.
+
+    Args:
+        operator: rows -> A times rows, damping included.
+        value: the answers s (k, p).
+        rows: the right-hand sides v (k, p).
+    """
     norm = rows.norm(dim=1)
     return (rows - operator(value)).norm(dim=1) / torch.where(norm > 0, norm, torch.ones_like(norm))

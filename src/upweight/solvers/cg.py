@@ -15,28 +15,37 @@ from ..types import Operator, Tensor, wide
 from .base import Inverse, Solution, Solver, Status
 
 Apply = Callable[[Tensor], Tensor]
+"""The inverse of a preconditioner: rows (k, p) -> rows (k, p)."""
 GAIN = {torch.bfloat16: 0.03, torch.float16: 0.03, torch.float32: 1e-5, torch.float64: 1e-12}
 """What one sweep is asked to shrink a residual by at most; more is below the rounding of its products."""
 UNSEEN = 0.01
-"""Of the expected size, an eigenvector's share of a random row that is smaller (0.8 % are) may go unseen."""
+"""The share that a random row has of an eigenvector may be missed below this, times its expected size: 0.8 % are."""
 MOST_TRIED = 100
-"""Products of the random row that tells whether a curvature is indefinite."""
+"""Products that the random row takes at most which tells whether a curvature is indefinite."""
 ROUNDING = 500
 """A precision is accurate enough to judge a residual that is this many times its rounding unit."""
 
 
 @dataclass(frozen=True)
 class ConjugateGradient(Solver):
-    """Preconditioned block conjugate gradients (Sec. 3): all rows share one Krylov space: more take fewer steps.
+    """Block conjugate gradients (Sec. 3; R12), preconditioned: rows share one Krylov space, and many take fewer steps.
 
     A row has converged when ||v - A s|| <= `rtol` ||v||. Sweeps run in the fastest precision that the curvature offers
     and the residual is recomputed accurately after each (iterative refinement): in the problem's precision, or in
     float32 where `rtol` is above 6e-5 and thus far above its rounding. Converged rows leave the next sweep; one that
-    gains too little is followed by sweeps in the next precision. `max_steps` (default 10 p, at most 10,000) counts
-    products per row. `preconditioner` is any curvature with a closed inverse, of the same size. A curvature that may be
-    indefinite is tried on a random right-hand side first; where that does not converge in a hundred products, or there
-    is no preconditioner, its spectrum is looked at. Negative curvature is an error or a status, never an answer.
-    Ctrl-C keeps what is finished (status "interrupted").
+    gains too little is followed by sweeps in the next precision. A curvature that may be indefinite is tried on a
+    random right-hand side first; where that does not converge in a hundred products, or there is no preconditioner, its
+    spectrum is looked at. Negative curvature is an error or a status, never an answer. Ctrl-C keeps what is finished
+    (status "interrupted").
+
+    Args:
+        rtol: the largest relative residual that counts as converged, between 0 and 1.
+        max_steps: products per row at most; None: 10 p, at most 10,000.
+        preconditioner: any curvature near A with a closed inverse (`EKFAC`, `Nystrom`), of the same size.
+
+    Raises:
+        ValueError: for numbers out of range and, at `prepare`, a preconditioner of another size.
+        IndefiniteError: at `prepare`, where A is found to have negative eigenvalues.
 
     >>> import torch
     >>> from upweight import Dense
@@ -54,10 +63,6 @@ class ConjugateGradient(Solver):
             raise ValueError(f"rtol must lie between 0 and 1, got {self.rtol}")
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps must be >= 1, got {self.max_steps}")
-
-    @property
-    def helper(self) -> Curvature | None:
-        return self.preconditioner
 
     def prepare(self, curvature: Curvature) -> Inverse:
         if self.preconditioner is not None and self.preconditioner.p != curvature.p:
@@ -85,7 +90,7 @@ class ConjugateGradient(Solver):
         if not curvature.semidefinite:
             last, ended = precisions[-1], None
             if self.preconditioner is not None:
-                ended = _tried(curvature, operators[last], precondition(wide(last)), wide(last))
+                ended = _solve_random_row(curvature, operators[last], precondition(wide(last)), wide(last))
             if ended is not Status.CONVERGED:
                 _look_at_spectrum(curvature, met=ended is Status.NEGATIVE_CURVATURE)
 
@@ -95,7 +100,9 @@ class ConjugateGradient(Solver):
         return Inverse(curvature, solve)
 
 
-def _tried(curvature: Curvature, operator: Operator, precondition: Apply, dtype: torch.dtype) -> Status:
+def _solve_random_row(
+    curvature: Curvature, operator: Operator, precondition: Apply, dtype: torch.dtype
+) -> Status:
     """How a random row's solve ends: converged, it has met no negative curvature, and there is none.
 
     While all Ritz values are positive, the residual polynomial is at least 1 at every negative eigenvalue: what a

@@ -1,4 +1,4 @@
-"""LiSSA: the stochastic Neumann series of Agarwal et al. (2016), Sec. 3 of the paper."""
+"""LiSSA: the stochastic Neumann series of Agarwal et al. (2016), in Sec. 3 of the paper."""
 
 from __future__ import annotations
 
@@ -14,18 +14,29 @@ from ..types import Tensor
 from .base import Inverse, Solution, Solver, Status, relative_residual
 
 CHECK_EVERY = 100
+"""Steps between two looks at whether the series explodes."""
 
 
 @dataclass(frozen=True)
 class LiSSA(Solver):
-    """h <- v + (I - A_j / scale) h, `depth` times, answer h / scale; the mean of `repeats` independent runs.
+    """The stochastic series h <- v + (I - A_j / scale) h with the answer h / scale (R13), the mean of several runs.
 
-    A_j is the curvature of `batch` random training examples, penalty and damping included, so that `scale` changes
-    the speed of convergence but never the question. `scale=None` finds it: the mean-square stability bound
-    sum lambda^2 / sum lambda over the top eigenvalues lambda of sampled batches, doubled as often as a run explodes.
-    All right-hand sides see the same samples, drawn from `seed`: a row's answer does not depend on its neighbours.
-    Memory is flat in `depth`: k x repeats vectors.
-    The status is "estimated": the answer is unbiased up to truncation, its recomputed residual says how noisy it is.
+    A_j is the curvature of a few random training examples, penalty and damping included, so that `scale` changes the
+    speed of convergence but never the question. All right-hand sides see the same samples: a row's answer does not
+    depend on its neighbours. Memory is flat in `depth`: k x repeats vectors. The status is "estimated": the answer is
+    unbiased up to truncation, its recomputed residual says how noisy it is. The default reads 50,000 examples.
+
+    Args:
+        depth: the steps of the series.
+        repeats: independent runs, whose mean is the answer.
+        batch: the training examples of each step.
+        scale: what A_j is divided by, > 0. None finds it: sum lambda^2 / sum lambda over the top eigenvalues lambda of
+            sampled batches (mean-square stability), doubled as often as a run explodes.
+        seed: of the samples.
+
+    Raises:
+        ValueError: for numbers below 1 and a scale that is not positive.
+        TypeError: at `prepare`, for a curvature that is no mean over training examples.
 
     >>> import torch
     >>> from upweight import Hessian, LinearProblem, Squared
@@ -46,10 +57,6 @@ class LiSSA(Solver):
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if self.scale is not None and not (math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f"scale must be a finite number > 0, got {self.scale}")
-
-    @property
-    def helper(self) -> None:
-        return None
 
     def prepare(self, curvature: Curvature) -> Inverse:
         examples = curvature.examples
@@ -102,15 +109,15 @@ class LiSSA(Solver):
 def find_scale(
     curvature: Curvature, examples: ExampleMean, batch: int, seed: int, samples: int = 256, steps: int = 10
 ) -> float:
-    """The ratio sum lambda^2 / sum lambda over the top eigenvalues lambda of sampled batches, by power iteration.
+    """The scale of a series that stays bounded: sum lambda^2 / sum lambda over the top eigenvalues of sampled batches.
 
     Args:
-        curvature: whose inverse is asked for.
+        curvature: the curvature whose inverse is asked for.
         examples: its estimates from a few training examples.
-        batch: examples of a sample.
-        seed: of the samples.
+        batch: the number of examples of a sample.
+        seed: of the samples and of the random start.
         samples: how many batches are looked at.
-        steps: of the power iteration.
+        steps: of the power iteration that finds their top eigenvalues lambda.
     """
     generator = torch.Generator().manual_seed(seed)
     index = torch.randint(examples.problem.n, (samples, batch), generator=generator)

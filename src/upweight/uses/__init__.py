@@ -1,11 +1,13 @@
 """What influence is used for: explanations, wrong labels, populations, decisions, attacks."""
 
-from .attack import Attack, Box, attack, vulnerability, vulnerable_targets
+from .attack import Attack, attack
+from .box import Box
 from .explain import Explanation, explain
 from .flip_set import FlipSet, flip_set
 from .mislabeled import Suspects, mislabeled
 from .mismatch import Mismatch, mismatch
 from .trust import Trust, trust
+from .vulnerability import vulnerability, vulnerable_targets
 
 __all__ = [
     "Attack",

@@ -22,7 +22,7 @@ COLUMNS = 3
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """The training rows responsible for one prediction.
+    """The training rows responsible for one prediction, as `explain` found them.
 
     `helpful` and `harmful` have a line per training row: influence, predicted effect of its removal (positive = the
     measure would rise), its label, and for linear models the columns x_j whose shares x_j I_pert,j of the influence are
@@ -38,7 +38,7 @@ class Explanation:
 
     @property
     def question(self) -> str:
-        """What is explained, in one sentence."""
+        """What is explained, in a sentence or two: the prediction beside its label, and how the rows are ranked."""
         ranking = "effect relative to the row's own pull (relative influence)" if self.relative else "effect"
         said = (
             ""
@@ -66,9 +66,18 @@ def explain(
 ) -> Explanation:
     """The k most helpful and the k most harmful training rows of one prediction, and the columns responsible.
 
-    `test` is a batch of one example. `relative=True` ranks by I(z, z_test) / sqrt(self-influence of z), so that rows
-    that move every prediction (outliers) do not fill every list (RelatIF: Barshan et al., 2020).
-    Raises ValueError for more than one test row or k < 1.
+    It costs what `on_loss` costs; relative influence takes the self-influence of all training rows as well.
+
+    Args:
+        influence: of the model.
+        test: one test example, as the problem takes batches.
+        k: rows of each kind, >= 1.
+        relative: ranks by I(z, z_test) / sqrt(self-influence of z), so that rows that move every prediction (outliers)
+            do not fill every list (RelatIF: Barshan et al., 2020).
+        measure: what is asked about, default the loss.
+
+    Raises:
+        ValueError: for more than one test row or k < 1.
 
     >>> import torch
     >>> from upweight import LinearProblem, Squared

@@ -13,7 +13,7 @@ from ..influence.influence import Influence
 from ..objective import LinearModel
 from ..runtime.progress import track
 from ..solvers import Exact
-from ..types import Tensor
+from ..types import Batch, Tensor
 from .labels import classifier, decided, label_names, margins, row_names
 
 
@@ -22,7 +22,7 @@ class FlipSet:
     """Training rows whose removal or relabelling flips the prediction, as retraining confirmed.
 
     `rows` are row numbers (None if no set was found) and `names` their ids. Without the last of them the model still
-    says `before`. `refits` counts retrainings.
+    says `before`; with all of them it says `after`. `refits` counts retrainings.
     """
 
     rows: Int[Tensor, " k"] | None
@@ -41,14 +41,22 @@ class FlipSet:
         )
 
 
-def flip_set(influence: Influence, test: Any, *, relabel: bool = False, most: int | None = None) -> FlipSet:
-    """Search a small set of training rows whose removal (or relabelling to the rival class) flips one prediction.
+def flip_set(influence: Influence, test: Batch, *, relabel: bool = False, most: int | None = None) -> FlipSet:
+    """A small set of training rows whose removal (or relabelling to the rival class) flips one prediction (R26).
 
     Greedy and adaptive: rows are taken in the order of their predicted effect on the margin, half of those that seem
     needed at a time, then the model is retrained and influence computed anew. Once flipped, bisection over that order
     finds the shortest part of it that still flips, each length judged by retraining. No smaller set is excluded.
-    `most` (default half of the rows) limits its size. For linear classifiers; raises TypeError for others and
-    ValueError for more than one test row.
+
+    Args:
+        influence: of a linear classifier; its own curvature and solver are not used.
+        test: one test example, (inputs, targets); the targets are not looked at.
+        relabel: gives the rows the rival's label in place of removing them.
+        most: the largest size of the set, default half of the rows.
+
+    Raises:
+        TypeError: for models that are no linear classifiers.
+        ValueError: for more than one test row.
 
     >>> import torch
     >>> from upweight import LinearProblem, Logistic
@@ -83,24 +91,27 @@ class Search:
         self.refits = 0
 
     def outputs(self, problem: LinearModel) -> Float[Tensor, "1 c"]:
-        """The outputs of the test row."""
+        """The outputs of the test row under `problem`."""
         return problem.outputs(self.batch[0])
 
     def margin(self, outputs: Float[Tensor, "b c"], targets: Any = None) -> Float[Tensor, " b"]:
-        """What the prediction is ahead of its strongest rival; negative = flipped."""
+        """The output of the class first predicted, less the strongest rival's; negative = flipped.
+
+        It is a measure (its `targets` are not used): what influence is asked about.
+        """
         return margins(outputs, self.said.expand(len(outputs)))
 
     def flipped(self, problem: LinearModel) -> bool:
-        """Whether the model says something else now."""
+        """Whether `problem` says something else about the test row than the original model."""
         return bool(self.margin(self.outputs(problem)) < 0)
 
     def retrained(self, rows: Tensor) -> LinearModel:
-        """Trained with those rows removed or relabelled, from the original parameters."""
+        """The model trained with those rows removed or relabelled, from the original parameters to 1e-8; counted."""
         self.refits += 1
         return self.edited(self.problem, rows).minimised(1e-8)
 
     def edited(self, problem: LinearModel, rows: Tensor) -> LinearModel:
-        """With those rows removed or given the rival's label."""
+        """The problem with those rows removed or given the rival's label, not yet trained."""
         if not self.relabel:
             return problem.without(rows)
         return problem.relabelled(rows, self.rival(problem).expand(len(rows)))
@@ -113,7 +124,7 @@ class Search:
         return outputs.scatter(1, self.said[:, None], float("-inf")).argmax(1)
 
     def effects(self, here: LinearModel) -> Float[Tensor, " n"]:
-        """The predicted change of the margin if each row of `here` is edited as well."""
+        """The predicted change of the margin if each row of `here` is edited as well, alone and to first order."""
         influence = Influence(here, solver=Exact())
         found = influence.on_loss(self.batch, measure=self.margin)
         if not self.relabel:
@@ -125,7 +136,10 @@ class Search:
         return -(found.values[0] + other.all_products(solved)[0]) / here.n
 
     def greedy(self, most: int) -> Tensor | None:
-        """Rows in the order they were taken, which together flip the prediction, or None."""
+        """Rows in the order they were taken, which together flip the prediction, or None.
+
+        None where no row is left that lowers the margin, or where `most` rows do not flip it.
+        """
         chosen = torch.empty(0, dtype=torch.long)
         here = self.problem
         for _ in track(range(most), "searching a flip set", None):
@@ -148,7 +162,7 @@ class Search:
         return None
 
     def shortest(self, chosen: Tensor) -> Tensor:
-        """The shortest part of that order that flips, by bisection."""
+        """The shortest beginning of `chosen` that flips the prediction, by bisection: log2(k) retrainings."""
         low, high = 0, len(chosen)
         while high - low > 1:
             middle = (low + high) // 2

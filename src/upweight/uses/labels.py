@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 
 from ..measures import Overall, margin
 from ..objective import LinearModel, Objective
@@ -14,37 +15,55 @@ from ..types import Tensor
 
 
 def row_names(problem: Objective, rows: Tensor) -> pd.Index:
-    """The ids of training rows, or their numbers."""
+    """What training rows (k,) are called in tables: their ids where the data came with some, else their numbers."""
     index = problem.train_index
     found = pd.Index(rows.numpy()) if index is None else index.take(rows.numpy())
     return found.rename("train row")
 
 
 def classifier(problem: Objective) -> LinearModel | None:
-    """The linear model whose outputs decide between classes, or None where the problem is none."""
+    """The linear model whose outputs decide between classes, or None where the problem is none.
+
+    Networks and regressions are none: nothing says which of their outputs are classes.
+    """
     model = problem.linear
     return model if model is not None and model.loss.classifies else None
 
 
 def decided(outputs: Tensor) -> Tensor:
-    """The class that outputs (b, c) decide for, as the loss encodes it: 0..c-1, or -1/+1 of one output."""
+    """The class that outputs (b, c) decide for, as the loss encodes it: 0..c-1, or -1/+1 of one output.
+
+    An output of 0 decides for -1, equal outputs for the first class.
+
+    >>> decided(torch.tensor([[0.3], [-2.0]])), decided(torch.tensor([[0.1, 0.5, 0.2]]))
+    (tensor([ 1., -1.]), tensor([1]))
+    """
     if outputs.shape[1] == 1:
         return torch.where(outputs[:, 0] > 0, 1.0, -1.0).to(outputs.dtype)
     return outputs.argmax(1)
 
 
 def margins(outputs: Tensor, classes: Tensor) -> Tensor:
-    """What encoded classes (b,) are ahead of their strongest rivals in outputs (b, c); negative = not decided for."""
+    """The outputs of encoded classes (b,) less those of their strongest rivals, from outputs (b, c).
+
+    Of one output it is the output times the class, -1 or +1; negative = not decided for.
+
+    >>> (
+    ...     margins(torch.tensor([[2.0]]), torch.tensor([-1.0])),
+    ...     margins(torch.tensor([[1.0, 5.0]]), torch.tensor([1])),
+    ... )
+    (tensor([-2.]), tensor([4.]))
+    """
     return outputs[:, 0] * classes if outputs.shape[1] == 1 else margin(outputs, classes)
 
 
 def mean_loss(model: LinearModel) -> Overall:
-    """The mean loss of a whole test batch: one question, however many rows it has."""
+    """The mean loss of a whole test batch as a measure: one question and one solve, however many rows it has."""
     return Overall(lambda outputs, y: model.loss.value(outputs, model.encode(y, len(outputs))).mean())
 
 
 def margin_of_targets(model: LinearModel, outputs: Tensor, targets: Any) -> Tensor:
-    """What each target's own class is ahead of its strongest rival, (b,); negative = the model is wrong about it.
+    """The margins (b,) of targets as the user has them: own class less strongest rival; negative = the model is wrong.
 
     Args:
         model: a linear classifier.
@@ -55,7 +74,7 @@ def margin_of_targets(model: LinearModel, outputs: Tensor, targets: Any) -> Tens
 
 
 def label_names(model: LinearModel, targets: Tensor) -> np.ndarray:
-    """Encoded targets as the user's labels."""
+    """Encoded targets (b,) as the user's own labels; those of a regression, or without names, stay as they are."""
     if not model.loss.classifies or model.classes is None:
         return targets.numpy()
     codes = (targets > 0).long() if targets.is_floating_point() else targets
@@ -63,12 +82,17 @@ def label_names(model: LinearModel, targets: Tensor) -> np.ndarray:
 
 
 def feature_name(problem: Objective, column: int) -> str:
-    """The name of a column of X."""
+    """The name of a column of X, or "column 3" where columns have none."""
     return f"column {column}" if problem.feature_names is None else problem.feature_names[column]
 
 
-def in_words(problem: Objective, shares: Any, count: int) -> str:
-    """The `count` largest of the columns' shares (d,), as "age 90%, sex 5%"."""
-    shares = torch.as_tensor(shares)
+def in_words(problem: Objective, shares: Float[Tensor, " d"], count: int) -> str:
+    """The largest of the columns' shares by size, as "age 90%, sex -5%"; shares of 0 are left out.
+
+    Args:
+        problem: whose columns.
+        shares: one number per column, (d,).
+        count: how many are named at most.
+    """
     order = shares.abs().topk(min(count, len(shares))).indices.tolist()
     return ", ".join(f"{feature_name(problem, j)} {float(shares[j]):.0%}" for j in order if shares[j] != 0)

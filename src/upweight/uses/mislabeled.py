@@ -12,7 +12,7 @@ from jaxtyping import Float
 from ..influence.influence import Influence
 from ..objective import LinearModel
 from ..runtime.notebook import as_html
-from ..types import Tensor
+from ..types import Batch, Tensor
 from .labels import classifier, decided, label_names, mean_loss, row_names
 
 
@@ -30,7 +30,10 @@ class Suspects:
     ranked_by: str
 
     def review(self, share: float = 0.1) -> pd.DataFrame:
-        """The first share of the rows."""
+        """The first rows of the table, `share` of all: those to look at first, at least one.
+
+        Raises ValueError for a share that is not above 0 and at most 1.
+        """
         if not 0 < share <= 1:
             raise ValueError(f"share must lie above 0 and up to 1, got {share}")
         return self.table.head(max(1, round(share * len(self.table))))
@@ -43,11 +46,12 @@ class Suspects:
         return as_html(f"The most suspicious labels first, by {self.ranked_by}.", self.table.head(25))
 
 
-def mislabeled(influence: Influence, *, validation: Any = None) -> Suspects:
-    """Rank the training rows by how little their own label is supported by all the others.
+def mislabeled(influence: Influence, *, validation: Batch | None = None) -> Suspects:
+    """The training rows, ranked by how little their own label is supported by all the others (Sec. 5.4).
 
-    With `validation` (a batch) the predicted gain of relabelling is given for each (Eq. 3).
-    Raises ValueError where a gain is asked of a model that is no linear classifier.
+    Linear models rank by the loss without the row (B5), others by self-influence; no test data are used. With
+    `validation`, a batch (inputs, targets), each row also has the predicted gain of the proposed label: the fall of the
+    mean loss on that batch (Eq. 3). Raises ValueError where a gain is asked of a model that is no linear classifier.
 
     >>> import torch
     >>> from upweight import LinearProblem, Logistic

@@ -17,6 +17,7 @@ from ..types import Tensor
 from .labels import feature_name, mean_loss
 
 FEATURES = 10
+"""Columns that are named for the group that harms most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +48,17 @@ class Mismatch:
 
 
 def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
-    """Attribute the loss on a slice of test rows to groups of training rows.
+    """The effect of each group of training rows on the mean loss of a slice of test rows (Sec. 5.3).
 
-    `by` names the groups as `Influence.of_removal` takes them: a column (n,) of labels, or a mapping of names to rows.
-    Effects are those of the set's Newton step for linear models, of first order for others.
+    Effects are those of the group's Newton step for linear models (B2), of first order for others.
+
+    Args:
+        influence: of the model.
+        test: the slice, as the problem takes batches.
+        by: the groups as `Influence.of_removal` takes them: a column (n,) of labels, or a mapping of names to rows.
+
+    Raises:
+        ValueError: for groups that are empty, unknown or all training rows.
 
     >>> import torch
     >>> from upweight import LinearProblem, Squared

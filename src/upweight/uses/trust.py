@@ -14,7 +14,7 @@ from scipy import stats
 from ..errors import InfluenceError
 from ..influence.influence import Influence
 from ..influence.scores import Scores
-from ..measures import Measure
+from ..measures import MeasureLike
 from ..runtime.notebook import as_html
 
 Level = Literal["trust", "trust the ranking only", "do not trust"]
@@ -23,13 +23,14 @@ UNSTABLE, SHAKY = 0.5, 0.9
 SIZE = 1.5
 """Ratio of the scores' sizes over the damping above which only the ranking is."""
 NOISE, LOOSE = 0.5, 0.1
-"""The same for the relative residuals of estimated solves."""
+"""Relative residuals of estimated solves above which nothing, or only the ranking, is to be trusted."""
 SHOWN = 10
+"""Effects of each test row that a user looks at: the largest ones are held against the drift."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trust:
-    """A plain verdict with its reasons.
+    """A plain verdict with its reasons, the gravest first.
 
     `sensitivity` has a line per damping tried: the rank correlation with the scores at the damping in use (lowest and
     median over test rows) and the size ||scores|| relative to theirs; NaN where the curvature is not positive definite.
@@ -54,12 +55,19 @@ def trust(
     influence: Influence,
     test: Any,
     *,
-    measure: Measure | None = None,
+    measure: MeasureLike | None = None,
     factors: Sequence[float] = (0.1, 10.0),
 ) -> Trust:
-    """Look at what usually goes wrong: unfinished training, failed or noisy solves, scores that hang on the damping.
+    """A verdict on what often goes wrong: unfinished training, failed or noisy solves, scores that hang on the damping.
 
-    Scores are computed once more per entry of `factors`, with that multiple of the damping.
+    A failed solve is a verdict as well, never an exception. It says nothing about whether retraining would agree:
+    that is what `verify` is for.
+
+    Args:
+        influence: whose answers are judged.
+        test: m test examples, as the problem takes them.
+        measure: what is asked about, default the loss.
+        factors: multiples of the damping at which all scores are computed once more; none are where it is 0.
 
     >>> import torch
     >>> from upweight import LinearProblem, Squared
@@ -73,27 +81,31 @@ def trust(
         scores = influence.on_loss(test, measure=measure)
     except InfluenceError as failure:
         return Trust("do not trust", (f"no answer: {failure}",), nothing)
-    found = [_solves(scores), _training(scores)]
+    found = [judge_solves(scores), judge_training(scores)]
     table = nothing
     if influence.settings.curvature.damping == 0:
         found.append((0, "no damping was needed"))
     else:
         table = _sensitivity(influence, scores, test, measure, factors)
-        found.append(_stability(table))
+        found.append(judge_damping(table))
     levels: tuple[Level, ...] = ("trust", "trust the ranking only", "do not trust")
     worst = max(level for level, _ in found)
     found.sort(key=lambda item: -item[0])
     return Trust(levels[worst], tuple(reason for _, reason in found if reason), table)
 
 
-def _solves(scores: Scores) -> tuple[int, str]:
+def judge_solves(scores: Scores) -> tuple[int, str]:
+    """How grave the largest relative residual of the solves is: 0, 1 (the ranking only) or 2, and the reason."""
     residual = 0.0 if scores.residual is None else float(scores.residual.max())
     level = 2 if residual > NOISE else 1 if residual > LOOSE else 0
     return level, f"{'solved' if level == 0 else 'solved badly'}: {scores.verdict}"
 
 
-def _training(scores: Scores) -> tuple[int, str]:
-    """The drift against the effects that a user looks at."""
+def judge_training(scores: Scores) -> tuple[int, str]:
+    """How grave the drift is, held against the largest effects: 2 where it exceeds most of them; and the reason.
+
+    The reason is empty where none of the effects that a user looks at lies below the drift.
+    """
     if scores.drift is None:
         return 0, ""
     shown = scores.effect().abs().topk(min(SHOWN, scores.values.shape[1]), dim=1).values
@@ -109,7 +121,7 @@ def _training(scores: Scores) -> tuple[int, str]:
 
 
 def _sensitivity(
-    influence: Influence, scores: Scores, test: Any, measure: Measure | None, factors: Sequence[float]
+    influence: Influence, scores: Scores, test: Any, measure: MeasureLike | None, factors: Sequence[float]
 ) -> pd.DataFrame:
     curvature, rows = influence.settings.curvature, {}
     for factor in factors:
@@ -130,7 +142,11 @@ def _sensitivity(
     ).rename_axis("damping")
 
 
-def _stability(table: pd.DataFrame) -> tuple[int, str]:
+def judge_damping(table: pd.DataFrame) -> tuple[int, str]:
+    """How grave it is that scores change with the damping, from the table of `Trust.sensitivity`; and the reason.
+
+    A ranking that changes is graver (2) than sizes that change, or less damping that gives no answer (1).
+    """
     known = table.dropna()
     if known.empty:
         return 2, "no other damping gives an answer: how much hangs on it is unknown"

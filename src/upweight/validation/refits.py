@@ -25,7 +25,9 @@ Refit = Callable[[Tensor], Any]
 """Kept training rows (index) -> retrained parameters: a flat (p,) tensor or a module."""
 
 BLOCK = 64
+"""Refits that run at once."""
 STEPS = 60
+"""Steps with the fixed factor after which a refit is finished alone."""
 
 
 def measured_refits(
@@ -37,7 +39,7 @@ def measured_refits(
     refit: Refit | None,
     tolerance: float,
 ) -> tuple[Float[Tensor, "r m"], Float[Tensor, " r"], bool]:
-    """The change of each measure by retraining without each row, against a refit that removes nothing.
+    """The change of each measure by retraining without each row, less what a refit that removes nothing changes.
 
     Args:
         problem: what was trained.
@@ -101,13 +103,13 @@ def _by_user(
 ) -> Iterator[tuple[Tensor, float]]:
     """Changes from a user's own training, one after the other."""
     everything = torch.arange(problem.n)
-    start = problem.evaluate(test, measure, _flat(problem, refit(everything)))
+    start = problem.evaluate(test, measure, _flat_parameters(problem, refit(everything)))
     for row in track(removed.tolist(), "refitting", len(removed)):
-        theta = _flat(problem, refit(everything[everything != row]))
+        theta = _flat_parameters(problem, refit(everything[everything != row]))
         yield problem.evaluate(test, measure, theta) - start, float("nan")
 
 
-def _flat(problem: Objective, trained: Any) -> Tensor:
+def _flat_parameters(problem: Objective, trained: Any) -> Tensor:
     if isinstance(trained, torch.nn.Module):
         named = dict(trained.named_parameters())
         return torch.cat([named[name].detach().flatten() for name in problem.layout.names])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -16,14 +17,19 @@ from ..runtime.notebook import as_html
 from .refits import Refit, measured_refits
 
 RESAMPLES = 999
+"""Bootstrap samples behind each interval."""
+
+Numbers: TypeAlias = Sequence[float] | np.ndarray | pd.Series
+"""One number per removal."""
 
 
 @dataclass(frozen=True)
 class Agreement:
     """How well predictions (x) agree with retraining (y) over one group of removals.
 
-    `slope` is that of the least-squares line of actual on predicted, `relative_error` is ||x - y|| / ||y||;
-    `interval` holds 95 % percentile bootstrap intervals of all four.
+    `slope` is that of the least-squares line of actual on predicted, 1 where sizes are right; `relative_error` is
+    ||x - y|| / ||y||. `interval` holds 95 % percentile bootstrap intervals of all four. A correlation alone says
+    nothing about sizes: look at all of them.
     """
 
     count: int
@@ -81,11 +87,26 @@ def verify(
     seed: int = 0,
     tolerance: float = 1e-9,
 ) -> Verification:
-    """Remove the k examples of largest |influence| on each test row, and as many random ones; retrain; compare.
+    """The judge of influence: removes single training examples, retrains, and compares with the predictions (R15).
 
-    Linear problems are refitted here, to a gradient norm of `tolerance`; for networks `refit(kept_rows)` trains on the
-    kept rows and returns the parameters. The baseline is a refit with nothing removed (drift control).
-    Raises ValueError for k < 1 or a missing `refit`, `NotConvergedError` if a refit misses the tolerance.
+    Removed are the k examples of largest |influence| on each test row, and random ones. The baseline is a refit with
+    nothing removed, so that what training would have done anyway does not count. Linear problems are refitted here,
+    many at a time. Ctrl-C keeps what is finished.
+
+    Args:
+        influence: whose predictions are judged.
+        test: m test examples, as the problem takes them.
+        k: examples of largest effect for each test row, >= 1.
+        random: random examples, the same for all test rows; default k.
+        measure: what is asked about, default the loss.
+        refit: for models that are not linear: trains on the kept rows (an index tensor) and returns the parameters, a
+            flat (p,) tensor or a module.
+        seed: of the random examples and of the bootstrap.
+        tolerance: the gradient norm to which linear problems are refitted.
+
+    Raises:
+        ValueError: for k < 1, a missing `refit`, and fewer than two finished refits.
+        NotConvergedError: where a refit misses the tolerance.
 
     >>> import torch
     >>> from upweight import Influence, LinearProblem, Squared
@@ -136,8 +157,15 @@ def verify(
     )
 
 
-def agreement(predicted: Any, actual: Any, seed: int = 0) -> Agreement:
-    """Pearson, Spearman, slope and relative L2 error of predicted against actual changes, with intervals.
+def agreement(predicted: Numbers, actual: Numbers, seed: int = 0) -> Agreement:
+    """Pearson, Spearman, slope and relative L2 error of predicted against actual changes, with bootstrap intervals.
+
+    A number that is not defined (all predictions equal, say) is NaN.
+
+    Args:
+        predicted: the predicted changes, (count,).
+        actual: the changes by retraining, (count,).
+        seed: of the bootstrap.
 
     >>> agreement([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]).slope
     1.0
@@ -168,10 +196,12 @@ def agreement(predicted: Any, actual: Any, seed: int = 0) -> Agreement:
 
 
 def _centred(x: np.ndarray) -> np.ndarray:
+    """Each sample (a row) less its mean."""
     return x - x.mean(-1, keepdims=True)
 
 
-def _divide(a: Any, b: Any) -> np.ndarray:
+def _divide(a: np.ndarray | np.floating, b: np.ndarray | np.floating) -> np.ndarray:
+    """A / b, NaN where b is not positive."""
     return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=b > 0)
 
 

@@ -199,7 +199,7 @@ def test_a_weight_that_is_secretly_used_elsewhere_is_noticed_on_more_examples():
     X, y = torch.randn(300, 4).double(), torch.randint(0, 3, (300,))
     X[5, 0] = 60.0
     problem = Problem(Borrowed().double(), F.cross_entropy, (X, y))
-    assert not bool((problem.trial[0] > 50).any())
+    assert not bool((problem.trial.batch[0] > 50).any())
     assert len(problem.layers.layout.rest) == 0  # a few examples do not show it
     assert not problem.layers.together
     assert_close_per_row(problem.test_gradients((X, y)), naive(problem, (X, y)), 1e-12)

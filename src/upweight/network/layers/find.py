@@ -25,6 +25,11 @@ def find_layers(of: Evaluation, theta: Tensor, batch: Any) -> tuple[list[Weight]
     """The weights and norms among the parameters in question.
 
     Left out is a weight whose gradient its modules do not explain: one that is also used by itself, as `x @ weight.T`.
+
+    Args:
+        of: the model.
+        theta: where gradients are compared (p,).
+        batch: a few examples to compare them on.
     """
     called: set[nn.Module] = set()
     pulled: list[tuple[Calls, Tensor]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from ...runtime.progress import track
 from ...types import Tensor
 from ..output_curvature import cotangents, flat_outputs
 from ..passes import Passes
+from ..trial import Trial
 from .layer import Calls
 from .layered import Layered
 from .recorder import pull_back, record
@@ -38,22 +39,22 @@ class NetworkLayers(LayerGradients):
 
     Args:
         passes: the training examples at theta.
-        trial: a few of them, to find the layers with.
+        trial: a few of them, which find the layers.
         autocast: what the model computes in where training examples are taken many at a time; None: theta's precision.
     """
 
     passes: Passes
-    trial: Any = field(repr=False)
+    trial: Trial
     autocast: torch.dtype | None
 
-    @cached_property
+    @property
     def layered(self) -> Layered:
         """The model's layers, as far as they explain its gradients."""
-        return Layered.find(self.passes.evaluation, self.passes.theta, self.trial)
+        return self.trial.layered
 
     @cached_property
     def rounded(self) -> Layered:
-        """The same in `autocast`, if its layers see the examples of a batch together."""
+        """The layers with a model that computes in `autocast`, if they see the examples of a batch together."""
         return self.layered.rounded(self.autocast if self.layered.example_first else None)
 
     @cached_property
@@ -87,8 +88,8 @@ class NetworkLayers(LayerGradients):
         """
         if self.autocast is None or not self.layered.example_first:
             return 0.0
-        exact = self.layered.gradients(self.trial)
-        off = (self.rounded.gradients(self.trial) - exact).norm(dim=1)
+        exact = self.layered.gradients(self.trial.batch)
+        off = (self.rounded.gradients(self.trial.batch) - exact).norm(dim=1)
         if not bool(off.isfinite().all()):
             return math.inf
         return float((off / exact.norm(dim=1).clamp(min=torch.finfo(exact.dtype).tiny)).max())

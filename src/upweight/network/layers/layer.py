@@ -50,11 +50,23 @@ class Layer(ABC):
 
     @abstractmethod
     def left(self, x: Tensor, slope: Tensor, b: int) -> Float[Tensor, "b t r"]:
-        """The left factors of b examples, from inputs x and derivatives in the outputs."""
+        """The left factors of b examples, r numbers at each of t places where the module used the weight.
+
+        Args:
+            x: the module's input.
+            slope: the derivative in its output.
+            b: the number of examples.
+        """
 
     @abstractmethod
     def right(self, x: Tensor, slope: Tensor, b: int) -> Float[Tensor, "b t s"]:
-        """The right factors; the constant of an intercept comes last."""
+        """The right factors of b examples, s numbers at each place; the constant of an intercept comes last.
+
+        Args:
+            x: the module's input.
+            slope: the derivative in its output.
+            b: the number of examples.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +85,7 @@ class Weight:
 
     @property
     def index(self) -> Int[Tensor, " q"]:
-        """Its entries of theta."""
+        """The entries of theta that it has."""
         return self.matrix.index
 
     @property
@@ -109,5 +121,11 @@ class Weight:
 def with_constant(
     right: Float[Tensor, "b t s"], matrix: WeightMatrix, value: float
 ) -> Float[Tensor, "b t e"]:
-    """Right factors with the column of an intercept, where the matrix has one."""
+    """Right factors with the column of an intercept, where the matrix has one.
+
+    Args:
+        right: the factors of the weight alone (b, t, s).
+        matrix: the weight.
+        value: what stands in that column: 1 where the intercept was added, 0 where it was not.
+    """
     return F.pad(right, (0, 1), value=value) if matrix.intercept else right

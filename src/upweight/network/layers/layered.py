@@ -49,7 +49,13 @@ class Layered:
 
     @classmethod
     def find(cls, of: Evaluation, theta: Float[Tensor, " p"], trial: Any) -> Layered:
-        """The layers that explain the gradients of a few examples."""
+        """The layers that explain the gradients of a few examples.
+
+        Args:
+            of: the model with its loss.
+            theta: where gradients are taken (p,).
+            trial: those examples.
+        """
         weights, norms = find_layers(of, theta, trial)
         first = example_first(of, theta, trial)
         seen = all(layer.module in first for weight in weights for layer in weight.layers)

@@ -16,7 +16,16 @@ from .layer import Calls
 
 
 def record(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Any, Calls]:
-    """The model's outputs with their graph, and what goes into and comes out of every supported layer."""
+    """The model's outputs, and what goes into and comes out of every supported layer on the way to them.
+
+    Args:
+        of: the model.
+        theta: where it is evaluated (p,).
+        batch: b examples.
+
+    Returns:
+        The outputs with their graph, and per module the pairs (input, output).
+    """
     calls: Calls = {}
     b = count(batch)
 
@@ -69,7 +78,13 @@ def pull_back(outputs: Tensor, calls: Calls, v: Tensor | None = None) -> Calls:
 
 
 def example_first(of: Evaluation, theta: Tensor, batch: Any) -> set[nn.Module]:
-    """The modules that see the examples of a batch along their first dimension, compared with batches of one."""
+    """The modules that see the examples of a batch along their first dimension, compared with batches of one.
+
+    Args:
+        of: the model.
+        theta: where it is evaluated (p,).
+        batch: a few examples to compare on.
+    """
     if of.strategy != "batch":
         return set()
     _, together = record(of, theta, batch)

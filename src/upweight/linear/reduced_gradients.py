@@ -1,6 +1,7 @@
-"""Gradients of the objective without some of the training examples, from those of all of them.
+"""Gradients of reduced objectives: those without some of the training examples, at no refit.
 
-keep="mean": (1/(n-k)) sum of the other losses + the same l2; keep="total": the penalty grows by n/(n-k) with it.
+Without k of n examples the objective is (1/(n-k)) sum of the other w_i l_i + the penalty: keep="mean" leaves l2 as it
+is, keep="total" lets it grow by n/(n-k). A gradient of zero says that theta is what a retraining arrives at.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ GONE_ROWS = 1024
 def reduced_gradients(
     problem: LinearModel, to_outputs: OutputMap, thetas: Float[Tensor, "g p"], sets: Sets
 ) -> Float[Tensor, "g p"]:
-    """The gradient of each reduced objective at its own parameters, in float64, from the outputs at those.
+    """The gradient of each reduced objective at parameters of its own, in float64: one pass over X for all of them.
 
     Args:
         problem: the model with all of its training examples.
         to_outputs: how its parameters become outputs.
-        thetas: the parameters of each reduced objective (g, p).
-        sets: the training rows that each of them lacks.
+        thetas: the parameters of each reduced objective, (g, p).
+        sets: the training rows that each of them lacks, g sets.
+
+    Returns:
+        The gradients (g, p), penalty included, on the mean over the examples that are left.
     """
     gone, owner = _members(sets)
     total = torch.zeros_like(thetas)
@@ -44,7 +48,15 @@ def reduced_gradients(
 
 
 def first_gradients(problem: LinearModel, sets: Sets) -> Float[Tensor, "g p"]:
-    """The gradients of all reduced objectives at the problem's own parameters, without a pass over the data per set."""
+    """The gradients (g, p) of all reduced objectives at the problem's own parameters, penalty included.
+
+    At the same theta a reduced gradient is the whole one less the removed examples' own, so that only the removed rows
+    are read, `GONE_ROWS` of them at a time; the whole gradient is known already.
+
+    Args:
+        problem: the model with all of its training examples.
+        sets: the training rows that each reduced objective lacks, g sets.
+    """
     gone, owner = _members(sets)
     whole = problem.n * (problem.gradient() - problem.penalty.gradient(problem.theta))
     total = whole.repeat(len(sets), 1)
@@ -55,7 +67,7 @@ def first_gradients(problem: LinearModel, sets: Sets) -> Float[Tensor, "g p"]:
 
 def _members(sets: Sets) -> tuple[Int[Tensor, " r"], Int[Tensor, " r"]]:
     """All removed rows, and the set that each belongs to."""
-    counts = torch.tensor([len(rows) for rows in sets])
+    counts = torch.tensor([len(rows) for rows in sets], dtype=torch.long)
     owner = torch.repeat_interleave(torch.arange(len(sets)), counts)
     return torch.cat([torch.empty(0, dtype=torch.long), *sets]), owner
 

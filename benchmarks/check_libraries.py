@@ -1,8 +1,8 @@
-"""Check the peers' scores against a float64 solution, row by row.
+"""Check the libraries' scores against a float64 solution, row by row.
 
-    python benchmarks/check_peers.py small                                every peer, p = 1,960, dense solve
-    python benchmarks/check_peers.py full --theta theta.pt --tables *.npz  tables that peers.py wrote
-    python benchmarks/check_peers.py network                              kronfluence and upweight's EKFAC
+    python -m benchmarks check_libraries small                                   everyone, p = 1,960, dense solve
+    python -m benchmarks check_libraries full --weights theta.pt --tables *.npz  tables of softmax regression
+    python -m benchmarks check_libraries network                                 kronfluence and upweight's EKFAC
 
 The reference of the first two shares no code with the peers nor with upweight: the Hessian of softmax regression
 written out. The last establishes kronfluence's sign and scale and that its tables are upweight's but for the labels
@@ -10,16 +10,27 @@ that it draws: with more draws they come together.
 The error of a row is ||scores - reference|| / ||reference|| over the training examples.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
-import copy
 import io
 import json
-import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
-import peers
 import torch
+
+from benchmarks.judging import row_cosines, row_errors
+from benchmarks.libraries import library, names
+from benchmarks.libraries.base import measured
+from benchmarks.measuring import silence
+from benchmarks.problems import SOFTMAX, Task, linear_model, trained
+from experiments import commands
+
+KINDS = ("without_penalty", "with_penalty")
 
 
 class Reference:
@@ -82,20 +93,16 @@ class Reference:
         return -scores
 
 
-def errors(scores, reference):
-    return (scores - reference).norm(dim=1) / reference.norm(dim=1)
-
-
-def report(name, scores, references):
+def report(name: str, scores: torch.Tensor, references: dict[str, torch.Tensor]) -> None:
     """Errors of one table against both references, with and without the penalty in the training gradient."""
-    line = {"table": name}
+    line: dict[str, object] = {"table": name}
     for kind, reference in references.items():
-        e = errors(scores, reference)
+        e = torch.from_numpy(row_errors(scores, reference))
         line[kind] = {"worst": float(f"{e.max():.2e}"), "median": float(f"{e.median():.2e}")}
     print(json.dumps(line), flush=True)
 
 
-def fit(X, y, l2, steps=30):
+def fit(X: torch.Tensor, y: torch.Tensor, l2: float, steps: int = 30) -> torch.Tensor:
     """The optimum by Newton's method, (10, d) in float64."""
     theta = torch.zeros(10, X.shape[1], dtype=torch.float64)
     for _ in range(steps):
@@ -107,83 +114,73 @@ def fit(X, y, l2, steps=30):
     return theta
 
 
-def small(m, rows, names):
-    """Every peer on 14 x 14 images."""
-    X, y, X_test, y_test = peers.load(m, rows)
-    X, X_test = (torch.nn.functional.avg_pool2d(a.view(-1, 28, 28), 2).flatten(1) for a in (X, X_test))
+def halved(X: torch.Tensor) -> torch.Tensor:
+    """Images of 14 x 14 pixels."""
+    return torch.nn.functional.avg_pool2d(X.view(-1, 28, 28), 2).flatten(1)
+
+
+def small(options: argparse.Namespace) -> None:
+    """Everyone on 14 x 14 images."""
+    X, y, (X_test, y_test) = SOFTMAX.load(options.m, options.rows or 2000, options.data)
+    X, X_test = halved(X), halved(X_test)
     # The reference is taken at the float32 weights that the peers get.
-    theta = fit(X, y, peers.L2).float()
-    reference = Reference(X, y, theta, peers.L2)
+    theta = fit(X, y, SOFTMAX.l2).float()
+    reference = Reference(X, y, theta, SOFTMAX.l2)
     gradients = reference.gradients(X_test, y_test)
     solution = torch.linalg.solve(reference.dense(), gradients.flatten(1).T).T.view_as(gradients)
-    references = {
-        kind: reference.scores(solution, kind == "with_penalty")
-        for kind in ("without_penalty", "with_penalty")
-    }
-    for name in names:
+    references = {kind: reference.scores(solution, kind == "with_penalty") for kind in KINDS}
+    task = Task(linear_model(theta), X, y, SOFTMAX.l2)
+    for name in names("softmax") if options.libraries is None else options.libraries:
+        asked = library(name, "softmax")
         with contextlib.redirect_stderr(io.StringIO()):
-            result = peers.LIBRARIES[name](peers.linear_model(theta), X, y, X_test, y_test, peers.L2)
-        label = f"{name} {result.setup_s:.2f} + {result.query_s:.2f} s {result.settings}"
-        report(label, result.scores, references)
+            result = measured(asked, task, (X_test, y_test))
+        report(f"{name} {result.setup_s:.2f} + {result.query_s:.2f} s {asked}", result.scores, references)
 
 
-def full(theta, files, rows):
-    """Tables written by peers.py, whose test points start one list: the longest reference serves all."""
-    tables = {name: torch.from_numpy(np.load(name)["scores"]) for name in files}
-    X, y, X_test, y_test = peers.load(max(len(t) for t in tables.values()), rows)
-    reference = Reference(X, y, torch.load(theta).float(), peers.L2)
-    solution = reference.conjugate_gradients(reference.gradients(X_test, y_test))
+def full(options: argparse.Namespace) -> None:
+    """Tables of the softmax benchmark, whose test points start one list: the longest reference serves all."""
+    tables = {name: torch.from_numpy(np.load(name)["scores"]) for name in options.tables}
+    X, y, test = SOFTMAX.load(max(len(t) for t in tables.values()), options.rows, options.data)
+    reference = Reference(X, y, trained(options.weights, "fig2_linear").float(), SOFTMAX.l2)
+    solution = reference.conjugate_gradients(reference.gradients(*test))
     for name, scores in tables.items():
-        kinds = ("without_penalty", "with_penalty")
-        report(
-            name, scores, {k: reference.scores(solution[: len(scores)], k == "with_penalty") for k in kinds}
-        )
+        asked = solution[: len(scores)]
+        report(name, scores, {kind: reference.scores(asked, kind == "with_penalty") for kind in KINDS})
 
 
-def network(m, rows, damping=0.01):
+def network(options: argparse.Namespace, damping: float = 0.01) -> None:
     """kronfluence's EKFAC on a trained perceptron 196-32-10, labels drawn 1 to 1,000 times: lowest, highest row."""
-    import networks
-    import networks_peers
-
     import upweight as uw
+    from benchmarks.networks import build_mlp, train_mlp
 
-    X, y, X_test, y_test = peers.load(m, rows)
-    X, X_test = (torch.nn.functional.avg_pool2d(a.view(-1, 28, 28), 2).flatten(1) for a in (X, X_test))
-    model = networks.train_mlp(networks.build_mlp((196, 32, 10)), X, y, epochs=100).eval()
+    X, y, (X_test, y_test) = SOFTMAX.load(options.m, options.rows or 200, options.data)
+    X, X_test = halved(X), halved(X_test)
+    model = train_mlp(build_mlp((196, 32, 10)), X, y, epochs=100).eval()
     problem = uw.Problem(model, torch.nn.functional.cross_entropy, (X, y))
     ours = uw.Influence(problem, curvature=uw.EKFAC(problem, damping)).on_loss((X_test, y_test)).values
+    task = Task(model, X, y, damping=damping)
     for draws in (1, 10, 100, 1000):
-        found = networks_peers.kronfluence(
-            copy.deepcopy(model), X, y, X_test, y_test, damping, draws=draws, eigenvalues=1000
-        ).scores
-        inner = (found * ours).sum(1)
+        asked = replace(library("kronfluence", "mlp"), draws=draws, eigenvalues=1000)  # type: ignore[type-var]
+        found = measured(asked, task, (X_test, y_test)).scores
         columns = {
-            "cosine": inner / found.norm(dim=1) / ours.norm(dim=1),
-            "slope": inner / ours.square().sum(1),
-            "error": errors(found, ours),
+            "cosine": row_cosines(found, ours),
+            "slope": ((found * ours).sum(1) / ours.square().sum(1)).numpy(),
+            "error": row_errors(found, ours),
         }
         ranges = {name: [round(float(v.min()), 5), round(float(v.max()), 5)] for name, v in columns.items()}
         print(json.dumps({"draws": draws, **ranges}), flush=True)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    """Check, print."""
+    parser = commands.parser(__name__, __doc__)
     parser.add_argument("what", choices=("small", "full", "network"))
     parser.add_argument("--tables", nargs="+", default=[])
-    parser.add_argument("--theta")
+    parser.add_argument("--weights", type=Path, help="(10, 784) tensor file, the optimum")
     parser.add_argument("--rows", type=int)
     parser.add_argument("--m", type=int, default=16)
-    parser.add_argument("--library", nargs="*", default=list(peers.LIBRARIES))
-    args = parser.parse_args()
-    warnings.simplefilter("ignore")
-    if args.what == "small":
-        small(args.m, args.rows or 2000, args.library)
-    elif args.what == "network":
-        peers.silence()
-        network(args.m, args.rows or 200)
-    else:
-        full(args.theta, args.tables, args.rows)
-
-
-if __name__ == "__main__":
-    main()
+    parser.add_argument("--libraries", nargs="*")
+    parser.add_argument("--data", type=Path, help="mnist.npz, if not that of UPWEIGHT_DATA_DIR")
+    options = parser.parse_args(argv)
+    silence()
+    {"small": small, "full": full, "network": network}[options.what](options)

@@ -1,0 +1,1 @@
+"""Time, memory and accuracy beside other libraries, and at size; `python -m benchmarks` lists them."""

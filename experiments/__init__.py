@@ -1,0 +1,1 @@
+"""The paper's figures and other judgements by retraining; `python -m experiments` lists them."""

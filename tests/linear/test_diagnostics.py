@@ -1,0 +1,257 @@
+"""Problems without an optimum, or not at it: what is said, and that nothing is said of the others."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import sparse
+from sklearn.linear_model import LinearRegression, LogisticRegression
+
+from tests.support.cases import CASES, Case, case_id, draw
+from tests.support.compare import assert_close_per_row
+from tests.support.estimators import TARGETS, TIGHT, N, X, fitted
+from upweight import (
+    LinearProblem,
+    Logistic,
+    NotStationaryWarning,
+    SmoothHinge,
+    Softmax,
+    Squared,
+    from_estimator,
+)
+from upweight.data.user_terms import Terms
+from upweight.linear import diagnostics
+from upweight.linear.diagnostics import (
+    at_optimum,
+    check_identified,
+    check_separable,
+    one_example_contribution,
+)
+
+
+@pytest.mark.parametrize("labels", ["two", "three"])
+def test_separated_without_a_penalty(labels: str):
+    y = np.array(["low", "mid", "top"])[np.digitize(X[:N, 0], [0.3] if labels == "two" else [0.2, 0.8])]
+    X_ = np.stack([X[:N, 0], X[:N, 0] ** 2], axis=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = LogisticRegression(C=np.inf, max_iter=3000, tol=1e-12).fit(X_, y)
+    assert model.score(X_, y) == 1
+    with pytest.raises(ValueError, match="no finite optimum"):
+        from_estimator(model, X_, y)
+
+
+@pytest.mark.parametrize("labels", ["two", "three"])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_a_column_that_separates_a_part_is_named(labels: str, intercept: bool):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(300, 2)), columns=["a", "b"])
+    noise = rng.normal(size=300)
+    y = np.array(["low", "mid", "top"])[
+        np.digitize(frame.a + noise, [0.3] if labels == "two" else [-0.5, 0.5])
+    ]
+    frame["rare"] = (np.arange(300) < 7).astype(float)
+
+    def explained(y: np.ndarray) -> LinearProblem:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = LogisticRegression(C=np.inf, max_iter=3000, fit_intercept=intercept).fit(frame, y)
+            return from_estimator(model, frame, y)
+
+    assert len(set(y[:7])) > 1
+    assert explained(y).p > 0  # both classes among the rare ones: an optimum
+    y[:7] = "low"
+    with pytest.raises(ValueError, match="'rare' separate a part of the training data"):
+        explained(y)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_columns_without_a_unique_optimum_are_named(intercept: bool):
+    frame = pd.DataFrame(X[:N], columns=["a", "b", "c"])
+    y = TARGETS["number"][:N]
+
+    def explain(other):
+        return from_estimator(LinearRegression(fit_intercept=intercept).fit(other, y), other, y)
+
+    with pytest.raises(ValueError, match=r"all zero and have no penalty: 'zero';"):
+        explain(frame.assign(zero=0.0))
+    with pytest.raises(ValueError, match=r"dependent columns without a penalty: 'b', 'twice';"):
+        explain(frame.assign(twice=2 * frame.b))
+    with pytest.raises(ValueError, match=r"dependent columns without a penalty: 0, 2, 3;"):
+        explain(sparse.csr_array(np.column_stack([X[:N], X[:N, 0] - X[:N, 2]])))
+    with pytest.raises(ValueError, match="61 columns without a penalty and 60 examples"):
+        explain(np.random.default_rng(0).normal(size=(N, 61)))
+    one_hot = frame.assign(**{name: (frame.a > 0) == (name == "p") for name in "pq"})
+    if intercept:
+        with pytest.raises(ValueError, match=r"dependent .*: 'p', 'q', the intercept;"):
+            explain(one_hot)
+    else:
+        explain(one_hot)
+    far = explain(frame.assign(year=2000.0 + np.arange(N)))  # nearly parallel to the intercept, and fine
+    assert float(far.gradient().norm()) < 1e-6
+
+
+def test_not_at_the_optimum_and_polished():
+    rough = LogisticRegression(C=10.0, tol=1e-1, max_iter=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rough.fit(X[:N], TARGETS["two"][:N])
+    with pytest.warns(NotStationaryWarning, match=r"times what one example contributes.*pass polish=True"):
+        from_estimator(rough, X[:N], TARGETS["two"][:N])
+    polished = from_estimator(rough, X[:N], TARGETS["two"][:N], polish=True)
+    tight = fitted(LogisticRegression(C=10.0, **TIGHT), "two")
+    assert_close_per_row(polished.theta, tight.theta, 1e-6)
+    with pytest.warns(NotStationaryWarning):  # other weights than it was fitted with
+        from_estimator(
+            LogisticRegression(**TIGHT).fit(X[:N], TARGETS["two"][:N]),
+            X[:N],
+            TARGETS["two"][:N],
+            sample_weight=np.where(X[:N, 0] > 0, 9, 1),
+        )
+
+
+def test_an_exact_fit_is_no_cause_for_a_warning():
+    y = X[:N] @ np.array([1.0, 2.0, 3.0]) + 4
+    assert from_estimator(LinearRegression().fit(X[:N], y), X[:N], y).n == N
+
+
+# -- without scikit-learn --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_what_one_example_contributes(case: Case):
+    """The root mean square of ||w_i grad l_i|| / n, from gradients without penalty one by one."""
+    problem = case.elsewhere
+    bare = problem.test_gradients(problem.train_batch(torch.arange(case.n)))
+    sizes = (case.w[:, None] * bare).norm(dim=1) / case.n
+    assert one_example_contribution(problem) == pytest.approx(float(sizes.square().mean().sqrt()), rel=1e-10)
+
+
+@pytest.mark.parametrize("elements", [1, 13, 1000])
+def test_contributions_do_not_depend_on_the_block_size(elements: int, monkeypatch: pytest.MonkeyPatch):
+    problem = CASES[2].elsewhere
+    whole = one_example_contribution(problem)
+    monkeypatch.setattr(diagnostics, "ELEMENTS", elements)
+    assert one_example_contribution(problem) == pytest.approx(whole, rel=1e-12)
+
+
+def test_a_perfect_fit_contributes_its_rounding():
+    X = draw(9, 2)
+    problem = LinearProblem(X, X @ torch.tensor([2.0, 1.0]).double(), [2.0, 1.0], loss=Squared())
+    assert 0 < one_example_contribution(problem) < 1e-11
+    assert at_optimum(problem, polish=False) is problem
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_polishing_ends_at_a_millionth_of_one_contribution(case: Case):
+    rough = case.elsewhere
+    there = at_optimum(rough, polish=True)
+    assert float(there.gradient().norm()) <= 1e-6 * one_example_contribution(rough)
+    if rough.loss.stands_in:  # at the true hinge's weights, on purpose
+        assert at_optimum(rough, polish=False) is rough
+        return
+    with pytest.warns(NotStationaryWarning, match=r"times what one example contributes"):
+        assert at_optimum(rough, polish=False) is rough
+    assert at_optimum(case.problem, polish=False) is case.problem
+
+
+def named(X: torch.Tensor, l2: torch.Tensor | float, intercept: bool = False, **options) -> LinearProblem:
+    d = X.shape[1]
+    terms = Terms(feature_names=tuple(f"x{j}" for j in range(d)))
+    bias = [0.0] if intercept else None
+    return LinearProblem(X, draw(len(X)), torch.zeros(d), bias, loss=Squared(), l2=l2, terms=terms, **options)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_dependent_columns_are_named_whatever_their_scale(scale: float):
+    X = draw(30, 4)
+    X = torch.cat([X, scale * (X[:, :1] - 2 * X[:, 2:3])], 1)
+    with pytest.raises(
+        ValueError, match=r"dependent columns without a penalty: 'x0', 'x2', 'x4'; drop columns"
+    ):
+        check_identified(named(X, 0.0))
+    check_identified(named(X, 0.1))  # a penalty makes the optimum unique
+    l2 = torch.zeros(5)
+    l2[4] = 0.1
+    check_identified(named(X, l2))
+
+
+def test_examples_of_weight_zero_do_not_count():
+    X = draw(12, 3)
+    weights = torch.ones(12)
+    weights[2:] = 0
+    with pytest.raises(
+        ValueError, match="3 columns without a penalty and 2 examples: the optimum is not unique"
+    ):
+        check_identified(named(X, 0.0, weights=weights))
+    X[:6, 2] = 0
+    weights = torch.ones(12)
+    weights[6:] = 0
+    with pytest.raises(ValueError, match="all zero and have no penalty: 'x2'"):
+        check_identified(named(X, 0.0, weights=weights))
+    check_identified(named(X, 0.0))
+
+
+def test_a_constant_column_is_the_intercept():
+    X = torch.cat([draw(20, 2), torch.full((20, 1), 7.0).double()], 1)
+    check_identified(named(X, 0.0))
+    with pytest.raises(ValueError, match="'x2', the intercept"):
+        check_identified(named(X, 0.0, intercept=True))
+
+
+def test_beyond_so_many_columns_nobody_looks(monkeypatch: pytest.MonkeyPatch):
+    X = draw(20, 2)
+    problem = named(torch.cat([X, X], 1), 0.0)
+    monkeypatch.setattr(diagnostics, "GRAM", 3)
+    check_identified(problem)
+    monkeypatch.setattr(diagnostics, "GRAM", 4)
+    with pytest.raises(ValueError, match="dependent columns"):
+        check_identified(problem)
+
+
+def at(X, y, coef, loss, **options) -> LinearProblem:
+    return LinearProblem(torch.as_tensor(X).double(), torch.as_tensor(y), coef, loss=loss, **options)
+
+
+SEPARATED = [[2.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-2.0, -1.0]]
+"""By the first column, for the first two examples against the others."""
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_separation_is_found_by_the_weights_at_hand_or_by_a_programme(good: bool):
+    coef = [1.0, 0.0] if good else [-1.0, 3.0]
+    words = "the model separates the training data" if good else "0.* separate a part of the training data"
+    for loss in (Logistic(), SmoothHinge(0.1)):
+        with pytest.raises(ValueError, match=f"no finite optimum: .*{words}.*fit with a penalty"):
+            check_separable(at(SEPARATED, [1, 1, 0, 0], coef, loss))
+        check_separable(at(SEPARATED, [1, 1, 0, 0], coef, loss, l2=1e-9))
+        check_separable(at(SEPARATED, [1, 0, 0, 1], coef, loss))
+    check_separable(at(SEPARATED, [1, 1, 0, 0], coef, Squared()))
+
+
+def test_one_separated_class_of_several_is_enough():
+    """One against the rest: each output is a model of its own. Softmax: a class apart from the two others."""
+    X = [[1.0, 0.3], [1.0, -0.2], [-1.0, 1.0], [-1.0, -1.0], [-1.0, 0.5], [-1.0, 0.9]]
+    y = [0, 0, 1, 2, 2, 1]
+    for loss in (Logistic(), Softmax()):
+        with pytest.raises(ValueError, match=r"no finite optimum"):
+            check_separable(at(X, y, torch.zeros(3, 2), loss))
+    mixed = [[1.0, 0.3], [-1.0, 1.0], [1.0, 1.0], [-1.0, -1.0], [1.0, -1.0], [-1.0, 0.5], [0.5, 1], [0.5, -1]]
+    check_separable(at(mixed, [0, 0, 1, 1, 2, 2, 0, 0], torch.zeros(3, 2), Softmax()))
+
+
+def test_only_examples_with_a_weight_need_to_be_separated():
+    X, y = [*SEPARATED, [3.0, 0.0]], [1, 1, 0, 0, 0]
+    weights = [1.0, 1.0, 1.0, 1.0, 0.0]
+    check_separable(at(X, y, [1.0, 0.0], Logistic()))
+    with pytest.raises(ValueError, match="no finite optimum"):
+        check_separable(at(X, y, [1.0, 0.0], Logistic(), weights=weights))
+
+
+def test_beyond_some_size_no_programme_is_solved(monkeypatch: pytest.MonkeyPatch):
+    hidden = at(SEPARATED, [1, 1, 0, 0], [-1.0, 3.0], Logistic())
+    monkeypatch.setattr(diagnostics, "PROGRAMME", 7)  # four margins times two parameters are more
+    monkeypatch.setattr(diagnostics, "linprog", None)
+    check_separable(hidden)

@@ -1,0 +1,108 @@
+"""Explanations: the rows, labels and columns that they name, against influence asked directly."""
+
+import pytest
+import torch
+
+import upweight as uw
+from tests.support.cases import BY_NAME
+from tests.support.classifiers import blobs, estimator, network
+from tests.support.compare import assert_close_per_row
+from upweight.measures import margin
+
+
+def test_explain_names_rows_labels_and_columns() -> None:
+    problem, X, y = estimator()
+    found = uw.explain(uw.Influence(problem), (X[:1], y[:1]), k=3)
+    assert found.prediction in ("yes", "no")
+    assert found.label == y.iloc[0]
+    assert all(str(name).startswith("patient") for name in found.helpful.index)
+    assert set(found.helpful["label"]) <= {"yes", "no"}
+    assert any(name in found.helpful["because of"].iloc[0] for name in X.columns)
+    effect = uw.Influence(problem).on_loss((X[:1], y[:1])).removal_effect()[0]
+    assert found.helpful.index[0] == X.index[int(effect.argmax())]
+    assert found.harmful.index[0] == X.index[int(effect.argmin())]
+    assert "Helpful" in repr(found)
+    assert "<table" in found._repr_html_()
+
+
+def test_shares_of_columns_are_those_of_the_input_gradient() -> None:
+    case = BY_NAME["logistic"]
+    influence = uw.Influence(case.problem)
+    test = case.test[0][:1], case.test[1][:1]
+    found = uw.explain(influence, test, k=1)
+    row = int(found.helpful.index[0])
+    batch = case.dense[[row]], case.y[[row]]
+    shares = influence.on_inputs(batch, test)[0, 0] * case.dense[row] / influence.on_loss(test).values[0, row]
+    best = int(shares.abs().argmax())
+    assert found.helpful["because of"].iloc[0].startswith(f"column {best} {float(shares[best]):.0%}")
+
+
+def test_relative_influence_divides_by_the_rows_own_pull() -> None:
+    case = BY_NAME["logistic"]
+    influence = uw.Influence(case.problem)
+    test = case.test[0][:1], case.test[1][:1]
+    expected = influence.on_loss(test).values[0] / influence.on_self().values[0].abs().sqrt()
+    found = uw.explain(influence, test, k=4, relative=True)
+    top = (-expected).topk(4)
+    assert found.helpful.index.tolist() == top.indices.tolist()
+    assert_close_per_row(found.helpful["relative influence"].to_numpy()[None], -top.values[None], 1e-12)
+
+
+def test_explain_answers_for_networks_and_for_regression() -> None:
+    case = BY_NAME["squared"]
+    found = uw.explain(uw.Influence(case.problem), (case.test[0][:1], case.test[1][:1]), k=2)
+    assert found.prediction is None
+    problem, (X, y) = network()
+    assert len(uw.explain(uw.Influence(problem), (X[:1], y[:1]), k=2).helpful) == 2
+
+
+def test_explain_refuses_many_rows() -> None:
+    case = BY_NAME["logistic"]
+    with pytest.raises(ValueError, match="one test row, got 5"):
+        uw.explain(uw.Influence(case.problem), case.test)
+    with pytest.raises(ValueError, match="k must be"):
+        uw.explain(uw.Influence(case.problem), case.test, k=0)
+
+
+def test_the_ends_of_the_ranking_are_shown_strongest_first() -> None:
+    problem = blobs(3)
+    influence, test = uw.Influence(problem), problem.train_batch(torch.tensor([7]))
+    effect = influence.on_loss(test).removal_effect()[0]
+    found = uw.explain(influence, test, k=5)
+    for table, sign in ((found.helpful, 1), (found.harmful, -1)):
+        order = (sign * effect).argsort(descending=True)[:5]
+        assert table.index.tolist() == order.tolist()
+        assert_close_per_row(table["removal effect on the loss"].to_numpy()[None], effect[order][None], 1e-12)
+        assert table["label"].tolist() == problem.y[order].tolist()
+    everything = uw.explain(influence, test, k=10_000)
+    assert len(everything.helpful) == len(everything.harmful) == problem.n
+    assert everything.helpful.index.tolist() == everything.harmful.index.tolist()[::-1]
+
+
+def test_another_measure_is_explained_in_its_own_unit() -> None:
+    problem = blobs(3)
+    influence, test = uw.Influence(problem), problem.train_batch(torch.tensor([7]))
+    found = uw.explain(influence, test, k=3, measure=margin)
+    effect = influence.on_loss(test, measure=margin).removal_effect()[0]
+    assert found.helpful.index.tolist() == effect.topk(3).indices.tolist()
+    assert found.question.endswith("Training rows by effect on the margin.")
+    assert "the margin would rise" in repr(found)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_question_is_said_in_words(relative: bool) -> None:
+    problem, X, y = estimator()
+    found = uw.explain(uw.Influence(problem), (X[:1], y[:1]), k=2, relative=relative)
+    assert found.question.startswith(f"The model says {found.prediction!r}, the label is {y.iloc[0]!r}. ")
+    assert ("relative to the row's own pull" in found.question) is relative
+    assert ("relative influence" in found.helpful) is relative
+    assert found.question in found._repr_html_().replace("&#x27;", "'").replace("&#39;", "'")
+
+
+def test_relative_influence_is_for_networks_too() -> None:
+    problem, (X, y) = network()
+    influence = uw.Influence(problem)
+    wanted = influence.on_loss((X[:1], y[:1])).values[0] / influence.on_self().values[0].abs().sqrt()
+    found = uw.explain(influence, (X[:1], y[:1]), k=3, relative=True)
+    assert found.helpful.index.tolist() == (-wanted).topk(3).indices.tolist()
+    assert "because of" not in found.helpful

@@ -1,0 +1,135 @@
+"""Sets of rows that flip a prediction: retraining says that they do, and that their last row is needed."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import upweight as uw
+from tests.support.cases import BY_NAME
+from tests.support.classifiers import blobs, estimator, network
+from upweight.uses.flip_set import Search
+
+
+@pytest.mark.parametrize("c", [2, 3])
+@pytest.mark.parametrize("relabel", [False, True])
+def test_a_flip_set_flips_and_its_last_row_is_needed(c: int, relabel: bool) -> None:
+    problem = blobs(c, l2=0.05)
+    outputs = problem.outputs()
+    margin = outputs[:, 0].abs() if c == 2 else outputs.topk(2).values.diff(dim=1)[:, 0].abs()
+    row = margin.argsort()[[10]]
+    found = uw.flip_set(uw.Influence(problem), problem.train_batch(row), relabel=relabel)
+    assert found.rows is not None
+    assert found.before != found.after
+    assert 1 <= len(found.rows) < 60
+
+    def said(rows: torch.Tensor) -> float:
+        edited = problem.without(rows)
+        if relabel:
+            rival = -outputs[row, 0].sign() if c == 2 else outputs[row].topk(2).indices[:, 1]
+            edited = problem.relabelled(rows, rival.expand(len(rows)))
+        out = edited.minimised(1e-10).outputs(problem.design.take(row))
+        return float(out.sign()) if c == 2 else float(out.argmax())
+
+    start = said(torch.empty(0, dtype=torch.long))
+    assert said(found.rows) != start
+    assert said(found.rows[:-1]) == start
+    assert ("relabelled" if relabel else "removed") in repr(found)
+
+
+def test_no_flip_set_is_said() -> None:
+    problem = blobs(2)
+    outputs = problem.outputs()[:, 0]
+    found = uw.flip_set(uw.Influence(problem), problem.train_batch(outputs.argmax()[None]), most=2)
+    assert found.rows is None
+    assert "No set found" in repr(found)
+
+
+def test_flip_set_refuses() -> None:
+    problem = blobs(2)
+    with pytest.raises(ValueError, match="one test row"):
+        uw.flip_set(uw.Influence(problem), problem.train_batch(torch.arange(2)))
+    case = BY_NAME["squared"]
+    with pytest.raises(TypeError, match="linear classifiers"):
+        uw.flip_set(uw.Influence(case.problem), case.test)
+
+
+def search_of(c: int, relabel: bool) -> Search:
+    """A search for a test row that has one clear rival: the margin has a kink where rivals change places."""
+    problem = blobs(c, l2=0.05)
+    outputs = problem.outputs()
+    row = outputs[:, 0].abs().argsort()[[30]]
+    if c == 3:
+        first, second, third = outputs.sort(dim=1, descending=True).values.T
+        row = ((second - third) - (first - second)).argmax()[None]
+    return Search(problem, problem.prepared(problem.train_batch(row)), relabel)
+
+
+@pytest.mark.parametrize("relabel", [False, True])
+@pytest.mark.parametrize("c", [2, 3])
+def test_predicted_effects_on_the_margin_are_those_of_refits(c: int, relabel: bool) -> None:
+    search = search_of(c, relabel)
+    problem, effects = search.problem, search.effects(search.problem)
+    start = float(search.margin(search.outputs(problem)))
+    rows = [*effects.topk(3).indices.tolist(), *effects.topk(3, largest=False).indices.tolist(), 5]
+    actual = [
+        float(search.margin(search.outputs(search.retrained(torch.tensor([row]))))) - start for row in rows
+    ]
+    assert search.refits == len(rows)
+    gap = effects[rows] - torch.tensor(actual, dtype=torch.float64)
+    assert float(gap.norm()) < 0.2 * float(torch.tensor(actual).norm())
+
+
+@pytest.mark.parametrize("c", [2, 3])
+def test_the_rival_is_the_class_that_comes_second(c: int) -> None:
+    search = search_of(c, True)
+    outputs = search.outputs(search.problem)
+    rival = search.rival(search.problem)
+    if c == 2:
+        assert rival.tolist() == [-float(outputs[0, 0].sign())]
+    else:
+        assert rival.tolist() == [int(outputs[0].topk(2).indices[1])]
+    relabelled = search.edited(search.problem, torch.tensor([0, 4]))
+    assert relabelled.y[[0, 4]].tolist() == rival.tolist() * 2
+    assert relabelled.n == search.problem.n
+    assert not search.flipped(search.problem)
+
+
+@pytest.mark.parametrize("needed", [1, 2, 5, 8])
+def test_bisection_finds_the_shortest_beginning(needed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    search, lengths = search_of(2, False), []
+
+    def flips(rows: Any) -> bool:
+        lengths.append(len(rows))
+        return len(rows) >= needed
+
+    monkeypatch.setattr(search, "retrained", lambda rows: rows)
+    monkeypatch.setattr(search, "flipped", flips)
+    assert search.shortest(torch.arange(8)).tolist() == list(range(needed))
+    assert len(lengths) <= 3
+
+
+def test_the_limit_is_kept_and_refits_are_counted() -> None:
+    problem = blobs(2, l2=0.05)
+    row = problem.outputs()[:, 0].abs().argsort()[[10]]
+    influence, test = uw.Influence(problem), problem.train_batch(row)
+    free = uw.flip_set(influence, test)
+    assert free.rows is not None
+    assert free.refits >= 2
+    short = uw.flip_set(influence, test, most=len(free.rows) - 1)
+    assert short.rows is None or len(short.rows) < len(free.rows)
+
+
+def test_the_answer_speaks_the_users_language() -> None:
+    problem, X, y = estimator()
+    row = abs(problem.outputs()[:, 0]).argmin()
+    found = uw.flip_set(uw.Influence(problem), (X.iloc[[int(row)]], y.iloc[[int(row)]]))
+    assert {found.before, found.after} == {"yes", "no"}
+    assert all(name.startswith("patient ") for name in found.names)
+    assert f"from {found.before!r} to {found.after!r} (confirmed by retraining" in repr(found)
+
+
+def test_networks_are_not_retrained_many_times() -> None:
+    problem, (X, y) = network()
+    with pytest.raises(TypeError, match="flip_set is for linear classifiers: it retrains many times"):
+        uw.flip_set(uw.Influence(problem), (X[:1], y[:1]))

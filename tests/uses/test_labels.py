@@ -1,0 +1,92 @@
+"""Rows, labels and columns in the user's own words, and what outputs decide."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.cases import BY_NAME, CASES, Case, case_id, draw
+from tests.support.classifiers import blobs, estimator, network
+from tests.support.compare import assert_close_per_row
+from upweight.uses import labels
+
+CLASSIFIERS = [case for case in CASES if case.loss.classifies]
+
+
+def test_rows_are_called_by_their_ids_or_numbers() -> None:
+    named, X, _ = estimator()
+    rows = torch.tensor([5, 0, 59])
+    assert labels.row_names(named, rows).tolist() == ["patient 5", "patient 0", "patient 59"]
+    assert labels.row_names(blobs(2), rows).tolist() == [5, 0, 59]
+    assert labels.row_names(named, rows).name == labels.row_names(blobs(2), rows).name == "train row"
+    assert labels.row_names(named.subset(torch.tensor([7, 3])), torch.tensor([1])).tolist() == [X.index[3]]
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_linear_models_whose_loss_decides_are_classifiers(case: Case) -> None:
+    found = labels.classifier(case.problem)
+    assert (found is case.problem) == (not case.name.startswith("squared two") and case.name != "squared")
+    assert labels.classifier(network()[0]) is None
+
+
+@given(outputs=st.lists(st.floats(-5, 5), min_size=1, max_size=6))
+def test_one_output_decides_by_its_sign(outputs: list[float]) -> None:
+    eta = torch.tensor(outputs, dtype=torch.float64)[:, None]
+    decided = labels.decided(eta)
+    assert decided.tolist() == [1.0 if value > 0 else -1.0 for value in outputs]
+    assert torch.equal(labels.margins(eta, decided), eta[:, 0].abs())
+    assert torch.equal(labels.margins(eta, -decided), -eta[:, 0].abs())
+
+
+@given(st.integers(2, 5), st.integers(0, 2**16))
+def test_several_outputs_decide_for_the_largest(c: int, seed: int) -> None:
+    eta = draw(6, c, seed=seed)
+    decided = labels.decided(eta)
+    for row, best in zip(eta.tolist(), decided.tolist(), strict=True):
+        assert row[best] == max(row)
+    for k in range(c):
+        found = labels.margins(eta, torch.full((6,), k))
+        wanted = [row[k] - max(row[:k] + row[k + 1 :]) for row in eta.tolist()]
+        assert_close_per_row(found, torch.tensor(wanted, dtype=torch.float64), 1e-12)
+        assert ((found > 0) == (decided == k)).all()
+
+
+@pytest.mark.parametrize("case", CLASSIFIERS, ids=case_id)
+def test_margins_of_targets_are_positive_where_the_model_is_right(case: Case) -> None:
+    problem = case.elsewhere
+    outputs = problem.outputs()
+    found = labels.margin_of_targets(problem, outputs, case.y)
+    assert ((found > 0) == (labels.decided(outputs) == problem.y.flatten())).all()
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_the_mean_loss_is_one_question_with_the_mean_gradient(case: Case) -> None:
+    problem = case.elsewhere
+    measure = labels.mean_loss(problem)
+    assert measure.single
+    assert_close_per_row(
+        problem.evaluate(case.test, measure), problem.evaluate(case.test).mean()[None], 1e-10
+    )
+    gradient = problem.test_gradients(case.test).mean(0, keepdim=True)
+    assert_close_per_row(problem.test_gradients(case.test, measure), gradient, 1e-9)
+
+
+def test_labels_are_the_users_where_they_have_names() -> None:
+    named, _, y = estimator()
+    assert labels.label_names(named, named.y).tolist() == y.tolist()
+    assert labels.label_names(named, torch.tensor([-1.0, 1.0])).tolist() == list(named.classes or ())
+    plain = blobs(3)
+    assert labels.label_names(plain, plain.y[:4]).tolist() == plain.y[:4].tolist()
+    regression = BY_NAME["squared"].problem
+    assert labels.label_names(regression, regression.y[:2]).tolist() == regression.y[:2].tolist()
+
+
+def test_columns_are_named_the_largest_first_and_nothing_of_no_share() -> None:
+    named, X, _ = estimator()
+    assert [labels.feature_name(named, j) for j in range(3)] == list(X.columns)
+    assert labels.feature_name(blobs(2), 2) == "column 2"
+    shares = torch.tensor([0.1, -0.854, 0.0])
+    assert labels.in_words(named, shares, 3) == "dose -85%, age 10%"
+    assert labels.in_words(named, shares, 1) == "dose -85%"
+    assert labels.in_words(blobs(2), shares, 9) == "column 1 -85%, column 0 10%"
+    assert labels.in_words(named, torch.zeros(3), 3) == ""

@@ -1,0 +1,101 @@
+"""Wrong labels: flipped ones come first, the right ones are proposed, gains are those of retraining."""
+
+import numpy as np
+import pytest
+import torch
+
+import upweight as uw
+from tests.support.cases import BY_NAME
+from tests.support.classifiers import FLIPPED, blobs, estimator, network
+from tests.support.compare import assert_close_per_row
+
+
+@pytest.mark.parametrize("c", [2, 3])
+def test_flipped_labels_come_first_and_the_right_label_is_proposed(c: int) -> None:
+    problem = blobs(c, flipped=True)
+    found = uw.mislabeled(uw.Influence(problem))
+    assert len(set(FLIPPED) & set(found.table.index[:15])) >= 4
+    first = found.review(0.04)
+    for row, proposed in first["proposed label"].items():
+        if row in FLIPPED and c == 3:
+            assert proposed == int(row) % c
+    assert found.table["loss without the row"].is_monotonic_decreasing
+    assert "not seen them" in repr(found)
+    assert "<table" in found._repr_html_()
+
+
+@pytest.mark.parametrize("c", [2, 3])
+def test_gain_is_the_first_order_of_retraining_with_the_proposed_label(c: int) -> None:
+    problem = blobs(c, flipped=True)
+    validation = problem.train_batch(torch.arange(60, 90))
+    found = uw.mislabeled(uw.Influence(problem), validation=validation).table
+    assert int(found["gain"].notna().sum()) == problem.n
+    actual = []
+    for row in found.index[:3]:
+        alone = uw.Influence(problem).leave_one_out().outputs[int(row)]
+        target = alone.sign() if c == 2 else alone.argmax(0, keepdim=True)
+        after = problem.relabelled(torch.tensor([int(row)]), target).minimised(1e-10)
+        actual.append(float((problem.evaluate(validation) - after.evaluate(validation)).mean()))
+    predicted = found["gain"].iloc[:3].to_numpy()
+    assert np.sign(predicted).tolist() == np.sign(actual).tolist()
+    assert np.linalg.norm(predicted - actual) < 0.4 * np.linalg.norm(actual)
+
+
+def test_mislabeled_ranks_networks_by_self_influence() -> None:
+    problem, (X, y) = network()
+    found = uw.mislabeled(uw.Influence(problem))
+    own = -uw.Influence(problem).on_self().values[0]
+    assert found.table.index[0] == int(own.argmax())
+    with pytest.raises(ValueError, match="linear classifiers"):
+        uw.mislabeled(uw.Influence(problem), validation=(X, y))
+
+
+def test_labels_and_ids_are_the_users() -> None:
+    problem, _, _ = estimator()
+    table = uw.mislabeled(uw.Influence(problem)).table
+    assert set(table["proposed label"]) <= {"yes", "no"}
+    assert str(table.index[0]).startswith("patient")
+    with pytest.raises(ValueError, match="share"):
+        uw.mislabeled(uw.Influence(problem)).review(0.0)
+
+
+@pytest.mark.parametrize("name", ["softmax", "logistic sparse intercept weights", "squared"])
+def test_the_columns_are_what_each_question_says_by_itself(name: str) -> None:
+    case = BY_NAME[name]
+    influence = uw.Influence(case.problem)
+    table = uw.mislabeled(influence).table.sort_index()
+    alone = influence.leave_one_out()
+    for column, wanted in {
+        "loss without the row": alone.loss,
+        "loss": case.losses(case.problem.theta, case.dense, case.y),
+        "self-influence": -influence.on_self().values[0],
+        "leverage": alone.leverage,
+    }.items():
+        assert_close_per_row(table[column].to_numpy(), wanted, 1e-9)
+    assert ("proposed label" in table) is case.loss.classifies
+
+
+@pytest.mark.parametrize("c", [2, 3])
+def test_gains_are_those_of_each_change_asked_by_itself(c: int) -> None:
+    problem = blobs(c, flipped=True)
+    influence, validation = uw.Influence(problem), problem.train_batch(torch.arange(60, 90))
+    table = uw.mislabeled(influence, validation=validation).table.sort_index()
+    for row in (3, 17, 50):
+        X, _ = problem.train_batch(torch.tensor([row]))
+        before = problem.train_batch(torch.tensor([row]))
+        proposed = torch.tensor([table["proposed label"][row]]).to(problem.y)
+        change = influence.of_change(before, (X, proposed), validation).effect()
+        assert float(table["gain"][row]) == pytest.approx(-float(change.mean()), rel=1e-8, abs=1e-14)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 1.0])
+def test_a_share_is_of_all_rows_and_at_least_one(share: float) -> None:
+    found = uw.mislabeled(uw.Influence(blobs(2)))
+    assert len(found.review(share)) == max(1, round(share * 120))
+    assert found.review(share).index.tolist() == found.table.index[: len(found.review(share))].tolist()
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=f"share must lie above 0 and up to 1, got {share}"):
+        uw.mislabeled(uw.Influence(blobs(2))).review(share)

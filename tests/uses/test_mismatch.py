@@ -1,0 +1,93 @@
+"""Groups that drive errors: on data where the group is known, against removals asked directly."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import upweight as uw
+from tests.support.cases import BY_NAME, draw
+from tests.support.classifiers import N, blobs, network
+from tests.support.compare import assert_close_per_row
+
+
+def test_the_group_with_other_labels_drives_the_errors() -> None:
+    X = torch.cat([draw(N, 2, seed=3), (torch.arange(N) % 10 == 0).double()[:, None]], dim=1)
+    y = torch.where(X[:, 2] > 0, X[:, 0] < 0, X[:, 0] > 0).long()
+    column = np.where(X[:, 2] > 0, "children", "adults")
+    problem = uw.LinearProblem.fit(X, y, loss=uw.Logistic(), l2=0.01)
+    slice_ = X[column == "adults"][:20], y[column == "adults"][:20]
+    influence = uw.Influence(problem)
+    found = uw.mismatch(influence, slice_, by=column)
+    assert found.groups.index[0] == "children"
+    assert found.groups["effect of removal"].iloc[0] < 0
+    children = torch.as_tensor((column == "children").nonzero()[0])
+    refit = problem.without(children).minimised(1e-10)
+    actual = float((refit.evaluate(slice_) - problem.evaluate(slice_)).mean())
+    # Twelve rows that contradict all others: no small change, so one Newton step sees the most of it, not all.
+    assert 0.5 < found.groups["effect of removal"].iloc[0] / actual < 1.0
+    assert found.features["feature"].iloc[0] == "column 0"
+    assert "children" in repr(found)
+
+
+GROUPS = {"a": [0, 1, 2], "b": [3, 4], "c": [10, 11, 12, 13]}
+
+
+@pytest.mark.parametrize("name", ["softmax", "logistic sparse intercept weights", "squared"])
+def test_effects_are_those_of_removals_averaged_over_the_slice(name: str) -> None:
+    case = BY_NAME[name]
+    influence = uw.Influence(case.problem)
+    found = uw.mismatch(influence, case.test, by=GROUPS).groups
+    removal = influence.of_removal(GROUPS, case.test)
+    assert removal.newton is not None
+    for name_, wanted in {
+        "size": removal.sizes.double(),
+        "effect of removal": removal.newton.mean(0),
+        "per row": removal.newton.mean(0) / removal.sizes,
+        "first order": removal.first_order.mean(0),
+    }.items():
+        assert_close_per_row(found[name_].loc[list(GROUPS)].to_numpy(), wanted, 1e-8)
+    assert found["effect of removal"].is_monotonic_increasing
+
+
+def test_networks_have_effects_of_first_order_and_no_columns() -> None:
+    problem, (X, y) = network()
+    influence = uw.Influence(problem)
+    found = uw.mismatch(influence, (X[:4], y[:4]), by=GROUPS)
+    wanted = influence.on_loss((X[:4], y[:4])).removal_effect().mean(0)
+    effects = torch.stack([wanted[rows].sum() for rows in GROUPS.values()])
+    assert_close_per_row(found.groups["effect of removal"].loc[list(GROUPS)].to_numpy(), effects, 1e-10)
+    assert found.groups["effect of removal"].equals(found.groups["first order"])
+    assert found.features.empty
+    assert list(found.features) == ["feature", "share"]
+
+
+def test_shares_of_columns_are_those_of_input_derivatives() -> None:
+    problem = blobs(2)
+    influence, test = uw.Influence(problem), problem.train_batch(torch.arange(60, 80))
+    found = uw.mismatch(influence, test, by=GROUPS)
+    rows = torch.tensor(GROUPS[found.groups.index[0]])
+    batch = problem.train_batch(rows)
+    x = batch[0].block(slice(None), torch.float64).dense()
+    parts = (influence.on_inputs(batch, test).mean(0) * x).sum(0)
+    total = influence.on_loss(test).values[:, rows].mean(0).sum()
+    wanted = {f"column {j}": float(parts[j] / total) for j in range(3)}
+    shares = dict(zip(found.features["feature"], found.features["share"], strict=True))
+    assert shares == pytest.approx(wanted, rel=1e-8)
+    assert found.features["share"].abs().is_monotonic_decreasing
+
+
+def test_a_column_of_labels_names_the_groups() -> None:
+    problem = blobs(3)
+    kinds = pd.Series(["old", "new", "new"] * 40)
+    found = uw.mismatch(uw.Influence(problem), problem.train_batch(torch.arange(5)), by=kinds)
+    assert sorted(found.groups.index) == ["new", "old"]
+    assert found.groups["size"].to_dict() == {"old": 40, "new": 80}
+    assert f"Columns responsible in group {found.groups.index[0]!r}" in repr(found)
+    assert "<table" in found._repr_html_()
+
+
+def test_groups_that_are_none_are_refused() -> None:
+    problem = blobs(2)
+    with pytest.raises(ValueError, match="group 'a' is empty"):
+        uw.mismatch(uw.Influence(problem), problem.train_batch(torch.arange(2)), by={"a": []})
