@@ -67,6 +67,11 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], 
         yield of
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if "group" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.xdist_group("several processes"))  # started by one worker only
+
+
 # -- a run without bfloat16 -------------------------------------------------------------------------------------------
 
 CACHED = "upweight/bfloat16"
@@ -134,11 +139,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         )
 
 
-@pytest.hookimpl(tryfirst=True)
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if not config.getoption("--only-bfloat16") or collection_path.is_dir():
+        return None  # others may decide
+    wanted = {place.partition("::")[0] for place in config.cache.get(CACHED, [])}
+    return None if str(collection_path.relative_to(config.rootpath)) in wanted else True
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:
-        if "group" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("several processes"))
     if config.getoption("--only-bfloat16"):
         wanted = set(config.cache.get(CACHED, []))
         config.hook.pytest_deselected(items=[item for item in items if place(item) not in wanted])

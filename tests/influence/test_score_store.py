@@ -273,7 +273,6 @@ def test_the_restart_of_torchrun_goes_on(tmp_path: Path, calm: dict[str, bytes])
     dying = """
 import signal
 from upweight.influence import score_store as store
-from upweight.influence.score_store import Plan
 if os.environ["RANK"] == "1":
     count, write_own = 0, store.write_own
     def noted(path, *rest):
