@@ -283,7 +283,7 @@ def test_parts_of_some_examples_and_of_another_precision(name: str):
     for some, rows in ((parts.take(index), index), (parts.take(slice(1, 3)), slice(1, 3))):
         for part, whole in zip(some, parts, strict=True):
             assert (part is None) == (whole is None)
-            assert part is None or torch.equal(part, whole[rows])
+            assert whole is None or torch.equal(part, whole[rows])
     single = parts.to(torch.float32)
     assert all(part is None or part.dtype == torch.float32 for part in single)
     assert (single.u is None) == (parts.u is None)
@@ -313,7 +313,7 @@ def test_next_tokens_by_loops(reduction: Any):
 def test_a_sequence_of_padding_costs_nothing():
     labels = torch.full((1, 4), -100)
     for reduction in ("mean", "sum"):
-        found = next_token(SimpleNamespace(logits=draw(1, 4, 3)), {"labels": labels}, reduction)  # type: ignore[arg-type]
+        found = next_token(SimpleNamespace(logits=draw(1, 4, 3)), {"labels": labels}, reduction)
         assert found.tolist() == [0.0]
 
 

@@ -282,5 +282,7 @@ def test_names_of_the_users_data():
     problem = linear().changed(terms=terms)
     assert problem.feature_names == ("a", "b", "c")
     assert problem.classes == ("no", "yes")
-    assert problem.subset(torch.tensor([3, 0])).train_index.tolist() == [103, 100]
+    index = problem.subset(torch.tensor([3, 0])).train_index
+    assert index is not None
+    assert index.tolist() == [103, 100]
     assert (linear().feature_names, linear().train_index, linear().classes) == (None, None, None)

@@ -67,7 +67,10 @@ def test_a_file_of_another_network(inception: InceptionV3, change: str, tmp_path
 def test_it_has_the_published_number_of_convolutions_and_weights(inception: InceptionV3):
     """Up to mixed_8: 5 before the blocks, 3 x 7, 4, 4 x 10 and 6."""
     assert len(inception.convolutions) == 5 + 3 * 7 + 4 + 4 * 10 + 6
-    widths = {name: module.weight.shape[0] for name, module in inception.convolutions.items()}
+    weights = {
+        name: dict(module.named_parameters())["weight"] for name, module in inception.convolutions.items()
+    }
+    widths = {name: len(weight) for name, weight in weights.items()}
     assert (widths["mixed_tower_2_conv"], widths["mixed_1_tower_2_conv"]) == (32, 64)
     assert [widths[f"mixed_{i}_tower_conv"] for i in (4, 5, 6, 7)] == [128, 160, 160, 192]
 
