@@ -18,7 +18,6 @@ B = 6
 CLASSES = torch.tensor([0, 2, 1, 1, 0, 2])
 LOSSES: dict[str, tuple[LinearLoss, int]] = {
     "softmax": (Softmax(), 3),
-    "softmax of one class": (Softmax(), 1),
     "logistic": (Logistic(), 1),
     "logistic, one against the rest": (Logistic(), 3),
     "squared": (Squared(), 1),
@@ -324,3 +323,12 @@ def test_the_first_token_and_the_last_logits_do_not_count():
     changed[:, -1] += 5
     labels[:, 0] = 3
     assert torch.equal(next_token(SimpleNamespace(logits=changed), {"labels": labels}), first)
+
+
+def test_softmax_of_one_class_has_nothing_to_lose():
+    eta, y = torch.randn(6, 1, dtype=torch.float64), torch.zeros(6, dtype=torch.long)
+    loss = Softmax()
+    a, u = loss.curvature(eta, y)
+    assert u is not None
+    for found in (loss.value(eta, y), loss.residual(eta, y), a - u.square()):
+        assert float(found.abs().max()) <= 1e-15
