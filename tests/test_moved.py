@@ -1,9 +1,8 @@
 """Old names of modules still import, with a warning that says where things are now."""
 
-import importlib
+import importlib.util
 import subprocess
 import sys
-import sys.util
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
 
