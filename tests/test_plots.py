@@ -1,5 +1,7 @@
 """The figures show what they are given."""
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -74,3 +76,81 @@ def test_input_influence_is_drawn_as_what_the_input_is():
         plots.input_influence(torch.ones(4, 5, 6), torch.ones(4, 5, 6))
     with pytest.raises(ValueError, match="the input"):
         plots.input_influence(torch.ones(4), torch.ones(5))
+
+
+@pytest.mark.parametrize(
+    ("predicted", "actual"),
+    [([0.0, 0.0], [0.0, 0.0]), ([1e-9, 2e-9], [1e-9, 3e-9]), ([-5.0, 5.0], [4.0, -4.0])],
+)
+def test_the_axes_of_a_verification_hold_every_point_at_one_scale(
+    predicted: list[float], actual: list[float]
+):
+    table = pd.DataFrame({"group": "top", "predicted": predicted, "actual": actual})
+    (axes,) = plots.verification(Verification(table, agreement(predicted, actual), None)).axes
+    low, high = axes.get_xlim()
+    assert (low, high) == axes.get_ylim()
+    assert low < min(*predicted, *actual)
+    assert max(*predicted, *actual) < high
+    assert axes.get_aspect() == 1.0
+
+
+def test_groups_are_told_apart_by_colour_and_marker():
+    (axes,) = plots.verification(made_up(("top", "random"))).axes
+    top, random = axes.collections
+    assert not np.allclose(top.get_facecolor(), random.get_facecolor())
+    assert not np.array_equal(top.get_paths()[0].vertices, random.get_paths()[0].vertices)
+    words = axes.get_legend_handles_labels()[1]
+    assert any(word.startswith("largest effects (3)") for word in words)
+    assert any(word.startswith("random examples (3)") for word in words)
+
+
+@pytest.mark.parametrize(("rank", "shown"), [(1, 1), (3, 3), (99, 5)])
+def test_the_spectrum_has_as_many_values_as_asked_for_and_there_are(rank: int, shown: int):
+    values = torch.tensor([8.0, 3.0, 1.0, 0.5, 0.1], dtype=torch.float64)
+    (axes,) = plots.spectrum(Dense(torch.diag(values)), rank=rank).axes
+    (points,) = axes.collections
+    np.testing.assert_allclose(np.asarray(points.get_offsets())[:, 1], values[:shown].numpy())
+    assert axes.get_yscale() == "log"
+    assert axes.get_ylabel() == "|eigenvalue| of Dense"
+    assert axes.get_xlabel() == "rank, of p = 5"
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (1, 5, 6), (3, 5, 6)])
+def test_an_image_of_any_form_stands_beside_its_influence(shape: tuple[int, ...]):
+    generator = torch.Generator().manual_seed(0)
+    influence, image = (torch.randn(*shape, generator=generator) for _ in range(2))
+    left, right, _ = plots.input_influence(influence, image).axes
+    picture: Any = left.images[0].get_array()
+    assert picture.shape == (5, 6, 3)
+    assert float(picture.min()) == 0.0
+    assert float(picture.max()) == pytest.approx(1.0)
+    wanted = influence.double().sum(0) if len(shape) == 3 else influence.double()
+    shown = right.images[1]
+    np.testing.assert_allclose(np.asarray(shown.get_array()), wanted.numpy())
+    low, high = shown.get_clim()
+    assert low == -high  # no influence is white
+    assert high == pytest.approx(float(wanted.abs().quantile(0.995)))
+
+
+def test_only_the_largest_bars_are_drawn_and_columns_without_names_are_numbered():
+    influence, row = torch.arange(1.0, 31.0), torch.ones(30)
+    axes: Any = plots.input_influence(influence, row, most=4).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [f"column {j}" for j in (26, 27, 28, 29)]
+    assert [bar.get_width() for bar in axes.patches] == [27.0, 28.0, 29.0, 30.0]
+    words: Any = plots.input_influence(torch.eye(3), torch.eye(3), names=["a", "b", "a"]).axes[0]
+    assert [bar.get_width() for bar in words.patches] == [
+        1.0,
+        1.0,
+        1.0,
+    ]  # one bar per position, also of one word
+
+
+def test_nothing_is_shown_and_no_state_is_kept(tmp_path):
+    code = (
+        "import sys, torch; from upweight import plots; "
+        "plots.input_influence(torch.ones(3), torch.ones(3)).savefig(sys.argv[1]); "
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    picture = tmp_path / "bars.png"
+    subprocess.run([sys.executable, "-c", code, str(picture)], check=True, timeout=120)
+    assert picture.read_bytes().startswith(b"\x89PNG")

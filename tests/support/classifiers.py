@@ -38,3 +38,22 @@ def network(n: int = 20) -> tuple[uw.Problem, tuple[torch.Tensor, torch.Tensor]]
     torch.manual_seed(0)
     X, y = draw(n, 3), draw(n, 1, seed=2)
     return uw.Problem(torch.nn.Linear(3, 1).double(), torch.nn.MSELoss(), (X, y), l2=0.1), (X, y)
+
+
+def weighted_softmax(keep: str = "mean", n: int = 40) -> uw.LinearProblem:
+    """A small softmax regression at its optimum."""
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(n, 4, generator=generator, dtype=torch.float64)
+    y = torch.randint(3, (n,), generator=generator)
+    weights = 0.5 + torch.rand(n, generator=generator, dtype=torch.float64)
+    return uw.LinearProblem.fit(
+        X,
+        y,
+        loss=uw.Softmax(),
+        outputs=3,
+        intercept=True,
+        l2=0.05,
+        l2_intercept=0.01,
+        weights=weights,
+        keep=keep,
+    )

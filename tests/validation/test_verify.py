@@ -1,53 +1,20 @@
 """Verification: its refits against refits made alone, its statistics, and its refusals."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
 import upweight as uw
-from upweight.validation.refits import refit_without
+from tests.support.classifiers import estimator, weighted_softmax
 from upweight.validation.verify import agreement
 
 
-def made_up(keep: str = "mean", n: int = 40) -> uw.LinearProblem:
-    """A small softmax regression at its optimum."""
-    generator = torch.Generator().manual_seed(0)
-    X = torch.randn(n, 4, generator=generator, dtype=torch.float64)
-    y = torch.randint(3, (n,), generator=generator)
-    weights = 0.5 + torch.rand(n, generator=generator, dtype=torch.float64)
-    return uw.LinearProblem.fit(
-        X,
-        y,
-        loss=uw.Softmax(),
-        outputs=3,
-        intercept=True,
-        l2=0.05,
-        l2_intercept=0.01,
-        weights=weights,
-        keep=keep,
-    )
-
-
-@pytest.mark.parametrize("keep", ["mean", "total"])
-def test_block_refits_equal_refits_alone(keep: str) -> None:
-    problem = made_up(keep)
-    removed = [
-        torch.tensor(rows, dtype=torch.long) for rows in ([], [0], [7], [39], [1, 4, 30], list(range(15)))
-    ]
-    thetas, norms = refit_without(problem, removed, uw.Hessian(problem).factor(), 1e-11)
-    assert float(norms.max()) <= 1e-11
-    for theta, rows in zip(thetas[1:], removed[1:], strict=True):
-        kept = torch.tensor([i for i in range(problem.n) if i not in rows.tolist()])
-        alone = problem.subset(kept)
-        if keep == "total":
-            alone = alone.changed(l2=problem.l2 * problem.n / len(kept))
-        assert torch.allclose(problem.without(rows).l2, alone.l2, rtol=1e-14)
-        expected = alone.minimised(1e-11).theta
-        assert float((theta - expected).norm() / expected.norm()) < 1e-8
-
-
 def test_reduced_gradients_without_removal_is_the_gradient() -> None:
-    problem = made_up()
+    problem = weighted_softmax()
     shifted = problem.at(problem.theta + 0.1)
     got = problem.gradients_without([torch.tensor([], dtype=torch.long)], shifted.theta[None])[0]
     assert torch.allclose(got, shifted.gradient(), rtol=1e-12, atol=1e-14)
@@ -56,7 +23,7 @@ def test_reduced_gradients_without_removal_is_the_gradient() -> None:
 @pytest.mark.parametrize("keep", ["mean", "total"])
 def test_first_gradients_are_the_reduced_ones_at_theta(keep: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("upweight.linear.reduced_gradients.GONE_ROWS", 4)
-    problem = made_up(keep)
+    problem = weighted_softmax(keep)
     problem = problem.at(problem.theta + 0.1)
     sets = [torch.tensor(rows, dtype=torch.long) for rows in ([], [0], [39, 2], list(range(15)))]
     got = problem.gradients_without(sets)
@@ -65,7 +32,7 @@ def test_first_gradients_are_the_reduced_ones_at_theta(keep: str, monkeypatch: p
 
 
 def test_predictions_agree_with_retraining_and_the_sign_is_right() -> None:
-    problem = made_up(n=400)
+    problem = weighted_softmax(n=400)
     generator = torch.Generator().manual_seed(1)
     test = (torch.randn(2, 4, generator=generator, dtype=torch.float64), torch.tensor([0, 2]))
     result = uw.verify(uw.Influence(problem), test, k=20)
@@ -79,7 +46,7 @@ def test_predictions_agree_with_retraining_and_the_sign_is_right() -> None:
 
 
 def test_a_user_given_refit_is_used() -> None:
-    problem = made_up()
+    problem = weighted_softmax()
     test = (
         torch.randn(1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)),
         torch.tensor([1]),
@@ -91,7 +58,7 @@ def test_a_user_given_refit_is_used() -> None:
 
 
 def test_an_interrupt_keeps_what_is_finished() -> None:
-    problem = made_up()
+    problem = weighted_softmax()
     calls = []
 
     def refit(kept: torch.Tensor) -> torch.Tensor:
@@ -120,7 +87,7 @@ def test_networks_need_a_refit() -> None:
 def test_bad_counts(k: int, random: int) -> None:
     test = (torch.ones(1, 4, dtype=torch.float64), torch.tensor([1]))
     with pytest.raises(ValueError, match="k must be"):
-        uw.verify(uw.Influence(made_up()), test, k=k, random=random)
+        uw.verify(uw.Influence(weighted_softmax()), test, k=k, random=random)
 
 
 def test_agreement_statistics() -> None:
@@ -131,3 +98,96 @@ def test_agreement_statistics() -> None:
     assert found.slope == pytest.approx(2)
     assert found.relative_error == pytest.approx(0.5)
     assert agreement(x, -x).pearson == pytest.approx(-1)
+
+
+@settings(max_examples=40)
+@given(count=st.integers(3, 30), seed=st.integers(0, 2**16), slope=st.sampled_from([-2.0, 0.3, 1.0]))
+def test_agreement_is_that_of_scipy(count: int, seed: int, slope: float) -> None:
+    random = np.random.default_rng(seed)
+    x = random.normal(size=count)
+    y = slope * x + 0.3 * random.normal(size=count)
+    found = agreement(x.tolist(), pd.Series(y))
+    assert found.count == count
+    assert found.pearson == pytest.approx(stats.pearsonr(x, y).statistic, rel=1e-9)
+    assert found.spearman == pytest.approx(stats.spearmanr(x, y).statistic, rel=1e-9)
+    assert found.slope == pytest.approx(stats.linregress(x, y).slope, rel=1e-9)
+    assert found.relative_error == pytest.approx(np.linalg.norm(x - y) / np.linalg.norm(y), rel=1e-9)
+
+
+def test_intervals_narrow_with_the_number_of_removals_and_repeat() -> None:
+    random = np.random.default_rng(0)
+    widths = []
+    for count in (10, 1000):
+        x = random.normal(size=count)
+        y = x + 0.5 * random.normal(size=count)
+        found = agreement(x, y)
+        for name in ("pearson", "spearman", "slope", "relative_error"):
+            low, high = found.interval[name]
+            assert low < getattr(found, name) < high
+        assert agreement(x, y) == found
+        assert agreement(x, y, seed=1).interval != found.interval
+        widths.append(found.interval["slope"][1] - found.interval["slope"][0])
+    # The standard error of a slope falls with the root of the number: by a factor of 10.
+    assert 4 < widths[0] / widths[1] < 25
+
+
+def test_what_is_not_defined_is_not_a_number() -> None:
+    found = agreement([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])
+    assert all(np.isnan(value) for value in (found.pearson, found.spearman, found.slope))
+    assert all(np.isnan(end) for end in found.interval["pearson"])
+    assert np.isfinite(found.relative_error)
+    assert np.isnan(agreement([1.0, 2.0], [0.0, 0.0]).relative_error)
+
+
+def test_the_table_holds_predictions_as_scores_give_them() -> None:
+    problem = weighted_softmax()
+    influence, test = uw.Influence(problem), problem.train_batch(torch.tensor([3, 8]))
+    result = uw.verify(influence, test, k=5, random=3, seed=2)
+    effects = influence.on_loss(test).removal_effect()
+    for _, line in result.table.iterrows():
+        assert line["predicted"] == float(effects[line["test row"], line["train row"]])
+    top = result.table[result.table["group"] == "top"]
+    for t in (0, 1):
+        rows = effects[t].abs().topk(5).indices.tolist()
+        assert top.loc[top["test row"] == t, "train row"].tolist() == rows
+    control = result.table[result.table["group"] == "random"].groupby("test row")["train row"]
+    assert len({tuple(rows) for _, rows in control}) == 1  # the same rows for all
+    assert result.random is not None
+    assert (result.top.count, result.random.count) == (10, 6)
+    other = uw.verify(influence, test, k=5, random=3, seed=3).table
+    assert other["train row"].tolist() != result.table["train row"].tolist()
+
+
+def test_without_random_rows_there_is_no_control() -> None:
+    problem = weighted_softmax()
+    result = uw.verify(uw.Influence(problem), problem.train_batch(torch.tensor([3])), k=4, random=0)
+    assert result.random is None
+    assert set(result.table["group"]) == {"top"}
+    assert "random control" not in str(result)
+    assert str(result).startswith("most influential: 4 removals: Pearson")
+    assert repr(result) == str(result)
+    assert "<table" in result._repr_html_()
+
+
+def test_more_removals_than_there_are_rows_are_all_of_them_but_one() -> None:
+    problem = weighted_softmax(n=8)
+    result = uw.verify(uw.Influence(problem), problem.train_batch(torch.tensor([3])), k=100)
+    assert result.random is not None
+    assert (result.top.count, result.random.count) == (7, 7)
+
+
+def test_rows_are_called_by_their_ids() -> None:
+    problem, X, y = estimator()
+    result = uw.verify(uw.Influence(problem), (X[:1], y[:1]), k=3)
+    assert all(name.startswith("patient ") for name in result.table["train row"])
+    assert set(result.table["test row"]) == {"patient 0"}
+    assert result.top.pearson > 0.99
+
+
+def test_another_measure_is_retrained_for_as_well() -> None:
+    problem = weighted_softmax(n=200)
+    coefficient = uw.OfParameters(lambda params: params["weight"][0, 0] - params["weight"][1, 0])
+    test = problem.train_batch(torch.tensor([3]))
+    result = uw.verify(uw.Influence(problem), test, k=15, measure=coefficient)
+    assert result.top.pearson > 0.99
+    assert 0.9 < result.top.slope < 1.1
