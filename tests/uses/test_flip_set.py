@@ -8,6 +8,7 @@ import torch
 import upweight as uw
 from tests.support.cases import BY_NAME
 from tests.support.classifiers import blobs, estimator, network
+from tests.support.compare import assert_close_per_row
 from upweight.uses.flip_set import Search
 
 
@@ -78,6 +79,20 @@ def test_predicted_effects_on_the_margin_are_those_of_refits(c: int, relabel: bo
     assert search.refits == len(rows)
     gap = effects[rows] - torch.tensor(actual, dtype=torch.float64)
     assert float(gap.norm()) < 0.2 * float(torch.tensor(actual).norm())
+
+
+@pytest.mark.parametrize("c", [2, 3])
+def test_the_effect_of_another_label_is_that_of_the_change_asked_by_itself(c: int) -> None:
+    search = search_of(c, True)
+    problem, rows = search.problem, torch.arange(0, 120, 7)
+    X, y = problem.train_batch(rows)
+    rival = search.rival(problem).expand(len(rows))
+    asked = uw.Influence(problem).of_change(
+        (X, y), (X, rival.to(y)), search.batch, measure=uw.Overall(lambda out, _: search.margin(out).sum())
+    )
+    found = search.effects(problem)[rows]
+    assert_close_per_row(found[None], asked.effect(), 1e-8)
+    assert bool((found[y == rival] == 0).all())  # nothing changes
 
 
 @pytest.mark.parametrize("c", [2, 3])
