@@ -4,11 +4,9 @@ import base64
 import hashlib
 import re
 
-import numpy as np
 import pytest
 
 from tests.support.files import run
-from upweight import LinearProblem, Softmax
 from upweight.cli import demo, digits
 
 
@@ -54,17 +52,3 @@ def test_the_report_is_self_contained_and_accessible(ran):
     assert "The explanation holds" in html
     assert "solve converged" in html
     assert "Finishing the training would change the test loss by" in html
-
-
-def test_the_chosen_digit_is_wrong_and_the_most_confident():
-    few = digits.Digits(*(part[:300] for part in digits.embedded_digits()))
-    X, y = few.train.reshape(300, -1) / 255.0, few.train_labels
-    problem = LinearProblem.fit(X, y, loss=Softmax(), outputs=10, l2=1.0)
-    wrong = digits.most_confident_error(problem, few)
-    scores = (few.test.reshape(300, -1) / 255.0) @ problem.theta.view(10, -1).numpy().T
-    probability = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
-    missed = probability.argmax(1) != few.test_labels
-    assert missed[wrong.row]
-    assert wrong.label == few.test_labels[wrong.row] != wrong.predicted
-    # The demo reads the pixels in single precision.
-    assert wrong.probability == pytest.approx(probability[missed].max(), rel=1e-5)

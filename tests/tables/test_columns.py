@@ -1,10 +1,11 @@
 """Columns are understood as what they hold, and what is left out is said."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from upweight.tables.columns import kind_of, understood
-from upweight.tables.reading import read
+from upweight.tables.columns import is_kind, is_quantity, kind_of, understood
+from upweight.tables.reading import FileError, read
 
 
 def test_columns_are_understood_and_what_is_left_out_is_said(people_file):
@@ -33,3 +34,146 @@ def test_kinds(values, kind):
     if isinstance(values[0], list):
         column = pd.Series(pd.array([(1,), (2,)], dtype=object))
     assert kind_of(column).startswith(kind) or kind in kind_of(column)
+
+
+def people(n: int = 30) -> pd.DataFrame:
+    random = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "age": random.normal(40, 9, n).round(1),
+            "town": random.choice(["north", "south"], n),
+            "said": ["that was rather good today"] * (n // 2) + ["this was quite bad again"] * (n - n // 2),
+            "likes": ["yes", "no"] * (n // 2),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "quantity"),
+    [
+        ([0, 1, 1, 0], False),
+        ([0.0, 1.0, 2.0], False),
+        ([0.5, 1.0, 2.0], True),
+        (list(range(21)), True),
+        (list(range(20)), False),
+        ([True, False], False),
+        (["1", "2.5"], False),
+    ],
+    ids=str,
+)
+def test_a_target_is_a_quantity_where_it_is_no_class(values: list, quantity: bool):
+    assert is_quantity(pd.Series(values)) is quantity
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (["yes", None] * 15, "the target 'likes' is missing in 15 rows, first in row 1: remove those rows"),
+        (["yes"] * 30, "the target 'likes' is 'yes' in every row: nothing to tell apart"),
+        ([f"name {i}" for i in range(30)], "has 30 different values in 30 rows: that is no class"),
+        ([1, "one"] * 15, "the target 'likes' mixes int and str: make it one of them"),
+    ],
+)
+def test_a_target_that_cannot_be_predicted_is_refused(target: list, message: str):
+    with pytest.raises(FileError, match=message):
+        understood(people().assign(likes=pd.Series(target, dtype=object)), "likes")
+
+
+def test_truth_values_are_classes_with_names():
+    table = understood(people().assign(likes=[True, False] * 15), "likes")
+    assert table.y.unique().tolist() == ["true", "false"]
+    assert table.classifies
+
+
+def test_a_quantity_is_a_number_whatever_its_type():
+    table = understood(people().assign(likes=np.arange(30, dtype=np.int32)), "likes")
+    assert table.y.dtype == np.float64
+    assert not table.classifies
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        ({}, {"age": "number", "town": "category", "said": "text"}),
+        ({"text": ["town"]}, {"age": "number", "town": "text", "said": "text"}),
+        ({"drop": ["said", "age"]}, {"town": "category"}),
+    ],
+    ids=str,
+)
+def test_a_column_is_what_its_user_says(options: dict, kinds: dict):
+    assert understood(people(), "likes", **options).kinds == kinds
+
+
+@pytest.mark.parametrize("option", ["text", "image", "drop"])
+def test_a_column_that_is_not_there_is_named_with_the_closest(option: str):
+    with pytest.raises(FileError, match=r"no column 'tonw'.*town"):
+        understood(people(), "likes", **{option: ["tonw"]})
+
+
+def test_rows_are_called_by_an_id_that_no_model_sees():
+    table = people().assign(name=[f"person {i}" for i in range(30)])
+    found = understood(table, "likes", id="name")
+    assert found.X.index.tolist() == table["name"].tolist() == found.y.index.tolist()
+    assert "name" not in found.kinds
+    with pytest.raises(FileError, match="'same' is there 30 times"):
+        understood(table.assign(name="same"), "likes", id="name")
+
+
+def test_no_column_is_left():
+    with pytest.raises(FileError, match="no column is left to learn from: land: left out, it is constant"):
+        understood(people()[["likes"]].assign(land="here"), "likes")
+
+
+def test_missing_cells_are_filled_as_the_notes_say():
+    table = people()
+    table.loc[[2, 5], "town"] = None
+    table.loc[3, "said"] = None
+    table.loc[4, "age"] = None
+    found = understood(table, "likes")
+    assert found.X["town"][2] == "(missing)"
+    assert found.X["said"][3] == ""
+    assert np.isnan(found.X["age"][4])  # the pipeline fills it, and says so
+    assert found.notes == (
+        "age: 1 missing values, taken as the column's median, with a column that says so",
+        "town: 2 missing values, taken as a category of their own",
+        "said: 1 missing values, taken as empty",
+    )
+
+
+def test_a_batch_is_of_the_columns_that_the_model_sees():
+    found = understood(people(), "likes", drop=["said"])
+    other = people(4).assign(more=1, town=["east", None, "north", "south"])[["likes", "more", "town", "age"]]
+    other.index = pd.Index([7, 8, 9, 10])
+    X, y = found.batch(other)
+    assert list(X) == ["age", "town"]
+    assert X.index.tolist() == y.index.tolist() == [7, 8, 9, 10]
+    assert X["town"].tolist() == ["east", "(missing)", "north", "south"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"age": ["old"] * 4}, "column 'age' holds numbers in the training file, and something else here"),
+        ({"likes": [None, "no", "yes", "no"]}, "the target 'likes' is missing in 1 rows, first in row 0"),
+        ("age", "no column 'age'"),
+    ],
+    ids=str,
+)
+def test_a_batch_of_something_else_is_refused(change, message: str):
+    found, other = understood(people(), "likes"), people(4)
+    other = other.drop(columns=change) if isinstance(change, str) else other.assign(**change)
+    with pytest.raises(FileError, match=message):
+        found.batch(other)
+
+
+@pytest.mark.parametrize("count", [19, 21])
+def test_names_are_left_out_where_there_are_many(count: int):
+    """Almost every row has a value of its own: few rows may all differ by chance."""
+    found = kind_of(pd.Series([f"n{i}" for i in range(count)]))
+    assert is_kind(found) is (count < 21)
+
+
+def test_whole_numbers_that_skip_or_fall_are_numbers():
+    assert kind_of(pd.Series([1, 2, 3, 4, 5, 6, 8])) == "number"
+    assert kind_of(pd.Series([6, 5, 4, 3, 2, 1])) == "number"
+    assert kind_of(pd.Series([1, 2, 3])) == "number"  # too few to be a count
