@@ -57,7 +57,7 @@ def test_what_an_option_cannot_be_ends_before_anything_is_read(
 
 @pytest.mark.parametrize("command", FILE_COMMANDS)
 def test_a_file_that_is_not_there_is_named(command: str, tmp_path):
-    needed = {
+    needed: dict[str, list[object]] = {
         "explain": ["--row", 1],
         "verify": ["--row", 1],
         "report": ["--row", 1],

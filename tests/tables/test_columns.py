@@ -1,5 +1,7 @@
 """Columns are understood as what they hold, and what is left out is said."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -106,8 +108,9 @@ def test_a_column_is_what_its_user_says(options: dict, kinds: dict):
 
 @pytest.mark.parametrize("option", ["text", "image", "drop"])
 def test_a_column_that_is_not_there_is_named_with_the_closest(option: str):
+    options: dict[str, Any] = {option: ["tonw"]}
     with pytest.raises(FileError, match=r"no column 'tonw'.*town"):
-        understood(people(), "likes", **{option: ["tonw"]})
+        understood(people(), "likes", **options)
 
 
 def test_rows_are_called_by_an_id_that_no_model_sees():
