@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -138,3 +139,14 @@ def test_the_command_line_speaks_once(tmp_path: Path, group: Callable[[int], Gro
         assert wrong.returncode != 0
         assert "Error:" in wrong.stderr
         assert "Traceback" not in wrong.stderr
+
+
+def test_a_program_that_ends_its_processes_is_named_with_their_last_words(tmp_path: Path):
+    job = script(tmp_path, "print('what went wrong', file=sys.__stderr__, flush=True)\nos._exit(3)")
+    (tmp_path / "group").mkdir()
+    with closing(Group(1, tmp_path / "group")) as own:
+        (ended,) = own.run(script(tmp_path / "group", "sys.exit('no')"))
+        assert (ended.returncode, ended.stdout) == (1, "")
+        with pytest.raises(RuntimeError, match=r"(?s)died of .*job\.py.*what went wrong"):
+            own.run(job)
+        assert own.ended

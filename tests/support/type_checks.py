@@ -12,7 +12,8 @@ def remembered(decorate: Callable[[Function], Function]) -> Callable[[Function],
 
     jaxtyping decorates a function inside another one anew in every call of that one, and beartype writes and compiles
     the check each time, which is two thirds of the time of a test of a network. What jaxtyping hands over is a function
-    without a body, made of the signature alone: where names and annotations are the same, the first check serves.
+    without a body, made of the signature alone: where names and annotations are the same, the first check serves. (A
+    shape is another class each time that its annotation is read, so a function with shapes has a check of its own.)
     """
     known: dict[object, Function] = {}
 
