@@ -17,6 +17,7 @@ from ..linalg.flat_vectors import Layout
 from ..runtime.fallback import attempt, out_of_memory
 from ..types import Params, Tensor
 from .modules import twice_differentiable
+from .shortcuts import Shortcuts
 from .transformers import arguments, counted
 
 Strategy: TypeAlias = Literal["batch", "vmapped", "loop"]
@@ -24,6 +25,8 @@ Strategy: TypeAlias = Literal["batch", "vmapped", "loop"]
 
 ROWS_AT_ONCE = 16
 """Right-hand sides per vmapped call: bounds memory, more gain nothing."""
+LOSS = "losses of many examples by vmap"
+"""The short way by which a loss of one example is taken of many."""
 
 
 @final
@@ -33,6 +36,7 @@ class Evaluation:
 
     `layout` and `fixed` are the parameters in question and all others. `strategy` says how outputs of a batch come
     about. `autocast` is what the model computes in, where that is less than theta's precision; outputs have theta's.
+    `shortcuts` remembers which short ways to derivatives are right for it.
     """
 
     model: torch.nn.Module = field(repr=False)
@@ -41,6 +45,7 @@ class Evaluation:
     fixed: Params = field(repr=False)
     strategy: Strategy = "loop"
     autocast: torch.dtype | None = None
+    shortcuts: Shortcuts = field(default_factory=Shortcuts, repr=False)
 
     def rounded(self, dtype: torch.dtype | None) -> Evaluation:
         """A copy whose model computes in that precision; None: in theta's."""
@@ -103,10 +108,10 @@ class Evaluation:
         Returns:
             A number per example, (b,).
         """
-        function = function or self.loss
+        function, vectorised = function or self.loss, self.shortcuts.held.get(LOSS, True)
         if self.strategy == "batch":
-            return per_example(function, outputs, targets_of(batch))
-        return each(lambda o, y: number(function(o, batched(y))), outputs, targets_of(batch))
+            return per_example(function, outputs, targets_of(batch), vectorised)
+        return each(lambda o, y: number(function(o, batched(y))), outputs, targets_of(batch), vectorised)
 
     def losses(self, theta: Tensor, batch: Any, function: Loss | None = None) -> Tensor:
         """The loss of each example.

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from ..data.examples import Rows, as_rows
 from ..runtime.distributed import shard
 from ..types import Tensor
+from .comparisons import plain_gradient
 from .evaluation import Evaluation
-from .example_gradients import plain_gradient
 from .memory import MemoryPlan, patient
 
 T = TypeVar("T")

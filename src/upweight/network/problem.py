@@ -23,10 +23,12 @@ from ..penalty import Penalty
 from ..runtime.distributed import gather_rows, sum_across
 from ..runtime.unchanging import derived
 from ..types import Params, Tensor
+from .comparisons import differentiated, plain_gradient
 from .evaluation import ROWS_AT_ONCE, Evaluation, with_strategy
-from .example_gradients import directional, example_gradients, plain_gradient
+from .example_gradients import directional, example_gradients
 from .input_derivatives import input_gradients
 from .layers.gradients import NetworkLayers
+from .loss_curvature import check_loss
 from .memory import MemoryPlan, bytes_per_example, patient
 from .modules import in_words, snapshot
 from .output_curvature import flat_outputs
@@ -105,6 +107,7 @@ class Problem(Objective):
         penalty, w = Penalty.of(l2, theta, keep), check_weights(weights, len(data)).to(theta.device)
         with torch.no_grad():
             evaluation = with_strategy(Evaluation(model, loss, layout, fixed), theta, batch)
+            evaluation = differentiated(evaluation, theta, batch)
             c = flat_outputs(evaluation.outputs(theta, batch), count(batch)).shape[1]
         example, gradient = bytes_per_example(evaluation, theta, batch), len(theta) * theta.element_size()
         super().__init__(
@@ -153,9 +156,11 @@ class Problem(Objective):
 
     @property
     def remarks(self) -> tuple[str, ...]:
+        said = tuple(self.evaluation.shortcuts.remarks)
         if self.autocast is None:
-            return ()
+            return said
         return (
+            *said,
             f"autocast: {str(self.autocast).removeprefix('torch.')} for EKFAC's factors and training examples, whose "
             f"gradients it changes by up to {self.autocast_error:.1%}",
         )
@@ -186,10 +191,12 @@ class Problem(Objective):
 
     @derived
     def hessian(self) -> NetworkHessian:
+        check_loss(self._tried, self.passes)
         return NetworkHessian(self.passes, self.l2)
 
     @derived
     def gauss_newton(self) -> NetworkGaussNewton:
+        check_loss(self._tried, self.passes)
         return NetworkGaussNewton(self.passes, self.l2, self.layers, self.c)
 
     # -- the objective ---------------------------------------------------------------------------------------------

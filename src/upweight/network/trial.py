@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 
 from ..data.examples import Rows, count
+from ..runtime.fallback import attempt
 from ..types import Tensor
 from .evaluation import Evaluation
 from .layers.layered import Layered
@@ -46,6 +47,10 @@ class Trial:
         """The trial at these parameters: this one where they are its own, else another."""
         return self if theta is self.theta else replace(self, theta=theta)
 
+    def on(self, batch: Any) -> Trial:
+        """The trial on other examples."""
+        return replace(self, batch=batch)
+
     @cached_property
     def linear(self) -> bool:
         """Whether the outputs are linear in the parameters and the loss convex in them; False for many outputs."""
@@ -58,7 +63,7 @@ class Trial:
         bend = (up + down - 2 * here).norm() / (up - down).norm()
         if not float(bend) <= 1e3 * torch.finfo(self.theta.dtype).eps:
             return False
-        return is_convex(*output_roots(self.of, self.theta, self.batch))
+        return attempt(lambda: is_convex(*output_roots(self.of, self.theta, self.batch)), lambda: False)
 
     @cached_property
     def layered(self) -> Layered:
