@@ -166,6 +166,11 @@ class Objective(Identified):
     def remarks(self) -> tuple[str, ...]:
         """How it is evaluated, where that needs saying among the settings: one sentence each."""
 
+    @property
+    @abstractmethod
+    def caution(self) -> str:
+        """What must be said with every answer, where the model's derivatives are not those of its loss; else ""."""
+
     # -- capabilities ----------------------------------------------------------------------------------------------
 
     @property
@@ -297,6 +302,10 @@ class LinearModel(Objective):
     @property
     def linear(self) -> LinearModel:
         return self
+
+    @property
+    def caution(self) -> str:
+        return ""
 
     @property
     @abstractmethod

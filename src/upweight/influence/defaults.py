@@ -61,6 +61,11 @@ class Settings:
         plain = {name: v.fingerprint() if isinstance(v, Curvature) else v for name, v in values.items()}
         return f"{self.curvature.fingerprint()} {type(self.solver).__name__} {plain!r}"
 
+    def saying(self, remarks: tuple[str, ...]) -> Settings:
+        """The settings with remarks that came up since they were chosen."""
+        later = tuple(remark for remark in remarks if remark not in self.reasons)
+        return dataclasses.replace(self, reasons=(*self.reasons, *later)) if later else self
+
     def __str__(self) -> str:
         return "\n".join(self.reasons)
 
@@ -108,8 +113,8 @@ def choose_curvature(problem: Objective) -> tuple[Curvature, str]:
         return kind(problem), f"curvature: {kind.__name__} without damping, {reason}{why}"
     damping = max(0.0, -1.5 * lowest) + 1e-3 * highest
     reason = (
-        f"curvature: {kind.__name__} + {damping:.2e}; its spectrum reaches from {lowest:.2e} to {highest:.2e}: negative "
-        f"curvature cured by 1.5 times the most negative eigenvalue plus 1e-3 of the largest{why}"
+        f"curvature: {kind.__name__} + {damping:.2e}; its spectrum reaches from {lowest:.2e} to {highest:.2e}: "
+        f"negative curvature cured by 1.5 times the most negative eigenvalue plus 1e-3 of the largest{why}"
     )
     return kind(problem, damping), reason
 

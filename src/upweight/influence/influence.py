@@ -65,12 +65,16 @@ class Influence:
         self.problem = problem
         self._curvature, self._solver = curvature, solver
 
-    @cached_property
+    @property
     def settings(self) -> Settings:
         """The curvature and the solver in use, each with its reason: what was given, or what suits the problem.
 
         A curvature of a network that was not given may take a look at the ends of the Hessian's spectrum.
         """
+        return self._chosen.saying(self.problem.remarks)
+
+    @cached_property
+    def _chosen(self) -> Settings:
         return chosen(self.problem, self._curvature, self._solver)
 
     @cached_property
@@ -358,15 +362,15 @@ class Influence:
         if samples is not None:
             drawn = self.solve(self_influence.draws(curvature, samples, seed)).value
             parts = self_influence.by_draws(problem, drawn, penalty)
-            notes.append(
-                f"self-influence: {samples} draws, relative standard error {(2 / samples) ** 0.5:.0%}"
-            )
+            error = (2 / samples) ** 0.5
+            notes.append(f"self-influence: {samples} draws, relative standard error {error:.0%}")
         else:
-            closed = self_influence.closed_form(problem, curvature, self.inverse, penalty)
-            parts = closed or self_influence.by_solves(problem, self.inverse, penalty, block)
+            parts = self_influence.closed_form(problem, curvature, self.inverse, penalty)
+            parts = parts or self_influence.by_solves(problem, self.inverse, penalty, block)
         values = self_influence.scores_of(problem, parts)
         provenance = {**self._provenance(), "settings": notes}
-        return Scores(values, problem.n, measure="own loss", ids=problem.train_index, provenance=provenance)
+        known: dict[str, Any] = {"ids": problem.train_index, "verdict": problem.caution}
+        return Scores(values, problem.n, measure="own loss", provenance=provenance, **known)
 
     # --------------------------------------------------------------------------------------------------------------
 
@@ -390,7 +394,7 @@ class Influence:
             "test_ids": batch_index(test) if named else None,
             "drift": None if answer.drift is None else answer.drift.double(),
             "residual": answer.residual.double(),
-            "verdict": answer.verdict,
+            "verdict": "; ".join(filter(None, [answer.verdict, self.problem.caution])),
             "provenance": self._provenance(),
         }
         return Scores(values, self.problem.n, **{**known, **fields})

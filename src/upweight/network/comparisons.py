@@ -32,10 +32,11 @@ Differentiated: TypeAlias = Callable[[Evaluation, Tensor, Any], Tensor]
 
 def code_of(function: Any) -> Hashable:
     """What a function does, whatever it holds: its code, or its class."""
-    return getattr(function, "__code__", type(function))
+    code: Hashable = getattr(function, "__code__", None)
+    return code or type(function)
 
 
-def plain_gradient(function: Callable[[Tensor], Tensor], theta: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+def plain_gradient(function: Callable[[Tensor], Tensor], theta: Float[Tensor, "*x"]) -> Float[Tensor, "*x"]:
     """The gradient of a number by one backward pass; zeros where it does not depend on theta."""
     at = theta.detach().clone().requires_grad_()
     with torch.enable_grad():
@@ -189,6 +190,36 @@ def gap_to_differences(claimed: Tensor, differences: Callable[[float], Tensor], 
                 settled, off = apart, gap
         before = found
     return off if settled < off / 10 else 0.0
+
+
+def gap_to_loss(of: Evaluation, theta: Tensor, batch: Any) -> float:
+    """How far the gradient of a random sum of losses is off differences of the losses, relatively to its size.
+
+    It is where the model's own derivatives are not those of its loss: `.detach()` in forward, a straight-through
+    estimator, `scale_grad_by_freq`. Where the gradient is exactly 0 training does not move, so nothing is compared.
+
+    Args:
+        of: the model with its loss.
+        theta: its parameters (p,).
+        batch: a few examples.
+    """
+    of, theta, batch = in_float64(replace(of, strategy="loop"), theta, batch)
+    signs = theta.new_tensor(torch.randn(count(batch), generator=torch.Generator().manual_seed(0)).tolist())
+
+    def value(t: Tensor) -> Tensor:
+        return torch.stack([of.one(t, z) for z in examples(batch)]) @ signs
+
+    gradient = plain_gradient(value, theta)
+    v = direction(gradient)
+    # A number that is small by chance has no relative error: both get the size of the gradient beside them.
+    size = gradient.norm()
+
+    def seen(slope: Tensor) -> Tensor:
+        return torch.stack([slope, size])
+
+    with torch.no_grad():
+        slope = central(value, theta, v)
+        return gap_to_differences(seen(gradient @ v), lambda step: seen(slope(step)), 1e-2)
 
 
 def direction(like: Tensor, seed: int = 0) -> Tensor:

@@ -117,7 +117,15 @@ def gauss_newton_product(
 def gauss_newton_parts(
     of: Evaluation, theta: Float[Tensor, " p"], batch: Any, weights: Float[Tensor, " b"], mode: Mode
 ) -> GaussNewtonParts:
-    """J, H_out and J^T of a batch by the engine "double" or "forward"; the arguments are `gauss_newton_product`'s."""
+    """J, H_out and J^T of a batch by the engine "double" or "forward".
+
+    Args:
+        of: the model with its loss.
+        theta: where the derivatives are taken (p,).
+        batch: b examples.
+        weights: their weights w (b,).
+        mode: which engine.
+    """
 
     def outputs(t: Tensor) -> Tensor:
         return torch.cat([leaf.flatten() for leaf in tree_leaves(of.outputs(t, batch))])

@@ -9,7 +9,7 @@ import torch
 
 from ..errors import DerivativeError
 from ..runtime.fallback import out_of_memory
-from ..types import Operator, Tensor
+from ..types import Tensor
 from .comparisons import (
     central,
     direction,
@@ -25,7 +25,13 @@ from .shortcuts import wrong
 
 MODES: tuple[Mode, ...] = ("double", "forward")
 """Engines that know no loop, the one that is fastest in a solve first."""
-SLOWLY = {"Hessian": "by differences of gradients in float64", "GaussNewton": "by a backward pass per output"}
+INPUTS = "the derivative in the inputs"
+SLOWLY = {
+    "Hessian": "by differences of gradients in float64",
+    "GaussNewton": "by a backward pass per output",
+    INPUTS: "by differences of gradients in float64",
+}
+"""Where no engine of second derivatives is right, how a matrix's products come."""
 COMPARED = 32
 """Examples that engines are compared on."""
 Gap = Callable[[Evaluation, Tensor, Any, Mode], float]
@@ -77,7 +83,14 @@ def right_engine(
 
 
 def hessian_gap(of: Evaluation, theta: Tensor, batch: Any, mode: Mode) -> float:
-    """How far the product with the Hessian is off differences of gradients, along a random direction."""
+    """How far the product with the Hessian is off differences of gradients, along a random direction.
+
+    Args:
+        of: the model with its loss.
+        theta: where the derivatives are taken (p,).
+        batch: b examples.
+        mode: which engine.
+    """
     of, theta, batch = in_float64(of, theta, batch)
     ones = torch.ones(len(of.losses(theta, batch)), dtype=theta.dtype, device=theta.device)
 
@@ -92,7 +105,14 @@ def hessian_gap(of: Evaluation, theta: Tensor, batch: Any, mode: Mode) -> float:
 
 
 def gauss_newton_gap(of: Evaluation, theta: Tensor, batch: Any, mode: Mode) -> float:
-    """How far the Jacobian of the outputs is off plain backward passes: u . J v against J^T u . v for random u and v."""
+    """How far the Jacobian of the outputs is off plain backward passes: u . J v against J^T u . v, at random.
+
+    Args:
+        of: the model with its loss.
+        theta: where the derivatives are taken (p,).
+        batch: b examples.
+        mode: which engine.
+    """
     if mode == "loop":
         return 0.0
     ones = torch.ones(len(of.losses(theta, batch)), dtype=theta.dtype, device=theta.device)

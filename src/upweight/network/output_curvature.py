@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch.func import vjp, vmap
 from torch.utils._pytree import tree_flatten
 
-from ..data.examples import batched, count, examples
+from ..data.examples import batched, examples
 from ..types import Tensor
 from .comparisons import FEW, gap_to_plain, head
 from .evaluation import Evaluation

@@ -36,6 +36,13 @@ from .passes import Passes
 from .second_derivatives import NetworkGaussNewton, NetworkHessian
 from .trial import Trial, tried
 
+PSEUDO = (
+    "the model's gradients are not the derivatives of its loss (off by {off:.0%} along a random direction: .detach() "
+    "in its forward pass, a straight-through estimator, scale_grad_by_freq?): effects are those of a training that "
+    "follows these gradients, as far as it ends where they vanish, not those of minimising the loss"
+)
+"""What is said of a model whose gradients are not those of its loss."""
+
 
 class Problem(Objective):
     """Any model and loss: R(theta) = (1/n) sum_i w_i l(z_i, theta) + 1/2 sum_j l2_j theta_j^2, at the model's theta.
@@ -166,6 +173,16 @@ class Problem(Objective):
         )
 
     @derived
+    def caution(self) -> str:
+        """What a difference of the losses of a few examples says against the model's gradients."""
+        off = self._tried.pseudo
+        if not off:
+            return ""
+        said = PSEUDO.format(off=off)
+        self.evaluation.shortcuts.say(said)
+        return said
+
+    @derived
     def autocast_error(self) -> float:
         """The largest relative error that `autocast` makes in the gradient of one of a few training examples.
 
@@ -191,6 +208,7 @@ class Problem(Objective):
 
     @derived
     def hessian(self) -> NetworkHessian:
+        _ = self.caution  # what differences of gradients mean depends on it
         check_loss(self._tried, self.passes)
         return NetworkHessian(self.passes, self.l2)
 

@@ -24,9 +24,9 @@ def wrong(off: float) -> str:
 class Shortcuts:
     """What came of comparing torch's short ways to derivatives of one model with plain backward passes.
 
-    torch has batched and forward derivatives that are wrong without an error (`cdist` under vmap, the forward derivative
-    of `scatter_reduce("prod")`, the second derivative of `weight_norm` in torch 2.13). A way is compared when it is
-    first taken, and remembered; all problems of one model share it, whatever else of them changes.
+    torch has batched and forward derivatives that are wrong without an error (`cdist` under vmap, the forward
+    derivative of `scatter_reduce("prod")`, the second one of `weight_norm` in torch 2.13). A way is compared when it
+    is first taken, and remembered; all problems of one model share it, whatever else of them changes.
     """
 
     def __init__(self) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from ..data.examples import Rows, count
 from ..runtime.fallback import attempt
 from ..types import Tensor
+from .comparisons import gap_to_loss
 from .evaluation import Evaluation
 from .layers.layered import Layered
 from .output_curvature import FEW_OUTPUTS, flat_outputs, is_convex, output_roots
@@ -64,6 +65,12 @@ class Trial:
         if not float(bend) <= 1e3 * torch.finfo(self.theta.dtype).eps:
             return False
         return attempt(lambda: is_convex(*output_roots(self.of, self.theta, self.batch)), lambda: False)
+
+    @cached_property
+    def pseudo(self) -> float:
+        """How far the gradients are off the derivatives of the loss, relatively; 0 where they are those."""
+        self.of.shortcuts.pseudo = gap_to_loss(self.of, self.theta, self.batch)
+        return self.of.shortcuts.pseudo
 
     @cached_property
     def layered(self) -> Layered:
