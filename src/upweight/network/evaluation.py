@@ -151,7 +151,7 @@ def with_strategy(of: Evaluation, theta: Tensor, batch: Any) -> Evaluation:
         _check_loss(of.loss, together, batch, singles)
         return replace(of, strategy="batch")
     vmapped = replace(of, strategy="vmapped")
-    return attempt(lambda: vmapped if _close(vmapped.losses(theta, batch), singles) else of, lambda: of)
+    return attempt(lambda: vmapped if close(vmapped.losses(theta, batch), singles) else of, lambda: of)
 
 
 def _check_loss(loss: Loss, outputs: Any, batch: Any, singles: Tensor) -> None:
@@ -161,9 +161,9 @@ def _check_loss(loss: Loss, outputs: Any, batch: Any, singles: Tensor) -> None:
     except Exception:
         return  # a loss for single examples only
     if direct.numel() == len(singles):
-        right = _close(direct, singles)
+        right = close(direct, singles)
     elif direct.numel() == 1:
-        right = _close(direct[0], singles.mean()) or _close(direct[0], singles.sum())
+        right = close(direct[0], singles.mean()) or close(direct[0], singles.sum())
     else:
         return
     if not right:
@@ -191,7 +191,7 @@ def _together(call: Callable[[], Any], parts: list[Any], b: int) -> Any:
         shapes = {tuple(single[place].shape) for single in singles}
         if shapes != {(1, *leaf.shape[1:])} or len(leaf) != b:
             return None
-        if not _close(leaf, torch.cat([single[place] for single in singles])):
+        if not close(leaf, torch.cat([single[place] for single in singles])):
             raise ValueError(
                 "the model's outputs for an example depend on the other examples of its batch (batch statistics?), so "
                 "no example has a loss of its own: call model.eval(), or replace such layers (BatchNorm without "
@@ -200,7 +200,8 @@ def _together(call: Callable[[], Any], parts: list[Any], b: int) -> Any:
     return outputs
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def close(a: Tensor, b: Tensor) -> bool:
+    """Whether two ways to the same numbers agree, up to rounding of the largest."""
     if not b.is_floating_point():
         return bool((a == b).all())
     eps = torch.finfo(b.dtype).eps

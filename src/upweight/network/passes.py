@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from ..data.examples import Rows, as_rows
 from ..runtime.distributed import shard
 from ..types import Tensor
+from .company import check_padding
 from .evaluation import Evaluation
 from .example_gradients import plain_gradient
 from .memory import MemoryPlan, patient
@@ -88,7 +89,9 @@ class Passes:
 
     def test_rows(self, batch: Any) -> Rows:
         """Test examples, checked as training examples are. Raises ValueError or TypeError for what cannot be one."""
-        return as_rows(batch, self.theta.device, self.theta.dtype, "the batch")
+        rows = as_rows(batch, self.theta.device, self.theta.dtype, "the batch")
+        check_padding(self.evaluation, self.theta, rows, "the batch")
+        return rows
 
     @patient
     def gradient(self) -> Float[Tensor, " p"]:

@@ -23,6 +23,7 @@ from ..penalty import Penalty
 from ..runtime.distributed import gather_rows, sum_across
 from ..runtime.unchanging import derived
 from ..types import Params, Tensor
+from .company import check_padding
 from .evaluation import ROWS_AT_ONCE, Evaluation, with_strategy
 from .example_gradients import directional, example_gradients, plain_gradient
 from .input_derivatives import input_gradients
@@ -47,7 +48,8 @@ class Problem(Objective):
             logits.
         loss: `loss(outputs, targets)` gives one number per example, or is reduced: it is evaluated on batches of one.
         train: (inputs, targets) as tensors or arrays, a mapping of tensors (then `model(**batch)` and
-            `loss(outputs, batch)`), a map-style Dataset or a DataLoader that does not shuffle.
+            `loss(outputs, batch)`), a map-style Dataset or a DataLoader that does not shuffle, whose sampler
+            says which rows are training rows, and how often each counts.
         l2: the strength of the penalty on the mean loss, a number or one per parameter (p,).
         weights: the w_i, one per training example (n,), default 1.
         params: the names (or patterns like "head.*") of the parameters that count, default all that require a gradient.
@@ -102,17 +104,18 @@ class Problem(Objective):
         layout, theta, fixed = snapshot(model, params)
         data = as_rows(train, theta.device, theta.dtype)
         batch = tried(data)
-        penalty, w = Penalty.of(l2, theta, keep), check_weights(weights, len(data)).to(theta.device)
+        penalty, w = Penalty.of(l2, theta, keep), _weights(weights, data).to(theta.device)
         with torch.no_grad():
             evaluation = with_strategy(Evaluation(model, loss, layout, fixed), theta, batch)
             c = flat_outputs(evaluation.outputs(theta, batch), count(batch)).shape[1]
+        check_padding(evaluation, theta, data)
         example, gradient = bytes_per_example(evaluation, theta, batch), len(theta) * theta.element_size()
         super().__init__(
             layout=layout,
             theta=theta,
             weights=w,
             penalty=penalty,
-            terms=Terms(),
+            terms=Terms(train_index=data.names),
             evaluation=evaluation,
             data=data,
             trial=Trial(evaluation, theta, batch, c),
@@ -319,6 +322,16 @@ class Problem(Objective):
         words += f" {self.autocast}" if self.autocast else ""
         settings = torch.tensor(list(words.encode()), dtype=torch.uint8)
         return [*self.evaluation.fixed.values(), self.weights, self.data.digest(), settings]
+
+
+def _weights(weights: Any, data: Rows) -> Tensor:
+    """The weights that the user gives, or those of the loader's sampler."""
+    if weights is not None and data.seen.weights is not None:
+        raise ValueError(
+            "weights= were given, and train is a DataLoader whose sampler draws some rows more often than others, "
+            "which is a weight already: pass its dataset with weights=, or leave weights= out"
+        )
+    return check_weights(data.seen.weights if weights is None else weights, len(data))
 
 
 def _check(model: Any, loss: Any, batch_size: Any, autocast: Any) -> None:
