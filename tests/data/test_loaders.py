@@ -76,7 +76,7 @@ def test_the_rows_of_a_loader_are_those_that_its_sampler_draws(kind):
     loader, wanted = ROWS[kind]
     found = drawn(loader, "train")
     assert found.weights is None
-    assert (None if found.rows is None else found.rows.tolist()) == wanted
+    assert (None if found.rows is None else numbers(found.rows)) == wanted
     rows = as_rows(loader, torch.device("cpu"), torch.float32)
     assert rows.take(slice(0, len(rows)))[1].tolist() == (list(range(N)) if wanted is None else wanted)
     assert (None if rows.names is None else rows.names.tolist()) == wanted
@@ -84,11 +84,17 @@ def test_the_rows_of_a_loader_are_those_that_its_sampler_draws(kind):
     assert (None if ids is None else ids.tolist()) == wanted
 
 
+def numbers(found: Any) -> Any:
+    """A tensor as a list, None as it is."""
+    return None if found is None else found.tolist()
+
+
 def test_weighted_draws_are_weights_with_mean_one():
     weights = [0.0, *[3.0] * 3, *[1.0] * 6]
     found = drawn(DataLoader(DATA, sampler=WeightedRandomSampler(weights, 50)), "train")
     assert found.rows is not None
-    assert found.rows.tolist() == list(range(1, N))
+    assert numbers(found.rows) == list(range(1, N))
+    assert found.weights is not None
     assert torch.allclose(found.weights * 15 / 9, torch.tensor(weights[1:]).double())
     even = drawn(DataLoader(DATA, sampler=WeightedRandomSampler([2.0] * N, 50)), "train")
     assert even.rows is None
@@ -97,11 +103,11 @@ def test_weighted_draws_are_weights_with_mean_one():
 
 def test_rows_that_come_twice_count_twice():
     found = drawn(DataLoader(DATA, sampler=[4, 0, 4, 4, 0, 9]), "train")
-    assert found.rows.tolist() == [4, 0, 9]
-    assert found.weights.tolist() == [1.5, 1.0, 0.5]
+    assert numbers(found.rows) == [4, 0, 9]
+    assert numbers(found.weights) == [1.5, 1.0, 0.5]
     found = Drawn.of(torch.tensor([0, 1, 2, 1]), 3)
     assert found.rows is None
-    assert found.weights.tolist() == [0.75, 1.5, 0.75]
+    assert numbers(found.weights) == [0.75, 1.5, 0.75]
 
 
 REFUSED = {
@@ -165,11 +171,13 @@ def test_sizes_are_noted_only_while_somebody_wants_to_know():
         return inputs, torch.stack([y for _, y in items])
 
     rows = as_rows(DataLoader(Ragged(), collate_fn=pad), torch.device("cpu"), torch.float32)
-    chosen = rows.sizes.spread(3)
+    sizes = rows.sizes
+    assert sizes is not None
+    chosen = sizes.spread(3)
     lengths = [len(Ragged()[i][0]) for i in chosen]
     assert lengths == [1, 6, 11]
     rows.take(torch.tensor([5]))
-    assert rows.sizes.spread(3) == chosen
+    assert sizes.spread(3) == chosen
     sizes = Sizes(pad)
     with sizes:
         sizes.note([Ragged()[1], Ragged()[12]])

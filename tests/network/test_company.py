@@ -77,3 +77,64 @@ def test_a_sampler_says_what_was_trained_on():
     assert torch.allclose(drawn.weights, torch.tensor(weights).double() / 2.5)
     with pytest.raises(ValueError, match=r"weights= were given, and train is a DataLoader whose sampler"):
         Problem(model, F.cross_entropy, loader, weights=weights)
+
+
+def rare(n: int = 400) -> Any:
+    """Two classes, of which the second is one row in fifty and none of those that the model is tried on."""
+    inputs = draw(n, 3)
+    return inputs, (torch.arange(n) % 50 == 7).long()
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "own"])
+def test_a_loss_that_mixes_examples_is_refused_wherever_the_example_is(ordered, reduction):
+    inputs, targets = rare()
+    if ordered:  # so that each block but one has one class only
+        targets, index = targets.sort()
+        inputs = inputs[index]
+    weight = torch.tensor([1.0, 20.0]).double()
+    weighted = nn.CrossEntropyLoss(weight=weight)
+
+    def own(outputs: Any, classes: Any) -> Any:
+        return weight[classes] * F.cross_entropy(outputs, classes, reduction="none") / weight[classes].mean()
+
+    loss = weighted if reduction == "mean" else own
+    with pytest.raises(ValueError, match=r"the loss mixes examples: .*upweight\.class_weighted"):
+        Problem(nn.Linear(3, 2).double(), loss, (inputs, targets), batch_size=8)
+
+
+def test_a_loss_that_is_not_finite_is_refused_by_its_row():
+    inputs, labels = draw(40, 6, 4), torch.arange(240).view(40, 6) % 3
+    labels[17] = -100
+
+    def loss(outputs: Any, labels: Any) -> Any:
+        return F.cross_entropy(outputs.flatten(0, 1), labels.flatten())
+
+    with pytest.raises(ValueError, match=r"the loss of example 17 is nan: drop or repair it"):
+        Problem(nn.Linear(4, 3).double(), loss, (inputs, labels), batch_size=5)
+
+
+def test_token_means_over_texts_of_unequal_length_are_refused():
+    inputs, labels = draw(40, 6, 4), torch.arange(240).view(40, 6) % 3
+    labels[33, 2:] = -100  # one text alone is shorter
+
+    def loss(outputs: Any, labels: Any) -> Any:
+        return F.cross_entropy(outputs.flatten(0, 1), labels.flatten())
+
+    with pytest.raises(ValueError, match=r"the loss mixes examples: .*upweight\.token_mean\(train\)"):
+        Problem(nn.Linear(4, 3).double(), loss, (inputs, labels))
+
+
+def test_losses_are_taken_once():
+    calls = 0
+
+    def counted(outputs: Any, targets: Any) -> Any:
+        nonlocal calls
+        calls += len(outputs)
+        return F.cross_entropy(outputs, targets, reduction="none")
+
+    problem = Problem(nn.Linear(3, 2).double(), counted, (X, Y))
+    before = calls
+    wanted = F.cross_entropy(problem.evaluation.model(X), Y, reduction="none")
+    assert torch.allclose(problem.train_losses(), wanted)
+    assert calls == before

@@ -133,14 +133,14 @@ class Rows:
         return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
 
-def as_rows(data: Any, device: torch.device, dtype: torch.dtype, name: str = "train") -> Rows:
+def as_rows(data: Any, device: torch.device, dtype: torch.dtype | None, name: str = "train") -> Rows:
     """Make `Rows` of any data that a `Problem` accepts, and check all of them by one pass.
 
     Args:
         data: (inputs, targets) of tensors or arrays, memory-mapped ones too; a mapping of them; a map-style Dataset; a
             DataLoader of one that does not shuffle, whose collator is kept.
         device: where batches go.
-        dtype: the model's precision, which real numbers must have.
+        dtype: the model's precision, which real numbers must have; None: any.
         name: what the data are called in errors.
 
     Raises:
@@ -321,7 +321,7 @@ def _dataset(data: Any, collate: Callable[[list[Any]], Any], device: torch.devic
     return Rows(len(data), fetch, device, held=held, sizes=sizes)
 
 
-def _check(batch: Any, part: slice, dtype: torch.dtype, name: str) -> None:
+def _check(batch: Any, part: slice, dtype: torch.dtype | None, name: str) -> None:
     if not isinstance(batch, dict) and not (isinstance(batch, (tuple, list)) and len(batch) == 2):
         raise TypeError(
             f"{name}: a batch must be (inputs, targets) or a mapping, got {type(batch).__name__}"
@@ -341,7 +341,7 @@ def _check(batch: Any, part: slice, dtype: torch.dtype, name: str) -> None:
             )
         if not leaf.is_floating_point():
             continue
-        if leaf.dtype != dtype:
+        if dtype is not None and leaf.dtype != dtype:
             raise TypeError(
                 f"{name} holds {leaf.dtype} numbers, the model has {dtype} parameters: "
                 f"convert the data with .to({dtype}) or the model with model.to({leaf.dtype})"

@@ -103,14 +103,15 @@ def drawn(loader: DataLoader[Any], name: str) -> Drawn:
     >>> drawn(loader, "train").rows
     tensor([3, 1])
     """
-    batches, n = loader.batch_sampler, len(loader.dataset)  # type: ignore[arg-type]
+    batches: Any = loader.batch_sampler
+    n = len(loader.dataset)  # type: ignore[arg-type]
     if batches is None:
         raise ValueError(
             f"{name} is a DataLoader with batch_size=None, whose items are taken for whole batches: give one that "
             "makes the batches itself (batch_size=...), or a data set of single examples"
         )
     plain = type(batches) is BatchSampler
-    sampler = batches.sampler if plain else batches  # type: ignore[attr-defined]
+    sampler = batches.sampler if plain else batches
     if isinstance(getattr(batches, "sampler", sampler), RandomSampler):
         raise ValueError(
             f"{name} is a DataLoader that shuffles, so row ids would change from pass to pass: "

@@ -124,6 +124,7 @@ class Problem(Objective):
             seen={**fixed, **layout.unpack(theta)},
             watch=data.watched(),
         )
+        _ = self._own_losses  # looked at now: what is wrong with a loss shows in any example
 
     # -- what it is ------------------------------------------------------------------------------------------------
 
@@ -202,7 +203,12 @@ class Problem(Objective):
         return (total / self.n + self.l2.double() * self.theta.double()).to(self.dtype)
 
     def train_losses(self) -> Float[Tensor, " n"]:
-        return gather_rows(self.passes.losses())
+        return gather_rows(self._own_losses)
+
+    @derived
+    def _own_losses(self) -> Float[Tensor, " s"]:
+        """The losses of this process's share of the training examples."""
+        return self.passes.losses()
 
     def train_batch(self, index: Int[Tensor, " b"]) -> Any:
         return self.data.take(index)
