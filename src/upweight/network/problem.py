@@ -20,6 +20,7 @@ from ..linalg.outer_products import Outer, written_out
 from ..measures import Measure, MeasureLike, as_measure
 from ..objective import Objective
 from ..penalty import Penalty
+from ..runtime.described import described
 from ..runtime.distributed import gather_rows, sum_across
 from ..runtime.unchanging import derived
 from ..types import Params, Tensor
@@ -29,7 +30,7 @@ from .example_gradients import directional, example_gradients, plain_gradient
 from .input_derivatives import input_gradients
 from .layers.gradients import NetworkLayers
 from .memory import MemoryPlan, bytes_per_example, patient
-from .modules import in_words, snapshot
+from .modules import snapshot
 from .output_curvature import flat_outputs
 from .passes import Passes
 from .second_derivatives import NetworkGaussNewton, NetworkHessian
@@ -86,6 +87,8 @@ class Problem(Objective):
     """The model's parameters and buffers as they were when the problem was made."""
     watch: Watch
     """What tells whether the training data moved."""
+    computes: dict[str, str]
+    """Model and loss in words, by the place inside them."""
 
     def __init__(
         self,
@@ -101,6 +104,7 @@ class Problem(Objective):
         autocast: Any = None,
     ) -> None:
         _check(model, loss, batch_size, autocast)
+        computes = _computes(model, loss)
         layout, theta, fixed = snapshot(model, params)
         data = as_rows(train, theta.device, theta.dtype)
         batch = tried(data)
@@ -123,8 +127,14 @@ class Problem(Objective):
             autocast=autocast,
             seen={**fixed, **layout.unpack(theta)},
             watch=data.watched(),
+            computes=computes,
         )
         _ = self._own_losses  # looked at now: what is wrong with a loss shows in any example
+        # What a model or loss notes of a call, a count say, is nothing that it computes with.
+        after = _computes(model, loss)
+        noted = tuple(f"{place}." for place, words in computes.items() if after.get(place) != words)
+        for place in [place for place in computes if f"{place}.".startswith(noted)]:
+            del computes[place]
 
     # -- what it is ------------------------------------------------------------------------------------------------
 
@@ -324,10 +334,15 @@ class Problem(Objective):
             raise StaleError(MOVED)
 
     def hashed(self) -> list[Tensor]:
-        words = f"{in_words(self.evaluation.loss)} {type(self.evaluation.model).__qualname__}"
-        words += f" {self.autocast}" if self.autocast else ""
+        words = f"{self.computes!r} {self.autocast}"
         settings = torch.tensor(list(words.encode()), dtype=torch.uint8)
         return [*self.evaluation.fixed.values(), self.weights, self.data.digest(), settings]
+
+
+def _computes(model: Any, loss: Any) -> dict[str, str]:
+    """Model and loss in words, without the model's parameters and buffers."""
+    parts = {"model": described(model, state=False), "loss": described(loss)}
+    return {f"{name}{place}": words for name, found in parts.items() for place, words in found.items()}
 
 
 def _weights(weights: Any, data: Rows) -> Tensor:
