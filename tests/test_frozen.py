@@ -51,7 +51,12 @@ def test_features_are_kept_by_what_they_are_made_of(tmp_path: Path, monkeypatch:
     network, x = trunk(), images()
     first = features(network, x, batch=2, cache=tmp_path / "new")
     calls: list[int] = []
-    monkeypatch.setattr(frozen, "check_features", lambda found, b: calls.append(1) or found)
+
+    def counted(found: Any, b: int) -> Any:
+        calls.append(1)
+        return found
+
+    monkeypatch.setattr(frozen, "check_features", counted)
     assert torch.equal(features(network, x, cache=tmp_path / "new"), first)
     assert calls == []
     features(network, x + 1, cache=tmp_path / "new")

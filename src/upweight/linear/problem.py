@@ -346,6 +346,9 @@ class LinearProblem(LinearModel):
 
     # -- other problems ----------------------------------------------------------------------------------------------
 
+    def retrained(self, module: torch.nn.Module) -> LinearProblem:
+        return self.at(self.layout.taken(dict(module.named_parameters())))
+
     def subset(self, index: Int[Tensor, " b"]) -> LinearProblem:
         return self._copy(**self._rows(index))
 

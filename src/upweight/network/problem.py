@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ..data.watch import MOVED, Watch
 from ..data.weights import check_weights
 from ..errors import StaleError
 from ..frozen import check_eval
+from ..linalg.flat_vectors import Layout
 from ..linalg.outer_products import Outer, written_out
 from ..measures import Measure, MeasureLike, as_measure
 from ..objective import Objective
@@ -310,6 +312,17 @@ class Problem(Objective):
         rows = rows.to(self.theta)
         found = [input_gradients(self.evaluation, self.theta, block, rows, at) for _, block in blocks]
         return torch.cat(found, dim=1)
+
+    def retrained(self, module: torch.nn.Module) -> Problem:
+        parts: Params = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        theta = self.layout.taken(parts).to(self.theta)
+        held = self.evaluation.fixed
+        shapes = Layout(tuple(held), tuple(tuple(part.shape) for part in held.values()))
+        fixed = {name: part.to(held[name]) for name, part in shapes.found(parts).items()}
+        evaluation = replace(self.evaluation, fixed=fixed)
+        return self._copy(
+            theta=theta, evaluation=evaluation, trial=replace(self.trial, of=evaluation, theta=theta)
+        )
 
     def subset(self, index: Int[Tensor, " b"]) -> Problem:
         if len(index) == 0:
