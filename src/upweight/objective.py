@@ -166,11 +166,6 @@ class Objective(Identified):
     def remarks(self) -> tuple[str, ...]:
         """How it is evaluated, where that needs saying among the settings: one sentence each."""
 
-    @property
-    @abstractmethod
-    def caution(self) -> str:
-        """What must be said with every answer, where the model's derivatives are not those of its loss; else ""."""
-
     # -- capabilities ----------------------------------------------------------------------------------------------
 
     @property
@@ -275,6 +270,14 @@ class Objective(Identified):
         """The problem on some of the training examples, in the order of the index, at the same theta and penalty."""
 
     @abstractmethod
+    def retrained(self: Self, module: torch.nn.Module) -> Self:
+        """The problem at what a retraining gave: a module whose parts are called as those of the problem's own model.
+
+        All of it counts: the parameters in question, those that were held fixed, and the buffers (batch norm's
+        statistics). Raises ValueError for a module without one of them, or with another shape.
+        """
+
+    @abstractmethod
     def hashed(self) -> list[Tensor]:
         """The data and settings that the fingerprint covers, besides theta and penalty; a pass over the data."""
 
@@ -302,10 +305,6 @@ class LinearModel(Objective):
     @property
     def linear(self) -> LinearModel:
         return self
-
-    @property
-    def caution(self) -> str:
-        return ""
 
     @property
     @abstractmethod

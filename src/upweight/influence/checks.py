@@ -36,7 +36,7 @@ def determinism(problem: Objective) -> None:
             f"two passes over the same training data gave gradients that differ by {gap:.1e} (norm {scale:.1e}); "
             "call model.eval() and turn off shuffling and augmentation"
         )
-    _ = whole.caution  # warns
+    _ = whole.facts.caution  # warns
 
 
 def agreement(problem: Objective) -> None:

@@ -369,7 +369,7 @@ class Influence:
             parts = parts or self_influence.by_solves(problem, self.inverse, penalty, block)
         values = self_influence.scores_of(problem, parts)
         provenance = {**self._provenance(), "settings": notes}
-        known: dict[str, Any] = {"ids": problem.train_index, "verdict": problem.caution}
+        known: dict[str, Any] = {"ids": problem.train_index, "verdict": problem.facts.caution}
         return Scores(values, problem.n, measure="own loss", provenance=provenance, **known)
 
     # --------------------------------------------------------------------------------------------------------------
@@ -394,7 +394,7 @@ class Influence:
             "test_ids": batch_index(test) if named else None,
             "drift": None if answer.drift is None else answer.drift.double(),
             "residual": answer.residual.double(),
-            "verdict": "; ".join(filter(None, [answer.verdict, self.problem.caution])),
+            "verdict": "; ".join(filter(None, [answer.verdict, self.problem.facts.caution])),
             "provenance": self._provenance(),
         }
         return Scores(values, self.problem.n, **{**known, **fields})

@@ -5,7 +5,6 @@ A linear model is never treated as a network: no automatic differentiation, floa
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -27,6 +26,7 @@ from ..losses import LinearLoss, Parts
 from ..measures import MeasureLike, as_measure
 from ..objective import LinearModel
 from ..penalty import Penalty
+from ..runtime.described import described
 from ..runtime.distributed import gather_rows, shard, sum_across
 from ..runtime.unchanging import derived
 from ..types import Keep, Tensor, as_tensor, wide
@@ -346,6 +346,9 @@ class LinearProblem(LinearModel):
 
     # -- other problems ----------------------------------------------------------------------------------------------
 
+    def retrained(self, module: torch.nn.Module) -> LinearProblem:
+        return self.at(self.layout.taken(dict(module.named_parameters())))
+
     def subset(self, index: Int[Tensor, " b"]) -> LinearProblem:
         return self._copy(**self._rows(index))
 
@@ -392,6 +395,5 @@ class LinearProblem(LinearModel):
             )
 
     def hashed(self) -> list[Tensor]:
-        settings = repr(dataclasses.asdict(self.loss)) + type(self.loss).__name__  # type: ignore[call-overload]
-        name = torch.tensor(list(settings.encode()), dtype=torch.uint8)
+        name = torch.tensor(list(repr(described(self.loss)).encode()), dtype=torch.uint8)
         return [*self.design.buffers(), self.y, self.weights, name]

@@ -27,6 +27,8 @@ ROWS_AT_ONCE = 16
 """Right-hand sides per vmapped call: bounds memory, more gain nothing."""
 LOSS = "losses of many examples by vmap"
 """The short way by which a loss of one example is taken of many."""
+TOLD = 4
+"""Losses that an error shows."""
 
 
 @final
@@ -153,30 +155,43 @@ def with_strategy(of: Evaluation, theta: Tensor, batch: Any) -> Evaluation:
         raise ValueError("the loss is not finite for some of the first examples tried: check model and data")
     together = _together(lambda: of.call(theta, batch), parts, count(batch))
     if together is not None:
-        _check_loss(of.loss, together, batch, singles)
+        check_loss(of.loss, together, batch, singles)
         return replace(of, strategy="batch")
     vmapped = replace(of, strategy="vmapped")
-    return attempt(lambda: vmapped if _close(vmapped.losses(theta, batch), singles) else of, lambda: of)
+    return attempt(lambda: vmapped if close(vmapped.losses(theta, batch), singles) else of, lambda: of)
 
 
-def _check_loss(loss: Loss, outputs: Any, batch: Any, singles: Tensor) -> None:
-    """loss(batch) must be the losses of its examples, their mean or their sum."""
+def check_loss(loss: Loss, outputs: Any, batch: Any, singles: Tensor) -> None:
+    """Refuse a loss that mixes examples: loss(batch) must be the losses of its examples, their mean or their sum.
+
+    Args:
+        loss: the loss.
+        outputs: of the b examples together.
+        batch: the examples.
+        singles: the loss of each by itself (b,).
+
+    Raises:
+        ValueError: with what the loss gives for the batch, and what its examples give.
+    """
     try:
         direct = loss(outputs, targets_of(batch)).flatten()
     except Exception:
         return  # a loss for single examples only
     if direct.numel() == len(singles):
-        right = _close(direct, singles)
+        right, given = close(direct, singles), f"{direct[:TOLD].tolist()}"
+        wanted = f"{singles[:TOLD].tolist()}"
     elif direct.numel() == 1:
-        right = _close(direct[0], singles.mean()) or _close(direct[0], singles.sum())
+        right = close(direct[0], singles.mean(), 1.0) or close(direct[0], singles.sum(), 1.0)
+        given, wanted = f"{float(direct):.6g}", f"{float(singles.mean()):.6g} in the mean"
     else:
         return
     if not right:
         raise ValueError(
-            f"the loss mixes examples: for {len(singles)} examples it gives {direct.tolist()}, one by one they "
-            f"give {singles.tolist()}; influence needs a loss that is a sum or mean over examples: give one that "
-            "returns one number per example (reduction='none', class weights passed as weights=; for language "
-            "models upweight.losses.next_token)"
+            f"the loss mixes examples: for {len(singles)} examples it gives {given}, one by one they give {wanted}; "
+            "influence needs a loss that is a sum or mean over examples, so write what was trained as a loss of one "
+            "example and weights=: upweight.class_weighted(targets, weight) for class weights and "
+            "upweight.token_mean(train) for a mean over all tokens give both, as in "
+            "Problem(model, train=train, **token_mean(train)); else reduction='none'"
         )
 
 
@@ -196,7 +211,7 @@ def _together(call: Callable[[], Any], parts: list[Any], b: int) -> Any:
         shapes = {tuple(single[place].shape) for single in singles}
         if shapes != {(1, *leaf.shape[1:])} or len(leaf) != b:
             return None
-        if not _close(leaf, torch.cat([single[place] for single in singles])):
+        if not close(leaf, torch.cat([single[place] for single in singles])):
             raise ValueError(
                 "the model's outputs for an example depend on the other examples of its batch (batch statistics?), so "
                 "no example has a loss of its own: call model.eval(), or replace such layers (BatchNorm without "
@@ -205,11 +220,18 @@ def _together(call: Callable[[], Any], parts: list[Any], b: int) -> Any:
     return outputs
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def close(a: Tensor, b: Tensor, times: float = 10.0) -> bool:
+    """Whether two ways to the same numbers agree.
+
+    Args:
+        a: numbers.
+        b: the same, found another way.
+        times: how many times the root of the rounding error, relative to the largest, they may part.
+    """
     if not b.is_floating_point():
         return bool((a == b).all())
     eps = torch.finfo(b.dtype).eps
-    return bool((a - b).abs().max() <= 10 * eps**0.5 * b.abs().max() + 1000 * eps)
+    return bool((a - b).abs().max() <= times * eps**0.5 * b.abs().max() + 1000 * eps)
 
 
 def _like(leaf: Any, theta: Tensor) -> Any:

@@ -17,7 +17,7 @@ from .trial import Trial
 CHECKED = "curvature of the loss"
 
 
-def check_loss(trial: Trial, passes: Passes) -> None:
+def check_curved(trial: Trial, passes: Passes) -> None:
     """Refuse a loss without curvature in the outputs; take its derivatives example by example where vmap's are wrong.
 
     Args:

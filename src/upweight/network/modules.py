@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,20 +14,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..linalg.flat_vectors import Layout
 from ..types import Tensor
 from .transformers import masks_in_full
-
-
-def in_words(function: Any) -> str:
-    """What a loss does, equal in every process: its name and code, or those of what it was made of."""
-    if isinstance(function, functools.partial):
-        return f"{in_words(function.func)} {function.args!r} {function.keywords!r}"
-    if isinstance(function, torch.nn.Module):
-        settings = {name: value for name, value in vars(function).items() if not name.startswith("_")}
-        return f"{function!r} {settings!r} {function.state_dict()!r}"
-    if not hasattr(function, "__qualname__"):
-        return f"{type(function).__qualname__} {in_words(type(function).__call__)}"
-    code = getattr(function, "__code__", None)
-    constants = [] if code is None else [c for c in code.co_consts if isinstance(c, (int, float, str))]
-    return f"{function.__qualname__} {'' if code is None else code.co_code.hex()} {constants!r}"
 
 
 def snapshot(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,32 +17,28 @@ from ..data.watch import MOVED, Watch
 from ..data.weights import check_weights
 from ..errors import StaleError
 from ..frozen import check_eval
+from ..linalg.flat_vectors import Layout
 from ..linalg.outer_products import Outer, written_out
 from ..measures import Measure, MeasureLike, as_measure
 from ..objective import Objective
 from ..penalty import Penalty
+from ..runtime.described import described
 from ..runtime.distributed import gather_rows, sum_across
 from ..runtime.unchanging import derived
 from ..types import Params, Tensor
+from .company import check_padding
 from .comparisons import differentiated, plain_gradient
 from .evaluation import ROWS_AT_ONCE, Evaluation, with_strategy
 from .example_gradients import directional, example_gradients
 from .input_derivatives import input_gradients
 from .layers.gradients import NetworkLayers
-from .loss_curvature import check_loss
+from .loss_curvature import check_curved
 from .memory import MemoryPlan, bytes_per_example, patient
-from .modules import in_words, snapshot
+from .modules import snapshot
 from .output_curvature import flat_outputs
 from .passes import Passes
 from .second_derivatives import NetworkGaussNewton, NetworkHessian
 from .trial import Trial, tried
-
-PSEUDO = (
-    "the model's gradients are not the derivatives of its loss (off by {off:.0%} along a random direction: .detach() "
-    "in its forward pass, a straight-through estimator, scale_grad_by_freq?): effects are those of a training that "
-    "follows these gradients, as far as it ends where they vanish, not those of minimising the loss"
-)
-"""What is said of a model whose gradients are not those of its loss."""
 
 
 class Problem(Objective):
@@ -56,7 +53,8 @@ class Problem(Objective):
             logits.
         loss: `loss(outputs, targets)` gives one number per example, or is reduced: it is evaluated on batches of one.
         train: (inputs, targets) as tensors or arrays, a mapping of tensors (then `model(**batch)` and
-            `loss(outputs, batch)`), a map-style Dataset or a DataLoader that does not shuffle.
+            `loss(outputs, batch)`), a map-style Dataset or a DataLoader that does not shuffle, whose sampler
+            says which rows are training rows, and how often each counts.
         l2: the strength of the penalty on the mean loss, a number or one per parameter (p,).
         weights: the w_i, one per training example (n,), default 1.
         params: the names (or patterns like "head.*") of the parameters that count, default all that require a gradient.
@@ -93,6 +91,8 @@ class Problem(Objective):
     """The model's parameters and buffers as they were when the problem was made."""
     watch: Watch
     """What tells whether the training data moved."""
+    computes: dict[str, str]
+    """Model and loss in words, by the place inside them."""
 
     def __init__(
         self,
@@ -108,21 +108,23 @@ class Problem(Objective):
         autocast: Any = None,
     ) -> None:
         _check(model, loss, batch_size, autocast)
+        computes = _computes(model, loss)
         layout, theta, fixed = snapshot(model, params)
         data = as_rows(train, theta.device, theta.dtype)
         batch = tried(data)
-        penalty, w = Penalty.of(l2, theta, keep), check_weights(weights, len(data)).to(theta.device)
+        penalty, w = Penalty.of(l2, theta, keep), _weights(weights, data).to(theta.device)
         with torch.no_grad():
             evaluation = with_strategy(Evaluation(model, loss, layout, fixed), theta, batch)
             evaluation = differentiated(evaluation, theta, batch)
             c = flat_outputs(evaluation.outputs(theta, batch), count(batch)).shape[1]
+        check_padding(evaluation, theta, data)
         example, gradient = bytes_per_example(evaluation, theta, batch), len(theta) * theta.element_size()
         super().__init__(
             layout=layout,
             theta=theta,
             weights=w,
             penalty=penalty,
-            terms=Terms(),
+            terms=Terms(train_index=data.names),
             evaluation=evaluation,
             data=data,
             trial=Trial(evaluation, theta, batch, c),
@@ -130,7 +132,14 @@ class Problem(Objective):
             autocast=autocast,
             seen={**fixed, **layout.unpack(theta)},
             watch=data.watched(),
+            computes=computes,
         )
+        _ = self._own_losses  # looked at now: what is wrong with a loss shows in any example
+        # What a model or loss notes of a call, a count say, is nothing that it computes with.
+        after = _computes(model, loss)
+        noted = tuple(f"{place}." for place, words in computes.items() if after.get(place) != words)
+        for place in [place for place in computes if f"{place}.".startswith(noted)]:
+            del computes[place]
 
     # -- what it is ------------------------------------------------------------------------------------------------
 
@@ -151,7 +160,8 @@ class Problem(Objective):
     @derived
     def facts(self) -> Facts:
         """What defaults need to know; looks at the trial examples."""
-        return Facts(self.n, self.p, self.c, convex=False, linear=self._tried.linear, closed_form=False)
+        caution, linear = self._tried.caution, self._tried.linear
+        return Facts(self.n, self.p, self.c, convex=False, linear=linear, closed_form=False, caution=caution)
 
     @property
     def precisions(self) -> tuple[torch.dtype, ...]:
@@ -171,16 +181,6 @@ class Problem(Objective):
             f"autocast: {str(self.autocast).removeprefix('torch.')} for EKFAC's factors and training examples, whose "
             f"gradients it changes by up to {self.autocast_error:.1%}",
         )
-
-    @derived
-    def caution(self) -> str:
-        """What a difference of the losses of a few examples says against the model's gradients."""
-        off = self._tried.pseudo
-        if not off:
-            return ""
-        said = PSEUDO.format(off=off)
-        self.evaluation.shortcuts.say(said)
-        return said
 
     @derived
     def autocast_error(self) -> float:
@@ -208,13 +208,13 @@ class Problem(Objective):
 
     @derived
     def hessian(self) -> NetworkHessian:
-        _ = self.caution  # what differences of gradients mean depends on it
-        check_loss(self._tried, self.passes)
+        _ = self._tried.caution  # what differences of gradients mean depends on it
+        check_curved(self._tried, self.passes)
         return NetworkHessian(self.passes, self.l2)
 
     @derived
     def gauss_newton(self) -> NetworkGaussNewton:
-        check_loss(self._tried, self.passes)
+        check_curved(self._tried, self.passes)
         return NetworkGaussNewton(self.passes, self.l2, self.layers, self.c)
 
     # -- the objective ---------------------------------------------------------------------------------------------
@@ -224,7 +224,12 @@ class Problem(Objective):
         return (total / self.n + self.l2.double() * self.theta.double()).to(self.dtype)
 
     def train_losses(self) -> Float[Tensor, " n"]:
-        return gather_rows(self.passes.losses())
+        return gather_rows(self._own_losses)
+
+    @derived
+    def _own_losses(self) -> Float[Tensor, " s"]:
+        """The losses of this process's share of the training examples."""
+        return self.passes.losses()
 
     def train_batch(self, index: Int[Tensor, " b"]) -> Any:
         return self.data.take(index)
@@ -317,6 +322,17 @@ class Problem(Objective):
         found = [input_gradients(self.evaluation, self.theta, block, rows, at) for _, block in blocks]
         return torch.cat(found, dim=1)
 
+    def retrained(self, module: torch.nn.Module) -> Problem:
+        parts: Params = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        theta = self.layout.taken(parts).to(self.theta)
+        held = self.evaluation.fixed
+        shapes = Layout(tuple(held), tuple(tuple(part.shape) for part in held.values()))
+        fixed = {name: part.to(held[name]) for name, part in shapes.found(parts).items()}
+        evaluation = replace(self.evaluation, fixed=fixed)
+        return self._copy(
+            theta=theta, evaluation=evaluation, trial=replace(self.trial, of=evaluation, theta=theta)
+        )
+
     def subset(self, index: Int[Tensor, " b"]) -> Problem:
         if len(index) == 0:
             raise ValueError("a subset needs at least one example")
@@ -340,10 +356,25 @@ class Problem(Objective):
             raise StaleError(MOVED)
 
     def hashed(self) -> list[Tensor]:
-        words = f"{in_words(self.evaluation.loss)} {type(self.evaluation.model).__qualname__}"
-        words += f" {self.autocast}" if self.autocast else ""
+        words = f"{self.computes!r} {self.autocast}"
         settings = torch.tensor(list(words.encode()), dtype=torch.uint8)
         return [*self.evaluation.fixed.values(), self.weights, self.data.digest(), settings]
+
+
+def _computes(model: Any, loss: Any) -> dict[str, str]:
+    """Model and loss in words, without the model's parameters and buffers."""
+    parts = {"model": described(model, state=False), "loss": described(loss)}
+    return {f"{name}{place}": words for name, found in parts.items() for place, words in found.items()}
+
+
+def _weights(weights: Any, data: Rows) -> Tensor:
+    """The weights that the user gives, or those of the loader's sampler."""
+    if weights is not None and data.seen.weights is not None:
+        raise ValueError(
+            "weights= were given, and train is a DataLoader whose sampler draws some rows more often than others, "
+            "which is a weight already: pass its dataset with weights=, or leave weights= out"
+        )
+    return check_weights(data.seen.weights if weights is None else weights, len(data))
 
 
 def _check(model: Any, loss: Any, batch_size: Any, autocast: Any) -> None:

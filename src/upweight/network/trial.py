@@ -20,6 +20,13 @@ from .output_curvature import FEW_OUTPUTS, flat_outputs, is_convex, output_roots
 TRIED = 8
 """Examples that the model and loss are tried on."""
 
+PSEUDO = (
+    "the model's gradients are not the derivatives of its loss (off by {off:.0%} along a random direction: .detach() "
+    "in its forward pass, a straight-through estimator, scale_grad_by_freq?): effects are those of a training that "
+    "follows these gradients, as far as it ends where they vanish, not those of minimising the loss"
+)
+"""What is said of a model whose gradients are not those of its loss."""
+
 
 def tried(data: Rows) -> Any:
     """A few examples, evenly spaced, as a batch."""
@@ -67,10 +74,14 @@ class Trial:
         return attempt(lambda: is_convex(*output_roots(self.of, self.theta, self.batch)), lambda: False)
 
     @cached_property
-    def pseudo(self) -> float:
-        """How far the gradients are off the derivatives of the loss, relatively; 0 where they are those."""
-        self.of.shortcuts.pseudo = gap_to_loss(self.of, self.theta, self.batch)
-        return self.of.shortcuts.pseudo
+    def caution(self) -> str:
+        """What a difference of the losses says against the model's gradients, if anything; warns of it."""
+        off = self.of.shortcuts.pseudo = gap_to_loss(self.of, self.theta, self.batch)
+        if not off:
+            return ""
+        said = PSEUDO.format(off=off)
+        self.of.shortcuts.say(said)
+        return said
 
     @cached_property
     def layered(self) -> Layered:
