@@ -34,7 +34,7 @@ from .input_derivatives import input_gradients
 from .layers.gradients import NetworkLayers
 from .loss_curvature import check_curved
 from .memory import MemoryPlan, bytes_per_example, patient
-from .modules import snapshot
+from .modules import precision_remark, snapshot
 from .output_curvature import flat_outputs
 from .passes import Passes
 from .second_derivatives import NetworkGaussNewton, NetworkHessian
@@ -50,7 +50,7 @@ class Problem(Objective):
 
     Args:
         model: what was trained. A model of transformers is called without "labels", and of its outputs there are the
-            logits.
+            logits. One in half precision is computed with in float32.
         loss: `loss(outputs, targets)` gives one number per example, or is reduced: it is evaluated on batches of one.
         train: (inputs, targets) as tensors or arrays, a mapping of tensors (then `model(**batch)` and
             `loss(outputs, batch)`), a map-style Dataset or a DataLoader that does not shuffle, whose sampler
@@ -173,7 +173,8 @@ class Problem(Objective):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        said = tuple(self.evaluation.shortcuts.remarks)
+        said = precision_remark(self.evaluation.model, self.layout, self.theta)
+        said += tuple(self.evaluation.shortcuts.remarks)
         if self.autocast is None:
             return said
         return (
@@ -348,7 +349,7 @@ class Problem(Objective):
         check_eval(self.evaluation.model, StaleError)
         live = dict(self.evaluation.model.named_parameters())
         for name, then in self.seen.items():
-            if name in live and not torch.equal(live[name].detach(), then):
+            if name in live and not torch.equal(live[name].detach().to(then.dtype), then):
                 raise StaleError(
                     f"the model's parameter {name!r} changed since this problem was made: make the Problem anew"
                 )
@@ -381,6 +382,16 @@ def _check(model: Any, loss: Any, batch_size: Any, autocast: Any) -> None:
     """Refuse what no problem can be made of."""
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+        raise TypeError(
+            f"model is wrapped in {type(model).__name__}: give the model inside, model.module; work is divided over "
+            "the processes that torchrun starts"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            "model is a scripted or traced module, whose parameters cannot be replaced for derivatives: give the "
+            "torch.nn.Module that it was made of"
+        )
     if not callable(loss):
         raise TypeError(f"loss must be a function (outputs, targets) -> numbers, got {type(loss).__name__}")
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
