@@ -40,7 +40,11 @@ class Choices(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.words, self.places, self.head = nn.Embedding(7, 4), nn.Embedding(3, 4), nn.Linear(4, 1)
+        self.words, self.places, self.head = (
+            nn.Embedding(7, 4),
+            nn.Embedding(3, 4),
+            nn.Linear(4, 1, bias=False),
+        )
 
     def forward(self, words):
         folded = words.view(-1, 3, 3).flatten(0, 1)
