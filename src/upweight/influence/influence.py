@@ -176,7 +176,7 @@ class Influence:
     def _known(self, solution: Solution, *, drift: bool) -> Answer:
         """A solution, and what is known about it."""
         moved = checks.drift(self._gradient, solution.value) if drift else None
-        return Answer(-solution.rounded, moved, solution.residual, solution.verdict)
+        return Answer(-solution.rounded, moved, solution.off, solution.verdict)
 
     def _stored(self, test: Any, measure: Measure | None, top: int | None, folder: Path) -> Scores:
         """The scores by way of a folder, see `store`."""
