@@ -175,21 +175,26 @@ class Truth:
         return list(self.inverted(H) * mpmath.matrix(g))
 
     def newton(self, sets: Sequence[Sequence[int]], test: tuple[Tensor, Tensor]) -> Tensor:
-        """The change of the outputs of test rows, (m, g), by each set's Newton step; of all outputs in turn."""
+        """The change of the outputs of test rows, (m c, g), by each set's Newton step, but for a common shift."""
         steps = [self.step(rows) for rows in sets]
-        return torch.tensor(
-            [
-                [float(self.outputs(step, x, at)[k]) for step in steps]
-                for _, _, at, x in self.test(test)
-                for k in range(self.problem.c)
-            ],
-            dtype=torch.float64,
-        )
+        found = [[self.outputs(step, x, at) for step in steps] for _, _, at, x in self.test(test)]
+        return relative_outputs(as_floats(found)).mT.flatten(0, 1)
 
     def left_out(self, rows: int) -> Tensor:
-        """The change of each of the first rows' own outputs by the Newton step without it, (rows, c)."""
-        moves = [self.outputs(self.step([i]), self.rows[i][3], self.rows[i][2]) for i in range(rows)]
-        return torch.tensor([[float(v) for v in move] for move in moves], dtype=torch.float64)
+        """The change of each of the first rows' own outputs by the Newton step without it, but for a common shift."""
+        return relative_outputs(
+            as_floats([self.outputs(self.step([i]), self.rows[i][3], self.rows[i][2]) for i in range(rows)])
+        )
+
+
+def as_floats(values: Any) -> Tensor:
+    """Nested lists of long numbers as a tensor."""
+    return torch.tensor(np.array(values, dtype=object).astype(float), dtype=torch.float64)
+
+
+def relative_outputs(outputs: Tensor) -> Tensor:
+    """Outputs of several classes beside their mean: losses of the softmax see no more of them."""
+    return outputs if outputs.shape[-1] == 1 else outputs - outputs.mean(-1, keepdim=True)
 
 
 def derivatives(loss: uw.losses.LinearLoss, eta: list[Any], target: Any) -> tuple[list[Any], list[list[Any]]]:
@@ -273,13 +278,24 @@ def questions(one: System) -> Iterator[tuple[str, Callable[[], tuple[Tensor, boo
         return torch.stack(rows, 1).flatten(0, 1), False, ""
 
     yield "of_removal", removal, lambda: truth.newton(SETS, test)
-    alone = lambda: exact.leave_one_out().outputs - problem.outputs()  # noqa: E731
-    yield "leave_one_out", lambda: (alone()[:FIRST], False, ""), lambda: truth.left_out(FIRST)
+
+    def alone() -> tuple[Tensor, bool, str]:
+        found = exact.leave_one_out()
+        moves = relative_outputs(found.outputs - problem.outputs())[:FIRST]
+        return torch.where(seen(), moves, torch.nan), False, str(found.leverage[:FIRST])
+
+    def seen() -> Tensor:
+        """Where a move of the outputs is far above the rounding of the outputs themselves."""
+        X, (weight, _) = problem.design.block(slice(None), torch.float64).dense(), problem.map.split(problem.theta[None])
+        terms = (X[:FIRST, None] * weight).abs().sum(2).amax(1, keepdim=True)
+        return truth.left_out(FIRST).abs() > 1e-12 * terms
+
+    yield "leave_one_out", alone, lambda: truth.left_out(FIRST)
 
 
 def output(k: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """The measure that is output k."""
-    return lambda outputs, targets: outputs[:, k]
+    """The measure that is output k, beside the mean of several."""
+    return lambda outputs, targets: relative_outputs(outputs)[:, k]
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

@@ -128,7 +128,9 @@ class Nystrom(Curvature):
         small = image @ basis.T
         lower, failed = torch.linalg.cholesky_ex((small + small.T) / 2)
         if int(failed):
-            raise indefinite(float(torch.linalg.eigvalsh((small + small.T) / 2)[0]) + shift)
+            known = bool(small.isfinite().all())
+            lowest = float(torch.linalg.eigvalsh((small + small.T) / 2)[0]) + shift if known else torch.nan
+            raise indefinite(lowest)
         _, sizes, vectors = torch.linalg.svd(
             torch.linalg.solve_triangular(lower, image, upper=False), full_matrices=False
         )

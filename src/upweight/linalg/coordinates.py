@@ -11,6 +11,8 @@ from ..types import Tensor
 
 ORDINARY = 64.0
 """Units within this factor of each other are comparable as they are."""
+SQUARED = 1e6
+"""Numbers up to this have second moments whose squares are far from float32's largest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +37,14 @@ class Coordinates:
 
     @property
     def ordinary(self) -> bool:
-        """Whether there is little to change: units within a factor of 64, no column far from zero beside its spread."""
-        spread = 1.0 if self.scale is None else float(self.scale.max() / self.scale.min())
-        return spread <= ORDINARY and self.reach <= ORDINARY
+        """Whether there is little to change: units within a factor of 64, no column far from zero beside its spread.
+
+        Where all numbers are so large or small that their squares leave float32, there is.
+        """
+        if self.scale is None:
+            return True
+        low, high = float(self.scale.min()), float(self.scale.max())
+        return high <= ORDINARY * low and 1 / SQUARED < low and high < SQUARED and self.reach <= ORDINARY
 
     @property
     def reach(self) -> float:
