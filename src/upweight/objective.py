@@ -211,9 +211,19 @@ class Objective(Identified):
         """The penalty's part of one training example's gradient: l2 * theta, or 0 where the total is kept."""
         return self.penalty.folded(self.theta)
 
-    def gradients_as_train(self, batch: Any) -> Float[Tensor, "b p"]:
-        """The gradients that examples of `batch` would have in training, with weight 1 and the folded penalty."""
-        return self.test_gradients(batch) + self.folded_penalty
+    @property
+    @abstractmethod
+    def sample_weights(self) -> Float[Tensor, " n"]:
+        """The weights of the training examples without what their labels put into them (class weights)."""
+
+    @abstractmethod
+    def label_weights(self, batch: Any) -> Float[Tensor, " b"]:
+        """What the label of each example of `batch` puts into its weight in training: its class weight, else 1."""
+
+    def gradients_as_train(self, batch: Any, weights: Tensor | None = None) -> Float[Tensor, "b p"]:
+        """The gradients that examples of `batch` would have in training: with `weights` (b,) or 1, and the penalty."""
+        bare = self.test_gradients(batch)
+        return (bare if weights is None else bare * weights.to(bare)[:, None]) + self.folded_penalty
 
     @abstractmethod
     def products(

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 import upweight as uw
 from tests.support.cases import BY_NAME
@@ -148,3 +150,27 @@ def test_networks_are_not_retrained_many_times() -> None:
     problem, (X, y) = network()
     with pytest.raises(TypeError, match="flip_set is for linear classifiers: it retrains many times"):
         uw.flip_set(uw.Influence(problem), (X[:1], y[:1]))
+
+
+def test_relabelled_sets_flip_the_users_own_estimator_with_class_weights() -> None:
+    """A label that changes brings its class's weight along, in the search, in its refits and in the user's own fit."""
+    generator = np.random.default_rng(0)
+    X, new = generator.normal(size=(60, 3)), generator.normal(size=(8, 3))
+    y = np.where(X @ [1, -1, 0.5] + generator.normal(size=60) > 0.8, "pos", "neg")
+
+    def fit(labels: np.ndarray) -> LogisticRegression:
+        weights = {"pos": 4.0, "neg": 1.0}
+        return LogisticRegression(C=0.3, class_weight=weights, tol=1e-12, max_iter=10**5).fit(X, labels)
+
+    model = fit(y)
+    influence = uw.Influence(uw.from_estimator(model, X, y))
+    for row in new:
+        said = model.predict([row])[0]
+        other = "neg" if said == "pos" else "pos"
+        found = uw.flip_set(influence, (row[None], [said]), relabel=True)
+        assert found.rows is not None
+        labels = y.copy()
+        labels[found.rows.numpy()] = other
+        assert fit(labels).predict([row])[0] == other
+        labels[found.rows.numpy()[-1]] = said
+        assert fit(labels).predict([row])[0] == said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -78,3 +79,9 @@ def one_per_example(y: Any, count: int) -> Tensor:
 def first_not_finite(values: Tensor) -> int:
     """The place of the first NaN or infinity among the numbers of a tensor, row by row; there must be one."""
     return int((~values.isfinite()).flatten().nonzero()[0, 0])
+
+
+def in_bytes(loss: LinearLoss) -> Tensor:
+    """A loss by the name of its class and its settings, as bytes (k,): what a fingerprint covers of it."""
+    settings = repr(dataclasses.asdict(loss)) + type(loss).__name__  # type: ignore[call-overload]
+    return torch.tensor(list(settings.encode()), dtype=torch.uint8)
