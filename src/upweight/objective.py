@@ -41,8 +41,7 @@ class Objective(Identified):
     Every gradient of a *training* example is that of w_i l(z_i, theta), plus l2 * theta where `keep="mean"` (the
     penalty is folded into every L, footnote 1). Gradients of *test* examples have neither weight nor penalty.
 
-    A problem never changes: `changed` gives a copy with other weights, penalty or parameters. Data that are changed in
-    place after the problem was made raise `StaleError` at the next question.
+    A problem never changes: `changed` gives a copy. Data changed in place raise `StaleError` at the next question.
     """
 
     layout: Layout
@@ -393,8 +392,9 @@ class LinearModel(Objective):
         """The problem with another X (n, d) of the same examples, at the same parameters; attacks change X so."""
 
     @abstractmethod
-    def minimised(self: Linear, tolerance: float = 1e-9) -> Linear:
-        """The problem at its optimum: Newton steps from theta to a gradient norm of `tolerance`.
+    def with_loss(self: Linear, loss: LinearLoss) -> Linear:
+        """The problem with another loss of the same targets, at the same parameters: a softer hinge, say."""
 
-        Raises `NotConvergedError` where there is no optimum, or none is reached.
-        """
+    @abstractmethod
+    def minimised(self: Linear, tolerance: float = 1e-9) -> Linear:
+        """The problem at its optimum, to a gradient norm of `tolerance`; `NotConvergedError` where there is none."""

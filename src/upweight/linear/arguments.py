@@ -81,7 +81,8 @@ def first_not_finite(values: Tensor) -> int:
     return int((~values.isfinite()).flatten().nonzero()[0, 0])
 
 
-def in_bytes(loss: LinearLoss) -> Tensor:
-    """A loss by the name of its class and its settings, as bytes (k,): what a fingerprint covers of it."""
+def in_bytes(loss: LinearLoss, class_weights: Tensor | None = None) -> Tensor:
+    """A loss by its class, settings and class weights as bytes: what a fingerprint covers of it."""
     settings = repr(dataclasses.asdict(loss)) + type(loss).__name__  # type: ignore[call-overload]
+    settings += "" if class_weights is None else repr(class_weights.tolist())
     return torch.tensor(list(settings.encode()), dtype=torch.uint8)

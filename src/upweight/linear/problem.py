@@ -245,8 +245,7 @@ class LinearProblem(LinearModel):
     # -- the objective ---------------------------------------------------------------------------------------------
 
     def value(self) -> float:
-        losses = self.train_losses() * self.weights
-        return float(losses.mean() + self.penalty.value(self.theta))
+        return float((self.train_losses() * self.weights).mean() + self.penalty.value(self.theta))
 
     def train_losses(self) -> Float[Tensor, " n"]:
         return self.derivatives().loss
@@ -376,6 +375,9 @@ class LinearProblem(LinearModel):
     def with_design(self, design: Design) -> LinearProblem:
         return self._copy(design=design, watch=Watch(design.sample, design.versioned))
 
+    def with_loss(self, loss: LinearLoss) -> LinearProblem:
+        return self._copy(loss=loss)
+
     def minimised(self, tolerance: float = 1e-9) -> LinearProblem:
         return minimise(self, tolerance)
 
@@ -395,5 +397,4 @@ class LinearProblem(LinearModel):
             )
 
     def hashed(self) -> list[Tensor]:
-        by_class = [] if self.class_weights is None else [self.class_weights]
-        return [*self.design.buffers(), self.y, self.weights, *by_class, in_bytes(self.loss)]
+        return [*self.design.buffers(), self.y, self.weights, in_bytes(self.loss, self.class_weights)]
