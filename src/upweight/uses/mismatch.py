@@ -94,7 +94,7 @@ def _features(
     solved = influence.solve(model.test_gradients(test, measure)).value
     batch = model.train_batch(rows)
     x = batch[0].block(slice(None), torch.float64).dense()
-    parts = (-model.input_gradients(batch, solved)[0] * x).sum(0)
+    parts = (-model.input_gradients(batch, solved)[0] * x * model.weights[rows, None]).sum(0)
     total = -(model.train_gradients(rows) @ solved[0]).sum()
     order = parts.abs().topk(min(FEATURES, model.d)).indices
     names = [feature_name(model, j) for j in order.tolist()]
