@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..data.user_terms import Terms, batch_index
+from ..data.names import same_order
+from ..data.user_terms import Terms, batch_index, row_index
 from ..linear.diagnostics import at_optimum, check_identified, check_separable
 from ..linear.problem import LinearProblem
 from ..types import Keep
@@ -72,6 +73,8 @@ def from_estimator(
     ('total', [0.5, 0.5, 0.0], True)
     """
     model, transform = _unwrap(estimator)
+    same_order(y, row_index(X), "y")
+    same_order(sample_weight, row_index(X), "sample_weight")
     inputs = Inputs(estimator, transform)
     features = inputs(X)
     reading = reader_of(model)(model, features, Options(smoothing, rank))

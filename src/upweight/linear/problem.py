@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from ..capabilities import Facts, LayerGradients, SecondDerivative
 from ..data.design import Design, as_design
 from ..data.design_on_disk import opened
+from ..data.names import own_terms, paired_targets
 from ..data.user_terms import Terms
 from ..data.watch import Watch
 from ..data.weights import check_weights
@@ -107,7 +108,7 @@ class LinearProblem(LinearModel):
             loss=loss,
             penalty=penalty,
             weights=check_weights(weights, n),
-            terms=terms or Terms(),
+            terms=terms or own_terms(X, y, weights),
             watch=Watch(design.sample, design.versioned),
         )
 
@@ -274,6 +275,7 @@ class LinearProblem(LinearModel):
         X, y = batch
         if isinstance(X, Design):  # rows of `train_batch`: nothing to prepare
             return X, y
+        y = paired_targets(X, y)
         if self.terms.prepare is not None:
             X, y = self.terms.prepare(X, y)
         if self.terms.network is not None:
