@@ -91,7 +91,8 @@ def same_order(values: Any, index: pd.Index | None, what: str) -> None:
         return
     other = next(i for i, (a, b) in enumerate(zip(own, index, strict=True)) if not _same(a, b))
     raise ValueError(
-        f"{what} and X differ in their index, first in row {other}: {_word(own, other)} in {what}, {_word(index, other)} in X. "
+        f"{what} and X differ in their index, first in row {other}: {_word(own, other)} in {what}, "
+        f"{_word(index, other)} in X. "
         f"A model is fitted by position; give {what}.loc[X.index] if rows of one name belong together (and were fitted "
         f"so), or {what}.to_numpy() if the order is right as it is"
     )
