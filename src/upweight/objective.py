@@ -383,8 +383,9 @@ class LinearModel(Objective):
         """The problem with another X (n, d) of the same examples, at the same parameters; attacks change X so."""
 
     @abstractmethod
-    def minimised(self: Linear, tolerance: float = 1e-9) -> Linear:
+    def minimised(self: Linear, tolerance: float | None = None) -> Linear:
         """The problem at its optimum: Newton steps from theta to a gradient norm of `tolerance`.
 
+        None ends where the gradient is 1e-8 of what one example contributes to it, whatever the units.
         Raises `NotConvergedError` where there is no optimum, or none is reached.
         """

@@ -27,6 +27,7 @@ from upweight.linear.diagnostics import (
     at_optimum,
     check_identified,
     check_separable,
+    distance,
     one_example_contribution,
 )
 
@@ -255,3 +256,20 @@ def test_beyond_some_size_no_programme_is_solved(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(diagnostics, "PROGRAMME", 7)  # four margins times two parameters are more
     monkeypatch.setattr(diagnostics, "linprog", None)
     check_separable(hidden)
+
+
+@pytest.mark.parametrize("solver", ["liblinear", "newton-cholesky"])
+def test_a_column_in_dollars_does_not_hide_unfinished_training(solver: str):
+    """The income's column fills the gradient's norm; the age's and the intercept's are what is unfinished."""
+    rng = np.random.default_rng(0)
+    age, income = rng.normal(50, 15, 200), rng.lognormal(11, 0.7, 200)
+    y = (age / 15 + income / 1e5 + rng.normal(size=200) > 4.5).astype(int)
+    D = pd.DataFrame({"age": age, "income": income})
+    tight = {} if solver == "liblinear" else {"tol": 1e-12}
+    model = LogisticRegression(solver=solver, **tight).fit(D, y)
+    if solver == "liblinear":
+        with pytest.warns(NotStationaryWarning, match="times what one example contributes"):
+            from_estimator(model, D, y)
+        assert distance(from_estimator(model, D, y, polish=True)) < 1e-6
+    else:
+        assert distance(from_estimator(model, D, y)) < 1e-6

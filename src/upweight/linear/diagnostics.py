@@ -16,6 +16,7 @@ from ..losses import signs
 from ..measures import margin
 from ..objective import LinearModel
 from ..types import Tensor
+from .gradient_scale import GradientScale, residuals
 
 Model = TypeVar("Model", bound=LinearModel)
 NULL = 1e-12
@@ -26,6 +27,8 @@ CURE = "drop columns, or fit with a penalty"
 PENALISE = "fit with a penalty (a finite C, or alpha > 0)"
 PROGRAMME = 1 << 22
 """Margins x parameters up to which a separating direction is looked for: some seconds."""
+OPERATIONS, SAMPLE = 1 << 30, 1024
+"""Up to n p^2 operations the norm of H^-1 is taken, over so many examples."""
 ELEMENTS = 1 << 22
 """Numbers of X that are looked at densely at once."""
 
@@ -144,12 +147,12 @@ def _sides(problem: LinearModel, used: Tensor) -> Iterator[Float[Tensor, "b r c"
 def at_optimum(problem: Model, *, polish: bool) -> Model:
     """The problem at its optimum, or as it is, with a warning where that is no optimum.
 
-    The measure is what one example contributes to the gradient: a gradient of R that is larger hides the effects of
-    single examples. No warning is given for a smoothed hinge, whose weights are the true hinge's on purpose.
+    A gradient of R that is larger than what one example contributes (`distance`) hides the effects of single examples.
+    No warning is given for a smoothed hinge, whose weights are the true hinge's on purpose.
 
     Args:
         problem: a fitted model.
-        polish: whether training is finished first, to a millionth of one example's contribution.
+        polish: whether training is finished first.
 
     Raises:
         NotConvergedError: where polishing fails.
@@ -157,20 +160,45 @@ def at_optimum(problem: Model, *, polish: bool) -> Model:
     Warns:
         NotStationaryWarning: where the gradient is larger than one example's contribution to it.
     """
-    one = one_example_contribution(problem)
     if polish:
-        return problem.minimised(1e-6 * one)
-    off = float(problem.gradient().norm())
+        return problem.minimised()
     # At the true hinge's optimum the smooth one has a gradient by construction.
-    if off > one and not problem.loss.stands_in:
+    if not problem.loss.stands_in and (off := distance(problem)) > 1:
         warnings.warn(
-            f"the estimator is not at its optimum: the gradient of its objective has norm {off:.1e}, {off / one:.1f} "
-            "times what one example contributes, so that effects of single examples are uncertain; pass polish=True, "
-            "or fit with a lower tol and a higher max_iter (if X, y and weights are those it was fitted on)",
+            f"the estimator is not at its optimum: the gradient of its objective is {off:.1f} times what one example "
+            "contributes, so that effects of single examples are uncertain; pass polish=True, or fit with a lower tol "
+            "and a higher max_iter (if X, y and weights are those it was fitted on)",
             NotStationaryWarning,
             stacklevel=3,
         )
     return problem
+
+
+def distance(problem: LinearModel) -> float:
+    """How far training has yet to go, in what one example contributes to the gradient: 1 hides effects of examples.
+
+    Both are taken in the norm of H^-1, whatever the units: of the gradient that is the Newton decrement, of examples
+    the root mean square over `SAMPLE` of them. Large problems take the diagonal of H in its place (`GradientScale`).
+    """
+    gradient, parts = problem.gradient(), problem.derivatives()
+    share = float(GradientScale.of(problem).share(gradient[None]))
+    exact_fit = bool((parts.r.abs() < residuals(problem)).all())
+    if exact_fit or problem.n * problem.p**2 > OPERATIONS:
+        return share
+    H, gauge = problem.hessian.matrix(), problem.gauge
+    if gauge is not None:
+        H.addmm_(gauge.T, gauge, alpha=float(H.diagonal().mean()))
+    unit = H.diagonal().clamp(min=1e-300).rsqrt()
+    lower, failed = torch.linalg.cholesky_ex(unit * H * unit[:, None])
+    if int(failed):
+        return share
+    index = torch.linspace(0, problem.n - 1, min(SAMPLE, problem.n), dtype=torch.float64).long()
+    ones = (problem.train_gradients(index) - problem.folded_penalty) / problem.n
+    sizes = torch.linalg.solve_triangular(
+        lower, (torch.cat([gradient[None], ones]) * unit).T, upper=False
+    ).norm(dim=0)
+    one = float(sizes[1:].square().mean().sqrt())
+    return float(sizes[0]) / one if one > 0 else share
 
 
 def one_example_contribution(problem: LinearModel) -> float:

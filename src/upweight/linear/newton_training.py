@@ -13,6 +13,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 from ..errors import NotConvergedError
 from ..objective import LinearModel
 from ..types import Tensor
+from .gradient_scale import AIM, ENOUGH, GradientScale
 
 Model = TypeVar("Model", bound=LinearModel)
 
@@ -24,25 +25,29 @@ SHORTEST = 1e-6
 """The least share of a Newton step that is tried."""
 
 
-def minimise(problem: Model, tolerance: float) -> Model:
-    """The problem at its optimum, trained from its own theta to a gradient norm of R.
+def minimise(problem: Model, tolerance: float | None = None) -> Model:
+    """The problem at its optimum, trained from its own theta until what is left of the gradient is nothing.
 
     Newton steps, halved until the objective falls: by Cholesky up to `DENSE` parameters, else by conjugate gradients
     after L-BFGS has come near. Softmax without a penalty ends at the optimum nearest to the start.
 
     Args:
         problem: a linear model at any parameters.
-        tolerance: the gradient norm at which training ends.
+        tolerance: the gradient norm at which training ends; None: 1e-8 of what one example contributes to the gradient,
+            whatever the units of columns and targets (`GradientScale`).
 
     Raises:
         NotConvergedError: where there is no optimum (separable data without a penalty) or rounding hides it.
     """
     # A copy, so that what its passes leave behind is freed when it moves on.
     here = problem.at(problem.theta) if len(problem.theta) <= DENSE else _by_lbfgs(problem)
+    before = float("inf")
     for _ in range(STEPS):
         gradient = here.gradient()
-        if float(gradient.norm()) <= tolerance:
+        left = _left(here, gradient, tolerance)
+        if left <= 1 or (tolerance is None and before / 2 <= left <= ENOUGH / AIM):
             return here
+        before = left
         step, size, value = _newton_step(here, gradient), 1.0, here.value()
         enough = value + 1e-12 * (1 + abs(value))
         there = here.at(here.theta - step)
@@ -50,10 +55,19 @@ def minimise(problem: Model, tolerance: float) -> Model:
             size /= 2
             there = here.at(here.theta - size * step)
         here = there  # with what its value has already taken a pass for
+    norm = float(here.gradient().norm())
+    wanted = norm / _left(here, here.gradient(), tolerance)
     raise NotConvergedError(
-        f"training stopped at gradient norm {float(here.gradient().norm()):.1e}, wanted {tolerance:.0e}; "
+        f"training stopped at gradient norm {norm:.1e}, wanted {wanted:.0e}; "
         "add a penalty (l2 > 0) or scale the columns of X"
     )
+
+
+def _left(here: LinearModel, gradient: Float[Tensor, " p"], tolerance: float | None) -> float:
+    """What is left of the gradient, 1 or less where training ends."""
+    if tolerance is not None:
+        return float(gradient.norm()) / tolerance
+    return float(GradientScale.of(here).share(gradient[None])) / AIM
 
 
 def _by_lbfgs(problem: Model) -> Model:

@@ -121,10 +121,10 @@ class LinearProblem(LinearModel):
         loss: LinearLoss,
         outputs: int = 1,
         intercept: bool = False,
-        tolerance: float = 1e-9,
+        tolerance: float | None = None,
         **options: Any,
     ) -> LinearProblem:
-        """The problem at its optimum, trained from zero to a gradient norm of `tolerance` by Newton steps.
+        """The problem at its optimum, trained from zero by Newton steps.
 
         Args:
             X: the training inputs (n, d), as the constructor takes them.
@@ -132,7 +132,7 @@ class LinearProblem(LinearModel):
             loss: the loss of one example.
             outputs: the number of outputs c, such as the number of classes of softmax.
             intercept: whether the model has intercepts.
-            tolerance: the gradient norm of R at which training ends.
+            tolerance: the gradient norm of R at which training ends; None: 1e-8 of one example's share of it.
             options: what else the constructor takes: `l2`, `weights`, `keep`, ...
 
         Raises:
@@ -375,7 +375,7 @@ class LinearProblem(LinearModel):
     def with_design(self, design: Design) -> LinearProblem:
         return self._copy(design=design, watch=Watch(design.sample, design.versioned))
 
-    def minimised(self, tolerance: float = 1e-9) -> LinearProblem:
+    def minimised(self, tolerance: float | None = None) -> LinearProblem:
         return minimise(self, tolerance)
 
     def gradients_without(

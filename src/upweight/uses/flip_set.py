@@ -106,9 +106,9 @@ class Search:
         return bool(self.margin(self.outputs(problem)) < 0)
 
     def retrained(self, rows: Tensor) -> LinearModel:
-        """The model trained with those rows removed or relabelled, from the original parameters to 1e-8; counted."""
+        """The model trained with those rows removed or relabelled, from the original parameters; counted."""
         self.refits += 1
-        return self.edited(self.problem, rows).minimised(1e-8)
+        return self.edited(self.problem, rows).minimised()
 
     def edited(self, problem: LinearModel, rows: Tensor) -> LinearModel:
         """The problem with those rows removed or given the rival's label, not yet trained."""
