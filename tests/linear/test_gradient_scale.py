@@ -7,6 +7,7 @@ from tests.support.cases import CASES, Case, case_id, draw
 from upweight import LinearProblem, Logistic, Squared
 from upweight.linear.diagnostics import distance
 from upweight.linear.gradient_scale import AIM, GradientScale
+from upweight.losses import LinearLoss
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
@@ -32,7 +33,7 @@ def test_the_distance_from_the_optimum_is_the_newton_decrement(case: Case):
     assert distance(case.problem) < 1e-6
 
 
-def in_units(unit: float, of_targets: float, loss: object, **options) -> LinearProblem:
+def in_units(unit: float, of_targets: float, loss: LinearLoss, **options) -> LinearProblem:
     """A model far from its optimum, its second column and its targets in other units."""
     X, y = draw(40, 3), draw(40, seed=1)
     X[:, 1] += X[:, 0]
