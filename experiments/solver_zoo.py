@@ -151,7 +151,9 @@ class Truth:
         found = []
         for g, *_ in self.test(test):
             s = self.inverse * mpmath.matrix(g) * n
-            found.append([-float(mpmath.fsum(s[j] * (row[0][j] + self.folded[j]) for j in p)) for row in self.rows])
+            found.append(
+                [-float(mpmath.fsum(s[j] * (row[0][j] + self.folded[j]) for j in p)) for row in self.rows]
+            )
         return torch.tensor(found, dtype=torch.float64)
 
     def on_self(self) -> Tensor:
@@ -257,7 +259,9 @@ def outcome(ask: Callable[[], tuple[Tensor, bool, str]], right: Tensor) -> tuple
     return "estimate" if stated else "wrong", off, words
 
 
-def questions(one: System) -> Iterator[tuple[str, Callable[[], tuple[Tensor, bool, str]], Callable[[], Tensor]]]:
+def questions(
+    one: System,
+) -> Iterator[tuple[str, Callable[[], tuple[Tensor, bool, str]], Callable[[], Tensor]]]:
     """What is asked of a system, by name: the answer, whether it states that it is off, its words; and the truth."""
     problem, test = one.problem, one.test
     truth = Truth(problem)
@@ -266,7 +270,11 @@ def questions(one: System) -> Iterator[tuple[str, Callable[[], tuple[Tensor, boo
     def scores(influence: Callable[[], uw.Influence]) -> tuple[Tensor, bool, str]:
         found = influence().on_loss(test)
         assert found.residual is not None
-        return found.values, "estimated" in found.verdict and float(found.residual.max()) > WRONG, found.verdict
+        return (
+            found.values,
+            "estimated" in found.verdict and float(found.residual.max()) > WRONG,
+            found.verdict,
+        )
 
     for name, influence in ways(problem):
         yield name, lambda influence=influence: scores(influence), lambda: right
@@ -286,7 +294,10 @@ def questions(one: System) -> Iterator[tuple[str, Callable[[], tuple[Tensor, boo
 
     def seen() -> Tensor:
         """Where a move of the outputs is far above the rounding of the outputs themselves."""
-        X, (weight, _) = problem.design.block(slice(None), torch.float64).dense(), problem.map.split(problem.theta[None])
+        X, (weight, _) = (
+            problem.design.block(slice(None), torch.float64).dense(),
+            problem.map.split(problem.theta[None]),
+        )
         terms = (X[:FIRST, None] * weight).abs().sum(2).amax(1, keepdim=True)
         return truth.left_out(FIRST).abs() > 1e-12 * terms
 

@@ -396,5 +396,9 @@ class LinearModel(Objective):
         """The problem with another loss of the same targets, at the same parameters: a softer hinge, say."""
 
     @abstractmethod
-    def minimised(self: Linear, tolerance: float = 1e-9) -> Linear:
-        """The problem at its optimum, to a gradient norm of `tolerance`; `NotConvergedError` where there is none."""
+    def minimised(self: Linear, tolerance: float | None = None) -> Linear:
+        """The problem at its optimum: Newton steps from theta to a gradient norm of `tolerance`.
+
+        None ends where the gradient is 1e-8 of what one example contributes to it, whatever the units.
+        Raises `NotConvergedError` where there is no optimum, or none is reached.
+        """

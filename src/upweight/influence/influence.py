@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 
 from ..curvature.base import Curvature
+from ..data.names import check_edit
 from ..data.row_sets import as_sets
 from ..data.user_terms import batch_index
 from ..measures import Measure, MeasureLike, as_measure, name_of
@@ -232,6 +233,7 @@ class Influence:
         >>> influence.of_change([3], (X[3:], y[:1]), (X[:1], y[:1])).effect()  # the last label becomes 0
         tensor([[-0.2500]], dtype=torch.float64)
         """
+        check_edit(before, after)
         given = given_rows(self.problem, before, weights)
         old, new = given.gradients(self.problem), given.replaced(self.problem, after)
         asked = as_measure(measure)
@@ -291,8 +293,9 @@ class Influence:
         First order for every model; for linear ones also rescaled by leverage and the Newton step.
 
         Args:
-            groups: a list of row numbers (one set), a mask (n,), a list of lists, a mapping of names to either, or a
-                column (n,) of labels, each value one set.
+            groups: a list of row numbers (one set), a mask (n,), a pandas Index of row names, a list or mapping of
+                these, or a column (n,) of labels, each value one set ("(missing)" of rows that have none). What
+                carries an index is paired by it.
             test: m test examples.
             measure: what is asked about, default the loss.
             guarantee: k adds bounds of the loss's exact change after k Newton steps, for logistic and softmax
@@ -304,7 +307,7 @@ class Influence:
         Raises:
             ValueError: for sets that are empty, unknown or everything, and guarantees that cannot be given.
         """
-        names, sets = as_sets(groups, self.problem.n)
+        names, sets = as_sets(groups, self.problem.n, self.problem.train_index)
         asked, model, curvature = as_measure(measure), self.problem.linear, self.settings.curvature.examples
         if guarantee and asked is not None:
             raise ValueError("guaranteed intervals are about the loss: leave `measure` out")

@@ -64,8 +64,8 @@ class Removal:
         if not names:
             return []
         return [
-            f"undetermined (NaN): {names}. Some direction of the parameters is fitted by such a set alone; train with a "
-            "penalty (l2 > 0) or remove fewer rows"
+            f"undetermined (NaN): {names}. Some direction of the parameters is fitted by such a set alone; train with "
+            "a penalty (l2 > 0) or remove fewer rows"
         ]
 
     def to_frame(self) -> pd.DataFrame:

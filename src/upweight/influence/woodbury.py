@@ -127,8 +127,8 @@ def _batches(problem: LinearModel, sets: list[Tensor]) -> Iterator[tuple[list[in
             batch = places[start : start + max(1, held // size)]
             if size <= held:
                 index = torch.cat([sets[j] for j in batch])
-                g = problem.train_gradients(index).view(len(batch), size, -1).sum(1)
-                C = problem.hessian_roots(index).view(len(batch), size * problem.c, -1)
+                g = problem.train_gradients(index).reshape(len(batch), size, -1).sum(1)
+                C = problem.hessian_roots(index).reshape(len(batch), size * problem.c, -1)
             else:
                 parts = sets[batch[0]].split(held)
                 g = torch.stack([problem.train_gradients(part).sum(0) for part in parts]).sum(0, keepdim=True)

@@ -44,7 +44,7 @@ class Coordinates:
         if self.scale is None:
             return True
         low, high = float(self.scale.min()), float(self.scale.max())
-        return high <= ORDINARY * low and 1 / SQUARED < low and high < SQUARED and self.reach <= ORDINARY
+        return high <= ORDINARY * low and low > 1 / SQUARED and high < SQUARED and self.reach <= ORDINARY
 
     @property
     def reach(self) -> float:
