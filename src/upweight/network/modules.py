@@ -10,10 +10,14 @@ from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
 
 from ..linalg.flat_vectors import Layout
 from ..types import Tensor
 from .transformers import masks_in_full
+
+MISSING = object()
+"""Where a module has no such attribute."""
 
 
 def snapshot(
@@ -128,6 +132,41 @@ def layer_inputs(
         yield given[0].detach(), rebuild
     finally:
         hook.remove()
+
+
+def rebound(model: torch.nn.Module, call: Callable[[], Any]) -> tuple[tuple[torch.nn.Module, str], ...]:
+    """The attributes in which a call of the model leaves tensors: weights that pruning computes, what it remembers.
+
+    The model is as before when this returns.
+    """
+    before = {module: dict(vars(module)) for module in model.modules()}
+    call()
+    places = []
+    for module, old in before.items():
+        now = vars(module)
+        for name in [name for name, value in now.items() if value is not old.get(name, MISSING)]:
+            if any(isinstance(leaf, Tensor) for leaf in tree_leaves(now[name])):
+                places.append((module, name))
+                _put(module, name, old.get(name, MISSING))
+    return tuple(places)
+
+
+@contextmanager
+def put_back(places: Sequence[tuple[torch.nn.Module, str]]) -> Iterator[None]:
+    """These attributes are afterwards what they were before."""
+    before = [(module, name, vars(module).get(name, MISSING)) for module, name in places]
+    try:
+        yield
+    finally:
+        for module, name, value in before:
+            _put(module, name, value)
+
+
+def _put(module: torch.nn.Module, name: str, value: Any) -> None:
+    if value is MISSING:
+        vars(module).pop(name, None)
+    else:
+        vars(module)[name] = value
 
 
 @contextmanager

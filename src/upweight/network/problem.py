@@ -22,6 +22,7 @@ from ..linalg.outer_products import Outer, written_out
 from ..measures import Measure, MeasureLike, as_measure
 from ..objective import Objective
 from ..penalty import Penalty
+from ..runtime.alone import alone
 from ..runtime.described import described
 from ..runtime.distributed import gather_rows, sum_across
 from ..runtime.unchanging import derived
@@ -92,6 +93,7 @@ class Problem(Objective):
     computes: dict[str, str]
     """Model and loss in words, by the place inside them."""
 
+    @alone
     def __init__(
         self,
         model: Any,
@@ -133,9 +135,11 @@ class Problem(Objective):
         )
         _ = self._own_losses  # looked at now: what is wrong with a loss shows in any example
         # What a model or loss notes of a call, a count say, is nothing that it computes with.
-        after = _computes(model, loss)
-        noted = tuple(f"{place}." for place, words in computes.items() if after.get(place) != words)
-        for place in [place for place in computes if f"{place}.".startswith(noted)]:
+        after, names = _computes(model, loss), {module: name for name, module in model.named_modules()}
+        noted = [place for place, words in computes.items() if after.get(place) != words]
+        noted += [".".join(filter(None, ("model", names[at], name))) for at, name in evaluation.leaves]
+        inside = tuple(f"{place}." for place in noted)
+        for place in [place for place in computes if f"{place}.".startswith(inside)]:
             del computes[place]
 
     # -- what it is ------------------------------------------------------------------------------------------------
@@ -155,6 +159,7 @@ class Problem(Objective):
         return self.trial.at(self.theta)
 
     @derived
+    @alone
     def facts(self) -> Facts:
         """What defaults need to know; looks at the trial examples."""
         return Facts(self.n, self.p, self.c, convex=False, linear=self._tried.linear, closed_form=False)
