@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import io
-
 from typing import Any
 
 import pytest

@@ -108,6 +108,8 @@ class Curvature(ABC):
 
     damping: float
     """What is added to the diagonal, >= 0: the answers are those of a penalty that is larger by so much."""
+    relative: float = 0.0
+    """What is added to each layer's own diagonal, as a share of its mean eigenvalue: EKFAC alone knows that."""
 
     @property
     @abstractmethod
@@ -178,6 +180,15 @@ class Curvature(ABC):
         Raises:
             ValueError: for negative or non-finite damping.
         """
+
+    @abstractmethod
+    def scaled(self: Self, factor: float) -> Self:
+        """A copy with its damping, also one that is relative, multiplied; what was gathered from the data is shared."""
+
+    @property
+    @abstractmethod
+    def remarks(self) -> tuple[str, ...]:
+        """What it covers and how, where that needs saying among the settings: one sentence each."""
 
     @abstractmethod
     def operator(self, dtype: torch.dtype | None = None) -> Operator:

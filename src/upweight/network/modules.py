@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -169,6 +170,17 @@ def _put(module: torch.nn.Module, name: str, value: Any) -> None:
         vars(module)[name] = value
 
 
+def unwrapped(model: Any) -> Any:
+    """The model inside of what torch.compile, DataParallel or DistributedDataParallel put around it.
+
+    Its layers are seen, and its parameters have the names that they had.
+    """
+    around = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+    while type(model).__module__.startswith("torch.") and type(model).__name__ in around:
+        model = getattr(model, around[type(model).__name__])
+    return model
+
+
 @contextmanager
 def twice_differentiable(model: torch.nn.Module) -> Iterator[None]:
     """Only kernels that have second derivatives: fused attention and fused recurrent layers have none."""
@@ -177,6 +189,8 @@ def twice_differentiable(model: torch.nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(masks_in_full())
+        if "torch._dynamo" in sys.modules:  # compiled parts run as they were written: their layers are seen
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.callback(torch.backends.mha.set_fastpath_enabled, attention)
         torch.backends.mha.set_fastpath_enabled(False)
         if recurrent:

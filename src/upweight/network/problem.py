@@ -33,7 +33,7 @@ from .example_gradients import directional, example_gradients, plain_gradient
 from .input_derivatives import input_gradients
 from .layers.gradients import NetworkLayers
 from .memory import MemoryPlan, bytes_per_example, patient
-from .modules import snapshot
+from .modules import snapshot, unwrapped
 from .output_curvature import flat_outputs
 from .passes import Passes
 from .second_derivatives import NetworkGaussNewton, NetworkHessian
@@ -107,6 +107,7 @@ class Problem(Objective):
         batch_size: Any = None,
         autocast: Any = None,
     ) -> None:
+        model = unwrapped(model)
         _check(model, loss, batch_size, autocast)
         computes = _computes(model, loss)
         layout, theta, fixed = snapshot(model, params)
@@ -319,6 +320,7 @@ class Problem(Objective):
         return torch.cat(found, dim=1)
 
     def retrained(self, module: torch.nn.Module) -> Problem:
+        module = unwrapped(module)
         parts: Params = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         theta = self.layout.taken(parts).to(self.theta)
         held = self.evaluation.fixed
