@@ -23,7 +23,7 @@ from .influence import Influence, Scores, ScoreStore
 from .linear import LinearProblem
 from .losses import Logistic, SmoothHinge, Softmax, Squared, SquaredHinge
 from .measures import OfParameters, Overall, PerExample
-from .network import Problem
+from .network import Problem, class_weighted, token_mean
 from .solvers import Arnoldi, ConjugateGradient, Exact, LiSSA
 from .uses import (
     Box,
@@ -75,12 +75,14 @@ __all__ = [
     "StaleError",
     "Verification",
     "attack",
+    "class_weighted",
     "explain",
     "flip_set",
     "from_estimator",
     "mislabeled",
     "mismatch",
     "stream",
+    "token_mean",
     "trust",
     "verify",
     "vulnerability",

@@ -89,6 +89,13 @@ class Dense(Curvature):
     def damped(self, damping: float) -> Dense:
         return dataclasses.replace(self, damping=damping)
 
+    def scaled(self, factor: float) -> Dense:
+        return self.damped(factor * self.damping)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return ()
+
     def operator(self, dtype: torch.dtype | None = None) -> Operator:
         A = self.explicit.to(dtype or self.dtype)
         return lambda rows: rows @ A + self.damping * rows

@@ -57,6 +57,13 @@ class EmpiricalCurvature(ProblemCurvature, ExampleMean):
     def damped(self: Self, damping: float) -> Self:
         return dataclasses.replace(self, damping=damping)
 
+    def scaled(self: Self, factor: float) -> Self:
+        return self.damped(factor * self.damping)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return ()
+
     def of(self: Self, problem: Objective) -> Self:
         return dataclasses.replace(self, problem=problem)
 

@@ -59,6 +59,13 @@ class Nystrom(Curvature):
     def damped(self, damping: float) -> Nystrom:
         return replace(self, of=self.of.damped(damping))
 
+    def scaled(self, factor: float) -> Nystrom:
+        return replace(self, of=self.of.scaled(factor))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return ()
+
     @property
     def p(self) -> int:
         return self.of.p

@@ -349,6 +349,9 @@ class LinearProblem(LinearModel):
 
     # -- other problems ----------------------------------------------------------------------------------------------
 
+    def retrained(self, module: torch.nn.Module) -> LinearProblem:
+        return self.at(self.layout.taken(dict(module.named_parameters())))
+
     def subset(self, index: Int[Tensor, " b"]) -> LinearProblem:
         return self._copy(**self._rows(index))
 
@@ -399,4 +402,9 @@ class LinearProblem(LinearModel):
             )
 
     def hashed(self) -> list[Tensor]:
-        return [*self.design.buffers(), self.y, self.weights, in_bytes(self.loss, self.class_weights)]
+        return [
+            *self.design.buffers(),
+            self.y,
+            self.weights,
+            in_bytes(self.loss, self.class_weights),
+        ]

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from ..capabilities import SecondDerivative
 from ..data.examples import count
+from ..runtime.alone import alone
 from ..runtime.distributed import own_seed, sum_across
 from ..runtime.fallback import attempt
 from ..runtime.progress import track
@@ -58,6 +59,7 @@ class NetworkCurvature(SecondDerivative):
 
         return product
 
+    @alone
     def minibatch_product(
         self, rows: Float[Tensor, "k p"], index: Int[Tensor, "k b"]
     ) -> Float[Tensor, "k p"]:

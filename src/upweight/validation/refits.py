@@ -23,7 +23,7 @@ from ..runtime.progress import track
 from ..types import Tensor
 
 Refit = Callable[[Tensor], Any]
-"""Kept training rows (index) -> retrained parameters: a flat (p,) tensor or a module."""
+"""Kept training rows (index) -> what was retrained: a module, or parameters alone as a flat (p,) tensor."""
 
 BLOCK = 64
 """Refits that run at once."""
@@ -104,22 +104,22 @@ def _by_user(
 ) -> Iterator[tuple[Tensor, float]]:
     """Changes from a user's own training, one after the other."""
     everything = torch.arange(problem.n)
-    start = problem.evaluate(test, measure, _flat_parameters(problem, refit(everything)))
+    start = _retrained(problem, refit(everything)).evaluate(test, measure)
     for row in track(removed.tolist(), "refitting", len(removed)):
-        theta = _flat_parameters(problem, refit(everything[everything != row]))
-        yield problem.evaluate(test, measure, theta) - start, float("nan")
+        there = _retrained(problem, refit(everything[everything != row]))
+        yield there.evaluate(test, measure) - start, float("nan")
 
 
-def _flat_parameters(problem: Objective, trained: Any) -> Tensor:
+def _retrained(problem: Objective, trained: Any) -> Objective:
+    """The problem at what the user's training returned: a module as a whole, or parameters alone."""
     if isinstance(trained, torch.nn.Module):
-        named = dict(trained.named_parameters())
-        return torch.cat([named[name].detach().flatten() for name in problem.layout.names])
+        return problem.retrained(trained)
     flat = torch.as_tensor(trained)
     if flat.shape != (problem.p,):
         raise ValueError(
             f"refit must return a module or a flat ({problem.p},) tensor, got shape {tuple(flat.shape)}"
         )
-    return flat
+    return problem.at(flat)
 
 
 def refit_without(
