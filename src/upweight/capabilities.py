@@ -31,6 +31,7 @@ class Facts:
             Gauss-Newton matrix is the Hessian.
         closed_form: whether it differentiates without autograd: two passes over the data are then equal by
             construction, and the gradient costs no pass of its own.
+        caution: what must be said with every answer, where the gradients are not the derivatives of the loss; else "".
     """
 
     n: int
@@ -39,6 +40,7 @@ class Facts:
     convex: bool
     linear: bool
     closed_form: bool
+    caution: str = ""
 
 
 class SecondDerivative(ABC):

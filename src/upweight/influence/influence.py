@@ -66,12 +66,16 @@ class Influence:
             raise ValueError(f"the curvature has p = {curvature.p}, the problem p = {problem.p}")
         self.problem, self._curvature, self._solver = problem, curvature, solver
 
-    @cached_property
+    @property
     def settings(self) -> Settings:
         """The curvature and the solver in use, each with its reason: what was given, or what suits the problem.
 
         A curvature of a network that was not given may take a look at the ends of the Hessian's spectrum.
         """
+        return self._chosen.saying(self.problem.remarks)
+
+    @cached_property
+    def _chosen(self) -> Settings:
         return chosen(self.problem, self._curvature, self._solver)
 
     @cached_property
@@ -373,7 +377,8 @@ class Influence:
             closed = self_influence.closed_form(problem, curvature, self.inverse, penalty)
             parts = closed or self_influence.by_solves(problem, self.inverse, penalty, block)
         values = self_influence.scores_of(problem, parts)
-        return Scores(values, problem.n, measure="own loss", ids=problem.train_index, provenance=provenance)
+        known: dict[str, Any] = {"ids": problem.train_index, "verdict": problem.facts.caution}
+        return Scores(values, problem.n, measure="own loss", provenance=provenance, **known)
 
     # --------------------------------------------------------------------------------------------------------------
 
@@ -397,7 +402,7 @@ class Influence:
             "test_ids": batch_index(test) if named else None,
             "drift": None if answer.drift is None else answer.drift.double(),
             "residual": answer.residual.double(),
-            "verdict": answer.verdict,
+            "verdict": "; ".join(filter(None, [answer.verdict, self.problem.facts.caution])),
             "provenance": self._provenance(),
         }
         return Scores(values, self.problem.n, **{**known, **fields})

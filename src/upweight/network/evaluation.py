@@ -18,6 +18,7 @@ from ..runtime.alone import ALONE
 from ..runtime.fallback import attempt, out_of_memory
 from ..types import Params, Tensor
 from .modules import put_back, rebound, twice_differentiable
+from .shortcuts import Shortcuts
 from .transformers import arguments, counted
 
 Strategy: TypeAlias = Literal["batch", "vmapped", "loop"]
@@ -25,6 +26,8 @@ Strategy: TypeAlias = Literal["batch", "vmapped", "loop"]
 
 ROWS_AT_ONCE = 16
 """Right-hand sides per vmapped call: bounds memory, more gain nothing."""
+LOSS = "losses of many examples by vmap"
+"""The short way by which a loss of one example is taken of many."""
 TOLD = 4
 """Losses that an error shows."""
 
@@ -37,7 +40,8 @@ class Evaluation:
     `layout` and `fixed` are the parameters in question and all others. `strategy` says how outputs of a batch come
     about. `autocast` is what the model computes in, where that is less than theta's precision; outputs have theta's.
     `leaves` are attributes of the model in which a call leaves tensors, `writes` says that model or loss write into
-    their inputs: the first are put back, the second get copies.
+    their inputs: the first are put back, the second get copies. `shortcuts` remembers which short ways to derivatives
+    are right for it.
     """
 
     model: torch.nn.Module = field(repr=False)
@@ -48,6 +52,7 @@ class Evaluation:
     autocast: torch.dtype | None = None
     leaves: tuple[tuple[torch.nn.Module, str], ...] = field(default=(), repr=False)
     writes: bool = False
+    shortcuts: Shortcuts = field(default_factory=Shortcuts, repr=False)
 
     def rounded(self, dtype: torch.dtype | None) -> Evaluation:
         """A copy whose model computes in that precision; None: in theta's."""
@@ -115,10 +120,11 @@ class Evaluation:
         Returns:
             A number per example, (b,).
         """
-        function, batch = function or self.loss, self.own(batch)
+        function, vectorised = function or self.loss, self.shortcuts.held.get(LOSS, True)
+        batch = self.own(batch)
         if self.strategy == "batch":
-            return per_example(function, outputs, targets_of(batch))
-        return each(lambda o, y: number(function(o, batched(y))), outputs, targets_of(batch))
+            return per_example(function, outputs, targets_of(batch), vectorised)
+        return each(lambda o, y: number(function(o, batched(y))), outputs, targets_of(batch), vectorised)
 
     def losses(self, theta: Tensor, batch: Any, function: Loss | None = None) -> Tensor:
         """The loss of each example.

@@ -28,12 +28,14 @@ from ..runtime.distributed import gather_rows, sum_across
 from ..runtime.unchanging import derived
 from ..types import Params, Tensor
 from .company import check_padding
+from .comparisons import differentiated, plain_gradient
 from .evaluation import ROWS_AT_ONCE, Evaluation, with_strategy
-from .example_gradients import directional, example_gradients, plain_gradient
+from .example_gradients import directional, example_gradients
 from .input_derivatives import input_gradients
 from .layers.gradients import NetworkLayers
+from .loss_curvature import check_curved
 from .memory import MemoryPlan, bytes_per_example, patient
-from .modules import snapshot, unwrapped
+from .modules import precision_remark, snapshot, unwrapped
 from .output_curvature import flat_outputs
 from .passes import Passes
 from .second_derivatives import NetworkGaussNewton, NetworkHessian
@@ -49,7 +51,7 @@ class Problem(Objective):
 
     Args:
         model: what was trained. A model of transformers is called without "labels", and of its outputs there are the
-            logits.
+            logits. One in half precision is computed with in float32.
         loss: `loss(outputs, targets)` gives one number per example, or is reduced: it is evaluated on batches of one.
         train: (inputs, targets) as tensors or arrays, a mapping of tensors (then `model(**batch)` and
             `loss(outputs, batch)`), a map-style Dataset or a DataLoader that does not shuffle, whose sampler
@@ -116,6 +118,7 @@ class Problem(Objective):
         penalty, w = Penalty.of(l2, theta, keep), _weights(weights, data).to(theta.device)
         with torch.no_grad():
             evaluation = with_strategy(Evaluation(model, loss, layout, fixed), theta, batch)
+            evaluation = differentiated(evaluation, theta, batch)
             c = flat_outputs(evaluation.outputs(theta, batch), count(batch)).shape[1]
         check_padding(evaluation, theta, data)
         example, gradient = bytes_per_example(evaluation, theta, batch), len(theta) * theta.element_size()
@@ -163,7 +166,8 @@ class Problem(Objective):
     @alone
     def facts(self) -> Facts:
         """What defaults need to know; looks at the trial examples."""
-        return Facts(self.n, self.p, self.c, convex=False, linear=self._tried.linear, closed_form=False)
+        caution, linear = self._tried.caution, self._tried.linear
+        return Facts(self.n, self.p, self.c, convex=False, linear=linear, closed_form=False, caution=caution)
 
     @property
     def precisions(self) -> tuple[torch.dtype, ...]:
@@ -175,9 +179,12 @@ class Problem(Objective):
 
     @property
     def remarks(self) -> tuple[str, ...]:
+        said = precision_remark(self.evaluation.model, self.layout, self.theta)
+        said += tuple(self.evaluation.shortcuts.remarks)
         if self.autocast is None:
-            return ()
+            return said
         return (
+            *said,
             f"autocast: {str(self.autocast).removeprefix('torch.')} for EKFAC's factors and training examples, whose "
             f"gradients it changes by up to {self.autocast_error:.1%}",
         )
@@ -208,10 +215,13 @@ class Problem(Objective):
 
     @derived
     def hessian(self) -> NetworkHessian:
+        _ = self._tried.caution  # what differences of gradients mean depends on it
+        check_curved(self._tried, self.passes)
         return NetworkHessian(self.passes, self.l2)
 
     @derived
     def gauss_newton(self) -> NetworkGaussNewton:
+        check_curved(self._tried, self.passes)
         return NetworkGaussNewton(self.passes, self.l2, self.layers, self.c)
 
     # -- the objective ---------------------------------------------------------------------------------------------
@@ -353,7 +363,7 @@ class Problem(Objective):
         check_eval(self.evaluation.model, StaleError)
         live = dict(self.evaluation.model.named_parameters())
         for name, then in self.seen.items():
-            if name in live and not torch.equal(live[name].detach(), then):
+            if name in live and not torch.equal(live[name].detach().to(then.dtype), then):
                 raise StaleError(
                     f"the model's parameter {name!r} changed since this problem was made: make the Problem anew"
                 )
@@ -386,6 +396,16 @@ def _check(model: Any, loss: Any, batch_size: Any, autocast: Any) -> None:
     """Refuse what no problem can be made of."""
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+        raise TypeError(
+            f"model is wrapped in {type(model).__name__}: give the model inside, model.module; work is divided over "
+            "the processes that torchrun starts"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            "model is a scripted or traced module, whose parameters cannot be replaced for derivatives: give the "
+            "torch.nn.Module that it was made of"
+        )
     if not callable(loss):
         raise TypeError(f"loss must be a function (outputs, targets) -> numbers, got {type(loss).__name__}")
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
