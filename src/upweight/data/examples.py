@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default
 from ..runtime.prefetch import ahead
 from ..types import Tensor
 from .loaders import Drawn, Sizes, drawn
+from .names import same_order
+from .user_terms import row_index
 from .watch import Watch
 
 PASS = 1024
@@ -249,6 +251,7 @@ def _source(data: Any, device: torch.device, name: str) -> Rows:
 def _columns(data: Any, device: torch.device, name: str) -> Rows:
     """Tensors or arrays with one example per entry of the first dimension."""
     if isinstance(data, tuple):
+        same_order(data[1], row_index(data[0]), "the targets")
         columns: Any = tuple(_tensor(column, name) for column in data)
     else:
         columns = {key: _tensor(column, f"{name}[{key!r}]") for key, column in data.items()}

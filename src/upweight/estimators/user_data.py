@@ -45,8 +45,8 @@ class Inputs:
                 "X is streamed from disk, which a pipeline's transformers and an SVC's kernel cannot read: give X in "
                 "memory, or store what the transformers make of it and pass the final estimator"
             )
-        if not sparse.issparse(X) and not isinstance(X, (pd.DataFrame, pd.Series)):
-            X = X.numpy() if isinstance(X, torch.Tensor) else np.asarray(X)
+        if not sparse.issparse(X) and not isinstance(X, pd.Series) and not hasattr(X, "columns"):
+            X = X.numpy() if isinstance(X, torch.Tensor) else _array(X)
         check_columns(self.estimator, X)
         if self.transform is not None:
             check_not_infinite(X)
@@ -106,7 +106,8 @@ def check_not_infinite(X: Any) -> None:
         return
     columns = X.items() if isinstance(X, pd.DataFrame) else [(None, X)]
     for name, values in columns:
-        if isinstance(values.dtype, np.dtype) and values.dtype.kind == "f":
+        dtype = getattr(values, "dtype", None)
+        if isinstance(dtype, np.dtype) and dtype.kind == "f":
             bad = np.isinf(np.asarray(values))
             if bad.any():
                 where = "" if name is None else f", column {name!r}"
@@ -114,6 +115,15 @@ def check_not_infinite(X: Any) -> None:
                 raise ValueError(
                     f"X has an infinity, first in example {first}{where}; correct or drop such examples"
                 )
+
+
+def _array(X: Any) -> np.ndarray:
+    """Inputs as an array; lists of tokens, one list per example and each as long as it likes, stay lists."""
+    if isinstance(X, (list, tuple)) and len({len(row) for row in X if isinstance(row, (list, tuple))}) > 1:
+        found = np.empty(len(X), dtype=object)
+        found[:] = X
+        return found
+    return np.asarray(X)
 
 
 def check_columns(estimator: Any, X: Any) -> None:
@@ -127,7 +137,7 @@ def check_columns(estimator: Any, X: Any) -> None:
         ValueError: naming the columns that are missing, unexpected or in another order.
     """
     names = getattr(estimator, "feature_names_in_", None)
-    if names is not None and isinstance(X, pd.DataFrame):
+    if names is not None and hasattr(X, "columns"):
         expected, found = list(names), list(X.columns)
         missing = [name for name in expected if name not in found]
         unexpected = [name for name in found if name not in expected]

@@ -83,7 +83,7 @@ def chosen(problem: Objective, curvature: Curvature | None, solver: Solver | Non
         curvature, why_curvature = choose_curvature(problem)
     if solver is None:
         solver, why_solver = choose_solver(problem, curvature)
-    return Settings(curvature, solver, (why_curvature, why_solver, *problem.remarks))
+    return Settings(curvature, solver, (why_curvature, why_solver, *curvature.remarks, *problem.remarks))
 
 
 def choose_curvature(problem: Objective) -> tuple[Curvature, str]:

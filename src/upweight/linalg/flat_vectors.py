@@ -42,6 +42,10 @@ class Layout:
         """The length p of a flat vector: the number of entries of all parameters."""
         return sum(self.sizes)
 
+    def of(self, name: str) -> int:
+        """The number of entries of that parameter."""
+        return self.sizes[self.names.index(name)]
+
     def unpack(self, flat: Float[Tensor, "*k p"]) -> Params:
         """Take flat vectors (..., p) apart into parameters by name, each with the leading shape in front of its own.
 

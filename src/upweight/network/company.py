@@ -73,7 +73,7 @@ def own_losses(
                 "an example without any label has no mean over its labels, a sum or upweight.losses.next_token is 0"
             )
         if of.strategy == "batch":
-            check_loss(of.loss, outputs, batch, losses)
+            check_loss(of.loss, outputs, of.own(batch), losses)
             ends = tree_map(lambda leaf: leaf[[0, -1]], (outputs, batch, losses))
             first = first or ends
             beside = _joined(first, ends)

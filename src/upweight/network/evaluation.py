@@ -11,12 +11,13 @@ import torch
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_flatten, tree_map
 
-from ..data.examples import batched, count, examples, targets_of
+from ..data.examples import batched, count, examples, targets_of, tensors
 from ..data.per_example import Loss, each, number, per_example
 from ..linalg.flat_vectors import Layout
+from ..runtime.alone import ALONE
 from ..runtime.fallback import attempt, out_of_memory
 from ..types import Params, Tensor
-from .modules import twice_differentiable
+from .modules import put_back, rebound, twice_differentiable
 from .shortcuts import Shortcuts
 from .transformers import arguments, counted
 
@@ -38,7 +39,9 @@ class Evaluation:
 
     `layout` and `fixed` are the parameters in question and all others. `strategy` says how outputs of a batch come
     about. `autocast` is what the model computes in, where that is less than theta's precision; outputs have theta's.
-    `shortcuts` remembers which short ways to derivatives are right for it.
+    `leaves` are attributes of the model in which a call leaves tensors, `writes` says that model or loss write into
+    their inputs: the first are put back, the second get copies. `shortcuts` remembers which short ways to derivatives
+    are right for it.
     """
 
     model: torch.nn.Module = field(repr=False)
@@ -47,6 +50,8 @@ class Evaluation:
     fixed: Params = field(repr=False)
     strategy: Strategy = "loop"
     autocast: torch.dtype | None = None
+    leaves: tuple[tuple[torch.nn.Module, str], ...] = field(default=(), repr=False)
+    writes: bool = False
     shortcuts: Shortcuts = field(default_factory=Shortcuts, repr=False)
 
     def rounded(self, dtype: torch.dtype | None) -> Evaluation:
@@ -63,13 +68,18 @@ class Evaluation:
     def call(self, theta: Tensor, batch: Any) -> Any:
         """The model's outputs for a batch, at theta."""
         state = {**self.fixed, **self.layout.unpack(theta)}
+        batch = self.own(batch)
         args = ((), arguments(self.model, batch)) if isinstance(batch, dict) else ((batch[0],),)
-        with twice_differentiable(self.model):
+        with ALONE, put_back(self.leaves), twice_differentiable(self.model):
             if self.autocast is None:
                 return counted(functional_call(self.model, state, *args))
             with torch.autocast(theta.device.type, self.autocast):
                 outputs = counted(functional_call(self.model, state, *args))
         return tree_map(lambda leaf: _like(leaf, theta), outputs)
+
+    def own(self, batch: Any) -> Any:
+        """A batch to be written into."""
+        return tree_map(_cloned, batch) if self.writes else batch
 
     def one(self, theta: Tensor, example: Any, function: Loss | None = None) -> Tensor:
         """The loss of one example.
@@ -83,7 +93,7 @@ class Evaluation:
             A number ().
         """
         batch = batched(example)
-        return number((function or self.loss)(self.call(theta, batch), targets_of(batch)))
+        return number((function or self.loss)(self.call(theta, batch), self.own(targets_of(batch))))
 
     def outputs(self, theta: Tensor, batch: Any) -> Any:
         """Outputs with the example first; batches of one keep their own dimension of 1 behind it."""
@@ -111,6 +121,7 @@ class Evaluation:
             A number per example, (b,).
         """
         function, vectorised = function or self.loss, self.shortcuts.held.get(LOSS, True)
+        batch = self.own(batch)
         if self.strategy == "batch":
             return per_example(function, outputs, targets_of(batch), vectorised)
         return each(lambda o, y: number(function(o, batched(y))), outputs, targets_of(batch), vectorised)
@@ -145,6 +156,7 @@ def with_strategy(of: Evaluation, theta: Tensor, batch: Any) -> Evaluation:
     """
     of = replace(of, strategy="loop")
     try:
+        of = _careful(of, theta, batched(next(examples(batch))))
         parts = [of.call(theta, batched(example)) for example in examples(batch)]
         singles = torch.stack([of.one(theta, example) for example in examples(batch)])
     except Exception as error:
@@ -155,10 +167,23 @@ def with_strategy(of: Evaluation, theta: Tensor, batch: Any) -> Evaluation:
         raise ValueError("the loss is not finite for some of the first examples tried: check model and data")
     together = _together(lambda: of.call(theta, batch), parts, count(batch))
     if together is not None:
-        check_loss(of.loss, together, batch, singles)
+        check_loss(of.loss, together, of.own(batch), singles)
         return replace(of, strategy="batch")
     vmapped = replace(of, strategy="vmapped")
     return attempt(lambda: vmapped if close(vmapped.losses(theta, batch), singles) else of, lambda: of)
+
+
+def _careful(of: Evaluation, theta: Tensor, batch: Any) -> Evaluation:
+    """A copy that knows what a call leaves in the model, and whether model or loss write into their inputs."""
+    mine = tree_map(_cloned, batch)
+    before = [leaf._version for leaf in tensors(mine) if not leaf.is_inference()]
+
+    def call() -> None:
+        of.loss(of.call(theta, mine), targets_of(mine))
+
+    leaves = rebound(of.model, call)
+    after = [leaf._version for leaf in tensors(mine) if not leaf.is_inference()]
+    return replace(of, leaves=leaves, writes=before != after)
 
 
 def check_loss(loss: Loss, outputs: Any, batch: Any, singles: Tensor) -> None:
@@ -232,6 +257,10 @@ def close(a: Tensor, b: Tensor, times: float = 10.0) -> bool:
         return bool((a == b).all())
     eps = torch.finfo(b.dtype).eps
     return bool((a - b).abs().max() <= times * eps**0.5 * b.abs().max() + 1000 * eps)
+
+
+def _cloned(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _like(leaf: Any, theta: Tensor) -> Any:

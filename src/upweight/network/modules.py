@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
 
 from ..data.examples import HALF
 from ..linalg.flat_vectors import Layout
 from ..types import Tensor
 from .transformers import masks_in_full
+
+MISSING = object()
+"""Where a module has no such attribute."""
 
 
 def snapshot(
@@ -144,6 +149,52 @@ def layer_inputs(
         hook.remove()
 
 
+def rebound(model: torch.nn.Module, call: Callable[[], Any]) -> tuple[tuple[torch.nn.Module, str], ...]:
+    """The attributes in which a call of the model leaves tensors: weights that pruning computes, what it remembers.
+
+    The model is as before when this returns.
+    """
+    before = {module: dict(vars(module)) for module in model.modules()}
+    call()
+    places = []
+    for module, old in before.items():
+        now = vars(module)
+        for name in [name for name, value in now.items() if value is not old.get(name, MISSING)]:
+            if any(isinstance(leaf, Tensor) for leaf in tree_leaves(now[name])):
+                places.append((module, name))
+                _put(module, name, old.get(name, MISSING))
+    return tuple(places)
+
+
+@contextmanager
+def put_back(places: Sequence[tuple[torch.nn.Module, str]]) -> Iterator[None]:
+    """These attributes are afterwards what they were before."""
+    before = [(module, name, vars(module).get(name, MISSING)) for module, name in places]
+    try:
+        yield
+    finally:
+        for module, name, value in before:
+            _put(module, name, value)
+
+
+def _put(module: torch.nn.Module, name: str, value: Any) -> None:
+    if value is MISSING:
+        vars(module).pop(name, None)
+    else:
+        vars(module)[name] = value
+
+
+def unwrapped(model: Any) -> Any:
+    """The model inside of what torch.compile, DataParallel or DistributedDataParallel put around it.
+
+    Its layers are seen, and its parameters have the names that they had.
+    """
+    around = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+    while type(model).__module__.startswith("torch.") and type(model).__name__ in around:
+        model = getattr(model, around[type(model).__name__])
+    return model
+
+
 @contextmanager
 def twice_differentiable(model: torch.nn.Module) -> Iterator[None]:
     """Only kernels that have second derivatives: fused attention and fused recurrent layers have none."""
@@ -152,6 +203,8 @@ def twice_differentiable(model: torch.nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(masks_in_full())
+        if "torch._dynamo" in sys.modules:  # compiled parts run as they were written: their layers are seen
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.callback(torch.backends.mha.set_fastpath_enabled, attention)
         torch.backends.mha.set_fastpath_enabled(False)
         if recurrent:

@@ -22,6 +22,7 @@ from ..linalg.outer_products import Outer, written_out
 from ..measures import Measure, MeasureLike, as_measure
 from ..objective import Objective
 from ..penalty import Penalty
+from ..runtime.alone import alone
 from ..runtime.described import described
 from ..runtime.distributed import gather_rows, sum_across
 from ..runtime.unchanging import derived
@@ -34,7 +35,7 @@ from .input_derivatives import input_gradients
 from .layers.gradients import NetworkLayers
 from .loss_curvature import check_curved
 from .memory import MemoryPlan, bytes_per_example, patient
-from .modules import precision_remark, snapshot
+from .modules import precision_remark, snapshot, unwrapped
 from .output_curvature import flat_outputs
 from .passes import Passes
 from .second_derivatives import NetworkGaussNewton, NetworkHessian
@@ -94,6 +95,7 @@ class Problem(Objective):
     computes: dict[str, str]
     """Model and loss in words, by the place inside them."""
 
+    @alone
     def __init__(
         self,
         model: Any,
@@ -107,6 +109,7 @@ class Problem(Objective):
         batch_size: Any = None,
         autocast: Any = None,
     ) -> None:
+        model = unwrapped(model)
         _check(model, loss, batch_size, autocast)
         computes = _computes(model, loss)
         layout, theta, fixed = snapshot(model, params)
@@ -136,9 +139,11 @@ class Problem(Objective):
         )
         _ = self._own_losses  # looked at now: what is wrong with a loss shows in any example
         # What a model or loss notes of a call, a count say, is nothing that it computes with.
-        after = _computes(model, loss)
-        noted = tuple(f"{place}." for place, words in computes.items() if after.get(place) != words)
-        for place in [place for place in computes if f"{place}.".startswith(noted)]:
+        after, names = _computes(model, loss), {module: name for name, module in model.named_modules()}
+        noted = [place for place, words in computes.items() if after.get(place) != words]
+        noted += [".".join(filter(None, ("model", names[at], name))) for at, name in evaluation.leaves]
+        inside = tuple(f"{place}." for place in noted)
+        for place in [place for place in computes if f"{place}.".startswith(inside)]:
             del computes[place]
 
     # -- what it is ------------------------------------------------------------------------------------------------
@@ -158,6 +163,7 @@ class Problem(Objective):
         return self.trial.at(self.theta)
 
     @derived
+    @alone
     def facts(self) -> Facts:
         """What defaults need to know; looks at the trial examples."""
         caution, linear = self._tried.caution, self._tried.linear
@@ -275,6 +281,13 @@ class Problem(Objective):
             return self.layers.gradients(batch, function)
         return example_gradients(self.evaluation, self.theta, batch, function)
 
+    @property
+    def sample_weights(self) -> Float[Tensor, " n"]:
+        return self.weights
+
+    def label_weights(self, batch: Any) -> Float[Tensor, " b"]:
+        return torch.ones(len(self.passes.test_rows(batch)), dtype=torch.float64, device=self.device)
+
     # -- test examples ---------------------------------------------------------------------------------------------
 
     @patient
@@ -324,6 +337,7 @@ class Problem(Objective):
         return torch.cat(found, dim=1)
 
     def retrained(self, module: torch.nn.Module) -> Problem:
+        module = unwrapped(module)
         parts: Params = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         theta = self.layout.taken(parts).to(self.theta)
         held = self.evaluation.fixed

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from ..capabilities import SecondDerivative
 from ..data.examples import count
+from ..runtime.alone import alone
 from ..runtime.distributed import own_seed, sum_across
 from ..runtime.progress import track
 from ..types import Operator, Tensor, wide
@@ -70,6 +71,7 @@ class NetworkCurvature(SecondDerivative):
 
         return product
 
+    @alone
     def minibatch_product(
         self, rows: Float[Tensor, "k p"], index: Int[Tensor, "k b"]
     ) -> Float[Tensor, "k p"]:
@@ -95,6 +97,12 @@ class NetworkCurvature(SecondDerivative):
         return (found / b + self.l2 * inner).to(rows.dtype)
 
     def root(self) -> None:
+        return None
+
+    def diagonal(self) -> None:
+        return None
+
+    def centred(self) -> None:
         return None
 
 

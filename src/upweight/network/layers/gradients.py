@@ -16,6 +16,7 @@ from ...data.examples import batched, count, examples
 from ...data.per_example import Loss
 from ...linalg.outer_products import Outer, Pairs, WeightLayout
 from ...measures import Measure
+from ...runtime.alone import ALONE
 from ...runtime.distributed import rank
 from ...runtime.fallback import attempt
 from ...runtime.progress import track
@@ -51,7 +52,8 @@ class NetworkLayers(LayerGradients):
     @property
     def layered(self) -> Layered:
         """The model's layers, as far as they explain its gradients."""
-        return self.trial.layered
+        with ALONE:
+            return self.trial.layered
 
     @cached_property
     def rounded(self) -> Layered:

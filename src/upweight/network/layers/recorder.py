@@ -9,6 +9,7 @@ from torch import nn
 
 from ...data.examples import batched, count, examples
 from ...linalg.outer_products import Pair
+from ...runtime.alone import alone
 from ...runtime.fallback import attempt
 from ...types import Tensor
 from ..evaluation import Evaluation
@@ -16,6 +17,7 @@ from .kinds import layer_of, norm_of
 from .layer import Calls
 
 
+@alone
 def record(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Any, Calls]:
     """The model's outputs, and what goes into and comes out of every supported layer on the way to them.
 
