@@ -11,6 +11,7 @@ from torch import nn
 from ...data.examples import batched, examples
 from ...linalg.flat_vectors import Layout
 from ...linalg.outer_products import WeightMatrix
+from ...runtime.fallback import attempt
 from ...types import Tensor
 from ..comparisons import plain_gradient
 from ..evaluation import Evaluation
@@ -48,8 +49,11 @@ def find_layers(of: Evaluation, theta: Tensor, batch: Any) -> tuple[list[Weight]
                 return False
         return True
 
+    def fits(part: Weight | Norm) -> bool:
+        return attempt(lambda: explained(part), lambda: False)  # what a module computes may not even have the shape
+
     parameters = _Parameters(of.model, of.layout, called)
-    return list(filter(explained, parameters.weights())), list(filter(explained, parameters.norms()))
+    return list(filter(fits, parameters.weights())), list(filter(fits, parameters.norms()))
 
 
 class _Parameters:

@@ -34,12 +34,15 @@ def record(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Any, Calls]:
 
     def spread(module: nn.Module, args: Any) -> Any:
         """Positions that all examples share are looked up by each."""
-        if args and args[0].ndim > 1 and len(args[0]) == 1 < b:
+        if args and isinstance(args[0], Tensor) and args[0].ndim > 1 and len(args[0]) == 1 < b:
             return (args[0].expand(b, *args[0].shape[1:]), *args[1:])
         return None
 
-    def keep(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-        calls.setdefault(module, []).append(((args[0] if args else kwargs["input"]).detach(), output))
+    def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        given = next((leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, Tensor)), None)
+        if given is None or not isinstance(output, Tensor):
+            return None  # a layer of its own kind, which its gradients do not look like
+        calls.setdefault(module, []).append((given.detach(), output))
         return output.clone()  # what follows may write into it
 
     hooks: list[Any] = []
