@@ -93,7 +93,8 @@ class Evaluation:
             A number ().
         """
         batch = batched(example)
-        return number((function or self.loss)(self.call(theta, batch), self.own(targets_of(batch))))
+        outputs = self.call(theta, batch)
+        return self._own(number((function or self.loss)(outputs, self.own(targets_of(batch)))), outputs)
 
     def outputs(self, theta: Tensor, batch: Any) -> Any:
         """Outputs with the example first; batches of one keep their own dimension of 1 behind it."""
@@ -123,8 +124,15 @@ class Evaluation:
         function, vectorised = function or self.loss, self.shortcuts.held.get(LOSS, True)
         batch = self.own(batch)
         if self.strategy == "batch":
-            return per_example(function, outputs, targets_of(batch), vectorised)
-        return each(lambda o, y: number(function(o, batched(y))), outputs, targets_of(batch), vectorised)
+            found = per_example(function, outputs, targets_of(batch), vectorised)
+        else:
+            found = each(lambda o, y: number(function(o, batched(y))), outputs, targets_of(batch), vectorised)
+        return self._own(found, outputs)
+
+    def _own(self, losses: Tensor, outputs: Any) -> Tensor:
+        """Losses in the precision of the outputs, whatever the loss computed in."""
+        real = [leaf for leaf in tensors(outputs) if leaf.is_floating_point()]
+        return losses.to(real[0].dtype) if real else losses
 
     def losses(self, theta: Tensor, batch: Any, function: Loss | None = None) -> Tensor:
         """The loss of each example.

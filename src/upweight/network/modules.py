@@ -14,12 +14,48 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from ..data.examples import HALF
+from ..frozen import check_eval
 from ..linalg.flat_vectors import Layout
 from ..types import Tensor
 from .transformers import masks_in_full
 
 MISSING = object()
 """Where a module has no such attribute."""
+
+
+def check_arguments(model: Any, loss: Any, batch_size: Any, autocast: Any) -> None:
+    """Refuse what no problem can be made of.
+
+    Args:
+        model: what was trained.
+        loss: its loss.
+        batch_size: examples of a block.
+        autocast: what the model computes in where many examples are taken together.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            "model is a scripted or traced module, whose parameters cannot be replaced for derivatives: give the "
+            "torch.nn.Module that it was made of"
+        )
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "inside torch.inference_mode() nothing can be differentiated: make problems outside of it"
+        )
+    for name, module in model.named_modules():
+        if isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag)) and module.max_norm is not None:
+            raise ValueError(
+                f"layer {name!r} ({type(module).__name__} with max_norm) rewrites its weight at every call, so it has "
+                "no derivative: shorten its rows once (torch.renorm) and set its max_norm to None"
+            )
+    if not callable(loss):
+        raise TypeError(f"loss must be a function (outputs, targets) -> numbers, got {type(loss).__name__}")
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
+    if autocast not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(f"autocast must be torch.bfloat16, torch.float16 or None, got {autocast!r}")
+    check_eval(model, ValueError)
 
 
 def snapshot(
@@ -199,6 +235,7 @@ def unwrapped(model: Any) -> Any:
 def twice_differentiable(model: torch.nn.Module) -> Iterator[None]:
     """Only kernels that have second derivatives: fused attention and fused recurrent layers have none."""
     recurrent = any(isinstance(module, torch.nn.RNNBase) for module in model.modules())
+    sparse = [module for module in model.modules() if getattr(module, "sparse", False) is True]
     attention, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -207,6 +244,9 @@ def twice_differentiable(model: torch.nn.Module) -> Iterator[None]:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.callback(torch.backends.mha.set_fastpath_enabled, attention)
         torch.backends.mha.set_fastpath_enabled(False)
+        for module in sparse:  # gradients are flat vectors
+            stack.callback(setattr, module, "sparse", True)
+            module.sparse = False  # type: ignore[assignment]
         if recurrent:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             # `torch.backends.mkldnn.flags` also sets TF32, which warns on processors without it.

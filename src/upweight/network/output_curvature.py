@@ -25,7 +25,8 @@ Slope: TypeAlias = Callable[[Evaluation, Tensor, Any], Tensor]
 
 def flat_outputs(outputs: Any, b: int) -> Tensor:
     """All outputs of an example in one row: (b, c)."""
-    return torch.cat([leaf.reshape(b, -1) for leaf in tree_flatten(outputs)[0]], dim=1)
+    with torch.enable_grad():
+        return torch.cat([leaf.reshape(b, -1) for leaf in tree_flatten(outputs)[0]], dim=1)
 
 
 def output_roots(of: Evaluation, theta: Tensor, batch: Any, outputs: Any = None) -> tuple[Tensor, Tensor]:
@@ -55,9 +56,10 @@ def output_roots(of: Evaluation, theta: Tensor, batch: Any, outputs: Any = None)
     there = slope(of, at, batch)
     if there.requires_grad:
         # Examples do not mix: one backward pass per output gives a column of every example's matrix.
+        with torch.enable_grad():
+            sums = [there[:, j].sum() for j in range(c)]
         columns = [
-            torch.autograd.grad(there[:, j].sum(), at, retain_graph=True, materialize_grads=True)[0]
-            for j in range(c)
+            torch.autograd.grad(total, at, retain_graph=True, materialize_grads=True)[0] for total in sums
         ]
         H = torch.stack(columns, dim=2)
     else:

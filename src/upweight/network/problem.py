@@ -35,7 +35,7 @@ from .input_derivatives import input_gradients
 from .layers.gradients import NetworkLayers
 from .loss_curvature import check_curved
 from .memory import MemoryPlan, bytes_per_example, patient
-from .modules import precision_remark, snapshot, unwrapped
+from .modules import check_arguments, precision_remark, snapshot, unwrapped
 from .output_curvature import flat_outputs
 from .passes import Passes
 from .second_derivatives import NetworkGaussNewton, NetworkHessian
@@ -110,7 +110,7 @@ class Problem(Objective):
         autocast: Any = None,
     ) -> None:
         model = unwrapped(model)
-        _check(model, loss, batch_size, autocast)
+        check_arguments(model, loss, batch_size, autocast)
         computes = _computes(model, loss)
         layout, theta, fixed = snapshot(model, params)
         data = as_rows(train, theta.device, theta.dtype)
@@ -390,21 +390,3 @@ def _weights(weights: Any, data: Rows) -> Tensor:
             "which is a weight already: pass its dataset with weights=, or leave weights= out"
         )
     return check_weights(data.seen.weights if weights is None else weights, len(data))
-
-
-def _check(model: Any, loss: Any, batch_size: Any, autocast: Any) -> None:
-    """Refuse what no problem can be made of."""
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError(
-            "model is a scripted or traced module, whose parameters cannot be replaced for derivatives: give the "
-            "torch.nn.Module that it was made of"
-        )
-    if not callable(loss):
-        raise TypeError(f"loss must be a function (outputs, targets) -> numbers, got {type(loss).__name__}")
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
-    if autocast not in (None, torch.bfloat16, torch.float16):
-        raise ValueError(f"autocast must be torch.bfloat16, torch.float16 or None, got {autocast!r}")
-    check_eval(model, ValueError)

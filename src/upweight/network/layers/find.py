@@ -50,7 +50,9 @@ def find_layers(of: Evaluation, theta: Tensor, batch: Any) -> tuple[list[Weight]
         return True
 
     def fits(part: Weight | Norm) -> bool:
-        return attempt(lambda: explained(part), lambda: False)  # what a module computes may not even have the shape
+        return attempt(
+            lambda: explained(part), lambda: False
+        )  # what a module computes may not even have the shape
 
     parameters = _Parameters(of.model, of.layout, called)
     return list(filter(fits, parameters.weights())), list(filter(fits, parameters.norms()))
