@@ -1,4 +1,4 @@
-"""What the sweep of derivatives goes through: operations and layers of torch, models of transformers, methods of peft."""
+"""What the sweep of derivatives goes through: operations and layers of torch, architectures, methods of peft."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from torch.nn import functional as F
 
 Tensor = torch.Tensor
 Operation = Callable[[Tensor], Tensor]
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, one name each."""
+    return text.split()
 
 
 def inside(h: Tensor) -> Tensor:
@@ -29,21 +34,21 @@ def points(h: Tensor) -> Tensor:
     return h.unflatten(1, (2, 3))
 
 
-EVERYWHERE = (
+EVERYWHERE = words(
     "abs atan asinh cos cosh erf erfc exp exp2 expm1 neg positive sigmoid sin sinc sinh softmax:1 log_softmax:1 square "
-    "tan tanh nan_to_num relu cumsum:1 flip:1 roll:1 logcumsumexp:1 trunc round frac sign floor"
-).split()
+    "tan tanh nan_to_num relu cumsum:1 flip:1 logcumsumexp:1 trunc round frac sign floor"
+)
 """Operations of torch that are defined everywhere, with a dimension after a colon where they take one."""
-WITHIN = (
+WITHIN = words(
     "acos asin atanh log log10 log1p log2 logit reciprocal rsqrt sqrt lgamma digamma erfinv i0 cumprod:1"
-).split()
+)
 """Operations that are taken of numbers between 0.1 and 0.9."""
-REDUCTIONS = "sum mean prod std var norm logsumexp amax amin median nansum nanmean".split()
-SPECIAL = "entr erfcx i0e i1 i1e ndtr log_ndtr bessel_j0 bessel_j1 gammaln psi expit".split()
-ACTIVATIONS = (
+REDUCTIONS = words("sum mean prod std var norm logsumexp amax amin median nansum nanmean")
+SPECIAL = words("entr erfcx i0e i1 i1e ndtr log_ndtr bessel_j0 bessel_j1 gammaln psi expit")
+ACTIVATIONS = words(
     "celu elu gelu hardshrink hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish relu6 rrelu selu silu softplus "
     "softshrink softsign softmin tanhshrink threshold glu normalize"
-).split()
+)
 GIVEN: dict[str, dict[str, Any]] = {"softmin": {"dim": 1}, "threshold": {"threshold": 0.1, "value": 0.0}}
 LINALG: dict[str, Operation] = {
     "det": lambda a: torch.linalg.det(a)[:, None],
@@ -79,6 +84,7 @@ def scattered(reduce: str) -> Operation:
 OTHERS: dict[str, Operation] = {
     **{f"scatter_reduce {r}": scattered(r) for r in ("sum", "prod", "mean", "amax", "amin")},
     "scatter_add": lambda h: torch.zeros_like(h).scatter_add(1, (torch.arange(6) % 3).expand(len(h), 6), h),
+    "roll": lambda h: h.roll(1, 1) * h,
     "index_add": lambda h: torch.zeros(len(h), 3, dtype=h.dtype).index_add(1, torch.arange(6) % 3, h),
     "gather": lambda h: h.gather(1, torch.tensor([0, 0, 5]).expand(len(h), 3)),
     "take_along_dim": lambda h: h.take_along_dim(h.argsort(1), 1),
@@ -104,7 +110,7 @@ OTHERS: dict[str, Operation] = {
     "pairwise_distance": lambda h: F.pairwise_distance(points(h)[:, 0], points(h)[:, 1])[:, None],
     "cdist": lambda h: torch.cdist(points(h), points(h).roll(1, 2)),
     "cdist p=1": lambda h: torch.cdist(points(h), points(h).roll(1, 2), p=1.0),
-    "kron": lambda h: (h[:, :2, None] * h[:, None, 2:4]),
+    "kron": lambda h: h[:, :2, None] * h[:, None, 2:4],
     "renorm": lambda h: torch.renorm(h, 2, 0, 1.0),
     "trapezoid": lambda h: torch.trapezoid(h, dim=1)[:, None],
     "diff": lambda h: torch.diff(h, dim=1),
@@ -114,7 +120,9 @@ OTHERS: dict[str, Operation] = {
     "unfold": lambda h: h.unfold(1, 3, 1),
     "im2col": lambda h: F.unfold(h[:, None, None], (1, 3)),
     "interpolate": lambda h: F.interpolate(h[:, None], 9, mode="linear"),
-    "grid_sample": lambda h: F.grid_sample(h.view(-1, 1, 2, 3), h.tanh().view(-1, 3, 1, 2), align_corners=False),
+    "grid_sample": lambda h: F.grid_sample(
+        h.view(-1, 1, 2, 3), h.tanh().view(-1, 3, 1, 2), align_corners=False
+    ),
     "pixel_shuffle": lambda h: F.pixel_shuffle(h[:, :4, None, None], 2),
     "pad reflect": lambda h: F.pad(h[:, None], (2, 2), mode="reflect"),
     "conv1d": lambda h: F.conv1d(h[:, None], h.new_tensor([[[1.0, -2.0, 1.0]]])),
@@ -141,7 +149,9 @@ def operations() -> dict[str, Operation]:
         for entry in names:
             name, _, dim = entry.partition(":")
             options = (int(dim),) if dim else ()
-            found[name] = lambda h, n=name, o=options, c=change: getattr(torch, n)(c(h), *((o,) if n == "flip" else o))
+            found[name] = lambda h, n=name, o=options, c=change: getattr(torch, n)(
+                c(h), *((o,) if n == "flip" else o)
+            )
     for name in REDUCTIONS:
         found[name] = lambda h, n=name: _values(getattr(torch, n)(inside(h), dim=1))[:, None]
     for name in SPECIAL:
@@ -175,7 +185,9 @@ class Through(nn.Module):
 def layers() -> dict[str, Callable[[], nn.Module]]:
     """Layers of torch between two others, on sequences (b, 3, 4)."""
 
-    def wrapped(make: Callable[[], nn.Module], width: int = 12, first: bool = False) -> Callable[[], nn.Module]:
+    def wrapped(
+        make: Callable[[], nn.Module], width: int = 12, first: bool = False
+    ) -> Callable[[], nn.Module]:
         class Around(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
@@ -203,7 +215,9 @@ def layers() -> dict[str, Callable[[], nn.Module]]:
         "GRU": wrapped(lambda: nn.GRU(4, 3, batch_first=True), 9),
         "LSTM": wrapped(lambda: nn.LSTM(4, 3, batch_first=True), 9),
         "MultiheadAttention": wrapped(lambda: _Attention(4, 2)),
-        "TransformerEncoderLayer": wrapped(lambda: nn.TransformerEncoderLayer(4, 2, 6, 0.0, batch_first=True)),
+        "TransformerEncoderLayer": wrapped(
+            lambda: nn.TransformerEncoderLayer(4, 2, 6, 0.0, batch_first=True)
+        ),
         "Bilinear": wrapped(lambda: _Bilinear(4, 4, 3), 9),
         "weight_norm": wrapped(lambda: parametrized.weight_norm(nn.Linear(4, 4))),
         "spectral_norm": wrapped(lambda: parametrized.spectral_norm(nn.Linear(4, 4))),
@@ -225,26 +239,31 @@ class _Bilinear(nn.Bilinear):
         return super().forward(x, x)
 
 
-ARCHITECTURES = (
+ARCHITECTURES = words(
     "Bert Roberta Electra DistilBert Albert MPNet Deberta DebertaV2 Ernie XLMRoberta Camembert GPT2 GPTNeo GPTNeoX OPT "
-    "Llama Mistral Qwen2 Phi Gemma Falcon Bloom T5 Bart MBart RoFormer Funnel SqueezeBert ConvBert Nystromformer"
-).split()
+    "Llama Mistral Qwen2 Phi Gemma Falcon Bloom T5 Bart MBart RoFormer Funnel SqueezeBert ConvBert"
+)
 """Models of transformers that classify sequences."""
+# fmt: off
 SMALL: dict[str, Any] = {
-    "vocab_size": 13, "hidden_size": 8, "d_model": 8, "n_embd": 8, "dim": 8, "embedding_size": 8, "word_embed_proj_dim": 8,
+    "vocab_size": 13, "hidden_size": 8, "d_model": 8, "n_embd": 8, "dim": 8, "embedding_size": 8,
+    "word_embed_proj_dim": 8,
     "num_hidden_layers": 1, "n_layer": 1, "n_layers": 1, "num_layers": 1, "encoder_layers": 1, "decoder_layers": 1,
     "num_attention_heads": 2, "n_head": 2, "n_heads": 2, "num_heads": 2, "num_key_value_heads": 2, "head_dim": 4,
     "encoder_attention_heads": 2, "decoder_attention_heads": 2, "intermediate_size": 8, "hidden_dim": 8, "d_ff": 8,
     "d_kv": 4, "ffn_dim": 8, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "n_inner": 8, "max_position_embeddings": 16,
-    "n_positions": 16, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 12, "num_labels": 3, "num_decoder_layers": 1,
+    "n_positions": 16, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 12, "num_labels": 3,
+    "num_decoder_layers": 1,
     "attention_types": [[["global"], 1]], "block_sizes": [1], "num_landmarks": 2, "segment_means_seq_len": 8,
-    "q_groups": 1, "k_groups": 1, "v_groups": 1, "post_attention_groups": 1, "intermediate_groups": 1, "output_groups": 1,
+    "q_groups": 1, "k_groups": 1, "v_groups": 1, "post_attention_groups": 1, "intermediate_groups": 1,
+    "output_groups": 1,
     "conv_kernel_size": 3, "head_ratio": 1, "d_head": 4, "d_inner": 8, "decoder_start_token_id": 0,
 }
+# fmt: on
 """Settings that make a model of any of these kinds small; each takes those that it knows."""
-METHODS = (
-    "LoraConfig AdaLoraConfig LoHaConfig LoKrConfig OFTConfig BOFTConfig IA3Config VeraConfig FourierFTConfig HRAConfig "
-    "VBLoRAConfig LNTuningConfig RandLoraConfig PromptTuningConfig PrefixTuningConfig PromptEncoderConfig C3AConfig "
-    "SHiRAConfig DoRA"
-).split()
+METHODS = words(
+    "LoraConfig AdaLoraConfig LoHaConfig LoKrConfig OFTConfig BOFTConfig IA3Config VeraConfig FourierFTConfig "
+    "HRAConfig VBLoRAConfig LNTuningConfig RandLoraConfig PromptTuningConfig PrefixTuningConfig PromptEncoderConfig "
+    "C3AConfig DoRA"
+)
 """Methods of peft, by their configurations."""

@@ -137,3 +137,9 @@ def test_fig4_inception_vs_rbf_small(tmp_path: Path, data_dir: Path) -> None:
     near, far = (result[half]["spearman_influence_distance"] for half in ("rbf", "lite0"))
     assert near < far - 0.1
     assert result["gradient_norm"] < 1e-8
+
+
+def test_derivatives_sweep_small(tmp_path: Path) -> None:
+    counts = small("derivatives_sweep", tmp_path)["counts"]
+    assert counts["right"] >= 20
+    assert counts.get("silent", 0) == counts.get("raw", 0) == counts.get("refused", 0) == 0

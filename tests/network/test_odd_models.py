@@ -105,3 +105,32 @@ def loop(problem, model):
             torch.cat([dict(model.named_parameters())[name].grad.flatten() for name in problem.layout.names])
         )
     return torch.stack(rows)
+
+
+class Bank(nn.Module):
+    """Multiplies with a parameter of a dictionary that several modules share, as peft's VB-LoRA does."""
+
+    def __init__(self, shared):
+        super().__init__()
+        self.shared = shared
+
+    def forward(self, x):
+        return torch.tanh(x * self.shared["scale"])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_module_that_stands_at_two_places_stays_as_it_is(shared):
+    torch.manual_seed(0)
+    bank = nn.ParameterDict({"scale": nn.Parameter(torch.randn(4))})
+    middle = (
+        (Bank(bank), nn.Linear(4, 4), Bank(bank)) if shared else (layer := nn.Linear(4, 4), nn.Tanh(), layer)
+    )
+    model = nn.Sequential(
+        nn.Embedding(9, 4), nn.Flatten(), nn.Linear(16, 4), *middle, nn.Linear(4, 3)
+    ).double()
+    before = dict(model.named_parameters())
+    problem = Problem(model, F.cross_entropy, (WORDS, LABELS), l2=0.01)
+    Influence(problem).on_loss((WORDS[:2], LABELS[:2]))
+    after = dict(model.named_parameters())
+    assert all(after[name] is value for name, value in before.items())
+    close(problem.test_gradients((WORDS, LABELS)), loop(problem, model))

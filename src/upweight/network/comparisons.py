@@ -135,10 +135,18 @@ def relative(mine: Tensor, plain: Tensor) -> float:
     return gap / size if gap == gap else float("inf")
 
 
+def rounding(dtype: torch.dtype) -> float:
+    """The relative gap between two ways to a derivative that counts as rounding.
+
+    A thousandth in float64 too, where models may compute norms or Fourier transforms in single precision.
+    """
+    return max(1e-3, 10 * float(torch.finfo(dtype).eps) ** 0.5)
+
+
 def within_rounding(mine: Tensor, plain: Tensor) -> float:
     """How far a derivative is off the same by another way, relatively; 0 within rounding."""
     off = relative(mine, plain)
-    return 0.0 if off <= 10 * torch.finfo(plain.dtype).eps ** 0.5 else off
+    return 0.0 if off <= rounding(plain.dtype) else off
 
 
 def gap_to_plain(mine: Tensor, plain: Differentiated, of: Evaluation, theta: Tensor, batch: Any) -> float:
@@ -163,8 +171,8 @@ def gap_to_plain(mine: Tensor, plain: Differentiated, of: Evaluation, theta: Ten
     wide = in_float64(of, theta, batch)
     if wide[1].dtype == theta.dtype:
         return off
-    rounding = relative(right, plain(*wide))
-    return 0.0 if off <= 10 * rounding else off
+    moved = relative(right, plain(*wide))
+    return 0.0 if off <= 10 * moved else off
 
 
 class Quotient(NamedTuple):

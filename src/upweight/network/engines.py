@@ -17,6 +17,7 @@ from .comparisons import (
     in_float64,
     plain_gradient,
     relative,
+    rounding,
     within_rounding,
 )
 from .curvature_products import STEP, Mode, gauss_newton_parts, hessian_product
@@ -123,9 +124,7 @@ def gauss_newton_gap(of: Evaluation, theta: Tensor, batch: Any, mode: Mode) -> f
     u = direction(tangent, 1) + (tangent == 0).to(tangent)
     back = plain_gradient(lambda t: parts.outputs(t) @ u, theta)
     across = torch.stack([tangent @ u, back @ v])
-    if float((across[0] - across[1]).abs()) <= 10 * torch.finfo(theta.dtype).eps ** 0.5 * float(
-        tangent.norm()
-    ):
+    if float((across[0] - across[1]).abs()) <= rounding(theta.dtype) * float(tangent.norm()):
         return within_rounding(parts.back(u[None])[0], back)
     return relative(across[:1], across[1:])
 

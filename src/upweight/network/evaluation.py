@@ -67,15 +67,32 @@ class Evaluation:
 
     def call(self, theta: Tensor, batch: Any) -> Any:
         """The model's outputs for a batch, at theta."""
-        state = {**self.fixed, **self.layout.unpack(theta)}
+        values = {**self.fixed, **self.layout.unpack(theta)}
+        state = {place: values[name] for place, name in self.places.items()}
         batch = self.own(batch)
         args = ((), arguments(self.model, batch)) if isinstance(batch, dict) else ((batch[0],),)
         with ALONE, put_back(self.leaves), twice_differentiable(self.model):
             if self.autocast is None:
-                return counted(functional_call(self.model, state, *args))
+                return counted(functional_call(self.model, state, *args, tie_weights=False))
             with torch.autocast(theta.device.type, self.autocast):
-                outputs = counted(functional_call(self.model, state, *args))
+                outputs = counted(functional_call(self.model, state, *args, tie_weights=False))
         return tree_map(lambda leaf: _like(leaf, theta), outputs)
+
+    @cached_property
+    def places(self) -> dict[str, str]:
+        """Every place of a parameter or buffer in the model, once, and what that is called in `layout` and `fixed`.
+
+        `functional_call` ties places of one parameter by itself, but leaves a module that stands at two places with
+        the parameters of the call (torch 2.13).
+        """
+        held = [*self.model.named_parameters(), *self.model.named_buffers()]
+        names = {id(value): name for name, value in held}
+        return {
+            f"{path}.{key}" if path else key: names[id(value)]
+            for path, module in self.model.named_modules()
+            for key, value in [*module._parameters.items(), *module._buffers.items()]
+            if value is not None
+        }
 
     def own(self, batch: Any) -> Any:
         """A batch to be written into."""
