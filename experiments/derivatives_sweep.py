@@ -32,7 +32,7 @@ from experiments import common
 from experiments.derivatives_cases import ARCHITECTURES, METHODS, SMALL, Through, layers, operations
 
 BARS = {"Hessian products": 1e-3}
-"""The largest relative error of a row that counts as right, 1e-5 elsewhere; differences in float32 know no better."""
+"""The largest relative error of a row that counts as right, 1e-4 elsewhere: some models compute in float32 inside."""
 LARGEST = 1500
 """Parameters up to which answers are compared, which take a matrix."""
 SOME = 8
@@ -138,7 +138,7 @@ def judged(make: Callable[[], Case]) -> tuple[str, str]:
         except Exception as error:
             return "raw", f"{type(error).__name__}: {str(error)[:110]}"
     told = [str(w.message) for w in said if w.category is uw.DerivativeWarning]
-    wrong = {name: error for name, error in errors.items() if not error <= BARS.get(name, 1e-5)}
+    wrong = {name: error for name, error in errors.items() if not error <= BARS.get(name, 1e-4)}
     if wrong:
         detail = ", ".join(f"{name} {error:.0e}" for name, error in wrong.items())
         pseudo = any("not the derivatives" in words or "second derivative in" in words for words in told)

@@ -79,7 +79,7 @@ def test_words_that_stand_for_padding_have_no_gradient_and_that_is_right():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(6, 3, padding_idx=0), nn.Flatten(), nn.Linear(9, 3)).double()
     with torch.no_grad():
-        model[0].weight[0] = 1.0
+        model[0].weight[0] = 1.0  # type: ignore[operator]
     words, y = torch.randint(0, 6, (12, 3)), torch.arange(12) % 3
     problem = Problem(model, F.cross_entropy, (words, y), l2=0.01)
     assert gap_to_loss(problem.evaluation, problem.theta, (words, y)) == 0

@@ -449,7 +449,7 @@ def test_a_model_in_half_precision_is_computed_with_in_float32(dtype, curvature)
     assert half.dtype == torch.float32
     assert f"computed in float32: the model's parameters are {str(dtype)[6:]}" in str(mine.settings)
     with torch.no_grad():
-        model[0].bias.add_(1)
+        model[0].bias.add_(1)  # type: ignore[operator]
     with pytest.raises(StaleError, match=r"0\.bias"):
         mine.on_loss((X[:3], y[:3]))
 

@@ -58,9 +58,9 @@ def test_a_slower_way_is_said_once(kind):
         influence.on_loss((X[:3], y[:3]))
         influence.on_loss((X[:3], y[:3]))
         Influence(problem.changed(l2=0.1), curvature=Hessian(problem, 1.0)).on_loss((X[:3], y[:3]))
-    said = [str(w.message) for w in said if w.category is DerivativeWarning]
-    assert len(said) == len(set(said)) >= 1
-    assert all(words in str(influence.settings) for words in said)
+    told = [str(w.message) for w in said if w.category is DerivativeWarning]
+    assert len(told) == len(set(told)) >= 1
+    assert all(words in str(influence.settings) for words in told)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -74,7 +74,7 @@ def test_models_that_torch_gets_right_are_believed(dtype):
 def test_rounding_of_examples_that_the_model_is_sure_of_is_no_fault():
     _, twin, (X, _) = twins("weight norm", dtype=torch.float32)
     with torch.no_grad():
-        twin.out.weight.mul_(60)
+        twin.out.weight.mul_(60)  # type: ignore[operator,union-attr]
         y = twin(X).argmax(1)
     problem = Problem(twin, F.cross_entropy, (X, y), l2=0.01)
     Influence(problem, curvature=GaussNewton(problem, 0.1)).on_loss((X, y))

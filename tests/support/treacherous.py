@@ -86,7 +86,7 @@ def twins(kind: str, n: int = 20, dtype: torch.dtype = torch.float64) -> tuple[n
     torch.manual_seed(0)
     model = TREACHEROUS[kind](False).to(dtype)
     twin = copy.deepcopy(model)
-    twin.plain = True
+    twin.plain = True  # type: ignore[assignment]
     X = torch.randn(n, 5, dtype=dtype)
     y = (X.norm(dim=1) > 2).long() + (X[:, 0] > 0).long()
     train(twin, X, y)

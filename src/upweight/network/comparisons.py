@@ -34,8 +34,8 @@ Differentiated: TypeAlias = Callable[[Evaluation, Tensor, Any], Tensor]
 
 def code_of(function: Any) -> Hashable:
     """What a function does, whatever it holds: its code, or its class."""
-    code: Hashable = getattr(function, "__code__", None)
-    return code or type(function)
+    found: Hashable = getattr(function, "__code__", None) or type(function)
+    return found
 
 
 def plain_gradient(function: Callable[[Tensor], Tensor], theta: Float[Tensor, "*x"]) -> Float[Tensor, "*x"]:

@@ -90,7 +90,13 @@ def snapshot(
 
 
 def precision_remark(model: torch.nn.Module, layout: Layout, theta: Tensor) -> tuple[str, ...]:
-    """A sentence, where the model's parameters have another precision than their copies."""
+    """A sentence, where the model's parameters have another precision than their copies.
+
+    Args:
+        model: what was trained.
+        layout: the parameters in question.
+        theta: their copies (p,).
+    """
     held = {str(v.dtype).removeprefix("torch.") for n, v in model.named_parameters() if n in layout.names}
     own = str(theta.dtype).removeprefix("torch.")
     return () if held == {own} else (f"computed in {own}: the model's parameters are {', '.join(held)}",)

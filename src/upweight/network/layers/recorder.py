@@ -93,7 +93,10 @@ def example_first(of: Evaluation, theta: Tensor, batch: Any) -> set[nn.Module]:
     """
     if of.strategy != "batch":
         return set()
-    together = attempt(lambda: record(of, theta, batch)[1], dict)  # a model may fold choices into the batch
+    nothing: Calls = {}
+    together = attempt(
+        lambda: record(of, theta, batch)[1], lambda: nothing
+    )  # choices may be folded into the batch
     found = set(together)
     for i, example in enumerate(examples(batch)):
         _, alone = record(of, theta, batched(example))
