@@ -158,3 +158,18 @@ def test_columns_are_compared_by_name_else_by_number():
     many = frame.assign(**{f"x{i}": 0.0 for i in range(30)})
     with pytest.raises(ValueError, match=r"unexpected \['x0'.*'x9'\]$"):  # no message of a thousand columns
         check_columns(named, many)
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_infinite_cells_are_told_before_a_transformer_meets_them(table):
+    from sklearn.pipeline import make_pipeline
+
+    data, y = np.random.default_rng(0).normal(size=(30, 3)), np.arange(30) % 2
+    fitted = pd.DataFrame(data, columns=list("abc")) if table else data
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(fitted, y)
+    data = data.copy()
+    data[5, 1] = np.inf
+    with pytest.raises(
+        ValueError, match=f"X has an infinity, first in example 5{', column .b' if table else ''}"
+    ):
+        from_estimator(model, pd.DataFrame(data, columns=list("abc")) if table else data, y)

@@ -188,3 +188,11 @@ def test_a_word_among_numbers_is_named():
     assert kind_of(column).startswith(
         "1 of its 100 cells are no numbers, first 'N/A' in row 50: empty or repair"
     )
+
+
+@pytest.mark.parametrize("target", ["y", "b"])
+def test_infinite_cells_are_named_with_their_column_and_row(target):
+    table = pd.DataFrame({"a": [0.5, 1.5, 2.0], "b": [1.0, float("inf"), 0.0], "y": ["n", "y", "n"]})
+    with pytest.raises(FileError, match=r"column 'b' is infinite in 1 rows, first in row 1"):
+        understood(table, target)
+    assert understood(table, "y", drop=["b"]).kinds == {"a": "number"}

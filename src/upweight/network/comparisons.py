@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -32,10 +32,9 @@ Differentiated: TypeAlias = Callable[[Evaluation, Tensor, Any], Tensor]
 """Something of a model at theta on a batch."""
 
 
-def code_of(function: Any) -> Hashable:
+def code_of(function: Any) -> Any:
     """What a function does, whatever it holds: its code, or its class."""
-    found: Hashable = getattr(function, "__code__", None) or type(function)
-    return found
+    return getattr(function, "__code__", None) or type(function)
 
 
 def plain_gradient(function: Callable[[Tensor], Tensor], theta: Float[Tensor, "*x"]) -> Float[Tensor, "*x"]:
