@@ -15,6 +15,7 @@ from ..linear.problem import LinearProblem
 from ..types import Keep
 from .readers import reader_of
 from .reading import Options, Reading
+from .transformers import check_transformers
 from .user_data import Inputs, Targets
 
 
@@ -56,7 +57,7 @@ def from_estimator(
 
     Raises:
         TypeError: for estimators that are not supported, saying why.
-        ValueError: for settings and data that are not, likewise.
+        ValueError: for settings and data that are not, likewise, and for transformers that gave training other numbers.
         ImportError: without scikit-learn.
         NotConvergedError: where polishing fails.
 
@@ -72,6 +73,7 @@ def from_estimator(
     ('total', [0.5, 0.5, 0.0], True)
     """
     model, transform = _unwrap(estimator)
+    unknown = () if transform is None else check_transformers(transform, X, y)
     inputs = Inputs(estimator, transform)
     features = inputs(X)
     reading = reader_of(model)(model, features, Options(smoothing, rank))
@@ -100,7 +102,7 @@ def from_estimator(
             feature_names=None if phi is not None else _feature_names(estimator, transform, X),
             train_index=batch_index((X, y)),
             classes=targets.classes,
-            notes=_notes(model, transform, reading),
+            notes=(*_notes(model, transform, reading), *unknown),
         ),
     )
     check_identified(problem)
