@@ -47,11 +47,16 @@ def test_inputs_of_every_form(form: Any):
     assert_close_per_row(features(trunk(), form(images())), trunk()(images()), 1e-6)
 
 
-def test_features_are_kept_by_what_they_are_made_of(tmp_path: Path):
+def test_features_are_kept_by_what_they_are_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     network, x = trunk(), images()
     first = features(network, x, batch=2, cache=tmp_path / "new")
     calls: list[int] = []
-    network.register_forward_hook(lambda *_: calls.append(1))
+
+    def counted(found: Any, b: int) -> Any:
+        calls.append(1)
+        return found
+
+    monkeypatch.setattr(frozen, "check_features", counted)
     assert torch.equal(features(network, x, cache=tmp_path / "new"), first)
     assert calls == []
     features(network, x + 1, cache=tmp_path / "new")
@@ -59,6 +64,8 @@ def test_features_are_kept_by_what_they_are_made_of(tmp_path: Path):
     features(trunk(1), x, cache=tmp_path / "new")
     features(network, x.transpose(2, 3).flip(2), cache=tmp_path / "new")
     assert len(list((tmp_path / "new").iterdir())) == 4
+    network.register_forward_hook(lambda module, args, output: 2 * output)
+    assert torch.equal(features(network, x, cache=tmp_path / "new"), 2 * first)
 
 
 def test_equal_numbers_of_another_shape_have_features_of_their_own(tmp_path: Path):

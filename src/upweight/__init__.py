@@ -9,6 +9,8 @@ from .curvature import EKFAC, Dense, GaussNewton, Hessian, Nystrom
 from .data.design_on_disk import stream
 from .errors import (
     ApproximationWarning,
+    DerivativeError,
+    DerivativeWarning,
     IndefiniteError,
     InfluenceError,
     NotConvergedError,
@@ -23,7 +25,7 @@ from .influence import Influence, Scores, ScoreStore
 from .linear import LinearProblem
 from .losses import Logistic, SmoothHinge, Softmax, Squared, SquaredHinge
 from .measures import OfParameters, Overall, PerExample
-from .network import Problem
+from .network import Problem, class_weighted, token_mean
 from .solvers import Arnoldi, ConjugateGradient, Exact, LiSSA
 from .uses import (
     Box,
@@ -47,6 +49,8 @@ __all__ = [
     "Box",
     "ConjugateGradient",
     "Dense",
+    "DerivativeError",
+    "DerivativeWarning",
     "Exact",
     "GaussNewton",
     "Hessian",
@@ -75,12 +79,14 @@ __all__ = [
     "StaleError",
     "Verification",
     "attack",
+    "class_weighted",
     "explain",
     "flip_set",
     "from_estimator",
     "mislabeled",
     "mismatch",
     "stream",
+    "token_mean",
     "trust",
     "verify",
     "vulnerability",

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from .runtime.described import described
 from .runtime.fingerprint import FORMAT, content_hash
 from .runtime.progress import track
 from .runtime.tensor_files import read, write
@@ -47,11 +48,8 @@ def features(
     inputs = as_tensor(inputs)
     path = None
     if cache is not None:
-        state = [*network.state_dict().values(), inputs]
-        path = (
-            Path(cache)
-            / f"features_{content_hash(state, f'format {FORMAT} {network!r} {tuple(inputs.shape)}')}.safetensors"
-        )
+        words = f"format {FORMAT} {described(network)!r} {tuple(inputs.shape)}"
+        path = Path(cache) / f"features_{content_hash([inputs], words)}.safetensors"
         if path.exists():
             return read(path, "a file of features")[0]["features"]
     found = []

@@ -279,6 +279,14 @@ class Objective(Identified):
         """The problem on some of the training examples, in the order of the index, at the same theta and penalty."""
 
     @abstractmethod
+    def retrained(self: Self, module: torch.nn.Module) -> Self:
+        """The problem at what a retraining gave: a module whose parts are called as those of the problem's own model.
+
+        All of it counts: the parameters in question, those that were held fixed, and the buffers (batch norm's
+        statistics). Raises ValueError for a module without one of them, or with another shape.
+        """
+
+    @abstractmethod
     def hashed(self) -> list[Tensor]:
         """The data and settings that the fingerprint covers, besides theta and penalty; a pass over the data."""
 
@@ -396,5 +404,9 @@ class LinearModel(Objective):
         """The problem with another loss of the same targets, at the same parameters: a softer hinge, say."""
 
     @abstractmethod
-    def minimised(self: Linear, tolerance: float = 1e-9) -> Linear:
-        """The problem at its optimum, to a gradient norm of `tolerance`; `NotConvergedError` where there is none."""
+    def minimised(self: Linear, tolerance: float | None = None) -> Linear:
+        """The problem at its optimum: Newton steps from theta to a gradient norm of `tolerance`.
+
+        None ends where the gradient is 1e-8 of what one example contributes to it, whatever the units.
+        Raises `NotConvergedError` where there is no optimum, or none is reached.
+        """

@@ -28,6 +28,7 @@ from upweight.linear.diagnostics import (
     at_optimum,
     check_identified,
     check_separable,
+    distance,
     one_example_contribution,
 )
 
@@ -297,3 +298,20 @@ def test_a_hinge_that_stopped_early_is_warned_of_by_its_true_objective():
     assert f"its objective is {value:.4g} and" in str(said[0].message)
     polished = from_estimator(model, X, y, polish=True)
     assert float(polished.gradient().norm()) <= 1e-6 * one_example_contribution(rough)
+
+
+@pytest.mark.parametrize("solver", ["liblinear", "newton-cholesky"])
+def test_a_column_in_dollars_does_not_hide_unfinished_training(solver: str):
+    """The income's column fills the gradient's norm; the age's and the intercept's are what is unfinished."""
+    rng = np.random.default_rng(0)
+    age, income = rng.normal(50, 15, 200), rng.lognormal(11, 0.7, 200)
+    y = (age / 15 + income / 1e5 + rng.normal(size=200) > 4.5).astype(int)
+    D = pd.DataFrame({"age": age, "income": income})
+    tight = {} if solver == "liblinear" else {"tol": 1e-12}
+    model = LogisticRegression(solver=solver, **tight).fit(D, y)
+    if solver == "liblinear":
+        with pytest.warns(NotStationaryWarning, match="times what one example contributes"):
+            from_estimator(model, D, y)
+        assert distance(from_estimator(model, D, y, polish=True)) < 1e-6
+    else:
+        assert distance(from_estimator(model, D, y)) < 1e-6

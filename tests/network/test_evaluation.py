@@ -1,14 +1,20 @@
 """How outputs of a batch come about, and models and losses that no example has for itself."""
 
+import copy
 import dataclasses
+import io
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
+from tests.support.cases import draw
+from tests.support.compare import assert_close_per_row
 from tests.support.small_models import all_products, close, make, rows_of
-from upweight import Problem
+from upweight import ConjugateGradient, GaussNewton, Influence, Problem
 from upweight.network.evaluation import with_strategy
 from upweight.runtime.fallback import attempt
 
@@ -111,3 +117,74 @@ def test_running_out_of_memory_is_not_taken_for_an_unsupported_operation():
 
     with pytest.raises(torch.OutOfMemoryError):
         attempt(full, lambda: None)
+
+
+# -- what a call leaves behind -----------------------------------------------------------------------------------------
+
+
+class Remembers(nn.Module):
+    """Keeps what it gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin, self.calls = nn.Linear(3, 2), 0
+        self.last: Any = None
+
+    def forward(self, x):
+        self.calls += 1
+        self.last = self.lin(x), "given"
+        return self.last[0]
+
+
+def pruned():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    prune.l1_unstructured(model[0], "weight", 0.4)
+    return model
+
+
+LEAVES = {
+    "pruned": pruned,
+    "spectral norm": lambda: nn.Sequential(torch.nn.utils.spectral_norm(nn.Linear(3, 2))).eval(),
+    "remembers": Remembers,
+}
+
+
+@pytest.mark.parametrize("kind", LEAVES)
+def test_a_model_is_as_it_was_after_a_question(kind):
+    X, y = draw(20, 3).float(), torch.arange(20) % 2
+    model = LEAVES[kind]()
+    with torch.no_grad():
+        before = model(X)
+    problem = Problem(model, F.cross_entropy, (X, y), l2=0.1)
+    solver = ConjugateGradient(rtol=1e-3)
+    influence = Influence(problem, curvature=GaussNewton(problem, 0.1), solver=solver)
+    influence.on_loss((X[:2], y[:2]))
+    influence.on_inputs((X[:1], y[:1]), (X[:2], y[:2]))
+    assert torch.equal(copy.deepcopy(model)(X), before)
+    torch.save(model, io.BytesIO())
+
+
+@pytest.mark.parametrize("where", ["model", "loss"])
+def test_who_writes_into_its_inputs_writes_into_a_copy(where):
+    class Writes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.lin = nn.Linear(3, 2).double()
+
+        def forward(self, x):
+            return self.lin(x.mul_(2) if where == "model" else 2 * x)
+
+    def loss(outputs, targets):
+        return F.cross_entropy(outputs, targets.sub_(1) if where == "loss" else targets - 1)
+
+    X, y = draw(20, 3), torch.arange(20) % 2 + 1
+    held = X.clone(), y.clone()
+    problem = Problem(Writes(), loss, (X, y), l2=0.1)
+    scores = Influence(problem).on_loss((X[:2], y[:2]))
+    assert torch.equal(X, held[0])
+    assert torch.equal(y, held[1])
+    model = nn.Linear(3, 2).double()
+    model.load_state_dict(Writes().lin.state_dict())
+    plain = Problem(model, F.cross_entropy, (2 * X, y - 1), l2=0.1)
+    assert_close_per_row(scores.values, Influence(plain).on_loss((2 * X[:2], y[:2] - 1)).values, 1e-10)

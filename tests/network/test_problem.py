@@ -14,7 +14,7 @@ from tests.support.small_models import all_products, close, dense_hessian, make,
 from upweight import ConjugateGradient, GaussNewton, Influence, LinearProblem, Problem, Softmax
 from upweight.errors import NotDeterministicError, StaleError
 from upweight.measures import OfParameters, Overall, logit
-from upweight.network.modules import in_words
+from upweight.runtime.described import described
 
 
 @pytest.mark.parametrize("keep", ["mean", "total"])
@@ -406,4 +406,30 @@ def test_the_fingerprint_knows_the_loss_by_what_it_does():
     assert len(set(found)) == len(found)
     again = [partial(smoothed, amount=0.1), Scaled(), nn.CrossEntropyLoss()]
     assert [fingerprint(loss) for loss in again] == [found[3], found[8], found[5]]
-    assert "0x" not in str([in_words(loss) for loss in different])
+    assert "0x" not in str([described(loss) for loss in different])
+
+
+def test_the_fingerprint_knows_the_architecture():
+    """Networks of equal weights that compute other numbers, and one that only counts how often it was called."""
+    train = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1, 1, 0])
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lin, self.calls, self.seen = nn.Linear(3, 2), 0, None
+
+        def forward(self, x):
+            self.calls, self.seen = self.calls + 1, x.detach()
+            return self.lin(x)
+
+    def of(*activation) -> str:
+        torch.manual_seed(0)
+        return Problem(nn.Sequential(nn.Linear(3, 2), *activation), F.cross_entropy, train).fingerprint()
+
+    found = [of(), of(nn.Tanh()), of(nn.ReLU()), of(nn.Softplus(1.0)), of(nn.Softplus(2.0))]
+    assert len(set(found)) == len(found)
+    assert found[1] == of(nn.Tanh())
+    model = Counting()
+    once = Problem(model, F.cross_entropy, train).fingerprint()
+    model(train[0][:2])
+    assert Problem(model, F.cross_entropy, train).fingerprint() == once

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import upweight as uw
-from tests.support.cases import BY_NAME, CASES, Case, case_id, newton
+from tests.support.cases import BY_NAME, CASES, Case, case_id, draw, newton
 from tests.support.classifiers import network, weighted_softmax
 from tests.support.compare import assert_close_per_row
 from tests.support.refits import losses_on_test, total_objective
@@ -135,6 +135,37 @@ def test_a_module_is_taken_for_its_parameters() -> None:
     ]
     assert torch.equal(*found)
     assert float(found[0].abs().min()) > 0
+
+
+def test_a_module_counts_with_its_buffers_and_what_was_held_fixed() -> None:
+    """Batch norm's statistics and a trunk outside params= are those of the retraining."""
+    X, y = draw(30, 3), draw(30, 1)
+
+    def model(kept: torch.Tensor) -> torch.nn.Module:
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(
+            torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1)
+        ).double()
+        for part in net.parameters():
+            part.data *= 1 + 0.01 * (30 - len(kept)) * float(kept.double().mean())
+        for _ in range(20):
+            net(X[kept])
+        return net.eval()
+
+    problem = uw.Problem(model(torch.arange(30)), torch.nn.functional.mse_loss, (X, y), params="2.*")
+    found = measured_refits(problem, (X, y), None, torch.tensor([1, 5]), refit=model, tolerance=1e-9)[0]
+    kept = [torch.arange(30), *(torch.arange(30)[torch.arange(30) != row] for row in (1, 5))]
+    losses = [(model(rows)(X) - y).square()[:, 0].detach() for rows in kept]
+    for change, after in zip(found, losses[1:], strict=True):
+        assert_close_per_row(change[None], (after - losses[0])[None], 1e-10)
+
+    def other(kept: torch.Tensor) -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Identity(), torch.nn.Linear(4, 1)).double()
+
+    with pytest.raises(
+        ValueError, match=r"the returned module must have '1\.weight' of shape \(4,\); there it is"
+    ):
+        measured_refits(problem, (X, y), None, torch.tensor([1]), refit=other, tolerance=1e-9)
 
 
 @pytest.mark.parametrize("trained", [torch.zeros(3), torch.zeros(1, 4), 0.5], ids=str)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
+from ..linalg.coordinates import Coordinates, power_of_two
 from ..linalg.factorizations import CholeskyFactor, Factor
 from ..runtime.fingerprint import content_hash
 from ..types import Operator, Tensor
@@ -64,6 +66,10 @@ class Dense(Curvature):
     def shift(self) -> float:
         return self.damping
 
+    @cached_property
+    def coordinates(self) -> Coordinates:  # type: ignore[override]
+        return Coordinates(power_of_two(self.explicit.diagonal() + self.damping))
+
     @property
     def semidefinite(self) -> bool:
         return False
@@ -82,6 +88,13 @@ class Dense(Curvature):
 
     def damped(self, damping: float) -> Dense:
         return dataclasses.replace(self, damping=damping)
+
+    def scaled(self, factor: float) -> Dense:
+        return self.damped(factor * self.damping)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return ()
 
     def operator(self, dtype: torch.dtype | None = None) -> Operator:
         A = self.explicit.to(dtype or self.dtype)

@@ -111,6 +111,18 @@ class EKFAC(ProblemCurvature, OuterInverse):
     def damped(self, damping: float) -> EKFAC:
         return replace(self, damping=damping)
 
+    def scaled(self, factor: float) -> EKFAC:
+        return replace(self, damping=factor * self.damping, relative=factor * self.relative)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        sizes: dict[str, int] = {}
+        for name, kind in self.coverage.items():
+            sizes[kind] = sizes.get(kind, 0) + self.problem.layout.of(name)
+        shares = [f"{size / self.p:.1%} {kind}" for kind, size in sorted(sizes.items())]
+        outside = "" if set(sizes) == {"Kronecker"} else "; see EKFAC.coverage for which"
+        return (f"EKFAC covers its {self.p} parameters: {', '.join(shares)}{outside}",)
+
     def spectrum(self, steps: int = 100) -> tuple[float, float]:
         return extreme_eigenvalues(self, steps)
 

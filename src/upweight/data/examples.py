@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, final
 
 import numpy as np
+import pandas as pd
 import torch
 import xxhash
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset, default_collate
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
 from ..runtime.prefetch import ahead
 from ..types import Tensor
+from .loaders import Drawn, Sizes, drawn
+from .names import same_order
+from .user_terms import row_index
 from .watch import Watch
 
 PASS = 1024
@@ -39,6 +44,8 @@ class Rows:
         device: where batches go.
         slow: whether fetching takes long enough (a disk, a Dataset) to be done ahead by another thread.
         held: the tensors in memory, if any, that examples are rows of, to be watched for changes.
+        seen: which rows of a data set they are, where a loader draws some of them, and how often.
+        sizes: notes, as examples are read, how large each is as a batch of one.
 
     >>> rows = as_rows((torch.eye(3), [0, 1, 2]), torch.device("cpu"), torch.float32)
     >>> len(rows), rows.take(torch.tensor([2]))[1]
@@ -53,7 +60,10 @@ class Rows:
         *,
         slow: bool = False,
         held: Sequence[Tensor] = (),
+        seen: Drawn | None = None,
+        sizes: Sizes | None = None,
     ) -> None:
+        self.seen, self.sizes = seen or Drawn(), sizes
         self._n, self._fetch, self._device = n, fetch, device
         self._slow = slow or device.type != "cpu"  # worth reading ahead
         self._held = held  # the tensors that examples are rows of
@@ -81,13 +91,24 @@ class Rows:
 
     def subset(self, index: Tensor) -> Rows:
         """Some of the examples, (b,) by their numbers, in the order of the index; nothing is copied yet."""
+        return Rows(len(index), self._picked(index), self._device, slow=self._slow)
+
+    def _picked(self, index: Tensor) -> Callable[[Tensor | slice], Any]:
+        """Gives some of these examples by their numbers among the picked ones."""
         chosen = index.cpu()
-        return Rows(
-            len(chosen),
-            lambda inner: self._fetch(chosen[inner if isinstance(inner, slice) else inner.cpu()]),
-            self._device,
-            slow=self._slow,
-        )
+        return lambda inner: self._fetch(chosen[inner if isinstance(inner, slice) else inner.cpu()])
+
+    def drawn(self, seen: Drawn) -> Rows:
+        """The examples that a loader draws from these, which remember their numbers and how often they are drawn."""
+        n, fetch = self._n, self._fetch
+        if seen.rows is not None:
+            n, fetch = len(seen.rows), self._picked(seen.rows)
+        return Rows(n, fetch, self._device, slow=self._slow, held=self._held, seen=seen, sizes=self.sizes)
+
+    @property
+    def names(self) -> pd.Index | None:
+        """The numbers in their data set of examples that a loader drew from it, or None where they are all of it."""
+        return None if self.seen.rows is None else pd.Index(self.seen.rows.tolist())
 
     def watched(self) -> Watch:
         """What tells from now on whether the examples are still the same ones.
@@ -114,14 +135,14 @@ class Rows:
         return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
 
-def as_rows(data: Any, device: torch.device, dtype: torch.dtype, name: str = "train") -> Rows:
+def as_rows(data: Any, device: torch.device, dtype: torch.dtype | None, name: str = "train") -> Rows:
     """Make `Rows` of any data that a `Problem` accepts, and check all of them by one pass.
 
     Args:
         data: (inputs, targets) of tensors or arrays, memory-mapped ones too; a mapping of them; a map-style Dataset; a
             DataLoader of one that does not shuffle, whose collator is kept.
         device: where batches go.
-        dtype: the model's precision, which real numbers must have.
+        dtype: the model's precision, which real numbers must have; None: any.
         name: what the data are called in errors.
 
     Raises:
@@ -132,8 +153,9 @@ def as_rows(data: Any, device: torch.device, dtype: torch.dtype, name: str = "tr
     rows = _source(data, device, name)
     if len(rows) == 0:
         raise ValueError(f"{name} is empty: give at least one example")
-    for part, batch in rows.blocks(PASS):
-        _check(batch, part, dtype, name)
+    with rows.sizes or nullcontext():
+        for part, batch in rows.blocks(PASS):
+            _check(batch, part, dtype, name)
     once, again = (tensors(rows.take(slice(0, min(TWICE, len(rows))))) for _ in range(2))
     if not all(torch.equal(a, b) for a, b in zip(once, again, strict=True)):
         raise ValueError(
@@ -178,17 +200,27 @@ def targets_of(batch: Any) -> Any:
     return batch if isinstance(batch, dict) else batch[1]
 
 
+HALF = (torch.bfloat16, torch.float16)
+"""Precisions that are computed with in float32: torch has no factorisations in them."""
+
+
 def to_device(batch: Any, device: torch.device) -> Any:
     """The batch with every tensor on `device`; mappings become dicts, which torch.func can look into.
 
-    On a GPU the copy is not waited for: what is pinned is copied while the device works on what came before.
+    Numbers in half precision become float32. On a GPU the copy is not waited for: what is pinned is copied while the
+    device works on what came before.
     """
     if isinstance(batch, Mapping):
         batch = dict(batch)
     goes_on = device.type == "cuda"  # what is pinned is copied while the device works on what came before
-    return tree_map(
-        lambda leaf: leaf.to(device, non_blocking=goes_on) if isinstance(leaf, Tensor) else leaf, batch
-    )
+
+    def moved(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        there = leaf.to(device, non_blocking=goes_on)
+        return there.float() if there.dtype in HALF else there
+
+    return tree_map(moved, batch)
 
 
 def pinned(batch: Any, device: torch.device) -> Any:
@@ -203,14 +235,8 @@ def pinned(batch: Any, device: torch.device) -> Any:
 
 def _source(data: Any, device: torch.device, name: str) -> Rows:
     if isinstance(data, DataLoader):
-        if isinstance(data.sampler, RandomSampler) or isinstance(
-            getattr(data.batch_sampler, "sampler", None), RandomSampler
-        ):
-            raise ValueError(
-                f"{name} is a DataLoader that shuffles, so row ids would change from pass to pass: "
-                "make it with shuffle=False, or pass its dataset"
-            )
-        return _dataset(data.dataset, data.collate_fn or default_collate, device, name)
+        rows = _dataset(data.dataset, data.collate_fn or default_collate, device, name)
+        return rows.drawn(drawn(data, name))
     if isinstance(data, Mapping):
         return _columns(dict(data), device, name)
     if isinstance(data, (tuple, list)):
@@ -225,6 +251,7 @@ def _source(data: Any, device: torch.device, name: str) -> Rows:
 def _columns(data: Any, device: torch.device, name: str) -> Rows:
     """Tensors or arrays with one example per entry of the first dimension."""
     if isinstance(data, tuple):
+        same_order(data[1], row_index(data[0]), "the targets")
         columns: Any = tuple(_tensor(column, name) for column in data)
     else:
         columns = {key: _tensor(column, f"{name}[{key!r}]") for key, column in data.items()}
@@ -289,7 +316,10 @@ def _dataset(data: Any, collate: Callable[[list[Any]], Any], device: torch.devic
         wanted = range(len(data))[index] if isinstance(index, slice) else index.tolist()
         items = data.__getitems__(list(wanted)) if whole else [data[i] for i in wanted]
         try:
-            return collate(items)
+            batch = collate(items)
+            if sizes is not None:
+                sizes.note(items)
+            return batch
         except RuntimeError as error:
             if collate is not default_collate:
                 raise
@@ -299,10 +329,12 @@ def _dataset(data: Any, collate: Callable[[list[Any]], Any], device: torch.devic
             ) from error
 
     whole = hasattr(data, "__getitems__")  # many at once, as a DataLoader does
-    return Rows(len(data), fetch, device, held=data.tensors if isinstance(data, TensorDataset) else ())
+    sizes = None if collate is default_collate else Sizes(collate)  # torch's own needs equal sizes
+    held = data.tensors if isinstance(data, TensorDataset) else ()
+    return Rows(len(data), fetch, device, held=held, sizes=sizes)
 
 
-def _check(batch: Any, part: slice, dtype: torch.dtype, name: str) -> None:
+def _check(batch: Any, part: slice, dtype: torch.dtype | None, name: str) -> None:
     if not isinstance(batch, dict) and not (isinstance(batch, (tuple, list)) and len(batch) == 2):
         raise TypeError(
             f"{name}: a batch must be (inputs, targets) or a mapping, got {type(batch).__name__}"
@@ -322,7 +354,7 @@ def _check(batch: Any, part: slice, dtype: torch.dtype, name: str) -> None:
             )
         if not leaf.is_floating_point():
             continue
-        if leaf.dtype != dtype:
+        if dtype is not None and leaf.dtype != dtype:
             raise TypeError(
                 f"{name} holds {leaf.dtype} numbers, the model has {dtype} parameters: "
                 f"convert the data with .to({dtype}) or the model with model.to({leaf.dtype})"

@@ -8,8 +8,10 @@ from typing import Any
 
 import pandas as pd
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ..types import Tensor
+from .loaders import drawn
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +57,16 @@ def row_index(rows: Any) -> pd.Index | None:
 def batch_index(batch: Any) -> pd.Index | None:
     """The row ids of a batch `(inputs, targets)`, from whichever of the two is a DataFrame or Series, inputs first.
 
-    None for arrays and tensors, which have no names, and for mappings. Tables of scores show these ids.
+    None for arrays and tensors, which have no names, and for mappings; the numbers in its data set for a DataLoader
+    whose sampler draws some rows of it. Tables of scores show these ids.
 
     >>> import torch
     >>> batch_index((torch.eye(2).numpy(), pd.Series([0, 1], index=["a", "b"]))).tolist()
     ['a', 'b']
     """
+    if isinstance(batch, DataLoader):
+        rows = drawn(batch, "the batch").rows
+        return None if rows is None else pd.Index(rows.tolist())
     if not isinstance(batch, (tuple, list)):
         return None
     return next((index for part in batch if (index := row_index(part)) is not None), None)

@@ -45,8 +45,8 @@ class Inputs:
                 "X is streamed from disk, which a pipeline's transformers and an SVC's kernel cannot read: give X in "
                 "memory, or store what the transformers make of it and pass the final estimator"
             )
-        if not sparse.issparse(X) and not isinstance(X, (pd.DataFrame, pd.Series)):
-            X = X.numpy() if isinstance(X, torch.Tensor) else np.asarray(X)
+        if not sparse.issparse(X) and not isinstance(X, pd.Series) and not hasattr(X, "columns"):
+            X = X.numpy() if isinstance(X, torch.Tensor) else _array(X)
         check_columns(self.estimator, X)
         if self.transform is not None:
             X = self.transform.transform(X)
@@ -91,6 +91,15 @@ class Targets:
         return codes.astype(np.int64)
 
 
+def _array(X: Any) -> np.ndarray:
+    """Inputs as an array; lists of tokens, one list per example and each as long as it likes, stay lists."""
+    if isinstance(X, (list, tuple)) and len({len(row) for row in X if isinstance(row, (list, tuple))}) > 1:
+        found = np.empty(len(X), dtype=object)
+        found[:] = X
+        return found
+    return np.asarray(X)
+
+
 def check_columns(estimator: Any, X: Any) -> None:
     """Refuse inputs with other columns than the estimator was fitted on: by their names, else by their number.
 
@@ -102,7 +111,7 @@ def check_columns(estimator: Any, X: Any) -> None:
         ValueError: naming the columns that are missing, unexpected or in another order.
     """
     names = getattr(estimator, "feature_names_in_", None)
-    if names is not None and isinstance(X, pd.DataFrame):
+    if names is not None and hasattr(X, "columns"):
         expected, found = list(names), list(X.columns)
         missing = [name for name in expected if name not in found]
         unexpected = [name for name in found if name not in expected]

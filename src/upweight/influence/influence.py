@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 
 from ..curvature.base import Curvature
+from ..data.names import check_edit
 from ..data.row_sets import as_sets
 from ..data.user_terms import batch_index
 from ..measures import Measure, MeasureLike, as_measure, name_of
@@ -65,12 +66,16 @@ class Influence:
             raise ValueError(f"the curvature has p = {curvature.p}, the problem p = {problem.p}")
         self.problem, self._curvature, self._solver = problem, curvature, solver
 
-    @cached_property
+    @property
     def settings(self) -> Settings:
         """The curvature and the solver in use, each with its reason: what was given, or what suits the problem.
 
         A curvature of a network that was not given may take a look at the ends of the Hessian's spectrum.
         """
+        return self._chosen.saying(self.problem.remarks)
+
+    @cached_property
+    def _chosen(self) -> Settings:
         return chosen(self.problem, self._curvature, self._solver)
 
     @cached_property
@@ -177,7 +182,7 @@ class Influence:
     def _known(self, solution: Solution, *, drift: bool) -> Answer:
         """A solution, and what is known about it."""
         moved = checks.drift(self._gradient, solution.value) if drift else None
-        return Answer(-solution.rounded, moved, solution.residual, solution.verdict)
+        return Answer(-solution.rounded, moved, solution.off, solution.verdict)
 
     def _stored(self, test: Any, measure: Measure | None, top: int | None, folder: Path) -> Scores:
         """The scores by way of a folder, see `store`."""
@@ -232,6 +237,7 @@ class Influence:
         >>> influence.of_change([3], (X[3:], y[:1]), (X[:1], y[:1])).effect()  # the last label becomes 0
         tensor([[-0.2500]], dtype=torch.float64)
         """
+        check_edit(before, after)
         given = given_rows(self.problem, before, weights)
         old, new = given.gradients(self.problem), given.replaced(self.problem, after)
         asked = as_measure(measure)
@@ -291,8 +297,9 @@ class Influence:
         First order for every model; for linear ones also rescaled by leverage and the Newton step.
 
         Args:
-            groups: a list of row numbers (one set), a mask (n,), a list of lists, a mapping of names to either, or a
-                column (n,) of labels, each value one set.
+            groups: a list of row numbers (one set), a mask (n,), a pandas Index of row names, a list or mapping of
+                these, or a column (n,) of labels, each value one set ("(missing)" of rows that have none). What
+                carries an index is paired by it.
             test: m test examples.
             measure: what is asked about, default the loss.
             guarantee: k adds bounds of the loss's exact change after k Newton steps, for logistic and softmax
@@ -304,7 +311,7 @@ class Influence:
         Raises:
             ValueError: for sets that are empty, unknown or everything, and guarantees that cannot be given.
         """
-        names, sets = as_sets(groups, self.problem.n)
+        names, sets = as_sets(groups, self.problem.n, self.problem.train_index)
         asked, model, curvature = as_measure(measure), self.problem.linear, self.settings.curvature.examples
         if guarantee and asked is not None:
             raise ValueError("guaranteed intervals are about the loss: leave `measure` out")
@@ -370,7 +377,8 @@ class Influence:
             closed = self_influence.closed_form(problem, curvature, self.inverse, penalty)
             parts = closed or self_influence.by_solves(problem, self.inverse, penalty, block)
         values = self_influence.scores_of(problem, parts)
-        return Scores(values, problem.n, measure="own loss", ids=problem.train_index, provenance=provenance)
+        known: dict[str, Any] = {"ids": problem.train_index, "verdict": problem.facts.caution}
+        return Scores(values, problem.n, measure="own loss", provenance=provenance, **known)
 
     # --------------------------------------------------------------------------------------------------------------
 
@@ -394,7 +402,7 @@ class Influence:
             "test_ids": batch_index(test) if named else None,
             "drift": None if answer.drift is None else answer.drift.double(),
             "residual": answer.residual.double(),
-            "verdict": answer.verdict,
+            "verdict": "; ".join(filter(None, [answer.verdict, self.problem.facts.caution])),
             "provenance": self._provenance(),
         }
         return Scores(values, self.problem.n, **{**known, **fields})

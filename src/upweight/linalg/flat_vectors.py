@@ -42,6 +42,10 @@ class Layout:
         """The length p of a flat vector: the number of entries of all parameters."""
         return sum(self.sizes)
 
+    def of(self, name: str) -> int:
+        """The number of entries of that parameter."""
+        return self.sizes[self.names.index(name)]
+
     def unpack(self, flat: Float[Tensor, "*k p"]) -> Params:
         """Take flat vectors (..., p) apart into parameters by name, each with the leading shape in front of its own.
 
@@ -52,6 +56,23 @@ class Layout:
             name: part.reshape((*flat.shape[:-1], *shape))
             for name, shape, part in zip(self.names, self.shapes, parts, strict=True)
         }
+
+    def found(self, parts: Params) -> Params:
+        """These parameters among the parts of a trained module, as copies.
+
+        Raises ValueError where one is missing or has another shape.
+        """
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            if name not in parts or tuple(parts[name].shape) != shape:
+                got = f"of shape {tuple(parts[name].shape)}" if name in parts else "missing"
+                raise ValueError(
+                    f"the returned module must have {name!r} of shape {shape}; there it is {got}"
+                )
+        return {name: parts[name].detach().clone() for name in self.names}
+
+    def taken(self, parts: Params) -> Tensor:
+        """What `found` gives, as one flat vector (p,)."""
+        return self.pack(self.found(parts))
 
     def pack(self, params: Params, lead: int = 0) -> Tensor:
         """Put parameters by name together to flat vectors (..., p), the inverse of `unpack`.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
 from jaxtyping import Float
 
 from ..losses import LinearLoss
+from ..runtime.described import described
 from ..types import Tensor, as_tensor
 from .output_map import OutputMap
 
@@ -83,6 +83,6 @@ def first_not_finite(values: Tensor) -> int:
 
 def in_bytes(loss: LinearLoss, class_weights: Tensor | None = None) -> Tensor:
     """A loss by its class, settings and class weights as bytes: what a fingerprint covers of it."""
-    settings = repr(dataclasses.asdict(loss)) + type(loss).__name__  # type: ignore[call-overload]
+    settings = repr(described(loss))
     settings += "" if class_weights is None else repr(class_weights.tolist())
     return torch.tensor(list(settings.encode()), dtype=torch.uint8)

@@ -12,9 +12,12 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
-from ..errors import NotConvergedError
+from ..errors import IndefiniteError, NotConvergedError
+from ..linalg.coordinates import Coordinates
+from ..linalg.factorizations import CholeskyFactor
 from ..objective import LinearModel
 from ..types import Tensor
+from .gradient_scale import AIM, ENOUGH, GradientScale
 
 Model = TypeVar("Model", bound=LinearModel)
 
@@ -27,14 +30,16 @@ TRIED = 60
 WARM, COOLING, SLOWEST = 1.0, 0.3, 0.9
 """The temperature that a smoothed hinge is trained from (margins are counted in ones), the share of it that is left
 after a step down, and the largest share, after steps that were too wide."""
+FLAT = 1e-10
+"""The share of the diagonal that is added to a Hessian that is singular to rounding."""
 SHORTEST = 1e-6
 """The least share of a Newton step that is tried."""
 SOFT = (1.0, 0.1, 0.01)
 """Temperatures of the cheap training."""
 
 
-def minimise(problem: Model, tolerance: float) -> Model:
-    """The problem at its optimum, trained from its own theta to a gradient norm of R.
+def minimise(problem: Model, tolerance: float | None = None) -> Model:
+    """The problem at its optimum, trained from its own theta until what is left of the gradient is nothing.
 
     Newton steps, halved until the objective falls: by Cholesky up to `DENSE` parameters, else by conjugate gradients
     after L-BFGS has come near. Softmax without a penalty ends at the optimum nearest to the start. A smoothed hinge
@@ -42,7 +47,8 @@ def minimise(problem: Model, tolerance: float) -> Model:
 
     Args:
         problem: a linear model at any parameters.
-        tolerance: the gradient norm at which training ends.
+        tolerance: the gradient norm at which training ends; None: 1e-8 of what one example contributes to the gradient,
+            whatever the units of columns and targets (`GradientScale`).
 
     Raises:
         NotConvergedError: where there is no optimum (separable data without a penalty) or rounding hides it.
@@ -52,26 +58,37 @@ def minimise(problem: Model, tolerance: float) -> Model:
         here, reached = _by_continuation(problem, tolerance)
     if reached:
         return here
+    norm = float(here.gradient().norm())
+    wanted = norm / _left(here, here.gradient(), tolerance)
     raise NotConvergedError(
-        f"training stopped at gradient norm {float(here.gradient().norm()):.1e}, wanted {tolerance:.0e}; "
+        f"training stopped at gradient norm {norm:.1e}, wanted {wanted:.0e}; "
         "add a penalty (l2 > 0) or scale the columns of X"
     )
 
 
-def _by_newton(problem: Model, tolerance: float) -> tuple[Model, bool]:
+def _left(here: LinearModel, gradient: Float[Tensor, " p"], tolerance: float | None) -> float:
+    """What is left of the gradient, 1 or less where training ends."""
+    if tolerance is not None:
+        return float(gradient.norm()) / tolerance
+    return float(GradientScale.of(here).share(gradient[None])) / AIM
+
+
+def _by_newton(problem: Model, tolerance: float | None) -> tuple[Model, bool]:
     """The problem where Newton steps end, and whether its gradient is that small there.
 
     Of a hinge they are given up after `TRIED` parameters, most of them shortened steps: there is a better way.
     """
     # A copy, so that what its passes leave behind is freed when it moves on.
     here = problem.at(problem.theta) if len(problem.theta) <= DENSE else _by_lbfgs(problem)
-    tried = 0
+    tried, before = 0, float("inf")
     for _ in range(STEPS):
         gradient = here.gradient()
-        if float(gradient.norm()) <= tolerance:
+        left = _left(here, gradient, tolerance)
+        if left <= 1 or (tolerance is None and before / 2 <= left <= ENOUGH / AIM):
             return here, True
         if problem.loss.stands_in and tried > TRIED:
             break
+        before = left
         step, size, value = _newton_step(here, gradient), 1.0, here.value()
         enough = value + 1e-12 * (1 + abs(value))
         there = here.at(here.theta - step)
@@ -83,7 +100,7 @@ def _by_newton(problem: Model, tolerance: float) -> tuple[Model, bool]:
     return here, False
 
 
-def _by_continuation(problem: Model, tolerance: float) -> tuple[Model, bool]:
+def _by_continuation(problem: Model, tolerance: float | None) -> tuple[Model, bool]:
     """A smoothed hinge trained from the optima of softer ones, each the start of the next, and whether it got there.
 
     Newton's quadratic model of a hinge holds over changes of margins of the size of its temperature.
@@ -140,12 +157,12 @@ def _newton_step(here: LinearModel, gradient: Float[Tensor, " p"]) -> Float[Tens
 
         hessian = LinearOperator((p, p), matvec=matvec, dtype=np.float64)
         return torch.from_numpy(cg(hessian, gradient.numpy(), rtol=1e-5, maxiter=500)[0])
-    H, gauge = here.hessian.matrix(), here.gauge
-    size = float(H.diagonal().mean())
-    if gauge is not None:
-        H.addmm_(gauge.T, gauge, alpha=size)
-    lower, failed = torch.linalg.cholesky_ex(H)
-    if int(failed):  # singular to rounding: a step that goes nowhere along flat directions
-        H.diagonal().add_(1e-10 * size)
-        lower = torch.linalg.cholesky_ex(H)[0]
-    return torch.cholesky_solve(gradient[:, None], lower)[:, 0]
+    there, coordinates = here.hessian.centred() or (here.hessian, Coordinates())
+    H, inside = there.matrix(), coordinates.inward(gradient[None])
+    try:
+        factor = CholeskyFactor(H, here.gauge)
+    except IndefiniteError:  # singular to rounding: a step that goes nowhere along flat directions
+        size = H.diagonal().clone()
+        H.diagonal().add_(FLAT * torch.where(size > 0, size, 1.0))
+        factor = CholeskyFactor(H, here.gauge)
+    return coordinates.outward(factor.solve(inside))[0]

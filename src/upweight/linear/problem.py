@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from ..capabilities import Facts, LayerGradients, SecondDerivative
 from ..data.design import Design, as_design
 from ..data.design_on_disk import opened
+from ..data.names import own_terms, paired_targets
 from ..data.user_terms import Terms
 from ..data.watch import Watch
 from ..data.weights import check_weights
@@ -114,7 +115,7 @@ class LinearProblem(LinearModel):
             penalty=penalty,
             weights=check_weights(own * by_label.of_labels(by_class, targets), n),
             class_weights=by_class,
-            terms=terms or Terms(),
+            terms=terms or own_terms(X, y, weights),
             watch=Watch(design.sample, design.versioned),
         )
 
@@ -127,10 +128,10 @@ class LinearProblem(LinearModel):
         loss: LinearLoss,
         outputs: int = 1,
         intercept: bool = False,
-        tolerance: float = 1e-9,
+        tolerance: float | None = None,
         **options: Any,
     ) -> LinearProblem:
-        """The problem at its optimum, trained from zero to a gradient norm of `tolerance` by Newton steps.
+        """The problem at its optimum, trained from zero by Newton steps.
 
         Args:
             X: the training inputs (n, d), as the constructor takes them.
@@ -138,7 +139,7 @@ class LinearProblem(LinearModel):
             loss: the loss of one example.
             outputs: the number of outputs c, such as the number of classes of softmax.
             intercept: whether the model has intercepts.
-            tolerance: the gradient norm of R at which training ends.
+            tolerance: the gradient norm of R at which training ends; None: 1e-8 of one example's share of it.
             options: what else the constructor takes: `l2`, `weights`, `keep`, ...
 
         Raises:
@@ -287,6 +288,7 @@ class LinearProblem(LinearModel):
         X, y = batch
         if isinstance(X, Design):  # rows of `train_batch`: nothing to prepare
             return X, y
+        y = paired_targets(X, y)
         if self.terms.prepare is not None:
             X, y = self.terms.prepare(X, y)
         if self.terms.network is not None:
@@ -347,6 +349,9 @@ class LinearProblem(LinearModel):
 
     # -- other problems ----------------------------------------------------------------------------------------------
 
+    def retrained(self, module: torch.nn.Module) -> LinearProblem:
+        return self.at(self.layout.taken(dict(module.named_parameters())))
+
     def subset(self, index: Int[Tensor, " b"]) -> LinearProblem:
         return self._copy(**self._rows(index))
 
@@ -378,7 +383,7 @@ class LinearProblem(LinearModel):
     def with_loss(self, loss: LinearLoss) -> LinearProblem:
         return self._copy(loss=loss)
 
-    def minimised(self, tolerance: float = 1e-9) -> LinearProblem:
+    def minimised(self, tolerance: float | None = None) -> LinearProblem:
         return minimise(self, tolerance)
 
     def gradients_without(
@@ -397,4 +402,9 @@ class LinearProblem(LinearModel):
             )
 
     def hashed(self) -> list[Tensor]:
-        return [*self.design.buffers(), self.y, self.weights, in_bytes(self.loss, self.class_weights)]
+        return [
+            *self.design.buffers(),
+            self.y,
+            self.weights,
+            in_bytes(self.loss, self.class_weights),
+        ]

@@ -11,12 +11,14 @@ import torch
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_flatten, tree_map
 
-from ..data.examples import batched, count, examples, targets_of
+from ..data.examples import batched, count, examples, targets_of, tensors
 from ..data.per_example import Loss, each, number, per_example
 from ..linalg.flat_vectors import Layout
+from ..runtime.alone import ALONE
 from ..runtime.fallback import attempt, out_of_memory
 from ..types import Params, Tensor
-from .modules import twice_differentiable
+from .modules import put_back, rebound, twice_differentiable
+from .shortcuts import Shortcuts
 from .transformers import arguments, counted
 
 Strategy: TypeAlias = Literal["batch", "vmapped", "loop"]
@@ -24,6 +26,10 @@ Strategy: TypeAlias = Literal["batch", "vmapped", "loop"]
 
 ROWS_AT_ONCE = 16
 """Right-hand sides per vmapped call: bounds memory, more gain nothing."""
+LOSS = "losses of many examples by vmap"
+"""The short way by which a loss of one example is taken of many."""
+TOLD = 4
+"""Losses that an error shows."""
 
 
 @final
@@ -33,6 +39,9 @@ class Evaluation:
 
     `layout` and `fixed` are the parameters in question and all others. `strategy` says how outputs of a batch come
     about. `autocast` is what the model computes in, where that is less than theta's precision; outputs have theta's.
+    `leaves` are attributes of the model in which a call leaves tensors, `writes` says that model or loss write into
+    their inputs: the first are put back, the second get copies. `shortcuts` remembers which short ways to derivatives
+    are right for it.
     """
 
     model: torch.nn.Module = field(repr=False)
@@ -41,6 +50,9 @@ class Evaluation:
     fixed: Params = field(repr=False)
     strategy: Strategy = "loop"
     autocast: torch.dtype | None = None
+    leaves: tuple[tuple[torch.nn.Module, str], ...] = field(default=(), repr=False)
+    writes: bool = False
+    shortcuts: Shortcuts = field(default_factory=Shortcuts, repr=False)
 
     def rounded(self, dtype: torch.dtype | None) -> Evaluation:
         """A copy whose model computes in that precision; None: in theta's."""
@@ -56,13 +68,18 @@ class Evaluation:
     def call(self, theta: Tensor, batch: Any) -> Any:
         """The model's outputs for a batch, at theta."""
         state = {**self.fixed, **self.layout.unpack(theta)}
+        batch = self.own(batch)
         args = ((), arguments(self.model, batch)) if isinstance(batch, dict) else ((batch[0],),)
-        with twice_differentiable(self.model):
+        with ALONE, put_back(self.leaves), twice_differentiable(self.model):
             if self.autocast is None:
                 return counted(functional_call(self.model, state, *args))
             with torch.autocast(theta.device.type, self.autocast):
                 outputs = counted(functional_call(self.model, state, *args))
         return tree_map(lambda leaf: _like(leaf, theta), outputs)
+
+    def own(self, batch: Any) -> Any:
+        """A batch to be written into."""
+        return tree_map(_cloned, batch) if self.writes else batch
 
     def one(self, theta: Tensor, example: Any, function: Loss | None = None) -> Tensor:
         """The loss of one example.
@@ -76,7 +93,7 @@ class Evaluation:
             A number ().
         """
         batch = batched(example)
-        return number((function or self.loss)(self.call(theta, batch), targets_of(batch)))
+        return number((function or self.loss)(self.call(theta, batch), self.own(targets_of(batch))))
 
     def outputs(self, theta: Tensor, batch: Any) -> Any:
         """Outputs with the example first; batches of one keep their own dimension of 1 behind it."""
@@ -103,10 +120,11 @@ class Evaluation:
         Returns:
             A number per example, (b,).
         """
-        function = function or self.loss
+        function, vectorised = function or self.loss, self.shortcuts.held.get(LOSS, True)
+        batch = self.own(batch)
         if self.strategy == "batch":
-            return per_example(function, outputs, targets_of(batch))
-        return each(lambda o, y: number(function(o, batched(y))), outputs, targets_of(batch))
+            return per_example(function, outputs, targets_of(batch), vectorised)
+        return each(lambda o, y: number(function(o, batched(y))), outputs, targets_of(batch), vectorised)
 
     def losses(self, theta: Tensor, batch: Any, function: Loss | None = None) -> Tensor:
         """The loss of each example.
@@ -138,6 +156,7 @@ def with_strategy(of: Evaluation, theta: Tensor, batch: Any) -> Evaluation:
     """
     of = replace(of, strategy="loop")
     try:
+        of = _careful(of, theta, batched(next(examples(batch))))
         parts = [of.call(theta, batched(example)) for example in examples(batch)]
         singles = torch.stack([of.one(theta, example) for example in examples(batch)])
     except Exception as error:
@@ -148,30 +167,56 @@ def with_strategy(of: Evaluation, theta: Tensor, batch: Any) -> Evaluation:
         raise ValueError("the loss is not finite for some of the first examples tried: check model and data")
     together = _together(lambda: of.call(theta, batch), parts, count(batch))
     if together is not None:
-        _check_loss(of.loss, together, batch, singles)
+        check_loss(of.loss, together, of.own(batch), singles)
         return replace(of, strategy="batch")
     vmapped = replace(of, strategy="vmapped")
-    return attempt(lambda: vmapped if _close(vmapped.losses(theta, batch), singles) else of, lambda: of)
+    return attempt(lambda: vmapped if close(vmapped.losses(theta, batch), singles) else of, lambda: of)
 
 
-def _check_loss(loss: Loss, outputs: Any, batch: Any, singles: Tensor) -> None:
-    """loss(batch) must be the losses of its examples, their mean or their sum."""
+def _careful(of: Evaluation, theta: Tensor, batch: Any) -> Evaluation:
+    """A copy that knows what a call leaves in the model, and whether model or loss write into their inputs."""
+    mine = tree_map(_cloned, batch)
+    before = [leaf._version for leaf in tensors(mine) if not leaf.is_inference()]
+
+    def call() -> None:
+        of.loss(of.call(theta, mine), targets_of(mine))
+
+    leaves = rebound(of.model, call)
+    after = [leaf._version for leaf in tensors(mine) if not leaf.is_inference()]
+    return replace(of, leaves=leaves, writes=before != after)
+
+
+def check_loss(loss: Loss, outputs: Any, batch: Any, singles: Tensor) -> None:
+    """Refuse a loss that mixes examples: loss(batch) must be the losses of its examples, their mean or their sum.
+
+    Args:
+        loss: the loss.
+        outputs: of the b examples together.
+        batch: the examples.
+        singles: the loss of each by itself (b,).
+
+    Raises:
+        ValueError: with what the loss gives for the batch, and what its examples give.
+    """
     try:
         direct = loss(outputs, targets_of(batch)).flatten()
     except Exception:
         return  # a loss for single examples only
     if direct.numel() == len(singles):
-        right = _close(direct, singles)
+        right, given = close(direct, singles), f"{direct[:TOLD].tolist()}"
+        wanted = f"{singles[:TOLD].tolist()}"
     elif direct.numel() == 1:
-        right = _close(direct[0], singles.mean()) or _close(direct[0], singles.sum())
+        right = close(direct[0], singles.mean(), 1.0) or close(direct[0], singles.sum(), 1.0)
+        given, wanted = f"{float(direct):.6g}", f"{float(singles.mean()):.6g} in the mean"
     else:
         return
     if not right:
         raise ValueError(
-            f"the loss mixes examples: for {len(singles)} examples it gives {direct.tolist()}, one by one they "
-            f"give {singles.tolist()}; influence needs a loss that is a sum or mean over examples: give one that "
-            "returns one number per example (reduction='none', class weights passed as weights=; for language "
-            "models upweight.losses.next_token)"
+            f"the loss mixes examples: for {len(singles)} examples it gives {given}, one by one they give {wanted}; "
+            "influence needs a loss that is a sum or mean over examples, so write what was trained as a loss of one "
+            "example and weights=: upweight.class_weighted(targets, weight) for class weights and "
+            "upweight.token_mean(train) for a mean over all tokens give both, as in "
+            "Problem(model, train=train, **token_mean(train)); else reduction='none'"
         )
 
 
@@ -191,7 +236,7 @@ def _together(call: Callable[[], Any], parts: list[Any], b: int) -> Any:
         shapes = {tuple(single[place].shape) for single in singles}
         if shapes != {(1, *leaf.shape[1:])} or len(leaf) != b:
             return None
-        if not _close(leaf, torch.cat([single[place] for single in singles])):
+        if not close(leaf, torch.cat([single[place] for single in singles])):
             raise ValueError(
                 "the model's outputs for an example depend on the other examples of its batch (batch statistics?), so "
                 "no example has a loss of its own: call model.eval(), or replace such layers (BatchNorm without "
@@ -200,11 +245,22 @@ def _together(call: Callable[[], Any], parts: list[Any], b: int) -> Any:
     return outputs
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def close(a: Tensor, b: Tensor, times: float = 10.0) -> bool:
+    """Whether two ways to the same numbers agree.
+
+    Args:
+        a: numbers.
+        b: the same, found another way.
+        times: how many times the root of the rounding error, relative to the largest, they may part.
+    """
     if not b.is_floating_point():
         return bool((a == b).all())
     eps = torch.finfo(b.dtype).eps
-    return bool((a - b).abs().max() <= 10 * eps**0.5 * b.abs().max() + 1000 * eps)
+    return bool((a - b).abs().max() <= times * eps**0.5 * b.abs().max() + 1000 * eps)
+
+
+def _cloned(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _like(leaf: Any, theta: Tensor) -> Any:

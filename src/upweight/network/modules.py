@@ -4,37 +4,31 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import functools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
 
+from ..data.examples import HALF
 from ..linalg.flat_vectors import Layout
 from ..types import Tensor
 from .transformers import masks_in_full
 
-
-def in_words(function: Any) -> str:
-    """What a loss does, equal in every process: its name and code, or those of what it was made of."""
-    if isinstance(function, functools.partial):
-        return f"{in_words(function.func)} {function.args!r} {function.keywords!r}"
-    if isinstance(function, torch.nn.Module):
-        settings = {name: value for name, value in vars(function).items() if not name.startswith("_")}
-        return f"{function!r} {settings!r} {function.state_dict()!r}"
-    if not hasattr(function, "__qualname__"):
-        return f"{type(function).__qualname__} {in_words(type(function).__call__)}"
-    code = getattr(function, "__code__", None)
-    constants = [] if code is None else [c for c in code.co_consts if isinstance(c, (int, float, str))]
-    return f"{function.__qualname__} {'' if code is None else code.co_code.hex()} {constants!r}"
+MISSING = object()
+"""Where a module has no such attribute."""
 
 
 def snapshot(
     model: torch.nn.Module, patterns: Sequence[str] | str | None
 ) -> tuple[Layout, Tensor, dict[str, Tensor]]:
-    """The chosen parameters as layout and flat copy, and copies of all other parameters and buffers."""
+    """The chosen parameters as layout and flat copy, and copies of all other parameters and buffers.
+
+    Parameters in half precision are copied to float32, and so is what stands beside them.
+    """
     everything = dict(model.named_parameters())
     names = _chosen(everything, patterns)
     for name, value in [*everything.items(), *model.named_buffers()]:
@@ -53,7 +47,17 @@ def snapshot(
     theta = torch.cat([everything[name].detach().flatten() for name in names]).clone()
     rest = {name: value for name, value in everything.items() if name not in names}
     fixed = {name: value.detach().clone() for name, value in [*rest.items(), *model.named_buffers()]}
+    if theta.dtype in HALF:
+        fixed = {name: value.float() if value.dtype in HALF else value for name, value in fixed.items()}
+        return layout, theta.float(), fixed
     return layout, theta, fixed
+
+
+def precision_remark(model: torch.nn.Module, layout: Layout, theta: Tensor) -> tuple[str, ...]:
+    """A sentence, where the model's parameters have another precision than their copies."""
+    held = {str(v.dtype).removeprefix("torch.") for n, v in model.named_parameters() if n in layout.names}
+    own = str(theta.dtype).removeprefix("torch.")
+    return () if held == {own} else (f"computed in {own}: the model's parameters are {', '.join(held)}",)
 
 
 def _chosen(everything: dict[str, torch.nn.Parameter], patterns: Sequence[str] | str | None) -> list[str]:
@@ -145,6 +149,52 @@ def layer_inputs(
         hook.remove()
 
 
+def rebound(model: torch.nn.Module, call: Callable[[], Any]) -> tuple[tuple[torch.nn.Module, str], ...]:
+    """The attributes in which a call of the model leaves tensors: weights that pruning computes, what it remembers.
+
+    The model is as before when this returns.
+    """
+    before = {module: dict(vars(module)) for module in model.modules()}
+    call()
+    places = []
+    for module, old in before.items():
+        now = vars(module)
+        for name in [name for name, value in now.items() if value is not old.get(name, MISSING)]:
+            if any(isinstance(leaf, Tensor) for leaf in tree_leaves(now[name])):
+                places.append((module, name))
+                _put(module, name, old.get(name, MISSING))
+    return tuple(places)
+
+
+@contextmanager
+def put_back(places: Sequence[tuple[torch.nn.Module, str]]) -> Iterator[None]:
+    """These attributes are afterwards what they were before."""
+    before = [(module, name, vars(module).get(name, MISSING)) for module, name in places]
+    try:
+        yield
+    finally:
+        for module, name, value in before:
+            _put(module, name, value)
+
+
+def _put(module: torch.nn.Module, name: str, value: Any) -> None:
+    if value is MISSING:
+        vars(module).pop(name, None)
+    else:
+        vars(module)[name] = value
+
+
+def unwrapped(model: Any) -> Any:
+    """The model inside of what torch.compile, DataParallel or DistributedDataParallel put around it.
+
+    Its layers are seen, and its parameters have the names that they had.
+    """
+    around = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+    while type(model).__module__.startswith("torch.") and type(model).__name__ in around:
+        model = getattr(model, around[type(model).__name__])
+    return model
+
+
 @contextmanager
 def twice_differentiable(model: torch.nn.Module) -> Iterator[None]:
     """Only kernels that have second derivatives: fused attention and fused recurrent layers have none."""
@@ -153,6 +203,8 @@ def twice_differentiable(model: torch.nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(masks_in_full())
+        if "torch._dynamo" in sys.modules:  # compiled parts run as they were written: their layers are seen
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.callback(torch.backends.mha.set_fastpath_enabled, attention)
         torch.backends.mha.set_fastpath_enabled(False)
         if recurrent:

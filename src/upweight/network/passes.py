@@ -11,11 +11,16 @@ import torch
 from jaxtyping import Float, Int
 
 from ..data.examples import Rows, as_rows
+from ..runtime.alone import ALONE
 from ..runtime.distributed import shard
 from ..types import Tensor
+from .company import check_padding, own_losses
+from .comparisons import plain_gradient
 from .evaluation import Evaluation
-from .example_gradients import plain_gradient
 from .memory import MemoryPlan, patient
+
+TRIED = 8
+"""Examples whose losses are taken together at least."""
 
 T = TypeVar("T")
 
@@ -80,7 +85,8 @@ class Passes:
         while done < within.stop:
             try:
                 for part, batch in self.data.blocks(size(), slice(done, within.stop)):
-                    found = work(batch)
+                    with ALONE:
+                        found = work(batch)
                     done = part.stop
                     yield part, found
             except RuntimeError as error:
@@ -88,7 +94,9 @@ class Passes:
 
     def test_rows(self, batch: Any) -> Rows:
         """Test examples, checked as training examples are. Raises ValueError or TypeError for what cannot be one."""
-        return as_rows(batch, self.theta.device, self.theta.dtype, "the batch")
+        rows = as_rows(batch, self.theta.device, self.theta.dtype, "the batch")
+        check_padding(self.evaluation, self.theta, rows, "the batch")
+        return rows
 
     @patient
     def gradient(self) -> Float[Tensor, " p"]:
@@ -101,6 +109,7 @@ class Passes:
     @patient
     @torch.no_grad()
     def losses(self) -> Float[Tensor, " s"]:
-        """The losses of this process's share."""
-        found = [self.evaluation.losses(self.theta, batch) for batch, _ in self.blocks()]
-        return torch.cat([self.theta.new_zeros(0), *found])
+        """The losses of this process's share. Raises ValueError where they are not those of single examples."""
+        # Several at once, also where they are differentiated one by one: a loss that mixes them shows.
+        blocks = self.data.blocks(max(TRIED, self.memory.size), self.share)
+        return torch.cat([self.theta.new_zeros(0), *own_losses(self.evaluation, self.theta, blocks)])

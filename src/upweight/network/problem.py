@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,19 +17,25 @@ from ..data.watch import MOVED, Watch
 from ..data.weights import check_weights
 from ..errors import StaleError
 from ..frozen import check_eval
+from ..linalg.flat_vectors import Layout
 from ..linalg.outer_products import Outer, written_out
 from ..measures import Measure, MeasureLike, as_measure
 from ..objective import Objective
 from ..penalty import Penalty
+from ..runtime.alone import alone
+from ..runtime.described import described
 from ..runtime.distributed import gather_rows, sum_across
 from ..runtime.unchanging import derived
 from ..types import Params, Tensor
+from .company import check_padding
+from .comparisons import differentiated, plain_gradient
 from .evaluation import ROWS_AT_ONCE, Evaluation, with_strategy
-from .example_gradients import directional, example_gradients, plain_gradient
+from .example_gradients import directional, example_gradients
 from .input_derivatives import input_gradients
 from .layers.gradients import NetworkLayers
+from .loss_curvature import check_curved
 from .memory import MemoryPlan, bytes_per_example, patient
-from .modules import in_words, snapshot
+from .modules import precision_remark, snapshot, unwrapped
 from .output_curvature import flat_outputs
 from .passes import Passes
 from .second_derivatives import NetworkGaussNewton, NetworkHessian
@@ -44,10 +51,11 @@ class Problem(Objective):
 
     Args:
         model: what was trained. A model of transformers is called without "labels", and of its outputs there are the
-            logits.
+            logits. One in half precision is computed with in float32.
         loss: `loss(outputs, targets)` gives one number per example, or is reduced: it is evaluated on batches of one.
         train: (inputs, targets) as tensors or arrays, a mapping of tensors (then `model(**batch)` and
-            `loss(outputs, batch)`), a map-style Dataset or a DataLoader that does not shuffle.
+            `loss(outputs, batch)`), a map-style Dataset or a DataLoader that does not shuffle, whose sampler
+            says which rows are training rows, and how often each counts.
         l2: the strength of the penalty on the mean loss, a number or one per parameter (p,).
         weights: the w_i, one per training example (n,), default 1.
         params: the names (or patterns like "head.*") of the parameters that count, default all that require a gradient.
@@ -84,7 +92,10 @@ class Problem(Objective):
     """The model's parameters and buffers as they were when the problem was made."""
     watch: Watch
     """What tells whether the training data moved."""
+    computes: dict[str, str]
+    """Model and loss in words, by the place inside them."""
 
+    @alone
     def __init__(
         self,
         model: Any,
@@ -98,21 +109,25 @@ class Problem(Objective):
         batch_size: Any = None,
         autocast: Any = None,
     ) -> None:
+        model = unwrapped(model)
         _check(model, loss, batch_size, autocast)
+        computes = _computes(model, loss)
         layout, theta, fixed = snapshot(model, params)
         data = as_rows(train, theta.device, theta.dtype)
         batch = tried(data)
-        penalty, w = Penalty.of(l2, theta, keep), check_weights(weights, len(data)).to(theta.device)
+        penalty, w = Penalty.of(l2, theta, keep), _weights(weights, data).to(theta.device)
         with torch.no_grad():
             evaluation = with_strategy(Evaluation(model, loss, layout, fixed), theta, batch)
+            evaluation = differentiated(evaluation, theta, batch)
             c = flat_outputs(evaluation.outputs(theta, batch), count(batch)).shape[1]
+        check_padding(evaluation, theta, data)
         example, gradient = bytes_per_example(evaluation, theta, batch), len(theta) * theta.element_size()
         super().__init__(
             layout=layout,
             theta=theta,
             weights=w,
             penalty=penalty,
-            terms=Terms(),
+            terms=Terms(train_index=data.names),
             evaluation=evaluation,
             data=data,
             trial=Trial(evaluation, theta, batch, c),
@@ -120,7 +135,16 @@ class Problem(Objective):
             autocast=autocast,
             seen={**fixed, **layout.unpack(theta)},
             watch=data.watched(),
+            computes=computes,
         )
+        _ = self._own_losses  # looked at now: what is wrong with a loss shows in any example
+        # What a model or loss notes of a call, a count say, is nothing that it computes with.
+        after, names = _computes(model, loss), {module: name for name, module in model.named_modules()}
+        noted = [place for place, words in computes.items() if after.get(place) != words]
+        noted += [".".join(filter(None, ("model", names[at], name))) for at, name in evaluation.leaves]
+        inside = tuple(f"{place}." for place in noted)
+        for place in [place for place in computes if f"{place}.".startswith(inside)]:
+            del computes[place]
 
     # -- what it is ------------------------------------------------------------------------------------------------
 
@@ -139,9 +163,11 @@ class Problem(Objective):
         return self.trial.at(self.theta)
 
     @derived
+    @alone
     def facts(self) -> Facts:
         """What defaults need to know; looks at the trial examples."""
-        return Facts(self.n, self.p, self.c, convex=False, linear=self._tried.linear, closed_form=False)
+        caution, linear = self._tried.caution, self._tried.linear
+        return Facts(self.n, self.p, self.c, convex=False, linear=linear, closed_form=False, caution=caution)
 
     @property
     def precisions(self) -> tuple[torch.dtype, ...]:
@@ -153,9 +179,12 @@ class Problem(Objective):
 
     @property
     def remarks(self) -> tuple[str, ...]:
+        said = precision_remark(self.evaluation.model, self.layout, self.theta)
+        said += tuple(self.evaluation.shortcuts.remarks)
         if self.autocast is None:
-            return ()
+            return said
         return (
+            *said,
             f"autocast: {str(self.autocast).removeprefix('torch.')} for EKFAC's factors and training examples, whose "
             f"gradients it changes by up to {self.autocast_error:.1%}",
         )
@@ -186,10 +215,13 @@ class Problem(Objective):
 
     @derived
     def hessian(self) -> NetworkHessian:
+        _ = self._tried.caution  # what differences of gradients mean depends on it
+        check_curved(self._tried, self.passes)
         return NetworkHessian(self.passes, self.l2)
 
     @derived
     def gauss_newton(self) -> NetworkGaussNewton:
+        check_curved(self._tried, self.passes)
         return NetworkGaussNewton(self.passes, self.l2, self.layers, self.c)
 
     # -- the objective ---------------------------------------------------------------------------------------------
@@ -199,7 +231,12 @@ class Problem(Objective):
         return (total / self.n + self.l2.double() * self.theta.double()).to(self.dtype)
 
     def train_losses(self) -> Float[Tensor, " n"]:
-        return gather_rows(self.passes.losses())
+        return gather_rows(self._own_losses)
+
+    @derived
+    def _own_losses(self) -> Float[Tensor, " s"]:
+        """The losses of this process's share of the training examples."""
+        return self.passes.losses()
 
     def train_batch(self, index: Int[Tensor, " b"]) -> Any:
         return self.data.take(index)
@@ -299,6 +336,18 @@ class Problem(Objective):
         found = [input_gradients(self.evaluation, self.theta, block, rows, at) for _, block in blocks]
         return torch.cat(found, dim=1)
 
+    def retrained(self, module: torch.nn.Module) -> Problem:
+        module = unwrapped(module)
+        parts: Params = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        theta = self.layout.taken(parts).to(self.theta)
+        held = self.evaluation.fixed
+        shapes = Layout(tuple(held), tuple(tuple(part.shape) for part in held.values()))
+        fixed = {name: part.to(held[name]) for name, part in shapes.found(parts).items()}
+        evaluation = replace(self.evaluation, fixed=fixed)
+        return self._copy(
+            theta=theta, evaluation=evaluation, trial=replace(self.trial, of=evaluation, theta=theta)
+        )
+
     def subset(self, index: Int[Tensor, " b"]) -> Problem:
         if len(index) == 0:
             raise ValueError("a subset needs at least one example")
@@ -314,7 +363,7 @@ class Problem(Objective):
         check_eval(self.evaluation.model, StaleError)
         live = dict(self.evaluation.model.named_parameters())
         for name, then in self.seen.items():
-            if name in live and not torch.equal(live[name].detach(), then):
+            if name in live and not torch.equal(live[name].detach().to(then.dtype), then):
                 raise StaleError(
                     f"the model's parameter {name!r} changed since this problem was made: make the Problem anew"
                 )
@@ -322,16 +371,41 @@ class Problem(Objective):
             raise StaleError(MOVED)
 
     def hashed(self) -> list[Tensor]:
-        words = f"{in_words(self.evaluation.loss)} {type(self.evaluation.model).__qualname__}"
-        words += f" {self.autocast}" if self.autocast else ""
+        words = f"{self.computes!r} {self.autocast}"
         settings = torch.tensor(list(words.encode()), dtype=torch.uint8)
         return [*self.evaluation.fixed.values(), self.weights, self.data.digest(), settings]
+
+
+def _computes(model: Any, loss: Any) -> dict[str, str]:
+    """Model and loss in words, without the model's parameters and buffers."""
+    parts = {"model": described(model, state=False), "loss": described(loss)}
+    return {f"{name}{place}": words for name, found in parts.items() for place, words in found.items()}
+
+
+def _weights(weights: Any, data: Rows) -> Tensor:
+    """The weights that the user gives, or those of the loader's sampler."""
+    if weights is not None and data.seen.weights is not None:
+        raise ValueError(
+            "weights= were given, and train is a DataLoader whose sampler draws some rows more often than others, "
+            "which is a weight already: pass its dataset with weights=, or leave weights= out"
+        )
+    return check_weights(data.seen.weights if weights is None else weights, len(data))
 
 
 def _check(model: Any, loss: Any, batch_size: Any, autocast: Any) -> None:
     """Refuse what no problem can be made of."""
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+        raise TypeError(
+            f"model is wrapped in {type(model).__name__}: give the model inside, model.module; work is divided over "
+            "the processes that torchrun starts"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            "model is a scripted or traced module, whose parameters cannot be replaced for derivatives: give the "
+            "torch.nn.Module that it was made of"
+        )
     if not callable(loss):
         raise TypeError(f"loss must be a function (outputs, targets) -> numbers, got {type(loss).__name__}")
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):

@@ -169,6 +169,12 @@ def _kind_of_strings(strings: pd.Series, distinct: int) -> str:
     if strings.str.count(r"\S+").mean() >= WORDS:
         return "text"
     if distinct > NAMED * len(strings) and len(strings) > CATEGORIES:
+        words = strings[pd.to_numeric(strings, errors="coerce").isna()]
+        if 0 < len(words) < (1 - NAMED) * len(strings):
+            return (
+                f"{len(words)} of its {len(strings)} cells are no numbers, first {words.iloc[0]!r} in row "
+                f"{words.index[0]}: empty or repair them, and it is taken as numbers"
+            )
         return "almost every row has a value of its own, as names do (--text takes it for text)"
     return "category"
 

@@ -119,7 +119,7 @@ class Search:
     def retrained(self, rows: Tensor) -> LinearModel:
         """The model trained with those rows removed or relabelled, from the original parameters; counted."""
         self.refits += 1
-        return self.edited(self.problem, rows).minimised(TOLERANCE)
+        return self.edited(self.problem, rows).minimised()
 
     def edited(self, problem: LinearModel, rows: Tensor) -> LinearModel:
         """The problem with those rows removed or given the rival's label, not yet trained."""

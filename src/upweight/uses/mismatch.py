@@ -55,7 +55,8 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
     Args:
         influence: of the model.
         test: the slice, as the problem takes batches.
-        by: the groups as `Influence.of_removal` takes them: a column (n,) of labels, or a mapping of names to rows.
+        by: the groups as `Influence.of_removal` takes them: a column (n,) of labels, where rows that have none are the
+            group "(missing)", or a mapping of names to rows.
 
     Raises:
         ValueError: for groups that are empty, unknown or all training rows.
@@ -81,7 +82,7 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
         },
         index=found.groups,
     ).sort_values("effect of removal", kind="stable")
-    worst = as_sets(by, problem.n)[1][int(effect.argmin())]
+    worst = as_sets(by, problem.n, problem.train_index)[1][int(effect.nan_to_num(torch.inf).argmin())]
     if model is None:
         return Mismatch(groups, pd.DataFrame(columns=["feature", "share"]))
     return Mismatch(groups, _features(influence, model, worst, test, measure))

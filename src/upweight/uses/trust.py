@@ -83,7 +83,7 @@ def trust(
         return Trust("do not trust", (f"no answer: {failure}",), nothing)
     found = [judge_solves(scores), judge_training(scores)]
     table = nothing
-    if influence.settings.curvature.damping == 0:
+    if influence.settings.curvature.damping == influence.settings.curvature.relative == 0:
         found.append((0, "no damping was needed"))
     else:
         table = _sensitivity(influence, scores, test, measure, factors)
@@ -125,9 +125,9 @@ def _sensitivity(
 ) -> pd.DataFrame:
     curvature, rows = influence.settings.curvature, {}
     for factor in factors:
-        damping = factor * curvature.damping
+        damping = factor * (curvature.damping or curvature.relative)
         other = Influence(
-            influence.problem, curvature=curvature.damped(damping), solver=influence.settings.solver
+            influence.problem, curvature=curvature.scaled(factor), solver=influence.settings.solver
         )
         try:
             values = other.on_loss(test, measure=measure).values
@@ -139,7 +139,7 @@ def _sensitivity(
         rows[damping] = (min(ranks), float(torch.tensor(ranks).median()), size)
     return pd.DataFrame.from_dict(
         rows, orient="index", columns=["rank correlation", "median", "size"]
-    ).rename_axis("damping")
+    ).rename_axis("damping" if curvature.damping else "relative damping")
 
 
 def judge_damping(table: pd.DataFrame) -> tuple[int, str]:

@@ -12,8 +12,8 @@ from ...data.examples import batched, examples
 from ...linalg.flat_vectors import Layout
 from ...linalg.outer_products import WeightMatrix
 from ...types import Tensor
+from ..comparisons import plain_gradient
 from ..evaluation import Evaluation
-from ..example_gradients import plain_gradient
 from ..output_curvature import flat_outputs
 from .kinds import layer_of, norm_of
 from .layer import Calls, Weight

@@ -16,10 +16,12 @@ from ...data.examples import batched, count, examples
 from ...data.per_example import Loss
 from ...linalg.outer_products import Outer, Pairs, WeightLayout
 from ...measures import Measure
+from ...runtime.alone import ALONE
 from ...runtime.distributed import rank
 from ...runtime.fallback import attempt
 from ...runtime.progress import track
 from ...types import Tensor
+from ..loss_curvature import check_curved
 from ..output_curvature import cotangents, flat_outputs
 from ..passes import Passes
 from ..trial import Trial
@@ -50,7 +52,8 @@ class NetworkLayers(LayerGradients):
     @property
     def layered(self) -> Layered:
         """The model's layers, as far as they explain its gradients."""
-        return self.trial.layered
+        with ALONE:
+            return self.trial.layered
 
     @cached_property
     def rounded(self) -> Layered:
@@ -125,6 +128,7 @@ class NetworkLayers(LayerGradients):
     def pulled_back(
         self, plan: SidesPlan, title: str
     ) -> Iterator[tuple[Iterator[Sides], Float[Tensor, " b"]]]:
+        check_curved(self.trial, self.passes)
         generator = torch.Generator().manual_seed(plan.seed + rank())
         for batch, w in track(self.passes.blocks(), title, self.passes.block_count):
             chunks = [(batch, w)]

@@ -9,12 +9,15 @@ from torch import nn
 
 from ...data.examples import batched, count, examples
 from ...linalg.outer_products import Pair
+from ...runtime.alone import alone
+from ...runtime.fallback import attempt
 from ...types import Tensor
 from ..evaluation import Evaluation
 from .kinds import layer_of, norm_of
 from .layer import Calls
 
 
+@alone
 def record(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Any, Calls]:
     """The model's outputs, and what goes into and comes out of every supported layer on the way to them.
 
@@ -87,7 +90,7 @@ def example_first(of: Evaluation, theta: Tensor, batch: Any) -> set[nn.Module]:
     """
     if of.strategy != "batch":
         return set()
-    _, together = record(of, theta, batch)
+    together = attempt(lambda: record(of, theta, batch)[1], dict)  # a model may fold choices into the batch
     found = set(together)
     for i, example in enumerate(examples(batch)):
         _, alone = record(of, theta, batched(example))
