@@ -16,6 +16,7 @@ from ..linear.problem import LinearProblem
 from ..types import Keep
 from .readers import reader_of
 from .reading import Options, Reading
+from .transformers import check_transformers
 from .user_data import Inputs, Targets
 
 
@@ -57,7 +58,7 @@ def from_estimator(
 
     Raises:
         TypeError: for estimators that are not supported, saying why.
-        ValueError: for settings and data that are not, likewise.
+        ValueError: for settings and data that are not, likewise, and for transformers that gave training other numbers.
         ImportError: without scikit-learn.
         NotConvergedError: where polishing fails.
 
@@ -75,6 +76,7 @@ def from_estimator(
     model, transform = _unwrap(estimator)
     same_order(y, row_index(X), "y")
     same_order(sample_weight, row_index(X), "sample_weight")
+    unknown = () if transform is None else check_transformers(transform, X, y)
     inputs = Inputs(estimator, transform)
     features = inputs(X)
     if sample_weight is not None and np.ndim(sample_weight) == 0:  # one for all, as scikit-learn takes it
@@ -105,7 +107,7 @@ def from_estimator(
             feature_names=None if phi is not None else _feature_names(estimator, transform, X),
             train_index=batch_index((X, y)),
             classes=targets.classes,
-            notes=_notes(model, transform, reading),
+            notes=(*_notes(model, transform, reading), *unknown),
         ),
     )
     check_identified(problem)
