@@ -33,7 +33,7 @@ from .example_gradients import directional, example_gradients, plain_gradient
 from .input_derivatives import input_gradients
 from .layers.gradients import NetworkLayers
 from .memory import MemoryPlan, bytes_per_example, patient
-from .modules import snapshot, unwrapped
+from .modules import check_norms, snapshot, unwrapped
 from .output_curvature import flat_outputs
 from .passes import Passes
 from .second_derivatives import NetworkGaussNewton, NetworkHessian
@@ -109,6 +109,7 @@ class Problem(Objective):
     ) -> None:
         model = unwrapped(model)
         _check(model, loss, batch_size, autocast)
+        check_norms(model)
         computes = _computes(model, loss)
         layout, theta, fixed = snapshot(model, params)
         data = as_rows(train, theta.device, theta.dtype)
