@@ -16,6 +16,7 @@ from ..data.row_sets import as_sets
 from ..data.user_terms import batch_index
 from ..measures import Measure, MeasureLike, as_measure, name_of
 from ..objective import Objective
+from ..runtime.alone import each_alone
 from ..runtime.fingerprint import content_hash
 from ..solvers import Inverse, Solution, Solver
 from ..types import ArrayLike, Tensor
@@ -30,6 +31,7 @@ from .scores import Scores
 from .stored_pass import StoredPass
 
 
+@each_alone
 class Influence:
     """Answers about a trained model from its training data, without retraining.
 
