@@ -397,11 +397,6 @@ def _check(model: Any, loss: Any, batch_size: Any, autocast: Any) -> None:
     """Refuse what no problem can be made of."""
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
-        raise TypeError(
-            f"model is wrapped in {type(model).__name__}: give the model inside, model.module; work is divided over "
-            "the processes that torchrun starts"
-        )
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(
             "model is a scripted or traced module, whose parameters cannot be replaced for derivatives: give the "

@@ -149,7 +149,8 @@ def _look_at_spectrum(curvature: Curvature, met: bool) -> None:
     if met:
         raise IndefiniteError(
             "the curvature is indefinite: negative curvature was met, too small beside the rest for its "
-            f"eigenvalue to be told. Raise the damping (now {curvature.damping:.1e}), or use GaussNewton"
+            f"eigenvalue to be told. Raise the damping (now {curvature.damping:.1e}), or take GaussNewton in the "
+            "place of a Hessian"
         )
 
 
