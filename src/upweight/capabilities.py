@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from jaxtyping import Float, Int
 
+from .linalg.coordinates import Coordinates
 from .linalg.outer_products import Outer, Pairs, WeightLayout
 from .measures import Measure
 from .types import Operator, Tensor
@@ -96,6 +97,20 @@ class SecondDerivative(ABC):
         """U (r, p) with this matrix = U^T U + diag(l2), where r < p and such a root is at hand, else None.
 
         A linear model with n c < p has one: the matrix is then inverted on its smaller side, see `DualFactor`.
+        """
+
+    @abstractmethod
+    def diagonal(self) -> Float[Tensor, " p"] | None:
+        """The diagonal (p,) of this matrix, penalty included, which tells the units of the parameters; None: unknown.
+
+        Its size is what matters: it need not be known to more than a few digits.
+        """
+
+    @abstractmethod
+    def centred(self) -> tuple[SecondDerivative, Coordinates] | None:
+        """The matrix where the columns of the inputs have mean 0, and the coordinates in which that is so.
+
+        None where there is no free intercept that could take over what is subtracted.
         """
 
 

@@ -181,8 +181,10 @@ class Softmax(LinearLoss):
         return torch.nn.functional.cross_entropy(eta, targets, reduction="none")
 
     def residual(self, eta: Float[Tensor, "b c *k"], targets: Tensor) -> Float[Tensor, "b c *k"]:
-        probability = eta.softmax(1)
-        probability[torch.arange(len(eta), device=eta.device), targets] -= 1
+        # The own class is minus the sum of the others: p - 1 would cancel where the model is sure.
+        probability, rows = eta.softmax(1), torch.arange(len(eta), device=eta.device)
+        probability[rows, targets] = 0
+        probability[rows, targets] = -probability.sum(1)
         return probability
 
     def curvature(

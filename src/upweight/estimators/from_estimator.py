@@ -97,7 +97,8 @@ def from_estimator(
         loss=reading.loss,
         l2=reading.l2,
         l2_intercept=reading.l2_intercept,
-        weights=_weights(model, codes, sample_weight, reading),
+        weights=sample_weight,
+        class_weights=_class_weights(model, codes, sample_weight, reading),
         keep=keep or reading.keep,
         terms=Terms(
             prepare=lambda X, y: (inputs(X), targets(y)),
@@ -170,11 +171,11 @@ def _notes(model: Any, transform: Any, reading: Reading) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _weights(model: Any, codes: np.ndarray, sample_weight: Any, reading: Reading) -> Any:
-    """Sample weights times class weights, or None."""
+def _class_weights(model: Any, codes: np.ndarray, sample_weight: Any, reading: Reading) -> Any:
+    """The weight of each class, or None."""
     class_weight = getattr(model, "class_weight", None)  # regressions have none
     if class_weight is None:
-        return sample_weight
+        return None
     if reading.loss.separate_outputs and len(reading.coef) > 1:
         raise ValueError(
             "class_weight with more than two classes, one against the rest, is not supported: each of the models "
@@ -186,5 +187,4 @@ def _weights(model: Any, codes: np.ndarray, sample_weight: Any, reading: Reading
     # Until scikit-learn 1.7 nobody counted by weights.
     if reading.counts_weights and "sample_weight" in inspect.signature(compute_class_weight).parameters:
         options["sample_weight"] = sample_weight
-    each = compute_class_weight(class_weight, **options)[codes]
-    return each if sample_weight is None else each * np.asarray(sample_weight, dtype=np.float64)
+    return compute_class_weight(class_weight, **options)

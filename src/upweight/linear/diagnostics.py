@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterator
 from typing import TypeVar
@@ -11,12 +12,13 @@ import torch
 from jaxtyping import Float
 from scipy.optimize import linprog
 
-from ..errors import NotStationaryWarning
+from ..errors import NotConvergedError, NotStationaryWarning
 from ..losses import signs
 from ..measures import margin
 from ..objective import LinearModel
 from ..types import Tensor
 from .gradient_scale import GradientScale, residuals
+from .newton_training import softened
 
 Model = TypeVar("Model", bound=LinearModel)
 NULL = 1e-12
@@ -29,6 +31,10 @@ PROGRAMME = 1 << 22
 """Margins x parameters up to which a separating direction is looked for: some seconds."""
 OPERATIONS, SAMPLE = 1 << 30, 1024
 """Up to n p^2 operations the norm of H^-1 is taken, over so many examples."""
+TRAINED = 10**9
+"""n p^2 up to which a hinge is trained to its optimum to see whether it was there: some seconds."""
+SHARP = 1e-9
+"""The temperature of a smooth hinge that is the true one."""
 ELEMENTS = 1 << 22
 """Numbers of X that are looked at densely at once."""
 
@@ -148,7 +154,8 @@ def at_optimum(problem: Model, *, polish: bool) -> Model:
     """The problem at its optimum, or as it is, with a warning where that is no optimum.
 
     A gradient of R that is larger than what one example contributes (`distance`) hides the effects of single examples.
-    No warning is given for a smoothed hinge, whose weights are the true hinge's on purpose.
+    A smoothed hinge has a gradient at the weights of the true one by construction; there the true objective is held
+    against the one that further training reaches.
 
     Args:
         problem: a fitted model.
@@ -158,16 +165,17 @@ def at_optimum(problem: Model, *, polish: bool) -> Model:
         NotConvergedError: where polishing fails.
 
     Warns:
-        NotStationaryWarning: where the gradient is larger than one example's contribution to it.
+        NotStationaryWarning: where the gradient is larger than one example's contribution to it, or the objective of a
+            hinge larger than the best by more than one example's share.
     """
     if polish:
         return problem.minimised()
-    # At the true hinge's optimum the smooth one has a gradient by construction.
-    if not problem.loss.stands_in and (off := distance(problem)) > 1:
+    found = _unfinished_hinge(problem) if problem.loss.stands_in else _large_gradient(problem)
+    if found:
         warnings.warn(
-            f"the estimator is not at its optimum: the gradient of its objective is {off:.1f} times what one example "
-            "contributes, so that effects of single examples are uncertain; pass polish=True, or fit with a lower tol "
-            "and a higher max_iter (if X, y and weights are those it was fitted on)",
+            f"the estimator is not at its optimum: {found}, so that effects of single examples are uncertain; pass "
+            "polish=True, or fit with a lower tol and a higher max_iter (if X, y and weights are those it was fitted "
+            "on)",
             NotStationaryWarning,
             stacklevel=3,
         )
@@ -199,6 +207,33 @@ def distance(problem: LinearModel) -> float:
     ).norm(dim=0)
     one = float(sizes[1:].square().mean().sqrt())
     return float(sizes[0]) / one if one > 0 else share
+
+
+def _large_gradient(problem: LinearModel) -> str:
+    """The gradient in words where it is larger than one example's contribution, else nothing."""
+    off = distance(problem)
+    return f"the gradient of its objective is {off:.1f} times what one example contributes" if off > 1 else ""
+
+
+def _unfinished_hinge(problem: LinearModel) -> str:
+    """How far the true objective is above the one at weights that were trained further, in words, or nothing.
+
+    Any better weights show that these are not the best: large problems are trained by a few cheap steps only.
+    """
+    one = one_example_contribution(problem)
+    small = problem.n * problem.p**2 <= TRAINED
+    try:
+        better = problem.minimised(1e-3 * one) if small else softened(problem)
+    except NotConvergedError:
+        better = softened(problem)
+    sharp = dataclasses.replace(problem.loss, temperature=SHARP)  # type: ignore[type-var]
+    here, there = (model.with_loss(sharp).value() for model in (problem, better))
+    if not here - there > there / problem.n:
+        return ""
+    return (
+        f"its objective is {here:.4g} and falls to {there:.4g} with further training, by "
+        f"{(here - there) / (there / problem.n):.1f} times what one example has in it"
+    )
 
 
 def one_example_contribution(problem: LinearModel) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -21,15 +23,23 @@ DENSE = 1000
 """Up to this many parameters the Hessian is factorised at every step."""
 STEPS = 60
 """Newton steps after which training has failed."""
+TRIED = 60
+"""Parameters that are tried for a hinge before another way is taken."""
+WARM, COOLING, SLOWEST = 1.0, 0.3, 0.9
+"""The temperature that a smoothed hinge is trained from (margins are counted in ones), the share of it that is left
+after a step down, and the largest share, after steps that were too wide."""
 SHORTEST = 1e-6
 """The least share of a Newton step that is tried."""
+SOFT = (1.0, 0.1, 0.01)
+"""Temperatures of the cheap training."""
 
 
 def minimise(problem: Model, tolerance: float | None = None) -> Model:
     """The problem at its optimum, trained from its own theta until what is left of the gradient is nothing.
 
     Newton steps, halved until the objective falls: by Cholesky up to `DENSE` parameters, else by conjugate gradients
-    after L-BFGS has come near. Softmax without a penalty ends at the optimum nearest to the start.
+    after L-BFGS has come near. Softmax without a penalty ends at the optimum nearest to the start. A smoothed hinge
+    that is too sharp to be reached from there is trained at falling temperatures.
 
     Args:
         problem: a linear model at any parameters.
@@ -39,22 +49,11 @@ def minimise(problem: Model, tolerance: float | None = None) -> Model:
     Raises:
         NotConvergedError: where there is no optimum (separable data without a penalty) or rounding hides it.
     """
-    # A copy, so that what its passes leave behind is freed when it moves on.
-    here = problem.at(problem.theta) if len(problem.theta) <= DENSE else _by_lbfgs(problem)
-    before = float("inf")
-    for _ in range(STEPS):
-        gradient = here.gradient()
-        left = _left(here, gradient, tolerance)
-        if left <= 1 or (tolerance is None and before / 2 <= left <= ENOUGH / AIM):
-            return here
-        before = left
-        step, size, value = _newton_step(here, gradient), 1.0, here.value()
-        enough = value + 1e-12 * (1 + abs(value))
-        there = here.at(here.theta - step)
-        while not there.value() <= enough and size > SHORTEST:
-            size /= 2
-            there = here.at(here.theta - size * step)
-        here = there  # with what its value has already taken a pass for
+    here, reached = _by_newton(problem, tolerance)
+    if not reached and problem.loss.stands_in:
+        here, reached = _by_continuation(problem, tolerance)
+    if reached:
+        return here
     norm = float(here.gradient().norm())
     wanted = norm / _left(here, here.gradient(), tolerance)
     raise NotConvergedError(
@@ -70,14 +69,74 @@ def _left(here: LinearModel, gradient: Float[Tensor, " p"], tolerance: float | N
     return float(GradientScale.of(here).share(gradient[None])) / AIM
 
 
-def _by_lbfgs(problem: Model) -> Model:
+def _by_newton(problem: Model, tolerance: float | None) -> tuple[Model, bool]:
+    """The problem where Newton steps end, and whether its gradient is that small there.
+
+    Of a hinge they are given up after `TRIED` parameters, most of them shortened steps: there is a better way.
+    """
+    # A copy, so that what its passes leave behind is freed when it moves on.
+    here = problem.at(problem.theta) if len(problem.theta) <= DENSE else _by_lbfgs(problem)
+    tried, before = 0, math.inf
+    for _ in range(STEPS):
+        gradient = here.gradient()
+        left = _left(here, gradient, tolerance)
+        if left <= 1 or (tolerance is None and before / 2 <= left <= ENOUGH / AIM):
+            return here, True
+        before = left
+        if problem.loss.stands_in and tried > TRIED:
+            break
+        step, size, value = _newton_step(here, gradient), 1.0, here.value()
+        enough = value + 1e-12 * (1 + abs(value))
+        there = here.at(here.theta - step)
+        while not there.value() <= enough and size > SHORTEST:
+            size /= 2
+            there = here.at(here.theta - size * step)
+        tried += 1 - int(math.log2(size))
+        here = there  # with what its value has already taken a pass for
+    return here, False
+
+
+def _by_continuation(problem: Model, tolerance: float | None) -> tuple[Model, bool]:
+    """A smoothed hinge trained from the optima of softer ones, each the start of the next, and whether it got there.
+
+    Newton's quadratic model of a hinge holds over changes of margins of the size of its temperature.
+    """
+    wanted = problem.loss.temperature  # type: ignore[attr-defined]
+    here, reached, cooling = problem, WARM / COOLING, COOLING
+    while reached > wanted:
+        cooler = max(wanted, reached * cooling)
+        softer = replace(problem.loss, temperature=cooler)  # type: ignore[type-var]
+        there, trained = _by_newton(here.with_loss(softer), tolerance)
+        if trained:
+            here, reached, cooling = there, cooler, COOLING
+        elif cooling < SLOWEST:
+            cooling = cooling**0.5
+        else:
+            return there.with_loss(problem.loss), False
+    return here, True
+
+
+def softened(problem: Model) -> Model:
+    """A smoothed hinge after a few steps of L-BFGS at falling temperatures: nearer to its optimum, cheaply.
+
+    At the parameters that it reaches the objective need not be lower: nothing is promised but the price, some hundred
+    passes over X.
+    """
+    here, loss = problem, problem.loss
+    for temperature in SOFT:
+        softer = replace(loss, temperature=temperature)  # type: ignore[type-var]
+        here = _by_lbfgs(here.with_loss(softer), steps=50)
+    return here.with_loss(loss)
+
+
+def _by_lbfgs(problem: Model, steps: int = 2000) -> Model:
     """The problem where L-BFGS ends, near enough to the optimum for Newton steps."""
 
     def value_and_gradient(theta: np.ndarray) -> tuple[float, np.ndarray]:
         there = problem.at(torch.from_numpy(theta))
         return there.value(), there.gradient().numpy()
 
-    options = {"maxiter": 2000, "maxcor": 20, "ftol": 0.0, "gtol": 1e-6}
+    options = {"maxiter": steps, "maxcor": 20, "ftol": 0.0, "gtol": 1e-6}
     start = problem.theta.numpy()
     rough = minimize(value_and_gradient, start, jac=True, method="L-BFGS-B", options=options)
     return problem.at(torch.from_numpy(rough.x))

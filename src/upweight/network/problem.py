@@ -244,6 +244,13 @@ class Problem(Objective):
             return self.layers.gradients(batch, function)
         return example_gradients(self.evaluation, self.theta, batch, function)
 
+    @property
+    def sample_weights(self) -> Float[Tensor, " n"]:
+        return self.weights
+
+    def label_weights(self, batch: Any) -> Float[Tensor, " b"]:
+        return torch.ones(len(self.passes.test_rows(batch)), dtype=torch.float64, device=self.device)
+
     # -- test examples ---------------------------------------------------------------------------------------------
 
     @patient

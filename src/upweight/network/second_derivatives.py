@@ -80,6 +80,12 @@ class NetworkCurvature(SecondDerivative):
     def root(self) -> None:
         return None
 
+    def diagonal(self) -> None:
+        return None
+
+    def centred(self) -> None:
+        return None
+
 
 @dataclass(frozen=True, eq=False)
 class NetworkHessian(NetworkCurvature):

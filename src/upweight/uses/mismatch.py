@@ -82,7 +82,8 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
         },
         index=found.groups,
     ).sort_values("effect of removal", kind="stable")
-    worst = as_sets(by, problem.n, problem.train_index)[1][int(effect.argmin())]
+    sets = as_sets(by, problem.n, problem.train_index)[1]
+    worst = sets[int(effect.nan_to_num(torch.inf).argmin())]
     if model is None:
         return Mismatch(groups, pd.DataFrame(columns=["feature", "share"]))
     return Mismatch(groups, _features(influence, model, worst, test, measure))
@@ -95,7 +96,7 @@ def _features(
     solved = influence.solve(model.test_gradients(test, measure)).value
     batch = model.train_batch(rows)
     x = batch[0].block(slice(None), torch.float64).dense()
-    parts = (-model.input_gradients(batch, solved)[0] * x).sum(0)
+    parts = (-model.input_gradients(batch, solved)[0] * x * model.weights[rows, None]).sum(0)
     total = -(model.train_gradients(rows) @ solved[0]).sum()
     order = parts.abs().topk(min(FEATURES, model.d)).indices
     names = [feature_name(model, j) for j in order.tolist()]
