@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 
 from ..curvature.base import Curvature
-from ..data.names import check_edit
 from ..data.row_sets import as_sets
 from ..data.user_terms import batch_index
 from ..measures import Measure, MeasureLike, as_measure, name_of
@@ -397,11 +396,10 @@ class Influence:
     ) -> Scores:
         """Numbers with all that is known about them; `fields` are those of `Scores` that differ from a removal's."""
         # A measure of a whole batch, or of the parameters alone, has no test row to be named after.
-        named = measure is None or not measure.single
         known: dict[str, Any] = {
             "measure": name_of(measure),
             "ids": self.problem.train_index,
-            "test_ids": batch_index(test) if named else None,
+            "test_ids": batch_index(test) if measure is None or not measure.single else None,
             "drift": None if answer.drift is None else answer.drift.double(),
             "residual": answer.residual.double(),
             "verdict": "; ".join(filter(None, [answer.verdict, self.problem.facts.caution])),
