@@ -238,7 +238,6 @@ class Influence:
         >>> influence.of_change([3], (X[3:], y[:1]), (X[:1], y[:1])).effect()  # the last label becomes 0
         tensor([[-0.2500]], dtype=torch.float64)
         """
-        check_edit(before, after)
         given = given_rows(self.problem, before, weights)
         old, new = given.gradients(self.problem), given.replaced(self.problem, after)
         asked = as_measure(measure)
