@@ -137,3 +137,10 @@ def test_fig4_inception_vs_rbf_small(tmp_path: Path, data_dir: Path) -> None:
     near, far = (result[half]["spearman_influence_distance"] for half in ("rbf", "lite0"))
     assert near < far - 0.1
     assert result["gradient_norm"] < 1e-8
+
+
+def test_solver_zoo_small(tmp_path: Path) -> None:
+    result = small("solver_zoo", tmp_path)
+    assert result["wrong"] == result["raw errors"] == 0, result["told"]
+    for name in ("default", "Exact", "CG", "on_self", "of_removal", "leave_one_out", "network, Exact"):
+        assert result["outcomes"][name] == {"right": 16}

@@ -88,7 +88,7 @@ class CholeskyFactor(Factor):
     def __init__(self, matrix: Float[Tensor, "p p"], flat: Float[Tensor, "q p"] | None = None) -> None:
         self.diagonal = matrix.diagonal().clone()
         self.flat = None if flat is None else flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True)
-        self.scale = power_of_two(self.diagonal)
+        self.scale = power_of_two(self.diagonal.sqrt())
         self.lower, failed = _cholesky(matrix, self.scale, flat)
         if failed and matrix.dtype == torch.float32:
             self.lower, failed = _cholesky(matrix.double(), self.scale.double(), flat)
