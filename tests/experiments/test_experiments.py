@@ -137,3 +137,11 @@ def test_fig4_inception_vs_rbf_small(tmp_path: Path, data_dir: Path) -> None:
     near, far = (result[half]["spearman_influence_distance"] for half in ("rbf", "lite0"))
     assert near < far - 0.1
     assert result["gradient_norm"] < 1e-8
+
+
+def test_estimators_sweep_small(tmp_path: Path) -> None:
+    run("estimators_sweep", tmp_path, None)
+    result = json.loads((tmp_path / "estimators_sweep.json").read_text())
+    assert result["wrong"] == 0, result["lines"]
+    assert result["verdicts"]["right"] > 0.8 * result["cases"]
+    assert max(result["largest_difference_of_the_right"].values()) < 0.01
