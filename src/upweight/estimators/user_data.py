@@ -49,6 +49,7 @@ class Inputs:
             X = X.numpy() if isinstance(X, torch.Tensor) else _array(X)
         check_columns(self.estimator, X)
         if self.transform is not None:
+            check_not_infinite(X)
             X = self.transform.transform(X)
         if not sparse.issparse(X):
             X = np.asarray(X)
@@ -89,6 +90,31 @@ class Targets:
                 f"{int(np.argmin(codes))}; it knows {list(self.classes)[:10]}"
             )
         return codes.astype(np.int64)
+
+
+def check_not_infinite(X: Any) -> None:
+    """Refuse infinite cells before a transformer says so in its own words. NaN may be what it fills.
+
+    Raises ValueError with the first such example, and the column where it has a name.
+
+    >>> check_not_infinite(pd.DataFrame({"age": [31.0, float("inf")]}))
+    Traceback (most recent call last):
+    ...
+    ValueError: X has an infinity, first in example 1, column 'age'; correct or drop such examples
+    """
+    if sparse.issparse(X):
+        return
+    columns = X.items() if isinstance(X, pd.DataFrame) else [(None, X)]
+    for name, values in columns:
+        dtype = getattr(values, "dtype", None)
+        if isinstance(dtype, np.dtype) and dtype.kind == "f":
+            bad = np.isinf(np.asarray(values))
+            if bad.any():
+                where = "" if name is None else f", column {name!r}"
+                first = int(np.argwhere(bad)[0][0])
+                raise ValueError(
+                    f"X has an infinity, first in example {first}{where}; correct or drop such examples"
+                )
 
 
 def _array(X: Any) -> np.ndarray:

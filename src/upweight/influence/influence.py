@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 
 from ..curvature.base import Curvature
-from ..data.names import check_edit
 from ..data.row_sets import as_sets
 from ..data.user_terms import batch_index
 from ..measures import Measure, MeasureLike, as_measure, name_of
 from ..objective import Objective
+from ..runtime.alone import each_alone
 from ..runtime.fingerprint import content_hash
 from ..solvers import Inverse, Solution, Solver
 from ..types import ArrayLike, Tensor
@@ -30,6 +30,7 @@ from .scores import Scores
 from .stored_pass import StoredPass
 
 
+@each_alone
 class Influence:
     """Answers about a trained model from its training data, without retraining.
 
@@ -237,7 +238,6 @@ class Influence:
         >>> influence.of_change([3], (X[3:], y[:1]), (X[:1], y[:1])).effect()  # the last label becomes 0
         tensor([[-0.2500]], dtype=torch.float64)
         """
-        check_edit(before, after)
         given = given_rows(self.problem, before, weights)
         old, new = given.gradients(self.problem), given.replaced(self.problem, after)
         asked = as_measure(measure)
@@ -395,11 +395,10 @@ class Influence:
     ) -> Scores:
         """Numbers with all that is known about them; `fields` are those of `Scores` that differ from a removal's."""
         # A measure of a whole batch, or of the parameters alone, has no test row to be named after.
-        named = measure is None or not measure.single
         known: dict[str, Any] = {
             "measure": name_of(measure),
             "ids": self.problem.train_index,
-            "test_ids": batch_index(test) if named else None,
+            "test_ids": batch_index(test) if measure is None or not measure.single else None,
             "drift": None if answer.drift is None else answer.drift.double(),
             "residual": answer.residual.double(),
             "verdict": "; ".join(filter(None, [answer.verdict, self.problem.facts.caution])),

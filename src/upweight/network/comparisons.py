@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,8 @@ STEPS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 """Steps of differences in float64, over the size of what is moved: small ones for kinks, large ones for rounding."""
 ROUGH_STEPS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
 """The same in a lower precision."""
+ROUNDINGS = 4
+"""How many units of rounding a computed number is off, about."""
 
 Differentiated: TypeAlias = Callable[[Evaluation, Tensor, Any], Tensor]
 """Something of a model at theta on a batch."""
@@ -165,7 +167,16 @@ def gap_to_plain(mine: Tensor, plain: Differentiated, of: Evaluation, theta: Ten
     return 0.0 if off <= 10 * rounding else off
 
 
-def gap_to_differences(claimed: Tensor, differences: Callable[[float], Tensor], near: float = 1e-3) -> float:
+class Quotient(NamedTuple):
+    """A central difference over its step, and the norm that rounding of what was subtracted may have in it."""
+
+    value: Tensor
+    rounding: float
+
+
+def gap_to_differences(
+    claimed: Tensor, differences: Callable[[float], Quotient], near: float = 1e-3
+) -> float:
     """How far a derivative is off quotients of differences, relatively.
 
     0 where it agrees with one of them, or where they do not settle: kinks need small steps, rounding large ones, and
@@ -180,9 +191,9 @@ def gap_to_differences(claimed: Tensor, differences: Callable[[float], Tensor], 
     near = near if double else max(near, 3e-2)
     before, settled, off = None, float("inf"), 0.0
     for step in STEPS if double else ROUGH_STEPS:
-        found = differences(step)
+        found, rounding = differences(step)
         gap = relative(claimed, found)
-        if gap <= near:
+        if gap <= near or float((claimed - found).norm()) <= rounding:
             return 0.0
         if before is not None:
             apart = relative(found, before)
@@ -214,12 +225,14 @@ def gap_to_loss(of: Evaluation, theta: Tensor, batch: Any) -> float:
     # A number that is small by chance has no relative error: both get the size of the gradient beside them.
     size = gradient.norm()
 
-    def seen(slope: Tensor) -> Tensor:
-        return torch.stack([slope, size])
+    slope = central(value, theta, v)
+
+    def seen(step: float) -> Quotient:
+        found = slope(step)
+        return found._replace(value=torch.stack([found.value, size]))
 
     with torch.no_grad():
-        slope = central(value, theta, v)
-        return gap_to_differences(seen(gradient @ v), lambda step: seen(slope(step)), 1e-2)
+        return gap_to_differences(torch.stack([gradient @ v, size]), seen, 1e-2)
 
 
 def direction(like: Tensor, seed: int = 0) -> Tensor:
@@ -228,7 +241,7 @@ def direction(like: Tensor, seed: int = 0) -> Tensor:
     return noise * (like != 0)
 
 
-def central(function: Callable[[Tensor], Tensor], at: Tensor, along: Tensor) -> Callable[[float], Tensor]:
+def central(function: Callable[[Tensor], Tensor], at: Tensor, along: Tensor) -> Callable[[float], Quotient]:
     """Central differences of a function: a step, over the size of `at` -> the quotient.
 
     Args:
@@ -238,8 +251,10 @@ def central(function: Callable[[Tensor], Tensor], at: Tensor, along: Tensor) -> 
     """
     size = max(float(at.square().mean().sqrt()), torch.finfo(at.dtype).eps ** 0.5)
 
-    def quotient(step: float) -> Tensor:
+    def quotient(step: float) -> Quotient:
         h = step * size
-        return (function(at + h * along) - function(at - h * along)) / (2 * h)
+        up, down = function(at + h * along), function(at - h * along)
+        rounding = ROUNDINGS * torch.finfo(up.dtype).eps * max(float(up.norm()), float(down.norm())) / h
+        return Quotient((up - down) / (2 * h), rounding)
 
     return quotient

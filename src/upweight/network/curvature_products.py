@@ -72,7 +72,7 @@ def _by_differences(of: Evaluation, theta: Tensor, batch: Any, weights: Tensor) 
 
     def one(row: Tensor) -> Tensor:
         size = float(row.abs().max())
-        return central(gradient, wide, row / size)(STEP) * size if size else torch.zeros_like(row)
+        return central(gradient, wide, row / size)(STEP).value * size if size else torch.zeros_like(row)
 
     return lambda rows: torch.stack([one(row) for row in rows.to(wide)]).to(rows)
 

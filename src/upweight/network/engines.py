@@ -64,6 +64,8 @@ def right_engine(
                     raise
                 off, reason = float("inf"), str(error).splitlines()[0].strip(" .")
             held[kind] = off == 0
+            if 0 < off < float("inf"):
+                of.shortcuts.misled.add(matrix)
             if off:
                 of.shortcuts.failures.setdefault(matrix, reason)
         return held[kind]
@@ -76,9 +78,8 @@ def right_engine(
             f"({_reason(of, matrix)})"
         )
     elif found != wanted and found is not None:
-        of.shortcuts.say(
-            f"products with {matrix} are taken in another way, which may be slower: {_reason(of, matrix)}"
-        )
+        words = f"products with {matrix} are taken in another way, which may be slower: {_reason(of, matrix)}"
+        of.shortcuts.say(words, loud=matrix in of.shortcuts.misled)
     return found
 
 

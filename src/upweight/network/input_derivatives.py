@@ -90,7 +90,9 @@ def _towards(
 
     def differences(row: Tensor) -> Tensor:
         size = float(row.abs().max())
-        return central(lambda t: slope(inputs, t), theta, row / size)(STEP) * size if size else 0 * inputs
+        return (
+            central(lambda t: slope(inputs, t), theta, row / size)(STEP).value * size if size else 0 * inputs
+        )
 
     ways = {"forward": forward, "double": double, "loop": differences}
     if mode == "forward":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ..errors import DerivativeError
@@ -9,7 +11,7 @@ from ..runtime.distributed import sum_across
 from ..runtime.fallback import out_of_memory
 from ..types import Tensor
 from .comparisons import central, gap_to_differences, head, in_float64
-from .evaluation import LOSS
+from .evaluation import LOSS, Evaluation
 from .output_curvature import slopes
 from .passes import Passes
 from .trial import Trial
@@ -30,17 +32,18 @@ def check_curved(trial: Trial, passes: Passes) -> None:
     shortcuts = trial.of.shortcuts
     if CHECKED in shortcuts.held:
         return
-    if _is_flat(trial) and _are_flat(trial, passes):
+    wide = in_float64(trial.of, trial.theta, head(trial.batch))
+    if _is_flat(*wide) and _are_flat(trial.of, trial.theta, passes):
         raise DerivativeError(
             "the loss has no curvature in the model's outputs (it is linear in them piece by piece, as L1, pinball and "
             "hinge losses are), so its minimum lies in kinks where no influence function exists: train and ask with a "
             "smooth loss, torch.nn.functional.smooth_l1_loss or huber_loss for L1, a squared or a smooth hinge "
             "(upweight.SmoothHinge of a linear model)"
         )
-    off = _gap(trial)
+    off = _gap(*wide)
     if off and shortcuts.held.get(LOSS, True):
         shortcuts.held[LOSS] = False
-        rest = _gap(trial)
+        rest = _gap(*wide)
         if not rest:
             shortcuts.say(
                 "losses are differentiated example by example: torch's second derivative of several is wrong"
@@ -54,12 +57,12 @@ def check_curved(trial: Trial, passes: Passes) -> None:
     shortcuts.held[CHECKED] = True
 
 
-def _bent(trial: Trial) -> tuple[Tensor, Tensor]:
-    """The slope of the trial's losses in the outputs (b, c), and its derivative along a random direction."""
-    flat, slope = slopes(trial.of, trial.theta, trial.batch)
+def _bent(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
+    """The slopes of a batch's losses in the outputs (b, c), and their derivatives along a random direction."""
+    flat, slope = slopes(of, theta, batch)
     at = flat.requires_grad_()
     try:
-        there = slope(trial.of, at, trial.batch)
+        there = slope(of, at, batch)
         if not there.requires_grad:
             return there, torch.zeros_like(there)
         return there.detach(), torch.autograd.grad(there, at, _along(flat), materialize_grads=True)[0]
@@ -76,23 +79,24 @@ def _along(flat: Tensor) -> Tensor:
     return torch.randn(flat.shape, generator=torch.Generator().manual_seed(0)).to(flat)
 
 
-def _is_flat(trial: Trial) -> bool:
-    """Whether the losses have slopes in the outputs and no curvature."""
-    slope, bend = _bent(trial)
+def _is_flat(of: Evaluation, theta: Tensor, batch: Any) -> bool:
+    """Whether the losses have slopes in the outputs and no curvature, in float64 where that goes.
+
+    In lower precisions a softmax that is sure has none either.
+    """
+    slope, bend = _bent(*in_float64(of, theta, batch))
     return bool((slope != 0).any()) and not bool((bend != 0).any())
 
 
-def _are_flat(trial: Trial, passes: Passes) -> bool:
+def _are_flat(of: Evaluation, theta: Tensor, passes: Passes) -> bool:
     """Whether all training examples, of all processes, are like that."""
-    bent = sum(not _is_flat(trial.on(batch)) for batch, _ in passes.blocks())
-    return not bool(sum_across(passes.theta.new_tensor([float(bent)])))
+    bent = sum(not _is_flat(of, theta, batch) for batch, _ in passes.blocks())
+    return not bool(sum_across(theta.new_tensor([float(bent)])))
 
 
-def _gap(trial: Trial) -> float:
+def _gap(of: Evaluation, theta: Tensor, batch: Any) -> float:
     """How far the second derivative is off differences of the first."""
-    of, theta, batch = in_float64(trial.of, trial.theta, head(trial.batch))
     flat, slope = slopes(of, theta, batch)
-    _, bend = _bent(Trial(of, theta, batch, trial.c))
-    return gap_to_differences(
-        bend, central(lambda at: slope(of, at, batch).detach(), flat.detach(), _along(flat))
-    )
+    _, bend = _bent(of, theta, batch)
+    differences = central(lambda at: slope(of, at, batch).detach(), flat.detach(), _along(flat))
+    return gap_to_differences(bend, differences)

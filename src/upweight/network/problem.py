@@ -35,7 +35,7 @@ from .input_derivatives import input_gradients
 from .layers.gradients import NetworkLayers
 from .loss_curvature import check_curved
 from .memory import MemoryPlan, bytes_per_example, patient
-from .modules import precision_remark, snapshot, unwrapped
+from .modules import check_norms, precision_remark, snapshot, unwrapped
 from .output_curvature import flat_outputs
 from .passes import Passes
 from .second_derivatives import NetworkGaussNewton, NetworkHessian
@@ -111,6 +111,7 @@ class Problem(Objective):
     ) -> None:
         model = unwrapped(model)
         _check(model, loss, batch_size, autocast)
+        check_norms(model)
         computes = _computes(model, loss)
         layout, theta, fixed = snapshot(model, params)
         data = as_rows(train, theta.device, theta.dtype)
@@ -396,11 +397,6 @@ def _check(model: Any, loss: Any, batch_size: Any, autocast: Any) -> None:
     """Refuse what no problem can be made of."""
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
-        raise TypeError(
-            f"model is wrapped in {type(model).__name__}: give the model inside, model.module; work is divided over "
-            "the processes that torchrun starts"
-        )
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(
             "model is a scripted or traced module, whose parameters cannot be replaced for derivatives: give the "

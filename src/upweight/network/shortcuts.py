@@ -36,6 +36,8 @@ class Shortcuts:
         """What is said among the settings: which ways are not taken."""
         self.failures: dict[str, str] = {}
         """Why a matrix has no products, in torch's words."""
+        self.misled: set[str] = set()
+        """The matrices of which an engine was wrong, and not only missing."""
         self.pseudo = 0.0
         """How far the gradients are off the derivatives of the loss, relatively, once somebody looked."""
 
@@ -81,8 +83,9 @@ class Shortcuts:
                 self.say(f"{words}: for the short way {wrong(off)}")
         return self.held[kind]
 
-    def say(self, remark: str) -> None:
-        """Warn, and keep the remark for the settings; once."""
+    def say(self, remark: str, loud: bool = True) -> None:
+        """Keep the remark for the settings, and warn if it is `loud`; once."""
         if remark not in self.remarks:
             self.remarks.append(remark)
-            warnings.warn(remark, DerivativeWarning, stacklevel=2)
+            if loud:
+                warnings.warn(remark, DerivativeWarning, stacklevel=2)

@@ -74,14 +74,17 @@ def checked(operator: Operator, energy: Energy | None, value: Tensor, rows: Tens
         value: the answers s (k, p).
         rows: the right-hand sides v (k, p).
     """
+    unit = rows.abs().amax(1, keepdim=True)
+    unit = torch.where(unit > 0, unit, 1.0)  # so that no square leaves the range of the numbers
+    value, rows = value / unit, rows / unit
     left = rows - operator(value)
     residual = relative_size(left, rows)
     if energy is None:
-        return Checked(left, residual, torch.full_like(residual, torch.nan))
+        return Checked(left * unit, residual, torch.full_like(residual, torch.nan))
     size = (value.double() * rows.double()).sum(1)
     error = (energy(left, value).double().clamp(min=0) / size.clamp(min=0)).sqrt()
     error = torch.where(rows.any(1), error.nan_to_num(torch.inf, torch.inf), 0.0)
-    return Checked(left, residual, error.to(residual))
+    return Checked(left * unit, residual, error.to(residual))
 
 
 def of_factor(factor: Factor) -> Energy:

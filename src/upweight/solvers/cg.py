@@ -149,7 +149,8 @@ def _look_at_spectrum(curvature: Curvature, met: bool) -> None:
     if met:
         raise IndefiniteError(
             "the curvature is indefinite: negative curvature was met, too small beside the rest for its "
-            f"eigenvalue to be told. Raise the damping (now {curvature.damping:.1e}), or use GaussNewton"
+            f"eigenvalue to be told. Raise the damping (now {curvature.damping:.1e}), or take GaussNewton in the "
+            "place of a Hessian"
         )
 
 
@@ -201,10 +202,8 @@ class _Refining:
             value[active] += size * step.to(rows.dtype)
             steps[active] += taken
             before, far = residual[active], error[active]
-            # Scaled to the size of the row: float32 must not underflow.
-            unit = norm[active, None]
-            found = self._look(judge, value[active] / unit, rows[active] / unit)
-            left[active], residual[active], error[active] = unit * found.left, found.residual, found.error
+            found = self._look(judge, value[active], rows[active])
+            left[active], residual[active], error[active] = found
             good = self._good(residual, error)
             for i in open_rows:
                 if ended is Status.INTERRUPTED or (ended is Status.NEGATIVE_CURVATURE and last):

@@ -82,7 +82,8 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
         },
         index=found.groups,
     ).sort_values("effect of removal", kind="stable")
-    worst = as_sets(by, problem.n, problem.train_index)[1][int(effect.nan_to_num(torch.inf).argmin())]
+    sets = as_sets(by, problem.n, problem.train_index)[1]
+    worst = sets[int(effect.nan_to_num(torch.inf).argmin())]
     if model is None:
         return Mismatch(groups, pd.DataFrame(columns=["feature", "share"]))
     return Mismatch(groups, _features(influence, model, worst, test, measure))
