@@ -53,7 +53,7 @@ def features(
             / f"features_{content_hash(state, f'format {FORMAT} {network!r} {tuple(inputs.shape)}')}.safetensors"
         )
         if path.exists():
-            return read(path, "a file of features")[0]["features"]
+            return read(path, "a file of features", "features")[0]["features"]
     found = []
     with torch.no_grad():
         for part in track(inputs.split(batch), "features", -(-len(inputs) // batch)):

@@ -102,7 +102,7 @@ def from_estimator(
         keep=keep or reading.keep,
         terms=Terms(
             prepare=lambda X, y: (inputs(X), targets(y)),
-            feature_names=None if phi is not None else _feature_names(estimator, transform, X),
+            feature_names=_feature_names(estimator, transform, X, None if phi is None else features.shape[1]),
             train_index=batch_index((X, y)),
             classes=targets.classes,
             notes=_notes(model, transform, reading),
@@ -145,8 +145,13 @@ def _refuse_resampling(steps: list[Any]) -> None:
             )
 
 
-def _feature_names(estimator: Any, transform: Any, X: Any) -> tuple[str, ...] | None:
-    """The names of the columns that the model sees, or None where nobody knows them."""
+def _feature_names(estimator: Any, transform: Any, X: Any, of_kernel: int | None) -> tuple[str, ...] | None:
+    """The names of the columns that the model sees, or None where nobody knows them.
+
+    Features of a kernel, so many, are no columns of anybody's.
+    """
+    if of_kernel is not None:
+        return tuple(f"feature {j} of the kernel" for j in range(of_kernel))
     if transform is not None:
         try:
             names = transform.get_feature_names_out()

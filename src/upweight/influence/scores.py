@@ -18,6 +18,7 @@ from ..runtime.notebook import as_html
 from ..runtime.tensor_files import read, write
 from ..types import Tensor
 
+EDITS = ("removed", "replaced")
 SIGN = "Positive effect = the {measure} would rise if the training example were {edit} ({meaning})."
 
 
@@ -266,13 +267,14 @@ class Scores:
         With `fingerprint` (`Influence.fingerprint`) scores of other weights, data or settings raise `StaleError`.
         Raises ValueError for a file that is no score file.
         """
-        tensors, words = read(path, "a score file")
+        tensors, words = read(path, "a score file", "values", "n", "edit", "measure", "provenance")
         fields: dict[str, Any] = {**tensors, **words}
         try:
             for name in ("ids", "test_ids"):
                 fields[name] = None if fields.get(name) is None else pd.Index(fields[name])
             scores = cls(**fields)
-        except (TypeError, AttributeError) as failure:
+            scores._check()
+        except (TypeError, AttributeError, ValueError) as failure:
             raise ValueError(f"{path} is not a score file of upweight ({failure})") from failure
         found = scores.provenance.get("fingerprint")
         if fingerprint is not None and fingerprint != found:
@@ -281,6 +283,32 @@ class Scores:
                 f"asked for {fingerprint}); compute the scores again"
             )
         return scores
+
+    def _check(self) -> None:
+        """Raise ValueError for what no scores have: it would turn signs or name other rows."""
+        m, q = self.values.shape
+        own = {"ids": self.n, "test_ids": m, "drift": m, "residual": m}
+        sizes = {name: len(getattr(self, name)) for name in own if getattr(self, name) is not None}
+        places = self.columns
+        for right, said in (
+            (type(self.n) is int and self.n >= 1, f"n is {self.n!r}"),
+            (self.edit in EDITS, f"edit is {self.edit!r}"),
+            (self.values.dtype == torch.float64, f"values are {self.values.dtype}"),
+            (
+                places is not None or q in (0, self.n) or self.edit != "removed",
+                f"{q} columns for n = {self.n}",
+            ),
+            (
+                all(sizes[name] == own[name] or self.edit != "removed" for name in sizes),
+                f"lengths are {sizes}",
+            ),
+            (
+                places is None or (places.shape == self.values.shape and bool((places >= 0).all())),
+                "columns are no training rows",
+            ),
+        ):
+            if not right:
+                raise ValueError(said)
 
     def _summary(self) -> list[str]:
         lines = [f"Scores: {len(self)} test rows, {self.n} training rows"]
