@@ -157,7 +157,7 @@ def test_a_file_that_is_not_there(path: Path):
         read(path, "a file")
 
 
-# -- what has changed since it was written ------------------------------------------------------------------------------
+# -- what has changed since it was written ---
 
 
 def test_no_bit_of_a_file_changes_without_a_word(path: Path):

@@ -16,6 +16,7 @@ from ..linear.problem import LinearProblem
 from ..types import Keep
 from .readers import reader_of
 from .reading import Options, Reading
+from .refitting import OWN, refitting
 from .user_data import Inputs, Targets
 
 
@@ -110,7 +111,14 @@ def from_estimator(
     )
     check_identified(problem)
     check_separable(problem)
-    return at_optimum(problem, polish=polish)
+    found = at_optimum(problem, polish=polish)
+
+    def read(model: Any, X: Any, y: Any, weight: Any) -> LinearProblem:
+        options: dict[str, Any] = {"smoothing": smoothing, "rank": rank, "keep": keep}
+        return from_estimator(model, X, y, sample_weight=weight, **options)
+
+    found.cache[OWN] = refitting(estimator, X, y, sample_weight, read)
+    return found
 
 
 # -- which estimator, and what it is fed -----------------------------------------------------------------------------

@@ -273,7 +273,7 @@ class Scores:
             for name in ("ids", "test_ids"):
                 fields[name] = None if fields.get(name) is None else pd.Index(fields[name])
             scores = cls(**fields)
-            scores._check()
+            _check(scores)
         except (TypeError, AttributeError, ValueError) as failure:
             raise ValueError(f"{path} is not a score file of upweight ({failure})") from failure
         found = scores.provenance.get("fingerprint")
@@ -283,32 +283,6 @@ class Scores:
                 f"asked for {fingerprint}); compute the scores again"
             )
         return scores
-
-    def _check(self) -> None:
-        """Raise ValueError for what no scores have: it would turn signs or name other rows."""
-        m, q = self.values.shape
-        own = {"ids": self.n, "test_ids": m, "drift": m, "residual": m}
-        sizes = {name: len(getattr(self, name)) for name in own if getattr(self, name) is not None}
-        places = self.columns
-        for right, said in (
-            (type(self.n) is int and self.n >= 1, f"n is {self.n!r}"),
-            (self.edit in EDITS, f"edit is {self.edit!r}"),
-            (self.values.dtype == torch.float64, f"values are {self.values.dtype}"),
-            (
-                places is not None or q in (0, self.n) or self.edit != "removed",
-                f"{q} columns for n = {self.n}",
-            ),
-            (
-                all(sizes[name] == own[name] or self.edit != "removed" for name in sizes),
-                f"lengths are {sizes}",
-            ),
-            (
-                places is None or (places.shape == self.values.shape and bool((places >= 0).all())),
-                "columns are no training rows",
-            ),
-        ):
-            if not right:
-                raise ValueError(said)
 
     def _summary(self) -> list[str]:
         lines = [f"Scores: {len(self)} test rows, {self.n} training rows"]
@@ -330,6 +304,33 @@ class Scores:
     def _repr_html_(self) -> str:
         tables = ["Helpful", self.helpful(), "Harmful", self.harmful()] if len(self) == 1 else []
         return as_html(*self._summary(), *tables)
+
+
+def _check(scores: Scores) -> None:
+    """Raise ValueError for what no scores have: it would turn signs or name other rows."""
+    m, q = scores.values.shape
+    own = {"ids": scores.n, "test_ids": m, "drift": m, "residual": m}
+    sizes = {name: len(getattr(scores, name)) for name in own if getattr(scores, name) is not None}
+    places = scores.columns
+    for right, said in (
+        (type(scores.n) is int and scores.n >= 1, f"n is {scores.n!r}"),
+        (scores.edit in EDITS, f"edit is {scores.edit!r}"),
+        (scores.values.dtype == torch.float64, f"values are {scores.values.dtype}"),
+        (
+            places is not None or q in (0, scores.n) or scores.edit != "removed",
+            f"{q} columns for n = {scores.n}",
+        ),
+        (
+            all(sizes[name] == own[name] or scores.edit != "removed" for name in sizes),
+            f"lengths are {sizes}",
+        ),
+        (
+            places is None or (places.shape == scores.values.shape and bool((places >= 0).all())),
+            "columns are no training rows",
+        ),
+    ):
+        if not right:
+            raise ValueError(said)
 
 
 def _named(rows: np.ndarray, ids: pd.Index | None) -> pd.Index:
