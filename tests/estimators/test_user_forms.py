@@ -133,7 +133,7 @@ def test_a_pipeline_that_resamples_is_refused():
 @pytest.mark.parametrize("form", ["boolean", "Int64", "Float64", bool, object, "bool[pyarrow]"])
 @pytest.mark.parametrize("fitted_on", [int, bool, float])
 def test_labels_that_mean_the_same_are_the_same(form: Any, fitted_on: type):
-    y = TWO.astype(fitted_on)
+    y: Any = TWO.astype(fitted_on)
     influence = Influence(from_estimator(LogisticRegression(**TIGHT).fit(X, y), X, y))
     wanted = influence.on_loss((X[:4], y[:4])).values
     labels = pd.Series(TWO[:4] == 1).astype(form)

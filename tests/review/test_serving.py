@@ -19,7 +19,7 @@ def test_only_this_machine_is_listened_to(fitted, monkeypatch: pytest.MonkeyPatc
         def run(self, sockets: list[socket.socket]) -> None:
             heard.extend(listening.getsockname() for listening in sockets)
 
-    monkeypatch.setattr(server.uvicorn, "Server", Server)
+    monkeypatch.setattr("upweight.review.server.uvicorn.Server", Server)
     told: list[str] = []
     server.serve(session_of(fitted), lambda: ("labels.csv", b""), announce=told.append, browser=False)
     ((host, port),) = heard

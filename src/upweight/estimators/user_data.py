@@ -117,7 +117,7 @@ def _array(X: Any) -> np.ndarray:
 
 def _picks_columns(estimator: Any) -> bool:
     """Whether it begins with a ColumnTransformer, which takes what it needs of a table and nothing else."""
-    steps = getattr(estimator, "steps", None)
+    steps: Any = getattr(estimator, "steps", None)
     return bool(steps) and any(kind.__name__ == "ColumnTransformer" for kind in type(steps[0][1]).__mro__)
 
 
