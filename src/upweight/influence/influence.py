@@ -105,7 +105,7 @@ class Influence:
             StaleError: where the model or the training data changed since the problem was made.
             InfluenceError: where a solve fails; its message names the remedy.
         """
-        self.problem.check_current()
+        checks.question(self.problem, rows, self.settings.curvature.damping)
         return self.inverse(rows)
 
     # -- the paper's formulas --------------------------------------------------------------------------------------
