@@ -20,6 +20,8 @@ from ..measures import Measure
 from ..objective import LinearModel
 from ..runtime.notebook import as_html
 from ..types import Tensor
+from .scores import Scores
+from .stationarity import finishing
 from .woodbury import newton_steps
 
 
@@ -50,6 +52,22 @@ class Removal:
     low: Float[Tensor, "m g"] | None = None
     high: Float[Tensor, "m g"] | None = None
     measure: str = "loss"
+    drift: Float[Tensor, " m"] | None = None
+    """Predicted change of each measure if training were finished: effects below it are not to be trusted."""
+
+    @classmethod
+    def of_first_order(cls, scores: Scores, names: pd.Index, sets: list[Tensor]) -> Removal:
+        """The sums of single effects.
+
+        Args:
+            scores: of all training rows.
+            names: what the sets are called (g,).
+            sets: the training rows of each.
+        """
+        effect = scores.removal_effect()
+        first = torch.stack([effect[:, rows].sum(1) for rows in sets], dim=1)
+        sizes = torch.tensor([len(rows) for rows in sets])
+        return cls(names, sizes, first, measure=scores.measure, drift=scores.drift)
 
     def to_frame(self) -> pd.DataFrame:
         """A table with a line per test row and group: size, the predictions, the interval where there is one.
@@ -74,12 +92,20 @@ class Removal:
     def __repr__(self) -> str:
         m, g = self.first_order.shape
         head = f"Removal of {g} groups: predicted change of the {self.measure} of {m} "
-        return (
-            f"{head}test rows (positive = it would rise)\n{self.to_frame().head(10).to_string(index=False)}"
-        )
+        table = self.to_frame().head(10).to_string(index=False)
+        return "\n".join([f"{head}test rows (positive = it would rise)", table, *self.unfinished])
+
+    @property
+    def unfinished(self) -> list[str]:
+        """A sentence on the drift beside the effects of the groups, where it is known."""
+        if self.drift is None:
+            return []
+        best = self.first_order if self.newton is None else self.newton
+        return [finishing(self.measure, self.drift, best)]
 
     def _repr_html_(self) -> str:
-        return as_html(f"Predicted change of the {self.measure}; positive = it would rise.", self.to_frame())
+        head = f"Predicted change of the {self.measure}; positive = it would rise."
+        return as_html(head, self.to_frame(), *self.unfinished)
 
 
 def of_sets(

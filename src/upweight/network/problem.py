@@ -54,7 +54,8 @@ class Problem(Objective):
         train: (inputs, targets) as tensors or arrays, a mapping of tensors (then `model(**batch)` and
             `loss(outputs, batch)`), a map-style Dataset or a DataLoader that does not shuffle, whose sampler
             says which rows are training rows, and how often each counts.
-        l2: the strength of the penalty on the mean loss, a number or one per parameter (p,).
+        l2: the strength of the penalty on the mean loss, a number or one per parameter (p,): the weight decay of SGD
+            and Adam. That of AdamW is no penalty, see "What l2 is" in the documentation of networks.
         weights: the w_i, one per training example (n,), default 1.
         params: the names (or patterns like "head.*") of the parameters that count, default all that require a gradient.
         keep: which retraining is predicted: "mean" (the paper) or "total" (scikit-learn with the same C).
