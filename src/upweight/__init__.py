@@ -9,6 +9,8 @@ from .curvature import EKFAC, Dense, GaussNewton, Hessian, Nystrom
 from .data.design_on_disk import stream
 from .errors import (
     ApproximationWarning,
+    DerivativeError,
+    DerivativeWarning,
     IndefiniteError,
     InfluenceError,
     NotConvergedError,
@@ -47,6 +49,8 @@ __all__ = [
     "Box",
     "ConjugateGradient",
     "Dense",
+    "DerivativeError",
+    "DerivativeWarning",
     "Exact",
     "GaussNewton",
     "Hessian",

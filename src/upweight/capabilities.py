@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from jaxtyping import Float, Int
 
+from .linalg.coordinates import Coordinates
 from .linalg.outer_products import Outer, Pairs, WeightLayout
 from .measures import Measure
 from .types import Operator, Tensor
@@ -30,6 +31,7 @@ class Facts:
             Gauss-Newton matrix is the Hessian.
         closed_form: whether it differentiates without autograd: two passes over the data are then equal by
             construction, and the gradient costs no pass of its own.
+        caution: what must be said with every answer, where the gradients are not the derivatives of the loss; else "".
     """
 
     n: int
@@ -38,6 +40,7 @@ class Facts:
     convex: bool
     linear: bool
     closed_form: bool
+    caution: str = ""
 
 
 class SecondDerivative(ABC):
@@ -96,6 +99,20 @@ class SecondDerivative(ABC):
         """U (r, p) with this matrix = U^T U + diag(l2), where r < p and such a root is at hand, else None.
 
         A linear model with n c < p has one: the matrix is then inverted on its smaller side, see `DualFactor`.
+        """
+
+    @abstractmethod
+    def diagonal(self) -> Float[Tensor, " p"] | None:
+        """The diagonal (p,) of this matrix, penalty included, which tells the units of the parameters; None: unknown.
+
+        Its size is what matters: it need not be known to more than a few digits.
+        """
+
+    @abstractmethod
+    def centred(self) -> tuple[SecondDerivative, Coordinates] | None:
+        """The matrix where the columns of the inputs have mean 0, and the coordinates in which that is so.
+
+        None where there is no free intercept that could take over what is subtracted.
         """
 
 

@@ -29,6 +29,14 @@ class IndefiniteError(InfluenceError):
         self.eigenvalue = eigenvalue
 
 
+class DerivativeError(InfluenceError):
+    """A derivative that the question needs does not exist, or torch has none that is right.
+
+    Losses that are linear piece by piece (L1, hinge) have no curvature; some layers have no second derivative in torch.
+    The text names what lacks it and what to use.
+    """
+
+
 class NotConvergedError(InfluenceError):
     """A solve or a training stopped before its residual or gradient norm reached the tolerance.
 
@@ -58,6 +66,15 @@ class ApproximationWarning(UserWarning):
 
     A hinge that was smoothed, a kernel that was replaced by features of lower rank: the text says what was replaced,
     how large the difference is where that is known, and how to make it smaller.
+    """
+
+
+class DerivativeWarning(UserWarning):
+    """A derivative of a model is not what it should be, and the text says what is done about it.
+
+    Either torch's short way to it is wrong (a batched or forward derivative that parts from plain backward passes), and
+    a slower way is taken that is right; or the model's own gradients are not those of its loss (`.detach()` in its
+    forward pass, a straight-through estimator), and answers are about the training that followed them.
     """
 
 

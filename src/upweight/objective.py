@@ -41,8 +41,7 @@ class Objective(Identified):
     Every gradient of a *training* example is that of w_i l(z_i, theta), plus l2 * theta where `keep="mean"` (the
     penalty is folded into every L, footnote 1). Gradients of *test* examples have neither weight nor penalty.
 
-    A problem never changes: `changed` gives a copy with other weights, penalty or parameters. Data that are changed in
-    place after the problem was made raise `StaleError` at the next question.
+    A problem never changes: `changed` gives a copy. Data changed in place raise `StaleError` at the next question.
     """
 
     layout: Layout
@@ -211,9 +210,19 @@ class Objective(Identified):
         """The penalty's part of one training example's gradient: l2 * theta, or 0 where the total is kept."""
         return self.penalty.folded(self.theta)
 
-    def gradients_as_train(self, batch: Any) -> Float[Tensor, "b p"]:
-        """The gradients that examples of `batch` would have in training, with weight 1 and the folded penalty."""
-        return self.test_gradients(batch) + self.folded_penalty
+    @property
+    @abstractmethod
+    def sample_weights(self) -> Float[Tensor, " n"]:
+        """The weights of the training examples without what their labels put into them (class weights)."""
+
+    @abstractmethod
+    def label_weights(self, batch: Any) -> Float[Tensor, " b"]:
+        """What the label of each example of `batch` puts into its weight in training: its class weight, else 1."""
+
+    def gradients_as_train(self, batch: Any, weights: Tensor | None = None) -> Float[Tensor, "b p"]:
+        """The gradients that examples of `batch` would have in training: with `weights` (b,) or 1, and the penalty."""
+        bare = self.test_gradients(batch)
+        return (bare if weights is None else bare * weights.to(bare)[:, None]) + self.folded_penalty
 
     @abstractmethod
     def products(
@@ -391,8 +400,9 @@ class LinearModel(Objective):
         """The problem with another X (n, d) of the same examples, at the same parameters; attacks change X so."""
 
     @abstractmethod
-    def minimised(self: Linear, tolerance: float = 1e-9) -> Linear:
-        """The problem at its optimum: Newton steps from theta to a gradient norm of `tolerance`.
+    def with_loss(self: Linear, loss: LinearLoss) -> Linear:
+        """The problem with another loss of the same targets, at the same parameters: a softer hinge, say."""
 
-        Raises `NotConvergedError` where there is no optimum, or none is reached.
-        """
+    @abstractmethod
+    def minimised(self: Linear, tolerance: float | None = None) -> Linear:
+        """The problem at its optimum, to a gradient norm of `tolerance` or 1e-8 of one example's (`GradientScale`)."""

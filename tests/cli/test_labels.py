@@ -47,3 +47,7 @@ def test_text_that_a_spreadsheet_would_run_is_written_inert(tmp_path):
     cells = [line.split(",")[0] for line in out.read_text().splitlines()]
     assert {"'=1+1", "'@x", "'+2+A1"} <= set(cells)
     assert not any(cell[:1] in "=+@" for cell in cells)
+
+
+def test_columns_that_are_left_out_are_named_in_a_pipe_too(people_file):
+    assert "country: left out, it is constant" in run("mislabeled", people_file, "--target", "opinion").stderr

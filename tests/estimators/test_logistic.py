@@ -118,6 +118,30 @@ def test_settings_of_older_versions_are_read():
     assert logistic_regression(older(penalty="elasticnet", l1_ratio=0.0), X[:N], OPTIONS).l2 == 1 / (0.5 * N)
 
 
+@pytest.mark.parametrize("wanted", [Logistic(), Softmax()])
+@pytest.mark.parametrize("named", [False, True])
+def test_newton_cholesky_is_read_by_its_probabilities(wanted, named: bool):
+    """One against the rest in scikit-learn 1.4 and 1.5, softmax since 1.6, under the same settings."""
+    model = LogisticRegression(solver="newton-cholesky").fit(X[:N], TARGETS["three"][:N])
+
+    def predict_proba(rows: Any) -> np.ndarray:
+        eta = np.asarray(rows) @ model.coef_.T + model.intercept_
+        raw = 1 / (1 + np.exp(-eta)) if wanted == Logistic() else np.exp(eta)
+        assert list(getattr(rows, "columns", "abc")) == list("abc")
+        return raw / raw.sum(1, keepdims=True)
+
+    names = {"feature_names_in_": np.array(list("abc"))} if named else {}
+    old = older(
+        rows=3,
+        solver="newton-cholesky",
+        coef_=model.coef_,
+        intercept_=model.intercept_,
+        predict_proba=predict_proba,
+        **names,
+    )
+    assert logistic_regression(old, X[:N], OPTIONS).loss == wanted
+
+
 def test_several_classes_by_stochastic_gradients_are_separate_models():
     estimator = SGDClassifier("log_loss", **SGD)
     problem = fitted(estimator, "three")

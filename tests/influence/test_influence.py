@@ -40,7 +40,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_r1_on_params_is_the_derivative_of_refits(case: Case):
     picked = [0, case.n // 2, case.n - 1]
     naive = torch.stack([central(case, lambda t: t, *one(case, i)) for i in picked])
-    found = Influence(case.problem).on_params((case.dense[picked], case.y[picked]))
+    found = Influence(case.problem).on_params((case.dense[picked], case.y[picked]), weights=torch.ones(3))
     assert_close_per_row(found, naive, 1e-5)
 
 
@@ -114,7 +114,7 @@ def test_r4_of_change_is_the_derivative_of_refits(case: Case):
     influence = Influence(case.problem)
     for after in ((edited, y), (X, flipped)):
         naive = central(case, lambda t: losses_on_test(case, t), *after, less=(X, y))
-        scores = influence.of_change((X, y), after, case.test)
+        scores = influence.of_change((X, y), after, case.test, weights=[1.0])
         assert_close_per_row(scores.values.T, naive[None], 1e-5)
         assert_close_per_row(scores.effect(), scores.values / case.n, 1e-12)
 
@@ -353,7 +353,7 @@ def test_on_inputs_of_a_layer_is_that_of_the_rest_of_the_network(name: str, laye
     model, theta = problem.evaluation.model, problem.theta
     influence = Influence(problem, curvature=GaussNewton(problem, 0.1))
     batch = problem.train_batch(torch.arange(4))
-    found = influence.on_inputs(batch, batch, at=layer)
+    found = influence.on_inputs(batch, batch, weights=torch.ones(4), at=layer)
     solved = influence.solve(problem.test_gradients(batch)).value
 
     def after(params, x):  # the forward passes of tests/networks.py from that layer on
@@ -393,4 +393,4 @@ def test_layers_that_are_no_inputs(name: str, at: str | None, error: type[Except
     influence = Influence(problem, curvature=GaussNewton(problem, 0.1))
     batch = problem.train_batch(torch.arange(2))
     with pytest.raises(error, match=message):
-        influence.on_inputs(batch, batch, at=at)
+        influence.on_inputs(batch, batch, weights=torch.ones(2), at=at)

@@ -9,6 +9,11 @@ from tests.support.matrices import FACTORS, SMALLEST, positive_definite, with_ei
 from upweight.errors import IndefiniteError
 from upweight.linalg.factorizations import CholeskyFactor, DiagonalFactor
 
+
+def solved(A: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.solve(A, rows.T).T
+
+
 every_factor = pytest.mark.parametrize("name", FACTORS)
 
 
@@ -98,10 +103,10 @@ def test_a_lifted_matrix_is_inverted_and_the_plain_one_multiplied(seed: int):
     g = vectors[:, int(values.abs().argmin())]
     rows = draw(3, 4, seed=seed)
     rows -= (rows @ g)[:, None] * g
-    answers = [CholeskyFactor(A, A + size * torch.outer(g, g)).solve(rows) for size in (1.0, 0.01)]
-    assert_close_per_row(answers[0], rows @ torch.linalg.pinv(A, rcond=1e-8), 1e-8)
-    assert_close_per_row(answers[1], answers[0], 1e-8)
-    product = CholeskyFactor(A, A + torch.outer(g, g)).product
+    answers = [CholeskyFactor(A, size * g[None]).solve(rows) for size in (1.0, 0.01)]
+    for answer in answers:
+        assert_close_per_row(answer, rows @ torch.linalg.pinv(A, rcond=1e-8), 1e-8)
+    product = CholeskyFactor(A, g[None]).product
     assert product is not None
     assert_close_per_row(product(rows + g), rows @ A, 1e-9)
 
@@ -119,10 +124,37 @@ def test_a_singular_matrix_is_refused():
         CholeskyFactor(torch.diag(torch.tensor([1.0, 0.0])))
 
 
-def test_what_is_lifted_is_what_must_be_definite():
-    A = positive_definite(3)
-    with pytest.raises(IndefiniteError):
-        CholeskyFactor(A, A - torch.eye(3))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_units_do_not_matter(dtype: torch.dtype):
+    A, scale = positive_definite(5), torch.logspace(-12, 12, 5).double()
+    rows = draw(3, 5)
+    factor = CholeskyFactor((A * scale * scale[:, None]).to(dtype))
+    wanted = solved(A, rows)
+    close = 1e-2 if dtype == torch.float32 else 1e-9
+    assert_close_per_row(factor.solve(rows * scale) * scale, wanted, close)
+    assert_close_per_row(factor.quadratic(rows * scale), (rows * wanted).sum(1), close)
+
+
+def test_a_float32_matrix_whose_pivots_drown_in_rounding_is_factorised_in_float64():
+    A = with_eigenvalues(torch.tensor([1.0, 0.5, 2e-8])).float()
+    A = (A + A.T) / 2
+    assert int(torch.linalg.cholesky_ex(A)[1])
+    assert float(torch.linalg.eigvalsh(A.double())[0]) > 0
+    factor, rows = CholeskyFactor(A), draw(2, 3)
+    assert factor.dtype == torch.float64
+    assert_close_per_row(factor.solve(rows), solved(A.double(), rows), 1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-8, 1e8])
+def test_rounding_bounds_what_a_matrix_in_rounded_numbers_answers(size: float):
+    A = with_eigenvalues(torch.tensor([1.0, 0.3, 1e-9]))
+    factor, rows = CholeskyFactor(size * A), size * draw(5, 3)
+    wanted = solved(A, rows / size)
+    found = factor.solve(rows)
+    energy = ((found - wanted) @ (size * A) * (found - wanted)).sum(1).sqrt()
+    bound = factor.rounding * (found * (size * A.diagonal()).sqrt()).norm(dim=1)
+    assert bool((energy <= bound).all())
+    assert bool((bound <= 1e6 * energy + 1e-3 * (rows * found).sum(1).sqrt()).all())
 
 
 def test_a_diagonal_factor_divides():

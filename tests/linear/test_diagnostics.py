@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 from scipy import sparse
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression, SGDClassifier
+from sklearn.svm import SVC, LinearSVC
 
 from tests.support.cases import CASES, Case, case_id, draw
 from tests.support.compare import assert_close_per_row
@@ -27,6 +28,7 @@ from upweight.linear.diagnostics import (
     at_optimum,
     check_identified,
     check_separable,
+    distance,
     one_example_contribution,
 )
 
@@ -149,10 +151,8 @@ def test_polishing_ends_at_a_millionth_of_one_contribution(case: Case):
     rough = case.elsewhere
     there = at_optimum(rough, polish=True)
     assert float(there.gradient().norm()) <= 1e-6 * one_example_contribution(rough)
-    if rough.loss.stands_in:  # at the true hinge's weights, on purpose
-        assert at_optimum(rough, polish=False) is rough
-        return
-    with pytest.warns(NotStationaryWarning, match=r"times what one example contributes"):
+    words = "falls to" if rough.loss.stands_in else "times what one example contributes"
+    with pytest.warns(NotStationaryWarning, match=words):
         assert at_optimum(rough, polish=False) is rough
     assert at_optimum(case.problem, polish=False) is case.problem
 
@@ -255,3 +255,63 @@ def test_beyond_some_size_no_programme_is_solved(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(diagnostics, "PROGRAMME", 7)  # four margins times two parameters are more
     monkeypatch.setattr(diagnostics, "linprog", None)
     check_separable(hidden)
+
+
+HINGES = [
+    SVC(kernel="linear"),
+    SVC(C=30.0),
+    LinearSVC(loss="hinge", max_iter=10**6),
+    SGDClassifier(alpha=0.01, average=True, max_iter=3000, tol=None, random_state=0),
+]
+
+
+def hinge_data() -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(2)
+    X = generator.normal(size=(150, 4))
+    return X, (X[:, 0] + generator.normal(size=150) > 0).astype(int)
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("estimator", HINGES, ids=lambda e: type(e).__name__ + str(getattr(e, "C", "")))
+def test_hinges_are_at_their_optimum_with_the_labels_they_were_fitted_on(estimator, small, monkeypatch):
+    """Warnings are errors here: none is given for what was fitted, and one for a tenth of the labels turned round."""
+    if not small:
+        monkeypatch.setattr(diagnostics, "TRAINED", 0)
+    X, y = hinge_data()
+    model = estimator.fit(X, y)
+    from_estimator(model, X, y)
+    for wrong in (np.where(np.arange(150) % 10 == 0, 1 - y, y), 1 - y):
+        with pytest.warns(
+            NotStationaryWarning, match=r"its objective is \S+ and falls to \S+ with further training"
+        ):
+            from_estimator(model, X, wrong)
+    with pytest.warns(NotStationaryWarning, match="one example has in it"):  # weights forgotten
+        from_estimator(model, X, y, sample_weight=np.where(y == 1, 3.0, 0.3))
+
+
+def test_a_hinge_that_stopped_early_is_warned_of_by_its_true_objective():
+    X, y = hinge_data()
+    model = SGDClassifier(random_state=0).fit(X, y)
+    with pytest.warns(NotStationaryWarning, match="falls to 0.46") as said:
+        rough = from_estimator(model, X, y)
+    value = np.maximum(0, 1 - (2 * y - 1) * model.decision_function(X)).mean() + 5e-5 * (model.coef_**2).sum()
+    assert f"its objective is {value:.4g} and" in str(said[0].message)
+    polished = from_estimator(model, X, y, polish=True)
+    assert float(polished.gradient().norm()) <= 1e-6 * one_example_contribution(rough)
+
+
+@pytest.mark.parametrize("solver", ["liblinear", "newton-cholesky"])
+def test_a_column_in_dollars_does_not_hide_unfinished_training(solver: str):
+    """The income's column fills the gradient's norm; the age's and the intercept's are what is unfinished."""
+    rng = np.random.default_rng(0)
+    age, income = rng.normal(50, 15, 200), rng.lognormal(11, 0.7, 200)
+    y = (age / 15 + income / 1e5 + rng.normal(size=200) > 4.5).astype(int)
+    D = pd.DataFrame({"age": age, "income": income})
+    tight = {} if solver == "liblinear" else {"tol": 1e-12}
+    model = LogisticRegression(solver=solver, **tight).fit(D, y)
+    if solver == "liblinear":
+        with pytest.warns(NotStationaryWarning, match="times what one example contributes"):
+            from_estimator(model, D, y)
+        assert distance(from_estimator(model, D, y, polish=True)) < 1e-6
+    else:
+        assert distance(from_estimator(model, D, y)) < 1e-6

@@ -4,10 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.svm import SVC
 
 from tests.support.cases import BY_NAME, CASES, Case, case_id, draw
 from tests.support.compare import assert_close_per_row
-from upweight import LinearProblem, Logistic, NotConvergedError, Softmax, Squared
+from upweight import LinearProblem, Logistic, NotConvergedError, SmoothHinge, Softmax, Squared
 from upweight.linear import newton_training
 from upweight.linear.newton_training import minimise
 
@@ -119,3 +120,35 @@ def test_flat_directions_do_no_harm():
     problem = LinearProblem.fit(torch.cat([X, X], 1), y, loss=Squared(), tolerance=1e-9)
     alone = LinearProblem.fit(X, y, loss=Squared(), tolerance=1e-11)
     assert_close_per_row(problem.theta[:2] + problem.theta[2:], alone.theta, 1e-6)
+
+
+def hinge_data(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    X = draw(80, 3, seed=seed)
+    return X, (X[:, 0] + draw(80, seed=seed + 10) > 0).long()
+
+
+@pytest.mark.parametrize("l2", [1e-4, 1e-2, 1.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_sharp_hinges_are_trained_by_softer_ones(seed: int, l2: float):
+    """Newton steps alone do not get there; the true objective there is libsvm's, but for the smoothing."""
+    X, y = hinge_data(seed)
+    start = LinearProblem(X, y, draw(1, 3, seed=5), torch.zeros(1), loss=SmoothHinge(1e-3), l2=l2)
+    trained = minimise(start, 1e-9)
+    assert trained.loss == SmoothHinge(1e-3)
+    assert float(trained.gradient().norm()) <= 1e-9
+    judge = SVC(kernel="linear", C=1 / (l2 * 80), tol=1e-10).fit(X.numpy(), y.numpy())
+    coef, bias = torch.tensor(judge.coef_[0]), torch.tensor(judge.intercept_)
+    signs = 2 * y.double() - 1
+
+    def true_objective(coef: torch.Tensor, bias: torch.Tensor) -> float:
+        return float((1 - signs * (X @ coef + bias)).clamp(min=0).mean() + 0.5 * l2 * coef @ coef)
+
+    best = true_objective(coef, bias)
+    assert best - 1e-9 <= true_objective(trained.theta[:3], trained.theta[3:]) <= best + 1e-3
+
+
+def test_a_hinge_that_cannot_be_trained_is_a_failure():
+    X, y = hinge_data(0)
+    problem = LinearProblem(X, y, torch.zeros(3), loss=SmoothHinge(1e-3), l2=1e-2)
+    with pytest.raises(NotConvergedError, match="wanted 1e-30"):
+        minimise(problem, 1e-30)

@@ -128,7 +128,7 @@ def spread(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("elements", [None, 1])
 def test_measures_at_many_parameters_are_those_at_each(case: Case, elements, monkeypatch):
     if elements is not None:
-        monkeypatch.setattr("upweight.linear.problem.BLOCK_ELEMENTS", elements)  # one vector at a time
+        monkeypatch.setattr("upweight.linear.questions.BLOCK_ELEMENTS", elements)  # one vector at a time
     problem, thetas = case.elsewhere, draw(5, case.p, seed=3)
     for measure in (None, spread, Overall(lambda outputs, targets: outputs.std())):
         found = problem.evaluate_each(case.test, thetas, measure)

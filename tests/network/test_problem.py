@@ -1,5 +1,6 @@
 """`Problem` against closed forms; what it takes, what it refuses, and what tells that it is still the same one."""
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from tests.support.small_models import all_products, close, dense_hessian, make, rows_of
-from upweight import ConjugateGradient, GaussNewton, Influence, LinearProblem, Problem, Softmax
+from upweight import EKFAC, ConjugateGradient, GaussNewton, Influence, LinearProblem, Problem, Softmax
 from upweight.errors import NotDeterministicError, StaleError
 from upweight.measures import OfParameters, Overall, logit
 from upweight.runtime.described import described
@@ -433,3 +434,30 @@ def test_the_fingerprint_knows_the_architecture():
     once = Problem(model, F.cross_entropy, train).fingerprint()
     model(train[0][:2])
     assert Problem(model, F.cross_entropy, train).fingerprint() == once
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("curvature", [lambda problem: None, lambda problem: EKFAC(problem, relative=0.1)])
+def test_a_model_in_half_precision_is_computed_with_in_float32(dtype, curvature):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).to(dtype)
+    X, y = torch.randn(20, 4).to(dtype), torch.arange(20) % 3
+    half = Problem(model, F.cross_entropy, (X, y), l2=0.05)
+    full = Problem(copy.deepcopy(model).float(), F.cross_entropy, (X.float(), y), l2=0.05)
+    mine, right = (Influence(problem, curvature=curvature(problem)) for problem in (half, full))
+    close(mine.on_loss((X[:3], y[:3])).values, right.on_loss((X[:3].float(), y[:3])).values, 1e-5)
+    assert half.dtype == torch.float32
+    assert f"computed in float32: the model's parameters are {str(dtype)[6:]}" in str(mine.settings)
+    with torch.no_grad():
+        model[0].bias.add_(1)
+    with pytest.raises(StaleError, match=r"0\.bias"):
+        mine.on_loss((X[:3], y[:3]))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_scripted_model_is_refused_with_what_to_give():
+    model, X, y = make()
+    with pytest.raises(
+        TypeError, match=r"scripted or traced module.*give the torch.nn.Module that it was made of"
+    ):
+        Problem(torch.jit.script(model), F.cross_entropy, (X, y))

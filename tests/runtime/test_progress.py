@@ -22,6 +22,14 @@ def test_nothing_is_said_without_a_terminal(capsys):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
+def test_what_changes_an_answer_is_told_in_a_pipe_too(capsys, monkeypatch, rank):
+    monkeypatch.setattr(progress, "rank", lambda: rank)
+    progress.tell("a column was left out", always=True)
+    written = capsys.readouterr()
+    assert (written.out, written.err) == ("", "" if rank else "a column was left out\n")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
 def test_the_first_process_says_it_on_a_terminal(capsys, monkeypatch, rank):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr(progress, "PATIENCE", -1.0)  # the bar is shown at once

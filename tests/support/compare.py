@@ -24,3 +24,10 @@ def assert_close_per_row(actual, expected, rtol: float) -> None:
             f"row {worst} of {len(error)}: relative error {float(error[worst]):.3e} > {rtol:.0e}\n"
             f"actual   {a[worst][:8].tolist()}\nexpected {e[worst][:8].tolist()}"
         )
+
+
+def residual_in_units(curvature, A: torch.Tensor, value: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """||v - A s|| / ||v|| of every row (k,), in the curvature's own coordinates: what solvers state."""
+    there = curvature.coordinates
+    left, rows = there.inward(rows - value @ A), there.inward(rows)
+    return left.norm(dim=1) / rows.norm(dim=1).clamp(min=1e-300)

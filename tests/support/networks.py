@@ -35,6 +35,23 @@ class Words(nn.Module):
         return self.head(self.norm(torch.tanh(self.mix(self.embedding(words)))).mean(1))
 
 
+class Choices(nn.Module):
+    """Every example has choices, which are folded into the batch; all share the positions of their words."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.places, self.head = (
+            nn.Embedding(7, 4),
+            nn.Embedding(3, 4),
+            nn.Linear(4, 1, bias=False),
+        )
+
+    def forward(self, words):
+        folded = words.view(-1, 3, 3).flatten(0, 1)
+        h = self.words(folded) + self.places(torch.arange(3, device=words.device)[None])
+        return self.head(torch.tanh(h).mean(1)).view(len(words), 3)
+
+
 class TimeFirst(nn.Module):
     """A layer that sees (time, example, feature)."""
 
@@ -97,6 +114,7 @@ MODELS: dict[str, Any] = {
     "patch": lambda: (Patch(), (2, 7, 7)),
     "signal": lambda: (Signal(), (2, 6)),
     "words": lambda: (Words(tied=False), "words"),
+    "choices": lambda: (Choices(), "choices"),
     "tied": lambda: (Words(tied=True), "words"),
 }
 
@@ -104,7 +122,8 @@ MODELS: dict[str, Any] = {
 def problem_of(name: str, n: int = 20, device: str = "cpu", **settings) -> Problem:
     torch.manual_seed(3)
     model, shape = MODELS[name]()
-    X = torch.randint(0, 7, (n, 6)) if shape == "words" else torch.randn(n, *shape).double()
+    words = {"words": 6, "choices": 9}
+    X = torch.randint(0, 7, (n, words[shape])) if shape in words else torch.randn(n, *shape).double()
     settings = {"l2": 0.02, "weights": torch.rand(n).double() + 0.5, **settings}
     loss = settings.pop("loss", F.cross_entropy)
     return Problem(model.double().eval().to(device), loss, (X, torch.randint(0, 3, (n,))), **settings)

@@ -180,3 +180,11 @@ def test_whole_numbers_that_skip_or_fall_are_numbers():
     assert kind_of(pd.Series([1, 2, 3, 4, 5, 6, 8])) == "number"
     assert kind_of(pd.Series([6, 5, 4, 3, 2, 1])) == "number"
     assert kind_of(pd.Series([1, 2, 3])) == "number"  # too few to be a count
+
+
+def test_a_word_among_numbers_is_named():
+    column = pd.Series([f"{value / 7:.3f}" for value in range(100)])
+    column[50] = "N/A"
+    assert kind_of(column).startswith(
+        "1 of its 100 cells are no numbers, first 'N/A' in row 50: empty or repair"
+    )

@@ -2,8 +2,12 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.svm import SVC
 
 import upweight as uw
 from tests.support.cases import BY_NAME
@@ -148,3 +152,64 @@ def test_networks_are_not_retrained_many_times() -> None:
     problem, (X, y) = network()
     with pytest.raises(TypeError, match="flip_set is for linear classifiers: it retrains many times"):
         uw.flip_set(uw.Influence(problem), (X[:1], y[:1]))
+
+
+def test_relabelled_sets_flip_the_users_own_estimator_with_class_weights() -> None:
+    """A label that changes brings its class's weight along, in the search, in its refits and in the user's own fit."""
+    generator = np.random.default_rng(0)
+    X, new = generator.normal(size=(60, 3)), generator.normal(size=(8, 3))
+    y = np.where(X @ [1, -1, 0.5] + generator.normal(size=60) > 0.8, "pos", "neg")
+
+    def fit(labels: np.ndarray) -> LogisticRegression:
+        weights = {"pos": 4.0, "neg": 1.0}
+        return LogisticRegression(C=0.3, class_weight=weights, tol=1e-12, max_iter=10**5).fit(X, labels)
+
+    model = fit(y)
+    influence = uw.Influence(uw.from_estimator(model, X, y))
+    for row in new:
+        said = model.predict([row])[0]
+        other = "neg" if said == "pos" else "pos"
+        found = uw.flip_set(influence, (row[None], [said]), relabel=True)
+        assert found.rows is not None
+        labels = y.copy()
+        labels[found.rows.numpy()] = other
+        assert fit(labels).predict([row])[0] == other
+        labels[found.rows.numpy()[-1]] = said
+        assert fit(labels).predict([row])[0] == said
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_removed_sets_flip_the_users_own_support_vector_machine(kernel: str) -> None:
+    """The refits are of a sharp smooth hinge; the estimator without those rows has the true one."""
+    generator = np.random.default_rng(1)
+    X, new = generator.normal(size=(60, 2)), generator.normal(size=(3, 2))
+    y = (X[:, 0] + 0.7 * generator.normal(size=60) > 0).astype(int)
+    model = SVC(kernel=kernel, gamma=0.5, tol=1e-8).fit(X, y)
+    influence = uw.Influence(uw.from_estimator(model, X, y))
+    for row in new:
+        said = model.predict([row])
+        found = uw.flip_set(influence, (row[None], said))
+        if found.rows is None:
+            continue
+        kept = np.setdiff1d(np.arange(60), found.rows.numpy())
+        margin = clone(model).fit(X[kept], y[kept]).decision_function([row])[0]
+        assert margin * (2 * said[0] - 1) < 1e-3  # the smoothing may shift a margin by its temperature
+
+
+def test_a_prediction_that_training_alone_changes_has_no_flip_set() -> None:
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(150, 4))
+    y = (X[:, 0] + generator.normal(size=150) > 0).astype(int)
+    model = SGDClassifier(random_state=0).fit(X, y)
+    with pytest.warns(uw.NotStationaryWarning):
+        rough = uw.from_estimator(model, X, y)
+    trained = uw.from_estimator(model, X, y, polish=True)
+    changed = (rough.outputs() > 0) != (trained.outputs() > 0)
+    row = int(changed.nonzero()[0, 0])
+    with pytest.raises(ValueError, match="once its training is finished, with nothing edited"):
+        uw.flip_set(uw.Influence(rough), (X[[row]], y[[row]]))
+    assert uw.flip_set(uw.Influence(trained), (X[[row]], y[[row]])).rows is not None
+    same = int((~changed).nonzero()[0, 0])
+    assert uw.flip_set(uw.Influence(rough), (X[[same]], y[[same]]), most=60).before == int(
+        rough.outputs()[same] > 0
+    )

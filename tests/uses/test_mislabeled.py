@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 import upweight as uw
 from tests.support.cases import BY_NAME
@@ -99,3 +100,28 @@ def test_a_share_is_of_all_rows_and_at_least_one(share: float) -> None:
 def test_a_share_that_is_none_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match=f"share must lie above 0 and up to 1, got {share}"):
         uw.mislabeled(uw.Influence(blobs(2))).review(share)
+
+
+def test_gains_carry_the_class_weight_of_the_proposed_label() -> None:
+    """The derivative of the user's own estimator, refitted with a small share of each row given the other label."""
+    generator = np.random.default_rng(0)
+    X, V = generator.normal(size=(60, 3)), generator.normal(size=(25, 3))
+    y, v = (
+        (X @ [1, -1, 0.5] + generator.normal(size=60) > 0.8).astype(int),
+        (V @ [1, -1, 0.5] > 0.8).astype(int),
+    )
+
+    def loss(row: int, share: float) -> float:
+        w = np.r_[np.ones(60), share]
+        w[row] -= share
+        model = LogisticRegression(C=0.3, class_weight={0: 1.0, 1: 4.0}, tol=1e-13, max_iter=10**5)
+        model.fit(np.r_[X, X[[row]]], np.r_[y, 1 - y[row]], sample_weight=w)
+        return float(-np.log(model.predict_proba(V)[np.arange(25), v]).mean())
+
+    model = LogisticRegression(C=0.3, class_weight={0: 1.0, 1: 4.0}, tol=1e-13, max_iter=10**5).fit(X, y)
+    found = uw.mislabeled(uw.Influence(uw.from_estimator(model, X, y)), validation=(V, v)).table
+    proposed = found[found["label"] != found["proposed label"]]
+    assert len(proposed) > 5
+    for row, gain in proposed["gain"].items():
+        naive = (loss(row, 0.0) - loss(row, 1e-4)) / 1e-4
+        assert float(gain) == pytest.approx(naive, rel=5e-3)

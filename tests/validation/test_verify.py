@@ -191,3 +191,24 @@ def test_another_measure_is_retrained_for_as_well() -> None:
     result = uw.verify(uw.Influence(problem), test, k=15, measure=coefficient)
     assert result.top.pearson > 0.99
     assert 0.9 < result.top.slope < 1.1
+
+
+@pytest.mark.parametrize(
+    ("unit", "of_targets"), [(1.0, 1e6), (1.0, 1e9), (1e6, 1e6), (1e-6, 1e-6), (1e6, 1e-6)]
+)
+def test_judgement_does_not_depend_on_units(unit: float, of_targets: float) -> None:
+    """Dollars, yen, rates: the same refits, and the same agreement, as of the problem in plain numbers."""
+    generator = torch.Generator().manual_seed(4)
+    X = torch.randn(80, 3, dtype=torch.float64, generator=generator)
+    y = X @ torch.tensor([1.0, -2.0, 0.5]).double() + torch.randn(
+        80, dtype=torch.float64, generator=generator
+    )
+    found = []
+    for u, t in ((1.0, 1.0), (unit, of_targets)):
+        columns = X * torch.tensor([1.0, u, 1.0])
+        l2 = 0.1 * torch.tensor([1.0, u**2, 1.0]).double()
+        problem = uw.LinearProblem.fit(columns, y * t, loss=uw.Squared(), l2=l2)
+        found.append(uw.verify(uw.Influence(problem), (columns[:3], y[:3] * t), k=5).table)
+    assert found[0]["train row"].tolist() == found[1]["train row"].tolist()
+    for name in ("predicted", "actual"):
+        assert np.allclose(found[1][name] / of_targets**2, found[0][name], rtol=1e-5)

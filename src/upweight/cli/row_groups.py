@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import torch
 import typer
 
 from .. import uses
@@ -55,7 +56,9 @@ def remove(
 ) -> None:
     """What if these rows were gone: the predicted change of the loss, before anything is retrained."""
     gone = fitted.rows(where)
-    found = fitted.model.influence.of_removal({where: gone}, fitted.batch(test, row=row)).to_frame()
+    found = fitted.model.influence.of_removal(
+        {where: torch.tensor(gone)}, fitted.batch(test, row=row)
+    ).to_frame()
     tell(f"{len(gone):,} of {len(fitted.raw):,} training rows removed; positive = the loss would rise.")
     numbers = found.drop(columns=["test row"]).groupby("group", sort=False).mean()
     show(numbers, format, out, "Predicted change of the mean loss")

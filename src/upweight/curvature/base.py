@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 
 from ..capabilities import SecondDerivative
+from ..linalg.coordinates import Coordinates
 from ..linalg.factorizations import Factor
 from ..linalg.lanczos import ends_of_spectrum, leading_eigenpairs
 from ..linalg.outer_products import Outer, Pairs
@@ -108,6 +109,10 @@ class Curvature(ABC):
 
     damping: float
     """What is added to the diagonal, >= 0: the answers are those of a penalty that is larger by so much."""
+    coordinates: Coordinates = Coordinates()
+    """Coordinates in which parameters have comparable units, as far as anything is known of that."""
+    floor: Float[Tensor, " p"] | None = None
+    """A diagonal matrix (p,) that this one is known to exceed: it bounds the error of an answer. None: unknown."""
     relative: float = 0.0
     """What is added to each layer's own diagonal, as a share of its mean eigenvalue: EKFAC alone knows that."""
 

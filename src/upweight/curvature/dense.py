@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
+from ..linalg.coordinates import Coordinates, power_of_two
 from ..linalg.factorizations import CholeskyFactor, Factor
 from ..runtime.fingerprint import content_hash
 from ..types import Operator, Tensor
@@ -63,6 +65,10 @@ class Dense(Curvature):
     @property
     def shift(self) -> float:
         return self.damping
+
+    @cached_property
+    def coordinates(self) -> Coordinates:  # type: ignore[override]
+        return Coordinates(power_of_two(self.explicit.diagonal() + self.damping))
 
     @property
     def semidefinite(self) -> bool:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import abstractmethod
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
 
 from ..capabilities import SecondDerivative
+from ..linalg.coordinates import Coordinates, power_of_two
 from ..linalg.dual_factor import DualFactor
-from ..linalg.factorizations import CholeskyFactor, Factor
+from ..linalg.factorizations import CholeskyFactor, Factor, MovedFactor
 from ..objective import Objective
 from ..types import Operator, Tensor
 from .base import ExampleMean, ProblemCurvature, extreme_eigenvalues
 
 FEW_UNPENALISED = 64
 """Parameters without penalty up to which the dual side eliminates them."""
+SURE = 0.5
+"""The share of a smallest eigenvalue by Lanczos that counts as known: it is approached from above."""
 Self = TypeVar("Self", bound="EmpiricalCurvature")
 
 
@@ -102,19 +107,45 @@ class EmpiricalCurvature(ProblemCurvature, ExampleMean):
             self.cache[dtype] = self._factor(dtype)
         return self.cache[dtype]
 
+    @cached_property
+    def coordinates(self) -> Coordinates:  # type: ignore[override]
+        found = self.undamped.centred() if self.damping == 0 else None
+        there, center = (self.undamped, None) if found is None else (found[0], found[1].center)
+        diagonal = there.diagonal()
+        return Coordinates(None if diagonal is None else power_of_two(diagonal + self.damping), center)
+
+    @property
+    @abstractmethod
+    def convex(self) -> bool:
+        """Whether the mean over examples is known to have no negative eigenvalue, without penalty and damping."""
+
+    @property
+    def floor(self) -> Float[Tensor, " p"] | None:  # type: ignore[override]
+        if self.convex:
+            return self.problem.l2 + self.damping
+        lowest, _ = self.problem.spectra.get(self.name, (-torch.inf, None))
+        known = max(0.0, SURE * (lowest + self.damping))
+        return torch.full_like(self.problem.l2, known) if known else None
+
     def _factor(self, dtype: torch.dtype) -> Factor:
+        found = self.undamped.centred() if self.damping == 0 else None
+        if found is None:
+            return self._factor_of(self.undamped, dtype)
+        return MovedFactor(self._factor_of(found[0], dtype), found[1])
+
+    def _factor_of(self, matrix: SecondDerivative, dtype: torch.dtype) -> Factor:
         # Directions that are flat by construction are given some curvature: solves of gradients never go there.
         gauge = self.problem.gauge if self.damping == 0 else None
         diagonal = self.problem.l2 + self.damping
-        root = self.undamped.root() if int((diagonal == 0).sum()) < FEW_UNPENALISED else None
+        root = matrix.root() if int((diagonal == 0).sum()) < FEW_UNPENALISED else None
         if root is not None:
-            root = root if gauge is None else torch.cat([root, gauge])
+            if gauge is not None:
+                size = (root.square().sum(0) * gauge.square()).sum(1, keepdim=True).sqrt()
+                root = torch.cat([root, gauge * size.clamp(min=torch.finfo(root.dtype).tiny)])
             return DualFactor(root.to(dtype), diagonal.to(dtype))
-        matrix = self.matrix(dtype)
-        if gauge is None:
-            return CholeskyFactor(matrix)
-        size = float(matrix.diagonal().mean())
-        return CholeskyFactor(matrix, torch.addmm(matrix, gauge.T.to(dtype), gauge.to(dtype), alpha=size))
+        explicit = matrix.matrix(dtype)
+        explicit.diagonal().add_(self.damping)
+        return CholeskyFactor(explicit, gauge)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,9 +170,13 @@ class Hessian(EmpiricalCurvature):
         return self.problem.hessian
 
     @property
+    def convex(self) -> bool:
+        return self.problem.facts.convex
+
+    @property
     def semidefinite(self) -> bool:
         lowest, _ = self.problem.spectra.get(self.name, (-torch.inf, None))
-        return self.problem.facts.convex or lowest + self.damping >= 0
+        return self.convex or lowest + self.damping >= 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +200,10 @@ class GaussNewton(EmpiricalCurvature):
     @property
     def undamped(self) -> SecondDerivative:
         return self.problem.gauss_newton
+
+    @property
+    def convex(self) -> bool:
+        return True
 
     @property
     def semidefinite(self) -> bool:

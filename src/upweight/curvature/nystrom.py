@@ -7,6 +7,8 @@ from functools import cached_property
 
 import torch
 
+from ..linalg.coordinates import Coordinates
+from ..linalg.factorizations import Factor, MovedFactor
 from ..linalg.lanczos import indefinite
 from ..linalg.low_rank import LowRankFactor
 from ..types import Operator
@@ -42,7 +44,7 @@ class Nystrom(Curvature):
     of: Curvature
     rank: int = 100
     seed: int = 0
-    cache: dict[torch.dtype, LowRankFactor] = field(default_factory=dict, init=False, repr=False)
+    cache: dict[torch.dtype, Factor] = field(default_factory=dict, init=False, repr=False)
     """Factors by their precision."""
 
     def __post_init__(self) -> None:
@@ -107,30 +109,50 @@ class Nystrom(Curvature):
         return f"Nystrom({self.of.fingerprint()}, rank={self.rank}, seed={self.seed})"
 
     def operator(self, dtype: torch.dtype | None = None) -> Operator:
-        return self.factor(dtype).multiply
+        product = self.factor(dtype).product
+        assert product is not None
+        return product
 
-    def factor(self, dtype: torch.dtype | None = None) -> LowRankFactor:
+    def factor(self, dtype: torch.dtype | None = None) -> Factor:
         dtype = dtype or self.dtype
         if dtype not in self.cache:
-            self.cache[dtype] = self._found if dtype == self._found.dtype else self._found.to(dtype)
+            inner = self._found if dtype == self._found.dtype else self._found.to(dtype)
+            self.cache[dtype] = MovedFactor(inner, self._there)
         return self.cache[dtype]
 
     @cached_property
     def _found(self) -> LowRankFactor:
-        generator = torch.Generator().manual_seed(self.seed)
-        dtype = self.of.fast_dtype
+        """The approximation in the coordinates of the curvature, where its parameters have comparable units."""
+        generator, there = torch.Generator().manual_seed(self.seed), self._there
+        dtype = self.of.fast_dtype if there.ordinary else self.dtype
         random = torch.randn(min(self.rank, self.p), self.p, generator=generator, dtype=dtype)
         basis = torch.linalg.qr(random.to(self.of.device).T)[0].T
-        image = self.of.operator(dtype)(basis) - self.of.shift * basis
+        product, shift = self.of.operator(dtype), self._shift
+        image = there.inward(product(there.outward(basis))) - shift * basis
         # Lifted by its rounding, so that the small matrix has a Cholesky factor.
-        lift = self.p**0.5 * torch.finfo(dtype).eps * float(image.norm(dim=1).max())
+        lift = self.p**0.5 * torch.finfo(dtype).eps * there.reach * float(image.norm(dim=1).max())
         image += lift * basis
         small = image @ basis.T
         lower, failed = torch.linalg.cholesky_ex((small + small.T) / 2)
         if int(failed):
-            raise indefinite(float(torch.linalg.eigvalsh((small + small.T) / 2)[0]) + self.of.shift)
+            known = bool(small.isfinite().all())
+            lowest = float(torch.linalg.eigvalsh((small + small.T) / 2)[0]) + shift if known else torch.nan
+            raise indefinite(lowest)
         _, sizes, vectors = torch.linalg.svd(
             torch.linalg.solve_triangular(lower, image, upper=False), full_matrices=False
         )
-        values = (sizes.square() - lift).clamp(min=0) + self.of.shift
+        values = (sizes.square() - lift).clamp(min=0) + shift
         return LowRankFactor(vectors, values.clamp(min=lift))
+
+    @cached_property
+    def _there(self) -> Coordinates:
+        """The coordinates of the curvature, where units differ; else its own."""
+        return Coordinates() if self.of.coordinates.ordinary else self.of.coordinates
+
+    @property
+    def _shift(self) -> float:
+        """What every direction has at least."""
+        scale = self._there.scale
+        if scale is None:
+            return self.of.shift
+        return 0.0 if self.of.floor is None else float((self.of.floor * scale.square()).min())

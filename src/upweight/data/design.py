@@ -57,6 +57,10 @@ class Block(ABC):
         """Add X^T diag(w) X to the upper triangle of `out` (more of it may be filled): the Hessian's sum over rows."""
 
     @abstractmethod
+    def squares(self, w: Float[Tensor, "b q"]) -> Float[Tensor, "q d"]:
+        """w^T X^2 (q, d): the sum of the squares of these rows, weighted in q ways."""
+
+    @abstractmethod
     def dense(self) -> Float[Tensor, "b d"]:
         """The rows written out as a dense tensor, in the precision of the block."""
 
@@ -72,6 +76,8 @@ class Design(ABC):
     """(n, d)."""
     precisions: tuple[torch.dtype, ...] = (torch.float32, torch.float64)
     """Those worth having, from the fastest to the most accurate."""
+    is_sparse: bool = False
+    """Whether blocks hold few numbers, so that writing them out densely is dear."""
 
     @abstractmethod
     def block(self, rows: slice, dtype: torch.dtype) -> Block:
@@ -138,6 +144,9 @@ class DenseBlock(Block):
         for lo, hi in itertools.pairwise(edges):
             out[lo:hi, lo:].addmm_(self.X[:, lo:hi].T, weighted[:, lo:])
 
+    def squares(self, w: Float[Tensor, "b q"]) -> Float[Tensor, "q d"]:
+        return (w.T.to(self.X.dtype) @ self.X.square()).to(w.dtype)
+
     def dense(self) -> Float[Tensor, "b d"]:
         return self.X
 
@@ -177,6 +186,34 @@ class DenseDesign(Design):
         return [self.X]
 
 
+class CentredDesign(Design):
+    """Another design with a number subtracted from every column: read densely, block by block, and never held.
+
+    Args:
+        base: X (n, d).
+        center: what is subtracted from its columns (d,), in float64.
+    """
+
+    def __init__(self, base: Design, center: Float[Tensor, " d"]) -> None:
+        self.base, self.center, self.shape = base, center, base.shape
+
+    def block(self, rows: slice, dtype: torch.dtype) -> Block:
+        return DenseBlock((self.base.block(rows, torch.float64).dense() - self.center).to(dtype))
+
+    def take(self, index: Tensor) -> Design:
+        return CentredDesign(self.base.take(index), self.center)
+
+    def buffers(self) -> Sequence[Tensor]:
+        return [*self.base.buffers(), self.center]
+
+    def sample(self) -> Sequence[Tensor]:
+        return self.base.sample()
+
+    @property
+    def versioned(self) -> Sequence[Tensor]:
+        return self.base.versioned
+
+
 class SparseBlock(Block):
     """Rows held as a SciPy CSR matrix: products take time in proportion to the entries that are not zero."""
 
@@ -197,6 +234,9 @@ class SparseBlock(Block):
             accumulate=True,
         )
 
+    def squares(self, w: Float[Tensor, "b q"]) -> Float[Tensor, "q d"]:
+        return torch.from_numpy(np.ascontiguousarray((self.X.multiply(self.X).T @ w.numpy()).T))
+
     def dense(self) -> Float[Tensor, "b d"]:
         return torch.from_numpy(self.X.toarray())
 
@@ -206,6 +246,8 @@ class SparseDesign(Design):
 
     A converted copy is kept for each precision that is asked for.
     """
+
+    is_sparse = True
 
     def __init__(self, X: sparse.csr_array) -> None:
         self.X = X

@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default
 from ..runtime.prefetch import ahead
 from ..types import Tensor
 from .loaders import Drawn, Sizes, drawn
+from .names import same_order
+from .user_terms import row_index
 from .watch import Watch
 
 PASS = 1024
@@ -198,17 +200,27 @@ def targets_of(batch: Any) -> Any:
     return batch if isinstance(batch, dict) else batch[1]
 
 
+HALF = (torch.bfloat16, torch.float16)
+"""Precisions that are computed with in float32: torch has no factorisations in them."""
+
+
 def to_device(batch: Any, device: torch.device) -> Any:
     """The batch with every tensor on `device`; mappings become dicts, which torch.func can look into.
 
-    On a GPU the copy is not waited for: what is pinned is copied while the device works on what came before.
+    Numbers in half precision become float32. On a GPU the copy is not waited for: what is pinned is copied while the
+    device works on what came before.
     """
     if isinstance(batch, Mapping):
         batch = dict(batch)
     goes_on = device.type == "cuda"  # what is pinned is copied while the device works on what came before
-    return tree_map(
-        lambda leaf: leaf.to(device, non_blocking=goes_on) if isinstance(leaf, Tensor) else leaf, batch
-    )
+
+    def moved(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        there = leaf.to(device, non_blocking=goes_on)
+        return there.float() if there.dtype in HALF else there
+
+    return tree_map(moved, batch)
 
 
 def pinned(batch: Any, device: torch.device) -> Any:
@@ -239,6 +251,7 @@ def _source(data: Any, device: torch.device, name: str) -> Rows:
 def _columns(data: Any, device: torch.device, name: str) -> Rows:
     """Tensors or arrays with one example per entry of the first dimension."""
     if isinstance(data, tuple):
+        same_order(data[1], row_index(data[0]), "the targets")
         columns: Any = tuple(_tensor(column, name) for column in data)
     else:
         columns = {key: _tensor(column, f"{name}[{key!r}]") for key, column in data.items()}

@@ -16,7 +16,7 @@ Loss: TypeAlias = Callable[[Any, Any], Tensor]
 """`loss(outputs, targets)`, of a batch of one example: one number."""
 
 
-def per_example(function: Loss, outputs: Any, targets: Any) -> Tensor:
+def per_example(function: Loss, outputs: Any, targets: Any, vectorised: bool = True) -> Tensor:
     """What a loss or measure of batches gives for every example by itself: each is handed over as a batch of one.
 
     Reduced losses (`nn.MSELoss()`) and per-example ones thus work alike, and nothing can mix examples. vmap where the
@@ -26,6 +26,7 @@ def per_example(function: Loss, outputs: Any, targets: Any) -> Tensor:
         function: of outputs (1, ...) and targets (1, ...), one number.
         outputs: of b examples, (b, ...) or a mapping or tuple of such tensors.
         targets: of b examples.
+        vectorised: whether vmap is tried.
 
     Returns:
         One number per example, (b,).
@@ -38,16 +39,21 @@ def per_example(function: Loss, outputs: Any, targets: Any) -> Tensor:
     >>> per_example(F.mse_loss, torch.tensor([[1.0], [4.0]]), torch.zeros(2, 1))
     tensor([ 1., 16.])
     """
-    return each(lambda output, target: number(function(batched(output), batched(target))), outputs, targets)
+
+    def one(output: Any, target: Any) -> Tensor:
+        return number(function(batched(output), batched(target)))
+
+    return each(one, outputs, targets, vectorised)
 
 
-def each(one: Loss, outputs: Any, targets: Any) -> Tensor:
+def each(one: Loss, outputs: Any, targets: Any, vectorised: bool = True) -> Tensor:
     """What a function of one example gives for each of b: vmapped where torch can, else example by example.
 
     Args:
         one: of an output and a target without batch dimension, one number.
         outputs: of b examples, (b, ...) or a mapping or tuple of such tensors.
         targets: of b examples.
+        vectorised: whether vmap is tried.
 
     Returns:
         One number per example, (b,).
@@ -57,7 +63,7 @@ def each(one: Loss, outputs: Any, targets: Any) -> Tensor:
         pairs = zip(examples(outputs), examples(targets), strict=True)
         return torch.stack([one(output, target) for output, target in pairs])
 
-    return attempt(lambda: vmap(one)(outputs, targets), loop)
+    return attempt(lambda: vmap(one)(outputs, targets), loop) if vectorised else loop()
 
 
 def number(value: Any) -> Tensor:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..data.user_terms import Terms, batch_index
+from ..data.names import same_order
+from ..data.user_terms import Terms, batch_index, row_index
 from ..linear.diagnostics import at_optimum, check_identified, check_separable
 from ..linear.problem import LinearProblem
 from ..types import Keep
 from .readers import reader_of
 from .reading import Options, Reading
+from .transformers import check_transformers
 from .user_data import Inputs, Targets
 
 
@@ -44,7 +46,7 @@ def from_estimator(
         X: n rows as it was fitted on: array, DataFrame, sparse, or what the pipeline takes. Test batches are given in
             the same form: a DataFrame with the same columns, labels as they are.
         y: n targets as it was fitted on.
-        sample_weight: the weights (n,) that it was fitted with, or None.
+        sample_weight: the weights (n,) that it was fitted with, one number for all, or None.
         keep: which retraining is predicted. By default it is what refitting the same estimator does: "total" where C or
             alpha weighs the sum of the losses (l2 = 1/(C n) or alpha/n), "mean" for SGDClassifier (l2 = alpha).
         smoothing: the temperature of the smooth hinge, > 0.
@@ -56,7 +58,7 @@ def from_estimator(
 
     Raises:
         TypeError: for estimators that are not supported, saying why.
-        ValueError: for settings and data that are not, likewise.
+        ValueError: for settings and data that are not, likewise, and for transformers that gave training other numbers.
         ImportError: without scikit-learn.
         NotConvergedError: where polishing fails.
 
@@ -72,9 +74,14 @@ def from_estimator(
     ('total', [0.5, 0.5, 0.0], True)
     """
     model, transform = _unwrap(estimator)
+    same_order(y, row_index(X), "y")
+    same_order(sample_weight, row_index(X), "sample_weight")
+    unknown = () if transform is None else check_transformers(transform, X, y)
     inputs = Inputs(estimator, transform)
     features = inputs(X)
-    reading = reader_of(model)(model, features, Options(smoothing, rank))
+    if sample_weight is not None and np.ndim(sample_weight) == 0:  # one for all, as scikit-learn takes it
+        sample_weight = np.full(features.shape[0], float(sample_weight))
+    reading = reader_of(model)(model, features, Options(smoothing, rank, sample_weight))
     phi = reading.phi
     if phi is not None:
         inputs, features = replace(inputs, phi=phi), phi(features)
@@ -92,14 +99,15 @@ def from_estimator(
         loss=reading.loss,
         l2=reading.l2,
         l2_intercept=reading.l2_intercept,
-        weights=_weights(model, codes, sample_weight, reading),
+        weights=sample_weight,
+        class_weights=_class_weights(model, codes, sample_weight, reading),
         keep=keep or reading.keep,
         terms=Terms(
             prepare=lambda X, y: (inputs(X), targets(y)),
             feature_names=None if phi is not None else _feature_names(estimator, transform, X),
             train_index=batch_index((X, y)),
             classes=targets.classes,
-            notes=_notes(model, transform, reading),
+            notes=(*_notes(model, transform, reading), *unknown),
         ),
     )
     check_identified(problem)
@@ -119,8 +127,10 @@ def _unwrap(estimator: Any) -> tuple[Any, Any]:
         raise ImportError('from_estimator needs scikit-learn: pip install "upweight[sklearn]"') from missing
     model, transform = estimator, None
     if isinstance(estimator, Pipeline):
-        model = estimator.steps[-1][1]
-        transform = estimator[:-1] if len(estimator.steps) > 1 else None
+        steps = [step for _, step in estimator.steps]
+        model = steps[-1]
+        _refuse_resampling(steps)
+        transform = None if all(step in (None, "passthrough") for step in steps[:-1]) else estimator[:-1]
         if isinstance(model, Pipeline):
             raise TypeError("a Pipeline that ends in a Pipeline is not supported; make it one list of steps")
     reader_of(model)
@@ -128,11 +138,21 @@ def _unwrap(estimator: Any) -> tuple[Any, Any]:
     return model, transform
 
 
+def _refuse_resampling(steps: list[Any]) -> None:
+    for step in steps:
+        if hasattr(step, "fit_resample"):  # of imbalanced-learn
+            raise TypeError(
+                f"the pipeline's {type(step).__name__} trains on other rows than X: pass the final estimator, with the "
+                "rows that fit_resample gave it"
+            )
+
+
 def _feature_names(estimator: Any, transform: Any, X: Any) -> tuple[str, ...] | None:
     """The names of the columns that the model sees, or None where nobody knows them."""
     if transform is not None:
         try:
-            return tuple(transform.get_feature_names_out())
+            names = transform.get_feature_names_out()
+            return None if names is None else tuple(names)
         except (AttributeError, ValueError):  # a transformer that gives no names
             return None
     if isinstance(X, pd.DataFrame):
@@ -153,11 +173,11 @@ def _notes(model: Any, transform: Any, reading: Reading) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _weights(model: Any, codes: np.ndarray, sample_weight: Any, reading: Reading) -> Any:
-    """Sample weights times class weights, or None."""
+def _class_weights(model: Any, codes: np.ndarray, sample_weight: Any, reading: Reading) -> Any:
+    """The weight of each class, or None."""
     class_weight = getattr(model, "class_weight", None)  # regressions have none
     if class_weight is None:
-        return sample_weight
+        return None
     if reading.loss.separate_outputs and len(reading.coef) > 1:
         raise ValueError(
             "class_weight with more than two classes, one against the rest, is not supported: each of the models "
@@ -169,5 +189,4 @@ def _weights(model: Any, codes: np.ndarray, sample_weight: Any, reading: Reading
     # Until scikit-learn 1.7 nobody counted by weights.
     if reading.counts_weights and "sample_weight" in inspect.signature(compute_class_weight).parameters:
         options["sample_weight"] = sample_weight
-    each = compute_class_weight(class_weight, **options)[codes]
-    return each if sample_weight is None else each * np.asarray(sample_weight, dtype=np.float64)
+    return compute_class_weight(class_weight, **options)

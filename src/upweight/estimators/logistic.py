@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+import pandas as pd
+from scipy.special import expit, softmax
+
 from ..losses import Logistic, SmoothHinge, Softmax, SquaredHinge
 from .reading import Options, Reading, coefficients, intercept_of, refuse_penalty
 from .support_vectors import liblinear_intercept
@@ -13,8 +17,9 @@ from .support_vectors import liblinear_intercept
 def logistic_regression(model: Any, X: Any, options: Options) -> Reading:
     """What LogisticRegression minimises: C times the sum of the losses + 1/2 ||coef||^2, thus l2 = 1 / (C n).
 
-    Two classes and one against the rest are `Logistic`, several classes together `Softmax`. liblinear penalises the
-    intercept too. A refit without rows keeps C, thus the total penalty.
+    Two classes and one against the rest are `Logistic`, several classes together `Softmax`. newton-cholesky was one
+    against the rest in scikit-learn 1.4 and 1.5: its probabilities tell. liblinear penalises the intercept too. A refit
+    without rows keeps C, thus the total penalty.
 
     Args:
         model: the fitted estimator.
@@ -35,16 +40,29 @@ def logistic_regression(model: Any, X: Any, options: Options) -> Reading:
             'multi_class="multinomial" with two classes penalises its coefficients twice; leave multi_class out'
         )
     l2 = 0.0 if penalty in (None, "none") or math.isinf(model.C) else 1 / (model.C * X.shape[0])
+    intercept = intercept_of(model, len(coef))
     separate = len(coef) == 1 or liblinear or scheme == "ovr"
+    if not separate and model.solver == "newton-cholesky":
+        separate = _one_against_the_rest(model, coef, intercept)
     return Reading(
         coef,
-        intercept_of(model, len(coef)),
+        intercept,
         Logistic() if separate else Softmax(),
         l2,
         "total",
         l2_intercept=liblinear_intercept(model, l2) if liblinear else 0.0,
         counts_weights=True,
     )
+
+
+def _one_against_the_rest(model: Any, coef: np.ndarray, intercept: np.ndarray | None) -> bool:
+    """Whether the probabilities of several classes are those of models of their own rather than softmax."""
+    point = (coef[:1] - coef[-1:]) / max(1.0, float(np.square(coef[0] - coef[-1]).sum()) ** 0.5)
+    outputs = (point @ coef.T)[0] + (0.0 if intercept is None else intercept)
+    names = getattr(model, "feature_names_in_", None)
+    found = model.predict_proba(point if names is None else pd.DataFrame(point, columns=names))[0]
+    alone, together = expit(outputs), softmax(outputs)
+    return bool(np.abs(found - alone / alone.sum()).sum() < np.abs(found - together).sum())
 
 
 def sgd(model: Any, X: Any, options: Options) -> Reading:

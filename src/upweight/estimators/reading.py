@@ -48,10 +48,12 @@ class Options:
     Args:
         smoothing: the temperature t > 0 of the smooth hinge that stands in for a hinge (R19).
         rank: how many leading features of a kernel are kept; None keeps all.
+        sample_weight: the weights (n,) that it was fitted with, or None.
     """
 
     smoothing: float
     rank: int | None
+    sample_weight: Any = None
 
 
 Reader = Callable[[Any, Any, Options], Reading]

@@ -74,7 +74,7 @@ def svc(model: Any, X: Any, options: Options) -> Reading:
 
     Raises:
         ValueError: for more than two classes, other training inputs than it was fitted on, a kernel that is not
-            positive semi-definite, and a rank that makes another model of it.
+            positive semi-definite, rows of weight zero with a kernel of one's own, and a rank that makes another model.
 
     Warns:
         ApproximationWarning: where `rank` changes the decision function visibly.
@@ -95,10 +95,26 @@ def svc(model: Any, X: Any, options: Options) -> Reading:
     )
     features = phi(X)
     dual = model.dual_coef_.toarray() if sparse.issparse(model.dual_coef_) else model.dual_coef_
-    coef = dual @ features[model.support_]
+    coef = dual @ features[_support(model, options.sample_weight)]
     change = np.abs(features @ coef[0] + model.intercept_[0] - model.decision_function(X)).max()
     notes = ("the kernel and its gamma are held fixed", *_approximated(float(change), options.rank))
     return Reading(coef, model.intercept_, loss, l2, "total", phi=phi, notes=notes)
+
+
+def _support(model: Any, sample_weight: Any) -> np.ndarray:
+    """The numbers of the support vectors among the training rows: libsvm counts them without rows of weight zero.
+
+    Raises ValueError for such rows with a kernel of the user's own, where scikit-learn takes other rows in their place.
+    """
+    kept = None if sample_weight is None else np.flatnonzero(np.asarray(sample_weight) > 0)
+    if kept is None or len(kept) == len(np.asarray(sample_weight)):
+        return model.support_
+    if callable(model.kernel) or model.kernel == "precomputed":
+        raise ValueError(
+            "rows of sample weight zero with a kernel of your own: scikit-learn then predicts by other rows than its "
+            "support vectors; fit without these rows"
+        )
+    return kept[model.support_]
 
 
 def _kernel(model: Any) -> Kernel:

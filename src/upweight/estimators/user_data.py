@@ -45,10 +45,11 @@ class Inputs:
                 "X is streamed from disk, which a pipeline's transformers and an SVC's kernel cannot read: give X in "
                 "memory, or store what the transformers make of it and pass the final estimator"
             )
-        if not sparse.issparse(X) and not isinstance(X, (pd.DataFrame, pd.Series)):
-            X = X.numpy() if isinstance(X, torch.Tensor) else np.asarray(X)
+        if not sparse.issparse(X) and not isinstance(X, pd.Series) and not hasattr(X, "columns"):
+            X = X.numpy() if isinstance(X, torch.Tensor) else _array(X)
         check_columns(self.estimator, X)
         if self.transform is not None:
+            check_not_infinite(X)
             X = self.transform.transform(X)
         if not sparse.issparse(X):
             X = np.asarray(X)
@@ -91,6 +92,40 @@ class Targets:
         return codes.astype(np.int64)
 
 
+def check_not_infinite(X: Any) -> None:
+    """Refuse infinite cells before a transformer says so in its own words. NaN may be what it fills.
+
+    Raises ValueError with the first such example, and the column where it has a name.
+
+    >>> check_not_infinite(pd.DataFrame({"age": [31.0, float("inf")]}))
+    Traceback (most recent call last):
+    ...
+    ValueError: X has an infinity, first in example 1, column 'age'; correct or drop such examples
+    """
+    if sparse.issparse(X):
+        return
+    columns = X.items() if isinstance(X, pd.DataFrame) else [(None, X)]
+    for name, values in columns:
+        dtype = getattr(values, "dtype", None)
+        if isinstance(dtype, np.dtype) and dtype.kind == "f":
+            bad = np.isinf(np.asarray(values))
+            if bad.any():
+                where = "" if name is None else f", column {name!r}"
+                first = int(np.argwhere(bad)[0][0])
+                raise ValueError(
+                    f"X has an infinity, first in example {first}{where}; correct or drop such examples"
+                )
+
+
+def _array(X: Any) -> np.ndarray:
+    """Inputs as an array; lists of tokens, one list per example and each as long as it likes, stay lists."""
+    if isinstance(X, (list, tuple)) and len({len(row) for row in X if isinstance(row, (list, tuple))}) > 1:
+        found = np.empty(len(X), dtype=object)
+        found[:] = X
+        return found
+    return np.asarray(X)
+
+
 def check_columns(estimator: Any, X: Any) -> None:
     """Refuse inputs with other columns than the estimator was fitted on: by their names, else by their number.
 
@@ -102,7 +137,7 @@ def check_columns(estimator: Any, X: Any) -> None:
         ValueError: naming the columns that are missing, unexpected or in another order.
     """
     names = getattr(estimator, "feature_names_in_", None)
-    if names is not None and isinstance(X, pd.DataFrame):
+    if names is not None and hasattr(X, "columns"):
         expected, found = list(names), list(X.columns)
         missing = [name for name in expected if name not in found]
         unexpected = [name for name in found if name not in expected]

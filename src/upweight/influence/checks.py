@@ -20,10 +20,12 @@ def determinism(problem: Objective) -> None:
     """Raise `NotDeterministicError` unless two passes over (a sample of) the training data give the same gradient.
 
     Dropout, augmentation and shuffling all show here, as a gap above 1e-3 of the gradient's norm. Closed forms are
-    equal by construction and are not looked at.
+    equal by construction and are not looked at. Of a model whose gradients are not the derivatives of its loss it is
+    told here, once (`DerivativeWarning`).
     """
     if problem.facts.closed_form:
         return
+    whole = problem
     if problem.n > LOOKED_AT:
         problem = problem.subset(torch.linspace(0, problem.n - 1, LOOKED_AT, dtype=torch.float64).long())
     first, second = problem.gradient(), problem.gradient()
@@ -34,6 +36,7 @@ def determinism(problem: Objective) -> None:
             f"two passes over the same training data gave gradients that differ by {gap:.1e} (norm {scale:.1e}); "
             "call model.eval() and turn off shuffling and augmentation"
         )
+    _ = whole.facts.caution  # warns
 
 
 def agreement(problem: Objective) -> None:

@@ -11,6 +11,7 @@ from ..curvature.base import Curvature
 from ..curvature.ekfac import EKFAC
 from ..curvature.hessian import EmpiricalCurvature, GaussNewton, Hessian
 from ..curvature.nystrom import Nystrom
+from ..errors import DerivativeError
 from ..objective import Objective
 from ..solvers import ConjugateGradient, Exact, Solver
 
@@ -60,6 +61,11 @@ class Settings:
         plain = {name: v.fingerprint() if isinstance(v, Curvature) else v for name, v in values.items()}
         return f"{self.curvature.fingerprint()} {type(self.solver).__name__} {plain!r}"
 
+    def saying(self, remarks: tuple[str, ...]) -> Settings:
+        """The settings with remarks that came up since they were chosen."""
+        later = tuple(remark for remark in remarks if remark not in self.reasons)
+        return dataclasses.replace(self, reasons=(*self.reasons, *later)) if later else self
+
     def __str__(self) -> str:
         return "\n".join(self.reasons)
 
@@ -95,16 +101,22 @@ def choose_curvature(problem: Objective) -> tuple[Curvature, str]:
             "the loss is convex in them"
         )
         return GaussNewton(problem), reason
-    lowest, highest = Hessian(problem).spectrum()
+    kind: type[EmpiricalCurvature] = Hessian
+    why = ""
+    try:
+        lowest, highest = Hessian(problem).spectrum()
+    except DerivativeError as error:
+        kind, why = GaussNewton, f"; {error}"
+        lowest, highest = GaussNewton(problem).spectrum()
     if lowest > 1e-6 * highest:
         reason = f"positive definite (smallest eigenvalue {lowest:.1e})"
-        return Hessian(problem), f"curvature: Hessian without damping, {reason}"
+        return kind(problem), f"curvature: {kind.__name__} without damping, {reason}{why}"
     damping = max(0.0, -1.5 * lowest) + 1e-3 * highest
     reason = (
-        f"curvature: Hessian + {damping:.2e}; its spectrum reaches from {lowest:.2e} to {highest:.2e}: negative "
-        "curvature cured by 1.5 times the most negative eigenvalue plus 1e-3 of the largest"
+        f"curvature: {kind.__name__} + {damping:.2e}; its spectrum reaches from {lowest:.2e} to {highest:.2e}: "
+        f"negative curvature cured by 1.5 times the most negative eigenvalue plus 1e-3 of the largest{why}"
     )
-    return Hessian(problem, damping), reason
+    return kind(problem, damping), reason
 
 
 def choose_solver(problem: Objective, curvature: Curvature) -> tuple[Solver, str]:

@@ -18,9 +18,10 @@ from ..objective import Objective
 from ..runtime.alone import each_alone
 from ..runtime.fingerprint import content_hash
 from ..solvers import Inverse, Solution, Solver
-from ..types import Tensor
+from ..types import ArrayLike, Tensor
 from . import checks, self_influence
 from .defaults import Settings, chosen
+from .given_rows import given_rows
 from .leave_one_out import LeaveOneOut, leave_one_out
 from .passes import Answer, compressed, streamed
 from .removal import Removal, of_sets
@@ -65,15 +66,18 @@ class Influence:
             raise TypeError(f"Influence needs a Problem or LinearProblem, got {type(problem).__name__}")
         if curvature is not None and curvature.p != problem.p:
             raise ValueError(f"the curvature has p = {curvature.p}, the problem p = {problem.p}")
-        self.problem = problem
-        self._curvature, self._solver = curvature, solver
+        self.problem, self._curvature, self._solver = problem, curvature, solver
 
-    @cached_property
+    @property
     def settings(self) -> Settings:
         """The curvature and the solver in use, each with its reason: what was given, or what suits the problem.
 
         A curvature of a network that was not given may take a look at the ends of the Hessian's spectrum.
         """
+        return self._chosen.saying(self.problem.remarks)
+
+    @cached_property
+    def _chosen(self) -> Settings:
         return chosen(self.problem, self._curvature, self._solver)
 
     @cached_property
@@ -107,21 +111,22 @@ class Influence:
 
     # -- the paper's formulas --------------------------------------------------------------------------------------
 
-    def on_params(self, batch: Any) -> Float[Tensor, "b p"]:
+    def on_params(self, rows: Any, *, weights: ArrayLike | None = None) -> Float[Tensor, "b p"]:
         """I_up,params(z) = -H^-1 grad L(z): how the parameters move as a training example is up-weighted (Eq. 1).
 
-        `batch` holds b training examples, as the problem takes them; -1/n of a row is the predicted move of the
-        parameters if that example is removed.
+        `rows` are b training examples, by number or as a batch (with its sample `weights`, where those of training
+        differ); -1/n of a row is the predicted move of the parameters if that example is removed.
 
         >>> import torch
         >>> from upweight import Influence, LinearProblem, Squared
         >>> X, y = torch.ones(4, 1), torch.tensor([0.0, 0.0, 0.0, 4.0])
         >>> influence = Influence(LinearProblem.fit(X, y, loss=Squared(), l2=1.0))
-        >>> influence.on_params((X[2:], y[2:]))
+        >>> influence.on_params([2, 3])
         tensor([[-0.5000],
                 [ 1.5000]], dtype=torch.float64)
         """
-        return -self.solve(self.problem.gradients_as_train(batch)).value
+        given = given_rows(self.problem, rows, weights)
+        return -self.solve(given.gradients(self.problem)).value
 
     def on_loss(
         self,
@@ -179,7 +184,7 @@ class Influence:
     def _known(self, solution: Solution, *, drift: bool) -> Answer:
         """A solution, and what is known about it."""
         moved = checks.drift(self._gradient, solution.value) if drift else None
-        return Answer(-solution.rounded, moved, solution.residual, solution.verdict)
+        return Answer(-solution.rounded, moved, solution.off, solution.verdict)
 
     def _stored(self, test: Any, measure: Measure | None, top: int | None, folder: Path) -> Scores:
         """The scores by way of a folder, see `store`."""
@@ -205,6 +210,7 @@ class Influence:
         test: Any,
         *,
         measure: MeasureLike | None = None,
+        weights: ArrayLike | None = None,
         corrected: bool = False,
     ) -> Scores:
         """I(z_delta) - I(z) of replacing training examples z by z_delta, on each test example (Eq. 3).
@@ -212,10 +218,11 @@ class Influence:
         Any replacement: edited input, other label. The predicted change of the measure is `effect()` = +1/n of it.
 
         Args:
-            before: b training examples as they are.
-            after: b examples in their place.
+            before: b training examples as they are, by number or as a batch.
+            after: b examples in their place, a batch. Class weights follow the labels.
             test: m test examples.
             measure: what is asked about, default the loss.
+            weights: the sample weights (b,) of a batch `before`, needed where those of training differ.
             corrected: solves for the changes as well and adds t . (v - A s), the dual-weighted residual: the error of
                 a loose solve then is the *product* of the two residuals (B4).
 
@@ -229,14 +236,11 @@ class Influence:
         >>> from upweight import Influence, LinearProblem, Squared
         >>> X, y = torch.ones(4, 1), torch.tensor([0.0, 0.0, 0.0, 4.0])
         >>> influence = Influence(LinearProblem.fit(X, y, loss=Squared(), l2=1.0))
-        >>> influence.of_change(
-        ...     (X[3:], y[3:]), (X[3:], y[:1]), (X[:1], y[:1])
-        ... ).effect()  # the last label becomes 0
+        >>> influence.of_change([3], (X[3:], y[:1]), (X[:1], y[:1])).effect()  # the last label becomes 0
         tensor([[-0.2500]], dtype=torch.float64)
         """
-        old, new = self.problem.gradients_as_train(before), self.problem.gradients_as_train(after)
-        if old.shape != new.shape:
-            raise ValueError(f"`before` has {len(old)} examples, `after` has {len(new)}")
+        given = given_rows(self.problem, before, weights)
+        old, new = given.gradients(self.problem), given.replaced(self.problem, after)
         asked = as_measure(measure)
         v = self.problem.test_gradients(test, asked)
         solution = self.solve(v)
@@ -245,19 +249,26 @@ class Influence:
             left = v - self.settings.curvature.operator()(solution.value)
             values -= (left @ self.solve(new - old).value.T).double()
         answer = self._known(solution, drift=True)
-        return self._scores(values, answer, test, asked, ids=batch_index(before), edit="replaced")
+        return self._scores(values, answer, test, asked, ids=given.ids, edit="replaced")
 
     def on_inputs(
-        self, batch: Any, test: Any, *, measure: MeasureLike | None = None, at: str | None = None
+        self,
+        rows: Any,
+        test: Any,
+        *,
+        measure: MeasureLike | None = None,
+        weights: ArrayLike | None = None,
+        at: str | None = None,
     ) -> Float[Tensor, "m b *x"]:
         """I_pert,loss(z, z_test) = -grad L(z_test) . H^-1 d(grad L(z))/dx of training examples z (Eq. 5, as printed).
 
         The refitted measure changes by (1/n) I_pert . delta when x becomes x + delta.
 
         Args:
-            batch: b training examples.
+            rows: b training examples, by number or as a batch.
             test: m test examples.
             measure: what is asked about, default the loss.
+            weights: the sample weights (b,) of a batch, needed where those of training differ.
             at: the name of a layer of a network, whose outputs take the place of the inputs: of word vectors (t, d),
                 say, whose sizes `.norm(dim=-1)` tell which tokens matter.
 
@@ -272,11 +283,12 @@ class Influence:
         >>> from upweight import Influence, LinearProblem, Squared
         >>> X, y = torch.ones(4, 1), torch.tensor([0.0, 0.0, 0.0, 4.0])
         >>> influence = Influence(LinearProblem.fit(X, y, loss=Squared(), l2=1.0))
-        >>> influence.on_inputs((X[3:], y[3:]), (X[:1], y[:1]))
+        >>> influence.on_inputs([3], (X[:1], y[:1]))
         tensor([[[0.7500]]], dtype=torch.float64)
         """
-        solution = self.solve(self.problem.test_gradients(test, measure))
-        return -self.problem.input_gradients(batch, solution.value, at)
+        given = given_rows(self.problem, rows, weights)
+        solved = self.solve(self.problem.test_gradients(test, measure)).value
+        return given.weighed(-self.problem.input_gradients(given.batch, solved, at))
 
     def of_removal(
         self, groups: Any, test: Any, *, measure: MeasureLike | None = None, guarantee: int = 0
@@ -286,8 +298,9 @@ class Influence:
         First order for every model; for linear ones also rescaled by leverage and the Newton step.
 
         Args:
-            groups: a list of row numbers (one set), a mask (n,), a list of lists, a mapping of names to either, or a
-                column (n,) of labels, each value one set.
+            groups: a list of row numbers (one set), a mask (n,), a pandas Index of row names, a list or mapping of
+                these, or a column (n,) of labels, each value one set ("(missing)" of rows that have none). What
+                carries an index is paired by it.
             test: m test examples.
             measure: what is asked about, default the loss.
             guarantee: k adds bounds of the loss's exact change after k Newton steps, for logistic and softmax
@@ -299,7 +312,7 @@ class Influence:
         Raises:
             ValueError: for sets that are empty, unknown or everything, and guarantees that cannot be given.
         """
-        names, sets = as_sets(groups, self.problem.n)
+        names, sets = as_sets(groups, self.problem.n, self.problem.train_index)
         asked, model, curvature = as_measure(measure), self.problem.linear, self.settings.curvature.examples
         if guarantee and asked is not None:
             raise ValueError("guaranteed intervals are about the loss: leave `measure` out")
@@ -352,21 +365,19 @@ class Influence:
             TypeError: for `samples` where the curvature is neither GaussNewton nor that of a convex problem.
             ValueError: for fewer than two samples.
         """
-        problem, curvature = self.problem, self.settings.curvature
+        problem, curvature, provenance = self.problem, self.settings.curvature, self._provenance()
         # A zero right-hand side is solved by zero.
         penalty = self.solve(problem.folded_penalty.view(1, -1)).value
-        notes = list(self.settings.reasons)
         if samples is not None:
             drawn = self.solve(self_influence.draws(curvature, samples, seed)).value
             parts = self_influence.by_draws(problem, drawn, penalty)
-            notes.append(
-                f"self-influence: {samples} draws, relative standard error {(2 / samples) ** 0.5:.0%}"
-            )
+            provenance["settings"].append(self_influence.in_words(samples))
         else:
             closed = self_influence.closed_form(problem, curvature, self.inverse, penalty)
             parts = closed or self_influence.by_solves(problem, self.inverse, penalty, block)
-        values, known = self_influence.scores_of(problem, parts), {**self._provenance(), "settings": notes}
-        return Scores(values, problem.n, measure="own loss", ids=problem.train_index, provenance=known)
+        values = self_influence.scores_of(problem, parts)
+        known: dict[str, Any] = {"ids": problem.train_index, "verdict": problem.facts.caution}
+        return Scores(values, problem.n, measure="own loss", provenance=provenance, **known)
 
     # --------------------------------------------------------------------------------------------------------------
 
@@ -383,14 +394,13 @@ class Influence:
     ) -> Scores:
         """Numbers with all that is known about them; `fields` are those of `Scores` that differ from a removal's."""
         # A measure of a whole batch, or of the parameters alone, has no test row to be named after.
-        named = measure is None or not measure.single
         known: dict[str, Any] = {
             "measure": name_of(measure),
             "ids": self.problem.train_index,
-            "test_ids": batch_index(test) if named else None,
+            "test_ids": batch_index(test) if measure is None or not measure.single else None,
             "drift": None if answer.drift is None else answer.drift.double(),
             "residual": answer.residual.double(),
-            "verdict": answer.verdict,
+            "verdict": "; ".join(filter(None, [answer.verdict, self.problem.facts.caution])),
             "provenance": self._provenance(),
         }
         found = Scores(values, self.problem.n, **{**known, **fields})

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ..curvature.base import ExampleMean
 from ..objective import LinearModel
 from ..runtime.progress import track
 from ..types import Tensor
-from .woodbury import HELD_BYTES, TotalHessian
+from .woodbury import HELD_BYTES, TotalHessian, identity_where, is_determined
 
 FLAT = 1e-10
 """A share of the largest curvature of an example in its output: below it leverages do not tell kernel values."""
@@ -23,7 +23,9 @@ class LeaveOneOut:
 
     `outputs` (n, c) are the logits or values without the row, `loss` (n,) is the row's own loss there, `leverage` (n,)
     is the share of its own fit that the row itself carries, w x^T A^-1 x (a trace for c > 1; the sum over rows is the
-    effective number of parameters). A large loss that was small with the row is the mark of a doubtful label.
+    effective number of parameters). A large loss that was small with the row is the mark of a doubtful label. Where a
+    row alone fits some direction of the parameters (a leverage of 1: the only row of its category), nothing determines
+    what would be predicted without it: `outputs` and `loss` are NaN there, and `undetermined` has its number.
 
     >>> import torch
     >>> from upweight import Influence, LinearProblem, Squared
@@ -39,6 +41,11 @@ class LeaveOneOut:
     outputs: Float[Tensor, "n c"]
     loss: Float[Tensor, " n"]
     leverage: Float[Tensor, " n"]
+
+    @property
+    def undetermined(self) -> Int[Tensor, " u"]:
+        """The rows that alone fit some direction of the parameters: without them it would be anything."""
+        return self.loss.isnan().nonzero()[:, 0]
 
 
 def own_kernels(total: TotalHessian, E: Float[Tensor, "b c p"]) -> Float[Tensor, "b c c"]:
@@ -71,8 +78,8 @@ def leave_one_out(problem: LinearModel, curvature: ExampleMean) -> LeaveOneOut:
     """Every training row of a linear model predicted without itself, by a Newton step for each (B5).
 
     The outputs are eta_i + z_i with z_i = (I - K W)^-1 (K r + X_i b), K = X_i A^-1 X_i^T (c, c), r and W the first and
-    second derivatives of the row's loss, b the step that the penalty's share alone makes (`keep="mean"`). Memory is
-    bounded: rows are taken some at a time.
+    second derivatives of the row's loss, b the step that the penalty's share alone makes (`keep="mean"`). It is NaN
+    where I - K W is singular to rounding. Memory is bounded: rows are taken some at a time.
     """
     total = TotalHessian.of(problem, curvature, 1 if problem.penalty.leaves_with_examples else 0)
     b = total.solve(problem.folded_penalty[None])[0]
@@ -91,9 +98,11 @@ def leave_one_out(problem: LinearModel, curvature: ExampleMean) -> LeaveOneOut:
         else:
             K = kernels[index, None, None]
         own = parts.take(index)
-        KW = own.curve(K).mT
+        KW, root, eye = own.curve(K).mT, own.root(), torch.eye(problem.c, dtype=K.dtype)
         right = K @ own.r[:, :, None] + pulled[index, :, None]
-        shift[index] = torch.linalg.solve(torch.eye(problem.c, dtype=K.dtype) - KW, right)[:, :, 0]
+        determined = is_determined(eye - root.mT @ K @ root, total.rounding)
+        found = torch.linalg.solve(identity_where(eye - KW, ~determined), right)[:, :, 0]
+        shift[index] = torch.where(determined[:, None], found, torch.nan)
         leverage[index] = KW.diagonal(dim1=1, dim2=2).sum(1)
     outputs = eta + shift
     return LeaveOneOut(outputs, problem.loss.value(outputs, problem.y), leverage)

@@ -33,7 +33,9 @@ class Removal:
     `first_order` is the sum of the members' -I/n (Eq. 2). `rescaled` sums what each member's removal *alone* does, its
     leverage accounted for (B1), the measure linearised. `newton` is the set's own Newton step, the measure evaluated
     at the shifted parameters (B2): its distance from `rescaled` is what the members do only together. The last two are
-    None for models that are not linear. `low` and `high` enclose the exact change by retraining (B3), if asked for.
+    None for models that are not linear, and NaN where the set alone fits some direction of the parameters, so that
+    nothing determines it without the set (`undetermined`). `low` and `high` enclose the exact change by retraining
+    (B3), if asked for.
 
     >>> import torch
     >>> from upweight import Influence, LinearProblem, Squared
@@ -69,6 +71,24 @@ class Removal:
         sizes = torch.tensor([len(rows) for rows in sets])
         return cls(names, sizes, first, measure=scores.measure, drift=scores.drift)
 
+    @property
+    def undetermined(self) -> pd.Index:
+        """The groups that alone fit some direction of the parameters, as all rows of a category do."""
+        return self.groups[[] if self.newton is None else self.newton.isnan().all(0).numpy()]
+
+    @property
+    def _remarks(self) -> list[str]:
+        best = self.first_order if self.newton is None else self.newton
+        unfinished = [] if self.drift is None else [finishing(self.measure, self.drift, best)]
+        names = ", ".join(map(str, self.undetermined[:5])) + ", ..." * (len(self.undetermined) > 5)
+        if not names:
+            return unfinished
+        return [
+            *unfinished,
+            f"undetermined (NaN): {names}. Some direction of the parameters is fitted by such a set alone; train with "
+            "a penalty (l2 > 0) or remove fewer rows",
+        ]
+
     def to_frame(self) -> pd.DataFrame:
         """A table with a line per test row and group: size, the predictions, the interval where there is one.
 
@@ -93,19 +113,11 @@ class Removal:
         m, g = self.first_order.shape
         head = f"Removal of {g} groups: predicted change of the {self.measure} of {m} "
         table = self.to_frame().head(10).to_string(index=False)
-        return "\n".join([f"{head}test rows (positive = it would rise)", table, *self.unfinished])
-
-    @property
-    def unfinished(self) -> list[str]:
-        """A sentence on the drift beside the effects of the groups, where it is known."""
-        if self.drift is None:
-            return []
-        best = self.first_order if self.newton is None else self.newton
-        return [finishing(self.measure, self.drift, best)]
+        return "\n".join([f"{head}test rows (positive = it would rise)", table, *self._remarks])
 
     def _repr_html_(self) -> str:
         head = f"Predicted change of the {self.measure}; positive = it would rise."
-        return as_html(head, self.to_frame(), *self.unfinished)
+        return as_html(head, self.to_frame(), *self._remarks)
 
 
 def of_sets(
@@ -125,10 +137,8 @@ def of_sets(
         measure: what is asked about, default the loss.
 
     Returns:
-        Both changes, (m, g) each, in the measure's unit; positive = it would rise.
-
-    Raises:
-        IndefiniteError: where some direction of the parameters is fitted by a set alone.
+        Both changes, (m, g) each, in the measure's unit; positive = it would rise. NaN where some direction of the
+        parameters is fitted by a set alone (Newton), or by a member alone (rescaled).
     """
     V = problem.test_gradients(test, measure)
     baseline = problem.evaluate(test, measure)

@@ -176,6 +176,12 @@ def intervals(
     high = torch.empty_like(low)
     left = problem.gradient() * problem.n
     for batch, inverse, step in newton_steps(problem, curvature, sets, "guaranteed intervals"):
+        if not bool(inverse.determined.all()):
+            place = batch[int((~inverse.determined).nonzero()[0, 0])]
+            raise ValueError(
+                f"set {place} alone fits some direction of the parameters: nothing bounds predictions without it; "
+                "train with a penalty (l2 > 0), or leave the set or `guarantee` out"
+            )
         chosen = [sets[j] for j in batch]
         start = problem.theta.expand(len(batch), -1)
         step = step - inverse.solve(left.expand(len(batch), 1, -1))[:, 0]

@@ -199,12 +199,14 @@ class ScoreStore:
         """
         groups = rows.split(SOLVED_AT_ONCE)
         found = [self._group(i, group, solve) for i, group in enumerate(track(groups, "solves", len(groups)))]
+        errors = [part.error for part in found if part.error is not None]
         return Solution(
             torch.cat([part.value for part in found]),
             torch.cat([part.residual for part in found]),
             torch.cat([part.steps for part in found]),
             tuple(status for part in found for status in part.status),
             found[0].precision,
+            torch.cat(errors) if errors else None,
         )
 
     def _group(self, i: int, rows: Tensor, solve: Callable[[Tensor], Solution]) -> Solution:
@@ -212,6 +214,7 @@ class ScoreStore:
         if not gather_objects(path.exists())[0]:
             made = solve(rows)
             tensors = {"value": made.value, "residual": made.residual, "steps": made.steps}
+            tensors |= {} if made.error is None else {"error": made.error}
             precision = None if made.precision is None else str(made.precision).removeprefix("torch.")
             status = [status.value for status in made.status]
             with together():
@@ -222,7 +225,8 @@ class ScoreStore:
             raise ValueError(f"{path} belongs to other scores: delete it and run again")
         precision = None if words["precision"] is None else getattr(torch, words["precision"])
         value, residual = tensors["value"].to(rows.device), tensors["residual"].to(rows.device)
-        return Solution(value, residual, tensors["steps"], tuple(map(Status, words["status"])), precision)
+        ended = tuple(map(Status, words["status"]))
+        return Solution(value, residual, tensors["steps"], ended, precision, tensors.get("error"))
 
     def fill(
         self, compute: Callable[[slice], Float[Tensor, "m b"]]

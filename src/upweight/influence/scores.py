@@ -51,6 +51,7 @@ class Scores:
     drift: Tensor | None = None
     """Predicted change of each measure if training were finished (m,): effects below it are not to be trusted."""
     residual: Tensor | None = None
+    """How far each row may be off by its solve (m,), relative: bounded where that can be, else ||v - A s|| / ||v||."""
     verdict: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Content hash of weights, data and settings, and the settings in words."""

@@ -118,6 +118,11 @@ def draws(curvature: Curvature, samples: int, seed: int) -> Float[Tensor, "k p"]
     return curvature.examples.sample(samples, seed)
 
 
+def in_words(samples: int) -> str:
+    """What the settings say of an estimate by so many draws, with its standard error."""
+    return f"self-influence: {samples} draws, relative standard error {(2 / samples) ** 0.5:.0%}"
+
+
 def by_draws(
     problem: Objective, solved: Float[Tensor, "k p"], penalty: Float[Tensor, "1 p"]
 ) -> Iterator[Own]:

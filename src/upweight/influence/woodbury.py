@@ -13,12 +13,15 @@ import torch
 from jaxtyping import Float
 
 from ..curvature.base import ExampleMean
-from ..errors import IndefiniteError
 from ..linalg.factorizations import Factor
 from ..objective import LinearModel
 from ..runtime.progress import track
 from ..types import Tensor
 
+UNDETERMINED = 1e-12
+"""What is left of the curvature of a direction without a set, as a share: below this it counts as nothing."""
+DIGITS = 100
+"""What is left must be so many times its rounding: two digits."""
 HELD_BYTES = 128 << 20
 """Bytes of the vectors of length p that are held at once."""
 
@@ -52,6 +55,12 @@ class TotalHessian:
         kept = problem.changed(l2=problem.penalty.left_in_total(size, problem.n).l2)
         return cls(problem, curvature.of(kept).factor(torch.float64), size)
 
+    @property
+    def rounding(self) -> float:
+        """The relative error that rounding may leave in a leverage: the condition of the factor times epsilon."""
+        core, eps = self.factor.core, torch.finfo(torch.float64).eps
+        return core.rounding**2 / (eps * self.problem.p)
+
     def solve(self, rows: Float[Tensor, "*k p"]) -> Float[Tensor, "*k p"]:
         """The inverse of the total Hessian, nothing removed but the penalty's share, applied to every row."""
         return self.factor.solve(rows.reshape(-1, rows.shape[-1])).view(rows.shape) / self.problem.n
@@ -61,33 +70,50 @@ class Downdated:
     """The inverses (n A - C^T C)^-1 of the Hessians without each of G sets, all at once (Woodbury).
 
     C (G, q, p), q <= p, are roots of the sets' own curvature: C^T C is the Hessian of the set's summed losses. What is
-    factorised is I - C (n A)^-1 C^T, of the size q of the set.
-
-    Raises:
-        IndefiniteError: where some direction of the parameters is fitted by the set alone.
+    factorised is I - C (n A)^-1 C^T, of the size q of the set. Where it is singular to rounding, some direction of the
+    parameters is fitted by the set alone: `determined` (G,) is False, and answers are NaN.
     """
 
     def __init__(self, total: TotalHessian, C: Float[Tensor, "G q p"]) -> None:
         self.total, self.C = total, C
         self.F = total.solve(C)
         self.overlap = C @ self.F.mT
-        eye = torch.eye(C.shape[1], dtype=C.dtype)
-        self.lower, failed = torch.linalg.cholesky_ex(eye - self.overlap)
-        if bool(failed.any()):
-            raise IndefiniteError(
-                "without these examples the curvature is singular: some direction is fitted by them alone; train with "
-                "a penalty (l2 > 0) or remove fewer"
-            )
+        left = torch.eye(C.shape[1], dtype=C.dtype) - self.overlap
+        self.determined = is_determined(left, total.rounding)
+        self.lower = torch.linalg.cholesky(identity_where(left, ~self.determined))
 
     def solve(self, rows: Float[Tensor, "G s p"]) -> Float[Tensor, "G s p"]:
-        """(n A - C^T C)^-1 v for s rows v of each set, each set with its own inverse."""
+        """(n A - C^T C)^-1 v for s rows v of each set, each set with its own inverse; NaN where undetermined."""
         base = self.total.solve(rows)
-        return base + torch.cholesky_solve(self.C @ base.mT, self.lower).mT @ self.F
+        found = base + torch.cholesky_solve(self.C @ base.mT, self.lower).mT @ self.F
+        return torch.where(self.determined[:, None, None], found, torch.nan)
 
     @property
     def leverage(self) -> Float[Tensor, " G"]:
         """The largest share of a direction's curvature that each set carries, < 1: first order is too small by it."""
         return torch.linalg.eigvalsh(self.overlap)[:, -1]
+
+
+def is_determined(left: Float[Tensor, "G q q"], rounding: float) -> Tensor:
+    """Where I - C A^-1 C^T is positive definite beyond rounding (G,): what is left of the curvature without a set.
+
+    Args:
+        left: symmetric matrices with eigenvalues of at most 1.
+        rounding: the relative error of their entries.
+    """
+    lower, failed = torch.linalg.cholesky_ex(left)
+    pivots = lower.diagonal(dim1=1, dim2=2).square().amin(1)
+    return (failed == 0) & (pivots > max(UNDETERMINED, DIGITS * rounding))
+
+
+def identity_where(left: Float[Tensor, "G q q"], where: Tensor) -> Float[Tensor, "G q q"]:
+    """Matrices of which some are replaced by the identity, so that all of them can be inverted at once.
+
+    Args:
+        left: the matrices.
+        where: which are replaced (G,).
+    """
+    return torch.where(where[:, None, None], torch.eye(left.shape[1], dtype=left.dtype), left)
 
 
 def _batches(problem: LinearModel, sets: list[Tensor]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
@@ -101,8 +127,8 @@ def _batches(problem: LinearModel, sets: list[Tensor]) -> Iterator[tuple[list[in
             batch = places[start : start + max(1, held // size)]
             if size <= held:
                 index = torch.cat([sets[j] for j in batch])
-                g = problem.train_gradients(index).view(len(batch), size, -1).sum(1)
-                C = problem.hessian_roots(index).view(len(batch), size * problem.c, -1)
+                g = problem.train_gradients(index).reshape(len(batch), size, -1).sum(1)
+                C = problem.hessian_roots(index).reshape(len(batch), size * problem.c, -1)
             else:
                 parts = sets[batch[0]].split(held)
                 g = torch.stack([problem.train_gradients(part).sum(0) for part in parts]).sum(0, keepdim=True)
@@ -129,10 +155,8 @@ def newton_steps(
         title: of the progress bar.
 
     Yields:
-        Batches of sets: their places in `sets`, their downdated inverses, the steps (G, p).
-
-    Raises:
-        IndefiniteError: where some direction of the parameters is fitted by a set alone.
+        Batches of sets: their places in `sets`, their downdated inverses, the steps (G, p); a step is NaN where some
+        direction of the parameters is fitted by the set alone.
     """
     totals: dict[int, TotalHessian] = {}
     for batch, g, C in track(_batches(problem, sets), title, None):

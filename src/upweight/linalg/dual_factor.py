@@ -38,11 +38,15 @@ class DualFactor(Factor):
         self.dtype = root.dtype
         self.unpenalised = (diagonal == 0).nonzero()[:, 0]
         self.penalised = (diagonal > 0).nonzero()[:, 0]
+        self.diagonal = root.square().sum(0) + diagonal
+        self.product = lambda rows: (rows @ root.T.to(rows)) @ root.to(rows) + rows * diagonal.to(rows)
         self.U = root[:, self.penalised]
         self.D = diagonal[self.penalised]
         dual = _gram(self.U / self.D.sqrt())
         dual.diagonal().add_(1.0)
-        self.dual = torch.linalg.cholesky(dual)
+        self.dual, failed = torch.linalg.cholesky_ex(dual)
+        if int(failed):  # the penalty drowns in the rounding of the rest
+            raise indefinite(0.0)
         # The unpenalised columns F of the root meet all others K = U^T U + diag(D) in F^T U. As U K^-1 = M^-1 U D^-1,
         # their Schur complement F^T F - F^T U K^-1 U^T F is F^T M^-1 F: no difference of large numbers at small D.
         self.free = root[:, self.unpenalised]
@@ -90,7 +94,7 @@ class DualFactor(Factor):
 
 def _gram(rows: Float[Tensor, "r p"]) -> Float[Tensor, "r r"]:
     """The lower triangle of S S^T, which is all that a Cholesky factor reads; on the CPU at half the work."""
-    if rows.device.type != "cpu":
+    if rows.device.type != "cpu" or not rows.shape[1]:
         return rows @ rows.T
     name = "dsyrk" if rows.dtype == torch.float64 else "ssyrk"
     return torch.from_numpy(getattr(blas, name)(1.0, rows.numpy().T, trans=1, lower=1))

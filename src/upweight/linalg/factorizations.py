@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
 
 from ..types import Operator, Tensor
+from .coordinates import Coordinates, power_of_two
 from .lanczos import indefinite, lowest_eigenvalue
+
+FLAT = 1e-7
+"""A matrix of unit diagonal with a lowest eigenvalue above minus this is called singular, not indefinite."""
 
 
 class Factor(ABC):
@@ -22,6 +27,20 @@ class Factor(ABC):
     """The precision that the factor is held in."""
     product: Operator | None = None
     """A v from the explicit matrix, where there is one: residuals cost no pass over the data."""
+    diagonal: Float[Tensor, " p"] | None = None
+    """The diagonal of A where it is known, which tells the units of the parameters."""
+    coordinates: Coordinates = Coordinates()
+    """Those in which `core` has been factorised."""
+
+    @property
+    def core(self) -> Factor:
+        """The factor of T^T A T in the coordinates T where residuals are judged; this one, where T is nothing."""
+        return self
+
+    @property
+    def rounding(self) -> float:
+        """What rounding may add to ||s - A^-1 v||_A, per unit of the norm of s in units of A's diagonal; 0: unknown."""
+        return 0.0
 
     @property
     def leverages(self) -> Float[Tensor, " r"] | None:
@@ -50,9 +69,13 @@ class Factor(ABC):
 class CholeskyFactor(Factor):
     """A = L L^T by Cholesky: p^3 / 3 operations once, 2 p^2 for every row; memory: the matrix and L, 2 p^2 numbers.
 
+    It is A with its diagonal scaled to about 1 that is factorised, so that units do not matter. A float32 matrix whose
+    pivots drown in rounding is factorised in float64.
+
     Args:
         matrix: A, symmetric; `product` multiplies with it.
-        lifted: A with some curvature given to directions that A is flat along by construction; it is what is inverted.
+        flat: directions (q, p), orthogonal to each other, that A is flat along by construction: they are given some
+            curvature. Right-hand sides never go there, and answers do not either.
 
     Raises:
         IndefiniteError: where a pivot is not positive, with the smallest eigenvalue.
@@ -62,21 +85,85 @@ class CholeskyFactor(Factor):
     (tensor([[0.5000, 0.2500]]), tensor([0.7500]))
     """
 
-    def __init__(self, matrix: Float[Tensor, "p p"], lifted: Float[Tensor, "p p"] | None = None) -> None:
-        self.dtype = matrix.dtype
-        inverted = matrix if lifted is None else lifted
-        lower, failed = torch.linalg.cholesky_ex(inverted)
-        if int(failed):
-            raise indefinite(lowest_eigenvalue(inverted))
-        self.lower = lower
+    def __init__(self, matrix: Float[Tensor, "p p"], flat: Float[Tensor, "q p"] | None = None) -> None:
+        self.diagonal = matrix.diagonal().clone()
+        self.flat = None if flat is None else flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+        self.scale = power_of_two(self.diagonal)
+        self.lower, failed = _cholesky(matrix, self.scale, flat)
+        if failed and matrix.dtype == torch.float32:
+            self.lower, failed = _cholesky(matrix.double(), self.scale.double(), flat)
+        self.dtype = self.lower.dtype
+        if failed:
+            scaled = lowest_eigenvalue(matrix * self.scale * self.scale[:, None])
+            raise indefinite(0.0 if scaled > -FLAT else lowest_eigenvalue(matrix))
         self.product = lambda rows: (rows.to(matrix.dtype) @ matrix).to(rows.dtype)
 
+    @cached_property
+    def rounding(self) -> float:
+        # The smallest eigenvalue of the scaled matrix, by a few steps of inverse iteration.
+        x = torch.randn(len(self.scale), 2, generator=torch.Generator().manual_seed(0)).to(self.lower)
+        for _ in range(3):
+            x = torch.cholesky_solve(x / torch.linalg.vector_norm(x, dim=0), self.lower)
+        inverse = float(torch.linalg.vector_norm(x, dim=0).max())
+        return torch.finfo(self.lower.dtype).eps * (len(self.scale) * inverse) ** 0.5
+
     def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
-        return torch.cholesky_solve(rows.T.to(self.dtype), self.lower).T.to(rows.dtype)
+        scaled = rows.to(self.dtype) * self.scale
+        found = torch.cholesky_solve(scaled.T, self.lower).T * self.scale
+        if self.flat is not None:
+            flat = self.flat.to(found)
+            found = found - found @ flat.T @ flat
+        return found.to(rows.dtype)
 
     def quadratic(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:
-        half = torch.linalg.solve_triangular(self.lower, rows.T.to(self.dtype), upper=False)
+        scaled = rows.to(self.dtype) * self.scale
+        half = torch.linalg.solve_triangular(self.lower, scaled.T, upper=False)
         return torch.linalg.vector_norm(half, dim=0).square().to(rows.dtype)
+
+
+def _cholesky(matrix: Tensor, scale: Tensor, flat: Tensor | None) -> tuple[Tensor, bool]:
+    """The Cholesky factor of a matrix whose rows and columns are scaled, and whether it failed."""
+    scaled = matrix * scale
+    scaled *= scale[:, None]
+    if flat is not None:
+        rows = flat.to(scaled) / scale
+        rows /= torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        scaled.addmm_(rows.T, rows)
+    lower, failed = torch.linalg.cholesky_ex(scaled)
+    return lower, bool(failed)
+
+
+class MovedFactor(Factor):
+    """A factor of T^T A T as one of A: what was factorised where columns have mean 0, or comparable units.
+
+    Second moments of columns far from zero lose the digits that their variances are made of, and directions drawn at
+    random in mixed units are those of the largest one.
+
+    Args:
+        core: the factor of T^T A T.
+        coordinates: T.
+    """
+
+    def __init__(self, core: Factor, coordinates: Coordinates) -> None:
+        self.dtype, self._core, self.coordinates = core.dtype, core, coordinates
+        inside = core.product
+        if inside is not None:
+            self.product = lambda rows: coordinates.derivatives(inside(coordinates.parameters(rows)))
+
+    @property
+    def core(self) -> Factor:
+        return self._core
+
+    @property
+    def leverages(self) -> Float[Tensor, " r"] | None:
+        return self._core.leverages
+
+    def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
+        inside = self.coordinates.inward(rows.to(self.dtype))
+        return self.coordinates.outward(self._core.solve(inside)).to(rows.dtype)
+
+    def quadratic(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:
+        return self._core.quadratic(self.coordinates.inward(rows.to(self.dtype))).to(rows.dtype)
 
 
 class DiagonalFactor(Factor):
@@ -87,7 +174,7 @@ class DiagonalFactor(Factor):
     """
 
     def __init__(self, values: Float[Tensor, " p"]) -> None:
-        self.dtype, self.values = values.dtype, values
+        self.dtype, self.values, self.diagonal = values.dtype, values, values
         self.product = lambda rows: rows * values
 
     def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:

@@ -103,7 +103,9 @@ class KroneckerFactor(Factor):
     def product(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         """A v for every row v, at the price of `solve`; what residuals are recomputed with."""
         first, rest = self._rotate(rows)
-        return self._back(first @ self.block.lower @ self.block.lower.T, rest * self.values)
+        inside = self.block.product
+        assert inside is not None
+        return self._back(inside(first), rest * self.values)
 
 
 class BlocksFactor(Factor):

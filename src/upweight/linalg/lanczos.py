@@ -49,7 +49,7 @@ def indefinite(lowest: float) -> IndefiniteError:
     if math.isnan(lowest):
         return IndefiniteError(
             "the curvature is not positive definite, and how far it is from that could not be found: pass damping > 0, "
-            "or use GaussNewton",
+            "or take GaussNewton in the place of a Hessian",
             lowest,
         )
     if abs(lowest) < 1e-12 or lowest > 0:
@@ -60,7 +60,7 @@ def indefinite(lowest: float) -> IndefiniteError:
         )
     return IndefiniteError(
         f"the curvature is indefinite: its most negative eigenvalue is {lowest:.3e}. A damping above {-lowest:.3e} "
-        f"makes it definite (say damping={-2 * lowest:.1e}), or use GaussNewton",
+        f"makes it definite (say damping={-2 * lowest:.1e}), or take GaussNewton in the place of a Hessian",
         lowest,
     )
 

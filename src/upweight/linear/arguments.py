@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 
 from ..losses import LinearLoss
+from ..runtime.described import described
 from ..types import Tensor, as_tensor
 from .output_map import OutputMap
 
@@ -78,3 +79,10 @@ def one_per_example(y: Any, count: int) -> Tensor:
 def first_not_finite(values: Tensor) -> int:
     """The place of the first NaN or infinity among the numbers of a tensor, row by row; there must be one."""
     return int((~values.isfinite()).flatten().nonzero()[0, 0])
+
+
+def in_bytes(loss: LinearLoss, class_weights: Tensor | None = None) -> Tensor:
+    """A loss by its class, settings and class weights as bytes: what a fingerprint covers of it."""
+    settings = repr(described(loss))
+    settings += "" if class_weights is None else repr(class_weights.tolist())
+    return torch.tensor(list(settings.encode()), dtype=torch.uint8)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from ..capabilities import Facts, LayerGradients, SecondDerivative
 from ..data.design import Design, as_design
 from ..data.design_on_disk import opened
+from ..data.names import own_terms, paired_targets
 from ..data.user_terms import Terms
 from ..data.watch import Watch
 from ..data.weights import check_weights
@@ -26,17 +27,17 @@ from ..losses import LinearLoss, Parts
 from ..measures import MeasureLike, as_measure
 from ..objective import LinearModel
 from ..penalty import Penalty
-from ..runtime.described import described
 from ..runtime.distributed import gather_rows, shard, sum_across
 from ..runtime.unchanging import derived
 from ..types import Keep, Tensor, as_tensor, wide
+from . import class_weights as by_label
 from . import questions
-from .arguments import encoded, packed
+from .arguments import encoded, in_bytes, packed
 from .newton_training import minimise
 from .one_layer import OneLayer
 from .output_map import OutputMap
 from .reduced_gradients import Sets, first_gradients, reduced_gradients
-from .second_derivative import BLOCK_ELEMENTS, LinearHessian, product_rows, rows_at_once
+from .second_derivative import LinearHessian, product_rows, rows_at_once
 
 
 class LinearProblem(LinearModel):
@@ -55,6 +56,7 @@ class LinearProblem(LinearModel):
         l2: the strength of the penalty on the mean loss, a number or one per parameter (p,).
         l2_intercept: the strength on the intercepts, 0 unless given.
         weights: the weight w_i of each example (n,), >= 0, 1 unless given.
+        class_weights: one number per class that its examples' weights are multiplied by; it follows a changed label.
         keep: which retraining is predicted: "mean" (the paper) or "total" (scikit-learn with the same C).
         terms: for data that the user has in another form than X and y, see `Terms`.
 
@@ -71,6 +73,8 @@ class LinearProblem(LinearModel):
 
     map: OutputMap
     """How theta becomes outputs."""
+    class_weights: Float[Tensor, " k"] | None
+    """What the weights of each class's examples were multiplied by."""
     watch: Watch
     """What tells that X has been changed in place."""
 
@@ -85,6 +89,7 @@ class LinearProblem(LinearModel):
         l2: Any = 0.0,
         l2_intercept: float = 0.0,
         weights: Any = None,
+        class_weights: Any = None,
         keep: Keep = "mean",
         terms: Terms | None = None,
     ) -> None:
@@ -98,16 +103,19 @@ class LinearProblem(LinearModel):
         if to_outputs.intercept and torch.as_tensor(l2).ndim == 0:
             penalty.l2[to_outputs.c * to_outputs.d :] = l2_intercept
         n = design.shape[0]
+        targets, own = encoded(loss, y, n, to_outputs.c).clone(), check_weights(weights, n)
+        by_class = by_label.check_class_weights(class_weights, loss, to_outputs.c)
         super().__init__(
             design=design,
-            y=encoded(loss, y, n, to_outputs.c).clone(),
+            y=targets,
             theta=theta,
             layout=to_outputs.layout,
             map=to_outputs,
             loss=loss,
             penalty=penalty,
-            weights=check_weights(weights, n),
-            terms=terms or Terms(),
+            weights=check_weights(own * by_label.of_labels(by_class, targets), n),
+            class_weights=by_class,
+            terms=terms or own_terms(X, y, weights),
             watch=Watch(design.sample, design.versioned),
         )
 
@@ -120,10 +128,10 @@ class LinearProblem(LinearModel):
         loss: LinearLoss,
         outputs: int = 1,
         intercept: bool = False,
-        tolerance: float = 1e-9,
+        tolerance: float | None = None,
         **options: Any,
     ) -> LinearProblem:
-        """The problem at its optimum, trained from zero to a gradient norm of `tolerance` by Newton steps.
+        """The problem at its optimum, trained from zero by Newton steps.
 
         Args:
             X: the training inputs (n, d), as the constructor takes them.
@@ -131,7 +139,7 @@ class LinearProblem(LinearModel):
             loss: the loss of one example.
             outputs: the number of outputs c, such as the number of classes of softmax.
             intercept: whether the model has intercepts.
-            tolerance: the gradient norm of R at which training ends.
+            tolerance: the gradient norm of R at which training ends; None: 1e-8 of one example's share of it.
             options: what else the constructor takes: `l2`, `weights`, `keep`, ...
 
         Raises:
@@ -238,8 +246,7 @@ class LinearProblem(LinearModel):
     # -- the objective ---------------------------------------------------------------------------------------------
 
     def value(self) -> float:
-        losses = self.train_losses() * self.weights
-        return float(losses.mean() + self.penalty.value(self.theta))
+        return float((self.train_losses() * self.weights).mean() + self.penalty.value(self.theta))
 
     def train_losses(self) -> Float[Tensor, " n"]:
         return self.derivatives().loss
@@ -266,7 +273,14 @@ class LinearProblem(LinearModel):
             scores = eta.mul_(own) if self.c == 1 else torch.bmm(own.mT, eta)
             yield part, scores[:, 0].add_(constant).T
 
+    @property
+    def sample_weights(self) -> Float[Tensor, " n"]:
+        return by_label.without_labels(self.weights, self.class_weights, self.y)
+
     # -- test examples ---------------------------------------------------------------------------------------------
+
+    def label_weights(self, batch: Any) -> Float[Tensor, " b"]:
+        return by_label.of_batch(self, self.class_weights, batch)
 
     def prepared(self, batch: Any) -> tuple[Design, Any]:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
@@ -274,8 +288,7 @@ class LinearProblem(LinearModel):
         X, y = batch
         if isinstance(X, Design):  # rows of `train_batch`: nothing to prepare
             return X, y
-        if self.terms.prepare is not None:
-            X, y = self.terms.prepare(X, y)
+        X, y = (self.terms.prepare or (lambda *both: both))(X, paired_targets(X, y))
         if self.terms.network is not None:
             X = features(self.terms.network, X)
         design = as_design(X, "the batch's inputs")
@@ -300,19 +313,7 @@ class LinearProblem(LinearModel):
     def evaluate_each(
         self, batch: Any, thetas: Float[Tensor, "k p"], measure: MeasureLike | None = None
     ) -> Float[Tensor, "k m"]:
-        asked = as_measure(measure)
-        if asked is not None and asked.single:
-            batch = self.prepared(batch) if asked.uses_batch else batch
-            return torch.stack([self.evaluate(batch, asked, theta) for theta in thetas])
-        design, y = self.prepared(batch)
-        found = []
-        for part in thetas.split(max(1, BLOCK_ELEMENTS // (design.shape[0] * self.c))):
-            blocks = design.blocks(rows_at_once(self.d), torch.float64)
-            eta = torch.cat([self.map.forward(block, part) for _, block in blocks]).permute(2, 0, 1)
-            targets = as_tensor(y)
-            targets = targets.repeat(len(part), *[1] * (targets.ndim - 1))
-            found.append(questions.measured(self, eta.flatten(0, 1), targets, asked).view(len(part), -1))
-        return torch.cat(found)
+        return questions.evaluated_at_each(self, self.map, batch, thetas, as_measure(measure))
 
     def test_gradients(self, batch: Any, measure: MeasureLike | None = None) -> Float[Tensor, "m p"]:
         asked = as_measure(measure)
@@ -371,12 +372,16 @@ class LinearProblem(LinearModel):
     def relabelled(self, rows: Int[Tensor, " k"], targets: Tensor) -> LinearProblem:
         y = self.y.clone()
         y[rows] = targets.to(y)
-        return self._copy(y=y)
+        weights = by_label.relabelled_weights(self.weights, self.class_weights, self.y, y, rows)
+        return self._copy(y=y, weights=weights)
 
     def with_design(self, design: Design) -> LinearProblem:
         return self._copy(design=design, watch=Watch(design.sample, design.versioned))
 
-    def minimised(self, tolerance: float = 1e-9) -> LinearProblem:
+    def with_loss(self, loss: LinearLoss) -> LinearProblem:
+        return self._copy(loss=loss)
+
+    def minimised(self, tolerance: float | None = None) -> LinearProblem:
         return minimise(self, tolerance)
 
     def gradients_without(
@@ -395,5 +400,9 @@ class LinearProblem(LinearModel):
             )
 
     def hashed(self) -> list[Tensor]:
-        name = torch.tensor(list(repr(described(self.loss)).encode()), dtype=torch.uint8)
-        return [*self.design.buffers(), self.y, self.weights, name]
+        return [
+            *self.design.buffers(),
+            self.y,
+            self.weights,
+            in_bytes(self.loss, self.class_weights),
+        ]

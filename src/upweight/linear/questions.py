@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,12 +11,12 @@ from jaxtyping import Float
 from ..data.design import Design
 from ..data.per_example import per_example
 from ..losses import Parts
-from ..measures import Measure
+from ..measures import Measure, logit, margin, probability, share_of_sigmoids
 from ..objective import LinearModel
-from ..types import Tensor
+from ..types import Tensor, as_tensor
 from .arguments import one_per_example
 from .output_map import OutputMap
-from .second_derivative import rows_at_once
+from .second_derivative import BLOCK_ELEMENTS, rows_at_once
 
 
 def outputs_and_targets(
@@ -47,7 +48,58 @@ def measured(problem: LinearModel, eta: Tensor, y: Any, measure: Measure | None)
     """
     if measure is None:
         return problem.loss.value(eta, problem.encode(y, len(eta)))
-    return per_example(measure.function, eta, one_per_example(y, len(eta)))
+    if measure.function not in (logit, probability, margin):
+        return per_example(measure.function, eta, one_per_example(y, len(eta)))
+    return per_example(_of_classes(problem, measure), eta, problem.encode(y, len(eta)))
+
+
+def _of_classes(problem: LinearModel, measure: Measure) -> Callable[..., Tensor]:
+    """What a measure of classes means for the model's own loss.
+
+    Raises ValueError where the model has no classes, or gives them no probabilities.
+    """
+    if not problem.loss.classifies:
+        raise ValueError(
+            f"{measure.name} is about classes, and the targets of this model are numbers: ask about its output, by "
+            "measure=lambda outputs, targets: outputs[:, 0]"
+        )
+    if measure.function is not probability:
+        return measure.function
+    if not problem.loss.likelihood:
+        raise ValueError(
+            f"a model trained with {type(problem.loss).__name__} gives no probabilities: ask about measures.margin"
+        )
+    return share_of_sigmoids if problem.loss.separate_outputs and problem.c > 1 else probability
+
+
+def evaluated_at_each(
+    problem: LinearModel,
+    to_outputs: OutputMap,
+    batch: Any,
+    thetas: Float[Tensor, "k p"],
+    measure: Measure | None,
+) -> Float[Tensor, "k m"]:
+    """The loss or measure of each example at each of k parameter vectors, some vectors at a time.
+
+    Args:
+        problem: the model.
+        to_outputs: how its parameters become outputs.
+        batch: m test examples, as (inputs, targets).
+        thetas: parameters (k, p).
+        measure: what is asked about; None stands for the loss.
+    """
+    if measure is not None and measure.single:
+        batch = problem.prepared(batch) if measure.uses_batch else batch
+        return torch.stack([problem.evaluate(batch, measure, theta) for theta in thetas])
+    design, y = problem.prepared(batch)
+    found = []
+    for part in thetas.split(max(1, BLOCK_ELEMENTS // (design.shape[0] * problem.c))):
+        blocks = design.blocks(rows_at_once(problem.d), torch.float64)
+        eta = torch.cat([to_outputs.forward(block, part) for _, block in blocks]).permute(2, 0, 1)
+        targets = as_tensor(y)
+        targets = targets.repeat(len(part), *[1] * (targets.ndim - 1))
+        found.append(measured(problem, eta.flatten(0, 1), targets, measure).view(len(part), -1))
+    return torch.cat(found)
 
 
 def output_derivatives(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 
 from ..capabilities import SecondDerivative
+from ..data.design import CentredDesign, Design
+from ..linalg.coordinates import Coordinates
 from ..objective import LinearModel
 from ..runtime.distributed import own_seed, shard, sum_across
 from ..types import Operator, Tensor, wide
@@ -17,6 +20,8 @@ BLOCK_ELEMENTS = 1 << 18
 """Numbers of a block (of X, or rows x outputs x vectors of a product): they stay in cache until they are read again."""
 BLOCK_ROWS = 2048
 """The least rows of a block of X."""
+LOST = 1e-9
+"""The relative error of a variance from which on sparse columns are centred."""
 
 
 def rows_at_once(d: int) -> int:
@@ -51,10 +56,17 @@ class LinearHessian(SecondDerivative):
     Args:
         problem: the linear model, at whose theta it is taken.
         map: how its parameters become outputs.
+        columns: the inputs, where they are others than the problem's own.
     """
 
     problem: LinearModel
     map: OutputMap
+    columns: Design | None = None
+
+    @property
+    def design(self) -> Design:
+        """The inputs X (n, d) whose second moments the matrix is made of."""
+        return self.problem.design if self.columns is None else self.columns
 
     def product(self, dtype: torch.dtype | None = None) -> Operator:
         problem, dtype = self.problem, dtype or self.problem.dtype
@@ -63,7 +75,7 @@ class LinearHessian(SecondDerivative):
         def product(rows: Tensor) -> Tensor:
             total = torch.zeros_like(rows)
             size = product_rows(len(rows), problem.c)
-            for part, block in problem.design.blocks(size, dtype, shard(problem.n)):
+            for part, block in self.design.blocks(size, dtype, shard(problem.n)):
                 total += self.map.backward(block, parts.take(part).curve(self.map.forward(block, rows)))
             return sum_across(total).div_(problem.n).add_(l2 * rows)
 
@@ -74,7 +86,7 @@ class LinearHessian(SecondDerivative):
     ) -> Float[Tensor, "k p"]:
         problem, (k, b) = self.problem, index.shape
         flat = index.flatten()
-        X = problem.design.take(flat).block(slice(None), rows.dtype).dense().view(k, b, problem.d)
+        X = self.design.take(flat).block(slice(None), rows.dtype).dense().view(k, b, problem.d)
         weight, bias = self.map.split(rows)
         eta = X @ weight.transpose(1, 2)
         eta = eta if bias is None else eta + bias[:, None]
@@ -96,7 +108,7 @@ class LinearHessian(SecondDerivative):
         H = torch.zeros(problem.p, problem.p, dtype=dtype)
         weight, cross, corner = H[: c * d, : c * d].view(c, d, c, d), H[: c * d, c * d :], H[c * d :, c * d :]
         pairs = [(i, j) for i in range(c) for j in range(i, c if u is not None else i + 1)]
-        for part, block in problem.design.blocks(rows_at_once(d), dtype, shard(problem.n)):
+        for part, block in self.design.blocks(rows_at_once(d), dtype, shard(problem.n)):
             for i, j in pairs:
                 w = a[part, i] if i == j else torch.zeros_like(a[part, i])
                 if u is not None:
@@ -122,7 +134,7 @@ class LinearHessian(SecondDerivative):
         generator = torch.Generator().manual_seed(own_seed(generator))
         parts, total = problem.derivatives(), torch.zeros(k, problem.p, dtype=torch.float64)
         size = product_rows(k, problem.c)
-        for part, block in problem.design.blocks(size, torch.float64, shard(problem.n)):
+        for part, block in self.design.blocks(size, torch.float64, shard(problem.n)):
             S = parts.take(part).root()
             noise = torch.randn(*S.shape[:2], k, generator=generator, dtype=S.dtype)
             total += self.map.backward(block, S @ noise)
@@ -132,4 +144,42 @@ class LinearHessian(SecondDerivative):
         problem = self.problem
         if problem.n * problem.c >= problem.p:
             return None
-        return problem.hessian_roots(torch.arange(problem.n)).flatten(0, 1) / problem.n**0.5
+        X = self.design.block(slice(None), torch.float64).dense()
+        return self.map.outer(problem.derivatives().root().mT, X).flatten(0, 1) / problem.n**0.5
+
+    def diagonal(self) -> Float[Tensor, " p"]:
+        return self._diagonal
+
+    @cached_property
+    def _diagonal(self) -> Float[Tensor, " p"]:
+        parts, rows = self.problem.derivatives(), rows_at_once(self.problem.d)
+        bend = parts.a if parts.u is None else parts.a - parts.u.square()
+        total = torch.zeros(self.problem.p, dtype=torch.float64)
+        for part, block in self.design.blocks(rows, torch.float64, shard(self.problem.n)):
+            total += self.map.squares(block, bend[part])
+        return sum_across(total).div_(self.problem.n).add_(self.problem.l2)
+
+    def centred(self) -> tuple[SecondDerivative, Coordinates] | None:
+        if self._center is None:
+            return None
+        there = replace(self, columns=CentredDesign(self.problem.design, self._center))
+        return there, Coordinates(center=self._center)
+
+    @cached_property
+    def _center(self) -> Float[Tensor, " d"] | None:
+        """The mean of every column, weighted by the curvature of its examples, where intercepts are free."""
+        problem = self.problem
+        if not self.map.intercept or bool(problem.l2[-problem.c :].any()):
+            return None
+        weight = problem.derivatives().a.sum(1, keepdim=True)
+        weight = weight if float(weight.sum()) > 0 else torch.ones_like(weight)
+        total = torch.zeros(problem.d, dtype=torch.float64)
+        for part, block in problem.design.blocks(rows_at_once(problem.d), torch.float64, shard(problem.n)):
+            total += block.backward(weight[part])[0]
+        center = sum_across(total) / weight.sum()
+        if problem.design.is_sparse:  # written out to be centred: only where rounding would take digits
+            mass = self._diagonal[: -problem.c].view(problem.c, -1).sum(0)
+            left = mass - weight.sum() / problem.n * center.square()
+            if bool((torch.finfo(left.dtype).eps * mass <= LOST * left).all()):
+                return None
+        return center

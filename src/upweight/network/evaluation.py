@@ -20,6 +20,7 @@ from ..runtime.fallback import attempt, out_of_memory
 from ..types import Params, Tensor
 from .modules import put_back, rebound, twice_differentiable
 from .outputs import asked, held, opened
+from .shortcuts import Shortcuts
 from .transformers import arguments, counted
 
 Strategy: TypeAlias = Literal["batch", "vmapped", "loop"]
@@ -27,6 +28,8 @@ Strategy: TypeAlias = Literal["batch", "vmapped", "loop"]
 
 ROWS_AT_ONCE = 16
 """Right-hand sides per vmapped call: bounds memory, more gain nothing."""
+LOSS = "losses of many examples by vmap"
+"""The short way by which a loss of one example is taken of many."""
 TOLD = 4
 """Losses that an error shows."""
 
@@ -39,8 +42,8 @@ class Evaluation:
     `layout` and `fixed` are the parameters in question and all others. `strategy` says how outputs of a batch come
     about. `autocast` is what the model computes in, where that is less than theta's precision; outputs have theta's.
     `leaves` are attributes of the model in which a call leaves tensors, `writes` says that model or loss write into
-    their inputs: the first are put back, the second get copies. `rounding` is the error of the coarsest precision in
-    which the model computes.
+    their inputs: the first are put back, the second get copies. `shortcuts` remembers which short ways to derivatives
+    are right for it. `rounding` is the error of the coarsest precision in which the model computes.
     """
 
     model: torch.nn.Module = field(repr=False)
@@ -51,6 +54,7 @@ class Evaluation:
     autocast: torch.dtype | None = None
     leaves: tuple[tuple[torch.nn.Module, str], ...] = field(default=(), repr=False)
     writes: bool = False
+    shortcuts: Shortcuts = field(default_factory=Shortcuts, repr=False)
     rounding: float = 0.0
 
     def rounded(self, dtype: torch.dtype | None) -> Evaluation:
@@ -129,11 +133,12 @@ class Evaluation:
         Returns:
             A number per example, (b,).
         """
-        function, batch = asked(function or self.loss), self.own(batch)
+        function, vectorised = asked(function or self.loss), self.shortcuts.held.get(LOSS, True)
+        batch = self.own(batch)
         if self.strategy == "batch":
-            found = per_example(function, outputs, targets_of(batch))
+            found = per_example(function, outputs, targets_of(batch), vectorised)
         else:
-            found = each(lambda o, y: number(function(o, batched(y))), outputs, targets_of(batch))
+            found = each(lambda o, y: number(function(o, batched(y))), outputs, targets_of(batch), vectorised)
         # Outputs have theta's precision; the loss may have its own.
         real = (leaf.dtype for leaf in tree_flatten(outputs)[0] if leaf.is_floating_point())
         return found.to(next(real, found.dtype))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch.func import grad, jvp, vmap
 
-from ..data.examples import examples
 from ..data.per_example import Loss
-from ..runtime.fallback import attempt
 from ..types import Tensor
+from .comparisons import FEW, code_of, gap_to_plain, head, plain_gradients
 from .evaluation import Evaluation
 
 
@@ -34,24 +31,15 @@ def example_gradients(
     def one(theta: Tensor, example: Any) -> Tensor:
         return of.one(theta, example, function)
 
-    def alone(example: Any) -> Tensor:
-        return plain_gradient(lambda t: one(t, example), theta)
+    def plain(of: Evaluation, theta: Tensor, batch: Any) -> Tensor:
+        return plain_gradients(of, theta, batch, function)
 
-    def slow() -> Tensor:
-        return torch.stack([alone(example) for example in examples(batch)])
-
-    return attempt(lambda: vmap(grad(one), (None, 0))(theta, batch), slow)
-
-
-def plain_gradient(function: Callable[[Tensor], Tensor], theta: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
-    """The gradient of a number by one backward pass; zeros where it does not depend on theta."""
-    at = theta.detach().clone().requires_grad_()
-    with torch.enable_grad():
-        value = function(at)
-    return (
-        torch.autograd.grad(value, at, materialize_grads=True)[0]
-        if value.requires_grad
-        else torch.zeros_like(at)
+    return of.shortcuts.go(
+        ("gradients by vmap", code_of(function)),
+        "gradients are taken example by example",
+        lambda: vmap(grad(one), (None, 0))(theta, batch),
+        lambda: plain(of, theta, batch),
+        lambda found: gap_to_plain(found[:FEW], plain, of, theta, head(batch)),
     )
 
 
@@ -73,4 +61,13 @@ def directional(
     def along(row: Tensor) -> Tensor:
         return jvp(lambda t: of.losses(t, batch), (theta,), (row,))[1]
 
-    return attempt(lambda: vmap(along)(rows), lambda: rows @ example_gradients(of, theta, batch).T)
+    def plain(of: Evaluation, theta: Tensor, batch: Any) -> Tensor:
+        return rows.to(theta) @ plain_gradients(of, theta, batch).T
+
+    return of.shortcuts.go(
+        "gradients in forward mode",
+        "products with gradients are taken from the gradients themselves",
+        lambda: vmap(along)(rows),
+        lambda: rows @ example_gradients(of, theta, batch).T,
+        lambda found: gap_to_plain(found[:, :FEW], plain, of, theta, head(batch)),
+    )

@@ -13,6 +13,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
+from ..data.examples import HALF
 from ..linalg.flat_vectors import Layout
 from ..types import Tensor
 from .transformers import masks_in_full
@@ -24,7 +25,10 @@ MISSING = object()
 def snapshot(
     model: torch.nn.Module, patterns: Sequence[str] | str | None
 ) -> tuple[Layout, Tensor, dict[str, Tensor]]:
-    """The chosen parameters as layout and flat copy, and copies of all other parameters and buffers."""
+    """The chosen parameters as layout and flat copy, and copies of all other parameters and buffers.
+
+    Parameters in half precision are copied to float32, and so is what stands beside them.
+    """
     everything = dict(model.named_parameters())
     names = _chosen(everything, patterns)
     for name, value in [*everything.items(), *model.named_buffers()]:
@@ -43,7 +47,17 @@ def snapshot(
     theta = torch.cat([everything[name].detach().flatten() for name in names]).clone()
     rest = {name: value for name, value in everything.items() if name not in names}
     fixed = {name: value.detach().clone() for name, value in [*rest.items(), *model.named_buffers()]}
+    if theta.dtype in HALF:
+        fixed = {name: value.float() if value.dtype in HALF else value for name, value in fixed.items()}
+        return layout, theta.float(), fixed
     return layout, theta, fixed
+
+
+def precision_remark(model: torch.nn.Module, layout: Layout, theta: Tensor) -> tuple[str, ...]:
+    """A sentence, where the model's parameters have another precision than their copies."""
+    held = {str(v.dtype).removeprefix("torch.") for n, v in model.named_parameters() if n in layout.names}
+    own = str(theta.dtype).removeprefix("torch.")
+    return () if held == {own} else (f"computed in {own}: the model's parameters are {', '.join(held)}",)
 
 
 def _chosen(everything: dict[str, torch.nn.Parameter], patterns: Sequence[str] | str | None) -> list[str]:

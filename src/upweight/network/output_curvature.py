@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch.func import vjp, vmap
 from torch.utils._pytree import tree_flatten
 
-from ..data.examples import batched, count, examples
-from ..runtime.fallback import attempt
+from ..data.examples import batched, examples
 from ..types import Tensor
+from .comparisons import FEW, gap_to_plain, head
 from .evaluation import Evaluation
 
 FEW_OUTPUTS = 128
 """Up to this many outputs per example the Gauss-Newton matrix comes from Jacobians, not from products."""
 MOST_OUTPUTS = 1024
 """Outputs per example whose curvature matrix is formed."""
+Slope: TypeAlias = Callable[[Evaluation, Tensor, Any], Tensor]
+"""The derivative of the losses in the outputs of a batch, one row (c,) per example."""
 
 
 def flat_outputs(outputs: Any, b: int) -> Tensor:
@@ -40,34 +43,57 @@ def output_roots(of: Evaluation, theta: Tensor, batch: Any, outputs: Any = None)
     Raises:
         ValueError: for more than `MOST_OUTPUTS` outputs, and where the Hessian is not finite.
     """
-    b = count(batch)
-    leaves, spec = _leaves(of, theta, batch, outputs)
-    sizes, shapes = [leaf[0].numel() for leaf in leaves], [leaf.shape for leaf in leaves]
-    c = sum(sizes)
+    flat, slope = slopes(of, theta, batch, outputs)
+    c = flat.shape[1]
     if c > MOST_OUTPUTS:
         raise ValueError(
             f"an example has {c} outputs: their curvature matrix is formed for up to {MOST_OUTPUTS}; take a cross "
             "entropy over the outputs' last dimension with samples= (EKFAC(problem, samples=1), say), a loss of fewer "
             "outputs, or ConjugateGradient without EKFAC"
         )
-    flat = torch.cat([leaf.reshape(b, -1) for leaf in leaves], dim=1).requires_grad_()
-    with torch.enable_grad():
-        parts = [part.view(shape) for part, shape in zip(flat.split(sizes, dim=1), shapes, strict=True)]
-        total = of.measured(spec.unflatten(parts), batch).sum()
-        slope = torch.autograd.grad(total, flat, create_graph=True, materialize_grads=True)[0]
-    if slope.requires_grad:
+    at = flat.requires_grad_()
+    there = slope(of, at, batch)
+    if there.requires_grad:
         # Examples do not mix: one backward pass per output gives a column of every example's matrix.
         columns = [
-            torch.autograd.grad(slope[:, j].sum(), flat, retain_graph=True, materialize_grads=True)[0]
+            torch.autograd.grad(there[:, j].sum(), at, retain_graph=True, materialize_grads=True)[0]
             for j in range(c)
         ]
         H = torch.stack(columns, dim=2)
     else:
-        H = flat.new_zeros(b, c, c)
+        H = flat.new_zeros(len(flat), c, c)
     if not bool(H.isfinite().all()):
         raise ValueError("the loss's curvature in the outputs is not finite: check loss and data")
     values, vectors = torch.linalg.eigh((H + H.mT) / 2)
     return values.abs().sqrt()[:, :, None] * vectors.mT, values.sign()
+
+
+def slopes(
+    of: Evaluation, theta: Tensor, batch: Any, outputs: Any = None
+) -> tuple[Float[Tensor, "b c"], Slope]:
+    """The outputs of every example in one row, and the derivative of the losses in such rows, with its graph.
+
+    Args:
+        of: the model with its loss.
+        theta: where the model is evaluated (p,).
+        batch: b examples.
+        outputs: the model's outputs, where they are there already.
+
+    Returns:
+        The outputs, and the function (evaluation, outputs (b, c), batch) -> slopes (b, c).
+    """
+    leaves, spec = _leaves(of, theta, batch, outputs)
+    sizes, shapes = [leaf[0].numel() for leaf in leaves], [leaf.shape[1:] for leaf in leaves]
+
+    def slope(of: Evaluation, at: Tensor, batch: Any) -> Tensor:
+        with torch.enable_grad():
+            at = at if at.requires_grad else at.detach().requires_grad_()
+            split = at.split(sizes, dim=1)
+            parts = [part.view(len(at), *shape) for part, shape in zip(split, shapes, strict=True)]
+            total = of.measured(spec.unflatten(parts), batch).sum()
+            return torch.autograd.grad(total, at, create_graph=True, materialize_grads=True)[0]
+
+    return torch.cat([leaf.reshape(len(leaf), -1) for leaf in leaves], dim=1), slope
 
 
 def _leaves(of: Evaluation, theta: Tensor, batch: Any, outputs: Any) -> tuple[list[Tensor], Any]:
@@ -188,26 +214,54 @@ def through_outputs(of: Evaluation, theta: Tensor, batch: Any, S: Tensor, index:
         The derivatives (b, k, q).
     """
 
-    def outputs(part: Tensor, example: Any) -> Tensor:
-        return flat_outputs(of.call(theta.index_put((index,), part), batched(example)), 1)[0]
-
     def one(example: Any, rows: Tensor) -> Tensor:
-        pull = vjp(lambda part: outputs(part, example), theta[index])[1]
+        pull = vjp(lambda part: _flat(of, theta.index_put((index,), part), example), theta[index])[1]
         return vmap(lambda row: pull(row)[0])(rows)
 
-    def slow(example: Any, rows: Tensor) -> Tensor:
-        part = theta[index].requires_grad_()
-        with torch.enable_grad():
-            there = outputs(part, example)
-        if not there.requires_grad:
-            return rows.new_zeros(len(rows), len(index))
-        found = [
-            torch.autograd.grad(there, part, row, retain_graph=True, materialize_grads=True)[0]
-            for row in rows
-        ]
+    def loop() -> Tensor:
+        pairs = zip(examples(batch), S, strict=True)
+        found = [plainly_through_outputs(of, theta, example, rows, index) for example, rows in pairs]
         return torch.stack(found)
 
-    def loop() -> Tensor:
-        return torch.stack([slow(example, rows) for example, rows in zip(examples(batch), S, strict=True)])
+    v = torch.randn(S.shape[1], generator=torch.Generator().manual_seed(0)).to(S)
 
-    return attempt(lambda: vmap(one)(batch, S), loop)
+    def plain(of: Evaluation, theta: Tensor, batch: Any) -> Tensor:
+        pairs = zip(examples(batch), (v @ S).to(theta), strict=False)
+        found = [plainly_through_outputs(of, theta, example, row[None], index)[0] for example, row in pairs]
+        return torch.stack(found)
+
+    return of.shortcuts.go(
+        "Jacobians by vmap",
+        "Jacobians are taken example by example",
+        lambda: vmap(one)(batch, S),
+        loop,
+        lambda found: gap_to_plain(v @ found[:FEW], plain, of, theta, head(batch)),
+    )
+
+
+def plainly_through_outputs(
+    of: Evaluation, theta: Tensor, example: Any, rows: Float[Tensor, "k c"], index: Tensor
+) -> Float[Tensor, "k q"]:
+    """Cotangents of one example's outputs pulled back to some entries of theta by a backward pass each.
+
+    Args:
+        of: the model.
+        theta: where it is differentiated (p,).
+        example: one example, without its batch dimension.
+        rows: k cotangents of its outputs (k, c).
+        index: those entries (q,).
+    """
+    part = theta[index].requires_grad_()
+    with torch.enable_grad():
+        there = _flat(of, theta.index_put((index,), part), example)
+    if not there.requires_grad:
+        return rows.new_zeros(len(rows), len(index))
+    found = [
+        torch.autograd.grad(there, part, row, retain_graph=True, materialize_grads=True)[0] for row in rows
+    ]
+    return torch.stack(found)
+
+
+def _flat(of: Evaluation, theta: Tensor, example: Any) -> Float[Tensor, " c"]:
+    """The outputs of one example."""
+    return flat_outputs(of.call(theta, batched(example)), 1)[0]

@@ -15,8 +15,8 @@ from ..runtime.alone import differentiating
 from ..runtime.distributed import shard
 from ..types import Tensor
 from .company import check_padding, own_losses
+from .comparisons import plain_gradient
 from .evaluation import Evaluation
-from .example_gradients import plain_gradient
 from .memory import MemoryPlan, patient
 
 TRIED = 8

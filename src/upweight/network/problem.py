@@ -14,7 +14,6 @@ from ..data.examples import Rows, as_rows, count, targets_of
 from ..data.per_example import Loss
 from ..data.user_terms import Terms
 from ..data.watch import MOVED, Watch
-from ..data.weights import check_weights
 from ..errors import StaleError
 from ..frozen import check_eval
 from ..linalg.flat_vectors import Layout
@@ -23,17 +22,19 @@ from ..measures import Measure, MeasureLike, as_measure
 from ..objective import Objective
 from ..penalty import Penalty
 from ..runtime.alone import alone
-from ..runtime.described import described
 from ..runtime.distributed import gather_rows, sum_across
 from ..runtime.unchanging import derived
 from ..types import Params, Tensor
+from .arguments import check_arguments, computed, weights_of
 from .company import check_padding
+from .comparisons import differentiated, plain_gradient
 from .evaluation import ROWS_AT_ONCE, Evaluation, with_strategy
-from .example_gradients import directional, example_gradients, plain_gradient
+from .example_gradients import directional, example_gradients
 from .input_derivatives import input_gradients
 from .layers.gradients import NetworkLayers
+from .loss_curvature import check_curved
 from .memory import MemoryPlan, bytes_per_example, patient
-from .modules import check_norms, snapshot, unwrapped
+from .modules import check_norms, precision_remark, snapshot, unwrapped
 from .output_curvature import flat_outputs
 from .passes import Passes
 from .second_derivatives import NetworkGaussNewton, NetworkHessian
@@ -49,7 +50,7 @@ class Problem(Objective):
 
     Args:
         model: what was trained. A model of transformers is called without "labels", and of its outputs there are the
-            logits.
+            logits. One in half precision is computed with in float32.
         loss: `loss(outputs, targets)` gives one number per example, or is reduced: it is evaluated on batches of one.
         train: (inputs, targets) as tensors or arrays, a mapping of tensors (then `model(**batch)` and
             `loss(outputs, batch)`), a map-style Dataset or a DataLoader that does not shuffle, whose sampler
@@ -109,15 +110,16 @@ class Problem(Objective):
         autocast: Any = None,
     ) -> None:
         model = unwrapped(model)
-        _check(model, loss, batch_size, autocast)
+        check_arguments(model, loss, batch_size, autocast)
         check_norms(model)
-        computes = _computes(model, loss)
+        computes = computed(model, loss)
         layout, theta, fixed = snapshot(model, params)
         data = as_rows(train, theta.device, theta.dtype)
         batch = tried(data)
-        penalty, w = Penalty.of(l2, theta, keep), _weights(weights, data).to(theta.device)
+        penalty, w = Penalty.of(l2, theta, keep), weights_of(weights, data).to(theta.device)
         with torch.no_grad():
             evaluation = with_strategy(Evaluation(model, loss, layout, fixed), theta, batch)
+            evaluation = differentiated(evaluation, theta, batch)
             c = flat_outputs(evaluation.outputs(theta, batch), count(batch)).shape[1]
         check_padding(evaluation, theta, data)
         example, gradient = bytes_per_example(evaluation, theta, batch), len(theta) * theta.element_size()
@@ -138,7 +140,7 @@ class Problem(Objective):
         )
         _ = self._own_losses  # looked at now: what is wrong with a loss shows in any example
         # What a model or loss notes of a call, a count say, is nothing that it computes with.
-        after, names = _computes(model, loss), {module: name for name, module in model.named_modules()}
+        after, names = computed(model, loss), {module: name for name, module in model.named_modules()}
         noted = [place for place, words in computes.items() if after.get(place) != words]
         noted += [".".join(filter(None, ("model", names[at], name))) for at, name in evaluation.leaves]
         inside = tuple(f"{place}." for place in noted)
@@ -165,7 +167,8 @@ class Problem(Objective):
     @alone
     def facts(self) -> Facts:
         """What defaults need to know; looks at the trial examples."""
-        return Facts(self.n, self.p, self.c, convex=False, linear=self._tried.linear, closed_form=False)
+        caution, linear = self._tried.caution, self._tried.linear
+        return Facts(self.n, self.p, self.c, convex=False, linear=linear, closed_form=False, caution=caution)
 
     @property
     def precisions(self) -> tuple[torch.dtype, ...]:
@@ -177,9 +180,12 @@ class Problem(Objective):
 
     @property
     def remarks(self) -> tuple[str, ...]:
+        said = precision_remark(self.evaluation.model, self.layout, self.theta)
+        said += tuple(self.evaluation.shortcuts.remarks)
         if self.autocast is None:
-            return ()
+            return said
         return (
+            *said,
             f"autocast: {str(self.autocast).removeprefix('torch.')} for EKFAC's factors and training examples, whose "
             f"gradients it changes by up to {self.autocast_error:.1%}",
         )
@@ -210,10 +216,13 @@ class Problem(Objective):
 
     @derived
     def hessian(self) -> NetworkHessian:
+        _ = self._tried.caution  # what differences of gradients mean depends on it
+        check_curved(self._tried, self.passes)
         return NetworkHessian(self.passes, self.l2)
 
     @derived
     def gauss_newton(self) -> NetworkGaussNewton:
+        check_curved(self._tried, self.passes)
         return NetworkGaussNewton(self.passes, self.l2, self.layers, self.c)
 
     # -- the objective ---------------------------------------------------------------------------------------------
@@ -272,6 +281,13 @@ class Problem(Objective):
         if self.layers.together:
             return self.layers.gradients(batch, function)
         return example_gradients(self.evaluation, self.theta, batch, function)
+
+    @property
+    def sample_weights(self) -> Float[Tensor, " n"]:
+        return self.weights
+
+    def label_weights(self, batch: Any) -> Float[Tensor, " b"]:
+        return torch.ones(len(self.passes.test_rows(batch)), dtype=torch.float64, device=self.device)
 
     # -- test examples ---------------------------------------------------------------------------------------------
 
@@ -348,7 +364,7 @@ class Problem(Objective):
         check_eval(self.evaluation.model, StaleError)
         live = dict(self.evaluation.model.named_parameters())
         for name, then in self.seen.items():
-            if name in live and not torch.equal(live[name].detach(), then):
+            if name in live and not torch.equal(live[name].detach().to(then.dtype), then):
                 raise StaleError(
                     f"the model's parameter {name!r} changed since this problem was made: make the Problem anew"
                 )
@@ -359,32 +375,3 @@ class Problem(Objective):
         words = f"{self.computes!r} {self.autocast}"
         settings = torch.tensor(list(words.encode()), dtype=torch.uint8)
         return [*self.evaluation.fixed.values(), self.weights, self.data.digest(), settings]
-
-
-def _computes(model: Any, loss: Any) -> dict[str, str]:
-    """Model and loss in words, without the model's parameters and buffers."""
-    parts = {"model": described(model, state=False), "loss": described(loss)}
-    return {f"{name}{place}": words for name, found in parts.items() for place, words in found.items()}
-
-
-def _weights(weights: Any, data: Rows) -> Tensor:
-    """The weights that the user gives, or those of the loader's sampler."""
-    if weights is not None and data.seen.weights is not None:
-        raise ValueError(
-            "weights= were given, and train is a DataLoader whose sampler draws some rows more often than others, "
-            "which is a weight already: pass its dataset with weights=, or leave weights= out"
-        )
-    return check_weights(data.seen.weights if weights is None else weights, len(data))
-
-
-def _check(model: Any, loss: Any, batch_size: Any, autocast: Any) -> None:
-    """Refuse what no problem can be made of."""
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if not callable(loss):
-        raise TypeError(f"loss must be a function (outputs, targets) -> numbers, got {type(loss).__name__}")
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
-    if autocast not in (None, torch.bfloat16, torch.float16):
-        raise ValueError(f"autocast must be torch.bfloat16, torch.float16 or None, got {autocast!r}")
-    check_eval(model, ValueError)

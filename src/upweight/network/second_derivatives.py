@@ -15,10 +15,11 @@ from ..capabilities import SecondDerivative
 from ..data.examples import count
 from ..runtime.alone import alone
 from ..runtime.distributed import own_seed, sum_across
-from ..runtime.fallback import attempt
 from ..runtime.progress import track
 from ..types import Operator, Tensor, wide
+from .comparisons import within_rounding
 from .curvature_products import Mode, gauss_newton_product, hessian_product
+from .engines import COMPARED, gauss_newton_gap, hessian_gap, no_second_derivative, right_engine
 from .gauss_newton_matrix import sum_of_squares
 from .layers.gradients import NetworkLayers
 from .output_curvature import FEW_OUTPUTS, cotangents, flat_outputs
@@ -36,6 +37,13 @@ class NetworkCurvature(SecondDerivative):
     l2: Float[Tensor, " p"]
 
     @abstractmethod
+    def engine(self, wanted: Mode) -> Mode:
+        """The engine that was asked for where it is right, else another that is: compared once per model.
+
+        Raises DerivativeError where there is none.
+        """
+
+    @abstractmethod
     def block(self, batch: Any, weights: Float[Tensor, " b"], mode: Mode) -> Operator:
         """The product with what a batch adds to the sum over the data.
 
@@ -47,6 +55,10 @@ class NetworkCurvature(SecondDerivative):
         Returns:
             The function rows (k, p) -> rows (k, p), without penalty.
         """
+
+    def few(self) -> Any:
+        """The examples that engines are compared on."""
+        return self.passes.data.take(slice(0, min(COMPARED, self.passes.n, self.passes.memory.size)))
 
     def product(self, dtype: torch.dtype | None = None) -> Operator:
         blocks = _Blocks(self)
@@ -75,17 +87,35 @@ class NetworkCurvature(SecondDerivative):
 
         def slow() -> Tensor:
             pairs = zip(inner, samples, strict=True)
-            return torch.stack([one(row, sample, "double") for row, sample in pairs])
+            return torch.stack([one(row, sample, self.engine("double")) for row, sample in pairs])
 
-        return (attempt(fast, slow) / b + self.l2 * inner).to(rows.dtype)
+        def gap(found: Tensor) -> float:
+            return within_rounding(found[0], one(inner[0], samples[0], self.engine("double")))
+
+        what = f"products of minibatches with {type(self).__name__}"
+        found = self.passes.evaluation.shortcuts.go(what, f"{what} are taken one by one", fast, slow, gap)
+        return (found / b + self.l2 * inner).to(rows.dtype)
 
     def root(self) -> None:
+        return None
+
+    def diagonal(self) -> None:
+        return None
+
+    def centred(self) -> None:
         return None
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkHessian(NetworkCurvature):
     """The Hessian of R at theta, penalty included."""
+
+    def engine(self, wanted: Mode) -> Mode:
+        passes = self.passes
+        found = right_engine(passes.evaluation, passes.theta, self.few, wanted, "Hessian", hessian_gap)
+        if found is None:
+            raise no_second_derivative(passes.evaluation, "Hessian")
+        return found
 
     def block(self, batch: Any, weights: Float[Tensor, " b"], mode: Mode) -> Operator:
         return hessian_product(self.passes.evaluation, self.passes.theta, batch, weights, mode)
@@ -103,6 +133,13 @@ class NetworkGaussNewton(NetworkCurvature):
 
     layers: NetworkLayers
     c: int
+
+    def engine(self, wanted: Mode) -> Mode:
+        passes = self.passes
+        found = right_engine(
+            passes.evaluation, passes.theta, self.few, wanted, "GaussNewton", gauss_newton_gap
+        )
+        return found or "loop"
 
     def block(self, batch: Any, weights: Float[Tensor, " b"], mode: Mode) -> Operator:
         return gauss_newton_product(self.passes.evaluation, self.passes.theta, batch, weights, mode)
@@ -146,8 +183,9 @@ class _Blocks:
 
     def made(self) -> Iterator[Operator]:
         """The blocks, one after the other."""
+        mode = self.of.engine("double")
         for batch, w in self.of.passes.blocks():
-            yield self.of.block(batch, w, "double")
+            yield self.of.block(batch, w, mode)
 
     def sum(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         """The products with this process's blocks, added up."""

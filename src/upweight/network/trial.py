@@ -10,13 +10,22 @@ import torch
 from jaxtyping import Float
 
 from ..data.examples import Rows, count
+from ..runtime.fallback import attempt
 from ..types import Tensor
+from .comparisons import gap_to_loss
 from .evaluation import Evaluation
 from .layers.layered import Layered
 from .output_curvature import FEW_OUTPUTS, flat_outputs, is_convex, output_roots
 
 TRIED = 8
 """Examples that the model and loss are tried on."""
+
+PSEUDO = (
+    "the model's gradients are not the derivatives of its loss (off by {off:.0%} along a random direction: .detach() "
+    "in its forward pass, a straight-through estimator, scale_grad_by_freq?): effects are those of a training that "
+    "follows these gradients, as far as it ends where they vanish, not those of minimising the loss"
+)
+"""What is said of a model whose gradients are not those of its loss."""
 
 
 def tried(data: Rows) -> Any:
@@ -46,6 +55,10 @@ class Trial:
         """The trial at these parameters: this one where they are its own, else another."""
         return self if theta is self.theta else replace(self, theta=theta)
 
+    def on(self, batch: Any) -> Trial:
+        """The trial on other examples."""
+        return replace(self, batch=batch)
+
     @cached_property
     def linear(self) -> bool:
         """Whether the outputs are linear in the parameters and the loss convex in them; False for many outputs."""
@@ -58,7 +71,17 @@ class Trial:
         bend = (up + down - 2 * here).norm() / (up - down).norm()
         if not float(bend) <= 1e3 * torch.finfo(self.theta.dtype).eps:
             return False
-        return is_convex(*output_roots(self.of, self.theta, self.batch))
+        return attempt(lambda: is_convex(*output_roots(self.of, self.theta, self.batch)), lambda: False)
+
+    @cached_property
+    def caution(self) -> str:
+        """What a difference of the losses says against the model's gradients, if anything; warns of it."""
+        off = self.of.shortcuts.pseudo = gap_to_loss(self.of, self.theta, self.batch)
+        if not off:
+            return ""
+        said = PSEUDO.format(off=off)
+        self.of.shortcuts.say(said)
+        return said
 
     @cached_property
     def layered(self) -> Layered:

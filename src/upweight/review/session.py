@@ -14,7 +14,6 @@ from jaxtyping import Int, Shaped
 
 from ..errors import InfluenceError
 from ..influence.influence import Influence
-from ..linear.diagnostics import one_example_contribution
 from ..objective import LinearModel
 from ..report import Example, file_example
 from ..tables.fitted_file import FittedFile
@@ -160,7 +159,7 @@ class Session:
         train = whole.at(start).without(gone)
         if len(train.y.unique()) < 2:
             raise ValueError("one class is left")
-        train = train.minimised(1e-4 * one_example_contribution(train))
+        train = train.minimised()
         influence = Influence(train)
         held = self.held[~torch.isin(self.held, dropped)]
         batch = whole.train_batch(held)

@@ -1,10 +1,11 @@
-"""What is said while something runs, on standard error and on a terminal only: lines, spinners, bars with an ETA.
+"""What is said while something runs, on standard error and (mostly) on a terminal only: lines, spinners, bars.
 
 Where several processes run, only the first one speaks.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,16 +28,21 @@ PATIENCE = 2.0
 """Seconds after which a bar is shown."""
 
 
-def tell(text: str) -> None:
+def tell(text: str, *, always: bool = False) -> None:
     """A line is written to standard error, on a terminal only, and by the first of several processes only.
 
-    Programs that read our output and notebooks are thus not disturbed. The text is written as it is, without markup.
+    Programs that read our output and notebooks are thus not disturbed. What changes an answer is told `always`, in a
+    pipe too. The text is written as it is, without markup.
 
     >>> tell("nothing here: a test has no terminal")
     """
     console = Console(stderr=True)
-    if console.is_terminal and rank() == 0:
+    if rank() > 0:
+        return
+    if console.is_terminal:
         console.print(text, style="dim", highlight=False, markup=False)
+    elif always:
+        print(text, file=sys.stderr)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import torch
 from ..curvature.base import Curvature
 from ..linalg.low_rank import LowRankFactor
 from ..types import Tensor
-from .base import Inverse, Solution, Solver, Status, relative_residual
+from .accuracy import bound, checked, own_operator
+from .base import Inverse, Solution, Solver, Status
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,13 @@ class Arnoldi(Solver):
     def prepare(self, curvature: Curvature) -> Inverse:
         values, vectors = curvature.eigenpairs(self.rank, self.seed)
         factor = LowRankFactor(vectors.to(curvature.dtype), values.to(curvature.dtype))
-        operator = curvature.operator()
+        there, operator = curvature.coordinates, own_operator(curvature)
+        energy = bound(curvature, operator)
 
         def solve(rows: Tensor) -> Solution:
             value = factor.solve(rows)
-            residual = relative_residual(operator, value, rows)
+            found = checked(operator, energy, there.parameters(value), there.inward(rows))
             steps = torch.full((len(rows),), len(values))
-            return Solution(value, residual, steps, (Status.ESTIMATED,) * len(rows))
+            return Solution(value, found.residual, steps, (Status.ESTIMATED,) * len(rows), error=found.error)
 
         return Inverse(curvature, solve, factor.quadratic)

@@ -12,14 +12,14 @@ from jaxtyping import Float, Int
 
 from ..curvature.base import Curvature
 from ..errors import IndefiniteError, InfluenceError, NotConvergedError
-from ..types import Operator, Tensor
+from ..types import Tensor
 
 
 class Status(enum.Enum):
     """How the solve of one right-hand side ended; only "converged" and "estimated" answers may be used.
 
-    A solve ends as "converged" where its recomputed residual meets the solver's tolerance. The others say why it does
-    not, and `REMEDIES` what to do about it.
+    A solve ends as "converged" where its recomputed residual meets the solver's tolerance, and no bound of its error
+    says that its scores may be wrong all the same. The others say why it does not, and `REMEDIES` what to do about it.
     """
 
     CONVERGED = "converged"
@@ -32,8 +32,9 @@ class Status(enum.Enum):
 
 
 REMEDIES = {
-    Status.NOT_CONVERGED: "allow more steps, give a preconditioner, raise the damping or loosen rtol",
-    Status.NEGATIVE_CURVATURE: "raise the damping or use GaussNewton",
+    Status.NOT_CONVERGED: "allow more steps, give a preconditioner, raise the damping or loosen rtol; up to some "
+    "thousand parameters Exact finds more",
+    Status.NEGATIVE_CURVATURE: "raise the damping, or take GaussNewton in the place of a Hessian",
     Status.DIVERGED: "leave LiSSA's scale to be found automatically, or raise it; use larger mini-batches",
     Status.INTERRUPTED: "run again; rows that were finished are right",
 }
@@ -45,10 +46,13 @@ class Solution:
 
     Args:
         value: the answers (k, p).
-        residual: ||v - A s|| / ||v|| of each row (k,), recomputed from `value` and not the solver's own running figure.
+        residual: ||v - A s|| / ||v|| of each row (k,), recomputed from `value` and not the solver's own running figure,
+            in units in which A's diagonal is about 1 where these are known: dollars or yen make no difference.
         steps: how many products, or steps of a series, each row took (k,).
         status: how each solve ended.
         precision: rounding `value` to it changes it by far less than the residual allows; None: its own precision.
+        error: a bound of ||s - A^-1 v||_A / ||s||_A of each row (k,), which is the relative error of a row of scores;
+            NaN where nothing bounds it; None: nobody looked.
     """
 
     value: Float[Tensor, "k p"]
@@ -56,11 +60,19 @@ class Solution:
     steps: Int[Tensor, " k"]
     status: tuple[Status, ...]
     precision: torch.dtype | None = None
+    error: Float[Tensor, " k"] | None = None
 
     @property
     def rounded(self) -> Float[Tensor, "k p"]:
         """The answers `value` (k, p) rounded to `precision`: passes over the training data cost less with them."""
         return self.value.to(self.precision or self.value.dtype)
+
+    @property
+    def off(self) -> Float[Tensor, " k"]:
+        """How far each row may be off, relative (k,): the bound of its error where there is one, else its residual."""
+        if self.error is None:
+            return self.residual
+        return torch.where(self.error.isnan(), self.residual, self.error)
 
     @property
     def ok(self) -> bool:
@@ -76,6 +88,8 @@ class Solution:
             f"{len(self.status)} solve{'s' * (len(self.status) > 1)} {', '.join(kinds)}; "
             f"largest relative residual {worst:.1e}, at most {int(self.steps.max())} steps"
         )
+        if self.error is not None and not bool(self.error.isnan().any()):
+            sentence += f"; scores off by at most {float(self.error.max()):.1e} of their size"
         remedies = {REMEDIES[status] for status in self.status if status in REMEDIES}
         return sentence + "".join(f"; {remedy}" for remedy in sorted(remedies))
 
@@ -161,15 +175,3 @@ class Solver(ABC):
             IndefiniteError: where A is found to have a negative or zero eigenvalue.
             TypeError: for a curvature that this solver cannot work with.
         """
-
-
-def relative_residual(operator: Operator, value: Tensor, rows: Tensor) -> Float[Tensor, " k"]:
-    """The relative residual ||v - A s|| / ||v|| of every row (k,), recomputed; 0 for a zero row solved by zero.
-
-    Args:
-        operator: rows -> A times rows, damping included.
-        value: the answers s (k, p).
-        rows: the right-hand sides v (k, p).
-    """
-    norm = rows.norm(dim=1)
-    return (rows - operator(value)).norm(dim=1) / torch.where(norm > 0, norm, torch.ones_like(norm))

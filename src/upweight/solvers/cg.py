@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,15 +10,19 @@ import torch
 
 from ..curvature.base import Curvature
 from ..errors import IndefiniteError
+from ..linalg.coordinates import Coordinates
 from ..linalg.lanczos import indefinite
 from ..runtime.progress import track
 from ..types import Operator, Tensor, wide
+from .accuracy import ACCURATE, Checked, Energy, bound, checked, own_operator
 from .base import Inverse, Solution, Solver, Status
 
 Apply = Callable[[Tensor], Tensor]
 """The inverse of a preconditioner: rows (k, p) -> rows (k, p)."""
 GAIN = {torch.bfloat16: 0.03, torch.float16: 0.03, torch.float32: 1e-5, torch.float64: 1e-12}
 """What one sweep is asked to shrink a residual by at most; more is below the rounding of its products."""
+ROUNDS = 20
+"""A sweep of more than this many products beyond 2 p begins anew: its directions are no longer conjugate."""
 UNSEEN = 0.01
 """The share that a random row has of an eigenvector may be missed below this, times its expected size: 0.8 % are."""
 MOST_TRIED = 100
@@ -40,7 +45,7 @@ class ConjugateGradient(Solver):
 
     Args:
         rtol: the largest relative residual that counts as converged, between 0 and 1.
-        max_steps: products per row at most; None: 10 p, at most 10,000.
+        max_steps: products per row at most; None: 10 p + 200, at most 10,000.
         preconditioner: any curvature near A with a closed inverse (`EKFAC`, `Nystrom`), of the same size.
 
     Raises:
@@ -65,39 +70,59 @@ class ConjugateGradient(Solver):
             raise ValueError(f"max_steps must be >= 1, got {self.max_steps}")
 
     def prepare(self, curvature: Curvature) -> Inverse:
-        if self.preconditioner is not None and self.preconditioner.p != curvature.p:
-            raise ValueError(
-                f"the preconditioner has p = {self.preconditioner.p}, the curvature {curvature.p}"
-            )
-        factors: dict[torch.dtype, Apply] = {}
-
-        def precondition(dtype: torch.dtype) -> Apply:
-            if dtype not in factors:
-                closed = self.preconditioner
-                # An explicit matrix affords its best precision.
-                if closed is None:
-                    factors[dtype] = lambda rows: rows
-                else:
-                    factors[dtype] = closed.factor(dtype if closed.closed else None).solve
-            return factors[dtype]
-
-        budget = self.max_steps or min(10 * curvature.p, 10_000)
-        enough = [
-            i for i, d in enumerate(curvature.precisions) if ROUNDING * torch.finfo(d).eps <= self.rtol
-        ] or [len(curvature.precisions) - 1]
-        precisions = curvature.precisions[: enough[0] + 1]
-        operators = {precision: curvature.operator(precision) for precision in precisions}
+        closed, there = self.preconditioner, curvature.coordinates
+        if closed is not None and closed.p != curvature.p:
+            raise ValueError(f"the preconditioner has p = {closed.p}, the curvature {curvature.p}")
+        budget = self.max_steps or min(10 * curvature.p + 10 * ROUNDS, 10_000)
+        precisions = curvature.precisions
+        enough = next(
+            (i for i, d in enumerate(precisions) if ROUNDING * torch.finfo(d).eps * there.reach <= self.rtol),
+            len(precisions) - 1,
+        )
+        operators = {precision: own_operator(curvature, precision) for precision in precisions}
+        helper = _Preconditioner(closed, there, curvature.dtype)
         if not curvature.semidefinite:
-            last, ended = precisions[-1], None
-            if self.preconditioner is not None:
-                ended = _solve_random_row(curvature, operators[last], precondition(wide(last)), wide(last))
+            judge, ended = precisions[enough], None
+            if closed is not None:
+                ended = _solve_random_row(curvature, operators[judge], helper.of(wide(judge)), wide(judge))
             if ended is not Status.CONVERGED:
                 _look_at_spectrum(curvature, met=ended is Status.NEGATIVE_CURVATURE)
+        energy = bound(curvature, operators[precisions[-1]])
+        refining = _Refining(operators, helper, enough, energy, self.rtol, budget)
 
         def solve(rows: Tensor) -> Solution:
-            return _refine(rows, operators, precondition, self.rtol, budget)
+            found = refining.solve(there.inward(rows))
+            return dataclasses.replace(found, value=there.outward(found.value))
 
         return Inverse(curvature, solve)
+
+
+class _Preconditioner:
+    """The inverse of the preconditioner in the curvature's own coordinates, in every precision that is asked for."""
+
+    def __init__(self, closed: Curvature | None, there: Coordinates, best: torch.dtype) -> None:
+        self.closed, self.there, self.best = closed, there, best
+        self.found: dict[torch.dtype, Apply] = {}
+
+    def of(self, dtype: torch.dtype) -> Apply:
+        closed, there = self.closed, self.there
+        if closed is None:
+            return _nothing
+        if dtype not in self.found:
+            # An explicit matrix affords its best precision, and mixed units need it.
+            own = dtype if there.ordinary else self.best
+            factor = closed.factor(own if closed.closed else None)
+
+            def inverse(rows: Tensor) -> Tensor:
+                inside = there.derivatives(rows.to(own))
+                return there.parameters(factor.solve(inside)).to(rows.dtype)
+
+            self.found[dtype] = inverse
+        return self.found[dtype]
+
+
+def _nothing(rows: Tensor) -> Tensor:
+    return rows
 
 
 def _solve_random_row(
@@ -124,63 +149,92 @@ def _look_at_spectrum(curvature: Curvature, met: bool) -> None:
     if met:
         raise IndefiniteError(
             "the curvature is indefinite: negative curvature was met, too small beside the rest for its "
-            f"eigenvalue to be told. Raise the damping (now {curvature.damping:.1e}), or use GaussNewton"
+            f"eigenvalue to be told. Raise the damping (now {curvature.damping:.1e}), or take GaussNewton in the "
+            "place of a Hessian"
         )
 
 
-def _refine(
-    rows: Tensor,
-    operators: dict[torch.dtype, Operator],
-    precondition: Callable[[torch.dtype], Apply],
-    rtol: float,
-    budget: int,
-) -> Solution:
-    """Sweeps of conjugate gradients on the residual, recomputed with the last and most accurate operator after each."""
-    ladder = list(operators)
-    accurate, judged = operators[ladder[-1]], wide(ladder[-1])
-    value = torch.zeros_like(rows)
-    steps = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
-    left = rows.clone()
-    norm = rows.norm(dim=1)
-    status = [Status.CONVERGED if size == 0 else Status.NOT_CONVERGED for size in norm.tolist()]
-    norm = torch.where(norm > 0, norm, torch.ones_like(norm))
-    residual = left.norm(dim=1) / norm
-    while True:
-        open_rows = [i for i, s in enumerate(status) if s is Status.NOT_CONVERGED and int(steps[i]) < budget]
-        if not open_rows:
-            break
-        active = torch.tensor(open_rows, device=rows.device)
-        precision, last = ladder[0], len(ladder) == 1
-        # Half of rtol: the sweep's own residual drifts from the true one, and one more sweep costs more than a step.
-        target = (0.5 * rtol / residual[active]).clamp(min=GAIN[precision], max=0.5)
-        size = left[active].norm(dim=1, keepdim=True)
-        dtype = wide(precision)
-        step, taken, ended = _sweep(
-            (left[active] / size).to(dtype),
-            operators[precision],
-            precondition(dtype),
-            target.to(dtype),
-            budget - int(steps[active].max()),
-        )
-        value[active] += size * step.to(rows.dtype)
-        steps[active] += taken
-        # Scaled to the size of the row: float32 must not underflow.
-        unit = norm[active, None]
-        left[active] = rows[active] - unit * accurate((value[active] / unit).to(judged)).to(rows.dtype)
-        before, residual[active] = residual[active], left[active].norm(dim=1) / norm[active]
-        for i in open_rows:
-            if ended is Status.INTERRUPTED or (ended is Status.NEGATIVE_CURVATURE and last):
-                status[i] = ended
-            elif float(residual[i]) <= rtol:
-                status[i] = Status.CONVERGED
-        if ended is Status.INTERRUPTED:
-            break
-        gain = residual[active] / before
-        if not bool(((gain <= 0.3) | (residual[active] <= rtol)).all()):
-            if last and not bool((gain <= 0.9).any()):
-                break  # at the limit of the precision, or not finite: report what was reached
-            ladder = ladder if last else ladder[1:]
-    return Solution(value, residual, steps.cpu(), tuple(status), judged)
+@dataclass(frozen=True)
+class _Refining:
+    """Sweeps of conjugate gradients on the residual, recomputed accurately after each, in the curvature's coordinates.
+
+    Sweeps climb a ladder: the fastest precision first, the best last, and after that the best without the
+    preconditioner, which may be worse than none. Residuals are judged in the precision `enough`, or in that of the
+    sweeps where these are beyond it.
+    """
+
+    operators: dict[torch.dtype, Operator]
+    helper: _Preconditioner
+    enough: int
+    energy: Energy | None
+    rtol: float
+    budget: int
+
+    def solve(self, rows: Tensor) -> Solution:
+        precisions = list(self.operators)
+        ladder: list[tuple[int, bool]] = [(i, True) for i in range(len(precisions))]
+        if self.helper.closed is not None:
+            ladder.append((len(precisions) - 1, False))
+        value, left = torch.zeros_like(rows), rows.clone()
+        norm = rows.norm(dim=1)
+        zero = norm == 0
+        norm = torch.where(zero, torch.ones_like(norm), norm)
+        steps = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
+        residual, error = left.norm(dim=1) / norm, torch.where(zero, 0.0, torch.inf).to(rows)
+        status = [Status.CONVERGED if nothing else Status.NOT_CONVERGED for nothing in zero.tolist()]
+        while True:
+            open_rows = [
+                i for i, s in enumerate(status) if s is Status.NOT_CONVERGED and int(steps[i]) < self.budget
+            ]
+            if not open_rows:
+                break
+            active = torch.tensor(open_rows, device=rows.device)
+            (rung, helped), last = ladder[0], len(ladder) == 1
+            precision, judge = precisions[rung], precisions[max(rung, self.enough)]
+            dtype, size = wide(precision), left[active].norm(dim=1, keepdim=True)
+            step, taken, ended = _sweep(
+                (left[active] / size).to(dtype),
+                self.operators[precision],
+                self.helper.of(dtype) if helped else _nothing,
+                self._target(residual[active], error[active], precision).to(dtype),
+                min(self.budget - int(steps[active].max()), 2 * rows.shape[1] + ROUNDS),
+            )
+            value[active] += size * step.to(rows.dtype)
+            steps[active] += taken
+            before, far = residual[active], error[active]
+            found = self._look(judge, value[active], rows[active])
+            left[active], residual[active], error[active] = found
+            good = self._good(residual, error)
+            for i in open_rows:
+                if ended is Status.INTERRUPTED or (ended is Status.NEGATIVE_CURVATURE and last):
+                    status[i] = ended
+                elif bool(good[i]):
+                    status[i] = Status.CONVERGED
+            if ended is Status.INTERRUPTED:
+                break
+            gain = torch.minimum(residual[active] / before, error[active] / far).nan_to_num(1.0)
+            if not bool(((gain <= 0.3) | good[active]).all()):
+                if last and not bool((gain <= 0.9).any()):
+                    break  # at the limit of the precision, or not finite: report what was reached
+                ladder = ladder if last else ladder[1:]
+        bounds = None if self.energy is None else error
+        return Solution(value, residual, steps.cpu(), tuple(status), wide(precisions[self.enough]), bounds)
+
+    def _look(self, judge: torch.dtype, value: Tensor, rows: Tensor) -> Checked:
+        judged, operator = wide(judge), self.operators[judge]
+        return checked(lambda s: operator(s.to(judged)).to(rows), self.energy, value, rows)
+
+    def _good(self, residual: Tensor, error: Tensor) -> Tensor:
+        """Which rows meet the tolerance, with no bound of their error that speaks against them."""
+        return (residual <= self.rtol) & ~(error > max(ACCURATE, self.rtol))
+
+    def _target(self, residual: Tensor, error: Tensor, precision: torch.dtype) -> Tensor:
+        """What a sweep is asked to shrink each residual by.
+
+        Half of what is needed: the sweep's own residual drifts from the true one, and one more costs more than a step.
+        """
+        by_error = torch.where(error.isfinite(), max(ACCURATE, self.rtol) / error, 1.0)
+        return (0.5 * torch.minimum(self.rtol / residual, by_error)).clamp(min=GAIN[precision], max=0.5)
 
 
 def _sweep(
@@ -236,7 +290,10 @@ def _orthonormal(rows: Tensor, precondition: Apply) -> tuple[Tensor, Tensor, Ten
 def _inverse(directions: Tensor, images: Tensor) -> Tensor | None:
     """The pseudo-inverse of D A D^T, or None where it has a negative eigenvalue beyond rounding."""
     size = directions.norm(dim=1).double().cpu()
-    values, vectors = _eigh((directions @ images.T).double().cpu() / (size * size[:, None]))
+    gram = (directions @ images.T).double().cpu() / (size * size[:, None])
+    if not bool(gram.isfinite().all()):
+        return torch.zeros_like(gram).to(directions)
+    values, vectors = _eigh(gram)
     eps = torch.finfo(directions.dtype).eps
     reach = float((images.norm(dim=1).double().cpu() / size).max())
     if float(values[0]) < -(1e3 + len(values)) * eps * reach:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from ..curvature.base import Curvature
+from ..linalg.coordinates import power_of_two
 from ..types import Tensor
-from .base import Inverse, Solution, Solver, Status, relative_residual
+from .accuracy import ACCURATE, Checked, checked, of_factor, relative_size
+from .base import Inverse, Solution, Solver, Status
 
 ROUNDING = 10
 """Residuals are not asked to be below this many rounding units of the precision that they are recomputed in."""
@@ -35,23 +37,38 @@ class Exact(Solver):
 
     def prepare(self, curvature: Curvature) -> Inverse:
         factor = curvature.factor()
-        operator = factor.product or curvature.operator()
+        core, there = factor.core, factor.coordinates
+        operator = core.product or curvature.operator()
         # In the factor's precision, which may be above the problem's; residuals are known before the answer is rounded.
-        dtype = curvature.dtype if factor.product is None else factor.dtype
+        dtype = curvature.dtype if core.product is None else factor.dtype
         rtol = max(self.rtol, ROUNDING * torch.finfo(dtype).eps)
+        unit = torch.ones(()) if core.diagonal is None else power_of_two(core.diagonal)
+        energy = of_factor(factor)
+
+        def look(value: Tensor, rows: Tensor) -> Checked:
+            found = checked(operator, energy, value, rows)
+            return found._replace(residual=relative_size(found.left * unit, rows * unit))
 
         def solve(rows: Tensor) -> Solution:
-            wide = rows.to(dtype)
-            value = factor.solve(wide)
-            residual = relative_residual(operator, value, wide)
-            if bool((residual > rtol).any()):
-                value = value + factor.solve(wide - operator(value))
-                residual = relative_residual(operator, value, wide)
-            status = tuple(Status.CONVERGED if r <= rtol else Status.NOT_CONVERGED for r in residual.tolist())
+            inside = there.inward(rows.to(dtype))
+            value = core.solve(inside)
+            found = look(value, inside)
+            if not bool(_good(found, rtol).all()):
+                value = value + core.solve(found.left)
+                found = look(value, inside)
+            good = _good(found, rtol).tolist()
+            status = tuple(Status.CONVERGED if ok else Status.NOT_CONVERGED for ok in good)
             steps = torch.ones(len(rows), dtype=torch.long)
-            return Solution(value.to(rows.dtype), residual.to(rows.dtype), steps, status)
+            answer = there.outward(value).to(rows.dtype)
+            residual, error = found.residual.to(rows.dtype), found.error.to(rows.dtype)
+            return Solution(answer, residual, steps, status, error=error)
 
         def quadratic(rows: Tensor) -> Tensor:
             return factor.quadratic(rows.to(dtype)).to(rows.dtype)
 
         return Inverse(curvature, solve, quadratic, exact=True)
+
+
+def _good(found: Checked, rtol: float) -> Tensor:
+    """Which answers meet the tolerance, with a bound of their error that does not speak against them."""
+    return (found.residual <= rtol) & (found.error <= max(ACCURATE, rtol))

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from ..curvature.base import Curvature, ExampleMean
 from ..runtime.progress import track
 from ..types import Tensor
-from .base import Inverse, Solution, Solver, Status, relative_residual
+from .accuracy import bound, checked, own_operator
+from .base import Inverse, Solution, Solver, Status
 
 CHECK_EVERY = 100
 """Steps between two looks at whether the series explodes."""
@@ -66,7 +67,8 @@ class LiSSA(Solver):
                 f"got {type(curvature).__name__}; use Exact or ConjugateGradient with it"
             )
         scale = self.scale or find_scale(curvature, examples, self.batch, self.seed)
-        operator = curvature.operator()
+        there, operator = curvature.coordinates, own_operator(curvature)
+        energy = bound(curvature, operator)
 
         def solve(rows: Tensor) -> Solution:
             used = scale
@@ -74,9 +76,9 @@ class LiSSA(Solver):
             while status is Status.DIVERGED and self.scale is None and used < 64 * scale:
                 used *= 2
                 value, status, taken = self._run(curvature, examples, rows, used)
-            residual = relative_residual(operator, value, rows)
+            found = checked(operator, energy, there.parameters(value), there.inward(rows))
             steps = torch.full((len(rows),), taken * self.repeats)
-            return Solution(value, residual, steps, (status,) * len(rows))
+            return Solution(value, found.residual, steps, (status,) * len(rows), error=found.error)
 
         return Inverse(curvature, solve)
 

@@ -169,6 +169,12 @@ def _kind_of_strings(strings: pd.Series, distinct: int) -> str:
     if strings.str.count(r"\S+").mean() >= WORDS:
         return "text"
     if distinct > NAMED * len(strings) and len(strings) > CATEGORIES:
+        words = strings[pd.to_numeric(strings, errors="coerce").isna()]
+        if 0 < len(words) < (1 - NAMED) * len(strings):
+            return (
+                f"{len(words)} of its {len(strings)} cells are no numbers, first {words.iloc[0]!r} in row "
+                f"{words.index[0]}: empty or repair them, and it is taken as numbers"
+            )
         return "almost every row has a value of its own, as names do (--text takes it for text)"
     return "category"
 
@@ -196,7 +202,7 @@ def is_quantity(y: pd.Series) -> bool:
 
 def _prepared(column: pd.Series, kind: Kind, folder: Path | None) -> pd.Series:
     if kind == "number":
-        return column.astype(np.float64)
+        return _finite(column)
     if kind == "category":
         return column.map(str, na_action="ignore").fillna("(missing)").astype(object)
     if kind == "text":
@@ -204,6 +210,18 @@ def _prepared(column: pd.Series, kind: Kind, folder: Path | None) -> pd.Series:
     if column.isna().any():
         raise FileError(f"column {column.name!r}: row {column.index[column.isna()][0]} names no image")
     return column.map(lambda name: str(inside(folder or Path(), str(name)))).astype(object)
+
+
+def _finite(column: pd.Series) -> pd.Series:
+    """Numbers in float64, none of them infinite."""
+    numbers = column.astype(np.float64)
+    bad = column.index[np.isinf(numbers)]
+    if len(bad):
+        raise FileError(
+            f"column {column.name!r} is infinite in {len(bad):,} rows, first in row {bad[0]}: write the number that is "
+            "meant there, or leave the cell empty"
+        )
+    return numbers
 
 
 def _present(y: pd.Series) -> pd.Series:
@@ -218,7 +236,7 @@ def _present(y: pd.Series) -> pd.Series:
 def _checked_target(y: pd.Series) -> pd.Series:
     y = _present(y)
     if is_quantity(y):
-        return y.astype(np.float64)
+        return _finite(y)
     mixed = {type(value).__name__ for value in y.unique()}
     if not pd.api.types.is_numeric_dtype(y) and len(mixed) > 1:
         raise FileError(f"the target {y.name!r} mixes {' and '.join(sorted(mixed))}: make it one of them")

@@ -83,7 +83,7 @@ class FittedFile:
         table = understood(raw, target, text=text, image=image, drop=drop, id=id, folder=path.parent)
         raw = raw.set_axis(table.X.index)
         for note in table.notes:
-            tell(note)
+            tell(note, always=True)
         made = fitted_here(table, path.parent) if model is None else from_skops(model, trust, raw, table)
         return cls(path, target, raw, made, id, encoding)
 

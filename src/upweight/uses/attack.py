@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from ..curvature.hessian import Hessian
 from ..data.design import as_design
+from ..data.row_sets import row_numbers
 from ..frozen import Traced
 from ..linalg.factorizations import Factor
 from ..linalg.low_rank import UpdatedFactor
@@ -55,7 +55,7 @@ def attack(
     inputs: Any,
     test: Batch,
     *,
-    rows: Sequence[int],
+    rows: Any,
     box: Box,
     step: float,
     iterations: int = 100,
@@ -71,7 +71,7 @@ def attack(
         inputs: the training inputs of `rows` as the problem's frozen network takes them (`Terms.network`), or rows of X
             without one, (k, ...).
         test: the targets of the attack, (inputs, targets), which the model gets right.
-        rows: k different training rows.
+        rows: k different training rows, by number, or by name as a pandas Index.
         box: how far each input may move.
         step: what each number of the inputs moves by in an iteration, > 0.
         iterations: the most steps, each with one retraining.
@@ -93,7 +93,7 @@ def attack(
         raise TypeError(
             "attack is for linear classifiers, also on features of a frozen network: it retrains each step"
         )
-    index, x = torch.tensor(list(rows)), as_tensor(inputs).detach().clone()
+    index, x = row_numbers(rows, model.n, model.train_index), as_tensor(inputs).detach().clone()
     state = _Attacked(model, index, x, test)
     box.check(x)
     if not (step > 0 and iterations >= 1):

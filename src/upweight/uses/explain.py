@@ -126,5 +126,5 @@ def _because(problem: LinearModel, rows: Tensor, solved: Tensor, values: Tensor)
     """x_j I_pert,j / I of each row (Sec. 5.3), its largest columns in words."""
     batch = problem.train_batch(rows)
     x = batch[0].block(slice(None), torch.float64).dense()
-    shares = -problem.input_gradients(batch, solved)[0] * x / values[:, None]
+    shares = -problem.input_gradients(batch, solved)[0] * x * (problem.weights[rows] / values)[:, None]
     return [in_words(problem, row.nan_to_num(0.0), COLUMNS) for row in shares]

@@ -56,7 +56,8 @@ def flip_set(influence: Influence, test: Batch, *, relabel: bool = False, most: 
 
     Raises:
         TypeError: for models that are no linear classifiers.
-        ValueError: for more than one test row.
+        ValueError: for more than one test row, and where finishing the training alone changes the prediction.
+        NotConvergedError: where a retraining fails.
 
     >>> import torch
     >>> from upweight import LinearProblem, Logistic
@@ -71,19 +72,26 @@ def flip_set(influence: Influence, test: Batch, *, relabel: bool = False, most: 
     batch = problem.prepared(test)
     if batch[0].shape[0] != 1:
         raise ValueError(f"flip_set answers for one test row, got {batch[0].shape[0]}")
-    search = Search(problem, batch, relabel)
+    start = problem.minimised()
+    said, says = (label_names(problem, decided(p.outputs(batch[0])))[0] for p in (problem, start))
+    if said != says:
+        raise ValueError(
+            f"the model says {said!r} about this row, and {says!r} once its training is finished, with nothing edited: "
+            "no set of rows can be blamed; use from_estimator(..., polish=True), or train longer"
+        )
+    search = Search(start, batch, relabel)
     chosen = search.greedy(min(most or problem.n // 2, problem.n - 1))
     if chosen is not None:
         chosen = search.shortest(chosen)
     edit = "relabelled" if relabel else "removed"
-    final = problem if chosen is None else search.retrained(chosen)
+    final = start if chosen is None else search.retrained(chosen)
     names = row_names(problem, torch.empty(0, dtype=torch.long) if chosen is None else chosen)
-    before, after = (label_names(problem, decided(search.outputs(p)))[0] for p in (problem, final))
-    return FlipSet(chosen, names, edit, before, after, search.refits)
+    after = label_names(problem, decided(search.outputs(final)))[0]
+    return FlipSet(chosen, names, edit, said, after, search.refits)
 
 
 class Search:
-    """One search: the problem, the test row, what is done to rows, and how often it was retrained."""
+    """One search: the trained problem, the test row, what is done to rows, and how often it was retrained."""
 
     def __init__(self, problem: LinearModel, batch: Any, relabel: bool) -> None:
         self.problem, self.batch, self.relabel = problem, batch, relabel
@@ -106,9 +114,9 @@ class Search:
         return bool(self.margin(self.outputs(problem)) < 0)
 
     def retrained(self, rows: Tensor) -> LinearModel:
-        """The model trained with those rows removed or relabelled, from the original parameters to 1e-8; counted."""
+        """The model trained with those rows removed or relabelled, from the original parameters; counted."""
         self.refits += 1
-        return self.edited(self.problem, rows).minimised(1e-8)
+        return self.edited(self.problem, rows).minimised()
 
     def edited(self, problem: LinearModel, rows: Tensor) -> LinearModel:
         """The problem with those rows removed or given the rival's label, not yet trained."""

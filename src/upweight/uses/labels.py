@@ -74,9 +74,14 @@ def margin_of_targets(model: LinearModel, outputs: Tensor, targets: Any) -> Tens
 
 
 def label_names(model: LinearModel, targets: Tensor) -> np.ndarray:
-    """Encoded targets (b,) as the user's own labels; those of a regression, or without names, stay as they are."""
+    """Encoded targets as the user's own labels (b,); those of a regression, or without names, stay as they are.
+
+    Several targets of one example become a tuple.
+    """
     if not model.loss.classifies or model.classes is None:
-        return targets.numpy()
+        found = np.empty(len(targets), dtype=object)
+        found[:] = [tuple(row) for row in targets.tolist()] if targets.ndim > 1 else None
+        return found if targets.ndim > 1 else targets.numpy()
     codes = (targets > 0).long() if targets.is_floating_point() else targets
     return np.asarray(model.classes, dtype=object)[codes.numpy()]
 

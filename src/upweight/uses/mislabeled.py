@@ -71,7 +71,8 @@ def mislabeled(influence: Influence, *, validation: Batch | None = None) -> Susp
         return Suspects(_sorted(influence, suspicion, columns), "self-influence")
     alone = influence.leave_one_out()
     columns = {}
-    proposed = decided(alone.outputs)
+    # A row without which nothing is determined keeps its own decision.
+    proposed = decided(torch.where(alone.outputs.isnan(), problem.linear.outputs(), alone.outputs))
     if model is not None:
         columns["label"] = label_names(model, model.y)
         columns["proposed label"] = label_names(model, proposed)
@@ -87,7 +88,8 @@ def mislabeled(influence: Influence, *, validation: Batch | None = None) -> Susp
 
 
 def _sorted(influence: Influence, suspicion: Float[Tensor, " n"], columns: dict[str, Any]) -> pd.DataFrame:
-    order = suspicion.sort(descending=True, stable=True).indices
+    # Rows of which nothing is known come last, with their NaN to be seen.
+    order = suspicion.nan_to_num(-torch.inf).sort(descending=True, stable=True).indices
     table = pd.DataFrame({name: values[order.numpy()] for name, values in columns.items()})
     return table.set_axis(row_names(influence.problem, order))
 

@@ -59,7 +59,8 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
     Args:
         influence: of the model.
         test: the slice, as the problem takes batches.
-        by: the groups as `Influence.of_removal` takes them: a column (n,) of labels, or a mapping of names to rows.
+        by: the groups as `Influence.of_removal` takes them: a column (n,) of labels, where rows that have none are the
+            group "(missing)", or a mapping of names to rows.
 
     Raises:
         ValueError: for groups that are empty, unknown or all training rows.
@@ -86,7 +87,8 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
         index=found.groups,
     ).sort_values("effect of removal", kind="stable")
     drift = "" if found.drift is None else finishing("mean loss", found.drift.mean()[None], effect[None])
-    worst = as_sets(by, problem.n)[1][int(effect.argmin())]
+    sets = as_sets(by, problem.n, problem.train_index)[1]
+    worst = sets[int(effect.nan_to_num(torch.inf).argmin())]
     if model is None:
         return Mismatch(groups, pd.DataFrame(columns=["feature", "share"]), drift)
     return Mismatch(groups, _features(influence, model, worst, test, measure), drift)
@@ -99,7 +101,7 @@ def _features(
     solved = influence.solve(model.test_gradients(test, measure)).value
     batch = model.train_batch(rows)
     x = batch[0].block(slice(None), torch.float64).dense()
-    parts = (-model.input_gradients(batch, solved)[0] * x).sum(0)
+    parts = (-model.input_gradients(batch, solved)[0] * x * model.weights[rows, None]).sum(0)
     total = -(model.train_gradients(rows) @ solved[0]).sum()
     order = parts.abs().topk(min(FEATURES, model.d)).indices
     names = [feature_name(model, j) for j in order.tolist()]

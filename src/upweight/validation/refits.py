@@ -16,6 +16,7 @@ from jaxtyping import Float
 from ..curvature.hessian import Hessian
 from ..errors import NotConvergedError
 from ..linalg.factorizations import Factor
+from ..linear.gradient_scale import AIM, ENOUGH, GradientScale
 from ..measures import Measure
 from ..objective import LinearModel, Objective
 from ..runtime.progress import track
@@ -37,7 +38,7 @@ def measured_refits(
     removed: Tensor,
     *,
     refit: Refit | None,
-    tolerance: float,
+    tolerance: float | None,
 ) -> tuple[Float[Tensor, "r m"], Float[Tensor, " r"], bool]:
     """The change of each measure by retraining without each row, less what a refit that removes nothing changes.
 
@@ -47,7 +48,7 @@ def measured_refits(
         measure: what is measured, default the loss.
         removed: r training rows, each removed alone.
         refit: trains on the kept rows; None for linear problems, which are refitted here.
-        tolerance: the gradient norm at which a refit counts.
+        tolerance: the gradient norm at which a refit counts; None: as `refit_without` has it.
 
     Returns:
         Changes (r, m), gradient norms (r,) (NaN for a user's refits), and whether all ran: after Ctrl-C what was
@@ -80,7 +81,7 @@ def measured_refits(
 
 
 def _by_blocks(
-    model: LinearModel, test: Any, measure: Measure | None, removed: Tensor, tolerance: float
+    model: LinearModel, test: Any, measure: Measure | None, removed: Tensor, tolerance: float | None
 ) -> Iterator[tuple[Tensor, float]]:
     """Changes and gradient norms, from refits that run as blocks."""
     if measure is None or measure.uses_batch:
@@ -122,7 +123,7 @@ def _retrained(problem: Objective, trained: Any) -> Objective:
 
 
 def refit_without(
-    problem: LinearModel, sets: Sequence[Tensor], factor: Factor, tolerance: float = 1e-9
+    problem: LinearModel, sets: Sequence[Tensor], factor: Factor, tolerance: float | None = None
 ) -> tuple[Float[Tensor, "g p"], Float[Tensor, " g"]]:
     """Refit once without each of g sets of training rows, all at once.
 
@@ -133,31 +134,39 @@ def refit_without(
         problem: a linear model.
         sets: the training rows of each set; an empty one removes nothing.
         factor: of the Hessian, in any precision.
-        tolerance: the norm of the reduced objective's gradient at which a refit is finished.
+        tolerance: the norm of the reduced objective's gradient at which a refit is finished; None: 1e-8 of what one
+            example contributes to the gradient, whatever the units (`GradientScale`).
 
     Returns:
         The parameters (g, p) and the gradient norms (g,) of the reduced objectives.
 
     Raises:
-        NotConvergedError: where a refit misses twice the tolerance.
+        NotConvergedError: where a refit misses twice the tolerance, or 1e-6 of one example's contribution.
     """
+    scale = GradientScale.of(problem) if tolerance is None else None
+
+    def left(gradients: Tensor) -> Tensor:  # 1 where a refit is finished
+        return gradients.norm(dim=1) / tolerance if scale is None else scale.share(gradients) / AIM
+
     # The first step needs no pass over the data: at theta only the removed rows' gradients are missing from the sum.
     thetas = problem.theta - factor.solve(problem.gradients_without(sets).to(factor.dtype)).double()
-    norms = torch.full((len(sets),), torch.inf, dtype=torch.float64)
+    norms, far = (torch.full((len(sets),), torch.inf, dtype=torch.float64) for _ in range(2))
     active = torch.arange(len(sets))
     for _ in range(STEPS):
         gradient = problem.gradients_without([sets[j] for j in active.tolist()], thetas[active])
-        norms[active] = gradient.norm(dim=1)
-        left = ~(norms[active] <= tolerance)
-        if not bool(left.any()):
+        norms[active], far[active] = gradient.norm(dim=1), left(gradient)
+        unfinished = ~(far[active] <= 1)
+        if not bool(unfinished.any()):
             break
-        active = active[left]
-        thetas[active] -= factor.solve(gradient[left].to(factor.dtype)).double()
-    for j in (~(norms <= tolerance)).nonzero()[:, 0].tolist():
+        active = active[unfinished]
+        thetas[active] -= factor.solve(gradient[unfinished].to(factor.dtype)).double()
+    for j in (~(far <= 1)).nonzero()[:, 0].tolist():
         thetas[j] = problem.without(sets[j]).minimised(tolerance).theta
-        norms[j] = problem.gradients_without([sets[j]], thetas[[j]]).norm()
-    if not bool((norms <= 2 * tolerance).all()):
+        gradient = problem.gradients_without([sets[j]], thetas[[j]])
+        norms[j], far[j] = gradient.norm(), left(gradient)[0]
+    if not bool((far <= (2 if scale is None else 2 * ENOUGH / AIM)).all()):
+        worst = int(far.argmax())
         raise NotConvergedError(
-            f"a refit stopped at gradient norm {float(norms.max()):.1e}, wanted {tolerance:.0e}"
+            f"a refit stopped at gradient norm {float(norms[worst]):.1e}, wanted {float(norms[worst] / far[worst]):.0e}"
         )
     return thetas, norms

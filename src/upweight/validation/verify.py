@@ -85,7 +85,7 @@ def verify(
     measure: MeasureLike | None = None,
     refit: Refit | None = None,
     seed: int = 0,
-    tolerance: float = 1e-9,
+    tolerance: float | None = None,
 ) -> Verification:
     """The judge of influence: removes single training examples, retrains, and compares with the predictions (R15).
 
@@ -102,7 +102,8 @@ def verify(
         refit: for models that are not linear: trains on the kept rows (an index tensor) and returns the parameters, a
             flat (p,) tensor or a module.
         seed: of the random examples and of the bootstrap.
-        tolerance: the gradient norm to which linear problems are refitted.
+        tolerance: the gradient norm to which linear problems are refitted; None: 1e-8 of what one example contributes
+            to the gradient, whatever the units of columns and targets.
 
     Raises:
         ValueError: for k < 1, a missing `refit`, and fewer than two finished refits.

@@ -13,8 +13,8 @@ from ...linalg.flat_vectors import Layout
 from ...linalg.outer_products import WeightMatrix
 from ...runtime.fallback import out_of_memory
 from ...types import Tensor
+from ..comparisons import plain_gradient
 from ..evaluation import Evaluation
-from ..example_gradients import plain_gradient
 from ..output_curvature import flat_outputs
 from .kinds import layer_of, norm_of
 from .layer import Calls, Weight

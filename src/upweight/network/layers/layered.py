@@ -19,8 +19,8 @@ from ...data.examples import count
 from ...data.per_example import Loss
 from ...linalg.outer_products import Pairs, WeightLayout
 from ...types import Tensor
+from ..comparisons import plain_gradient
 from ..evaluation import Evaluation
-from ..example_gradients import plain_gradient
 from ..output_curvature import flat_outputs
 from .find import find_layers
 from .layer import Calls, Weight
