@@ -104,4 +104,4 @@ def drift(gradient: Tensor, solved: Tensor) -> Tensor:
     It measures stationarity in the unit that matters: effects smaller than the drift are below the model's own
     distance from its optimum (the Newton decrement, seen through the measure).
     """
-    return -(solved @ gradient)
+    return 0.0 - solved @ gradient  # never -0.0

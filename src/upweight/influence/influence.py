@@ -27,6 +27,7 @@ from .passes import Answer, compressed, streamed
 from .removal import Removal, of_sets
 from .removal_bounds import intervals
 from .scores import Scores
+from .stationarity import warn_away
 from .stored_pass import StoredPass
 
 
@@ -317,9 +318,7 @@ class Influence:
             raise ValueError("guaranteed intervals are about the loss: leave `measure` out")
         if model is not None and (asked is None or asked.uses_batch):
             test = model.prepared(test)  # once, for all that follows
-        effect = self.on_loss(test, measure=asked).removal_effect()
-        first = torch.stack([effect[:, rows].sum(1) for rows in sets], dim=1)
-        found = Removal(names, torch.tensor([len(rows) for rows in sets]), first, measure=name_of(asked))
+        found = Removal.of_first_order(self.on_loss(test, measure=asked), names, sets)
         if model is None or curvature is None:
             if guarantee:
                 raise ValueError("guaranteed intervals are for logistic and softmax regression")
@@ -404,4 +403,6 @@ class Influence:
             "verdict": "; ".join(filter(None, [answer.verdict, self.problem.facts.caution])),
             "provenance": self._provenance(),
         }
-        return Scores(values, self.problem.n, **{**known, **fields})
+        found = Scores(values, self.problem.n, **{**known, **fields})
+        warn_away(self.problem, found.measure, found.drift, found.effect())
+        return found

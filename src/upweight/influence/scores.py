@@ -17,6 +17,7 @@ from ..runtime.fingerprint import content_hash
 from ..runtime.notebook import as_html
 from ..runtime.tensor_files import read, write
 from ..types import Tensor
+from .stationarity import finishing
 
 EDITS = ("removed", "replaced")
 SIGN = "Positive effect = the {measure} would rise if the training example were {edit} ({meaning})."
@@ -290,11 +291,7 @@ class Scores:
             lines[0] += f", the {self.values.shape[1]} strongest kept"
         lines += [self.sign, *([self.verdict] if self.verdict else [])]
         if self.drift is not None:
-            small = self.effect().abs() < self.drift.abs()[:, None]
-            lines.append(
-                f"Finishing the training would change the {self.measure} by up to {_largest(self.drift):.1e}: "
-                f"{float(small.double().mean()):.0%} of the effects are smaller and not to be trusted."
-            )
+            lines.append(finishing(self.measure, self.drift, self.effect()))
         return lines
 
     def __repr__(self) -> str:
@@ -343,7 +340,3 @@ def _plain(ids: pd.Index | None) -> list[int | float | str] | None:
     if ids is None:
         return None
     return [i if isinstance(i, (int, float, str)) else str(i) for i in ids.tolist()]
-
-
-def _largest(values: Tensor) -> float:
-    return float(values.abs().max())

@@ -11,7 +11,7 @@ from torch import nn
 from ...data.examples import batched, count, examples
 from ...linalg.outer_products import Pair
 from ...runtime.alone import alone
-from ...runtime.fallback import attempt, out_of_memory
+from ...runtime.fallback import out_of_memory
 from ...types import Tensor
 from ..evaluation import Evaluation
 from .kinds import layer_of, norm_of
@@ -113,7 +113,7 @@ def example_first(of: Evaluation, theta: Tensor, batch: Any) -> set[nn.Module]:
     """
     if of.strategy != "batch":
         return set()
-    together = attempt(lambda: record(of, theta, batch)[1], dict)  # a model may fold choices into the batch
+    _, together = record(of, theta, batch)
     found = set(together)
     for i, example in enumerate(examples(batch)):
         _, alone = record(of, theta, batched(example))
