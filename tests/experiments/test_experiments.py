@@ -144,6 +144,8 @@ def test_solver_zoo_small(tmp_path: Path) -> None:
     assert result["wrong"] == result["raw errors"] == 0, result["told"]
     for name in ("default", "Exact", "CG", "on_self", "of_removal", "leave_one_out", "network, Exact"):
         assert result["outcomes"][name] == {"right": 16}
+
+
 def test_estimators_sweep_small(tmp_path: Path) -> None:
     run("estimators_sweep", tmp_path, None)
     result = json.loads((tmp_path / "estimators_sweep.json").read_text())
