@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=logical --dist=loadgrou
 
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-.PHONY: help demo test check docs oracles format clean
+.PHONY: help demo test check docs oracles mutants format clean
 
 help: ## show this list (default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -35,12 +35,17 @@ oracles: ## compare with curvlinops and kronfluence, in an environment of their 
 	.venv-oracles/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[oracles]"
 	.venv-oracles/bin/pytest tests/test_oracles.py
 
+mutants: ## how many faults put into the source the tests notice, a sample of each module: an hour or more
+	$(MAKE) VENV=.venv-mutants .venv-mutants/installed-dev
+	.venv-mutants/bin/python -m pip install --disable-pip-version-check "cosmic-ray==8.7.0"
+	.venv-mutants/bin/python -m tests.mutants
+
 format: $(VENV)/installed-dev ## rewrite the files as `check` wants them, as far as a program can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and the caches of the tools
-	rm -rf $(VENV) site .venv-oracles .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) site .venv-oracles .venv-mutants .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 # Stamps: a second call installs nothing until pyproject.toml or constraints.txt changes. The install is editable.
 $(VENV)/bin/python:

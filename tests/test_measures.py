@@ -1,5 +1,6 @@
 """Measures by their definitions, and what each kind looks at."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from upweight.measures import (
     margin,
     name_of,
     probability,
+    share_of_sigmoids,
 )
 
 PARAMS = {"weight": torch.tensor([[2.0, 3.0]])}
@@ -123,3 +125,34 @@ def test_more_than_one_number_is_none(measure: Any):
 def test_measures_are_equal_by_their_function():
     assert PerExample(named) == PerExample(named) != PerExample(logit)
     assert len({PerExample(named), Overall(named), Overall(named)}) == 2
+
+
+@pytest.mark.parametrize("first", [0, -1])
+@pytest.mark.parametrize("shape", [(4, 1), (4,)])
+@pytest.mark.parametrize("column", [True, False])
+def test_one_output_decides_between_two_classes_by_its_sign(first: int, shape: tuple[int, ...], column: bool):
+    outputs = draw(4).view(shape)
+    targets = torch.tensor([1, first, 1, first])
+    signed = [v if y == 1 else -v for v, y in zip(outputs.flatten().tolist(), targets.tolist(), strict=True)]
+    given = targets.double()[:, None] if column else targets
+    assert logit(outputs, given).tolist() == margin(outputs, given).tolist() == signed
+    shares = torch.tensor([1 / (1 + math.exp(-v)) for v in signed], dtype=torch.float64)
+    assert_close_per_row(probability(outputs, given), shares, 1e-12)
+    for measure in (logit, probability, margin):
+        leaf = outputs.clone().requires_grad_()
+        assert torch.autograd.gradcheck(lambda eta, measure=measure: measure(eta, given), leaf)
+
+
+def test_what_is_no_class_has_no_probability():
+    assert probability(torch.zeros(2, 1), torch.tensor([0.3, 1.0])).isnan().tolist() == [True, False]
+    with pytest.raises(
+        ValueError, match=r"one class per example.*\(2, 3\) and \(2, 3\): write a measure of your own"
+    ):
+        probability(torch.zeros(2, 3), torch.ones(2, 3))
+
+
+def test_shares_of_sigmoids_by_loops():
+    outputs, targets = draw(5, 3), torch.tensor([0, 2, 1, 1, 0])
+    for row, y, found in zip(outputs, targets, share_of_sigmoids(outputs, targets), strict=True):
+        alone = [1 / (1 + math.exp(-float(v))) for v in row]
+        assert float(found) == pytest.approx(alone[int(y)] / sum(alone), rel=1e-12)

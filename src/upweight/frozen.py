@@ -51,7 +51,7 @@ def features(
         words = f"format {FORMAT} {described(network)!r} {tuple(inputs.shape)}"
         path = Path(cache) / f"features_{content_hash([inputs], words)}.safetensors"
         if path.exists():
-            return read(path, "a file of features")[0]["features"]
+            return read(path, "a file of features", "features")[0]["features"]
     found = []
     with torch.no_grad():
         for part in track(inputs.split(batch), "features", -(-len(inputs) // batch)):

@@ -80,6 +80,8 @@ class LinearLoss(ABC):
     """Whether the loss falls forever along a direction that separates the training data."""
     self_concordant: bool = False
     """Whether its third derivative is bounded by the second as the guaranteed intervals need it (B3)."""
+    likelihood: bool = False
+    """Whether exp(-loss) is the probability that the model gives to the target."""
     shift_invariant: bool = False
     """Whether it does not see a shift of all outputs of an example."""
     stands_in: bool = False
@@ -169,7 +171,7 @@ class Softmax(LinearLoss):
 
     classifies = True
     separate_outputs = False
-    self_concordant = True
+    self_concordant = likelihood = True
     shift_invariant = True
 
     def encode(self, targets: Tensor, outputs: int) -> Tensor:
@@ -267,7 +269,7 @@ class Logistic(MarginLoss):
     tensor([2.])
     """
 
-    self_concordant = True
+    self_concordant = likelihood = True
 
     def of_margin(self, margin: Tensor) -> Tensor:
         return torch.nn.functional.softplus(-margin, threshold=60)

@@ -405,8 +405,4 @@ class LinearModel(Objective):
 
     @abstractmethod
     def minimised(self: Linear, tolerance: float | None = None) -> Linear:
-        """The problem at its optimum: Newton steps from theta to a gradient norm of `tolerance`.
-
-        None ends where the gradient is 1e-8 of what one example contributes to it, whatever the units.
-        Raises `NotConvergedError` where there is no optimum, or none is reached.
-        """
+        """The problem at its optimum, to a gradient norm of `tolerance` or 1e-8 of one example's (`GradientScale`)."""

@@ -125,3 +125,42 @@ def test_a_pipeline_that_resamples_is_refused():
     model.steps.insert(0, ("half", Half()))
     with pytest.raises(TypeError, match="the pipeline's Half trains on other rows than X: pass the final"):
         from_estimator(model, X, TWO)
+
+
+# -- labels, columns and features in words -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["boolean", "Int64", "Float64", bool, object, "bool[pyarrow]"])
+@pytest.mark.parametrize("fitted_on", [int, bool, float])
+def test_labels_that_mean_the_same_are_the_same(form: Any, fitted_on: type):
+    y: Any = TWO.astype(fitted_on)
+    influence = Influence(from_estimator(LogisticRegression(**TIGHT).fit(X, y), X, y))
+    wanted = influence.on_loss((X[:4], y[:4])).values
+    labels = pd.Series(TWO[:4] == 1).astype(form)
+    assert torch.equal(influence.on_loss((X[:4], labels)).values, wanted)
+
+
+def test_other_labels_are_still_refused():
+    influence = Influence(from_estimator(LogisticRegression(**TIGHT).fit(X, TWO), X, TWO))
+    for labels in ([2, 0], ["1", "0"], pd.Series([True, None], dtype="boolean")):
+        with pytest.raises(ValueError, match="y has labels that the estimator was not fitted on"):
+            influence.on_loss((X[:2], labels))
+
+
+def test_columns_that_no_transformer_reads_are_not_asked_for():
+    frame = pd.DataFrame(X, columns=["age", "dose", "pulse"]).assign(state=TWO)
+    model = make_pipeline(
+        make_column_transformer((StandardScaler(), ["age", "dose"])), LogisticRegression(**TIGHT)
+    )
+    influence = Influence(from_estimator(model.fit(frame, TWO), frame, TWO))
+    wanted = influence.on_loss((frame[:3], TWO[:3])).values
+    assert torch.equal(influence.on_loss((frame[["dose", "age"]][:3], TWO[:3])).values, wanted)
+    with pytest.raises(ValueError, match="columns are missing"):
+        influence.on_loss((frame[["dose"]][:3], TWO[:3]))
+
+
+def test_features_of_a_kernel_are_not_called_columns():
+    influence = Influence(from_estimator(SVC().fit(X, TWO), X, TWO))
+    words = explain(influence, (X[:1], TWO[:1]), k=2).helpful["because of"]
+    assert words.str.contains("of the kernel").all()
+    assert not words.str.contains("column").any()

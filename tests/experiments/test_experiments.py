@@ -143,3 +143,18 @@ def test_derivatives_sweep_small(tmp_path: Path) -> None:
     counts = small("derivatives_sweep", tmp_path)["counts"]
     assert counts["right"] >= 20
     assert counts.get("silent", 0) == counts.get("raw", 0) == counts.get("refused", 0) == 0
+
+
+def test_solver_zoo_small(tmp_path: Path) -> None:
+    result = small("solver_zoo", tmp_path)
+    assert result["wrong"] == result["raw errors"] == 0, result["told"]
+    for name in ("default", "Exact", "CG", "on_self", "of_removal", "leave_one_out", "network, Exact"):
+        assert result["outcomes"][name] == {"right": 16}
+
+
+def test_estimators_sweep_small(tmp_path: Path) -> None:
+    run("estimators_sweep", tmp_path, None)
+    result = json.loads((tmp_path / "estimators_sweep.json").read_text())
+    assert result["wrong"] == 0, result["lines"]
+    assert result["verdicts"]["right"] > 0.8 * result["cases"]
+    assert max(result["largest_difference_of_the_right"].values()) < 0.01

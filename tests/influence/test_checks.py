@@ -12,7 +12,17 @@ from tests.support.cases import BY_NAME, draw
 from tests.support.compare import assert_close_per_row
 from tests.support.networks import problem_of
 from tests.support.refits import losses_on_test
-from upweight import GaussNewton, Influence, NotDeterministicError, Problem, RankError
+from upweight import (
+    GaussNewton,
+    Influence,
+    InfluenceError,
+    LinearProblem,
+    NotDeterministicError,
+    Problem,
+    RankError,
+    Softmax,
+    measures,
+)
 from upweight.influence import checks
 
 
@@ -164,3 +174,15 @@ def test_a_finished_model_drifts_by_nothing():
     scores = Influence(case.problem).on_loss(case.test)
     assert scores.drift is not None
     assert float(scores.drift.abs().max()) < 1e-8 * float(scores.effect().abs().max())
+
+
+def test_a_logit_that_training_leaves_open_is_no_question():
+    """Softmax without a penalty on its intercepts: a shift of all outputs changes nothing, a margin neither."""
+    X = torch.randn(60, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(60) % 3
+    influence = Influence(LinearProblem.fit(X, y, loss=Softmax(), outputs=3, intercept=True, l2=0.1))
+    with pytest.raises(
+        InfluenceError, match="question 0 moves when the outputs of all classes are shifted alike"
+    ):
+        influence.on_loss((X[:2], y[:2]), measure=measures.logit)
+    assert influence.on_loss((X[:2], y[:2]), measure=measures.margin).verdict.startswith("2 solves converged")

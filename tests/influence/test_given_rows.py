@@ -14,7 +14,7 @@ import upweight as uw
 from tests.support.compare import assert_close_per_row
 from tests.support.estimators import TARGETS, TIGHT, WEIGHTS, N, X
 from tests.support.networks import problem_of
-from upweight.influence.given_rows import row_numbers
+from upweight.influence.given_rows import numbered as row_numbers
 
 EPS = 1e-4
 CASES = [

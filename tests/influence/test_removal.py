@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import upweight as uw
-from tests.support.cases import BY_NAME, CASES, Case, case_id, newton
+from tests.support.cases import BY_NAME, CASES, Case, case_id, draw, newton
 from tests.support.compare import assert_close_per_row
 from tests.support.refits import losses_on_test, plain_step, total_objective
+from upweight import Hessian
 from upweight.data.row_sets import as_sets
 
 SETS = [[3], [0], [1, 2], [0, 2, 3, 4]]
@@ -142,14 +143,59 @@ def test_bad_groups(groups: object, message: str) -> None:
         as_sets(groups, 4)
 
 
-def test_what_only_one_row_fits_cannot_be_taken_away() -> None:
+def test_what_only_one_row_fits_is_undetermined_without_it_and_all_else_is_answered() -> None:
     X = torch.eye(3, dtype=torch.float64)[[0, 0, 1, 1, 2]]
     y = torch.tensor([1.0, 2.0, 1.0, 0.0, 3.0])
     problem = uw.LinearProblem.fit(X, y, loss=uw.Squared())
     influence = uw.Influence(problem)
-    assert influence.of_removal([0], (X[:1], y[:1])).newton is not None
-    with pytest.raises(uw.IndefiniteError, match="fitted by them alone"):
-        influence.of_removal([4], (X[:1], y[:1]))
+    found = influence.of_removal({"one": [0], "alone": [4], "two": [1, 2]}, (X[:3], y[:3]))
+    assert found.undetermined.tolist() == ["alone"]
+    assert found.newton is not None
+    assert found.rescaled is not None
+    assert bool(found.newton[:, 1].isnan().all() & found.rescaled[:, 1].isnan().all())
+    # The means of their own columns: without row 0 the first is 2, without rows 1 and 2 they are 1 and 0.
+    wanted = torch.tensor([[0.5, 0.0], [0.0, 0.5], [0.125, 0.5]]).double() - problem.train_losses()[:3, None]
+    assert_close_per_row(found.newton[:, [0, 2]], wanted, 1e-12)
+    for words in (repr(found), found._repr_html_()):
+        assert (
+            "undetermined (NaN): alone. Some direction of the parameters is fitted by such a set alone"
+            in words
+        )
+    assert "undetermined" not in repr(influence.of_removal([0], (X[:1], y[:1])))
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("loss", [uw.Squared(), uw.Logistic(), uw.Softmax()])
+def test_a_leverage_within_rounding_of_one_is_nan_and_all_other_rows_are_exact(seed: int, loss) -> None:
+    """A category that one row alone has: its column is nothing without that row."""
+    generator = torch.Generator().manual_seed(seed)
+    n, c = 30, 3 if isinstance(loss, uw.Softmax) else 1
+    only = torch.zeros(n, dtype=torch.float64)
+    only[7] = torch.randn(1, generator=generator) * 3 + 0.1
+    X = torch.cat([torch.randn(n, 2, generator=generator).double(), only[:, None]], 1)
+    y = torch.arange(n) % max(2, c)
+    y[7] = y[8]
+    l2 = torch.tensor([0.1, 0.1, 0.0]).repeat(c).double()
+    problem = uw.LinearProblem(X, y, draw(c, 3, seed=seed) * torch.tensor([1.0, 1.0, 0.1]), loss=loss, l2=l2)
+    alone = uw.Influence(problem).leave_one_out()
+    assert alone.undetermined.tolist() == [7]
+    assert bool(alone.outputs[7].isnan().all() & alone.loss[7].isnan())
+    assert float(alone.leverage[7]) > 0.99
+    found = uw.Influence(problem).of_removal([[i] for i in range(n)], (X, y))
+    assert found.undetermined.tolist() == [7]
+    # The same of the rows without it, which the column says nothing of.
+    rest = torch.tensor([i for i in range(n) if i != 7])
+    for i in (0, 12):
+        kept = torch.tensor([j for j in range(n) if j != i])
+        A = Hessian(problem.subset(kept)).matrix() * (n - 1)
+        g = problem.train_gradients(torch.tensor([i]))[0]
+        gauge = problem.gauge
+        A = A if gauge is None else A + gauge.T @ gauge
+        step = torch.linalg.solve(A, g)
+        moved = problem.at(problem.theta + step).outputs()[i]
+        moved, there = (v - v.mean() * (c > 1) for v in (moved, alone.outputs[i]))
+        assert_close_per_row(there, moved, 1e-7)
+    assert bool(alone.outputs[rest].isfinite().all())
 
 
 def test_the_table_says_everything() -> None:

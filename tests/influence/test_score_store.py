@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 import upweight as uw
 from tests.questions import linear
@@ -25,7 +26,7 @@ from upweight import RankError, ScoreStore, StaleError
 from upweight.influence import score_store as store
 from upweight.influence.score_store import Plan
 from upweight.runtime.fingerprint import FORMAT
-from upweight.runtime.tensor_files import write_own
+from upweight.runtime.tensor_files import read, write_own
 from upweight.solvers import Solution, Status
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
@@ -319,3 +320,50 @@ def test_a_block_of_another_on_one_rank_is_said_by_all(tmp_path: Path, group: Ca
 
 def test_rank_errors_are_failures_of_ours():
     assert issubclass(RankError, uw.InfluenceError)
+
+
+@pytest.mark.parametrize("row", [0, 1, 2])
+def test_a_flipped_bit_is_seen_by_whoever_reads_that_row(tmp_path: Path, row: int):
+    problem, test = linear()
+    preconditioned(problem).on_loss(test, store=tmp_path)
+    store = ScoreStore(tmp_path)
+    right = [store[i].values for i in range(len(store))]
+    path = tmp_path / "scores-000001.safetensors"
+    with safe_open(path, framework="pt") as file:
+        needle = file.get_slice("values")[row].numpy().tobytes()
+    whole = bytearray(path.read_bytes())
+    place = bytes(whole).index(needle)
+    whole[place + 3] ^= 16
+    path.write_bytes(bytes(whole))
+    for i, wanted in enumerate(right):
+        if i == row:
+            with pytest.raises(
+                ValueError, match=r"scores-000001\.safetensors has changed since it was written"
+            ):
+                ScoreStore(tmp_path)[i]
+        else:
+            assert torch.equal(ScoreStore(tmp_path)[i].values, wanted)
+
+
+def test_blocks_of_other_scores_are_not_read(tmp_path: Path):
+    """The key of a block is compared, by whoever reads all of it and by whoever reads a row."""
+    problem, test = linear()
+    preconditioned(problem).on_loss(test, store=tmp_path)
+    store = ScoreStore(tmp_path)
+    path = tmp_path / "scores-000000.safetensors"
+    tensors, words = read(path, "a block of scores")
+    write_own(path, tensors, {**words, "key": "another"})
+    for ask in (lambda: store.block(0), lambda: store[0], store.values):
+        with pytest.raises(ValueError, match=r"scores-000000\.safetensors belongs to other scores"):
+            ask()
+
+
+@pytest.mark.parametrize("crafted", [{"m": -3}, {"n": 0}, {"columns": 0}, {"p": -1}, {"dtype": "os"}])
+def test_a_crafted_plan_is_refused(tmp_path: Path, crafted: dict[str, Any]):
+    problem, test = linear()
+    uw.Influence(problem).on_loss(test, store=tmp_path)
+    place = tmp_path / "store.json"
+    words = json.loads(place.read_text())
+    place.write_text(json.dumps({**words, "plan": {**words["plan"], **crafted}}))
+    with pytest.raises(ValueError, match=r"is not a folder of scores of upweight \(no plan has"):
+        ScoreStore(tmp_path)

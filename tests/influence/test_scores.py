@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from tests.support.compare import assert_close_per_row
 from upweight import Scores, StaleError
+from upweight.runtime.tensor_files import read, write
 
 VALUES = torch.tensor([[-4.0, 8.0, 0.0, 2.0], [1.0, -2.0, 3.0, -40.0]], dtype=torch.float64)
 
@@ -175,3 +176,36 @@ def test_the_mean_over_models():
 def test_models_that_do_not_match_have_no_mean(others, message: str):
     with pytest.raises(ValueError, match=message):
         Scores.mean([Scores(VALUES, 4), *others] if others else [])
+
+
+@pytest.mark.parametrize(
+    ("words", "tensors", "said"),
+    [
+        ({"n": -30}, {}, "n is -30"),
+        ({"n": True}, {}, "n is True"),
+        ({"n": 7}, {}, "4 columns for n = 7"),
+        ({"edit": "added"}, {}, "edit is 'added'"),
+        ({"ids": ["a"]}, {}, "lengths are"),
+        ({}, {"drift": torch.zeros(5)}, "lengths are"),
+        ({}, {"values": torch.zeros(2, 4)}, "values are torch.float32"),
+        ({}, {"columns": torch.full((2, 4), -1)}, "columns are no training rows"),
+    ],
+)
+def test_crafted_files_are_refused(tmp_path, words, tensors, said):
+    """What no scores have, in a file with a checksum that is right."""
+    scores = Scores(torch.zeros(2, 4, dtype=torch.float64), n=4)
+    path = tmp_path / "scores.safetensors"
+    scores.save(path)
+    held, known = read(path, "a score file")
+    write(path, {**held, **tensors}, {**known, **words})
+    with pytest.raises(ValueError, match=f"is not a score file of upweight.*{said}"):
+        Scores.load(path)
+
+
+def test_the_mean_keeps_the_largest_residual():
+    """A mean is as sure as its least sure member."""
+    values = torch.zeros(2, 3, dtype=torch.float64)
+    residuals = [torch.tensor([1e-3, 1e-9]), torch.tensor([1e-9, 1e-2]), torch.tensor([1e-6, 1e-6])]
+    found = Scores.mean([Scores(values, n=3, residual=residual) for residual in residuals])
+    assert found.residual is not None
+    assert found.residual.tolist() == torch.tensor([1e-3, 1e-2]).tolist()

@@ -104,9 +104,8 @@ def test_a_lifted_matrix_is_inverted_and_the_plain_one_multiplied(seed: int):
     rows = draw(3, 4, seed=seed)
     rows -= (rows @ g)[:, None] * g
     answers = [CholeskyFactor(A, size * g[None]).solve(rows) for size in (1.0, 0.01)]
-    flat = torch.outer(g, g)
     for answer in answers:
-        assert_close_per_row(answer - answer @ flat, rows @ torch.linalg.pinv(A, rcond=1e-8), 1e-8)
+        assert_close_per_row(answer, rows @ torch.linalg.pinv(A, rcond=1e-8), 1e-8)
     product = CholeskyFactor(A, g[None]).product
     assert product is not None
     assert_close_per_row(product(rows + g), rows @ A, 1e-9)

@@ -32,3 +32,30 @@ def test_nobody_else_comes_in(fitted):
     headers = browser.get("/").headers
     assert "default-src 'none'" in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_what_every_answer_says_to_the_browser(fitted):
+    """No copy is kept anywhere, nothing is guessed, no other page learns the address: of refusals too."""
+    browser = client(session_of(fitted))
+    for answer in (
+        browser.get("/"),
+        browser.get("/list"),
+        browser.get("/static/keys.js"),
+        browser.get("/nowhere"),
+    ):
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["referrer-policy"] == "same-origin"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    stranger = client(session_of(fitted), enter=False).get("/")
+    assert (stranger.status_code, stranger.headers["cache-control"]) == (403, "no-store")
+
+
+def test_the_cookie_is_out_of_reach_of_scripts_and_other_pages(fitted):
+    keys = Keys()
+    token = keys.token
+    app = client(session_of(fitted), keys=keys, enter=False).app
+    answer = TestClient(app, base_url=HOME).get(f"/?token={token}", follow_redirects=False)
+    said = answer.headers["set-cookie"].lower()
+    assert answer.status_code == 303
+    assert "httponly" in said
+    assert "samesite=strict" in said

@@ -155,3 +155,35 @@ def test_a_file_that_is_cut_off_is_refused(path: Path, left: int):
 def test_a_file_that_is_not_there(path: Path):
     with pytest.raises(FileNotFoundError):
         read(path, "a file")
+
+
+# -- what has changed since it was written ---
+
+
+def test_no_bit_of_a_file_changes_without_a_word(path: Path):
+    """Every byte of a small file, one bit flipped: refused, or (the header's spaces) the same numbers and words."""
+    tensors = {"a": torch.arange(3, dtype=torch.float64), "b": torch.tensor([1, 2])}
+    write(path, tensors, {"n": 30, "sign": "up"})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            found, words = read(path, "a file")
+        except (ValueError, TypeError):
+            continue
+        assert words == {"n": 30, "sign": "up"}, place
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(found[name], tensors[name]) for name in tensors), place
+
+
+def test_files_without_a_checksum_are_refused(path: Path):
+    with_header(path, json.dumps({"format": FORMAT}))
+    with pytest.raises(ValueError, match="was written without a checksum, by an earlier version"):
+        read(path, "a file")
+
+
+def test_what_is_missing_is_named(path: Path):
+    write(path, {"a": torch.ones(1)}, {"n": 1})
+    assert read(path, "a file", "a", "n")[1] == {"n": 1}
+    with pytest.raises(ValueError, match=r"is not a score file of upweight: it has no values, edit"):
+        read(path, "a score file", "values", "a", "edit")

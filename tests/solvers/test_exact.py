@@ -135,3 +135,24 @@ def test_the_curvature_is_factorised_once_for_all_questions(monkeypatch):
     assert count == [1]
     assert_close_per_row(answers, solved(curvature.explicit, draw(4, 20)), 1e-9)
     assert inverse(draw(4, 20)).steps.tolist() == [1] * 4
+
+
+def test_each_row_is_judged_by_its_own_residual(monkeypatch: pytest.MonkeyPatch):
+    """A row that the factor solves wrongly is not converged beside one that it solves rightly."""
+    A = torch.diag(torch.tensor([1.0, 1e-3, 2.0], dtype=torch.float64))
+    curvature = Dense(A)
+    factor = CholeskyFactor(A)
+    right = factor.solve
+
+    def solve(rows: torch.Tensor) -> torch.Tensor:
+        found = right(rows)
+        return found + torch.tensor([0.0, 0.5, 0.0]) * (rows[:, 1:2] != 0)  # off along one direction, always
+
+    monkeypatch.setattr(factor, "solve", solve)
+    monkeypatch.setattr(Dense, "factor", lambda self, dtype=None: factor)
+    found = Exact(rtol=1e-6).prepare(curvature)(torch.eye(3).double()[:2], throw=False)
+    assert found.status == (Status.CONVERGED, Status.NOT_CONVERGED)
+    assert float(found.residual[0]) < 1e-12
+    assert float(found.residual[1]) > 1e-6
+    with pytest.raises(NotConvergedError):
+        Exact(rtol=1e-6).prepare(curvature)(torch.eye(3).double()[:2])

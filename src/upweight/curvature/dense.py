@@ -68,7 +68,7 @@ class Dense(Curvature):
 
     @cached_property
     def coordinates(self) -> Coordinates:  # type: ignore[override]
-        return Coordinates(power_of_two(self.explicit.diagonal() + self.damping))
+        return Coordinates(power_of_two((self.explicit.diagonal() + self.damping).sqrt()))
 
     @property
     def semidefinite(self) -> bool:

@@ -178,8 +178,8 @@ class EKFAC(ProblemCurvature, OuterInverse):
             ValueError: for a file of another kind.
             StaleError: for other weights, data or settings.
         """
-        tensors, words = read(path, "a curvature file")
-        if words.get("kind") != "EKFAC":
+        tensors, words = read(path, "a curvature file", "kind", "settings", "fingerprint", "n", "rest")
+        if words["kind"] != "EKFAC" or type(words["n"]) is not int or not 1 <= words["n"] <= problem.n:
             raise ValueError(f"{path} is not a curvature file of upweight")
         curvature = cls(problem, damping, **words["settings"], relative=relative)
         found = curvature.undamped_fingerprint()
@@ -189,7 +189,10 @@ class EKFAC(ProblemCurvature, OuterInverse):
                 f"{found}): make the EKFAC anew"
             )
         recipe = curvature.recipe(curvature.dtype)
-        curvature.shared.gathered[(problem, recipe)] = restore(problem, recipe, tensors, words["n"])
+        try:
+            curvature.shared.gathered[(problem, recipe)] = restore(problem, recipe, tensors, words["n"])
+        except (KeyError, ValueError) as failure:
+            raise ValueError(f"{path} is not a curvature file of this problem ({failure})") from failure
         return curvature
 
     def keep(self, folder: Path) -> None:

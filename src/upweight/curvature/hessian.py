@@ -112,7 +112,9 @@ class EmpiricalCurvature(ProblemCurvature, ExampleMean):
         found = self.undamped.centred() if self.damping == 0 else None
         there, center = (self.undamped, None) if found is None else (found[0], found[1].center)
         diagonal = there.diagonal()
-        return Coordinates(None if diagonal is None else power_of_two(diagonal + self.damping), center)
+        return Coordinates(
+            None if diagonal is None else power_of_two((diagonal + self.damping).sqrt()), center
+        )
 
     @property
     @abstractmethod

@@ -140,6 +140,9 @@ class Block:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Put in place what `tensors` gave, on the device of this matrix; no pass over the data is needed then."""
+        sides = self.matrix.rows, self.matrix.columns + self.matrix.intercept
+        if (len(tensors["left"]), len(tensors["right"])) != sides:
+            raise ValueError(f"the bases of matrix {self.i} are not {sides} long")
         for name in KEPT:
             setattr(self, name, tensors[name].to(self.matrix.index.device))
 

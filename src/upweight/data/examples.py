@@ -286,7 +286,8 @@ def _tensor(column: Any, name: str) -> Any:
     A memory-mapped array stays on disk: only what is picked of it becomes a tensor.
     """
     if isinstance(column, Tensor):
-        tensor: Any = column.detach()
+        # What was made in inference mode cannot be differentiated through, a copy can.
+        tensor: Any = column.clone() if column.is_inference() else column.detach()
     elif isinstance(column, np.memmap) and column.dtype.kind in "fiub":
         tensor = column
     elif isinstance(column, dict):

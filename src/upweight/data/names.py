@@ -175,17 +175,16 @@ def _some(index: pd.Index) -> str:
     return ", ".join(map(repr, index[:3].tolist())) + (", ..." if len(index) > 3 else "")
 
 
-def check_edit(before: Any, after: Any) -> None:
+def check_edit(old: pd.Index | None, new: pd.Index | None) -> None:
     """Refuse replacements that have the names of the examples they replace in another order: rows are replaced in turn.
 
     Args:
-        before: a batch of examples as they are.
-        after: a batch of as many in their place; other names than those of `before` are taken as they stand.
+        old: the names of the examples as they are, or None.
+        new: those of what is put in their place, likewise; other names than the old ones are taken as they stand.
 
     Raises:
         ValueError: for the same names in another order.
     """
-    old, new = batch_index(before), batch_index(after)
     if old is None or new is None or old.equals(new) or not new.isin(old).any():
         return
     raise ValueError(

@@ -16,6 +16,8 @@ from ..linear.problem import LinearProblem
 from ..types import Keep
 from .readers import reader_of
 from .reading import Options, Reading
+from .refitting import OWN, refitting
+from .transformers import check_transformers
 from .user_data import Inputs, Targets
 
 
@@ -57,7 +59,7 @@ def from_estimator(
 
     Raises:
         TypeError: for estimators that are not supported, saying why.
-        ValueError: for settings and data that are not, likewise.
+        ValueError: for settings and data that are not, likewise, and for transformers that gave training other numbers.
         ImportError: without scikit-learn.
         NotConvergedError: where polishing fails.
 
@@ -75,6 +77,7 @@ def from_estimator(
     model, transform = _unwrap(estimator)
     same_order(y, row_index(X), "y")
     same_order(sample_weight, row_index(X), "sample_weight")
+    unknown = () if transform is None else check_transformers(transform, X, y)
     inputs = Inputs(estimator, transform)
     features = inputs(X)
     if sample_weight is not None and np.ndim(sample_weight) == 0:  # one for all, as scikit-learn takes it
@@ -102,15 +105,22 @@ def from_estimator(
         keep=keep or reading.keep,
         terms=Terms(
             prepare=lambda X, y: (inputs(X), targets(y)),
-            feature_names=None if phi is not None else _feature_names(estimator, transform, X),
+            feature_names=_feature_names(estimator, transform, X, None if phi is None else features.shape[1]),
             train_index=batch_index((X, y)),
             classes=targets.classes,
-            notes=_notes(model, transform, reading),
+            notes=(*_notes(model, transform, reading), *unknown),
         ),
     )
     check_identified(problem)
     check_separable(problem)
-    return at_optimum(problem, polish=polish)
+    found = at_optimum(problem, polish=polish)
+
+    def read(model: Any, X: Any, y: Any, weight: Any) -> LinearProblem:
+        options: dict[str, Any] = {"smoothing": smoothing, "rank": rank, "keep": keep}
+        return from_estimator(model, X, y, sample_weight=weight, **options)
+
+    found.cache[OWN] = refitting(estimator, X, y, sample_weight, read)
+    return found
 
 
 # -- which estimator, and what it is fed -----------------------------------------------------------------------------
@@ -145,8 +155,13 @@ def _refuse_resampling(steps: list[Any]) -> None:
             )
 
 
-def _feature_names(estimator: Any, transform: Any, X: Any) -> tuple[str, ...] | None:
-    """The names of the columns that the model sees, or None where nobody knows them."""
+def _feature_names(estimator: Any, transform: Any, X: Any, of_kernel: int | None) -> tuple[str, ...] | None:
+    """The names of the columns that the model sees, or None where nobody knows them.
+
+    Features of a kernel, so many, are no columns of anybody's.
+    """
+    if of_kernel is not None:
+        return tuple(f"feature {j} of the kernel" for j in range(of_kernel))
     if transform is not None:
         try:
             names = transform.get_feature_names_out()

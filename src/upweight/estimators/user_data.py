@@ -82,7 +82,7 @@ class Targets:
         given = given.ravel() if given.ndim == 2 and given.shape[1] == 1 else given
         if given.ndim != 1:
             raise ValueError(f"y must have shape (n,), got {given.shape}")
-        codes = pd.Index(self.classes).get_indexer(pd.Index(given))
+        codes = pd.Index(self.classes).get_indexer(pd.Index(_alike(given, np.asarray(self.classes))))
         if (codes < 0).any():
             unseen = list(dict.fromkeys(given[codes < 0].tolist()))
             raise ValueError(
@@ -117,6 +117,21 @@ def check_not_infinite(X: Any) -> None:
                 )
 
 
+def _alike(given: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Labels as the classes are written where they mean the same: True and False are 1 and 0, also of pandas."""
+    if given.dtype == object and pd.api.types.infer_dtype(given, skipna=False) in (
+        "boolean",
+        "integer",
+        "floating",
+    ):
+        given = np.asarray(given.tolist())
+    if given.dtype == bool and classes.dtype.kind in "iuf":
+        return given.astype(classes.dtype)
+    if classes.dtype == bool and given.dtype.kind in "iuf" and np.isin(given, (0, 1)).all():
+        return given.astype(bool)
+    return given
+
+
 def _array(X: Any) -> np.ndarray:
     """Inputs as an array; lists of tokens, one list per example and each as long as it likes, stay lists."""
     if isinstance(X, (list, tuple)) and len({len(row) for row in X if isinstance(row, (list, tuple))}) > 1:
@@ -124,6 +139,12 @@ def _array(X: Any) -> np.ndarray:
         found[:] = X
         return found
     return np.asarray(X)
+
+
+def _picks_columns(estimator: Any) -> bool:
+    """Whether it begins with a ColumnTransformer, which takes what it needs of a table and nothing else."""
+    steps: Any = getattr(estimator, "steps", None)
+    return bool(steps) and any(kind.__name__ == "ColumnTransformer" for kind in type(steps[0][1]).__mro__)
 
 
 def check_columns(estimator: Any, X: Any) -> None:
@@ -138,6 +159,8 @@ def check_columns(estimator: Any, X: Any) -> None:
     """
     names = getattr(estimator, "feature_names_in_", None)
     if names is not None and hasattr(X, "columns"):
+        if _picks_columns(estimator):  # by their names, says which are missing, and wants no others
+            return
         expected, found = list(names), list(X.columns)
         missing = [name for name in expected if name not in found]
         unexpected = [name for name in found if name not in expected]

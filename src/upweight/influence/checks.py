@@ -5,13 +5,16 @@ from __future__ import annotations
 import socket
 
 import torch
+from jaxtyping import Float
 
-from ..errors import NotDeterministicError, RankError
+from ..errors import InfluenceError, NotDeterministicError, RankError
 from ..objective import Objective
 from ..runtime.distributed import gather_objects, ranks
 from ..runtime.fingerprint import content_hash
 from ..types import Tensor
 
+FLAT = 1e-6
+"""The share of a question along a direction that training leaves open, above which it has no answer."""
 LOOKED_AT = 1024
 """The number of training examples that are passed over twice, spread evenly over all."""
 
@@ -37,6 +40,27 @@ def determinism(problem: Objective) -> None:
             "call model.eval() and turn off shuffling and augmentation"
         )
     _ = whole.facts.caution  # warns
+
+
+def question(problem: Objective, rows: Float[Tensor, "k p"], damping: float) -> None:
+    """Raise where a question has no answer: `StaleError` of data that moved, `InfluenceError` along flat directions.
+
+    Args:
+        problem: whose answers are asked for.
+        rows: k right-hand sides (k, p), the gradients of what is asked about.
+        damping: of the curvature; any makes every question have an answer.
+    """
+    problem.check_current()
+    gauge = problem.gauge if damping == 0 else None
+    if gauge is None:
+        return
+    along = (rows.to(gauge) @ gauge.T).norm(dim=1) > FLAT * rows.to(gauge).norm(dim=1)
+    if bool(along.any()):
+        raise InfluenceError(
+            f"question {int(along.nonzero()[0, 0])} moves when the outputs of all classes are shifted alike, which "
+            "neither the loss nor a penalty sees, so that training leaves it open: a logit by itself means nothing "
+            "here; ask for measures.margin, measures.probability or a difference of logits"
+        )
 
 
 def agreement(problem: Objective) -> None:
@@ -80,4 +104,4 @@ def drift(gradient: Tensor, solved: Tensor) -> Tensor:
     It measures stationarity in the unit that matters: effects smaller than the drift are below the model's own
     distance from its optimum (the Newton decrement, seen through the measure).
     """
-    return -(solved @ gradient)
+    return 0.0 - solved @ gradient  # never -0.0

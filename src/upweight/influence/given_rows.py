@@ -11,6 +11,8 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
+from ..data.names import check_edit
+from ..data.row_sets import row_numbers
 from ..data.user_terms import batch_index
 from ..objective import Objective
 from ..types import ArrayLike, Tensor, as_tensor
@@ -39,8 +41,9 @@ class GivenRows:
     def replaced(self, problem: Objective, batch: Any) -> Float[Tensor, "b p"]:
         """The gradients of b examples in place of these: with the same sample weights, and their own labels' ones.
 
-        Raises ValueError for another number of examples.
+        Raises ValueError for another number of examples, and for the same names in another order.
         """
+        check_edit(self.ids, batch_index(batch))
         by_label = problem.label_weights(batch)
         if by_label.shape != self.own.shape:
             raise ValueError(f"`before` has {len(self.own)} examples, `after` has {len(by_label)}")
@@ -59,14 +62,14 @@ def given_rows(problem: Objective, rows: Any, weights: ArrayLike | None = None) 
 
     Args:
         problem: whose training examples.
-        rows: b row numbers, or a batch as the problem takes it.
+        rows: b row numbers, a pandas Index of their names, or a batch as the problem takes it.
         weights: the sample weight of each example of a batch (b,).
 
     Raises:
         ValueError: for a batch without `weights` where those of the training examples differ, numbers out of range,
             and weights of another shape or sign.
     """
-    numbers = row_numbers(rows, problem.n)
+    numbers = numbered(rows, problem.n, problem.train_index)
     if numbers is not None:
         if weights is not None:
             raise ValueError("rows by number have the weights of training: leave weights out")
@@ -80,12 +83,18 @@ def given_rows(problem: Objective, rows: Any, weights: ArrayLike | None = None) 
     return GivenRows(rows, own * by_label, own, batch_index(rows))
 
 
-def row_numbers(rows: Any, n: int) -> Int[Tensor, " b"] | None:
-    """Row numbers (b,) where that is what was given (a number, a list, a range, an array of integers), else None.
+def numbered(rows: Any, n: int, index: pd.Index | None = None) -> Int[Tensor, " b"] | None:
+    """Row numbers (b,) where numbers or names were given (a number, a list, a range, an array, an Index), else None.
 
-    Raises ValueError for numbers outside 0..n-1.
+    Args:
+        rows: what was given; a pandas Index are names.
+        n: the number of training rows.
+        index: what these are called, or None.
 
-    >>> row_numbers([3, 1], 4), row_numbers((torch.eye(2), torch.zeros(2)), 4)
+    Raises:
+        ValueError: for numbers outside 0..n-1, unknown names, and whole numbers that may be either.
+
+    >>> numbered([3, 1], 4), numbered((torch.eye(2), torch.zeros(2)), 4)
     (tensor([3, 1]), None)
     """
     whole = isinstance(rows, (Integral, range, pd.Index)) or (
@@ -94,15 +103,16 @@ def row_numbers(rows: Any, n: int) -> Int[Tensor, " b"] | None:
     flat = isinstance(rows, (np.ndarray, Tensor)) and rows.ndim <= 1
     if not whole and not flat:
         return None
-    found = as_tensor(list(rows) if isinstance(rows, (range, tuple, pd.Index)) else rows).reshape(-1)
-    if found.dtype == torch.bool or found.is_floating_point():
-        raise TypeError(
-            f"rows by number must be whole numbers, got {found.dtype}; a batch is (inputs, targets)"
-        )
+    if not isinstance(rows, pd.Index):
+        rows = rows.reshape(-1) if isinstance(rows, Tensor) else np.asarray(rows).reshape(-1)
+        kind = as_tensor(rows).dtype
+        if kind == torch.bool or kind.is_floating_point:
+            raise TypeError(f"rows by number must be whole numbers, got {kind}; a batch is (inputs, targets)")
+    found = row_numbers(rows, n, index)
     outside = found[(found < 0) | (found >= n)]
     if len(outside):
         raise ValueError(f"there is no training row {int(outside[0])}: rows are 0 to {n - 1}")
-    return found.long().cpu()
+    return found.cpu()
 
 
 def _shared(problem: Objective, by_label: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 
 from ..curvature.base import Curvature
-from ..data.names import check_edit
 from ..data.row_sets import as_sets
 from ..data.user_terms import batch_index
 from ..measures import Measure, MeasureLike, as_measure, name_of
 from ..objective import Objective
+from ..runtime.alone import each_alone
 from ..runtime.fingerprint import content_hash
 from ..solvers import Inverse, Solution, Solver
 from ..types import ArrayLike, Tensor
@@ -27,9 +27,11 @@ from .passes import Answer, compressed, streamed
 from .removal import Removal, of_sets
 from .removal_bounds import intervals
 from .scores import Scores
+from .stationarity import warn_away
 from .stored_pass import StoredPass
 
 
+@each_alone
 class Influence:
     """Answers about a trained model from its training data, without retraining.
 
@@ -104,7 +106,7 @@ class Influence:
             StaleError: where the model or the training data changed since the problem was made.
             InfluenceError: where a solve fails; its message names the remedy.
         """
-        self.problem.check_current()
+        checks.question(self.problem, rows, self.settings.curvature.damping)
         return self.inverse(rows)
 
     # -- the paper's formulas --------------------------------------------------------------------------------------
@@ -237,7 +239,6 @@ class Influence:
         >>> influence.of_change([3], (X[3:], y[:1]), (X[:1], y[:1])).effect()  # the last label becomes 0
         tensor([[-0.2500]], dtype=torch.float64)
         """
-        check_edit(before, after)
         given = given_rows(self.problem, before, weights)
         old, new = given.gradients(self.problem), given.replaced(self.problem, after)
         asked = as_measure(measure)
@@ -317,9 +318,7 @@ class Influence:
             raise ValueError("guaranteed intervals are about the loss: leave `measure` out")
         if model is not None and (asked is None or asked.uses_batch):
             test = model.prepared(test)  # once, for all that follows
-        effect = self.on_loss(test, measure=asked).removal_effect()
-        first = torch.stack([effect[:, rows].sum(1) for rows in sets], dim=1)
-        found = Removal(names, torch.tensor([len(rows) for rows in sets]), first, measure=name_of(asked))
+        found = Removal.of_first_order(self.on_loss(test, measure=asked), names, sets)
         if model is None or curvature is None:
             if guarantee:
                 raise ValueError("guaranteed intervals are for logistic and softmax regression")
@@ -395,14 +394,15 @@ class Influence:
     ) -> Scores:
         """Numbers with all that is known about them; `fields` are those of `Scores` that differ from a removal's."""
         # A measure of a whole batch, or of the parameters alone, has no test row to be named after.
-        named = measure is None or not measure.single
         known: dict[str, Any] = {
             "measure": name_of(measure),
             "ids": self.problem.train_index,
-            "test_ids": batch_index(test) if named else None,
+            "test_ids": batch_index(test) if measure is None or not measure.single else None,
             "drift": None if answer.drift is None else answer.drift.double(),
             "residual": answer.residual.double(),
             "verdict": "; ".join(filter(None, [answer.verdict, self.problem.facts.caution])),
             "provenance": self._provenance(),
         }
-        return Scores(values, self.problem.n, **{**known, **fields})
+        found = Scores(values, self.problem.n, **{**known, **fields})
+        warn_away(self.problem, found.measure, found.drift, found.effect())
+        return found

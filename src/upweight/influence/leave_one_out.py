@@ -94,13 +94,16 @@ def leave_one_out(problem: LinearModel, curvature: ExampleMean) -> LeaveOneOut:
     for start in track(starts, "leave-one-out", len(starts)):
         index = torch.arange(start, min(start + held, problem.n))
         if kernels is None:
-            K = own_kernels(total, problem.output_gradients(problem.train_batch(index)))
+            E = problem.output_gradients(problem.train_batch(index))
+            solved = total.solve(E)
+            K = E @ solved.mT
         else:
-            K = kernels[index, None, None]
+            K, solved = kernels[index, None, None], None
         own = parts.take(index)
         KW, root, eye = own.curve(K).mT, own.root(), torch.eye(problem.c, dtype=K.dtype)
         right = K @ own.r[:, :, None] + pulled[index, :, None]
-        determined = is_determined(eye - root.mT @ K @ root, total.rounding)
+        error = right.new_zeros(len(K)) if solved is None else total.rounding(root.mT @ solved)
+        determined = is_determined(eye - root.mT @ K @ root, error)
         found = torch.linalg.solve(identity_where(eye - KW, ~determined), right)[:, :, 0]
         shift[index] = torch.where(determined[:, None], found, torch.nan)
         leverage[index] = KW.diagonal(dim1=1, dim2=2).sum(1)

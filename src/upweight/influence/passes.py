@@ -126,4 +126,4 @@ def _mean_score(problem: Objective, rows: Tensor | Outer, sums: Float[Tensor, " 
     """
     # What of the penalty's gradient is not in the scores already.
     left = problem.penalty.gradient(problem.theta) - problem.folded_penalty
-    return sums / problem.n + (rows.to(problem.theta) @ left).double()
+    return 0.0 + sums / problem.n + (rows.to(problem.theta) @ left).double()

@@ -20,6 +20,8 @@ from ..measures import Measure
 from ..objective import LinearModel
 from ..runtime.notebook import as_html
 from ..types import Tensor
+from .scores import Scores
+from .stationarity import finishing
 from .woodbury import newton_steps
 
 
@@ -52,6 +54,22 @@ class Removal:
     low: Float[Tensor, "m g"] | None = None
     high: Float[Tensor, "m g"] | None = None
     measure: str = "loss"
+    drift: Float[Tensor, " m"] | None = None
+    """Predicted change of each measure if training were finished: effects below it are not to be trusted."""
+
+    @classmethod
+    def of_first_order(cls, scores: Scores, names: pd.Index, sets: list[Tensor]) -> Removal:
+        """The sums of single effects.
+
+        Args:
+            scores: of all training rows.
+            names: what the sets are called (g,).
+            sets: the training rows of each.
+        """
+        effect = scores.removal_effect()
+        first = torch.stack([effect[:, rows].sum(1) for rows in sets], dim=1)
+        sizes = torch.tensor([len(rows) for rows in sets])
+        return cls(names, sizes, first, measure=scores.measure, drift=scores.drift)
 
     @property
     def undetermined(self) -> pd.Index:
@@ -60,12 +78,15 @@ class Removal:
 
     @property
     def _remarks(self) -> list[str]:
+        best = self.first_order if self.newton is None else self.newton
+        unfinished = [] if self.drift is None else [finishing(self.measure, self.drift, best)]
         names = ", ".join(map(str, self.undetermined[:5])) + ", ..." * (len(self.undetermined) > 5)
         if not names:
-            return []
+            return unfinished
         return [
+            *unfinished,
             f"undetermined (NaN): {names}. Some direction of the parameters is fitted by such a set alone; train with "
-            "a penalty (l2 > 0) or remove fewer rows"
+            "a penalty (l2 > 0) or remove fewer rows",
         ]
 
     def to_frame(self) -> pd.DataFrame:

@@ -17,7 +17,9 @@ from ..runtime.fingerprint import content_hash
 from ..runtime.notebook import as_html
 from ..runtime.tensor_files import read, write
 from ..types import Tensor
+from .stationarity import finishing
 
+EDITS = ("removed", "replaced")
 SIGN = "Positive effect = the {measure} would rise if the training example were {edit} ({meaning})."
 
 
@@ -266,13 +268,14 @@ class Scores:
         With `fingerprint` (`Influence.fingerprint`) scores of other weights, data or settings raise `StaleError`.
         Raises ValueError for a file that is no score file.
         """
-        tensors, words = read(path, "a score file")
+        tensors, words = read(path, "a score file", "values", "n", "edit", "measure", "provenance")
         fields: dict[str, Any] = {**tensors, **words}
         try:
             for name in ("ids", "test_ids"):
                 fields[name] = None if fields.get(name) is None else pd.Index(fields[name])
             scores = cls(**fields)
-        except (TypeError, AttributeError) as failure:
+            _check(scores)
+        except (TypeError, AttributeError, ValueError) as failure:
             raise ValueError(f"{path} is not a score file of upweight ({failure})") from failure
         found = scores.provenance.get("fingerprint")
         if fingerprint is not None and fingerprint != found:
@@ -288,11 +291,7 @@ class Scores:
             lines[0] += f", the {self.values.shape[1]} strongest kept"
         lines += [self.sign, *([self.verdict] if self.verdict else [])]
         if self.drift is not None:
-            small = self.effect().abs() < self.drift.abs()[:, None]
-            lines.append(
-                f"Finishing the training would change the {self.measure} by up to {_largest(self.drift):.1e}: "
-                f"{float(small.double().mean()):.0%} of the effects are smaller and not to be trusted."
-            )
+            lines.append(finishing(self.measure, self.drift, self.effect()))
         return lines
 
     def __repr__(self) -> str:
@@ -302,6 +301,33 @@ class Scores:
     def _repr_html_(self) -> str:
         tables = ["Helpful", self.helpful(), "Harmful", self.harmful()] if len(self) == 1 else []
         return as_html(*self._summary(), *tables)
+
+
+def _check(scores: Scores) -> None:
+    """Raise ValueError for what no scores have: it would turn signs or name other rows."""
+    m, q = scores.values.shape
+    own = {"ids": scores.n, "test_ids": m, "drift": m, "residual": m}
+    sizes = {name: len(getattr(scores, name)) for name in own if getattr(scores, name) is not None}
+    places = scores.columns
+    for right, said in (
+        (type(scores.n) is int and scores.n >= 1, f"n is {scores.n!r}"),
+        (scores.edit in EDITS, f"edit is {scores.edit!r}"),
+        (scores.values.dtype == torch.float64, f"values are {scores.values.dtype}"),
+        (
+            places is not None or q in (0, scores.n) or scores.edit != "removed",
+            f"{q} columns for n = {scores.n}",
+        ),
+        (
+            all(sizes[name] == own[name] or scores.edit != "removed" for name in sizes),
+            f"lengths are {sizes}",
+        ),
+        (
+            places is None or (places.shape == scores.values.shape and bool((places >= 0).all())),
+            "columns are no training rows",
+        ),
+    ):
+        if not right:
+            raise ValueError(said)
 
 
 def _named(rows: np.ndarray, ids: pd.Index | None) -> pd.Index:
@@ -314,7 +340,3 @@ def _plain(ids: pd.Index | None) -> list[int | float | str] | None:
     if ids is None:
         return None
     return [i if isinstance(i, (int, float, str)) else str(i) for i in ids.tolist()]
-
-
-def _largest(values: Tensor) -> float:
-    return float(values.abs().max())

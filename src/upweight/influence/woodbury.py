@@ -55,11 +55,18 @@ class TotalHessian:
         kept = problem.changed(l2=problem.penalty.left_in_total(size, problem.n).l2)
         return cls(problem, curvature.of(kept).factor(torch.float64), size)
 
-    @property
-    def rounding(self) -> float:
-        """The relative error that rounding may leave in a leverage: the condition of the factor times epsilon."""
-        core, eps = self.factor.core, torch.finfo(torch.float64).eps
-        return core.rounding**2 / (eps * self.problem.p)
+    def rounding(self, F: Float[Tensor, "G q p"]) -> Float[Tensor, " G"]:
+        """The error (G,) that rounding may leave in C (n A)^-1 C^T, for the solved rows F = C (n A)^-1 of G sets.
+
+        A is known to an epsilon of its diagonal D in units of it, which moves C (n A)^-1 C^T by up to n F D F^T times p
+        epsilons: little where answers are small in these units, however small some eigenvalue is.
+        """
+        core, rows = self.factor.core, F.flatten(0, 1)
+        if core.diagonal is None:
+            return F.new_zeros(len(F))
+        inside = self.factor.coordinates.parameters(rows).square() @ core.diagonal.clamp(min=0)
+        eps = torch.finfo(torch.float64).eps * self.problem.p * self.problem.n
+        return eps * inside.view(len(F), -1).sum(1)
 
     def solve(self, rows: Float[Tensor, "*k p"]) -> Float[Tensor, "*k p"]:
         """The inverse of the total Hessian, nothing removed but the penalty's share, applied to every row."""
@@ -79,7 +86,7 @@ class Downdated:
         self.F = total.solve(C)
         self.overlap = C @ self.F.mT
         left = torch.eye(C.shape[1], dtype=C.dtype) - self.overlap
-        self.determined = is_determined(left, total.rounding)
+        self.determined = is_determined(left, total.rounding(self.F))
         self.lower = torch.linalg.cholesky(identity_where(left, ~self.determined))
 
     def solve(self, rows: Float[Tensor, "G s p"]) -> Float[Tensor, "G s p"]:
@@ -94,16 +101,16 @@ class Downdated:
         return torch.linalg.eigvalsh(self.overlap)[:, -1]
 
 
-def is_determined(left: Float[Tensor, "G q q"], rounding: float) -> Tensor:
+def is_determined(left: Float[Tensor, "G q q"], rounding: Float[Tensor, " G"]) -> Tensor:
     """Where I - C A^-1 C^T is positive definite beyond rounding (G,): what is left of the curvature without a set.
 
     Args:
         left: symmetric matrices with eigenvalues of at most 1.
-        rounding: the relative error of their entries.
+        rounding: the error of the entries of each (G,).
     """
     lower, failed = torch.linalg.cholesky_ex(left)
     pivots = lower.diagonal(dim1=1, dim2=2).square().amin(1)
-    return (failed == 0) & (pivots > max(UNDETERMINED, DIGITS * rounding))
+    return (failed == 0) & (pivots > (DIGITS * rounding).clamp(min=UNDETERMINED))
 
 
 def identity_where(left: Float[Tensor, "G q q"], where: Tensor) -> Float[Tensor, "G q q"]:

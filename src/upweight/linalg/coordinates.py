@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 
@@ -96,12 +97,15 @@ class Coordinates:
         return rows
 
 
-def power_of_two(values: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
-    """1 / sqrt(values), rounded to powers of two, so that products with them are exact; 1 where a value is not > 0.
+def power_of_two(sizes: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """1 / sizes, rounded to powers of two, so that products with them are exact; 1 where a size is not > 0.
 
-    >>> power_of_two(torch.tensor([16.0, 0.0, 3.0e-4]))
+    >>> power_of_two(torch.tensor([4.0, 0.0, 0.017]))
     tensor([ 0.2500,  1.0000, 64.0000])
     """
-    good = (values > 0) & values.isfinite()
-    exponent = torch.where(good, -0.5 * values.double().log2(), torch.zeros((), dtype=torch.float64)).round()
-    return torch.exp2(exponent.clamp(-120, 120)).to(values.dtype)
+    good = (sizes > 0) & sizes.isfinite()
+    exponent = torch.where(good, -sizes.double().log2(), torch.zeros((), dtype=torch.float64)).round()
+    exact = np.ldexp(
+        1.0, exponent.clamp(-1000, 1000).int().cpu().numpy()
+    )  # torch's exp2 is not, by a last bit
+    return torch.from_numpy(exact).to(sizes)

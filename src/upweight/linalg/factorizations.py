@@ -74,8 +74,8 @@ class CholeskyFactor(Factor):
 
     Args:
         matrix: A, symmetric; `product` multiplies with it.
-        flat: directions (q, p) that A is flat along by construction, which are given some curvature: right-hand sides
-            never go there.
+        flat: directions (q, p), orthogonal to each other, that A is flat along by construction: they are given some
+            curvature. Right-hand sides never go there, and answers do not either.
 
     Raises:
         IndefiniteError: where a pivot is not positive, with the smallest eigenvalue.
@@ -87,7 +87,8 @@ class CholeskyFactor(Factor):
 
     def __init__(self, matrix: Float[Tensor, "p p"], flat: Float[Tensor, "q p"] | None = None) -> None:
         self.diagonal = matrix.diagonal().clone()
-        self.scale = power_of_two(self.diagonal)
+        self.flat = None if flat is None else flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+        self.scale = power_of_two(self.diagonal.sqrt())
         self.lower, failed = _cholesky(matrix, self.scale, flat)
         if failed and matrix.dtype == torch.float32:
             self.lower, failed = _cholesky(matrix.double(), self.scale.double(), flat)
@@ -108,7 +109,11 @@ class CholeskyFactor(Factor):
 
     def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         scaled = rows.to(self.dtype) * self.scale
-        return (torch.cholesky_solve(scaled.T, self.lower).T * self.scale).to(rows.dtype)
+        found = torch.cholesky_solve(scaled.T, self.lower).T * self.scale
+        if self.flat is not None:
+            flat = self.flat.to(found)
+            found = found - found @ flat.T @ flat
+        return found.to(rows.dtype)
 
     def quadratic(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:
         scaled = rows.to(self.dtype) * self.scale

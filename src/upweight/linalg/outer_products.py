@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
+from torch.nn import functional as F
 
 from ..types import Tensor
 
@@ -76,10 +77,16 @@ class Pairs(NamedTuple):
 def joined(parts: Sequence[Pairs]) -> Pairs:
     """The gradients of several blocks of examples as those of one block, in order.
 
-    All blocks are of one model and have the same positions t in each weight matrix.
+    All blocks are of one model. Where a weight has fewer positions t in one of them (shorter texts), zeros stand for
+    the others.
     """
+
+    def together(blocks: Sequence[Tensor]) -> Tensor:
+        most = max(block.shape[1] for block in blocks)
+        return torch.cat([F.pad(block, (0, 0, 0, most - block.shape[1])) for block in blocks])
+
     sides = zip(*(part.layers for part in parts), strict=True)
-    layers = [(torch.cat([left for left, _ in own]), torch.cat([right for _, right in own])) for own in sides]
+    layers = [(together([left for left, _ in own]), together([right for _, right in own])) for own in sides]
     return Pairs(layers, torch.cat([part.rest for part in parts]))
 
 

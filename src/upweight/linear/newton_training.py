@@ -86,9 +86,9 @@ def _by_newton(problem: Model, tolerance: float | None) -> tuple[Model, bool]:
         left = _left(here, gradient, tolerance)
         if left <= 1 or (tolerance is None and before / 2 <= left <= ENOUGH / AIM):
             return here, True
+        before = left
         if problem.loss.stands_in and tried > TRIED:
             break
-        before = left
         step, size, value = _newton_step(here, gradient), 1.0, here.value()
         enough = value + 1e-12 * (1 + abs(value))
         there = here.at(here.theta - step)

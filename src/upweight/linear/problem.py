@@ -288,9 +288,7 @@ class LinearProblem(LinearModel):
         X, y = batch
         if isinstance(X, Design):  # rows of `train_batch`: nothing to prepare
             return X, y
-        y = paired_targets(X, y)
-        if self.terms.prepare is not None:
-            X, y = self.terms.prepare(X, y)
+        X, y = (self.terms.prepare or (lambda *both: both))(X, paired_targets(X, y))
         if self.terms.network is not None:
             X = features(self.terms.network, X)
         design = as_design(X, "the batch's inputs")

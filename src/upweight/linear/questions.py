@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from ..data.design import Design
 from ..data.per_example import per_example
 from ..losses import Parts
-from ..measures import Measure
+from ..measures import Measure, logit, margin, probability, share_of_sigmoids
 from ..objective import LinearModel
 from ..types import Tensor, as_tensor
 from .arguments import one_per_example
@@ -47,7 +48,28 @@ def measured(problem: LinearModel, eta: Tensor, y: Any, measure: Measure | None)
     """
     if measure is None:
         return problem.loss.value(eta, problem.encode(y, len(eta)))
-    return per_example(measure.function, eta, one_per_example(y, len(eta)))
+    if measure.function not in (logit, probability, margin):
+        return per_example(measure.function, eta, one_per_example(y, len(eta)))
+    return per_example(_of_classes(problem, measure), eta, problem.encode(y, len(eta)))
+
+
+def _of_classes(problem: LinearModel, measure: Measure) -> Callable[..., Tensor]:
+    """What a measure of classes means for the model's own loss.
+
+    Raises ValueError where the model has no classes, or gives them no probabilities.
+    """
+    if not problem.loss.classifies:
+        raise ValueError(
+            f"{measure.name} is about classes, and the targets of this model are numbers: ask about its output, by "
+            "measure=lambda outputs, targets: outputs[:, 0]"
+        )
+    if measure.function is not probability:
+        return measure.function
+    if not problem.loss.likelihood:
+        raise ValueError(
+            f"a model trained with {type(problem.loss).__name__} gives no probabilities: ask about measures.margin"
+        )
+    return share_of_sigmoids if problem.loss.separate_outputs and problem.c > 1 else probability
 
 
 def evaluated_at_each(

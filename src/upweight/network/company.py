@@ -34,7 +34,7 @@ def check_padding(of: Evaluation, theta: Float[Tensor, " p"], rows: Rows, name: 
     for example in chosen[:-1]:
         alone = of.losses(theta, rows.take(torch.tensor([example])))[0]
         beside = of.losses(theta, rows.take(torch.tensor([example, chosen[-1]])))[0]
-        if not close(beside, alone):
+        if not close(beside, alone, of.rounding):
             raise ValueError(
                 f"{name}: the loss of example {example} is {float(alone):.6g} by itself and {float(beside):.6g} in a "
                 f"batch with the longer example {chosen[-1]}: the model or the loss sees the padding, so answers would "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias, final
@@ -18,6 +19,7 @@ from ..runtime.alone import ALONE
 from ..runtime.fallback import attempt, out_of_memory
 from ..types import Params, Tensor
 from .modules import put_back, rebound, twice_differentiable
+from .outputs import asked, held, opened
 from .shortcuts import Shortcuts
 from .transformers import arguments, counted
 
@@ -41,7 +43,7 @@ class Evaluation:
     about. `autocast` is what the model computes in, where that is less than theta's precision; outputs have theta's.
     `leaves` are attributes of the model in which a call leaves tensors, `writes` says that model or loss write into
     their inputs: the first are put back, the second get copies. `shortcuts` remembers which short ways to derivatives
-    are right for it.
+    are right for it. `rounding` is the error of the coarsest precision in which the model computes.
     """
 
     model: torch.nn.Module = field(repr=False)
@@ -53,6 +55,7 @@ class Evaluation:
     leaves: tuple[tuple[torch.nn.Module, str], ...] = field(default=(), repr=False)
     writes: bool = False
     shortcuts: Shortcuts = field(default_factory=Shortcuts, repr=False)
+    rounding: float = 0.0
 
     def rounded(self, dtype: torch.dtype | None) -> Evaluation:
         """A copy whose model computes in that precision; None: in theta's."""
@@ -65,18 +68,25 @@ class Evaluation:
         convolves = any(isinstance(module, torch.nn.modules.conv._ConvNd) for module in self.model.modules())
         return 1 if convolves else ROWS_AT_ONCE
 
-    def call(self, theta: Tensor, batch: Any) -> Any:
-        """The model's outputs for a batch, at theta."""
+    def call(self, theta: Tensor, batch: Any, cast: bool = True) -> Any:
+        """The model's outputs for a batch.
+
+        Args:
+            theta: where it is evaluated (p,).
+            batch: b examples.
+            cast: whether they get theta's precision; else they have the model's.
+        """
         values = {**self.fixed, **self.layout.unpack(theta)}
         state = {place: values[name] for place, name in self.places.items()}
         batch = self.own(batch)
         args = ((), arguments(self.model, batch)) if isinstance(batch, dict) else ((batch[0],),)
         with ALONE, put_back(self.leaves), twice_differentiable(self.model):
-            if self.autocast is None:
-                return counted(functional_call(self.model, state, *args, tie_weights=False))
-            with torch.autocast(theta.device.type, self.autocast):
-                outputs = counted(functional_call(self.model, state, *args, tie_weights=False))
-        return tree_map(lambda leaf: _like(leaf, theta), outputs)
+            lower = (
+                nullcontext() if self.autocast is None else torch.autocast(theta.device.type, self.autocast)
+            )
+            with lower:
+                outputs = held(counted(functional_call(self.model, state, *args, tie_weights=False)))
+        return tree_map(lambda leaf: _like(leaf, theta), outputs) if cast else outputs
 
     @cached_property
     def places(self) -> dict[str, str]:
@@ -85,8 +95,8 @@ class Evaluation:
         `functional_call` ties places of one parameter by itself, but leaves a module that stands at two places with
         the parameters of the call (torch 2.13).
         """
-        held = [*self.model.named_parameters(), *self.model.named_buffers()]
-        names = {id(value): name for name, value in held}
+        every = [*self.model.named_parameters(), *self.model.named_buffers()]
+        names = {id(value): name for name, value in every}
         return {
             f"{path}.{key}" if path else key: names[id(value)]
             for path, module in self.model.named_modules()
@@ -110,8 +120,8 @@ class Evaluation:
             A number ().
         """
         batch = batched(example)
-        outputs = self.call(theta, batch)
-        return self._own(number((function or self.loss)(outputs, self.own(targets_of(batch)))), outputs)
+        value = asked(function or self.loss)(self.call(theta, batch), self.own(targets_of(batch)))
+        return number(value).to(theta.dtype)
 
     def outputs(self, theta: Tensor, batch: Any) -> Any:
         """Outputs with the example first; batches of one keep their own dimension of 1 behind it."""
@@ -125,7 +135,9 @@ class Evaluation:
     def joint_outputs(self, theta: Tensor, batch: Any) -> Any:
         """Outputs as a loss of the whole batch takes them."""
         outputs = self.outputs(theta, batch)
-        return outputs if self.strategy == "batch" else tree_map(lambda leaf: leaf.flatten(0, 1), outputs)
+        if self.strategy != "batch":
+            outputs = tree_map(lambda leaf: leaf.flatten(0, 1), outputs)
+        return opened(outputs)
 
     def measured(self, outputs: Any, batch: Any, function: Loss | None = None) -> Tensor:
         """The loss of each example from the outputs that are there already.
@@ -138,18 +150,15 @@ class Evaluation:
         Returns:
             A number per example, (b,).
         """
-        function, vectorised = function or self.loss, self.shortcuts.held.get(LOSS, True)
+        function, vectorised = asked(function or self.loss), self.shortcuts.held.get(LOSS, True)
         batch = self.own(batch)
         if self.strategy == "batch":
             found = per_example(function, outputs, targets_of(batch), vectorised)
         else:
             found = each(lambda o, y: number(function(o, batched(y))), outputs, targets_of(batch), vectorised)
-        return self._own(found, outputs)
-
-    def _own(self, losses: Tensor, outputs: Any) -> Tensor:
-        """Losses in the precision of the outputs, whatever the loss computed in."""
-        real = [leaf for leaf in tensors(outputs) if leaf.is_floating_point()]
-        return losses.to(real[0].dtype) if real else losses
+        # Outputs have theta's precision; the loss may have its own.
+        real = (leaf.dtype for leaf in tree_flatten(outputs)[0] if leaf.is_floating_point())
+        return found.to(next(real, found.dtype))
 
     def losses(self, theta: Tensor, batch: Any, function: Loss | None = None) -> Tensor:
         """The loss of each example.
@@ -190,12 +199,14 @@ def with_strategy(of: Evaluation, theta: Tensor, batch: Any) -> Evaluation:
         ) from error
     if not bool(singles.isfinite().all()):
         raise ValueError("the loss is not finite for some of the first examples tried: check model and data")
-    together = _together(lambda: of.call(theta, batch), parts, count(batch))
+    together = _together(lambda: of.call(theta, batch), parts, count(batch), of.rounding)
     if together is not None:
         check_loss(of.loss, together, of.own(batch), singles)
         return replace(of, strategy="batch")
     vmapped = replace(of, strategy="vmapped")
-    return attempt(lambda: vmapped if close(vmapped.losses(theta, batch), singles) else of, lambda: of)
+    return attempt(
+        lambda: vmapped if close(vmapped.losses(theta, batch), singles, of.rounding) else of, lambda: of
+    )
 
 
 def _careful(of: Evaluation, theta: Tensor, batch: Any) -> Evaluation:
@@ -203,12 +214,18 @@ def _careful(of: Evaluation, theta: Tensor, batch: Any) -> Evaluation:
     mine = tree_map(_cloned, batch)
     before = [leaf._version for leaf in tensors(mine) if not leaf.is_inference()]
 
+    given: list[Tensor] = []
+
     def call() -> None:
-        of.loss(of.call(theta, mine), targets_of(mine))
+        outputs = of.call(theta, mine, cast=False)
+        given.extend(tree_flatten(outputs)[0])
+        asked(of.loss)(of.call(theta, mine), targets_of(mine))
 
     leaves = rebound(of.model, call)
     after = [leaf._version for leaf in tensors(mine) if not leaf.is_inference()]
-    return replace(of, leaves=leaves, writes=before != after)
+    real = {part.dtype for part in (theta, *given, *of.fixed.values()) if part.is_floating_point()}
+    rounding = max(torch.finfo(dtype).eps for dtype in real)
+    return replace(of, leaves=leaves, writes=before != after, rounding=rounding)
 
 
 def check_loss(loss: Loss, outputs: Any, batch: Any, singles: Tensor) -> None:
@@ -224,14 +241,15 @@ def check_loss(loss: Loss, outputs: Any, batch: Any, singles: Tensor) -> None:
         ValueError: with what the loss gives for the batch, and what its examples give.
     """
     try:
-        direct = loss(outputs, targets_of(batch)).flatten()
+        direct = asked(loss)(outputs, targets_of(batch)).flatten()
     except Exception:
         return  # a loss for single examples only
+    rounding = torch.finfo(direct.dtype).eps if direct.is_floating_point() else 0.0
     if direct.numel() == len(singles):
-        right, given = close(direct, singles), f"{direct[:TOLD].tolist()}"
+        right, given = close(direct, singles, rounding), f"{direct[:TOLD].tolist()}"
         wanted = f"{singles[:TOLD].tolist()}"
     elif direct.numel() == 1:
-        right = close(direct[0], singles.mean(), 1.0) or close(direct[0], singles.sum(), 1.0)
+        right = any(close(direct[0], one, rounding, 1.0) for one in (singles.mean(), singles.sum()))
         given, wanted = f"{float(direct):.6g}", f"{float(singles.mean()):.6g} in the mean"
     else:
         return
@@ -245,7 +263,7 @@ def check_loss(loss: Loss, outputs: Any, batch: Any, singles: Tensor) -> None:
         )
 
 
-def _together(call: Callable[[], Any], parts: list[Any], b: int) -> Any:
+def _together(call: Callable[[], Any], parts: list[Any], b: int, rounding: float) -> Any:
     """Outputs of the whole batch if they are those of its examples, None if they cannot be compared."""
     try:
         outputs = call()
@@ -261,7 +279,7 @@ def _together(call: Callable[[], Any], parts: list[Any], b: int) -> Any:
         shapes = {tuple(single[place].shape) for single in singles}
         if shapes != {(1, *leaf.shape[1:])} or len(leaf) != b:
             return None
-        if not close(leaf, torch.cat([single[place] for single in singles])):
+        if not close(leaf, torch.cat([single[place] for single in singles]), rounding):
             raise ValueError(
                 "the model's outputs for an example depend on the other examples of its batch (batch statistics?), so "
                 "no example has a loss of its own: call model.eval(), or replace such layers (BatchNorm without "
@@ -270,17 +288,18 @@ def _together(call: Callable[[], Any], parts: list[Any], b: int) -> Any:
     return outputs
 
 
-def close(a: Tensor, b: Tensor, times: float = 10.0) -> bool:
+def close(a: Tensor, b: Tensor, rounding: float = 0.0, times: float = 10.0) -> bool:
     """Whether two ways to the same numbers agree.
 
     Args:
         a: numbers.
         b: the same, found another way.
+        rounding: the error of the precision in which they were found, if that is not their own.
         times: how many times the root of the rounding error, relative to the largest, they may part.
     """
     if not b.is_floating_point():
         return bool((a == b).all())
-    eps = torch.finfo(b.dtype).eps
+    eps = max(rounding, torch.finfo(b.dtype).eps)
     return bool((a - b).abs().max() <= times * eps**0.5 * b.abs().max() + 1000 * eps)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ..data.examples import count
 from ..errors import SmallerBlocksWarning
-from ..runtime.alone import ALONE
+from ..runtime.alone import differentiating
 from ..runtime.fallback import attempt, out_of_memory
 from ..types import Tensor
 from .evaluation import Evaluation
@@ -86,7 +86,7 @@ class MemoryPlan:
         """What `work` gives, tried again from the start in blocks of half the size where memory runs out."""
         while True:
             try:
-                with ALONE:
+                with differentiating():
                     return work()
             except RuntimeError as error:
                 self.take_smaller_blocks(error)

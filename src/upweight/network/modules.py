@@ -14,48 +14,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from ..data.examples import HALF
-from ..frozen import check_eval
 from ..linalg.flat_vectors import Layout
 from ..types import Tensor
 from .transformers import masks_in_full
 
 MISSING = object()
 """Where a module has no such attribute."""
-
-
-def check_arguments(model: Any, loss: Any, batch_size: Any, autocast: Any) -> None:
-    """Refuse what no problem can be made of.
-
-    Args:
-        model: what was trained.
-        loss: its loss.
-        batch_size: examples of a block.
-        autocast: what the model computes in where many examples are taken together.
-    """
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError(
-            "model is a scripted or traced module, whose parameters cannot be replaced for derivatives: give the "
-            "torch.nn.Module that it was made of"
-        )
-    if torch.is_inference_mode_enabled():
-        raise ValueError(
-            "inside torch.inference_mode() nothing can be differentiated: make problems outside of it"
-        )
-    for name, module in model.named_modules():
-        if isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag)) and module.max_norm is not None:
-            raise ValueError(
-                f"layer {name!r} ({type(module).__name__} with max_norm) rewrites its weight at every call, so it has "
-                "no derivative: shorten its rows once (torch.renorm) and set its max_norm to None"
-            )
-    if not callable(loss):
-        raise TypeError(f"loss must be a function (outputs, targets) -> numbers, got {type(loss).__name__}")
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
-    if autocast not in (None, torch.bfloat16, torch.float16):
-        raise ValueError(f"autocast must be torch.bfloat16, torch.float16 or None, got {autocast!r}")
-    check_eval(model, ValueError)
 
 
 def snapshot(
@@ -68,7 +32,7 @@ def snapshot(
     everything = dict(model.named_parameters())
     names = _chosen(everything, patterns)
     for name, value in [*everything.items(), *model.named_buffers()]:
-        if value.is_floating_point() and not bool(value.isfinite().all()):
+        if value.is_floating_point() and not bool(value.detach().isfinite().all()):
             raise ValueError(f"the model's {name!r} has a NaN or infinity: was training stable?")
     for what, found in (
         ("precision", {everything[n].dtype for n in names}),
@@ -238,10 +202,38 @@ def unwrapped(model: Any) -> Any:
 
 
 @contextmanager
+def _plain_look_up(module: Any) -> Iterator[None]:
+    """A look-up whose gradient is a plain tensor, and that does not shorten its rows in place (see `check_norms`)."""
+    before = module.sparse, module.max_norm
+    module.sparse, module.max_norm = False, None
+    try:
+        yield
+    finally:
+        module.sparse, module.max_norm = before
+
+
+def check_norms(model: torch.nn.Module) -> None:
+    """Refuse an embedding with rows longer than its `max_norm`: the next call of the model would shorten them.
+
+    Raises ValueError, which names the module and says what to do.
+    """
+    for name, module in model.named_modules():
+        if not isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag)) or module.max_norm is None:
+            continue
+        longest = float(module.weight.detach().norm(module.norm_type, dim=1).max())
+        if longest > module.max_norm * (1 + 1e-4):
+            raise ValueError(
+                f"{name or 'the model'} has rows of norm {longest:.6g} and max_norm={module.max_norm}, so each call "
+                "changes its weights: shorten them first, as a call would (with torch.no_grad(): "
+                "torch.renorm(weight, norm_type, 0, max_norm)), and make the Problem then"
+            )
+
+
+@contextmanager
 def twice_differentiable(model: torch.nn.Module) -> Iterator[None]:
     """Only kernels that have second derivatives: fused attention and fused recurrent layers have none."""
-    recurrent = any(isinstance(module, torch.nn.RNNBase) for module in model.modules())
-    sparse = [module for module in model.modules() if getattr(module, "sparse", False) is True]
+    modules = list(model.modules())
+    recurrent = any(isinstance(module, torch.nn.RNNBase) for module in modules)
     attention, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -250,9 +242,9 @@ def twice_differentiable(model: torch.nn.Module) -> Iterator[None]:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.callback(torch.backends.mha.set_fastpath_enabled, attention)
         torch.backends.mha.set_fastpath_enabled(False)
-        for module in sparse:  # gradients are flat vectors
-            stack.callback(setattr, module, "sparse", True)
-            module.sparse = False  # type: ignore[assignment]
+        for module in modules:
+            if isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
+                stack.enter_context(_plain_look_up(module))
         if recurrent:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             # `torch.backends.mkldnn.flags` also sets TF32, which warns on processors without it.

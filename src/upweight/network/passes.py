@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 
 from ..data.examples import Rows, as_rows
-from ..runtime.alone import ALONE
+from ..runtime.alone import differentiating
 from ..runtime.distributed import shard
 from ..types import Tensor
 from .company import check_padding, own_losses
@@ -85,7 +85,7 @@ class Passes:
         while done < within.stop:
             try:
                 for part, batch in self.data.blocks(size(), slice(done, within.stop)):
-                    with ALONE:
+                    with differentiating():
                         found = work(batch)
                     done = part.stop
                     yield part, found

@@ -14,7 +14,6 @@ from ..data.examples import Rows, as_rows, count, targets_of
 from ..data.per_example import Loss
 from ..data.user_terms import Terms
 from ..data.watch import MOVED, Watch
-from ..data.weights import check_weights
 from ..errors import StaleError
 from ..frozen import check_eval
 from ..linalg.flat_vectors import Layout
@@ -23,10 +22,10 @@ from ..measures import Measure, MeasureLike, as_measure
 from ..objective import Objective
 from ..penalty import Penalty
 from ..runtime.alone import alone
-from ..runtime.described import described
 from ..runtime.distributed import gather_rows, sum_across
 from ..runtime.unchanging import derived
 from ..types import Params, Tensor
+from .arguments import check_arguments, computed, weights_of
 from .company import check_padding
 from .comparisons import differentiated, plain_gradient
 from .evaluation import ROWS_AT_ONCE, Evaluation, with_strategy
@@ -35,7 +34,7 @@ from .input_derivatives import input_gradients
 from .layers.gradients import NetworkLayers
 from .loss_curvature import check_curved
 from .memory import MemoryPlan, bytes_per_example, patient
-from .modules import check_arguments, precision_remark, snapshot, unwrapped
+from .modules import check_norms, precision_remark, snapshot, unwrapped
 from .output_curvature import flat_outputs
 from .passes import Passes
 from .second_derivatives import NetworkGaussNewton, NetworkHessian
@@ -56,7 +55,8 @@ class Problem(Objective):
         train: (inputs, targets) as tensors or arrays, a mapping of tensors (then `model(**batch)` and
             `loss(outputs, batch)`), a map-style Dataset or a DataLoader that does not shuffle, whose sampler
             says which rows are training rows, and how often each counts.
-        l2: the strength of the penalty on the mean loss, a number or one per parameter (p,).
+        l2: the strength of the penalty on the mean loss, a number or one per parameter (p,): the weight decay of SGD
+            and Adam. That of AdamW is no penalty, see "What l2 is" in the documentation of networks.
         weights: the w_i, one per training example (n,), default 1.
         params: the names (or patterns like "head.*") of the parameters that count, default all that require a gradient.
         keep: which retraining is predicted: "mean" (the paper) or "total" (scikit-learn with the same C).
@@ -111,11 +111,12 @@ class Problem(Objective):
     ) -> None:
         model = unwrapped(model)
         check_arguments(model, loss, batch_size, autocast)
-        computes = _computes(model, loss)
+        check_norms(model)
+        computes = computed(model, loss)
         layout, theta, fixed = snapshot(model, params)
         data = as_rows(train, theta.device, theta.dtype)
         batch = tried(data)
-        penalty, w = Penalty.of(l2, theta, keep), _weights(weights, data).to(theta.device)
+        penalty, w = Penalty.of(l2, theta, keep), weights_of(weights, data).to(theta.device)
         with torch.no_grad():
             evaluation = with_strategy(Evaluation(model, loss, layout, fixed), theta, batch)
             evaluation = differentiated(evaluation, theta, batch)
@@ -139,7 +140,7 @@ class Problem(Objective):
         )
         _ = self._own_losses  # looked at now: what is wrong with a loss shows in any example
         # What a model or loss notes of a call, a count say, is nothing that it computes with.
-        after, names = _computes(model, loss), {module: name for name, module in model.named_modules()}
+        after, names = computed(model, loss), {module: name for name, module in model.named_modules()}
         noted = [place for place, words in computes.items() if after.get(place) != words]
         noted += [".".join(filter(None, ("model", names[at], name))) for at, name in evaluation.leaves]
         inside = tuple(f"{place}." for place in noted)
@@ -374,19 +375,3 @@ class Problem(Objective):
         words = f"{self.computes!r} {self.autocast}"
         settings = torch.tensor(list(words.encode()), dtype=torch.uint8)
         return [*self.evaluation.fixed.values(), self.weights, self.data.digest(), settings]
-
-
-def _computes(model: Any, loss: Any) -> dict[str, str]:
-    """Model and loss in words, without the model's parameters and buffers."""
-    parts = {"model": described(model, state=False), "loss": described(loss)}
-    return {f"{name}{place}": words for name, found in parts.items() for place, words in found.items()}
-
-
-def _weights(weights: Any, data: Rows) -> Tensor:
-    """The weights that the user gives, or those of the loader's sampler."""
-    if weights is not None and data.seen.weights is not None:
-        raise ValueError(
-            "weights= were given, and train is a DataLoader whose sampler draws some rows more often than others, "
-            "which is a weight already: pass its dataset with weights=, or leave weights= out"
-        )
-    return check_weights(data.seen.weights if weights is None else weights, len(data))

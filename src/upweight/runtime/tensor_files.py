@@ -1,6 +1,7 @@
 """Files that hold tensors and words, and nothing that runs: one safetensors file, the words as JSON in its header.
 
-Every file carries the number of its format. What another format wrote is refused with a sentence, not misread.
+Every file carries the number of its format and a checksum of all it holds. What another format wrote, and what has
+changed since it was written, is refused with a sentence, not misread.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from safetensors.torch import save_file
 
 from ..types import Tensor
 from .distributed import rank
-from .fingerprint import FORMAT
+from .fingerprint import FORMAT, content_hash
 
 KEY = "upweight"
-"""Where the words stand in the header."""
+"""Where checksum and words stand in the header, in one entry: safetensors writes several in any order."""
+DIGITS = 32
+"""The length of a checksum."""
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], words: dict[str, Any]) -> None:
@@ -54,28 +57,67 @@ def write_own(path: str | Path, tensors: dict[str, Tensor], words: dict[str, Any
     """
     temporary = Path(f"{path}.part")
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    save_file(whole, temporary, metadata={KEY: json.dumps({**words, "format": FORMAT})})
+    text = json.dumps({**words, "format": FORMAT})
+    save_file(whole, temporary, metadata={KEY: checksum(whole, text) + text})
     temporary.replace(path)
 
 
-def read(path: str | Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def checksum(tensors: dict[str, Tensor], words: str) -> str:
+    """A content hash of the words of a file, and of its tensors with their names, shapes and precisions.
+
+    Args:
+        tensors: by name, in any order.
+        words: as they stand in the header.
+
+    >>> import torch
+    >>> checksum({"a": torch.ones(2)}, "{}") == checksum({"a": torch.ones(2, 1)}, "{}")
+    False
+    """
+    names = sorted(tensors)
+    form = [(name, tuple(tensors[name].shape), str(tensors[name].dtype)) for name in names]
+    return content_hash([tensors[name] for name in names], f"{words} {form!r}")
+
+
+def header(file: Any) -> tuple[str, str, dict[str, Any]]:
+    """Checksum, words as they are written and words of an open file; no checksum in files of earlier versions.
+
+    Raises KeyError, JSONDecodeError or AttributeError for a file of somebody else's.
+    """
+    entry = (file.metadata() or {})[KEY]
+    found, text = ("", entry) if entry.startswith("{") else (entry[:DIGITS], entry[DIGITS:])
+    words = json.loads(text)
+    return found, text, dict(words.items())
+
+
+def read(path: str | Path, what: str, *needed: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and words of a file that `write` wrote, on the processor; nothing in a file is executed.
 
     Args:
         path: the file.
         what: what it should be, with its article, for the error.
+        needed: tensors and words that it must have.
 
     Raises:
-        ValueError: for a file that is none of ours, is cut off, or is of another format.
+        ValueError: for a file that is none of ours, is cut off, is of another format, or is not as it was written.
         FileNotFoundError: where there is none.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            words = json.loads((file.metadata() or {})[KEY])
+            found, text, words = header(file)
             check_format(words.pop("format", None), path, what)
-            return {name: file.get_tensor(name) for name in file.keys()}, words  # noqa: SIM118 - not a mapping
-    except (SafetensorError, KeyError, json.JSONDecodeError) as failure:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, KeyError, json.JSONDecodeError, AttributeError) as failure:
         raise ValueError(f"{path} is not {what} of upweight ({failure})") from failure
+    if not found:
+        raise ValueError(
+            f"{path} was written without a checksum, by an earlier version: what it holds cannot be relied on; delete "
+            "it and compute it again"
+        )
+    if found != checksum(tensors, text):
+        raise ValueError(f"{path} has changed since it was written: delete it and compute it again")
+    if missing := [name for name in needed if name not in tensors and name not in words]:
+        raise ValueError(f"{path} is not {what} of upweight: it has no {', '.join(missing)}")
+    return tensors, words
 
 
 def check_format(found: int | None, path: str | Path, what: str) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 
 from ..curvature.base import Curvature
 from ..errors import IndefiniteError, InfluenceError, NotConvergedError
+from ..linalg.coordinates import power_of_two
 from ..types import Tensor
 
 
@@ -146,11 +147,13 @@ class Inverse:
         finite = rows.isfinite().all(1)
         if not finite.all():
             raise InfluenceError(f"right-hand side {int((~finite).nonzero()[0, 0])} has a NaN or infinity")
-        rows = rows.to(self.curvature.dtype)
         if not bool(rows.any()):
-            none = rows.new_zeros(len(rows))
-            return Solution(torch.zeros_like(rows), none, none.long(), (Status.CONVERGED,) * len(rows))
-        solution = self.solve(rows)
+            value, none = torch.zeros_like(rows).to(self.curvature.dtype), rows.new_zeros(len(rows))
+            return Solution(value, none, none.long(), (Status.CONVERGED,) * len(rows))
+        # Squares of all sizes stay within the range of the numbers; powers of two change no digit.
+        unit = power_of_two(rows.abs().amax(1).double())[:, None]
+        solution = self.solve((rows * unit).to(self.curvature.dtype))
+        solution = replace(solution, value=(solution.value / unit).to(solution.value))
         return solution.check() if throw else solution
 
 

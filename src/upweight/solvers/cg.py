@@ -202,10 +202,8 @@ class _Refining:
             value[active] += size * step.to(rows.dtype)
             steps[active] += taken
             before, far = residual[active], error[active]
-            # Scaled to the size of the row: float32 must not underflow.
-            unit = norm[active, None]
-            found = self._look(judge, value[active] / unit, rows[active] / unit)
-            left[active], residual[active], error[active] = unit * found.left, found.residual, found.error
+            found = self._look(judge, value[active], rows[active])
+            left[active], residual[active], error[active] = found
             good = self._good(residual, error)
             for i in open_rows:
                 if ended is Status.INTERRUPTED or (ended is Status.NEGATIVE_CURVATURE and last):

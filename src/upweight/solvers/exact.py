@@ -42,7 +42,7 @@ class Exact(Solver):
         # In the factor's precision, which may be above the problem's; residuals are known before the answer is rounded.
         dtype = curvature.dtype if core.product is None else factor.dtype
         rtol = max(self.rtol, ROUNDING * torch.finfo(dtype).eps)
-        unit = torch.ones(()) if core.diagonal is None else power_of_two(core.diagonal)
+        unit = torch.ones(()) if core.diagonal is None else power_of_two(core.diagonal.sqrt())
         energy = of_factor(factor)
 
         def look(value: Tensor, rows: Tensor) -> Checked:

@@ -10,6 +10,7 @@ import torch
 
 from ..influence.influence import Influence
 from ..influence.scores import Scores
+from ..influence.stationarity import finishing
 from ..measures import MeasureLike
 from ..objective import LinearModel
 from ..runtime.notebook import as_html
@@ -49,11 +50,15 @@ class Explanation:
 
     def __repr__(self) -> str:
         tables = f"Helpful\n{self.helpful.to_string()}\nHarmful\n{self.harmful.to_string()}"
-        return "\n".join([self.question, self.scores.sign, self.scores.verdict, tables])
+        return "\n".join([self.question, *self._words(), tables])
+
+    def _words(self) -> list[str]:
+        found = self.scores
+        drift = [] if found.drift is None else [finishing(found.measure, found.drift, found.effect())]
+        return [found.sign, found.verdict, *drift]
 
     def _repr_html_(self) -> str:
-        words = (self.question, self.scores.sign, self.scores.verdict)
-        return as_html(*words, "Helpful", self.helpful, "Harmful", self.harmful)
+        return as_html(self.question, *self._words(), "Helpful", self.helpful, "Harmful", self.harmful)
 
 
 def explain(

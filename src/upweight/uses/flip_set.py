@@ -16,9 +16,6 @@ from ..solvers import Exact
 from ..types import Batch, Tensor
 from .labels import classifier, decided, label_names, margins, row_names
 
-TOLERANCE = 1e-8
-"""The gradient norm at which a retraining is finished."""
-
 
 @dataclass(frozen=True, eq=False)
 class FlipSet:
@@ -75,7 +72,7 @@ def flip_set(influence: Influence, test: Batch, *, relabel: bool = False, most: 
     batch = problem.prepared(test)
     if batch[0].shape[0] != 1:
         raise ValueError(f"flip_set answers for one test row, got {batch[0].shape[0]}")
-    start = problem.minimised(TOLERANCE)
+    start = problem.minimised()
     said, says = (label_names(problem, decided(p.outputs(batch[0])))[0] for p in (problem, start))
     if said != says:
         raise ValueError(

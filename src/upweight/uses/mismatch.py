@@ -10,6 +10,7 @@ import torch
 
 from ..data.row_sets import as_sets
 from ..influence.influence import Influence
+from ..influence.stationarity import finishing
 from ..measures import Measure
 from ..objective import LinearModel
 from ..runtime.notebook import as_html
@@ -31,14 +32,17 @@ class Mismatch:
 
     groups: pd.DataFrame
     features: pd.DataFrame
+    drift: str = ""
+    """One sentence on how far the model is from where training would end, beside these effects."""
 
     def __repr__(self) -> str:
         head, responsible = self._words()
-        return f"{head}\n{self.groups.head(10).to_string()}\n{responsible}\n{self.features.to_string(index=False)}"
+        features = self.features.to_string(index=False)
+        return f"{head}\n{self.groups.head(10).to_string()}\n{self.drift}\n{responsible}\n{features}"
 
     def _repr_html_(self) -> str:
         head, responsible = self._words()
-        return as_html(head, self.groups.head(10), responsible, self.features)
+        return as_html(head, self.groups.head(10), self.drift, responsible, self.features)
 
     def _words(self) -> tuple[str, str]:
         return (
@@ -82,10 +86,12 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
         },
         index=found.groups,
     ).sort_values("effect of removal", kind="stable")
-    worst = as_sets(by, problem.n, problem.train_index)[1][int(effect.nan_to_num(torch.inf).argmin())]
+    drift = "" if found.drift is None else finishing("mean loss", found.drift.mean()[None], effect[None])
+    sets = as_sets(by, problem.n, problem.train_index)[1]
+    worst = sets[int(effect.nan_to_num(torch.inf).argmin())]
     if model is None:
-        return Mismatch(groups, pd.DataFrame(columns=["feature", "share"]))
-    return Mismatch(groups, _features(influence, model, worst, test, measure))
+        return Mismatch(groups, pd.DataFrame(columns=["feature", "share"]), drift)
+    return Mismatch(groups, _features(influence, model, worst, test, measure), drift)
 
 
 def _features(

@@ -14,6 +14,7 @@ from scipy import stats
 from ..errors import InfluenceError
 from ..influence.influence import Influence
 from ..influence.scores import Scores
+from ..influence.stationarity import SHOWN, below_drift
 from ..measures import MeasureLike
 from ..runtime.notebook import as_html
 
@@ -24,8 +25,6 @@ SIZE = 1.5
 """Ratio of the scores' sizes over the damping above which only the ranking is."""
 NOISE, LOOSE = 0.5, 0.1
 """Relative residuals of estimated solves above which nothing, or only the ranking, is to be trusted."""
-SHOWN = 10
-"""Effects of each test row that a user looks at: the largest ones are held against the drift."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,14 +107,12 @@ def judge_training(scores: Scores) -> tuple[int, str]:
     """
     if scores.drift is None:
         return 0, ""
-    shown = scores.effect().abs().topk(min(SHOWN, scores.values.shape[1]), dim=1).values
-    below = shown < scores.drift.abs()[:, None]
-    share = float(below.double().mean())
+    share = below_drift(scores.effect(), scores.drift)
     if share == 0:
         return 0, ""
     reason = (
         f"training is not finished: finishing it would move the {scores.measure} by more than {share:.0%} of the "
-        f"{shown.shape[1]} largest effects of single examples"
+        f"{min(SHOWN, scores.values.shape[1])} largest effects of single examples"
     )
     return 2 if share > 0.5 else 1, reason
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from ..curvature.hessian import Hessian
 from ..errors import NotConvergedError
+from ..estimators.refitting import OWN
 from ..linalg.factorizations import Factor
 from ..linear.gradient_scale import AIM, ENOUGH, GradientScale
 from ..measures import Measure
@@ -97,6 +98,30 @@ def _by_blocks(
         if baseline is None:
             baseline, values, reached = values[0], values[1:], reached[1:]
         yield from ((value - baseline, norm) for value, norm in zip(values, reached.tolist(), strict=True))
+
+
+def against_estimator(
+    problem: Objective, test: Any, measure: Measure | None, removed: Tensor, measured: Float[Tensor, "r m"]
+) -> float | None:
+    """How far changes by refits are from those of the user's own estimator, fitted again: the relative L2 difference.
+
+    Args:
+        problem: of `from_estimator`; None is the answer for any other.
+        test: m test examples as the user has them.
+        measure: what is measured, default the loss.
+        removed: training rows, each removed alone.
+        measured: their changes (r, m) by refits.
+    """
+    refit = problem.cache.get(OWN)
+    if (
+        refit is None or not len(removed) or not hasattr(test[0], "__getitem__")
+    ):  # rows that are prepared already
+        return None
+    everything = torch.arange(problem.n)
+    start = refit(everything).evaluate(test, measure)
+    found = [refit(everything[everything != row]).evaluate(test, measure) - start for row in removed.tolist()]
+    actual = torch.stack(found)
+    return float((measured - actual).norm() / actual.norm().clamp(min=1e-300))
 
 
 def _by_user(

@@ -14,7 +14,7 @@ from scipy import stats
 from ..influence.influence import Influence
 from ..measures import MeasureLike, as_measure
 from ..runtime.notebook import as_html
-from .refits import Refit, measured_refits
+from .refits import Refit, against_estimator, measured_refits
 
 RESAMPLES = 999
 """Bootstrap samples behind each interval."""
@@ -60,6 +60,8 @@ class Verification:
     top: Agreement
     random: Agreement | None
     complete: bool = True
+    estimator: float | None = None
+    """||refits here - refits of the user's estimator|| / ||the latter|| over a few rows; None where there is none."""
 
     def __repr__(self) -> str:
         return str(self)
@@ -71,6 +73,8 @@ class Verification:
         lines = [f"most influential: {self.top}"]
         if self.random is not None:
             lines.append(f"random control:   {self.random}")
+        if self.estimator is not None:
+            lines.append(f"your estimator, fitted again without a few of them: {_words(self.estimator)}")
         if not self.complete:
             lines.append("interrupted: only the finished refits are counted")
         return "\n".join(lines)
@@ -86,6 +90,7 @@ def verify(
     refit: Refit | None = None,
     seed: int = 0,
     tolerance: float | None = None,
+    own: int = 3,
 ) -> Verification:
     """The judge of influence: removes single training examples, retrains, and compares with the predictions (R15).
 
@@ -104,6 +109,9 @@ def verify(
         seed: of the random examples and of the bootstrap.
         tolerance: the gradient norm to which linear problems are refitted; None: 1e-8 of what one example contributes
             to the gradient, whatever the units of columns and targets.
+        own: rows without which a problem of `from_estimator` has the user's own estimator fitted again as well, its
+            transformers too: where its changes are others, it was read wrongly, stopped early, or its transformers
+            learn from the targets.
 
     Raises:
         ValueError: for k < 1, a missing `refit`, and fewer than two finished refits.
@@ -132,6 +140,12 @@ def verify(
     )
 
     position = {int(row): j for j, row in enumerate(removed.tolist())}
+    by_estimator = None
+    if refit is None:
+        places = [j for row in top[0, :own].tolist() if (j := position[row]) < len(measured)]
+        by_estimator = against_estimator(
+            problem, test, as_measure(measure), removed[places], measured[places]
+        )
     lines = []
     for t in range(len(predicted)):
         for group, rows in (("top", top[t]), ("random", control)):
@@ -155,6 +169,15 @@ def verify(
         if "random" in groups
         else None,
         complete,
+        by_estimator,
+    )
+
+
+def _words(error: float) -> str:
+    return f"its changes are those of these refits to {error:.1%}" + (
+        ""
+        if error < 0.1
+        else ": another training than the one that is explained (tol, random_state, transformers that are fitted again)"
     )
 
 

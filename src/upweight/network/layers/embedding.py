@@ -25,7 +25,7 @@ class Embedding(Layer):
         return None if module.num_embeddings > MOST_WORDS else index.view(1, *module.weight.shape)
 
     def left(self, x: Tensor, slope: Tensor, b: int) -> Float[Tensor, "b t r"]:
-        words = x.reshape(b, -1)
+        words = x.reshape(b, -1).long()
         left = F.one_hot(words, self.module.num_embeddings).to(slope)
         if self.module.padding_idx is not None:
             left[words == self.module.padding_idx] = 0

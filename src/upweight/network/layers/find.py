@@ -11,7 +11,7 @@ from torch import nn
 from ...data.examples import batched, examples
 from ...linalg.flat_vectors import Layout
 from ...linalg.outer_products import WeightMatrix
-from ...runtime.fallback import attempt
+from ...runtime.fallback import out_of_memory
 from ...types import Tensor
 from ..comparisons import plain_gradient
 from ..evaluation import Evaluation
@@ -44,18 +44,18 @@ def find_layers(of: Evaluation, theta: Tensor, batch: Any) -> tuple[list[Weight]
 
     def explained(part: Weight | Norm) -> bool:
         for slopes, whole in pulled:
-            mine, wanted = part.gradients(slopes, 1)[0], whole[part.index]
+            try:
+                mine, wanted = part.gradients(slopes, 1)[0], whole[part.index]
+            except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+                if out_of_memory(error):
+                    raise
+                return False  # of that class by its name alone: it takes other inputs
             if not float((mine - wanted).norm()) <= 1e-3 * float(wanted.norm()):
                 return False
         return True
 
-    def fits(part: Weight | Norm) -> bool:
-        return attempt(
-            lambda: explained(part), lambda: False
-        )  # what a module computes may not even have the shape
-
     parameters = _Parameters(of.model, of.layout, called)
-    return list(filter(fits, parameters.weights())), list(filter(fits, parameters.norms()))
+    return list(filter(explained, parameters.weights())), list(filter(explained, parameters.norms()))
 
 
 class _Parameters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -10,11 +11,14 @@ from torch import nn
 from ...data.examples import batched, count, examples
 from ...linalg.outer_products import Pair
 from ...runtime.alone import alone
-from ...runtime.fallback import attempt
+from ...runtime.fallback import attempt, out_of_memory
 from ...types import Tensor
 from ..evaluation import Evaluation
 from .kinds import layer_of, norm_of
 from .layer import Calls
+
+FOLDING: WeakSet[nn.Module] = WeakSet()
+"""Models that have more or fewer rows inside than examples: choices folded into the batch, prompts laid around it."""
 
 
 @alone
@@ -29,28 +33,44 @@ def record(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Any, Calls]:
     Returns:
         The outputs with their graph, and per module the pairs (input, output).
     """
-    calls: Calls = {}
     b = count(batch)
+    if of.strategy != "batch" or b == 1 or of.model in FOLDING:
+        return _recorded(of, theta, batch, 1)
+    try:
+        return _recorded(of, theta, batch, b)
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        found = _recorded(of, theta, batch, 1)
+        FOLDING.add(of.model)
+        return found
+
+
+def _recorded(of: Evaluation, theta: Tensor, batch: Any, b: int) -> tuple[Any, Calls]:
+    """What `record` gives; what is looked up once for all is looked up b times."""
+    calls: Calls = {}
 
     def spread(module: nn.Module, args: Any) -> Any:
         """Positions that all examples share are looked up by each."""
-        if args and isinstance(args[0], Tensor) and args[0].ndim > 1 and len(args[0]) == 1 < b:
+        if args and isinstance(args[0], Tensor) and args[0].ndim > 1 and len(args[0]) == 1:
             return (args[0].expand(b, *args[0].shape[1:]), *args[1:])
         return None
 
     def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        given = next((leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, Tensor)), None)
-        if given is None or not isinstance(output, Tensor):
-            return None  # a layer of its own kind, which its gradients do not look like
-        calls.setdefault(module, []).append((given.detach(), output))
-        return output.clone()  # what follows may write into it
+        x = next((part for part in (*args, *kwargs.values()) if isinstance(part, Tensor)), None)
+        first, rest = (output[0], output[1:]) if type(output) is tuple and output else (output, None)
+        if x is None or not isinstance(first, Tensor):
+            return None  # no layer of that kind, whatever its class
+        calls.setdefault(module, []).append((x.detach(), first))
+        mine = first.clone()  # what follows may write into it
+        return mine if rest is None else (mine, *rest)
 
     hooks: list[Any] = []
     for module in of.model.modules():
         kind = layer_of(module)
         if kind is not None or norm_of(module) is not None:
             hooks.append(module.register_forward_hook(keep, with_kwargs=True))
-        if kind is not None and kind.looks_up and of.strategy == "batch":
+        if kind is not None and kind.looks_up and b > 1:
             hooks.append(module.register_forward_pre_hook(spread))
     try:
         with torch.enable_grad():

@@ -1,0 +1,50 @@
+"""The user's own estimator, fitted again without some rows: what a reading of it is held against."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..linear.problem import LinearProblem
+from ..types import Tensor
+
+OWN = "own estimator"
+"""Where a problem keeps its `Refitting`, among what a changed copy does not take along."""
+Refitting = Callable[[Tensor], LinearProblem]
+"""Kept training rows (index) -> the problem of the estimator fitted on them alone, its transformers too."""
+
+
+def refitting(
+    estimator: Any, X: Any, y: Any, sample_weight: Any, read: Callable[..., LinearProblem]
+) -> Refitting | None:
+    """How the estimator is fitted again, or None where its rows cannot be picked (data on disk, kernel matrices).
+
+    Args:
+        estimator: the fitted estimator, which is copied.
+        X: its training inputs as the user has them.
+        y: its targets.
+        sample_weight: its sample weights (n,), or None.
+        read: from a fitted estimator, inputs, targets and weights to the problem that it solved.
+    """
+    from sklearn.base import clone
+    from sklearn.utils import _safe_indexing
+
+    model = estimator.steps[-1] if hasattr(estimator, "steps") else ("", estimator)
+    streamed = isinstance(X, np.memmap) or not hasattr(X, "__getitem__")
+    if streamed or getattr(model[1], "kernel", None) == "precomputed":
+        return None
+    name = f"{model[0]}__sample_weight" if model[0] else "sample_weight"
+
+    def refit(kept: Tensor) -> LinearProblem:
+        rows = kept.numpy()
+        own = _safe_indexing(X, rows), _safe_indexing(y, rows)
+        weight = None if sample_weight is None else np.asarray(sample_weight)[rows]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it was said when it was fitted the first time
+            fitted = clone(estimator).fit(*own, **({} if weight is None else {name: weight}))
+            return read(fitted, *own, weight)
+
+    return refit

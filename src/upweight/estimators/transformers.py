@@ -1,0 +1,109 @@
+"""Transformers in front of an estimator: whether training saw the numbers that they give now."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+PROBED = 1000
+"""Training rows on which transformers are fitted once more to see what they give in training."""
+APART = 0.01
+"""The largest share of a column's size by which what they give later may differ from it."""
+
+
+def check_transformers(transform: Any, X: Any, y: Any) -> tuple[str, ...]:
+    """Refuse transformers that give other numbers in training (`fit_transform`) than afterwards (`transform`).
+
+    A target encoder that is fitted across folds is one: the model was trained on numbers that nobody has any more. A
+    copy of the transformers is fitted on some training rows and both are compared; only those are looked at that do not
+    take `fit_transform` over from scikit-learn, where it is `fit` and then `transform`.
+
+    Args:
+        transform: the fitted transformers before the estimator, as a pipeline.
+        X: the training rows as the user has them.
+        y: their targets.
+
+    Returns:
+        A note where the copy could not be fitted, else nothing.
+
+    Raises:
+        ValueError: naming the transformers, and for samplers, which change the rows themselves.
+    """
+    from sklearn.base import clone
+    from sklearn.utils import resample
+
+    leaves = list(_leaves(transform))
+    samplers = [type(leaf).__name__ for leaf in leaves if hasattr(leaf, "fit_resample")]
+    if samplers:
+        raise ValueError(
+            f"the pipeline's {', '.join(samplers)} changes the training rows themselves, which are then not those of "
+            "X: pass the last step of the pipeline with the rows and labels that it was trained on"
+        )
+    names = sorted({type(leaf).__name__ for leaf in leaves if _own_fit_transform(leaf)})
+    if not names:
+        return ()
+    n = X.shape[0] if hasattr(X, "shape") else len(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            copy = clone(transform)
+            some, labels = resample(X, y, replace=False, n_samples=min(n, PROBED), random_state=0)
+            apart = _apart(copy.fit_transform(some, labels), copy.transform(some))
+        except Exception as error:  # a user's own transformer may fail on other rows in any way
+            return (
+                f"whether {' and '.join(names)} gave training other numbers than now is not known ({error})",
+            )
+    if apart > APART:
+        raise ValueError(
+            f"the pipeline's {' or '.join(names)} gives training other numbers (fit_transform) than afterwards "
+            f"(transform), {apart:.0%} apart: what X becomes now is not what the model was trained on. Pass the last "
+            "step with the numbers that it was trained on: from_estimator(pipeline[-1], clone(pipeline[:-1])."
+            "fit_transform(X, y), y), where random_state is fixed, and test rows as pipeline[:-1].transform gives them"
+        )
+    return ()
+
+
+def _leaves(transform: Any) -> Iterator[Any]:
+    """The transformers inside pipelines, unions and column transformers, however they are nested."""
+    inside = next(
+        (
+            getattr(transform, name)
+            for name in ("steps", "transformers_", "transformer_list")
+            if hasattr(transform, name)
+        ),
+        None,
+    )
+    if inside is None:
+        if not (transform is None or isinstance(transform, str)):  # "passthrough", "drop"
+            yield transform
+        return
+    for part in inside:
+        yield from _leaves(part[1])
+
+
+def _own_fit_transform(leaf: Any) -> bool:
+    from sklearn.base import TransformerMixin
+
+    return getattr(type(leaf), "fit_transform", None) is not TransformerMixin.fit_transform
+
+
+def _apart(trained: Any, later: Any) -> float:
+    """The largest difference of two feature matrices, column by column, as a share of the column's size."""
+    a, b = (
+        sparse.csc_array(part) if sparse.issparse(part) else np.asarray(part) for part in (trained, later)
+    )
+    if a.shape != b.shape:
+        return np.inf
+    if sparse.issparse(a) or sparse.issparse(b):
+        off, size = sparse.csc_array(a - b), sparse.csc_array(a)
+        lengths = [np.sqrt(np.asarray(part.multiply(part).sum(0))).ravel() for part in (off, size)]
+    else:
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        spread = a - a.mean(0)  # a column's offset says nothing of the size of what it tells
+        lengths = [np.linalg.norm(a - b, axis=0), np.linalg.norm(spread, axis=0)]
+    moved = lengths[0] > 1e-12 * (1 + lengths[1])
+    return float((lengths[0][moved] / np.maximum(lengths[1][moved], 1e-300)).max(initial=0.0))

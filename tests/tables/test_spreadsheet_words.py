@@ -1,0 +1,20 @@
+"""All that a spreadsheet would run is made inert, wherever it stands."""
+
+import pandas as pd
+import pytest
+
+from upweight.tables.spreadsheet import inert
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r"])
+@pytest.mark.parametrize("place", ["cell", "index", "column"])
+def test_every_beginning_of_a_formula_is_inert_everywhere(first: str, place: str):
+    words = f"{first}cmd()"
+    frame = pd.DataFrame({words if place == "column" else "said": [words if place == "cell" else "fine"]})
+    frame.index = pd.Index([words if place == "index" else "a"])
+    found = inert(frame)
+    told = {"cell": found.iloc[0, 0], "index": found.index[0], "column": found.columns[0]}
+    assert told[place] == f"'{words}"
+    assert [told[other] for other in told if other != place] == [
+        value for name, value in (("cell", "fine"), ("index", "a"), ("column", "said")) if name != place
+    ]
