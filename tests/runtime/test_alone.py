@@ -71,9 +71,10 @@ def test_answers_in_threads_are_those_of_one(shared):
 
 
 def test_problems_are_made_in_threads():
-    found = in_threads(lambda k: Problem(Flattened(k), F.cross_entropy, (X, Y)).gradient(), 3)
+    models = [Flattened(k) for k in range(3)]
+    found = in_threads(lambda k: Problem(models[k], F.cross_entropy, (X, Y)).gradient(), 3)
     for k, gradient in enumerate(found):
-        assert torch.equal(gradient, Problem(Flattened(k), F.cross_entropy, (X, Y)).gradient())
+        assert torch.equal(gradient, Problem(models[k], F.cross_entropy, (X, Y)).gradient())
 
 
 def test_who_is_alone_may_call_another_and_others_wait():
