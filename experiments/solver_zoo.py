@@ -1,5 +1,8 @@
 """Does a solve that says it is right ever be wrong? Random systems in all units against 60-digit arithmetic.
 
+    python -m experiments solver_zoo                300 systems
+    python -m experiments solver_zoo --small        16 of them
+
 Each system is a small linear model or network whose columns are hard: of any units, nearly the same, far from zero,
 saturated, huge or tiny. Every curvature and solver answers for three test examples. The answers are compared, row by
 row, with the same formula in 60 digits. A wrong one is off by more than 1 % with a good verdict: converged, or an

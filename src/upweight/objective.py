@@ -40,7 +40,6 @@ class Objective(Identified):
 
     Every gradient of a *training* example is that of w_i l(z_i, theta), plus l2 * theta where `keep="mean"` (the
     penalty is folded into every L, footnote 1). Gradients of *test* examples have neither weight nor penalty.
-
     A problem never changes: `changed` gives a copy. Data changed in place raise `StaleError` at the next question.
     """
 
@@ -71,19 +70,18 @@ class Objective(Identified):
         >>> problem.changed(l2=1.0).l2.tolist(), problem.l2.tolist()
         ([1.0, 1.0], [0.5, 0.5])
         """
-        unknown = sorted(fields.keys() - CHANGEABLE)
-        if unknown:
-            raise TypeError(
-                f"of a problem {', '.join(sorted(CHANGEABLE))} can be changed, not {', '.join(unknown)}: make it anew"
-            )
+        if unknown := ", ".join(sorted(fields.keys() - CHANGEABLE)):
+            known = ", ".join(sorted(CHANGEABLE))
+            raise TypeError(f"of a problem {known} can be changed, not {unknown}: make it anew")
         found = {name: fields[name] for name in fields.keys() & {"terms"}}
         if "theta" in fields:
             found["theta"] = check_theta(fields["theta"], self.theta)
         if "weights" in fields:
             found["weights"] = check_weights(fields["weights"], self.n).to(self.device)
         if fields.keys() & {"l2", "keep"}:
-            l2, keep = fields.get("l2", self.penalty.l2), fields.get("keep", self.penalty.keep)
-            found["penalty"] = Penalty.of(l2, self.theta, keep)
+            found["penalty"] = Penalty.of(
+                fields.get("l2", self.l2), self.theta, fields.get("keep", self.keep)
+            )
         return self._copy(**found)
 
     def at(self: Self, theta: Float[Tensor, " p"]) -> Self:
@@ -221,8 +219,8 @@ class Objective(Identified):
 
     def gradients_as_train(self, batch: Any, weights: Tensor | None = None) -> Float[Tensor, "b p"]:
         """The gradients that examples of `batch` would have in training: with `weights` (b,) or 1, and the penalty."""
-        bare = self.test_gradients(batch)
-        return (bare if weights is None else bare * weights.to(bare)[:, None]) + self.folded_penalty
+        g = self.test_gradients(batch)
+        return (g if weights is None else g * weights.to(g)[:, None]) + self.folded_penalty
 
     @abstractmethod
     def products(
@@ -251,11 +249,8 @@ class Objective(Identified):
 
         Args:
             batch: m test examples, as (inputs, targets) or a mapping.
-            measure: what is asked about, default the loss.
+            measure: what is asked about, default the loss; of a whole batch it is one number, (1,).
             theta: other parameters (p,) than the problem's own.
-
-        Returns:
-            One number per example, (m,); (1,) for measures of a whole batch.
         """
 
     @abstractmethod
@@ -282,8 +277,7 @@ class Objective(Identified):
     def retrained(self: Self, module: torch.nn.Module) -> Self:
         """The problem at what a retraining gave: a module whose parts are called as those of the problem's own model.
 
-        All of it counts: the parameters in question, those that were held fixed, and the buffers (batch norm's
-        statistics). Raises ValueError for a module without one of them, or with another shape.
+        All of it counts, buffers and fixed parameters too. Raises ValueError where one is missing or of another shape.
         """
 
     @abstractmethod
@@ -382,10 +376,7 @@ class LinearModel(Objective):
     def gradients_without(
         self, sets: Sequence[Int[Tensor, " _"]], thetas: Float[Tensor, "g p"] | None = None
     ) -> Float[Tensor, "g p"]:
-        """The gradient of the objective without each set of training rows, at its own parameters.
-
-        Without `thetas` all are at the problem's own parameters, and only the removed rows are looked at.
-        """
+        """The gradient of the objective without each set of training rows, at its own parameters or the problem's."""
 
     @abstractmethod
     def without(self: Linear, rows: Int[Tensor, " k"]) -> Linear:

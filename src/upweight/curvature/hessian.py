@@ -123,6 +123,7 @@ class EmpiricalCurvature(ProblemCurvature, ExampleMean):
 
     @property
     def floor(self) -> Float[Tensor, " p"] | None:  # type: ignore[override]
+        """The penalty and the damping, where the mean over examples is known to be >= 0; else what Lanczos found."""
         if self.convex:
             return self.problem.l2 + self.damping
         lowest, _ = self.problem.spectra.get(self.name, (-torch.inf, None))

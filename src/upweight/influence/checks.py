@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 import torch
 from jaxtyping import Float
 
+from ..curvature.base import Curvature
 from ..errors import InfluenceError, NotDeterministicError, RankError
 from ..objective import Objective
 from ..runtime.distributed import gather_objects, ranks
@@ -96,6 +98,31 @@ def agreement(problem: Objective) -> None:
                 f"ranks {places.index(place)} and {r} both work on {place}: put the model of each on "
                 'torch.device("cuda", int(os.environ["LOCAL_RANK"]))'
             )
+
+
+def arguments(problem: Objective, curvature: Curvature | None) -> None:
+    """Raise TypeError unless the first is a problem, and ValueError for a curvature of another size than it has."""
+    if not isinstance(problem, Objective):
+        raise TypeError(f"Influence needs a Problem or LinearProblem, got {type(problem).__name__}")
+    if curvature is not None and curvature.p != problem.p:
+        raise ValueError(f"the curvature has p = {curvature.p}, the problem p = {problem.p}")
+
+
+def options(top: int | None, compress: float | None, store: Any) -> None:
+    """Refuse options of `Influence.on_loss` that are out of range or do not go together.
+
+    Args:
+        top: how many rows are kept, >= 1.
+        compress: the tolerance of compressed answers.
+        store: a folder.
+
+    Raises:
+        ValueError: with what to leave out.
+    """
+    if top is not None and top < 1:
+        raise ValueError(f"top must be >= 1, got {top}")
+    if compress is not None and store is not None:
+        raise ValueError("compress and store do not go together: leave one of them out")
 
 
 def drift(gradient: Tensor, solved: Tensor) -> Tensor:

@@ -62,10 +62,7 @@ class Influence:
     def __init__(
         self, problem: Objective, *, curvature: Curvature | None = None, solver: Solver | None = None
     ) -> None:
-        if not isinstance(problem, Objective):
-            raise TypeError(f"Influence needs a Problem or LinearProblem, got {type(problem).__name__}")
-        if curvature is not None and curvature.p != problem.p:
-            raise ValueError(f"the curvature has p = {curvature.p}, the problem p = {problem.p}")
+        checks.arguments(problem, curvature)
         self.problem, self._curvature, self._solver = problem, curvature, solver
 
     @property
@@ -160,20 +157,16 @@ class Influence:
                 the data changed.
             InfluenceError: where a solve fails.
         """
-        if top is not None and top < 1:
-            raise ValueError(f"top must be >= 1, got {top}")
+        checks.options(top, compress, store)
         asked = as_measure(measure)
         if store is not None:
-            if compress is not None:
-                raise ValueError("compress and store do not go together: leave one of them out")
             return self._stored(test, asked, top, Path(store))
         if compress is None:
             answer = self._answer(test, asked)
         else:
             answer = compressed(self.problem, self.settings.curvature, test, asked, compress)
-        found = streamed(self.problem, answer, top)
-        answer = answer._replace(drift=found.drift)
-        return self._scores(found.values, answer, test, asked, columns=found.columns)
+        values, columns, drift = streamed(self.problem, answer, top)
+        return self._scores(values, answer._replace(drift=drift), test, asked, columns=columns)
 
     def _answer(self, test: Any, measure: Measure | None) -> Answer:
         """-H^-1 grad L(z_test) of every test example, and what is known about it."""
@@ -192,8 +185,7 @@ class Influence:
 
         def about(solution: Solution) -> Scores:
             nothing = v.new_empty(len(v), 0, dtype=torch.float64)
-            answer = self._known(solution, drift=True)
-            return self._scores(nothing, answer, test, measure)
+            return self._scores(nothing, self._known(solution, drift=True), test, measure)
 
         stored = StoredPass(folder, self.problem, self.settings, self.solve)
         return stored.scores(v, content_hash([v], self.fingerprint), about, top)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from jaxtyping import Float
 
 from ..losses import LinearLoss
+from ..penalty import Penalty
 from ..runtime.described import described
-from ..types import Tensor, as_tensor
+from ..types import Keep, Tensor, as_tensor
 from .output_map import OutputMap
 
 
@@ -79,6 +81,29 @@ def one_per_example(y: Any, count: int) -> Tensor:
 def first_not_finite(values: Tensor) -> int:
     """The place of the first NaN or infinity among the numbers of a tensor, row by row; there must be one."""
     return int((~values.isfinite()).flatten().nonzero()[0, 0])
+
+
+def penalised(l2: Any, l2_intercept: float, theta: Tensor, to_outputs: OutputMap, keep: Keep) -> Penalty:
+    """The penalty on coefficients and intercepts.
+
+    Args:
+        l2: a number for all coefficients, or one for every parameter (p,).
+        l2_intercept: the strength on the intercepts, where `l2` is a number.
+        theta: the parameters (p,).
+        to_outputs: which of them are intercepts.
+        keep: what of the penalty a retraining without some examples keeps.
+
+    Raises:
+        ValueError: for a negative or infinite strength, and where both say something of the intercepts.
+    """
+    penalty, each = Penalty.of(l2, theta, keep), torch.as_tensor(l2).ndim == 1
+    if not (math.isfinite(l2_intercept) and l2_intercept >= 0):
+        raise ValueError(f"l2_intercept must be >= 0 and finite, got {l2_intercept}")
+    if each and l2_intercept != 0:
+        raise ValueError("l2 per parameter already covers the intercept; leave l2_intercept out")
+    if to_outputs.intercept and not each:
+        penalty.l2[to_outputs.c * to_outputs.d :] = l2_intercept
+    return penalty
 
 
 def in_bytes(loss: LinearLoss, class_weights: Tensor | None = None) -> Tensor:

@@ -5,7 +5,6 @@ A linear model is never treated as a network: no automatic differentiation, floa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,13 +25,12 @@ from ..linalg.outer_products import Outer, written_out
 from ..losses import LinearLoss, Parts
 from ..measures import MeasureLike, as_measure
 from ..objective import LinearModel
-from ..penalty import Penalty
 from ..runtime.distributed import gather_rows, shard, sum_across
 from ..runtime.unchanging import derived
 from ..types import Keep, Tensor, as_tensor, wide
 from . import class_weights as by_label
 from . import questions
-from .arguments import encoded, in_bytes, packed
+from .arguments import encoded, in_bytes, packed, penalised
 from .newton_training import minimise
 from .one_layer import OneLayer
 from .output_map import OutputMap
@@ -95,13 +93,7 @@ class LinearProblem(LinearModel):
     ) -> None:
         design = opened(X)
         theta, to_outputs = packed(coef, intercept, design.shape[1])
-        penalty = Penalty.of(l2, theta, keep)
-        if not (math.isfinite(l2_intercept) and l2_intercept >= 0):
-            raise ValueError(f"l2_intercept must be >= 0 and finite, got {l2_intercept}")
-        if torch.as_tensor(l2).ndim == 1 and l2_intercept != 0:
-            raise ValueError("l2 per parameter already covers the intercept; leave l2_intercept out")
-        if to_outputs.intercept and torch.as_tensor(l2).ndim == 0:
-            penalty.l2[to_outputs.c * to_outputs.d :] = l2_intercept
+        penalty = penalised(l2, l2_intercept, theta, to_outputs, keep)
         n = design.shape[0]
         targets, own = encoded(loss, y, n, to_outputs.c).clone(), check_weights(weights, n)
         by_class = by_label.check_class_weights(class_weights, loss, to_outputs.c)
