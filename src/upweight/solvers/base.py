@@ -33,8 +33,8 @@ class Status(enum.Enum):
 
 
 REMEDIES = {
-    Status.NOT_CONVERGED: "allow more steps, give a preconditioner, raise the damping or loosen rtol; up to some "
-    "thousand parameters Exact finds more",
+    Status.NOT_CONVERGED: "allow more steps, give a preconditioner, raise the damping or loosen rtol; bring inputs to "
+    "comparable units, or up to some thousand parameters use Exact",
     Status.NEGATIVE_CURVATURE: "raise the damping, or take GaussNewton in the place of a Hessian",
     Status.DIVERGED: "leave LiSSA's scale to be found automatically, or raise it; use larger mini-batches",
     Status.INTERRUPTED: "run again; rows that were finished are right",
