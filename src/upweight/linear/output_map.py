@@ -75,16 +75,6 @@ class OutputMap:
         weight = torch.einsum("b...c,bd->b...cd", r, X).flatten(-2)
         return torch.cat([weight, r], dim=-1) if self.intercept else weight
 
-    def squares(self, block: Block, w: Float[Tensor, "b c"]) -> Float[Tensor, " p"]:
-        """The weighted sums of squared columns, sum_i w_ik x_ij^2 (p,): the diagonal of a sum of curvatures.
-
-        Args:
-            block: b rows of X.
-            w: the weight of each row for each output (b, c).
-        """
-        weight = block.squares(w).flatten()
-        return torch.cat([weight, w.sum(0)]) if self.intercept else weight
-
     def shifts(self, l2: Float[Tensor, " p"]) -> Float[Tensor, "q p"] | None:
         """Unit directions (q, p) that move all outputs of an example alike and are not penalised, or None.
 

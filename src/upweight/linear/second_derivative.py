@@ -22,6 +22,8 @@ BLOCK_ROWS = 2048
 """The least rows of a block of X."""
 LOST = 1e-9
 """The relative error of a variance from which on sparse columns are centred."""
+DIGITS = 1e-3
+"""The relative error of a diagonal, of which the size is all that matters."""
 
 
 def rows_at_once(d: int) -> int:
@@ -57,11 +59,13 @@ class LinearHessian(SecondDerivative):
         problem: the linear model, at whose theta it is taken.
         map: how its parameters become outputs.
         columns: the inputs, where they are others than the problem's own.
+        known: the diagonal, where somebody has found it already.
     """
 
     problem: LinearModel
     map: OutputMap
     columns: Design | None = None
+    known: Float[Tensor, " p"] | None = None
 
     @property
     def design(self) -> Design:
@@ -148,22 +152,49 @@ class LinearHessian(SecondDerivative):
         return self.map.outer(problem.derivatives().root().mT, X).flatten(0, 1) / problem.n**0.5
 
     def diagonal(self) -> Float[Tensor, " p"]:
-        return self._diagonal
-
-    @cached_property
-    def _diagonal(self) -> Float[Tensor, " p"]:
-        parts, rows = self.problem.derivatives(), rows_at_once(self.problem.d)
-        bend = parts.a if parts.u is None else parts.a - parts.u.square()
-        total = torch.zeros(self.problem.p, dtype=torch.float64)
-        for part, block in self.design.blocks(rows, torch.float64, shard(self.problem.n)):
-            total += self.map.squares(block, bend[part])
-        return sum_across(total).div_(self.problem.n).add_(self.problem.l2)
+        return self._around(None) if self.known is None else self.known
 
     def centred(self) -> tuple[SecondDerivative, Coordinates] | None:
-        if self._center is None:
+        center = self._center
+        if center is None:
             return None
-        there = replace(self, columns=CentredDesign(self.problem.design, self._center))
-        return there, Coordinates(center=self._center)
+        there = replace(self, columns=CentredDesign(self.problem.design, center), known=self._around(center))
+        return there, Coordinates(center=center)
+
+    @cached_property
+    def _moments(self) -> tuple[Float[Tensor, " c"], Float[Tensor, "c d"], Float[Tensor, "c d"]]:
+        """Sums over the training rows, for each output: of its curvature w, of w x and of w x^2, by one pass over X."""
+        problem, parts = self.problem, self.problem.derivatives()
+        bend = parts.a if parts.u is None else parts.a - parts.u.square()
+        first, second = torch.zeros(2, problem.c, problem.d, dtype=torch.float64)
+        for part, block in problem.design.blocks(rows_at_once(problem.d), torch.float64, shard(problem.n)):
+            first += block.backward(bend[part])
+            second += block.squares(bend[part])
+        return bend.sum(0), sum_across(first), sum_across(second)
+
+    def _around(self, center: Float[Tensor, " d"] | None) -> Float[Tensor, " p"]:
+        """The diagonal where `center` is subtracted from the columns; from moments where these have the digits."""
+        problem, (mass, first, second) = self.problem, self._moments
+        if center is not None:
+            raw, mean = second, mass[:, None] * center
+            second = raw - center * (2 * first - mean)
+            if bool((torch.finfo(raw.dtype).eps * raw > DIGITS * second).any()):
+                second = self._second_around(center)
+        weight = second.flatten()
+        found = torch.cat([weight, mass]) if self.map.intercept else weight
+        return found / problem.n + problem.l2
+
+    def _second_around(self, center: Float[Tensor, " d"]) -> Float[Tensor, "c d"]:
+        """Sums of w (x - center)^2 for each output, by another pass over X."""
+        problem, parts = self.problem, self.problem.derivatives()
+        bend = parts.a if parts.u is None else parts.a - parts.u.square()
+        total = torch.zeros(problem.c, problem.d, dtype=torch.float64)
+        blocks = CentredDesign(problem.design, center).blocks(
+            rows_at_once(problem.d), torch.float64, shard(problem.n)
+        )
+        for part, block in blocks:
+            total += block.squares(bend[part])
+        return sum_across(total)
 
     @cached_property
     def _center(self) -> Float[Tensor, " d"] | None:
@@ -171,15 +202,12 @@ class LinearHessian(SecondDerivative):
         problem = self.problem
         if not self.map.intercept or bool(problem.l2[-problem.c :].any()):
             return None
-        weight = problem.derivatives().a.sum(1, keepdim=True)
-        weight = weight if float(weight.sum()) > 0 else torch.ones_like(weight)
-        total = torch.zeros(problem.d, dtype=torch.float64)
-        for part, block in problem.design.blocks(rows_at_once(problem.d), torch.float64, shard(problem.n)):
-            total += block.backward(weight[part])[0]
-        center = sum_across(total) / weight.sum()
+        mass, first, second = (part.sum(0) for part in self._moments)
+        if not float(mass) > 0:
+            return None
+        center = first / mass
         if problem.design.is_sparse:  # written out to be centred: only where rounding would take digits
-            mass = self._diagonal[: -problem.c].view(problem.c, -1).sum(0)
-            left = mass - weight.sum() / problem.n * center.square()
-            if bool((torch.finfo(left.dtype).eps * mass <= LOST * left).all()):
+            left = second - mass * center.square()
+            if bool((torch.finfo(left.dtype).eps * second <= LOST * left).all()):
                 return None
         return center

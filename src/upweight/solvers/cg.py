@@ -27,6 +27,8 @@ UNSEEN = 0.01
 """The share that a random row has of an eigenvector may be missed below this, times its expected size: 0.8 % are."""
 MOST_TRIED = 100
 """Products that the random row takes at most which tells whether a curvature is indefinite."""
+COARSE = 1e-4
+"""Rounding that the bound of an error may have, as a share of it."""
 ROUNDING = 500
 """A precision is accurate enough to judge a residual that is this many times its rounding unit."""
 
@@ -87,7 +89,10 @@ class ConjugateGradient(Solver):
                 ended = _solve_random_row(curvature, operators[judge], helper.of(wide(judge)), wide(judge))
             if ended is not Status.CONVERGED:
                 _look_at_spectrum(curvature, met=ended is Status.NEGATIVE_CURVATURE)
-        energy = bound(curvature, operators[precisions[-1]])
+        coarse = next(
+            d for d in precisions if torch.finfo(d).eps * there.reach <= COARSE or d == precisions[-1]
+        )
+        energy = bound(curvature, lambda rows: operators[coarse](rows.to(wide(coarse))))
         refining = _Refining(operators, helper, enough, energy, self.rtol, budget)
 
         def solve(rows: Tensor) -> Solution:
