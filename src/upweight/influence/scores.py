@@ -249,7 +249,7 @@ class Scores:
         Row ids that are neither numbers nor strings (dates, say) are kept as their text.
 
         >>> import tempfile, torch
-        >>> scores = Scores(torch.tensor([[-3.0, 6.0]], dtype=torch.float64), n=3)
+        >>> scores = Scores(torch.tensor([[-3.0, 6.0]], dtype=torch.float64), n=2)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     scores.save(f"{folder}/scores.safetensors")
         ...     Scores.load(f"{folder}/scores.safetensors").values
