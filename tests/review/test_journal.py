@@ -1,5 +1,7 @@
 """The journal: decisions survive, the newest counts, and it belongs to one file."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import xxhash
 
@@ -28,6 +30,17 @@ def test_the_newest_decision_counts_and_undo_brings_back_the_one_before(tmp_path
     for action, label in (("relabel", None), ("keep", "x")):
         with pytest.raises(ValueError, match="a label goes with relabel"):
             Decision(1, action, label)
+
+
+def test_any_thread_may_decide(tmp_path):
+    """The server answers in threads of its own."""
+    journal = Journal(tmp_path / "decisions", "f", "y", "h")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda row: journal.add(Decision(row, "drop")), range(40)))
+        assert len(pool.submit(journal.decisions).result()) == 40
+    taken = journal.undo()
+    assert taken is not None
+    assert set(range(40)) - set(journal.decisions()) == {taken.row}
 
 
 def test_a_journal_of_something_else_is_refused(tmp_path):
