@@ -200,11 +200,11 @@ class Scores:
         """Some columns of the scores of one test row, in the order given: influence and effect by training row.
 
         `order` (k,) are places among the columns, as `helpful` and `explain` rank them; the index of the table are the
-        ids of the rows, or their numbers.
+        ids of the rows, or their numbers. Raises ValueError for more than one test row.
         """
         rows = order if self.columns is None else self.columns[0][order]
         return pd.DataFrame(
-            {"influence": self.values[0][order].numpy(), self._heading: self.effect()[0][order].numpy()},
+            {"influence": self.values[0][order].numpy(), self._heading: self._row()[order].numpy()},
             index=_named(rows.numpy(), self.ids).rename("train row"),
         )
 
