@@ -48,7 +48,9 @@ MODULES = {
     "tables/spreadsheet.py": "tests/tables/test_spreadsheet_words.py",
 }
 """The modules that are mutated, with what is given to pytest beside the module and the tests named after it."""
-LEFT_ALONE = re.compile(r"_BitOr_\w+$|(Add|Sub|Mul|Div|Mod|Pow)_(LShift|RShift|Bit\w+|Mod|Pow|FloorDiv)$|_Is$|_IsNot$")
+LEFT_ALONE = re.compile(
+    r"_BitOr_\w+$|(Add|Sub|Mul|Div|Mod|Pow)_(LShift|RShift|Bit\w+|Mod|Pow|FloorDiv)$|_Is$|_IsNot$"
+)
 """Mutations of annotations, and those that are errors of types wherever they are run."""
 CHOICES = re.compile(r"@dataclass|[A-Z_]+ = [\d.<e -]+$")
 """Lines that are left alone: what a decorator asks of Python, and tolerances and sizes, of which another would do."""
@@ -80,10 +82,15 @@ def survivors(copy: Path, module: str, sample: int, seed: int) -> tuple[int, lis
     )
     session.unlink(missing_ok=True)
     env = {**os.environ, "PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1"}
-    env |= {"CI": "1", "PYTHONDONTWRITEBYTECODE": ""}  # hypothesis tries the same for each; imports are half the time
+    env |= {
+        "CI": "1",
+        "PYTHONDONTWRITEBYTECODE": "",
+    }  # hypothesis tries the same for each; imports are half the time
 
     def tool(*words: str | Path) -> int:
-        return subprocess.run([Path(sys.executable).with_name("cosmic-ray"), *words], cwd=copy, env=env).returncode
+        return subprocess.run(
+            [Path(sys.executable).with_name("cosmic-ray"), *words], cwd=copy, env=env
+        ).returncode
 
     if tool("baseline", config):
         raise RuntimeError(f"the tests of {module} fail without a mutant")
