@@ -37,8 +37,8 @@ oracles: ## compare with curvlinops and kronfluence, in an environment of their 
 
 mutants: ## how many faults put into the source the tests notice, a sample of each module: an hour or more
 	$(MAKE) VENV=.venv-mutants .venv-mutants/installed-dev
-	.venv-mutants/bin/python -m pip install --disable-pip-version-check "cosmic-ray==8.7.0"
-	.venv-mutants/bin/python -m tests.mutants
+	.venv-mutants/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt "cosmic-ray==8.7.0"
+	.venv-mutants/bin/python -m tests.mutants $(MUTANTS) # MUTANTS="--sample 2 solvers/exact.py", say
 
 format: $(VENV)/installed-dev ## rewrite the files as `check` wants them, as far as a program can
 	$(BIN)/ruff format .

@@ -13,6 +13,7 @@ from tests.support.compare import assert_close_per_row
 from tests.support.refits import losses_on_test, plain_step, total_objective
 from upweight import Hessian
 from upweight.data.row_sets import as_sets
+from upweight.influence.removal import Removal
 
 SETS = [[3], [0], [1, 2], [0, 2, 3, 4]]
 
@@ -196,6 +197,19 @@ def test_a_leverage_within_rounding_of_one_is_nan_and_all_other_rows_are_exact(s
         moved, there = (v - v.mean() * (c > 1) for v in (moved, alone.outputs[i]))
         assert_close_per_row(there, moved, 1e-7)
     assert bool(alone.outputs[rest].isfinite().all())
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 6])
+def test_at_most_five_undetermined_groups_are_named(count: int) -> None:
+    newton = torch.zeros(2, 7).double()
+    newton[:, :count] = torch.nan
+    newton[0, 6] = torch.nan  # of one measure only: the group is not undetermined
+    names = pd.Index(list("abcdefg"))
+    found = Removal(names, torch.ones(7).long(), torch.zeros(2, 7).double(), newton=newton)
+    assert found.undetermined.tolist() == list("abcdefg")[:count]
+    said = {0: "", 1: "a.", 5: "a, b, c, d, e.", 6: "a, b, c, d, e, ...."}[count]
+    remarks = [line for line in repr(found).splitlines() if line.startswith("undetermined (NaN): ")]
+    assert [line.partition(": ")[2].partition(" Some")[0] for line in remarks] == [said] * (count > 0)
 
 
 def test_the_table_says_everything() -> None:

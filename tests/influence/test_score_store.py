@@ -20,6 +20,7 @@ from safetensors import safe_open
 
 import upweight as uw
 from tests.questions import linear
+from tests.support.cases import draw
 from tests.support.ranks import PATIENCE, ROOT, Group, script, starter, torchrun
 from tests.support.stores import contents, preconditioned
 from upweight import RankError, ScoreStore, StaleError
@@ -356,6 +357,16 @@ def test_blocks_of_other_scores_are_not_read(tmp_path: Path):
     for ask in (lambda: store.block(0), lambda: store[0], store.values):
         with pytest.raises(ValueError, match=r"scores-000000\.safetensors belongs to other scores"):
             ask()
+
+
+def test_solves_of_other_scores_are_not_read(tmp_path: Path):
+    made, rows = ScoreStore.begin(tmp_path, KEY, PLAN), draw(1, 3)
+    made.solved(rows, solution)
+    path = tmp_path / "solved-00000.safetensors"
+    tensors, words = read(path, "a group of solves")
+    write_own(path, tensors, {**words, "key": "another"})
+    with pytest.raises(ValueError, match=r"solved-00000\.safetensors belongs to other scores"):
+        made.solved(rows, solution)
 
 
 @pytest.mark.parametrize("crafted", [{"m": -3}, {"n": 0}, {"columns": 0}, {"p": -1}, {"dtype": "os"}])

@@ -59,8 +59,12 @@ def test_k_must_be_positive(table: str, k: int):
 
 
 def test_tables_are_about_one_test_row():
-    with pytest.raises(ValueError, match=r"2 test rows; choose one, as in scores\[0\]"):
-        made_up().helpful(1)
+    for ask in (made_up().helpful, made_up().top, lambda k: made_up().table(torch.arange(k))):
+        with pytest.raises(ValueError, match=r"2 test rows; choose one, as in scores\[0\]"):
+            ask(1)
+    found = made_up()[1].table(torch.tensor([3, 0]))
+    assert found["influence"].to_dict() == {3: -40.0, 0: 1.0}
+    assert found["removal effect on the loss"].to_dict() == {3: 10.0, 0: -0.25}
 
 
 def test_indexing():

@@ -1,8 +1,11 @@
 """The journal: decisions survive, the newest counts, and it belongs to one file."""
 
-import pytest
+from concurrent.futures import ThreadPoolExecutor
 
-from upweight.review.journal import Decision, Journal
+import pytest
+import xxhash
+
+from upweight.review.journal import Decision, Journal, file_hash
 from upweight.tables import FileError
 
 
@@ -29,13 +32,36 @@ def test_the_newest_decision_counts_and_undo_brings_back_the_one_before(tmp_path
             Decision(1, action, label)
 
 
+def test_any_thread_may_decide(tmp_path):
+    """The server answers in threads of its own."""
+    journal = Journal(tmp_path / "decisions", "f", "y", "h")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda row: journal.add(Decision(row, "drop")), range(40)))
+        assert len(pool.submit(journal.decisions).result()) == 40
+    taken = journal.undo()
+    assert taken is not None
+    assert set(range(40)) - set(journal.decisions()) == {taken.row}
+
+
 def test_a_journal_of_something_else_is_refused(tmp_path):
     path = tmp_path / "decisions"
     Journal(path, "train.csv", "y", "hash")
-    with pytest.raises(FileError, match="about the target 'y', not 'z'"):
-        Journal(path, "train.csv", "z", "hash")
-    with pytest.raises(FileError, match=r"another state of train.csv"):
-        Journal(path, "train.csv", "y", "other")
+    for other in ("x", "z"):
+        with pytest.raises(FileError, match=f"about the target 'y', not '{other}'"):
+            Journal(path, "train.csv", other, "hash")
+    for other in ("another", "other"):
+        with pytest.raises(FileError, match=r"another state of train.csv"):
+            Journal(path, "train.csv", "y", other)
     (tmp_path / "photo").write_bytes(b"no database, but long enough to be looked at" * 50)
     with pytest.raises(FileError, match="cannot be used as a journal"):
         Journal(tmp_path / "photo", "train.csv", "y", "hash")
+
+
+@pytest.mark.parametrize("part", [None, 4])
+def test_the_hash_of_a_file_is_that_of_all_its_bytes(tmp_path, part, monkeypatch: pytest.MonkeyPatch):
+    if part is not None:
+        monkeypatch.setattr("upweight.review.journal.PART", part)
+    path = tmp_path / "file.csv"
+    for words in (b"", b"abcdefghij", b"Xbcdefghij", b"abcdXfghij", b"abcdefghiX", b"abcdefghijk"):
+        path.write_bytes(words)
+        assert file_hash(path) == xxhash.xxh3_128(words).hexdigest()

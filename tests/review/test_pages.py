@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.support.reviews import client, decide, labelled, session_of, settled
+from upweight.review.pages import row_shown
 from upweight.tables import FileError, FittedFile
 
 
@@ -35,6 +36,39 @@ def test_a_review_by_the_page(fitted):
         assert browser.get(nonsense).status_code == 200
     for body in ("", "row=1", "row=x&action=keep", "row=1&action=burn", "row=1&action=relabel&label=dog"):
         assert browser.post("/decide", content=body).status_code == 400
+
+
+def test_the_list_has_every_row_once_the_most_doubtful_first(fitted):
+    session = session_of(fitted)
+    browser = client(session)
+    first, last = (browser.get(f"/list?page={page}").text for page in (1, 2))
+    shown = [int(row) for page in (first, last) for row in re.findall(r'<a href="/\?row=(\d+)">', page)]
+    assert shown == session.fit.ranking["row"].tolist()
+    assert sorted(shown) == list(range(90))
+    assert len(re.findall(r"<tr", first)) == 51
+    for page, wanted in (("0", first), ("x", first), ("", first), ("3", last), ("99999", last)):
+        assert browser.get(f"/list?page={page}").text == wanted
+    state = browser.get("/state").json()
+    assert state["contradicted"] == len(re.findall(r'class="doubted"', first + last)) > 0
+    assert (state["decided"], state["held"], state["current"]) == (0, 18, True)
+    assert state["accuracy"] == state["first"]
+    decide(browser, shown[0], "keep")
+    state = browser.get("/state").json()
+    assert (state["decided"], state["current"]) == (1, False)
+
+
+@pytest.mark.parametrize("place", [0, 89])
+def test_the_page_of_a_row_says_what_the_model_says_of_it(fitted, place):
+    session = session_of(fitted)
+    shown, line = row_shown(session, place), session.fit.ranking.loc[place]
+    assert (shown["example"].id, shown["decision"]) == (place, None)
+    assert (shown["proposed"], shown["loss"]) == (line["proposed label"], line["loss without the row"])
+    names = [other.id for _, others in shown["groups"] for other in others]
+    assert shown["places"] == {name: name for name in names}
+    page = client(session).get(f"/?row={place}").text
+    assert f"Is row {place} " in page
+    assert all(f'href="/?row={name}"' in page for name in names)
+    assert f"Is row {next(session.waiting())} " in client(session).get("/?row=90").text
 
 
 def test_scripts_in_cells_and_labels_are_shown_as_text(tmp_path):

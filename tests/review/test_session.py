@@ -64,6 +64,21 @@ def test_flipped_labels_come_first_and_accuracy_rises_as_they_are_mended(fitted)
     assert not wrong & set(session.waiting())
 
 
+@pytest.mark.parametrize("row", [0, 10, 41])
+def test_evidence_is_other_rows_by_the_sign_of_their_effects(fitted, row):
+    session = session_of(fitted)
+    asked, helpful, harmful = session.evidence(row)
+    assert (asked.id, asked.label, asked.effect) == (row, session.own_labels[row], None)
+    for others, sign in ((helpful, 1), (harmful, -1)):
+        assert 1 <= len(others) <= 3
+        assert row not in [other.id for other in others]
+        assert not set(session.held.tolist()) & {other.id for other in others}
+        effects = [sign * float(other.effect) for other in others if other.effect is not None]
+        assert len(effects) == len(others)
+        assert min(effects) > 0
+        assert [other.label for other in others] == [session.own_labels[other.id] for other in others]
+
+
 def test_skipped_rows_come_again_at_the_end(fitted):
     session = session_of(fitted)
     first = next(session.waiting())

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.cases import CASES, Case, case_id, draw
+from tests.support.cases import BY_NAME, CASES, Case, case_id, draw
 from tests.support.compare import assert_close_per_row
 from tests.support.curvatures import damped, solved, with_eigenvalues
 from upweight import (
@@ -49,6 +49,21 @@ def test_bounds_are_bounds_and_those_of_a_factor_are_tight(case: Case, damping: 
     loose = accuracy.by_floor(curvature, accuracy.own_operator(curvature))
     if loose is not None:
         assert bool((loose(there.inward(left), nothing) >= wanted * (1 - 1e-9)).all())
+
+
+@pytest.mark.parametrize("name", ["logistic n < p intercept", "logistic sparse intercept weights"])
+def test_the_bound_by_a_floor_holds_along_what_has_none(name: str):
+    """An intercept without a penalty is eliminated: residuals of it alone have an error too."""
+    curvature = Hessian(BY_NAME[name].problem)
+    assert curvature.floor is not None
+    free = (curvature.floor == 0).nonzero()[:, 0]
+    assert len(free)
+    left = torch.eye(curvature.p, dtype=torch.float64)[free]
+    there = curvature.coordinates
+    loose = accuracy.by_floor(curvature, accuracy.own_operator(curvature))
+    assert loose is not None
+    wanted = true_energy(curvature.matrix(), left)
+    assert bool((loose(there.inward(left), torch.zeros_like(left)) >= wanted * (1 - 1e-9)).all())
 
 
 @every_case

@@ -200,11 +200,11 @@ class Scores:
         """Some columns of the scores of one test row, in the order given: influence and effect by training row.
 
         `order` (k,) are places among the columns, as `helpful` and `explain` rank them; the index of the table are the
-        ids of the rows, or their numbers.
+        ids of the rows, or their numbers. Raises ValueError for more than one test row.
         """
         rows = order if self.columns is None else self.columns[0][order]
         return pd.DataFrame(
-            {"influence": self.values[0][order].numpy(), self._heading: self.effect()[0][order].numpy()},
+            {"influence": self.values[0][order].numpy(), self._heading: self._row()[order].numpy()},
             index=_named(rows.numpy(), self.ids).rename("train row"),
         )
 
@@ -249,7 +249,7 @@ class Scores:
         Row ids that are neither numbers nor strings (dates, say) are kept as their text.
 
         >>> import tempfile, torch
-        >>> scores = Scores(torch.tensor([[-3.0, 6.0]], dtype=torch.float64), n=3)
+        >>> scores = Scores(torch.tensor([[-3.0, 6.0]], dtype=torch.float64), n=2)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     scores.save(f"{folder}/scores.safetensors")
         ...     Scores.load(f"{folder}/scores.safetensors").values
