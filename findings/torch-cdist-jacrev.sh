@@ -3,10 +3,10 @@
 # vectors sent through one `vjp` of it by `vmap`.
 #
 # One would guess that jacrev gives the same matrix as autograd row by row: it is the documented way to a Jacobian, cdist is
-# an ordinary differentiable function, and where torch cannot batch an operation it raises or falls back to a loop. With p = 2 it happens where both sets have at most 25 points (above
-# that cdist goes another way, by a matrix product, and is right), so a test with 30 points passes and the case with 5
-# learned centres fails; with p = 1 it happens at every size. `jacrev(..., chunk_size=1)`, plain arithmetic and
-# `vmap(grad(...))` over examples are right.
+# an ordinary differentiable function, and where torch cannot batch an operation it raises or falls back to a loop. With
+# p = 2 it happens where both sets have at most 25 points (above that cdist goes another way, by a matrix product, and is
+# right): a test with 30 rows passes, and the same model asked about one row is wrong. With p = 1 and 3 it happens at every
+# size tried. `jacrev(..., chunk_size=1)`, plain arithmetic and `vmap(grad(...))` over examples are right.
 #
 # Output seen:
 #   p = 2, 1 x 3 points: jacrev off by 115%, with chunk_size=1 by 0%, the same in plain arithmetic by 0%
