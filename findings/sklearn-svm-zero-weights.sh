@@ -4,9 +4,10 @@
 #
 # One would guess that a row of weight 0 is as good as left out, and that `X[support_]` is `support_vectors_`, as it is for
 # positive weights. The rows of weight 0 are dropped before the fit, and `support_` counts among those left. With a built-in
-# kernel only that attribute is wrong; with kernel="precomputed" predictions look the kernel up by it, in the matrix of all
-# rows, and multiply the kernel of one row with the coefficient of another. SVR, NuSVC, NuSVR and OneClassSVM do the same. A weight of 1e-12
-# in place of 0 gives the right model. (scikit-learn's issues 5150 and 25380 are about the numbers; a correction is open.)
+# kernel only that attribute is wrong; with kernel="precomputed" predictions look the kernel up by it in the matrix of all
+# rows, and so multiply the coefficient of one row with the kernel of another. SVR, NuSVC, NuSVR and OneClassSVM do the
+# same. A weight of 1e-12 in place of 0 gives the right model. (scikit-learn's issues 5150 and 25380 are about zero weights
+# here; a correction of `support_` was proposed and is not in this version.)
 #
 # Output seen:
 #   SVC linear: X[support_] is support_vectors_: False; counted among the kept rows: True
