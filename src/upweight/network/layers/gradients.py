@@ -21,7 +21,7 @@ from ...runtime.distributed import rank
 from ...runtime.fallback import attempt
 from ...runtime.progress import track
 from ...types import Tensor
-from ..loss_curvature import check_curved
+from ..loss_curvature import check_convex_curvature
 from ..output_curvature import cotangents, flat_outputs
 from ..passes import Passes
 from ..trial import Trial
@@ -128,7 +128,7 @@ class NetworkLayers(LayerGradients):
     def pulled_back(
         self, plan: SidesPlan, title: str
     ) -> Iterator[tuple[Iterator[Sides], Float[Tensor, " b"]]]:
-        check_curved(self.trial, self.passes)
+        check_convex_curvature(self.trial, self.passes)
         generator = torch.Generator().manual_seed(plan.seed + rank())
         for batch, w in track(self.passes.blocks(), title, self.passes.block_count):
             chunks = [(batch, w)]
