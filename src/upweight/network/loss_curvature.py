@@ -143,4 +143,4 @@ def _gap(of: Evaluation, theta: Tensor, batch: Any) -> float:
     flat, slope = slopes(of, theta, batch)
     _, bend = _bent(of, theta, batch)
     differences = central(lambda at: slope(of, at, batch).detach(), flat.detach(), _along(flat))
-    return gap_to_differences(bend, differences)
+    return gap_to_differences(bend, differences, coarsest=of.coarsest)
