@@ -74,14 +74,24 @@ class NetworkLayers(LayerGradients):
     @cached_property
     def together(self) -> bool:
         found = self.layered
-        if not found.example_first or len(found.rest.loose) > OUTSIDE * len(self.passes.theta):
-            return False
+        apart = found.apart(OUTSIDE)
+        if apart:
+            return self._slowly(apart)
 
         def agrees() -> bool:
             batch = self.passes.data.take(slice(0, min(self.passes.n, self.passes.memory.layered_size)))
             return attempt(lambda: found.agrees(batch), lambda: False)
 
-        return self.patiently(agrees)
+        if self.patiently(agrees):
+            return True
+        return self._slowly(
+            "layers do not add up to the model's gradients (a parameter used past its layer?)"
+        )
+
+    def _slowly(self, why: str) -> bool:
+        """Say among the remarks that, and why, examples are taken one by one; False."""
+        self.passes.evaluation.shortcuts.say(f"gradients are taken example by example: {why}", loud=False)
+        return False
 
     @property
     def rounding_error(self) -> float:
@@ -133,6 +143,7 @@ class NetworkLayers(LayerGradients):
         for batch, w in track(self.passes.blocks(), title, self.passes.block_count):
             chunks = [(batch, w)]
             if not self.layered.example_first:
+                self._slowly(self.layered.apart(OUTSIDE))
                 chunks = [(batched(z), w[[i]]) for i, z in enumerate(examples(batch))]
             for chunk, weight in chunks:
                 yield self._sides(chunk, plan, generator), weight
