@@ -151,11 +151,12 @@ def test_rounding_inside_of_model_or_loss_raises_no_alarm(where, size):
         for value in inner.parameters():
             value.mul_(size)
     X, y = torch.randn(12, 4), torch.arange(12) % 3
-    if where == "model":
-        model, loss = nn.Sequential(inner[0], Coarse(), *inner[1:]), F.cross_entropy
-    else:
-        model, loss = inner, lambda o, y: F.cross_entropy(o.bfloat16(), y).float()
-    problem = Problem(model, loss, (X, y), l2=0.01)
+
+    def coarse(o, y):
+        return F.cross_entropy(o.bfloat16(), y).float()
+
+    model = nn.Sequential(Coarse(), inner) if where == "model" else inner
+    problem = Problem(model, coarse if where == "loss" else F.cross_entropy, (X, y), l2=0.01)
     Influence(problem, curvature=GaussNewton(problem, 0.1)).on_loss((X, y))  # warnings are errors
     assert (problem.facts.caution, problem.remarks) == ("", ())
 

@@ -74,8 +74,8 @@ class Windows(nn.Module):
         super().__init__()
         self.conv, self.norm, self.batch = nn.Conv1d(2, 4, 2), nn.GroupNorm(2, 4), nn.BatchNorm1d(4)
         self.head = nn.Linear(8, 3)
-        self.batch.running_mean.normal_()
-        self.batch.running_var.uniform_(0.5, 2.0)
+        for value, most in ((self.batch.running_mean, 1.0), (self.batch.running_var, 2.0)):
+            nn.init.uniform_(value, 0.5, most)  # type: ignore[arg-type]
 
     def forward(self, x):
         windows = x.view(len(x), 2, 2, 3).transpose(1, 2).reshape(-1, 2, 3)
