@@ -31,6 +31,7 @@ class Facts:
             Gauss-Newton matrix is the Hessian.
         closed_form: whether it differentiates without autograd: two passes over the data are then equal by
             construction, and the gradient costs no pass of its own.
+        straight: whether the loss is linear in the outputs, which then have no Gauss-Newton matrix.
         caution: what must be said with every answer, where the gradients are not the derivatives of the loss; else "".
     """
 
@@ -40,6 +41,7 @@ class Facts:
     convex: bool
     linear: bool
     closed_form: bool
+    straight: bool = False
     caution: str = ""
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from tests.support.small_models import make
 from upweight import DerivativeWarning, GaussNewton, Influence, Problem
 from upweight.network.comparisons import Quotient, central, gap_to_differences, gap_to_loss, within_rounding
+from upweight.network.shortcuts import wrong
 
 every_precision = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
@@ -135,3 +136,30 @@ def test_a_look_costs_a_problem_once():
     changed = problem.changed(l2=0.1)
     assert changed.trial is problem.trial
     assert changed.evaluation.shortcuts is problem.evaluation.shortcuts
+
+
+@pytest.mark.parametrize("where", ["model", "loss"])
+@pytest.mark.parametrize("size", [1e-2, 1.0, 10.0])
+def test_rounding_inside_of_model_or_loss_raises_no_alarm(where, size):
+    class Coarse(nn.Module):
+        def forward(self, x):
+            return x.bfloat16().float()
+
+    torch.manual_seed(0)
+    inner = TRUE["norm"]()
+    with torch.no_grad():
+        for value in inner.parameters():
+            value.mul_(size)
+    X, y = torch.randn(12, 4), torch.arange(12) % 3
+
+    def coarse(o, y):
+        return F.cross_entropy(o.bfloat16(), y).float()
+
+    model = nn.Sequential(Coarse(), inner) if where == "model" else inner
+    problem = Problem(model, coarse if where == "loss" else F.cross_entropy, (X, y), l2=0.01)
+    Influence(problem, curvature=GaussNewton(problem, 0.1)).on_loss((X, y))  # warnings are errors
+    assert (problem.facts.caution, problem.remarks) == ("", ())
+
+
+def test_what_is_wrong_by_little_is_said_with_a_number():
+    assert "wrong, by 0.4% of" in wrong(0.004)

@@ -96,3 +96,38 @@ def test_a_loss_that_passes_on_less_than_it_is_is_told():
         scores = Influence(problem, curvature=GaussNewton(problem, 0.1)).on_loss((DATA[:2], y[:2]))
     assert any("second derivative in the outputs" in str(w.message) for w in said)
     assert "not the derivatives of its loss" in scores.verdict
+
+
+def log_probabilities(width: int = 6) -> tuple[nn.Module, nn.Module, tuple[torch.Tensor, torch.Tensor]]:
+    """A model that ends in LogSoftmax, the same without it, and data of three classes."""
+    torch.manual_seed(0)
+    logits = nn.Sequential(nn.Linear(5, width), nn.Tanh(), nn.Linear(width, 3)).double()
+    return nn.Sequential(*logits, nn.LogSoftmax(1)), logits, (DATA, torch.arange(40) % 3)
+
+
+@pytest.mark.parametrize("width", [6, 80])  # one factorisation, conjugate gradients
+def test_a_loss_of_log_probabilities_has_the_hessian_of_the_cross_entropy(width):
+    model, logits, data = log_probabilities(width)
+    mine, twin = (
+        Problem(m, loss, data, l2=0.3) for m, loss in ((model, F.nll_loss), (logits, F.cross_entropy))
+    )
+    test = data[0][:4], data[1][:4]
+    found, wanted = (Influence(p, curvature=Hessian(p, 1.0)) for p in (mine, twin))
+    close(found.on_loss(test).values, wanted.on_loss(test).values, 1e-4)
+    close(found.on_self().values, wanted.on_self().values, 1e-4)
+    assert isinstance(Influence(mine).settings.curvature, Hessian)
+
+
+@pytest.mark.parametrize("kind", [GaussNewton, EKFAC])
+def test_a_loss_of_log_probabilities_has_no_gauss_newton_matrix(kind):
+    model, _, data = log_probabilities()
+    problem = Problem(model, F.nll_loss, data, l2=0.3)
+    with pytest.raises(DerivativeError, match=r"linear in the model's outputs.*use Hessian"):
+        Influence(problem, curvature=kind(problem, 0.1)).on_loss((data[0][:2], data[1][:2]))
+
+
+def test_a_linear_loss_of_a_linear_model_has_the_curvature_of_the_penalty():
+    problem = Problem(linear(), lambda o, y: -(o * y).sum(1), (DATA, TARGETS), l2=0.5)
+    test = DATA[:3], TARGETS[:3]
+    wanted = -problem.test_gradients(test) @ problem.train_gradients(torch.arange(40)).T / 0.5
+    close(Influence(problem).on_loss(test).values, wanted, 1e-8)

@@ -77,7 +77,6 @@ def test_held_outputs_come_out_as_they_went_in(kind):
     assert held((X, [Y])) == (X, [Y]) or held((X, [Y]))[0] is X
 
 
-@pytest.mark.filterwarnings("ignore::upweight.errors.DerivativeWarning")  # rounding
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_loss_in_another_precision(dtype):
     model, data = Net(lambda x: x).float(), (X.float(), Y)
@@ -89,7 +88,6 @@ def test_a_loss_in_another_precision(dtype):
         assert_close_per_row(a, b, 1e-3 if dtype == torch.float64 else 0.1)
 
 
-@pytest.mark.filterwarnings("ignore::upweight.errors.DerivativeWarning")  # rounding
 def test_a_model_that_computes_in_less_than_its_parameters():
     """As LoRA on a base in bfloat16, peft's default, and autocast inside of the model."""
 

@@ -52,6 +52,37 @@ class Choices(nn.Module):
         return self.head(torch.tanh(h).mean(1)).view(len(words), 3)
 
 
+class Places(nn.Module):
+    """Positions looked up once for all texts in one dimension; words of all texts one after the other if `flat`."""
+
+    def __init__(self, flat: bool = False):
+        super().__init__()
+        self.words, self.places = nn.Embedding(7, 4), nn.Embedding(6, 4)
+        self.norm, self.mix, self.head, self.flat = nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 3), flat
+
+    def forward(self, words):
+        h = self.words(words) + self.places(torch.arange(words.shape[1], device=words.device))
+        inside = h.reshape(-1, 4) if self.flat else h
+        h = h + torch.tanh(self.mix(self.norm(inside))).view(h.shape)
+        return self.head(h.mean(1))
+
+
+class Windows(nn.Module):
+    """Windows of all images one after the other, through a convolution and norms of channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.batch = nn.Conv1d(2, 4, 2), nn.GroupNorm(2, 4), nn.BatchNorm1d(4)
+        self.head = nn.Linear(8, 3)
+        for value, most in ((self.batch.running_mean, 1.0), (self.batch.running_var, 2.0)):
+            nn.init.uniform_(value, 0.5, most)  # type: ignore[arg-type]
+
+    def forward(self, x):
+        windows = x.view(len(x), 2, 2, 3).transpose(1, 2).reshape(-1, 2, 3)
+        h = self.batch(torch.tanh(self.norm(self.conv(windows))))
+        return self.head(h.mean(2).view(len(x), 8))
+
+
 class TimeFirst(nn.Module):
     """A layer that sees (time, example, feature)."""
 
@@ -116,6 +147,9 @@ MODELS: dict[str, Any] = {
     "words": lambda: (Words(tied=False), "words"),
     "choices": lambda: (Choices(), "choices"),
     "tied": lambda: (Words(tied=True), "words"),
+    "places": lambda: (Places(), "words"),
+    "flat": lambda: (Places(flat=True), "words"),
+    "windows": lambda: (Windows(), (2, 6)),
 }
 
 

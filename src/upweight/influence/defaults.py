@@ -137,9 +137,15 @@ def choose_solver(problem: Objective, curvature: Curvature) -> tuple[Solver, str
         return ConjugateGradient(rtol=1e-5), f"solver: ConjugateGradient, p = {curvature.p}"
     if problem.facts.closed_form:
         return _solver_of_linear(problem, curvature)
-    whole = curvature.examples.undamped is problem.gauss_newton
+    straight = problem.facts.straight
+    whole = not straight and curvature.examples.undamped is problem.gauss_newton
     if problem.p <= DIRECT // 4 or (whole and _can_be_formed(problem, problem.n)):
         return Exact(), f"solver: Exact, one factorisation of p = {problem.p} rows"
+    if straight:
+        reason = (
+            "without a preconditioner, since a loss that is linear in the outputs has no Gauss-Newton matrix"
+        )
+        return ConjugateGradient(rtol=1e-5), f"solver: ConjugateGradient {reason}"
     shape = _only_matrix(problem)
     if shape is not None and shape[1] <= WIDEST:
         return _preconditioned_by_ekfac(problem, curvature, *shape, rtol=1e-5)

@@ -134,18 +134,29 @@ def relative(mine: Tensor, plain: Tensor) -> float:
     return gap / size if gap == gap else float("inf")
 
 
-def rounding(dtype: torch.dtype) -> float:
+def rounding(dtype: torch.dtype, coarsest: float = 0.0) -> float:
     """The relative gap between two ways to a derivative that counts as rounding.
 
     A thousandth in float64 too, where models may compute norms or Fourier transforms in single precision.
+
+    Args:
+        dtype: the precision in which they are given.
+        coarsest: the error of the coarsest precision in which model or loss compute inside; in bfloat16 a quarter
+            counts as rounding.
     """
-    return max(1e-3, 10 * float(torch.finfo(dtype).eps) ** 0.5)
+    return max(1e-3, 10 * float(torch.finfo(dtype).eps) ** 0.5, 3 * coarsest**0.5)
 
 
-def within_rounding(mine: Tensor, plain: Tensor) -> float:
-    """How far a derivative is off the same by another way, relatively; 0 within rounding."""
+def within_rounding(mine: Tensor, plain: Tensor, coarsest: float = 0.0) -> float:
+    """How far a derivative is off the same by another way, relatively; 0 within rounding.
+
+    Args:
+        mine: the derivative by one way.
+        plain: by the other.
+        coarsest: the error of the coarsest precision in which model or loss compute.
+    """
     off = relative(mine, plain)
-    return 0.0 if off <= rounding(plain.dtype) else off
+    return 0.0 if off <= rounding(plain.dtype, coarsest) else off
 
 
 def gap_to_plain(mine: Tensor, plain: Differentiated, of: Evaluation, theta: Tensor, batch: Any) -> float:
@@ -164,7 +175,7 @@ def gap_to_plain(mine: Tensor, plain: Differentiated, of: Evaluation, theta: Ten
     right = plain(of, theta, batch)
     if not bool(right.isfinite().all()):
         return 0.0
-    off = within_rounding(mine, right)
+    off = within_rounding(mine, right, of.coarsest)
     if not off:
         return 0.0
     wide = in_float64(of, theta, batch)
@@ -182,7 +193,7 @@ class Quotient(NamedTuple):
 
 
 def gap_to_differences(
-    claimed: Tensor, differences: Callable[[float], Quotient], near: float = 1e-3
+    claimed: Tensor, differences: Callable[[float], Quotient], near: float = 1e-3, coarsest: float = 0.0
 ) -> float:
     """How far a derivative is off quotients of differences, relatively.
 
@@ -193,14 +204,16 @@ def gap_to_differences(
         claimed: the derivative along a direction, in the precision that the differences are in.
         differences: a step, over the size of what is moved -> the central difference over it.
         near: the relative gap that counts as agreement.
+        coarsest: the error of the coarsest precision in which model or loss compute.
     """
-    double = claimed.dtype == torch.float64
-    near = near if double else max(near, 3e-2)
+    double = claimed.dtype == torch.float64 and coarsest <= torch.finfo(torch.float32).eps
+    near = near if double else max(near, 3e-2, rounding(claimed.dtype, coarsest))
+    coarser = 1.0 if double else max(1.0, coarsest / torch.finfo(claimed.dtype).eps)
     before, settled, off = None, float("inf"), 0.0
     for step in STEPS if double else ROUGH_STEPS:
-        found, rounding = differences(step)
+        found, noise = differences(step)
         gap = relative(claimed, found)
-        if gap <= near or float((claimed - found).norm()) <= rounding:
+        if gap <= near or float((claimed - found).norm()) <= coarser * noise:
             return 0.0
         if before is not None:
             apart = relative(found, before)
@@ -239,7 +252,7 @@ def gap_to_loss(of: Evaluation, theta: Tensor, batch: Any) -> float:
         return found._replace(value=torch.stack([found.value, size]))
 
     with torch.no_grad():
-        return gap_to_differences(torch.stack([gradient @ v, size]), seen, 1e-2)
+        return gap_to_differences(torch.stack([gradient @ v, size]), seen, 1e-2, of.coarsest)
 
 
 def direction(like: Tensor, seed: int = 0) -> Tensor:

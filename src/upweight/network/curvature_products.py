@@ -225,7 +225,7 @@ def _several(of: Evaluation, what: str, product: Both, rows: Tensor, at_once: in
             f"products with {what} are taken vector by vector",
             lambda: product.many(rows),
             lambda: loop(rows),
-            lambda found: within_rounding(found[0], product.one(rows[0])),
+            lambda found: within_rounding(found[0], product.one(rows[0]), of.coarsest),
         )
 
     return torch.cat([few(part) for part in rows.split(at_once)])

@@ -102,8 +102,14 @@ def hessian_gap(of: Evaluation, theta: Tensor, batch: Any, mode: Mode) -> float:
     v = direction(gradient(theta))
     claimed = hessian_product(of, theta, batch, ones, mode)(v[None])[0]
     if mode == "loop":  # differences are their own judge: with another step they must be the same
-        return gap_to_differences(claimed, lambda _: central(gradient, theta, v)(10 * STEP))
-    return 0.0 if of.shortcuts.pseudo else gap_to_differences(claimed, central(gradient, theta, v))
+        return gap_to_differences(
+            claimed, lambda _: central(gradient, theta, v)(10 * STEP), coarsest=of.coarsest
+        )
+    return (
+        0.0
+        if of.shortcuts.pseudo
+        else gap_to_differences(claimed, central(gradient, theta, v), coarsest=of.coarsest)
+    )
 
 
 def gauss_newton_gap(of: Evaluation, theta: Tensor, batch: Any, mode: Mode) -> float:
@@ -124,8 +130,8 @@ def gauss_newton_gap(of: Evaluation, theta: Tensor, batch: Any, mode: Mode) -> f
     u = direction(tangent, 1) + (tangent == 0).to(tangent)
     back = plain_gradient(lambda t: parts.outputs(t) @ u, theta)
     across = torch.stack([tangent @ u, back @ v])
-    if float((across[0] - across[1]).abs()) <= rounding(theta.dtype) * float(tangent.norm()):
-        return within_rounding(parts.back(u[None])[0], back)
+    if float((across[0] - across[1]).abs()) <= rounding(theta.dtype, of.coarsest) * float(tangent.norm()):
+        return within_rounding(parts.back(u[None])[0], back, of.coarsest)
     return relative(across[:1], across[1:])
 
 

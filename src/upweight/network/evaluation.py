@@ -18,7 +18,7 @@ from ..linalg.flat_vectors import Layout
 from ..runtime.alone import ALONE
 from ..runtime.fallback import attempt, out_of_memory
 from ..types import Params, Tensor
-from .modules import put_back, rebound, twice_differentiable
+from .modules import Precisions, put_back, rebound, twice_differentiable
 from .outputs import asked, held, opened
 from .shortcuts import Shortcuts
 from .transformers import arguments, counted
@@ -43,7 +43,8 @@ class Evaluation:
     about. `autocast` is what the model computes in, where that is less than theta's precision; outputs have theta's.
     `leaves` are attributes of the model in which a call leaves tensors, `writes` says that model or loss write into
     their inputs: the first are put back, the second get copies. `shortcuts` remembers which short ways to derivatives
-    are right for it. `rounding` is the error of the coarsest precision in which the model computes.
+    are right for it. `rounding` is the error of the coarsest precision in which the model computes, `coarsest` of that
+    in which the model or the loss does.
     """
 
     model: torch.nn.Module = field(repr=False)
@@ -56,6 +57,7 @@ class Evaluation:
     writes: bool = False
     shortcuts: Shortcuts = field(default_factory=Shortcuts, repr=False)
     rounding: float = 0.0
+    coarsest: float = 0.0
 
     def rounded(self, dtype: torch.dtype | None) -> Evaluation:
         """A copy whose model computes in that precision; None: in theta's."""
@@ -214,18 +216,26 @@ def _careful(of: Evaluation, theta: Tensor, batch: Any) -> Evaluation:
     mine = tree_map(_cloned, batch)
     before = [leaf._version for leaf in tensors(mine) if not leaf.is_inference()]
 
-    given: list[Tensor] = []
+    seen = Precisions()
 
     def call() -> None:
-        outputs = of.call(theta, mine, cast=False)
-        given.extend(tree_flatten(outputs)[0])
-        asked(of.loss)(of.call(theta, mine), targets_of(mine))
+        with seen:
+            outputs = of.call(theta, mine)
+        given.append(seen.coarsest)
+        with seen:
+            asked(of.loss)(outputs, targets_of(mine))
 
+    given = [torch.finfo(part.dtype).eps for part in (theta, *of.fixed.values()) if part.is_floating_point()]
     leaves = rebound(of.model, call)
     after = [leaf._version for leaf in tensors(mine) if not leaf.is_inference()]
-    real = {part.dtype for part in (theta, *given, *of.fixed.values()) if part.is_floating_point()}
-    rounding = max(torch.finfo(dtype).eps for dtype in real)
-    return replace(of, leaves=leaves, writes=before != after, rounding=rounding)
+    rounding = max(given)
+    return replace(
+        of,
+        leaves=leaves,
+        writes=before != after,
+        rounding=rounding,
+        coarsest=max(rounding, seen.coarsest),
+    )
 
 
 def check_loss(loss: Loss, outputs: Any, batch: Any, singles: Tensor) -> None:
@@ -241,10 +251,11 @@ def check_loss(loss: Loss, outputs: Any, batch: Any, singles: Tensor) -> None:
         ValueError: with what the loss gives for the batch, and what its examples give.
     """
     try:
-        direct = asked(loss)(outputs, targets_of(batch)).flatten()
+        with Precisions() as seen:
+            direct = asked(loss)(outputs, targets_of(batch)).flatten()
     except Exception:
         return  # a loss for single examples only
-    rounding = torch.finfo(direct.dtype).eps if direct.is_floating_point() else 0.0
+    rounding = max(seen.coarsest, torch.finfo(direct.dtype).eps) if direct.is_floating_point() else 0.0
     if direct.numel() == len(singles):
         right, given = close(direct, singles, rounding), f"{direct[:TOLD].tolist()}"
         wanted = f"{singles[:TOLD].tolist()}"

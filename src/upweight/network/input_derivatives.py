@@ -101,7 +101,7 @@ def _towards(
             f"{INPUTS} is taken vector by vector",
             lambda: vmap(forward)(rows),
             lambda: torch.stack([forward(row) for row in rows]),
-            lambda found: within_rounding(found[0], forward(rows[0])),
+            lambda found: within_rounding(found[0], forward(rows[0]), of.coarsest),
         )
     return torch.stack([ways[mode](row) for row in rows])
 
@@ -118,4 +118,4 @@ def _gap(of: Evaluation, theta: Tensor, batch: Any, mode: Mode, at: str | None) 
 
         if mode == "loop" and theta.dtype != torch.float64:
             raise NotImplementedError("the model does not compute in float64")
-        return gap_to_differences(claimed, central(slope, theta, v))
+        return gap_to_differences(claimed, central(slope, theta, v), coarsest=of.coarsest)

@@ -8,7 +8,7 @@ import torch
 
 from ..errors import DerivativeError
 from ..runtime.distributed import sum_across
-from ..runtime.fallback import out_of_memory
+from ..runtime.fallback import attempt, out_of_memory
 from ..types import Tensor
 from .comparisons import central, gap_to_differences, head, in_float64
 from .evaluation import LOSS, Evaluation
@@ -17,10 +17,54 @@ from .passes import Passes
 from .trial import Trial
 
 CHECKED = "curvature of the loss"
+STRAIGHT = "a loss that is linear in the outputs"
+FAR = 1e9
+"""How far away, over the size of the outputs, slopes are looked at: kinks lie between, whatever the data's unit."""
+
+
+def is_straight(trial: Trial) -> bool:
+    """Whether the loss is linear in the model's outputs, with the same slopes wherever these are.
+
+    `NLLLoss` of a model that ends in LogSoftmax is: all curvature of the objective is then in the model. L1, pinball
+    and hinge losses are linear piece by piece only, their slopes change at kinks.
+    """
+    held = trial.of.shortcuts.held
+    if STRAIGHT not in held:
+        held[STRAIGHT] = attempt(lambda: _is_straight(trial), lambda: False)
+    return held[STRAIGHT]
+
+
+def _is_straight(trial: Trial) -> bool:
+    wide = in_float64(trial.of, trial.theta, head(trial.batch))
+    if not _is_flat(*wide):  # looked at first: some losses fail at outputs of another kind
+        return False
+    of, theta, batch = wide
+    here, slope = slopes(of, theta, batch)
+    far = FAR * (1 + here.abs()) * _along(here)
+    return all(torch.equal(slope(of, here + side * far, batch), slope(of, here, batch)) for side in (1, -1))
+
+
+def check_convex_curvature(trial: Trial, passes: Passes) -> None:
+    """Refuse, for the Gauss-Newton matrix and what is made of it, also a loss that is linear in the outputs.
+
+    Args:
+        trial: a few examples, on which it is seen.
+        passes: all of them.
+
+    Raises:
+        DerivativeError: for losses without curvature in the outputs, as `check_curved`.
+    """
+    if is_straight(trial):
+        raise DerivativeError(
+            "the loss is linear in the model's outputs (as NLLLoss of log-probabilities is), so its Gauss-Newton "
+            "matrix is zero and all curvature is in the model: use Hessian(problem), or a model of logits with "
+            "torch.nn.functional.cross_entropy, whose outputs have the same loss and a Gauss-Newton matrix"
+        )
+    check_curved(trial, passes)
 
 
 def check_curved(trial: Trial, passes: Passes) -> None:
-    """Refuse a loss without curvature in the outputs; take its derivatives example by example where vmap's are wrong.
+    """Refuse a loss that is linear piece by piece; take its derivatives example by example where vmap's are wrong.
 
     Args:
         trial: a few examples, on which it is seen.
@@ -30,7 +74,7 @@ def check_curved(trial: Trial, passes: Passes) -> None:
         DerivativeError: for a loss that is linear in the outputs piece by piece, and one without a second derivative.
     """
     shortcuts = trial.of.shortcuts
-    if CHECKED in shortcuts.held:
+    if CHECKED in shortcuts.held or is_straight(trial):
         return
     wide = in_float64(trial.of, trial.theta, head(trial.batch))
     if _is_flat(*wide) and _are_flat(trial.of, trial.theta, passes):
@@ -99,4 +143,4 @@ def _gap(of: Evaluation, theta: Tensor, batch: Any) -> float:
     flat, slope = slopes(of, theta, batch)
     _, bend = _bent(of, theta, batch)
     differences = central(lambda at: slope(of, at, batch).detach(), flat.detach(), _along(flat))
-    return gap_to_differences(bend, differences)
+    return gap_to_differences(bend, differences, coarsest=of.coarsest)

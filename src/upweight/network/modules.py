@@ -11,12 +11,37 @@ from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..data.examples import HALF
 from ..linalg.flat_vectors import Layout
 from ..types import Tensor
 from .transformers import masks_in_full
+
+
+class Precisions(TorchDispatchMode):
+    """Inside it the coarsest precision of real numbers that torch computes is looked for, at whatever depth.
+
+    A model that casts inside and back again does not show it in its outputs.
+
+    >>> with Precisions() as seen:
+    ...     _ = (torch.ones(2).bfloat16() + 1).float()
+    >>> seen.coarsest == torch.finfo(torch.bfloat16).eps
+    True
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coarsest = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(found):
+            if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                self.coarsest = max(self.coarsest, torch.finfo(leaf.dtype).eps)
+        return found
+
 
 MISSING = object()
 """Where a module has no such attribute."""

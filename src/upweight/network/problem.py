@@ -32,7 +32,7 @@ from .evaluation import ROWS_AT_ONCE, Evaluation, with_strategy
 from .example_gradients import directional, example_gradients
 from .input_derivatives import input_gradients
 from .layers.gradients import NetworkLayers
-from .loss_curvature import check_curved
+from .loss_curvature import check_convex_curvature, check_curved, is_straight
 from .memory import MemoryPlan, bytes_per_example, patient
 from .modules import check_norms, precision_remark, snapshot, unwrapped
 from .output_curvature import flat_outputs
@@ -168,7 +168,17 @@ class Problem(Objective):
     def facts(self) -> Facts:
         """What defaults need to know; looks at the trial examples."""
         caution, linear = self._tried.caution, self._tried.linear
-        return Facts(self.n, self.p, self.c, convex=False, linear=linear, closed_form=False, caution=caution)
+        straight = is_straight(self._tried)
+        return Facts(
+            self.n,
+            self.p,
+            self.c,
+            convex=False,
+            linear=linear and not straight,
+            closed_form=False,
+            straight=straight,
+            caution=caution,
+        )
 
     @property
     def precisions(self) -> tuple[torch.dtype, ...]:
@@ -222,7 +232,7 @@ class Problem(Objective):
 
     @derived
     def gauss_newton(self) -> NetworkGaussNewton:
-        check_curved(self._tried, self.passes)
+        check_convex_curvature(self._tried, self.passes)
         return NetworkGaussNewton(self.passes, self.l2, self.layers, self.c)
 
     # -- the objective ---------------------------------------------------------------------------------------------

@@ -90,7 +90,8 @@ class NetworkCurvature(SecondDerivative):
             return torch.stack([one(row, sample, self.engine("double")) for row, sample in pairs])
 
         def gap(found: Tensor) -> float:
-            return within_rounding(found[0], one(inner[0], samples[0], self.engine("double")))
+            right = one(inner[0], samples[0], self.engine("double"))
+            return within_rounding(found[0], right, self.passes.evaluation.coarsest)
 
         what = f"products of minibatches with {type(self).__name__}"
         found = self.passes.evaluation.shortcuts.go(what, f"{what} are taken one by one", fast, slow, gap)

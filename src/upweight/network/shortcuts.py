@@ -18,7 +18,8 @@ def wrong(off: float) -> str:
     >>> wrong(0.5)
     "torch's derivative is wrong, by 50% of what plain backward passes give"
     """
-    return f"torch's derivative is wrong, by {off:.0%} of what plain backward passes give"
+    by = f"{off:.0%}" if off >= 0.01 else f"{off:.1%}"
+    return f"torch's derivative is wrong, by {by} of what plain backward passes give"
 
 
 class Shortcuts:

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.support.compare import assert_close_per_row
-from tests.support.networks import MODELS, problem_of
-from upweight import Problem, measures
+from tests.support.networks import MODELS, Places, problem_of
+from upweight import EKFAC, Influence, Problem, measures
 from upweight.capabilities import SidesPlan
 from upweight.linalg.outer_products import Outer, joined
 from upweight.measures import as_measure
@@ -18,7 +18,16 @@ from upweight.types import Tensor
 
 every_model = pytest.mark.parametrize("name", MODELS)
 # Of the others the layers do not see examples one by one.
-TOGETHER = {"mlp", "twice", "sequence", "patch", "signal", "words", "tied", "loose"}
+TOGETHER = {
+    "mlp", "twice", "sequence", "patch", "signal", "words", "tied", "loose", "places", "flat", "windows",
+}  # fmt: skip
+COSTLY = {
+    "time first": "layer 'layer' (Linear) does not see one example after the other",
+    "choices": "layer 'places' (Embedding) does not see one example after the other",
+    "branches": "the model does not take several examples at once",
+    "loose": "'layer.weight' in layer 'layer' (Linear)",
+}
+"""What is said of models that are taken example by example."""
 
 
 def naive(problem: Problem, batch, measure=None) -> Tensor:
@@ -35,6 +44,68 @@ def test_which_models_are_taken_layer_by_layer(name):
     assert layers.layered.example_first == (name in TOGETHER)
     # What is outside the layers of "loose" is too much of it to be worth it.
     assert layers.together == (name in TOGETHER - {"loose"})
+
+
+@every_model
+def test_what_costs_a_model_the_fast_way_is_said(name):
+    problem = problem_of(name)
+    _ = problem.layers.together
+    assert [words for words in COSTLY.values() if words in " ".join(problem.remarks)] == (
+        [COSTLY[name]] if name in COSTLY else []
+    )
+    assert len(problem.remarks) == (name in COSTLY)
+
+
+def test_bases_of_a_model_that_is_taken_example_by_example_say_so():
+    problem = problem_of("time first")
+    influence = Influence(problem, curvature=EKFAC(problem, 0.1))
+    influence.on_loss(whole(problem))
+    assert COSTLY["time first"] in str(influence.settings)
+
+
+def test_a_model_that_does_not_bear_positions_of_every_text_is_taken_example_by_example():
+    class Unsqueezed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.places, self.head = nn.Embedding(7, 4), nn.Embedding(6, 4), nn.Linear(4, 3)
+
+        def forward(self, words):
+            h = self.words(words) + self.places(torch.arange(words.shape[1])).unsqueeze(0)
+            b, t, d = h.shape
+            return self.head(torch.tanh(h.view(b, t, d)).mean(1))
+
+    torch.manual_seed(0)
+    batch = torch.randint(0, 7, (20, 6)), torch.arange(20) % 3
+    problem = Problem(Unsqueezed().double(), F.cross_entropy, batch, l2=0.1)
+    assert_close_per_row(problem.test_gradients(batch), naive(problem, batch), 1e-12)
+    assert "layer 'places' (Embedding)" in problem.remarks[0]
+
+
+@pytest.mark.parametrize("t", [1, 6])  # of one word positions look as if they were an example's own
+def test_as_many_examples_as_positions(t):
+    torch.manual_seed(0)
+    batch = torch.randint(0, 7, (6, t)), torch.arange(6) % 3
+    problem = Problem(Places().double(), F.cross_entropy, batch, l2=0.1)
+    assert problem.layers.together
+    assert_close_per_row(problem.test_gradients(batch), naive(problem, batch), 1e-12)
+    one = tuple(leaf[:1] for leaf in batch)
+    assert_close_per_row(problem.test_gradients(one), naive(problem, one), 1e-12)
+
+
+def test_a_class_of_every_example_is_its_own():
+    class Classes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Embedding(7, 4), nn.Linear(4, 3)
+
+        def forward(self, kind):
+            return self.head(torch.tanh(self.table(kind)))
+
+    torch.manual_seed(0)
+    batch = torch.tensor([2] * 8), torch.arange(8) % 3  # all the same, as positions are
+    problem = Problem(Classes().double(), F.cross_entropy, batch, l2=0.1)
+    assert problem.layers.together
+    assert_close_per_row(problem.test_gradients(batch), naive(problem, batch), 1e-12)
 
 
 @every_model

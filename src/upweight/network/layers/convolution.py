@@ -20,10 +20,12 @@ class Convolution(Layer):
         return index.view(module.groups, module.out_channels // module.groups, -1)
 
     def left(self, x: Tensor, slope: Tensor, b: int) -> Float[Tensor, "b t r"]:
-        return slope.chunk(self.module.groups, dim=1)[self.group].flatten(2).mT
+        left = slope.chunk(self.module.groups, dim=1)[self.group].flatten(2).mT
+        return left.reshape(b, -1, left.shape[2])
 
     def right(self, x: Tensor, slope: Tensor, b: int) -> Float[Tensor, "b t s"]:
-        return _patches(self.module, x, self.group, self.matrix.intercept)
+        right = _patches(self.module, x, self.group, self.matrix.intercept)
+        return right.reshape(b, -1, right.shape[2])
 
 
 def _patches(module: Any, x: Tensor, group: int, intercept: bool) -> Float[Tensor, "b t s"]:

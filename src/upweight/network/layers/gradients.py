@@ -21,7 +21,7 @@ from ...runtime.distributed import rank
 from ...runtime.fallback import attempt
 from ...runtime.progress import track
 from ...types import Tensor
-from ..loss_curvature import check_curved
+from ..loss_curvature import check_convex_curvature
 from ..output_curvature import cotangents, flat_outputs
 from ..passes import Passes
 from ..trial import Trial
@@ -74,14 +74,24 @@ class NetworkLayers(LayerGradients):
     @cached_property
     def together(self) -> bool:
         found = self.layered
-        if not found.example_first or len(found.rest.loose) > OUTSIDE * len(self.passes.theta):
-            return False
+        apart = found.apart(OUTSIDE)
+        if apart:
+            return self._slowly(apart)
 
         def agrees() -> bool:
             batch = self.passes.data.take(slice(0, min(self.passes.n, self.passes.memory.layered_size)))
             return attempt(lambda: found.agrees(batch), lambda: False)
 
-        return self.patiently(agrees)
+        if self.patiently(agrees):
+            return True
+        return self._slowly(
+            "layers do not add up to the model's gradients (a parameter used past its layer?)"
+        )
+
+    def _slowly(self, why: str) -> bool:
+        """Say among the remarks that, and why, examples are taken one by one; False."""
+        self.passes.evaluation.shortcuts.say(f"gradients are taken example by example: {why}", loud=False)
+        return False
 
     @property
     def rounding_error(self) -> float:
@@ -128,11 +138,12 @@ class NetworkLayers(LayerGradients):
     def pulled_back(
         self, plan: SidesPlan, title: str
     ) -> Iterator[tuple[Iterator[Sides], Float[Tensor, " b"]]]:
-        check_curved(self.trial, self.passes)
+        check_convex_curvature(self.trial, self.passes)
         generator = torch.Generator().manual_seed(plan.seed + rank())
         for batch, w in track(self.passes.blocks(), title, self.passes.block_count):
             chunks = [(batch, w)]
             if not self.layered.example_first:
+                self._slowly(self.layered.apart(OUTSIDE))
                 chunks = [(batched(z), w[[i]]) for i, z in enumerate(examples(batch))]
             for chunk, weight in chunks:
                 yield self._sides(chunk, plan, generator), weight

@@ -27,6 +27,7 @@ LAYERS: dict[type[nn.Module] | str, type[Layer]] = {
 NORMS: dict[type[nn.Module] | str, type[Norm]] = {
     nn.LayerNorm: RowNorm,
     nn.GroupNorm: ChannelNorm,
+    nn.modules.batchnorm._BatchNorm: ChannelNorm,
     "RMSNorm": RowNorm,
 }
 """Scales, whose gradients are sums of products entry by entry."""

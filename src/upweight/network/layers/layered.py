@@ -6,13 +6,14 @@ matrix of Jacobians, comes from those small factors, many times faster than by d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from torch import nn
 from torch.utils._pytree import tree_flatten
 
 from ...data.examples import count
@@ -39,6 +40,7 @@ class Layered:
         rest: the entries of theta outside them.
         example_first: whether all layers see the examples of a batch along the first dimension; only then gradients of
             many examples can be had at once.
+        odd: the first layer that does not, in words; "" where there is none.
     """
 
     of: Evaluation
@@ -46,6 +48,7 @@ class Layered:
     weights: tuple[Weight, ...] = field(repr=False)
     rest: Rest
     example_first: bool
+    odd: str = ""
 
     @classmethod
     def find(cls, of: Evaluation, theta: Float[Tensor, " p"], trial: Any) -> Layered:
@@ -58,12 +61,34 @@ class Layered:
         """
         weights, norms = find_layers(of, theta, trial)
         first = example_first(of, theta, trial)
-        seen = all(layer.module in first for weight in weights for layer in weight.layers)
-        together = of.strategy == "batch" and seen
+        odd = {layer.module for weight in weights for layer in weight.layers if layer.module not in first}
+        together = of.strategy == "batch" and not odd
         if together:
             norms = [norm for norm in norms if norm.module in first]
         rest = Rest.of(len(theta), [weight.index for weight in weights], norms, theta)
-        return cls(of, theta, tuple(weights), rest, together)
+        return cls(of, theta, tuple(weights), rest, together, "" if together else named(of.model, odd))
+
+    def apart(self, most: float) -> str:
+        """Why gradients of many examples cannot be had at once, in words with the layer that it is for; "" if they can.
+
+        Args:
+            most: the share of the parameters that may be outside layers.
+        """
+        if self.of.strategy != "batch":
+            return "the model does not take several examples at once"
+        if not self.example_first:
+            return f"{self.odd} does not see one example after the other along its first dimension"
+        loose, layout = self.rest.index[self.rest.loose], self.of.layout
+        if len(loose) <= most * len(self.theta):
+            return ""
+        ends = torch.tensor(layout.sizes, device=loose.device).cumsum(0)
+        held = torch.bincount(torch.bucketize(loose, ends, right=True), minlength=len(ends))
+        name = layout.names[int(held.argmax())]
+        holder = dict(self.of.model.named_modules())[name.rpartition(".")[0]]
+        return (
+            f"{len(loose) / len(self.theta):.0%} of the parameters are in no layer of a known kind, the most of them "
+            f"({int(held.max())}) {name!r} in {named(self.of.model, [holder])}"
+        )
 
     @cached_property
     def layout(self) -> WeightLayout:
@@ -125,6 +150,19 @@ class Layered:
         for weight in self.weights:
             P[:, :, weight.index] = weight.matrix.flat(_stacked(weight, slopes, b))
         return P
+
+
+def named(model: nn.Module, wanted: Collection[nn.Module]) -> str:
+    """The first of some modules of a model, in words.
+
+    >>> model = nn.Sequential(nn.Tanh(), nn.Linear(2, 3))
+    >>> named(model, [model[1]])
+    "layer '1' (Linear)"
+    """
+    for name, module in model.named_modules():
+        if module in wanted:
+            return f"layer {name!r} ({type(module).__name__})" if name else f"the {type(module).__name__}"
+    return "the model"
 
 
 def _stacked(weight: Weight, slopes: Sequence[Calls], b: int) -> Float[Tensor, "b k r s"]:

@@ -19,6 +19,8 @@ from .layer import Calls
 
 FOLDING: WeakSet[nn.Module] = WeakSet()
 """Models that have more or fewer rows inside than examples: choices folded into the batch, prompts laid around it."""
+SHARED: WeakSet[nn.Module] = WeakSet()
+"""Tables that are asked once for all examples, in one dimension: positions 0, 1, ... of a text, say."""
 
 
 @alone
@@ -34,27 +36,30 @@ def record(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Any, Calls]:
         The outputs with their graph, and per module the pairs (input, output).
     """
     b = count(batch)
-    if of.strategy != "batch" or b == 1 or of.model in FOLDING:
-        return _recorded(of, theta, batch, 1)
+    if of.strategy != "batch" or of.model in FOLDING:
+        return _recorded(of, theta, batch, None)
     try:
         return _recorded(of, theta, batch, b)
-    except RuntimeError as error:
+    except Exception as error:  # what a model says of a shape that it did not expect
         if out_of_memory(error):
             raise
-        found = _recorded(of, theta, batch, 1)
+        found = _recorded(of, theta, batch, None)
         FOLDING.add(of.model)
         return found
 
 
-def _recorded(of: Evaluation, theta: Tensor, batch: Any, b: int) -> tuple[Any, Calls]:
-    """What `record` gives; what is looked up once for all is looked up b times."""
+def _recorded(of: Evaluation, theta: Tensor, batch: Any, b: int | None) -> tuple[Any, Calls]:
+    """What `record` gives; what is looked up once for all is looked up b times, unless that is None."""
     calls: Calls = {}
 
     def spread(module: nn.Module, args: Any) -> Any:
         """Positions that all examples share are looked up by each."""
-        if args and isinstance(args[0], Tensor) and args[0].ndim > 1 and len(args[0]) == 1:
-            return (args[0].expand(b, *args[0].shape[1:]), *args[1:])
-        return None
+        x = args[0] if args else None
+        if not isinstance(x, Tensor) or b is None:
+            return None
+        if module in SHARED and x.ndim == 1:
+            x = x[None]
+        return (x.expand(b, *x.shape[1:]), *args[1:]) if x.ndim > 1 and len(x) == 1 else None
 
     def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         x = next((part for part in (*args, *kwargs.values()) if isinstance(part, Tensor)), None)
@@ -70,7 +75,7 @@ def _recorded(of: Evaluation, theta: Tensor, batch: Any, b: int) -> tuple[Any, C
         kind = layer_of(module)
         if kind is not None or norm_of(module) is not None:
             hooks.append(module.register_forward_hook(keep, with_kwargs=True))
-        if kind is not None and kind.looks_up and b > 1:
+        if kind is not None and kind.looks_up:
             hooks.append(module.register_forward_pre_hook(spread))
     try:
         with torch.enable_grad():
@@ -113,26 +118,51 @@ def example_first(of: Evaluation, theta: Tensor, batch: Any) -> set[nn.Module]:
     """
     if of.strategy != "batch":
         return set()
-    nothing: Calls = {}
-    together = attempt(
-        lambda: record(of, theta, batch)[1], lambda: nothing
-    )  # choices may be folded into the batch
+
+    def calls() -> tuple[Calls, list[Calls]]:
+        nothing: Calls = {}
+        # Choices may be folded into the batch.
+        together = attempt(lambda: record(of, theta, batch)[1], lambda: nothing)
+        return together, [record(of, theta, batched(example))[1] for example in examples(batch)]
+
+    together, alone = calls()
+    shared = {module for module, found in together.items() if _is_shared(module, found, alone)}
+    if shared and len(alone) > 1 and of.model not in FOLDING:
+        SHARED.update(shared)
+        together, alone = calls()
     found = set(together)
-    for i, example in enumerate(examples(batch)):
-        _, alone = record(of, theta, batched(example))
-        for module in alone.keys() | together.keys():
-            if not _same(alone.get(module, []), together.get(module, []), i, count(batch)):
+    for i, own in enumerate(alone):
+        for module in own.keys() | together.keys():
+            if not _same(own.get(module, []), together.get(module, []), i, count(batch)):
                 found.discard(module)
     return found
 
 
+def _is_shared(module: nn.Module, together: list[Pair], alone: list[Calls]) -> bool:
+    """Whether a table is asked the same in one dimension for every example and for all of them."""
+    kind = layer_of(module)
+    if kind is None or not kind.looks_up or any(x.ndim != 1 for x, _ in together):
+        return False
+    asked = [[x for x, _ in own.get(module, [])] for own in alone]
+    return all(
+        len(xs) == len(together) and all(torch.equal(x, y) for x, (y, _) in zip(xs, together, strict=True))
+        for xs in asked
+    )
+
+
 def _same(alone: list[Pair], together: list[Pair], i: int, b: int) -> bool:
-    """Whether what a module saw of example i is row i of what it saw of a batch of b."""
+    """Whether what a module saw of example i is the i-th part of what it saw of a batch of b.
+
+    One row, or as many as it saw of that example alone: texts and windows may be laid behind one another.
+    """
     if len(alone) != len(together):
         return False
     for (x, out), (xs, outs) in zip(alone, together, strict=True):
-        if x.shape[1:] != xs.shape[1:] or out.shape[1:] != outs.shape[1:] or len(xs) != b:
+        if x.ndim == 0 or x.shape[1:] != xs.shape[1:] or out.shape[1:] != outs.shape[1:]:
             return False
-        if not torch.allclose(x[0].double(), xs[i].double(), rtol=1e-3, atol=1e-5):
+        m = len(x)
+        if len(xs) != m * b or len(out) * b != len(outs):
+            return False
+        if not torch.allclose(x.double(), xs[m * i : m * (i + 1)].double(), rtol=1e-3, atol=1e-5):
             return False
     return True
