@@ -20,11 +20,11 @@ def test_nobody_else_comes_in(fitted):
     assert browser.get("/", headers={"host": f"evil.example:{PORT}"}).status_code == 403
     for origin in ("http://evil.example", f"http://127.0.0.1:{PORT + 1}", "null"):
         # No redirect is followed: the refusal must be that of the request itself.
-        asked = {"headers": {"origin": origin}, "follow_redirects": False}
-        answer = browser.post("/decide", data={"row": 0, "action": "drop"}, **asked)
+        sent, data = {"origin": origin}, {"row": 0, "action": "drop"}
+        answer = browser.post("/decide", data=data, headers=sent, follow_redirects=False)
         assert answer.status_code == 403
         assert not session.journal.decisions()
-        assert browser.post("/undo", **asked).status_code == 403
+        assert browser.post("/undo", headers=sent, follow_redirects=False).status_code == 403
     del browser.headers["origin"]  # an address that is opened comes from no page, a decision always does
     assert browser.get("/state").status_code == 200
     assert browser.post("/decide", data={"row": 0, "action": "drop"}).status_code == 403
