@@ -119,6 +119,9 @@ def test_every_parameter_is_covered_and_said_how(name):
         "patch": {"body.3.weight", "body.3.bias"},
         "signal": {"scale"},
         "loose": {"layer.weight", "layer.bias"},
+        "places": {"norm.weight", "norm.bias"},
+        "flat": {"norm.weight", "norm.bias"},
+        "windows": {"norm.weight", "norm.bias", "batch.weight", "batch.bias"},
     }
     assert {key for key, how in coverage.items() if how == "dense"} == by_hand.get(name, set())
     assert {key for key, how in coverage.items() if how == "Kronecker"} == set(coverage) - by_hand.get(
