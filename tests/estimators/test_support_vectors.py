@@ -105,7 +105,8 @@ def test_precomputed_kernels_and_pipelines_agree_with_plain_ones():
     pipeline = make_pipeline(StandardScaler(), SVC(tol=1e-9)).fit(X[:N], Y[:N])
     problem = from_estimator(pipeline, X[:N], Y[:N])
     assert_close_per_row(decision(problem, X[N:]), pipeline.decision_function(X[N:]), 1e-8)
-    assert problem.feature_names is None
+    assert problem.feature_names is not None
+    assert problem.feature_names[:2] == ("feature 0 of the kernel", "feature 1 of the kernel")
     assert "the kernel and its gamma are held fixed" in problem.terms.notes
 
 

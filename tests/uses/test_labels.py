@@ -78,7 +78,9 @@ def test_labels_are_the_users_where_they_have_names() -> None:
     plain = blobs(3)
     assert labels.label_names(plain, plain.y[:4]).tolist() == plain.y[:4].tolist()
     regression = BY_NAME["squared"].problem
-    assert labels.label_names(regression, regression.y[:2]).tolist() == regression.y[:2].tolist()
+    assert labels.label_names(regression, regression.y[:2]).tolist() == [
+        (v,) for v in regression.y[:2, 0].tolist()
+    ]
 
 
 def test_columns_are_named_the_largest_first_and_nothing_of_no_share() -> None:

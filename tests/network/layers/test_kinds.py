@@ -36,7 +36,7 @@ class TheirRMSNorm(nn.Module):
         (nn.RMSNorm(2), None, RowNorm),
         (TheirRMSNorm(), None, RowNorm),
         (nn.GroupNorm(1, 2), None, ChannelNorm),
-        (nn.BatchNorm1d(2), None, None),
+        (nn.BatchNorm1d(2), None, ChannelNorm),
         (nn.Tanh(), None, None),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
