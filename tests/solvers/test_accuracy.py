@@ -178,7 +178,8 @@ def test_a_residual_that_looks_good_is_not_believed_where_the_error_may_be_large
     with pytest.raises(NotConvergedError, match="scores off by at most"):
         ConjugateGradient(rtol=1e-2, max_steps=1).prepare(Hessian(problem))(rows[:1])
     full = ConjugateGradient(rtol=1e-8).prepare(Hessian(problem))(rows)
-    assert_close_per_row(full.value, wanted, 1e-3)
+    # In the norm of the curvature, in which errors are bounded: that of the outputs.
+    assert_close_per_row(full.value @ X.T, wanted @ X.T, 2 * accuracy.ACCURATE)
 
 
 def test_what_cannot_be_told_apart_is_refused():
