@@ -105,7 +105,6 @@ def power_of_two(sizes: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
     """
     good = (sizes > 0) & sizes.isfinite()
     exponent = torch.where(good, -sizes.double().log2(), torch.zeros((), dtype=torch.float64)).round()
-    exact = np.ldexp(
-        1.0, exponent.clamp(-1000, 1000).int().cpu().numpy()
-    )  # torch's exp2 is not, by a last bit
+    # torch's exp2 is off by a last bit.
+    exact = np.ldexp(1.0, exponent.clamp(-1000, 1000).int().cpu().numpy())
     return torch.from_numpy(exact).to(sizes)

@@ -9,9 +9,8 @@ from jaxtyping import Float
 
 from ..objective import LinearModel
 from ..types import Tensor
+from .second_derivative import rows_at_once
 
-ELEMENTS = 1 << 22
-"""Numbers of X that are looked at densely at once."""
 ROUNDING = 1e-12
 """Residuals below this share of what they are differences of count as rounding."""
 AIM, ENOUGH = 1e-8, 1e-6
@@ -39,19 +38,14 @@ class GradientScale:
 
     @classmethod
     def of(cls, problem: LinearModel) -> GradientScale:
-        """The scale at the problem's parameters, by one pass over X."""
-        parts, p, cd = problem.derivatives(), problem.p, problem.c * problem.d
-        bend = parts.a if parts.u is None else parts.a - parts.u.square()
-        both = torch.cat([bend, residuals(problem).square()], dim=1)
-        sums = torch.zeros(2 * problem.c, problem.d, dtype=torch.float64)
-        for rows, block in problem.design.blocks(max(1, ELEMENTS // problem.d), torch.float64):
-            sums += both[rows].T @ block.dense().square()
-        found = torch.zeros(2, p, dtype=torch.float64)
-        found[:, :cd] = sums.view(2, cd)
-        if problem.has_intercept:
-            found[:, cd:] = both.sum(0).view(2, problem.c)
-        curvature = found[0] / problem.n + problem.l2
-        one = torch.where(curvature > 0, found[1] / curvature, 0.0).sum().div(problem.n).sqrt() / problem.n
+        """The scale at the problem's parameters, by two passes over X."""
+        curvature, squared = problem.hessian.diagonal(), residuals(problem).square()
+        assert curvature is not None
+        sums = torch.zeros(problem.c, problem.d, dtype=torch.float64)
+        for rows, block in problem.design.blocks(rows_at_once(problem.d), torch.float64):
+            sums += block.squares(squared[rows])
+        gradients = torch.cat([sums.flatten(), *([squared.sum(0)] if problem.has_intercept else [])])
+        one = torch.where(curvature > 0, gradients / curvature, 0.0).sum().div(problem.n).sqrt() / problem.n
         return cls(curvature, max(float(one), 1e-300))
 
     def share(self, gradients: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:

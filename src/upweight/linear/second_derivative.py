@@ -161,11 +161,16 @@ class LinearHessian(SecondDerivative):
         there = replace(self, columns=CentredDesign(self.problem.design, center), known=self._around(center))
         return there, Coordinates(center=center)
 
+    @property
+    def _bend(self) -> Float[Tensor, "n c"]:
+        """The curvature of each training example in each of its outputs: the diagonal of W_i."""
+        parts = self.problem.derivatives()
+        return parts.a if parts.u is None else parts.a - parts.u.square()
+
     @cached_property
     def _moments(self) -> tuple[Float[Tensor, " c"], Float[Tensor, "c d"], Float[Tensor, "c d"]]:
         """Sums over the training rows, for each output: of its curvature w, of w x and of w x^2, by one pass over X."""
-        problem, parts = self.problem, self.problem.derivatives()
-        bend = parts.a if parts.u is None else parts.a - parts.u.square()
+        problem, bend = self.problem, self._bend
         first, second = torch.zeros(2, problem.c, problem.d, dtype=torch.float64)
         for part, block in problem.design.blocks(rows_at_once(problem.d), torch.float64, shard(problem.n)):
             first += block.backward(bend[part])
@@ -186,8 +191,7 @@ class LinearHessian(SecondDerivative):
 
     def _second_around(self, center: Float[Tensor, " d"]) -> Float[Tensor, "c d"]:
         """Sums of w (x - center)^2 for each output, by another pass over X."""
-        problem, parts = self.problem, self.problem.derivatives()
-        bend = parts.a if parts.u is None else parts.a - parts.u.square()
+        problem, bend = self.problem, self._bend
         total = torch.zeros(problem.c, problem.d, dtype=torch.float64)
         blocks = CentredDesign(problem.design, center).blocks(
             rows_at_once(problem.d), torch.float64, shard(problem.n)
