@@ -37,9 +37,20 @@ Problem = Annotated[
 ]
 Text = Annotated[list[str] | None, typer.Option(help="A column that holds text.")]
 Image = Annotated[list[str] | None, typer.Option(help="A column that holds paths of images.")]
+Category = Annotated[
+    list[str] | None,
+    typer.Option(help="A column that holds categories, also where they are coded as numbers."),
+]
+Number = Annotated[
+    list[str] | None, typer.Option(help="A column that holds numbers; what is none is missing.")
+]
+Date = Annotated[list[str] | None, typer.Option(help="A column that holds dates; what is none is missing.")]
 Drop = Annotated[list[str] | None, typer.Option(help="A column that the model must not see.")]
 Id = Annotated[
     str | None, typer.Option(help="The column that names the rows; otherwise they are counted from 0.")
+]
+DropMissing = Annotated[
+    bool, typer.Option("--drop-missing", help="Leave out rows without a target instead of refusing them.")
 ]
 Encoding = Annotated[str, typer.Option(help="Encoding of a CSV or TSV file.")]
 

@@ -7,7 +7,22 @@ from collections.abc import Callable
 
 from ..tables.fitted_file import FittedFile
 from .app import answering
-from .options import Drop, Encoding, File, Id, Image, Model, Problem, Target, Text, Trust
+from .options import (
+    Category,
+    Date,
+    Drop,
+    DropMissing,
+    Encoding,
+    File,
+    Id,
+    Image,
+    Model,
+    Number,
+    Problem,
+    Target,
+    Text,
+    Trust,
+)
 
 
 def _read(
@@ -18,8 +33,12 @@ def _read(
     problem: Problem = None,
     text: Text = None,
     image: Image = None,
+    category: Category = None,
+    number: Number = None,
+    date: Date = None,
     drop: Drop = None,
     id: Id = None,
+    drop_missing: DropMissing = False,
     encoding: Encoding = "utf-8",
 ) -> FittedFile:
     """The file with its model, as the shared options say; typer gives None where an option is not used."""
@@ -31,8 +50,12 @@ def _read(
         problem=problem,
         text=text or (),
         image=image or (),
+        category=category or (),
+        number=number or (),
+        date=date or (),
         drop=drop or (),
         id=id,
+        drop_missing=drop_missing,
         encoding=encoding,
     )
 

@@ -1,10 +1,11 @@
 """A user's file: its columns understood, a model of it, and the rows that are asked about."""
 
-from .columns import Kind, Table, is_kind, is_quantity, kind_of, understood
+from .columns import Table, understood
 from .conditions import fulfilling, row_label
 from .default_models import described, photograph, sensible
 from .file_models import FileModel, fitted_here, from_function, from_skops, read_skops
 from .fitted_file import FittedFile
+from .kinds import Kind, is_kind, is_quantity, kind_of
 from .reading import SEPARATORS, FileError, check_column, inside, read, row_ids
 from .spreadsheet import inert
 

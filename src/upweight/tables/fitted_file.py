@@ -12,7 +12,7 @@ import pandas as pd
 from ..objective import LinearModel
 from ..runtime.progress import phase, tell
 from ..types import Batch
-from .columns import understood
+from .columns import Table, understood
 from .conditions import fulfilling, row_label
 from .file_models import FileModel, fitted_here, from_function, from_skops
 from .reading import FileError, check_column, read, row_ids
@@ -27,8 +27,9 @@ class FittedFile:
     Attributes:
         path: The training file.
         target: The column that the model predicts.
-        raw: The file as it was read (n rows); the index is the row, counted from 0, or its id.
+        raw: The file's rows (n), numbers read as numbers; the index is the row, counted from 0, or its id.
         model: The trained model, with what it makes of the columns.
+        table: What is known about the columns; None where the user's own function makes the model.
         id: The column that names the rows, if one does.
         encoding: How the letters of a text file are written.
     """
@@ -37,6 +38,7 @@ class FittedFile:
     target: str
     raw: pd.DataFrame
     model: FileModel
+    table: Table | None = None
     id: str | None = None
     encoding: str = "utf-8"
 
@@ -51,8 +53,12 @@ class FittedFile:
         problem: str | None = None,
         text: Sequence[str] = (),
         image: Sequence[str] = (),
+        category: Sequence[str] = (),
+        number: Sequence[str] = (),
+        date: Sequence[str] = (),
         drop: Sequence[str] = (),
         id: str | None = None,
+        drop_missing: bool = False,
         encoding: str = "utf-8",
     ) -> FittedFile:
         """A file is read, and a model of it fitted, or loaded, or made by the user; what is done is said meanwhile.
@@ -65,8 +71,12 @@ class FittedFile:
             problem: MODULE:FUNCTION that makes a trained PyTorch model's `Problem` of the file's table.
             text: Columns that hold text.
             image: Columns that hold paths of images.
+            category: Columns that hold categories, also where they are coded as numbers; of the target: classes.
+            number: Columns that hold numbers; what is none is missing. Of the target: a quantity.
+            date: Columns that hold dates; what is none is missing.
             drop: Columns that the model must not see.
             id: The column that names the rows; otherwise they are counted from 0.
+            drop_missing: Whether rows without a target are left out; otherwise they are refused.
             encoding: How the letters of a text file are written.
 
         Raises:
@@ -78,14 +88,19 @@ class FittedFile:
         if problem is not None:
             if model is not None:
                 raise FileError("--model and --problem are two ways to say the same: leave one out")
+            check_column(raw, target)
+            raw = raw.dropna(subset=target) if drop_missing else raw
             raw = raw if id is None else raw.set_axis(row_ids(raw, id))
-            return cls(path, target, raw, from_function(problem, raw, target), id, encoding)
-        table = understood(raw, target, text=text, image=image, drop=drop, id=id, folder=path.parent)
-        raw = raw.set_axis(table.X.index)
+            return cls(path, target, raw, from_function(problem, raw, target), None, id, encoding)
+        table = understood(
+            raw, target, text=text, image=image, category=category, number=number, date=date, drop=drop, id=id,
+            folder=path.parent, drop_missing=drop_missing, plain=model is not None,
+        )  # fmt: skip
+        raw = table.rows if id is None else table.rows.assign(**{id: table.rows.index})[list(raw.columns)]
         for note in table.notes:
             tell(note, always=True)
         made = fitted_here(table, path.parent) if model is None else from_skops(model, trust, raw, table)
-        return cls(path, target, raw, made, id, encoding)
+        return cls(path, target, raw, made, table, id, encoding)
 
     @property
     def heading(self) -> str:
@@ -147,4 +162,5 @@ class FittedFile:
         if test is None:
             return self.raw
         raw = read(test, self.encoding)
+        raw = raw if self.table is None else self.table.read(raw)
         return raw.set_index(self.id) if self.id is not None and self.id in raw.columns else raw
