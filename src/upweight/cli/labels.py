@@ -57,7 +57,7 @@ def mislabeled(
     words = found.summary or "For this model nothing but self-influence is known: no label is proposed."
     k = k or (20 if out is None and format is None and sys.stdout.isatty() else len(table))
     show(table.head(k), format, out, "The most suspicious labels first")
-    tell(words)
+    tell(words, always=True)
     if fail_over is not None and (share := float(table["contradicted"].mean())) > fail_over:
         typer.echo(f"{share:.2%} contradicted is more than the {fail_over:.2%} of --fail-over.", err=True)
         raise typer.Exit(GATE)

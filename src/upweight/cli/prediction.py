@@ -33,7 +33,7 @@ def explain(
     helpful, harmful = found.helpful.assign(role="helpful"), found.harmful.assign(role="harmful")
     both = pd.concat([helpful, harmful.iloc[::-1]])
     both = both[["role", *[name for name in both if name not in ("role", "influence")]]]
-    tell(f"{found.question}\n{found.scores.sign}\n{found.scores.verdict}")
+    tell(f"{found.question}\n{found.scores.sign}\n{found.scores.verdict}", always=True)
     show(both, format, out, f"Training rows responsible for row {row}")
 
 
@@ -62,7 +62,7 @@ def verify(
         from .. import plots
 
         plots.verification(found).savefig(picture, dpi=160)
-    tell(str(found))
+    tell(str(found), always=True)
     show(found.table, format, out, f"Change of the loss of row {row} without single training rows")
 
 
