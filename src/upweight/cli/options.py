@@ -60,6 +60,14 @@ Quiet = Annotated[
     bool, typer.Option("--quiet", help="Say nothing but the answer and errors: no notes, warnings and bars.")
 ]
 
+FailOver = Annotated[
+    float,
+    typer.Option(
+        help="End with exit code 1 if predictions are off by more than this share of the changes by retraining.",
+        min=0,
+    ),
+]
+
 # -- how it is answered ----------------------------------------------------------------------------------------------
 
 K = Annotated[int, typer.Option("--k", help="Rows to show.", min=1)]
