@@ -33,7 +33,7 @@ class State:
         decided: The number of rows with a decision.
         newest: The number of the newest decision, which is the one to undo; 0 where there is none.
         counts: How many rows have each kind of decision.
-        contradicted: The number of labels that the others contradict.
+        contradicted: The number of labels that are contradicted, as `Suspects` counts them.
         held: The number of held-out rows.
         first: The accuracy on them before any decision.
         accuracy: The accuracy on them now.
