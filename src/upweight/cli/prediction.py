@@ -9,10 +9,12 @@ import pandas as pd
 import typer
 
 from .. import uses
+from ..errors import InfluenceError
 from ..runtime.progress import tell
 from ..tables.fitted_file import FittedFile
+from ..validation.verify import ROUGH, Verification
 from ..validation.verify import verify as compared_with_retraining
-from .options import Format_, K, Out, Relative, Row, Test
+from .options import FailOver, Format_, K, Out, Relative, Row, Test
 from .questions import asks
 from .show import show
 
@@ -33,7 +35,7 @@ def explain(
     helpful, harmful = found.helpful.assign(role="helpful"), found.harmful.assign(role="harmful")
     both = pd.concat([helpful, harmful.iloc[::-1]])
     both = both[["role", *[name for name in both if name not in ("role", "influence")]]]
-    tell(f"{found.question}\n{found.scores.sign}\n{found.scores.verdict}")
+    tell(f"{found.question}\n{found.scores.sign}\n{found.scores.verdict}", always=True)
     show(both, format, out, f"Training rows responsible for row {row}")
 
 
@@ -52,6 +54,7 @@ def verify(
     picture: Annotated[
         Path | None, typer.Option(help="A PNG of predicted against actual changes.", dir_okay=False)
     ] = None,
+    fail_over: FailOver = ROUGH,
     format: Format_ = None,
     out: Out = None,
 ) -> None:
@@ -62,8 +65,15 @@ def verify(
         from .. import plots
 
         plots.verification(found).savefig(picture, dpi=160)
-    tell(str(found))
+    tell(f"{found}\n{found.judgement}.", always=True)
     show(found.table, format, out, f"Change of the loss of row {row} without single training rows")
+    confirmed(found, fail_over)
+
+
+def confirmed(found: Verification, most: float) -> None:
+    """Nothing happens where retraining confirms predictions to the share `most`; else InfluenceError says why not."""
+    if reason := found.shortcoming(most):
+        raise InfluenceError(reason)
 
 
 @asks()
@@ -80,9 +90,12 @@ def report(
             help="Retrain without each of so many rows of largest effect, and as many random ones.", min=2
         ),
     ] = 20,
+    fail_over: FailOver = ROUGH,
 ) -> None:
     """One HTML file that explains a prediction: the rows as they are, what is responsible in them, and the proof."""
     from ..report import explained_row, write
 
-    write(out, explained_row(fitted, row, test, k=k, checked=checked, relative=relative))
+    page = explained_row(fitted, row, test, k=k, checked=checked, relative=relative)
+    write(out, page)
     typer.echo(str(out))
+    confirmed(page.verified, fail_over)

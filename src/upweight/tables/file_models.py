@@ -69,7 +69,7 @@ def fitted_here(table: Table, folder: Path) -> FileModel:
         pipeline.fit(table.X, table.y)
         problem = from_estimator(pipeline, table.X, table.y, polish=True)
     words = described(table)
-    tell(f"fitted: {words}")
+    tell(f"fitted: {words}", always=True)
     return FileModel(
         words=words,
         influence=Influence(problem),
