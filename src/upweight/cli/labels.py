@@ -12,6 +12,7 @@ import typer
 from .. import uses
 from ..runtime.progress import phase, tell
 from ..tables.fitted_file import FittedFile
+from ..tables.reading import INPUT
 from ..uses.labels import classifier
 from .app import GATE
 from .options import Format_, Out
@@ -63,7 +64,7 @@ def mislabeled(
         raise typer.Exit(GATE)
 
 
-@asks(without=("problem",))
+@asks(without=("problem", "drop_missing"))
 def review(
     fitted: FittedFile,
     held: Annotated[
@@ -108,6 +109,8 @@ def review(
             'the review page is served with starlette: pip install "upweight[review]"'
         ) from missing
 
+    if fitted.path == INPUT:
+        raise ValueError("a review needs a file that stays where it is: its decisions name rows of that file")
     path = journal or fitted.path.with_name(f"{fitted.path.name}.review")
     decisions = Journal(path, fitted.path.name, fitted.target, file_hash(fitted.path))
     session = Session(fitted, decisions, held=held, seed=seed)

@@ -14,7 +14,9 @@ from .show import Format
 File = Annotated[
     Path,
     typer.Argument(
-        help="Training data: CSV, TSV, Parquet or Arrow, one example per row.", show_default=False
+        help="Training data, one example per row: CSV and its like, .xlsx, .ods, JSON, Parquet, Feather, ORC, SQLite; "
+        "- is standard input.",
+        show_default=False,
     ),
 ]
 Target = Annotated[str, typer.Option(help="The column that the model predicts.", show_default=False)]
@@ -52,7 +54,17 @@ Id = Annotated[
 DropMissing = Annotated[
     bool, typer.Option("--drop-missing", help="Leave out rows without a target instead of refusing them.")
 ]
-Encoding = Annotated[str, typer.Option(help="Encoding of a CSV or TSV file.")]
+Encoding = Annotated[str, typer.Option(help="Encoding of a text file.")]
+Separator = Annotated[
+    str | None,
+    typer.Option(help="What stands between the cells of a text file; otherwise that is told by its text."),
+]
+Sheet = Annotated[
+    str | None,
+    typer.Option(
+        help="The sheet of a spreadsheet, or the table of a database; otherwise the first, or only one."
+    ),
+]
 
 # -- what is asked about ---------------------------------------------------------------------------------------------
 

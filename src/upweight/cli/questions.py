@@ -19,6 +19,8 @@ from .options import (
     Model,
     Number,
     Problem,
+    Separator,
+    Sheet,
     Target,
     Text,
     Trust,
@@ -40,6 +42,8 @@ def _read(
     id: Id = None,
     drop_missing: DropMissing = False,
     encoding: Encoding = "utf-8",
+    separator: Separator = None,
+    sheet: Sheet = None,
 ) -> FittedFile:
     """The file with its model, as the shared options say; typer gives None where an option is not used."""
     return FittedFile.of(
@@ -57,6 +61,8 @@ def _read(
         id=id,
         drop_missing=drop_missing,
         encoding=encoding,
+        separator=separator,
+        sheet=sheet,
     )
 
 

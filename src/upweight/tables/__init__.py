@@ -6,15 +6,17 @@ from .default_models import described, photograph, sensible
 from .file_models import FileModel, fitted_here, from_function, from_skops, read_skops
 from .fitted_file import FittedFile
 from .kinds import Kind, is_kind, is_quantity, kind_of
-from .reading import SEPARATORS, FileError, check_column, inside, read, row_ids
+from .reading import INPUT, FileError, FileRead, Options, check_column, inside, opened, read, row_ids
 from .spreadsheet import inert
 
 __all__ = [
-    "SEPARATORS",
+    "INPUT",
     "FileError",
     "FileModel",
+    "FileRead",
     "FittedFile",
     "Kind",
+    "Options",
     "Table",
     "check_column",
     "described",
@@ -27,6 +29,7 @@ __all__ = [
     "is_kind",
     "is_quantity",
     "kind_of",
+    "opened",
     "photograph",
     "read",
     "read_skops",
