@@ -46,6 +46,18 @@ def test_what_stands_for_a_missing_value_is_missing_among_numbers(tmp_path, mark
     assert marked.notes == (empty.notes[0].replace(",", written + ",", 1),)
 
 
+def test_texts_and_names_are_told_by_the_cells_that_hold_something():
+    """Nine of ten comments are "NA", as R writes them; with empty cells the column is text as well."""
+    comments = ["this adult was not sampled", "not enough blood for isotopes", *["NA"] * 18]
+    names = [f"name {i}" if i % 2 else "NA" for i in range(60)]
+    for column, empty in ((comments * 3, "text"), (names, None)):
+        table = table_of(column)
+        marked = understood(table, "y")
+        blank = understood(table.assign(x=table["x"].replace("NA", None)), "y")
+        assert marked.kinds.get("x") == blank.kinds.get("x") == empty
+        pd.testing.assert_frame_equal(marked.X, blank.X)
+
+
 def test_among_categories_they_are_categories():
     found = understood(table_of(["north", "NA", "None", "?"]), "y")
     assert set(found.X["x"]) == {"north", "NA", "None", "?"}

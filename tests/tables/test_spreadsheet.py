@@ -19,3 +19,11 @@ def test_formulas_get_an_apostrophe_in_cells_names_and_headings(text):
 def test_numbers_are_no_formulas_also_as_text():
     frame = pd.DataFrame({"text": ["-3.5", "+1e4", "", None], "number": [-1, 2, 3, 4]})
     pd.testing.assert_frame_equal(inert(frame), frame)
+
+
+def test_whole_numbers_beside_missing_cells_stay_whole():
+    frame = pd.DataFrame(
+        {"proposed": pd.Series([1, None, 2], dtype=object), "kind": pd.Categorical(["a", "b", "a"])}
+    )
+    assert inert(frame).to_csv(index=False) == "proposed,kind\n1,a\n,b\n2,a\n"
+    pd.testing.assert_frame_equal(inert(frame), frame)

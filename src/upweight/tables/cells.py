@@ -34,6 +34,8 @@ _DATES = (
     "ISO8601", "%Y/%m/%d", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y", "%d/%m/%y", "%d.%m.%Y", "%d.%m.%y", "%d-%m-%Y",
     "%b %d %Y", "%b %d, %Y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%B %d %Y", "%B %d, %Y", "%d %B %Y", "%b %Y", "%B %Y",
 )  # fmt: skip
+_DATED = r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}|\d{4}-\d{2}|[A-Za-z]{3,9}\.? \d|\d{1,2}[- ][A-Za-z]{3}"
+"""What a date begins with in any of these formats."""
 _TIMES = (" %H:%M", " %H:%M:%S")
 _DAY = pd.Timedelta(days=1)
 
@@ -268,7 +270,7 @@ def read_dates(column: pd.Series, more: tuple[str, ...] = ()) -> Cells:
         more: Formats that are looked for first.
     """
     sample = column.dropna().map(str).drop_duplicates().head(SAMPLE)
-    if not more and sample.str.contains(r"\d.*\d").mean() <= MOSTLY:
+    if not more and sample.str.strip().str.match(_DATED).mean() <= MOSTLY:
         return read_by(Dates(_DATES[0]), column)
     formats = [*more, *_DATES, *(f"{day}{time}" for day in _DATES[1:] for time in _TIMES)]
     likely = sorted(formats, key=lambda format: len(read_by(Dates(format), sample).broken))[:2]

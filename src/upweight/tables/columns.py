@@ -214,10 +214,14 @@ def _cells(table: pd.DataFrame, target: str, said: Mapping[str, Kind], plain: bo
             if read.values.isna().all():
                 raise FileError(f"column {name!r} is said to be a {kind}, and none of its cells is one")
             found[name] = read
-    y = table[target]
-    words = has_words(y) and not nested(y) and y.dropna().map(type).nunique() == 1
-    if words and target in free and found[target] is None:
-        found[target] = read_by(Labels(), y)
+    for name in free:
+        column = table[name]
+        words = has_words(column) and not nested(column) and column.dropna().map(type).nunique() == 1
+        if words and found[name] is None:
+            labels = read_by(Labels(), column)
+            # Among categories a marker is one; names of rows and texts are told by what the other cells hold.
+            if name == target or kind_of(labels.values) not in ("category", "it is constant"):
+                found[name] = labels
     return {name: cells for name, cells in found.items() if cells is not None}
 
 
@@ -330,7 +334,8 @@ def _checked_target(y: pd.Series, kind: Kind | None, cells: Cells | None) -> pd.
     y = y.astype(np.int64) if is_whole(y) else y.astype(object)
     counts = y.value_counts()
     if len(counts) < 2:
-        raise FileError(f"the target {y.name!r} is {counts.index[0]!r} in every row: nothing to tell apart")
+        only = counts.index.tolist()[0]
+        raise FileError(f"the target {y.name!r} is {only!r} in every row: nothing to tell apart")
     if len(counts) > max(CATEGORIES, len(y) // 10):
         raise FileError(
             f"the target {y.name!r} has {len(counts):,} different values in {len(y):,} rows: that is no class"
