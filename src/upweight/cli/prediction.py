@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 import typer
 
-from .. import uses
 from ..runtime.progress import tell
-from ..tables.fitted_file import FittedFile
-from ..validation.verify import verify as compared_with_retraining
 from .options import Format_, K, Out, Relative, Row, Test
 from .questions import asks
 from .show import show
+
+if TYPE_CHECKING:
+    from ..tables.fitted_file import FittedFile
 
 
 @asks()
@@ -28,6 +27,10 @@ def explain(
     out: Out = None,
 ) -> None:
     """Which training rows made the model say this of a row, and which columns of them."""
+    import pandas as pd
+
+    from .. import uses
+
     batch = fitted.batch(test, row=row)
     found = uses.explain(fitted.model.influence, batch, k=k, relative=relative)
     helpful, harmful = found.helpful.assign(role="helpful"), found.harmful.assign(role="harmful")
@@ -56,6 +59,8 @@ def verify(
     out: Out = None,
 ) -> None:
     """Whether an explanation holds: retrain without single rows, and compare with what was predicted."""
+    from ..validation.verify import verify as compared_with_retraining
+
     batch, model = fitted.batch(test, row=row), fitted.model
     found = compared_with_retraining(model.influence, batch, k=k, seed=seed, refit=model.refit)
     if picture is not None:
