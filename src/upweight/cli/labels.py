@@ -11,6 +11,7 @@ import typer
 
 from .. import uses
 from ..runtime.progress import phase, tell
+from ..runtime.whole_files import whole
 from ..tables.fitted_file import FittedFile
 from ..uses.labels import classifier
 from .app import GATE
@@ -113,7 +114,8 @@ def review(
     session = Session(fitted, decisions, held=held, seed=seed)
     corrected = partial(corrected_file, session, exact=exact)
     if export is not None:
-        export.write_bytes(corrected()[1])
+        with whole(export) as part:
+            part.write_bytes(corrected()[1])
         typer.echo(str(export))
         return
     with phase(f"doubting {len(fitted.raw):,} labels"):

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..runtime.distributed import rank
+from ..runtime.whole_files import whole
 from ..tables.spreadsheet import inert
 
 WIDEST = 60
@@ -52,14 +53,16 @@ def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: st
         raise ValueError("--format parquet needs --out FILE")
     if rank() > 0:
         return
-    if format is Format.parquet:
-        frame.to_parquet(out)
-    elif format is Format.table and out is None:
+    if out is not None:
+        with whole(out) as part:
+            if format is Format.parquet:
+                frame.to_parquet(part)
+            else:
+                part.write_text(_as_text(frame, format), encoding="utf-8")
+    elif format is Format.table:
         Console().print(for_people(frame, title))
-    elif out is None:
-        sys.stdout.write(_as_text(frame, format))
     else:
-        out.write_text(_as_text(frame, format), encoding="utf-8")
+        sys.stdout.write(_as_text(frame, format))
 
 
 def _as_text(frame: pd.DataFrame, format: Format) -> str:
