@@ -91,7 +91,7 @@ def moves(fitted: FittedFile, deviations: float) -> Float64[Tensor, " d"]:
     """
     names, kinds = fitted.linear_problem.feature_names, fitted.model.kinds
     assert names is not None
-    numbers = [float(kinds.get(name.removeprefix("numbers__")) == "number") for name in names]
+    numbers = [float(kinds.get(name) == "number") for name in names]
     if not any(numbers):
         raise FileError("no column of numbers is there to move")
     return deviations * torch.tensor(numbers, dtype=torch.float64)

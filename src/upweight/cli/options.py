@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .. import measures
+from ..measures import MeasureLike
+from ..tables.asked import default_measure
+from ..tables.fitted_file import FittedFile
 from .show import Format
 
 # -- how the training file is read, and which model it gets ----------------------------------------------------------
@@ -48,6 +53,32 @@ Encoding = Annotated[str, typer.Option(help="Encoding of a CSV or TSV file.")]
 Row = Annotated[str, typer.Option(help="The row (or id) that is asked about.", show_default=False)]
 Test = Annotated[
     Path | None, typer.Option(help="File with the rows that are asked about; otherwise the training data.")
+]
+
+
+class Asking(str, Enum):
+    """What is asked about a prediction: the loss, a value, or how strongly a model speaks for the row's class."""
+
+    loss = "loss"
+    prediction = "prediction"
+    probability = "probability"
+    logit = "logit"
+    margin = "margin"
+
+    @classmethod
+    def of(cls, asked: Asking | None, fitted: FittedFile) -> MeasureLike | None:
+        """The measure that is meant, None for the loss; what a file's target suggests where nothing is said."""
+        if asked is None:
+            return default_measure(fitted)
+        return None if asked is cls.loss else getattr(measures, asked.value)
+
+
+Measure = Annotated[
+    Asking | None,
+    typer.Option(
+        help="What is asked about: otherwise the loss of a class, and the prediction of a quantity, in its own unit.",
+        show_default=False,
+    ),
 ]
 Relative = Annotated[
     bool,

@@ -9,12 +9,19 @@ import pandas as pd
 import typer
 
 from .. import uses
+from ..measures import name_of
 from ..runtime.progress import tell
+from ..tables.asked import asked_about
 from ..tables.fitted_file import FittedFile
 from ..validation.verify import verify as compared_with_retraining
-from .options import Format_, K, Out, Relative, Row, Test
+from .options import Asking, Format_, K, Measure, Out, Relative, Row, Test
 from .questions import asks
 from .show import show
+
+PARTS = (
+    "Because of: the parts of the effect by columns, in its unit; together with the rest they are the effect."
+)
+"""What stands in the column "because of", in a sentence."""
 
 
 @asks()
@@ -22,18 +29,28 @@ def explain(
     fitted: FittedFile,
     row: Row,
     test: Test = None,
+    measure: Measure = None,
     relative: Relative = False,
     k: K = 10,
     format: Format_ = None,
     out: Out = None,
 ) -> None:
     """Which training rows made the model say this of a row, and which columns of them."""
-    batch = fitted.batch(test, row=row)
-    found = uses.explain(fitted.model.influence, batch, k=k, relative=relative)
-    helpful, harmful = found.helpful.assign(role="helpful"), found.harmful.assign(role="harmful")
-    both = pd.concat([helpful, harmful.iloc[::-1]])
+    asked = asked_about(fitted, row, test, Asking.of(measure, fitted))
+    found = uses.explain(fitted.model.influence, asked.batch, k=k, relative=relative, measure=asked.measure)
+    both = pd.concat(
+        [
+            table.assign(role=role)
+            for table, role in zip((found.helpful, found.harmful.iloc[::-1]), found.scores.roles, strict=True)
+        ]
+    )
     both = both[["role", *[name for name in both if name not in ("role", "influence")]]]
-    tell(f"{found.question}\n{found.scores.sign}\n{found.scores.verdict}")
+    if asked.said.quantity:
+        both = both.rename(columns={"label": fitted.target})
+    parts = PARTS if found.parts else ""
+    for line in (str(asked.said), found.scores.sign, asked.unit, parts, found.scores.verdict):
+        if line:
+            tell(line, always=True)
     show(both, format, out, f"Training rows responsible for row {row}")
 
 
@@ -42,6 +59,7 @@ def verify(
     fitted: FittedFile,
     row: Row,
     test: Test = None,
+    measure: Measure = None,
     k: Annotated[
         int,
         typer.Option(
@@ -56,14 +74,21 @@ def verify(
     out: Out = None,
 ) -> None:
     """Whether an explanation holds: retrain without single rows, and compare with what was predicted."""
-    batch, model = fitted.batch(test, row=row), fitted.model
-    found = compared_with_retraining(model.influence, batch, k=k, seed=seed, refit=model.refit)
+    asked, model = asked_about(fitted, row, test, Asking.of(measure, fitted)), fitted.model
+    found = compared_with_retraining(
+        model.influence, asked.batch, k=k, seed=seed, refit=model.refit, measure=asked.measure
+    )
     if picture is not None:
         from .. import plots
 
         plots.verification(found).savefig(picture, dpi=160)
-    tell(str(found))
-    show(found.table, format, out, f"Change of the loss of row {row} without single training rows")
+    for line in (str(asked.said), asked.unit, *str(found).splitlines()):
+        if line:
+            tell(line, always=True)
+    table = found.table.set_index("train row")[["group", "predicted", "actual"]]
+    table = table.assign(error=table["predicted"] - table["actual"])
+    title = f"Change of the {name_of(asked.measure)} of row {row} without single training rows"
+    show(table, format, out, title)
 
 
 @asks()
@@ -72,6 +97,7 @@ def report(
     row: Row,
     out: Annotated[Path, typer.Option(help="The HTML file to write.", dir_okay=False)] = Path("report.html"),
     test: Test = None,
+    measure: Measure = None,
     relative: Relative = False,
     k: Annotated[int, typer.Option("--k", help="Helpful and harmful rows to show, each.", min=1)] = 10,
     checked: Annotated[
@@ -84,5 +110,6 @@ def report(
     """One HTML file that explains a prediction: the rows as they are, what is responsible in them, and the proof."""
     from ..report import explained_row, write
 
-    write(out, explained_row(fitted, row, test, k=k, checked=checked, relative=relative))
+    asked = asked_about(fitted, row, test, Asking.of(measure, fitted))
+    write(out, explained_row(fitted, asked, k=k, checked=checked, relative=relative))
     typer.echo(str(out))

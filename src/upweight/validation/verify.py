@@ -62,6 +62,8 @@ class Verification:
     complete: bool = True
     estimator: float | None = None
     """||refits here - refits of the user's estimator|| / ||the latter|| over a few rows; None where there is none."""
+    measure: str = "loss"
+    """What was asked about."""
 
     def __repr__(self) -> str:
         return str(self)
@@ -170,6 +172,7 @@ def verify(
         else None,
         complete,
         by_estimator,
+        scores.measure,
     )
 
 
