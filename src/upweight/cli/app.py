@@ -7,13 +7,12 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 from functools import wraps
-from importlib.metadata import version as installed_version
 from typing import Annotated, ParamSpec
 
 import typer
 
 from ..errors import InfluenceError
-from ..runtime.distributed import rank
+from ..runtime.process import rank
 
 FAILED, BAD_INPUT, GATE = 1, 2, 3
 """Exit codes: no answer of the wanted accuracy; something given cannot be used; more suspects than --fail-over."""
@@ -33,6 +32,8 @@ app = typer.Typer(
 
 def _tell_version(asked: bool) -> bool:
     if asked:
+        from importlib.metadata import version as installed_version
+
         typer.echo(f"upweight {installed_version('upweight')}")
         raise typer.Exit
     return asked

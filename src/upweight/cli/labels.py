@@ -5,17 +5,18 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import uses
 from ..runtime.progress import phase, tell
-from ..tables.fitted_file import FittedFile
 from .app import GATE
 from .options import Format_, Out
 from .questions import asks
 from .show import show
+
+if TYPE_CHECKING:
+    from ..tables.fitted_file import FittedFile
 
 
 @asks()
@@ -37,6 +38,8 @@ def mislabeled(
     ] = None,
 ) -> None:
     """Which labels are most likely wrong: the loss of each row in a model that has not seen it."""
+    from .. import uses
+
     if not fitted.model.classifies:
         raise ValueError(f"mislabeled is for classes; the target {fitted.target!r} is a quantity")
     table = uses.mislabeled(fitted.model.influence).table.rename_axis(fitted.heading)

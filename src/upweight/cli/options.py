@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import measures
-from ..measures import MeasureLike
-from ..tables.asked import default_measure
-from ..tables.fitted_file import FittedFile
 from .show import Format
+
+if TYPE_CHECKING:
+    from ..measures import MeasureLike
+    from ..tables.fitted_file import FittedFile
 
 # -- how the training file is read, and which model it gets ----------------------------------------------------------
 
@@ -68,6 +68,9 @@ class Asking(str, Enum):
     @classmethod
     def of(cls, asked: Asking | None, fitted: FittedFile) -> MeasureLike | None:
         """The measure that is meant, None for the loss; what a file's target suggests where nothing is said."""
+        from .. import measures
+        from ..tables.asked import default_measure
+
         if asked is None:
             return default_measure(fitted)
         return None if asked is cls.loss else getattr(measures, asked.value)

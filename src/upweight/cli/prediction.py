@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 import typer
 
-from .. import uses
-from ..measures import name_of
 from ..runtime.progress import tell
-from ..tables.asked import asked_about
-from ..tables.fitted_file import FittedFile
-from ..validation.verify import verify as compared_with_retraining
 from .options import Asking, Format_, K, Measure, Out, Relative, Row, Test
 from .questions import asks
 from .show import show
+
+if TYPE_CHECKING:
+    from ..tables.fitted_file import FittedFile
 
 PARTS = (
     "Because of: the parts of the effect by columns, in its unit; together with the rest they are the effect."
@@ -36,14 +33,15 @@ def explain(
     out: Out = None,
 ) -> None:
     """Which training rows made the model say this of a row, and which columns of them."""
+    import pandas as pd
+
+    from .. import uses
+    from ..tables.asked import asked_about
+
     asked = asked_about(fitted, row, test, Asking.of(measure, fitted))
     found = uses.explain(fitted.model.influence, asked.batch, k=k, relative=relative, measure=asked.measure)
-    both = pd.concat(
-        [
-            table.assign(role=role)
-            for table, role in zip((found.helpful, found.harmful.iloc[::-1]), found.scores.roles, strict=True)
-        ]
-    )
+    sides = zip((found.helpful, found.harmful.iloc[::-1]), found.scores.roles, strict=True)
+    both = pd.concat([table.assign(role=role) for table, role in sides])
     both = both[["role", *[name for name in both if name not in ("role", "influence")]]]
     if asked.said.quantity:
         both = both.rename(columns={"label": fitted.target})
@@ -74,6 +72,10 @@ def verify(
     out: Out = None,
 ) -> None:
     """Whether an explanation holds: retrain without single rows, and compare with what was predicted."""
+    from ..measures import name_of
+    from ..tables.asked import asked_about
+    from ..validation.verify import verify as compared_with_retraining
+
     asked, model = asked_about(fitted, row, test, Asking.of(measure, fitted)), fitted.model
     found = compared_with_retraining(
         model.influence, asked.batch, k=k, seed=seed, refit=model.refit, measure=asked.measure
@@ -109,6 +111,7 @@ def report(
 ) -> None:
     """One HTML file that explains a prediction: the rows as they are, what is responsible in them, and the proof."""
     from ..report import explained_row, write
+    from ..tables.asked import asked_about
 
     asked = asked_about(fitted, row, test, Asking.of(measure, fitted))
     write(out, explained_row(fitted, asked, k=k, checked=checked, relative=relative))

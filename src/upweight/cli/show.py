@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from ..runtime.process import rank
 
-from ..runtime.distributed import rank
-from ..tables.spreadsheet import inert
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+    from rich.text import Text
 
 WIDEST = 60
 """Characters of a cell that a table on the terminal shows."""
@@ -55,6 +55,8 @@ def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: st
     if format is Format.parquet:
         frame.to_parquet(out)
     elif format is Format.table and out is None:
+        from rich.console import Console
+
         Console().print(for_people(frame, title))
     elif out is None:
         sys.stdout.write(_as_text(frame, format))
@@ -63,6 +65,8 @@ def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: st
 
 
 def _as_text(frame: pd.DataFrame, format: Format) -> str:
+    from ..tables.spreadsheet import inert
+
     if format is Format.json:
         return frame.reset_index().to_json(orient="records", indent=1, force_ascii=False) + "\n"
     return inert(frame).to_csv() if format is Format.csv else frame.to_string() + "\n"
@@ -70,6 +74,9 @@ def _as_text(frame: pd.DataFrame, format: Format) -> str:
 
 def for_people(frame: pd.DataFrame, title: str) -> Table:
     """A table for the terminal: numbers to the right and rounded, effects with their sign, no cell too long."""
+    import pandas as pd
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left")
     plain = frame.reset_index()
     signed = [
@@ -85,6 +92,8 @@ def for_people(frame: pd.DataFrame, title: str) -> Table:
 
 def _cell(value: object, signed: bool) -> Text:
     """A value as text that can neither style nor steer the terminal."""
+    from rich.text import Text
+
     words = (f"{value:+.4g}" if signed else f"{value:.4g}") if isinstance(value, float) else str(value)
     words = "".join(c if c.isprintable() else " " for c in words)
     return Text(words if len(words) <= WIDEST else words[: WIDEST - 1] + "…")

@@ -16,6 +16,7 @@ from ..errors import NotStationaryWarning
 from ..estimators.from_estimator import from_estimator
 from ..influence.influence import Influence
 from ..objective import Objective
+from ..runtime.paths import not_there
 from ..runtime.progress import phase, tell
 from ..types import Batch
 from ..validation.refits import Refit
@@ -118,8 +119,8 @@ def read_skops(path: Path, trust: Collection[str] = ()) -> object:
         import skops.io
     except ImportError as missing:
         raise ImportError('models are read with skops: pip install "upweight[files]"') from missing
-    if not path.is_file():
-        raise FileError(f"{path}: no such file")
+    if trouble := not_there(path):
+        raise FileError(trouble)
     try:
         unknown = [name for name in skops.io.get_untrusted_types(file=path) if name not in trust]
         if unknown:
