@@ -1,6 +1,10 @@
 """Suspicious labels: what the library says, a gate with its own code, and cells that no spreadsheet runs."""
 
+import io
+
+import numpy as np
 import pandas as pd
+import pytest
 
 from tests.support.compare import assert_close_per_row
 from tests.support.files import people, run
@@ -51,3 +55,23 @@ def test_text_that_a_spreadsheet_would_run_is_written_inert(tmp_path):
 
 def test_columns_that_are_left_out_are_named_in_a_pipe_too(people_file):
     assert "country: left out, it is constant" in run("mislabeled", people_file, "--target", "opinion").stderr
+
+
+def doubtful(flip: float) -> pd.DataFrame:
+    """Rows of which one in 30 is "yes", by chance mostly; a share of the labels is flipped."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=3000)
+    yes = x + random.logistic(size=3000) > 4
+    return pd.DataFrame({"x": x, "z": random.normal(size=3000), "y": yes ^ (random.random(3000) < flip)})
+
+
+@pytest.mark.parametrize(("flip", "code"), [(0.0, 0), (0.05, 3)])
+def test_the_gate_counts_wrong_labels_and_no_ordinary_errors(tmp_path, flip, code):
+    path = tmp_path / "a.csv"
+    doubtful(flip).to_csv(path, index=False)
+    result = run("mislabeled", path, "--target", "y", "--fail-over", 0.02)
+    assert result.exit_code == code, result.output
+    found = pd.read_csv(io.StringIO(result.stdout), index_col="row")
+    assert found["contradicted"].mean() > 0.02 if code else found["contradicted"].mean() < 0.02
+    assert (found["proposed label"].notna() | ~found["contradicted"]).all()
+    assert not (found["proposed label"].astype(str) == found["label"].astype(str)).any()

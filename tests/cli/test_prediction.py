@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from tests.support.files import run
+from upweight.cli import prediction
+from upweight.validation.verify import ROUGH
 
 
 def test_explain_names_helpful_and_harmful_rows_and_causes(people_file):
@@ -160,3 +162,22 @@ def test_a_row_without_a_value_is_asked_about_by_its_prediction(houses_file, tmp
 def test_the_table_of_refits_is_in_plain_words(people_file):
     result = run("verify", people_file, "--target", "opinion", "--row", 7, "--k", 5, "--format", "csv")
     assert result.stdout.splitlines()[0] == "train row,group,predicted,actual,error"
+
+
+@pytest.mark.parametrize("command", ["verify", "report"])
+def test_what_retraining_does_not_confirm_ends_with_a_sentence_and_a_code(people_file, tmp_path, command):
+    out = tmp_path / ("v.csv" if command == "verify" else "r.html")
+    count = "--k" if command == "verify" else "--checked"
+    asked = (command, people_file, "--target", "opinion", "--row", 7, count, 4, "--out", out)
+    result = run(*asked)
+    assert result.exit_code == 0, result.output
+    out.unlink()
+    result = run(*asked, "--fail-over", 0.0001, "--quiet")
+    assert result.exit_code == 1
+    assert "the predictions of the 4 largest effects are off by" in result.stderr
+    assert "more than 0.01%" in result.stderr
+    assert out.exists()  # the answer is given all the same
+
+
+def test_explanations_hold_roughly_up_to_the_error_that_verify_says():
+    assert prediction.ROUGH == ROUGH

@@ -59,7 +59,7 @@ def attack(
         f"One row could turn {int(table['flips'].sum()):,} of the {len(table):,} least certain predictions."
     )
     show(table.rename_axis("place").head(k), format, out, words)
-    tell(words)
+    tell(words, always=True)
 
 
 def least_certain(problem: LinearModel, test: Batch, count: int) -> tuple[Design, Tensor]:

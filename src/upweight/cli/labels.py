@@ -31,32 +31,38 @@ def mislabeled(
     fail_over: Annotated[
         float | None,
         typer.Option(
-            help="End with exit code 3 if the others contradict more than this share of the labels.",
+            help="End with exit code 3 if more than this share of the labels is contradicted.",
             min=0,
             max=1,
         ),
     ] = None,
 ) -> None:
-    """Which labels are most likely wrong: the loss of each row in a model that has not seen it."""
+    """Which labels are most likely wrong: the loss of each row in a model that has not seen it.
+
+    A label is contradicted where that model is surer of another class than it is of that class's own rows in the mean.
+    Where classes overlap some right labels are contradicted too: try a file that is known to be good before you choose
+    the share of --fail-over.
+    """
     from .. import uses
+    from ..uses.labels import classifier
 
     if not fitted.model.classifies:
         raise ValueError(f"mislabeled is for classes; the target {fitted.target!r} is a quantity")
-    table = uses.mislabeled(fitted.model.influence).table.rename_axis(fitted.heading)
+    if fail_over is not None and classifier(fitted.model.influence.problem) is None:
+        raise ValueError("--fail-over needs labels that the model proposes: it is for linear models")
+    found = uses.mislabeled(fitted.model.influence)
+    table = found.table.rename_axis(fitted.heading)
     if "label" not in table:
         table.insert(0, "label", fitted.raw.loc[table.index, fitted.target])
-    contradicted, words = None, "For this model nothing but self-influence is known."
-    if "proposed label" in table:
-        wrong = table["label"] != table["proposed label"]
-        contradicted = float(wrong.mean())
-        words = f"The others contradict {int(wrong.sum()):,} of {len(table):,} labels ({contradicted:.1%})."
-    elif fail_over is not None:
-        raise ValueError("--fail-over needs labels that the model proposes: it is for linear models")
+    if "proposed label" in table:  # the row's own label is no proposal
+        proposed = table["proposed label"].astype(object)
+        table["proposed label"] = proposed.where(proposed != table["label"], None)
+    words = found.summary or "For this model nothing but self-influence is known: no label is proposed."
     k = k or (20 if out is None and format is None and sys.stdout.isatty() else len(table))
-    show(table.head(k), format, out, f"The most suspicious labels first. {words}")
-    tell(words)
-    if fail_over is not None and contradicted is not None and contradicted > fail_over:
-        typer.echo(f"{words} More than the {fail_over:.1%} of --fail-over.", err=True)
+    show(table.head(k), format, out, "The most suspicious labels first")
+    tell(words, always=True)
+    if fail_over is not None and (share := float(table["contradicted"].mean())) > fail_over:
+        typer.echo(f"{share:.2%} contradicted is more than the {fail_over:.2%} of --fail-over.", err=True)
         raise typer.Exit(GATE)
 
 

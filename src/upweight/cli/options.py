@@ -88,6 +88,20 @@ Relative = Annotated[
     typer.Option("--relative", help="Rank by effect relative to each row's own pull: outliers step back."),
 ]
 
+# -- what is said -----------------------------------------------------------------------------------------------------
+
+Quiet = Annotated[
+    bool, typer.Option("--quiet", help="Say nothing but the answer and errors: no notes, warnings and bars.")
+]
+
+FailOver = Annotated[
+    float,
+    typer.Option(
+        help="End with exit code 1 if predictions are off by more than this share of the changes by retraining.",
+        min=0,
+    ),
+]
+
 # -- how it is answered ----------------------------------------------------------------------------------------------
 
 K = Annotated[int, typer.Option("--k", help="Rows to show.", min=1)]

@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import InfluenceError
 from ..runtime.progress import tell
-from .options import Asking, Format_, K, Measure, Out, Relative, Row, Test
+from .options import Asking, FailOver, Format_, K, Measure, Out, Relative, Row, Test
 from .questions import asks
 from .show import show
 
 if TYPE_CHECKING:
     from ..tables.fitted_file import FittedFile
+    from ..validation.verify import Verification
 
+ROUGH = 0.5
+"""The relative error up to which an explanation holds roughly, as `validation.verify` has it, which is slow to load."""
 PARTS = (
     "Because of: the parts of the effect by columns, in its unit; together with the rest they are the effect."
 )
@@ -68,6 +72,7 @@ def verify(
     picture: Annotated[
         Path | None, typer.Option(help="A PNG of predicted against actual changes.", dir_okay=False)
     ] = None,
+    fail_over: FailOver = ROUGH,
     format: Format_ = None,
     out: Out = None,
 ) -> None:
@@ -84,13 +89,20 @@ def verify(
         from .. import plots
 
         plots.verification(found).savefig(picture, dpi=160)
-    for line in (str(asked.said), asked.unit, *str(found).splitlines()):
+    for line in (str(asked.said), asked.unit, *str(found).splitlines(), f"{found.judgement}."):
         if line:
             tell(line, always=True)
     table = found.table.set_index("train row")[["group", "predicted", "actual"]]
     table = table.assign(error=table["predicted"] - table["actual"])
     title = f"Change of the {name_of(asked.measure)} of row {row} without single training rows"
     show(table, format, out, title)
+    confirmed(found, fail_over)
+
+
+def confirmed(found: Verification, most: float) -> None:
+    """Nothing happens where retraining confirms predictions to the share `most`; else InfluenceError says why not."""
+    if reason := found.shortcoming(most):
+        raise InfluenceError(reason)
 
 
 @asks()
@@ -108,11 +120,14 @@ def report(
             help="Retrain without each of so many rows of largest effect, and as many random ones.", min=2
         ),
     ] = 20,
+    fail_over: FailOver = ROUGH,
 ) -> None:
     """One HTML file that explains a prediction: the rows as they are, what is responsible in them, and the proof."""
     from ..report import explained_row, write
     from ..tables.asked import asked_about
 
     asked = asked_about(fitted, row, test, Asking.of(measure, fitted))
-    write(out, explained_row(fitted, asked, k=k, checked=checked, relative=relative))
+    page = explained_row(fitted, asked, k=k, checked=checked, relative=relative)
+    write(out, page)
     typer.echo(str(out))
+    confirmed(page.verified, fail_over)

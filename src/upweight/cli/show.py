@@ -94,6 +94,8 @@ def _cell(value: object, signed: bool) -> Text:
     """A value as text that can neither style nor steer the terminal."""
     from rich.text import Text
 
+    if value is None:
+        return Text("")
     words = (f"{value:+.4g}" if signed else f"{value:.4g}") if isinstance(value, float) else str(value)
     words = "".join(c if c.isprintable() else " " for c in words)
     return Text(words if len(words) <= WIDEST else words[: WIDEST - 1] + "…")

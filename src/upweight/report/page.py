@@ -112,21 +112,13 @@ def _effects(verified: Verification, labels: pd.Series) -> pd.DataFrame:
 
 
 def in_words(verified: Verification, noun: str = "rows") -> str:
-    """A verification in one sentence: whether the explanation holds, by the numbers of the largest effects.
+    """A verification in one sentence: its judgement (`Verification.judgement`) and its numbers.
 
-    It holds from a Pearson correlation of 0.99 and a relative error of at most 10 %, roughly from 0.9 and 50 %; from
-    0.9 alone its ranking holds. `noun` says what the random removals were, in the plural.
+    `noun` says what the random removals were, in the plural.
     """
     top = verified.top
-    if top.pearson >= 0.99 and top.relative_error <= 0.1:
-        judgement = "The explanation holds"
-    elif top.pearson >= 0.9 and top.relative_error <= 0.5:
-        judgement = "The explanation holds roughly"
-    elif top.pearson >= 0.9:
-        judgement = "The ranking holds, the sizes do not"
-    else:
-        judgement = "The explanation does not hold"
-    sentence = f"{judgement}: of the {top.count} largest effects, predictions and retraining agree with {_numbers(top)}"
+    counted = f"of the {top.count} largest effects, predictions and retraining agree with {_numbers(top)}"
+    sentence = f"{verified.judgement}: {counted}"
     if verified.random is not None:
         sentence += f"; of {verified.random.count} random {noun}, with {_numbers(verified.random)}"
     return sentence + ("." if verified.complete else "; interrupted, so only finished refits count.")

@@ -27,7 +27,7 @@ class State:
     Attributes:
         decided: The number of rows with a decision.
         counts: How many rows have each kind of decision.
-        contradicted: The number of labels that the others contradict.
+        contradicted: The number of labels that are contradicted, as `Suspects` counts them.
         held: The number of held-out rows.
         first: The accuracy on them before any decision.
         accuracy: The accuracy on them now.
@@ -51,7 +51,7 @@ class State:
         return cls(
             decided=len(done),
             counts={action: sum(d.action == action for d in done.values()) for action in ACTIONS},
-            contradicted=int((fit.ranking["label"] != fit.ranking["proposed label"]).sum()),
+            contradicted=int(fit.ranking["contradicted"].sum()),
             held=len(session.held),
             first=session.first.accuracy,
             accuracy=fit.accuracy,

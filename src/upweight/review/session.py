@@ -20,7 +20,7 @@ from ..tables.fitted_file import FittedFile
 from ..tables.reading import FileError
 from ..types import Tensor
 from ..uses.explain import explain
-from ..uses.labels import classifier, decided, label_names
+from ..uses.labels import classifier, contradicted, decided, label_names
 from ..uses.mislabeled import mislabeled
 from .journal import Decision, Journal
 
@@ -36,8 +36,9 @@ class Fit:
         decisions: The number of decided rows at that moment.
         accuracy: The share of the held-out rows whose labels it predicts.
         ranking: A line per row that was not dropped, by its name, the most doubtful first: its place in the file
-            ("row"), its label, the proposed label, the loss of a model that has not seen the row, and the fall of the
-            held-out rows' mean loss that is expected of relabelling it (NaN for held-out rows).
+            ("row"), its label, the proposed label, whether the label is contradicted, the loss of a model that has not
+            seen the row, and the fall of the held-out rows' mean loss that is expected of relabelling it (NaN for
+            held-out rows).
         influence: The influence of the rows that it was fitted to.
     """
 
@@ -170,6 +171,7 @@ class Session:
             {
                 "label": label_names(self.problem, batch[1]),
                 "proposed label": label_names(self.problem, said),
+                "contradicted": contradicted(self.problem, outputs, batch[1]).numpy(),
                 "loss without the row": train.loss.value(outputs, batch[1]).numpy(),
                 "gain": np.nan,
             },

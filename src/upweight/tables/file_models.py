@@ -70,7 +70,7 @@ def fitted_here(table: Table, folder: Path) -> FileModel:
         problem = from_estimator(pipeline, table.X, table.y, polish=True)
     problem = problem.changed(terms=replace(problem.terms, feature_names=feature_names(pipeline, table)))
     words = described(table)
-    tell(f"fitted: {words}")
+    tell(f"fitted: {words}", always=True)
     return FileModel(
         words=words,
         influence=Influence(problem),
