@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 WIDEST = 60
 """Characters of a cell that a table on the terminal shows."""
+CHANGES = frozenset(
+    {"first order", "rescaled", "newton", "only together", "low", "high", "retrained", "per row"}
+    | {"predicted", "actual", "error"}
+)
+"""Columns of changes, besides those of effects: they are shown with their sign."""
 
 
 class Format(str, Enum):
@@ -73,24 +78,23 @@ def _as_text(frame: pd.DataFrame, format: Format) -> str:
 
 
 def for_people(frame: pd.DataFrame, title: str) -> Table:
-    """A table for the terminal: numbers to the right and rounded, effects with their sign, no cell too long."""
+    """A table for the terminal: numbers to the right and rounded, effects with their sign, no cell too long but those that add up."""
     import pandas as pd
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     plain = frame.reset_index()
-    signed = [
-        "effect" in str(name) or name in ("newton", "rescaled", "first order") for name in plain.columns
-    ]
+    signed = ["effect" in str(name) or name in CHANGES for name in plain.columns]
     for name in plain.columns:
         number = pd.api.types.is_numeric_dtype(plain[name]) and not pd.api.types.is_bool_dtype(plain[name])
         table.add_column(str(name), justify="right" if number else "left", overflow="fold")
     for line in plain.itertuples(index=False):
-        table.add_row(*(_cell(value, plus) for value, plus in zip(line, signed, strict=True)))
+        cells = zip(plain.columns, line, signed, strict=True)
+        table.add_row(*(_cell(value, plus, whole=name == "because of") for name, value, plus in cells))
     return table
 
 
-def _cell(value: object, signed: bool) -> Text:
+def _cell(value: object, signed: bool, *, whole: bool = False) -> Text:
     """A value as text that can neither style nor steer the terminal."""
     from rich.text import Text
 
@@ -98,4 +102,4 @@ def _cell(value: object, signed: bool) -> Text:
         return Text("")
     words = (f"{value:+.4g}" if signed else f"{value:.4g}") if isinstance(value, float) else str(value)
     words = "".join(c if c.isprintable() else " " for c in words)
-    return Text(words if len(words) <= WIDEST else words[: WIDEST - 1] + "…")
+    return Text(words if whole or len(words) <= WIDEST else words[: WIDEST - 1] + "…")
