@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.support.files import run
+from tests.support.files import ridge, run
 from upweight.cli import prediction
 from upweight.validation.verify import ROUGH
 
@@ -30,37 +30,6 @@ def test_verify_retrains_and_draws(people_file, tmp_path):
     top = table[table["group"] == "top"]
     assert np.corrcoef(top["predicted"], top["actual"])[0, 1] > 0.98
     assert picture.read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.fixture
-def houses_file(tmp_path):
-    """Prices in dollars, nearly linear in the size, of which the last two are not known."""
-    random = np.random.default_rng(1)
-    size = random.uniform(50, 200, 80)
-    table = pd.DataFrame(
-        {
-            "size": size,
-            "town": random.choice(["a", "b"], 80),
-            "price": 3000 * size + random.normal(0, 9000, 80),
-        }
-    )
-    path = tmp_path / "houses.csv"
-    table.to_csv(path, index=False)
-    return path
-
-
-def ridge(table):
-    """The predictions of the documented pipeline, written out."""
-    from sklearn.linear_model import Ridge
-
-    X = np.column_stack(
-        [
-            (table["size"] - table["size"].mean()) / table["size"].std(ddof=0),
-            table["town"] == "a",
-            table["town"] == "b",
-        ]
-    )
-    return X, Ridge().fit(X, table["price"])
 
 
 def test_a_quantity_is_explained_by_its_prediction_in_its_own_unit(houses_file):

@@ -11,7 +11,7 @@ from ..errors import InfluenceError
 from ..runtime.progress import tell
 from .options import Asking, FailOver, Format_, K, Measure, Out, Relative, Row, Test
 from .questions import asks
-from .show import show
+from .show import own_name, show
 
 if TYPE_CHECKING:
     from ..tables.fitted_file import FittedFile
@@ -48,7 +48,7 @@ def explain(
     both = pd.concat([table.assign(role=role) for table, role in sides])
     both = both[["role", *[name for name in both if name not in ("role", "influence")]]]
     if asked.said.quantity:
-        both = both.rename(columns={"label": fitted.target})
+        both = own_name(both, "label", fitted)
     parts = PARTS if found.parts else ""
     for line in (str(asked.said), found.scores.sign, asked.unit, parts, found.scores.verdict):
         if line:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from ..tables.fitted_file import FittedFile
+
 WIDEST = 60
 """Characters of a cell that a table on the terminal shows."""
 CHANGES = frozenset(
@@ -77,8 +79,16 @@ def _as_text(frame: pd.DataFrame, format: Format) -> str:
     return inert(frame).to_csv() if format is Format.csv else frame.to_string() + "\n"
 
 
+def own_name(frame: pd.DataFrame, column: str, fitted: FittedFile) -> pd.DataFrame:
+    """A table whose column of true values is called as the target in the file, where no other column is called so."""
+    return frame if fitted.target in frame else frame.rename(columns={column: fitted.target})
+
+
 def for_people(frame: pd.DataFrame, title: str) -> Table:
-    """A table for the terminal: numbers to the right and rounded, effects with their sign, no cell too long but those that add up."""
+    """A table for the terminal: numbers to the right and rounded, effects with their sign, no cell too long.
+
+    "because of" is shown whole: its parts add up.
+    """
     import pandas as pd
     from rich.table import Table
 
