@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
-from .. import uses
 from ..runtime.progress import tell
-from ..tables.fitted_file import FittedFile
 from .options import Format_, K, Out, Test
 from .questions import asks
 from .show import show
+
+if TYPE_CHECKING:
+    from ..tables.fitted_file import FittedFile
 
 
 @asks()
@@ -31,6 +31,8 @@ def mismatch(
     out: Out = None,
 ) -> None:
     """Which group of training rows drives the errors on a slice of the test data."""
+    from .. import uses
+
     groups = fitted.column(by)
     found = uses.mismatch(fitted.model.influence, fitted.batch(test, where=where), by=groups)
     tell(f"Columns responsible in group {found.groups.index[0]!r}:\n{found.features.to_string(index=False)}")
@@ -55,6 +57,8 @@ def remove(
     out: Out = None,
 ) -> None:
     """What if these rows were gone: the predicted change of the loss, before anything is retrained."""
+    import torch
+
     gone = fitted.rows(where)
     found = fitted.model.influence.of_removal(
         {where: torch.tensor(gone)}, fitted.batch(test, row=row)
