@@ -18,6 +18,10 @@ from .refits import Refit, against_estimator, measured_refits
 
 RESAMPLES = 999
 """Bootstrap samples behind each interval."""
+ROUGH = 0.5
+"""The relative error up to which an explanation holds at least roughly."""
+OTHER = 0.1
+"""The relative difference from which on the user's estimator is trained otherwise than it was read."""
 
 Numbers: TypeAlias = Sequence[float] | np.ndarray | pd.Series
 """One number per removal."""
@@ -62,6 +66,41 @@ class Verification:
     complete: bool = True
     estimator: float | None = None
     """||refits here - refits of the user's estimator|| / ||the latter|| over a few rows; None where there is none."""
+    measure: str = "loss"
+    """What was asked about."""
+
+    @property
+    def judgement(self) -> str:
+        """Whether the explanation holds, in a few words, by the numbers of the largest effects.
+
+        It holds from a Pearson correlation of 0.99 and a relative error of at most 10 %, roughly from 0.9 and 50 %;
+        from 0.9 alone its ranking holds.
+        """
+        pearson, error = self.top.pearson, self.top.relative_error
+        if pearson >= 0.99 and error <= 0.1:
+            return "The explanation holds"
+        if pearson >= 0.9:
+            return (
+                "The explanation holds roughly" if error <= ROUGH else "The ranking holds, the sizes do not"
+            )
+        return "The explanation does not hold"
+
+    def shortcoming(self, most: float = ROUGH) -> str:
+        """Why this is no confirmation, in a sentence: "" where predictions are off by at most `most` of their size.
+
+        Neither is what was interrupted, nor what the user's own estimator, fitted again, contradicts.
+        """
+        reasons = []
+        if not self.top.relative_error <= most:
+            reasons.append(
+                f"the predictions of the {self.top.count} largest effects are off by "
+                f"{100 * self.top.relative_error:.3g}% of the changes by retraining, more than {100 * most:g}%"
+            )
+        if self.estimator is not None and not self.estimator < OTHER:
+            reasons.append(f"your estimator, fitted again, changes otherwise, by {self.estimator:.0%}")
+        if not self.complete:
+            reasons.append("not all of the refits were finished")
+        return f"{self.judgement}: {'; '.join(reasons)}." if reasons else ""
 
     def __repr__(self) -> str:
         return str(self)
@@ -180,6 +219,7 @@ def verify(
         else None,
         complete,
         by_estimator,
+        scores.measure,
     )
 
 
@@ -194,7 +234,7 @@ def _some(rows: np.ndarray) -> str:
 def _words(error: float) -> str:
     return f"its changes are those of these refits to {error:.1%}" + (
         ""
-        if error < 0.1
+        if error < OTHER
         else ": another training than the one that is explained (tol, random_state, transformers that are fitted again)"
     )
 
