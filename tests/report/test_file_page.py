@@ -33,7 +33,7 @@ def test_a_report_shows_rows_as_they_are_and_escapes_them(tmp_path):
 def test_a_report_says_what_marks_and_parts_are_and_hides_no_column_without_a_word(tmp_path):
     table = people(80)
     for j in range(15):
-        table[f"extra {j}"] = table["age"].rank() * (j + 1) % 7.5
+        table[f"extra {j}"] = table["age"].rank() * (j + 1) % 7.3
     path, out = tmp_path / "people.csv", tmp_path / "report.html"
     table.to_csv(path, index=False)
     asked = ("--target", "opinion", "--row", 3, "--k", 2, "--checked", 4, "--out", out, "--fail-over", 10)
