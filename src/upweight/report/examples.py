@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..tables.columns import Kind
+from ..tables.kinds import Kind
 from ..tables.default_models import origin, photograph
 from ..tables.fitted_file import FittedFile
 from ..tables.reading import inside
