@@ -1,6 +1,6 @@
 """The command line. What is slow to load beside torch (matplotlib, scikit-learn, a server) waits until it is needed."""
 
-from . import attack, demo, labels, prediction, row_groups
+from . import attack, demo, labels, prediction, row_groups, trust
 from .app import app
 
 __all__ = ["app"]
@@ -12,6 +12,7 @@ for command in (
     row_groups.mismatch,
     row_groups.remove,
     prediction.verify,
+    trust.trust,
     prediction.report,
     attack.attack,
     labels.review,

@@ -54,6 +54,8 @@ Relative = Annotated[
     typer.Option("--relative", help="Rank by effect relative to each row's own pull: outliers step back."),
 ]
 
+Seed = Annotated[int, typer.Option(help="Seed of the draw of rows, where some are drawn.", min=0)]
+
 # -- what is said -----------------------------------------------------------------------------------------------------
 
 Quiet = Annotated[

@@ -35,7 +35,7 @@ def explain(
     helpful, harmful = found.helpful.assign(role="helpful"), found.harmful.assign(role="harmful")
     both = pd.concat([helpful, harmful.iloc[::-1]])
     both = both[["role", *[name for name in both if name not in ("role", "influence")]]]
-    tell(f"{found.question}\n{found.scores.sign}\n{found.scores.verdict}", always=True)
+    tell("\n".join([found.question, found.scores.sign, *found.scores.remarks]), always=True)
     show(both, format, out, f"Training rows responsible for row {row}")
 
 

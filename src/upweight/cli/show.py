@@ -27,7 +27,9 @@ class Format(str, Enum):
     parquet = "parquet"
 
 
-def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: str) -> None:
+def show(
+    frame: pd.DataFrame, format: Format | None, out: Path | None, title: str, widest: int = WIDEST
+) -> None:
     """A table is written to a file or printed; of several processes the first one does it.
 
     Args:
@@ -36,6 +38,7 @@ def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: st
             else as CSV.
         out: The file; None prints it.
         title: What stands above the table on a terminal.
+        widest: Characters of a cell that are shown there.
 
     Raises:
         ValueError: Parquet without a file, or a suffix that names no format.
@@ -55,7 +58,7 @@ def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: st
     if format is Format.parquet:
         frame.to_parquet(out)
     elif format is Format.table and out is None:
-        Console().print(for_people(frame, title))
+        Console().print(for_people(frame, title, widest))
     elif out is None:
         sys.stdout.write(_as_text(frame, format))
     else:
@@ -68,8 +71,14 @@ def _as_text(frame: pd.DataFrame, format: Format) -> str:
     return inert(frame).to_csv() if format is Format.csv else frame.to_string() + "\n"
 
 
-def for_people(frame: pd.DataFrame, title: str) -> Table:
-    """A table for the terminal: numbers to the right and rounded, effects with their sign, no cell too long."""
+def for_people(frame: pd.DataFrame, title: str, widest: int = WIDEST) -> Table:
+    """A table for the terminal: numbers to the right and rounded, effects with their sign, no cell too long.
+
+    Args:
+        frame: The table; its index is a column.
+        title: What stands above it.
+        widest: Characters of a cell that are shown.
+    """
     table = Table(title=title, title_justify="left")
     plain = frame.reset_index()
     signed = [
@@ -79,14 +88,14 @@ def for_people(frame: pd.DataFrame, title: str) -> Table:
         number = pd.api.types.is_numeric_dtype(plain[name]) and not pd.api.types.is_bool_dtype(plain[name])
         table.add_column(str(name), justify="right" if number else "left", overflow="fold")
     for line in plain.itertuples(index=False):
-        table.add_row(*(_cell(value, plus) for value, plus in zip(line, signed, strict=True)))
+        table.add_row(*(_cell(value, plus, widest) for value, plus in zip(line, signed, strict=True)))
     return table
 
 
-def _cell(value: object, signed: bool) -> Text:
+def _cell(value: object, signed: bool, widest: int) -> Text:
     """A value as text that can neither style nor steer the terminal."""
     if value is None:
         return Text("")
     words = (f"{value:+.4g}" if signed else f"{value:.4g}") if isinstance(value, float) else str(value)
     words = "".join(c if c.isprintable() else " " for c in words)
-    return Text(words if len(words) <= WIDEST else words[: WIDEST - 1] + "…")
+    return Text(words if len(words) <= widest else words[: widest - 1] + "…")

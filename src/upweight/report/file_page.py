@@ -56,7 +56,7 @@ def explained_row(
         verified=verified,
         labels=fitted.raw[fitted.target],
         settings=_settings(fitted, relative),
-        certificate=_certificate(found),
+        certificate=found.scores.remarks,
         sign=found.scores.sign,
     )
 
@@ -88,12 +88,3 @@ def _settings(fitted: FittedFile, relative: bool) -> dict[str, str]:
         "ranking": "relative to each row's own pull" if relative else "by effect",
         "upweight": version("upweight"),
     }
-
-
-def _certificate(found: Explanation) -> list[str]:
-    drift = 0.0 if found.scores.drift is None else float(found.scores.drift)
-    return [
-        found.scores.verdict,
-        f"Finishing the training would change the loss by {drift:+.1e}; effects smaller than that are not to be "
-        "trusted.",
-    ]

@@ -51,10 +51,10 @@ class Suspects:
             return ""
         doubted, wrong = self.table["contradicted"], self.table["label"] != self.table["proposed label"]
         return (
-            f"{int(doubted.sum()):,} of {len(doubted):,} labels ({doubted.mean():.1%}) are contradicted: without "
-            "having seen the row, the model is surer of another class than it is of that class's own rows in the mean. "
-            f"In all it decides otherwise than the label in {int(wrong.sum()):,} rows ({wrong.mean():.1%}), its own "
-            "errors among them."
+            f"{int(doubted.sum()):,} of {len(doubted):,} labels ({doubted.mean():.1%}) are contradicted: a model that "
+            "has not seen the row is surer of another class than it is, on average, of the rows that bear it. It "
+            f"decides otherwise than the label in {int(wrong.sum()):,} rows ({wrong.mean():.1%}) in all; the rest are "
+            "ordinary errors of the model."
         )
 
     def __repr__(self) -> str:
