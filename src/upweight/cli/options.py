@@ -49,6 +49,13 @@ Row = Annotated[str, typer.Option(help="The row (or id) that is asked about.", s
 Test = Annotated[
     Path | None, typer.Option(help="File with the rows that are asked about; otherwise the training data.")
 ]
+TestOrHeld = Annotated[
+    Path | None,
+    typer.Option(
+        "--test",
+        help="File with the rows that are asked about; otherwise a fifth of the rows is held out of the training.",
+    ),
+]
 Relative = Annotated[
     bool,
     typer.Option("--relative", help="Rank by effect relative to each row's own pull: outliers step back."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 import torch
 import typer
@@ -14,9 +15,11 @@ from ..influence.removal import Removal
 from ..runtime.progress import phase, tell
 from ..tables.fitted_file import FittedFile
 from ..tables.held_out import Unseen, unseen
+from ..tables.reading import FileError
+from ..types import Tensor
 from ..validation.refits import change_without
 from ..validation.verify import ROUGH
-from .options import FailOver, Format_, K, Out, Seed, Test
+from .options import FailOver, Format_, K, Out, Seed, TestOrHeld
 from .questions import asks
 from .show import show
 
@@ -28,7 +31,7 @@ STEPS = 3
 def mismatch(
     fitted: FittedFile,
     by: Annotated[str, typer.Option(help="The column whose values make the groups.", show_default=False)],
-    test: Test = None,
+    test: TestOrHeld = None,
     where: Annotated[
         str | None,
         typer.Option(
@@ -40,10 +43,7 @@ def mismatch(
     format: Format_ = None,
     out: Out = None,
 ) -> None:
-    """Which group of training rows drives the errors on a slice of the test data.
-
-    Without --test a fifth of the rows is held out, and asked about.
-    """
+    """Which group of training rows drives the errors on a slice of the test data."""
     asked = unseen(fitted, test, where=where, seed=seed)
     found = uses.mismatch(asked.fitted.model.influence, asked.batch, by=asked.fitted.column(by))
     words = [
@@ -70,7 +70,7 @@ def remove(
     row: Annotated[
         str | None, typer.Option(help="The row (or id) asked about; otherwise all, in the mean.")
     ] = None,
-    test: Test = None,
+    test: TestOrHeld = None,
     seed: Seed = 0,
     verify: Annotated[
         bool, typer.Option("--verify", help="Train again without the rows, and show what changed.")
@@ -88,10 +88,14 @@ def remove(
 ) -> None:
     """What if these rows were gone: the predicted change of the loss, before anything is retrained.
 
-    Without --test and --row a fifth of the rows is held out, and asked about.
+    A row that --row names without --test is one of the training rows, and nothing is held out.
     """
     asked = unseen(fitted, test, seed=seed) if row is None else Unseen(fitted, fitted.batch(test, row=row))
     model = asked.fitted.model
+    if guarantee and not model.classifies:
+        raise FileError(
+            "--guarantee is for classes; of a quantity the column newton is what retraining gives"
+        )
     gone = torch.tensor(asked.fitted.rows(where))
     found = model.influence.of_removal({where: gone}, asked.batch, guarantee=STEPS * guarantee)
     numbers = found.to_frame().drop(columns=["test row"]).groupby("group", sort=False).mean()
@@ -103,11 +107,24 @@ def remove(
     counted = (
         f"{len(gone):,} of {len(asked.fitted.raw):,} training rows removed; positive = the loss would rise."
     )
-    words = [asked.words, counted, *found.remarks, believed(numbers, found)]
+    words = [asked.words, counted, lost(asked.fitted, gone), *found.remarks, believed(numbers, found)]
     tell("\n".join(filter(None, words)), always=True)
     show(numbers, format, out, "Predicted change of the mean loss")
     if verify:
         confirmed(numbers, fail_over)
+
+
+def lost(fitted: FittedFile, gone: Tensor) -> str:
+    """Which classes no training row is left of without the rows `gone` (k,), in a sentence; "" where all are left."""
+    if not fitted.model.classifies:
+        return ""
+    labels = fitted.raw[fitted.target].to_numpy()
+    names = ", ".join(sorted(map(str, set(labels) - set(np.delete(labels, gone.numpy())))))
+    return (
+        f"Without them no training row is left of {names}: the model cannot predict it any more."
+        if names
+        else ""
+    )
 
 
 def believed(numbers: pd.DataFrame, found: Removal) -> str:
