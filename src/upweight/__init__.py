@@ -14,6 +14,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         DerivativeWarning,
         IndefiniteError,
         InfluenceError,
+        NoOptimumError,
         NotConvergedError,
         NotDeterministicError,
         NotStationaryWarning,
@@ -61,6 +62,7 @@ __all__ = [
     "LiSSA",
     "LinearProblem",
     "Logistic",
+    "NoOptimumError",
     "NotConvergedError",
     "NotDeterministicError",
     "NotStationaryWarning",
@@ -98,7 +100,7 @@ _HOMES = {
     "curvature": "EKFAC Dense GaussNewton Hessian Nystrom",
     "data.design_on_disk": "stream",
     "errors": "ApproximationWarning DerivativeError DerivativeWarning IndefiniteError InfluenceError "
-    "NotConvergedError NotDeterministicError NotStationaryWarning RankError "
+    "NoOptimumError NotConvergedError NotDeterministicError NotStationaryWarning RankError "
     "SmallerBlocksWarning StaleError",
     "estimators": "from_estimator",
     "influence": "Influence Scores ScoreStore",

@@ -5,8 +5,10 @@ import sys
 from importlib.metadata import version
 
 import pytest
+from typer.main import get_command
 
 from tests.support.files import run
+from upweight.cli import app
 
 
 @pytest.mark.parametrize(
@@ -70,3 +72,21 @@ def test_help_and_mistakes_wait_for_nothing_heavy(people_file, arguments, words)
     )
     assert words in found.stdout + found.stderr
     assert not {"torch", "numpy", "scipy", "pandas", "sklearn", "matplotlib"} & {*found.stdout.split()}
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_notes_are_said_in_a_pipe_too_unless_quiet_is_wanted(people_file, quiet):
+    asked = ("--target", "opinion", "--row", 7, "--k", 3, *["--quiet"] * quiet)
+    result = run("explain", people_file, *asked)
+    assert result.exit_code == 0, result.output
+    notes = ("country: left out", "fitted: logistic regression", "Positive effect =", "residual")
+    assert [note in result.stderr for note in notes] == [not quiet] * len(notes)
+    if quiet:
+        assert result.stderr == ""
+    assert result.stdout.startswith("train row,role")
+    assert run("explain", people_file, "--target", "none", "--row", 7, "--quiet").stderr.startswith("Error: ")
+
+
+def test_every_command_can_be_quiet():
+    for command in get_command(app).commands.values():  # type: ignore[attr-defined]
+        assert any("--quiet" in option.opts for option in command.params), command.name

@@ -1,9 +1,13 @@
 """Suspicious labels: what the library says, a gate with its own code, and cells that no spreadsheet runs."""
 
+import io
+
+import numpy as np
 import pandas as pd
+import pytest
 
 from tests.support.compare import assert_close_per_row
-from tests.support.files import people, run
+from tests.support.files import people, ridge, run
 from upweight import Influence, from_estimator, mislabeled
 from upweight.tables import read, sensible, understood
 
@@ -51,3 +55,43 @@ def test_text_that_a_spreadsheet_would_run_is_written_inert(tmp_path):
 
 def test_columns_that_are_left_out_are_named_in_a_pipe_too(people_file):
     assert "country: left out, it is constant" in run("mislabeled", people_file, "--target", "opinion").stderr
+
+
+def doubtful(flip: float) -> pd.DataFrame:
+    """Rows of which one in 30 is "yes", by chance mostly; a share of the labels is flipped."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=3000)
+    yes = x + random.logistic(size=3000) > 4
+    return pd.DataFrame({"x": x, "z": random.normal(size=3000), "y": yes ^ (random.random(3000) < flip)})
+
+
+@pytest.mark.parametrize(("flip", "code"), [(0.0, 0), (0.05, 3)])
+def test_the_gate_counts_wrong_labels_and_no_ordinary_errors(tmp_path, flip, code):
+    path = tmp_path / "a.csv"
+    doubtful(flip).to_csv(path, index=False)
+    result = run("mislabeled", path, "--target", "y", "--fail-over", 0.02)
+    assert result.exit_code == code, result.output
+    found = pd.read_csv(io.StringIO(result.stdout), index_col="row")
+    assert found["contradicted"].mean() > 0.02 if code else found["contradicted"].mean() < 0.02
+    assert (found["proposed label"].notna() | ~found["contradicted"]).all()
+    assert not (found["proposed label"].astype(str) == found["label"].astype(str)).any()
+
+
+def test_of_quantities_the_values_come_first_that_the_others_do_not_expect(houses_file):
+    table = pd.read_csv(houses_file)
+    table.loc[11, "price"] *= 10
+    table.to_csv(houses_file, index=False)
+    result = run("mislabeled", houses_file, "--target", "price")
+    assert result.exit_code == 0, result.output
+    found = pd.read_csv(io.StringIO(result.stdout), index_col="row")
+    assert found.index[0] == 11
+    X, model = ridge(table)
+    kept = np.arange(len(table)) != 11
+    said = type(model)().fit(X[kept], table["price"][kept]).predict(X[[11]])[0]
+    first = found.iloc[0]
+    assert first["price"] == pytest.approx(table["price"][11])
+    assert first["said without the row"] == pytest.approx(said, rel=1e-3)
+    assert first["error without the row"] == pytest.approx(first["said without the row"] - first["price"])
+    assert f"and by {abs(first['error without the row']):,.4g} at most" in result.stderr
+    refused = run("mislabeled", houses_file, "--target", "price", "--fail-over", 0.1)
+    assert (refused.exit_code, "of classes" in refused.stderr) == (2, True)

@@ -1,5 +1,8 @@
 """Rows, labels and columns in the user's own words, and what outputs decide."""
 
+import math
+import statistics
+
 import pytest
 import torch
 from hypothesis import given
@@ -78,17 +81,53 @@ def test_labels_are_the_users_where_they_have_names() -> None:
     plain = blobs(3)
     assert labels.label_names(plain, plain.y[:4]).tolist() == plain.y[:4].tolist()
     regression = BY_NAME["squared"].problem
-    assert labels.label_names(regression, regression.y[:2]).tolist() == [
-        (v,) for v in regression.y[:2, 0].tolist()
-    ]
+    assert labels.label_names(regression, regression.y[:2]).tolist() == regression.y[:2, 0].tolist()
+    two = next(case.problem for case in CASES if case.name == "squared two outputs")
+    assert labels.label_names(two, two.y[:2]).tolist() == [tuple(row) for row in two.y[:2].tolist()]
 
 
-def test_columns_are_named_the_largest_first_and_nothing_of_no_share() -> None:
+def test_columns_are_named() -> None:
     named, X, _ = estimator()
     assert [labels.feature_name(named, j) for j in range(3)] == list(X.columns)
     assert labels.feature_name(blobs(2), 2) == "column 2"
-    shares = torch.tensor([0.1, -0.854, 0.0])
-    assert labels.in_words(named, shares, 3) == "dose -85%, age 10%"
-    assert labels.in_words(named, shares, 1) == "dose -85%"
-    assert labels.in_words(blobs(2), shares, 9) == "column 1 -85%, column 0 10%"
-    assert labels.in_words(named, torch.zeros(3), 3) == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["softmax", "logistic sparse intercept weights", *(c.name for c in CLASSIFIERS[-2:])]
+)
+def test_contradicted_labels_are_those_of_confident_learning(name: str) -> None:
+    """Written out row by row: the confident joint of Northcutt et al., less the rows whose label is proposed."""
+    model = BY_NAME[name].problem
+    outputs = 2 * draw(model.n, model.c, seed=4)
+    found = labels.contradicted(model, outputs, model.y)
+    if model.c == 1:
+        sure = [[1 / (1 + math.exp(eta)), 1 / (1 + math.exp(-eta))] for eta in outputs[:, 0].tolist()]
+    else:
+        sure = labels.confidences(model, outputs).tolist()
+    own = [int(y > 0) if model.c == 1 else int(y) for y in model.y.flatten().tolist()]
+    bars = {k: statistics.mean(p[k] for p, y in zip(sure, own, strict=True) if y == k) for k in set(own)}
+    wanted = []
+    for p, y in zip(sure, own, strict=True):
+        above = [k for k in bars if p[k] > bars[k]]
+        says = max(above, key=lambda k: p[k]) if above else y
+        wanted.append(says != y and p.index(max(p)) != y)
+    assert found.tolist() == wanted
+    assert any(wanted)
+
+
+@pytest.mark.parametrize("case", CLASSIFIERS, ids=case_id)
+def test_confidences_are_the_models_probabilities(case: Case) -> None:
+    model = case.problem
+    sure = labels.confidences(model, draw(7, model.c, seed=1))
+    assert_close_per_row(sure.sum(1), torch.ones(7, dtype=torch.float64), 1e-12)
+    if model.loss.likelihood and model.c > 1 and not model.loss.separate_outputs:
+        given = torch.tensor([0] * 7)
+        outputs = draw(7, model.c, seed=1)
+        assert_close_per_row(sure[:, 0], (-model.loss.value(outputs, given)).exp(), 1e-12)
+
+
+def test_a_model_that_knows_nothing_contradicts_nothing() -> None:
+    model = blobs(2)
+    assert not labels.contradicted(model, torch.full((model.n, 1), -3.0).double(), model.y).any()
+    unknown = torch.full((model.n, 1), torch.nan).double()
+    assert not labels.contradicted(model, unknown, model.y).any()

@@ -125,3 +125,37 @@ def test_gains_carry_the_class_weight_of_the_proposed_label() -> None:
     for row, gain in proposed["gain"].items():
         naive = (loss(row, 0.0) - loss(row, 1e-4)) / 1e-4
         assert float(gain) == pytest.approx(naive, rel=5e-3)
+
+
+def rare(flip: float = 0.0) -> tuple[uw.LinearProblem, np.ndarray]:
+    """Two classes, 3 % of the rows in one of them, that overlap as in life; a share of the labels is flipped."""
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(4000, 3))
+    y = 1.5 * X[:, 0] + generator.logistic(size=4000) > 5
+    wrong = generator.random(4000) < flip
+    return uw.LinearProblem.fit(
+        X, (y ^ wrong).astype(int), loss=uw.Logistic(), l2=1e-3, intercept=True
+    ), wrong
+
+
+def test_a_rare_class_is_not_contradicted_for_being_rare() -> None:
+    problem, _ = rare()
+    found = uw.mislabeled(uw.Influence(problem))
+    table = found.table
+    errors = table["label"] != table["proposed label"]
+    assert errors.mean() > 0.015  # most of the rare class is mistaken for the other ...
+    assert table["contradicted"].sum() < 0.4 * errors.sum()  # ... and most of these errors are ordinary
+    assert not (table["contradicted"] & ~errors).any()
+    for number in (int(table["contradicted"].sum()), int(errors.sum())):
+        assert f"{number:,}" in found.summary
+    assert found.summary in repr(found)
+
+
+def test_flipped_labels_of_a_common_class_are_contradicted() -> None:
+    problem, wrong = rare(flip=0.05)
+    table = uw.mislabeled(uw.Influence(problem)).table.sort_index()
+    flipped = wrong[table["contradicted"]]
+    assert flipped.mean() > 0.9  # all but all contradicted labels are wrong ones
+    assert flipped.sum() > 0.45 * wrong.sum()
+    assert uw.mislabeled(uw.Influence(BY_NAME["squared"].problem)).summary.startswith("Without having seen")
+    assert uw.mislabeled(uw.Influence(network()[0])).summary == ""

@@ -1,5 +1,7 @@
 """Verification: its refits against refits made alone, its statistics, and its refusals."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from scipy import stats
 
 import upweight as uw
 from tests.support.classifiers import estimator, weighted_softmax
-from upweight.validation.verify import agreement
+from upweight.validation.verify import Agreement, Verification, agreement
 
 
 def test_reduced_gradients_without_removal_is_the_gradient() -> None:
@@ -212,3 +214,23 @@ def test_judgement_does_not_depend_on_units(unit: float, of_targets: float) -> N
     assert found[0]["train row"].tolist() == found[1]["train row"].tolist()
     for name in ("predicted", "actual"):
         assert np.allclose(found[1][name] / of_targets**2, found[0][name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pearson", "error", "estimator", "complete", "judgement", "reasons"),
+    [
+        (0.999, 0.05, 0.01, True, "The explanation holds", ()),
+        (0.95, 0.3, None, True, "The explanation holds roughly", ()),
+        (0.95, 0.6, None, True, "The ranking holds, the sizes do not", ("off by 60%",)),
+        (0.2, 3.0, None, True, "The explanation does not hold", ("off by 300%",)),
+        (0.999, 0.05, 0.4, False, "The explanation holds", ("estimator", "finished")),
+        (math.nan, math.nan, None, True, "The explanation does not hold", ("off by nan",)),
+    ],
+)
+def test_what_was_measured_is_judged_in_words(pearson, error, estimator, complete, judgement, reasons):
+    top = Agreement(20, pearson, pearson, 1.0, error, {})
+    found = Verification(pd.DataFrame(), top, None, complete, estimator)
+    assert found.judgement == judgement
+    said = found.shortcoming()
+    assert bool(said) == bool(reasons)
+    assert all(reason in said for reason in reasons)

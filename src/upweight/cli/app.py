@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import typer
 
 from ..errors import InfluenceError
 from ..runtime.process import rank
+from ..runtime.progress import quiet, speaks
+from .options import Quiet
 
 FAILED, BAD_INPUT, GATE = 1, 2, 3
 """Exit codes: no answer of the wanted accuracy; something given cannot be used; more suspects than --fail-over."""
@@ -49,25 +52,26 @@ def main(
     """Explain a trained model by its training data, and check the explanation by retraining."""
 
 
-def answering(command: Callable[P, None]) -> Callable[P, None]:
+def _warned(message: Warning | str, *_: object, **__: object) -> None:
+    if speaks():
+        typer.echo(f"Warning: {message}", err=True)
+
+
+def answering(command: Callable[P, None]) -> Callable[..., None]:
     """The command, with its errors as one clear sentence and an exit code, and its warnings as one line each.
 
-    Of several processes (torchrun) the first one answers and warns; an error is said by every one that meets it.
+    It has the option --quiet besides its own. Of several processes (torchrun) the first one answers and warns; an error
+    is said by every one that meets it.
     """
 
     @wraps(command)
     def answered(*args: P.args, **kwargs: P.kwargs) -> None:
-        first = rank() == 0
-
-        def show(message: Warning | str, *_: object, **__: object) -> None:
-            if first:
-                typer.echo(f"Warning: {message}", err=True)
-
+        silent = bool(kwargs.pop("quiet", False))
         try:
-            with warnings.catch_warnings(), ExitStack() as stack:
-                if not first:
+            with warnings.catch_warnings(), quiet(silent), ExitStack() as stack:
+                if rank() > 0:
                     stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-                warnings.showwarning = show
+                warnings.showwarning = _warned
                 command(*args, **kwargs)
         except InfluenceError as error:
             typer.echo(f"Error: {error}", err=True)
@@ -76,4 +80,8 @@ def answering(command: Callable[P, None]) -> Callable[P, None]:
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(BAD_INPUT) from None
 
+    said = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+    signature = inspect.signature(command, eval_str=True)
+    answered.__signature__ = signature.replace(parameters=[*signature.parameters.values(), said])  # type: ignore[attr-defined]
+    answered.__annotations__ = {p.name: p.annotation for p in answered.__signature__.parameters.values()}  # type: ignore[attr-defined]
     return answered

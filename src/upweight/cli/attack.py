@@ -59,7 +59,7 @@ def attack(
         f"One row could turn {int(table['flips'].sum()):,} of the {len(table):,} least certain predictions."
     )
     show(table.rename_axis("place").head(k), format, out, words)
-    tell(words)
+    tell(words, always=True)
 
 
 def least_certain(problem: LinearModel, test: Batch, count: int) -> tuple[Design, Tensor]:
@@ -100,7 +100,7 @@ def moves(fitted: FittedFile, deviations: float) -> Float64[Tensor, " d"]:
 
     names, kinds = fitted.linear_problem.feature_names, fitted.model.kinds
     assert names is not None
-    numbers = [float(kinds.get(name.removeprefix("numbers__")) == "number") for name in names]
+    numbers = [float(kinds.get(name) == "number") for name in names]
     if not any(numbers):
         raise FileError("no column of numbers is there to move")
     return deviations * torch.tensor(numbers, dtype=torch.float64)

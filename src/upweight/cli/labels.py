@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..runtime.progress import phase, tell
+from ..runtime.whole_files import whole
 from .app import GATE
 from .options import Format_, Out
 from .questions import asks
-from .show import show
+from .show import own_name, show
 
 if TYPE_CHECKING:
     from ..tables.fitted_file import FittedFile
@@ -31,32 +32,43 @@ def mislabeled(
     fail_over: Annotated[
         float | None,
         typer.Option(
-            help="End with exit code 3 if the others contradict more than this share of the labels.",
+            help="End with exit code 3 if more than this share of the labels is contradicted.",
             min=0,
             max=1,
         ),
     ] = None,
 ) -> None:
-    """Which labels are most likely wrong: the loss of each row in a model that has not seen it."""
-    from .. import uses
+    """Which labels are most likely wrong: the loss of each row in a model that has not seen it.
 
-    if not fitted.model.classifies:
-        raise ValueError(f"mislabeled is for classes; the target {fitted.target!r} is a quantity")
-    table = uses.mislabeled(fitted.model.influence).table.rename_axis(fitted.heading)
-    if "label" not in table:
+    A label is contradicted where that model is surer of another class than it is of that class's own rows in the mean.
+    Where classes overlap some right labels are contradicted too: try a file that is known to be good before you choose
+    the share of --fail-over. Of quantities, values come first that are furthest from what the others say of them.
+    """
+    from .. import uses
+    from ..uses.labels import classifier
+
+    if fail_over is not None and classifier(fitted.model.influence.problem) is None:
+        raise ValueError(
+            "--fail-over needs labels that the model proposes: it is for linear models of classes"
+        )
+    found = uses.mislabeled(fitted.model.influence)
+    table = own_name(found.table.rename_axis(fitted.heading), "value", fitted)
+    if "label" not in table and fitted.model.classifies:
         table.insert(0, "label", fitted.raw.loc[table.index, fitted.target])
-    contradicted, words = None, "For this model nothing but self-influence is known."
-    if "proposed label" in table:
-        wrong = table["label"] != table["proposed label"]
-        contradicted = float(wrong.mean())
-        words = f"The others contradict {int(wrong.sum()):,} of {len(table):,} labels ({contradicted:.1%})."
-    elif fail_over is not None:
-        raise ValueError("--fail-over needs labels that the model proposes: it is for linear models")
+    if "proposed label" in table:  # the row's own label is no proposal
+        proposed = table["proposed label"].astype(object)
+        table["proposed label"] = proposed.where(proposed != table["label"], None)
+    words = found.summary or "For this model nothing but self-influence is known: no label is proposed."
     k = k or (20 if out is None and format is None and sys.stdout.isatty() else len(table))
-    show(table.head(k), format, out, f"The most suspicious labels first. {words}")
-    tell(words)
-    if fail_over is not None and contradicted is not None and contradicted > fail_over:
-        typer.echo(f"{words} More than the {fail_over:.1%} of --fail-over.", err=True)
+    show(
+        table.head(k),
+        format,
+        out,
+        f"The most suspicious {'labels' if fitted.model.classifies else 'values'} first",
+    )
+    tell(words, always=True)
+    if fail_over is not None and (share := float(table["contradicted"].mean())) > fail_over:
+        typer.echo(f"{share:.2%} contradicted is more than the {fail_over:.2%} of --fail-over.", err=True)
         raise typer.Exit(GATE)
 
 
@@ -110,7 +122,8 @@ def review(
     session = Session(fitted, decisions, held=held, seed=seed)
     corrected = partial(corrected_file, session, exact=exact)
     if export is not None:
-        export.write_bytes(corrected()[1])
+        with whole(export) as part:
+            part.write_bytes(corrected()[1])
         typer.echo(str(export))
         return
     with phase(f"doubting {len(fitted.raw):,} labels"):

@@ -8,14 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..runtime.process import rank
+from ..runtime.whole_files import whole
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
     from rich.text import Text
 
+    from ..tables.fitted_file import FittedFile
+
 WIDEST = 60
 """Characters of a cell that a table on the terminal shows."""
+CHANGES = frozenset(
+    {"first order", "rescaled", "newton", "only together", "low", "high", "retrained", "per row"}
+    | {"predicted", "actual", "error"}
+)
+"""Columns of changes, besides those of effects: they are shown with their sign."""
 
 
 class Format(str, Enum):
@@ -52,16 +60,18 @@ def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: st
         raise ValueError("--format parquet needs --out FILE")
     if rank() > 0:
         return
-    if format is Format.parquet:
-        frame.to_parquet(out)
-    elif format is Format.table and out is None:
+    if out is not None:
+        with whole(out) as part:
+            if format is Format.parquet:
+                frame.to_parquet(part)
+            else:
+                part.write_text(_as_text(frame, format), encoding="utf-8")
+    elif format is Format.table:
         from rich.console import Console
 
         Console().print(for_people(frame, title))
-    elif out is None:
-        sys.stdout.write(_as_text(frame, format))
     else:
-        out.write_text(_as_text(frame, format), encoding="utf-8")
+        sys.stdout.write(_as_text(frame, format))
 
 
 def _as_text(frame: pd.DataFrame, format: Format) -> str:
@@ -72,28 +82,43 @@ def _as_text(frame: pd.DataFrame, format: Format) -> str:
     return inert(frame).to_csv() if format is Format.csv else frame.to_string() + "\n"
 
 
+def own_name(frame: pd.DataFrame, column: str, fitted: FittedFile) -> pd.DataFrame:
+    """A table whose column of true values is called as the target in the file, where no other column is called so.
+
+    Args:
+        frame: The table.
+        column: What the column is called so far.
+        fitted: The file.
+    """
+    return frame if fitted.target in frame else frame.rename(columns={column: fitted.target})
+
+
 def for_people(frame: pd.DataFrame, title: str) -> Table:
-    """A table for the terminal: numbers to the right and rounded, effects with their sign, no cell too long."""
+    """A table for the terminal: numbers to the right and rounded, effects with their sign, no cell too long.
+
+    "because of" is shown whole: its parts add up.
+    """
     import pandas as pd
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     plain = frame.reset_index()
-    signed = [
-        "effect" in str(name) or name in ("newton", "rescaled", "first order") for name in plain.columns
-    ]
+    signed = ["effect" in str(name) or name in CHANGES for name in plain.columns]
     for name in plain.columns:
         number = pd.api.types.is_numeric_dtype(plain[name]) and not pd.api.types.is_bool_dtype(plain[name])
         table.add_column(str(name), justify="right" if number else "left", overflow="fold")
     for line in plain.itertuples(index=False):
-        table.add_row(*(_cell(value, plus) for value, plus in zip(line, signed, strict=True)))
+        cells = zip(plain.columns, line, signed, strict=True)
+        table.add_row(*(_cell(value, plus, whole=name == "because of") for name, value, plus in cells))
     return table
 
 
-def _cell(value: object, signed: bool) -> Text:
+def _cell(value: object, signed: bool, *, whole: bool = False) -> Text:
     """A value as text that can neither style nor steer the terminal."""
     from rich.text import Text
 
+    if value is None:
+        return Text("")
     words = (f"{value:+.4g}" if signed else f"{value:.4g}") if isinstance(value, float) else str(value)
     words = "".join(c if c.isprintable() else " " for c in words)
-    return Text(words if len(words) <= WIDEST else words[: WIDEST - 1] + "…")
+    return Text(words if whole or len(words) <= WIDEST else words[: WIDEST - 1] + "…")

@@ -1,6 +1,6 @@
-"""What is said while something runs, on standard error and (mostly) on a terminal only: lines, spinners, bars.
+"""What is said while something runs, on standard error: lines, and on a terminal spinners and bars.
 
-Where several processes run, only the first one speaks.
+Where several processes run, only the first one speaks; inside `quiet` nobody does.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from rich.console import Console
@@ -26,22 +27,37 @@ from .process import rank
 Item = TypeVar("Item")
 PATIENCE = 2.0
 """Seconds after which a bar is shown."""
+_silent = ContextVar("silent", default=False)
+
+
+@contextmanager
+def quiet(wanted: bool = True) -> Iterator[None]:
+    """Nothing is said inside, neither lines nor bars, where that is `wanted`.
+
+    >>> with quiet():
+    ...     tell("a note", always=True)
+    """
+    token = _silent.set(wanted or _silent.get())
+    try:
+        yield
+    finally:
+        _silent.reset(token)
+
+
+def speaks() -> bool:
+    """Whether this process says anything at all: the first one does, unless it is told to be quiet."""
+    return rank() == 0 and not _silent.get()
 
 
 def tell(text: str, *, always: bool = False) -> None:
-    """A line is written to standard error, on a terminal only, and by the first of several processes only.
+    """A plain line is written to standard error, by the first of several processes only.
 
-    Programs that read our output and notebooks are thus not disturbed. What changes an answer is told `always`, in a
-    pipe too. The text is written as it is, without markup.
+    What is going on is told on a terminal only: programs that read our output and notebooks are not disturbed. What
+    changes an answer or judges it is told `always`. The text is written as it is, without markup.
 
     >>> tell("nothing here: a test has no terminal")
     """
-    console = Console(stderr=True)
-    if rank() > 0:
-        return
-    if console.is_terminal:
-        console.print(text, style="dim", highlight=False, markup=False)
-    elif always:
+    if speaks() and (always or Console(stderr=True).is_terminal):
         print(text, file=sys.stderr)
 
 
@@ -54,7 +70,7 @@ def phase(text: str) -> Iterator[None]:
     2
     """
     console = Console(stderr=True)
-    if not console.is_terminal or rank() > 0:
+    if not console.is_terminal or not speaks():
         yield
         return
     with console.status(text):
@@ -76,7 +92,7 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
     [1, 2]
     """
     console = Console(stderr=True)
-    if not console.is_terminal or rank() > 0:
+    if not console.is_terminal or not speaks():
         yield from items
         return
     began = time.monotonic()

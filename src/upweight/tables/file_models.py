@@ -21,7 +21,7 @@ from ..runtime.progress import phase, tell
 from ..types import Batch
 from ..validation.refits import Refit
 from .columns import Kind, Table, is_kind, is_quantity, kind_of
-from .default_models import described, sensible
+from .default_models import described, feature_names, sensible
 from .reading import FileError, check_column
 
 Batches = Callable[[pd.DataFrame, Path], Batch]
@@ -68,8 +68,9 @@ def fitted_here(table: Table, folder: Path) -> FileModel:
         warnings.simplefilter("ignore", NotStationaryWarning)
         pipeline.fit(table.X, table.y)
         problem = from_estimator(pipeline, table.X, table.y, polish=True)
+    problem = problem.changed(terms=replace(problem.terms, feature_names=feature_names(pipeline, table)))
     words = described(table)
-    tell(f"fitted: {words}")
+    tell(f"fitted: {words}", always=True)
     return FileModel(
         words=words,
         influence=Influence(problem),

@@ -88,7 +88,7 @@ _READERS: dict[str, Callable[[Path, str], pd.DataFrame]] = {
 
 
 def check_column(table: pd.DataFrame, name: str) -> None:
-    """A table must have the column: otherwise `FileError` is raised, with the closest names.
+    """A table must have the column: otherwise `FileError` is raised, with the closest names, in whatever case.
 
     >>> check_column(pd.DataFrame({"age": [1], "town": ["north"]}), "aeg")
     Traceback (most recent call last):
@@ -96,7 +96,9 @@ def check_column(table: pd.DataFrame, name: str) -> None:
     upweight.tables.reading.FileError: no column 'aeg'; closest: age
     """
     if name not in table.columns:
-        close = difflib.get_close_matches(name, table.columns, 3, 0.4) or list(table.columns[:LISTED])
+        lower = {column.casefold(): column for column in reversed(table.columns)}
+        found = difflib.get_close_matches(name.casefold(), lower, 3, 0.4)
+        close = [lower[word] for word in found] or list(table.columns[:LISTED])
         raise FileError(f"no column {name!r}; closest: {', '.join(close)}")
 
 

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from ..measures import Overall, margin
 from ..objective import LinearModel, Objective
 from ..types import Tensor
+
+ROUNDING = 1e-9
+"""By how much a probability is above a bar at least: no label is contradicted by rounding."""
 
 
 def row_names(problem: Objective, rows: Tensor) -> pd.Index:
@@ -57,6 +60,41 @@ def margins(outputs: Tensor, classes: Tensor) -> Tensor:
     return outputs[:, 0] * classes if outputs.shape[1] == 1 else margin(outputs, classes)
 
 
+def confidences(model: LinearModel, outputs: Tensor) -> Float[Tensor, "b classes"]:
+    """How sure outputs (b, c) are of each class: probabilities (b, classes), of which every row sums to 1.
+
+    Of losses that give no probabilities, as a hinge, they are numbers that rise with the output all the same.
+    """
+    if outputs.shape[1] == 1:
+        return torch.cat([-outputs, outputs], dim=1).sigmoid()
+    if model.loss.separate_outputs:
+        alone = outputs.sigmoid()
+        return alone / alone.sum(1, keepdim=True)
+    return outputs.softmax(1)
+
+
+def contradicted(model: LinearModel, outputs: Tensor, labels: Tensor) -> Bool[Tensor, " b"]:
+    """Which labels are contradicted by a model that is usually less sure, as confident learning counts them.
+
+    Northcutt et al., "Confident Learning" (2021): the bar of a class is the mean of its probability over the rows that
+    bear its label. A label is contradicted where of all classes whose probability is above their bars the likeliest is
+    another one, and the model decides for another one too. Errors that the model makes because a class is rare, or
+    because classes overlap, stay below the bar mostly: the model is as unsure of these rows as it always is.
+
+    Args:
+        model: a linear classifier.
+        outputs: of a model that has not seen the rows (b, c); rows that are NaN are not contradicted.
+        labels: encoded classes (b,).
+    """
+    sure = confidences(model, outputs)
+    own = ((labels > 0) if outputs.shape[1] == 1 else labels).long().flatten()
+    told = sure.gather(1, own[:, None])[:, 0]
+    bar = torch.stack([told[own == code].nanmean() for code in range(sure.shape[1])])
+    above = sure > bar * (1 + ROUNDING)
+    rival = torch.where(above, sure, -1.0).argmax(1)
+    return above.any(1) & (rival != own) & (sure.argmax(1) != own)
+
+
 def mean_loss(model: LinearModel) -> Overall:
     """The mean loss of a whole test batch as a measure: one question and one solve, however many rows it has."""
     return Overall(lambda outputs, y: model.loss.value(outputs, model.encode(y, len(outputs))).mean())
@@ -78,6 +116,8 @@ def label_names(model: LinearModel, targets: Tensor) -> np.ndarray:
 
     Several targets of one example become a tuple.
     """
+    if targets.ndim > 1 and targets.shape[1] == 1:
+        targets = targets[:, 0]
     if not model.loss.classifies or model.classes is None:
         found = np.empty(len(targets), dtype=object)
         found[:] = [tuple(row) for row in targets.tolist()] if targets.ndim > 1 else None
@@ -89,15 +129,3 @@ def label_names(model: LinearModel, targets: Tensor) -> np.ndarray:
 def feature_name(problem: Objective, column: int) -> str:
     """The name of a column of X, or "column 3" where columns have none."""
     return f"column {column}" if problem.feature_names is None else problem.feature_names[column]
-
-
-def in_words(problem: Objective, shares: Float[Tensor, " d"], count: int) -> str:
-    """The largest of the columns' shares by size, as "age 90%, sex -5%"; shares of 0 are left out.
-
-    Args:
-        problem: whose columns.
-        shares: one number per column, (d,).
-        count: how many are named at most.
-    """
-    order = shares.abs().topk(min(count, len(shares))).indices.tolist()
-    return ", ".join(f"{feature_name(problem, j)} {float(shares[j]):.0%}" for j in order if shares[j] != 0)

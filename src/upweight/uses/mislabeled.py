@@ -13,7 +13,7 @@ from ..influence.influence import Influence
 from ..objective import LinearModel
 from ..runtime.notebook import as_html
 from ..types import Batch, Tensor
-from .labels import classifier, decided, label_names, mean_loss, row_names
+from .labels import classifier, contradicted, decided, label_names, mean_loss, row_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,9 +21,12 @@ class Suspects:
     """All training rows, the most suspicious first.
 
     `table` has a line per training row: for linear models its label, the label that the model proposes without having
-    seen the row, the loss without the row (by which they are ranked: the approximate leave-one-out loss), the loss
-    with it, self-influence, leverage; `gain` is the predicted fall of the mean validation loss if the proposed label
-    is taken, where validation data were given. For other models rows are ranked by self-influence.
+    seen the row, whether the label is contradicted (the model is surer of another class than it is of that class's own
+    rows in the mean: `labels.contradicted`), the loss without the row (by which they are ranked: the approximate
+    leave-one-out loss), the loss with it, self-influence, leverage; `gain` is the predicted fall of the mean validation
+    loss if the proposed label is taken, where validation data were given. Of quantities the first columns are the
+    value, what the model says of it without having seen the row, and the error of that, all in the quantity's unit. For
+    other models rows are ranked by self-influence.
     """
 
     table: pd.DataFrame
@@ -38,12 +41,37 @@ class Suspects:
             raise ValueError(f"share must lie above 0 and up to 1, got {share}")
         return self.table.head(max(1, round(share * len(self.table))))
 
+    @property
+    def summary(self) -> str:
+        """How many labels are contradicted, beside how often the model errs at all, in two sentences.
+
+        A classifier errs on right labels too, where classes overlap or one is rare: the first number tells how many
+        labels are doubtful, the second how much the model knows. Of quantities it says how large errors are. It is ""
+        where nothing but self-influence is known.
+        """
+        if "error without the row" in self.table:
+            off = self.table["error without the row"].dropna().abs()
+            return (
+                f"Without having seen a row, the model is off by {off.median():,.4g} in the median, and by "
+                f"{off.max():,.4g} at most."
+            )
+        if "contradicted" not in self.table:
+            return ""
+        doubted, wrong = self.table["contradicted"], self.table["label"] != self.table["proposed label"]
+        return (
+            f"{int(doubted.sum()):,} of {len(doubted):,} labels ({doubted.mean():.1%}) are contradicted: without "
+            "having seen the row, the model is surer of another class than it is of that class's own rows in the mean. "
+            f"In all it decides otherwise than the label in {int(wrong.sum()):,} rows ({wrong.mean():.1%}), its own "
+            "errors among them."
+        )
+
     def __repr__(self) -> str:
         head = f"{len(self.table)} training rows, the most suspicious first (by {self.ranked_by})"
-        return f"{head}\n{self.table.head(10).to_string()}"
+        return "\n".join([head, self.table.head(10).to_string(), *filter(None, [self.summary])])
 
     def _repr_html_(self) -> str:
-        return as_html(f"The most suspicious labels first, by {self.ranked_by}.", self.table.head(25))
+        head = f"The most suspicious labels first, by {self.ranked_by}. {self.summary}"
+        return as_html(head, self.table.head(25))
 
 
 def mislabeled(influence: Influence, *, validation: Batch | None = None) -> Suspects:
@@ -76,6 +104,11 @@ def mislabeled(influence: Influence, *, validation: Batch | None = None) -> Susp
     if model is not None:
         columns["label"] = label_names(model, model.y)
         columns["proposed label"] = label_names(model, proposed)
+        columns["contradicted"] = contradicted(model, alone.outputs, model.y).numpy()
+    elif problem.linear.c == 1:
+        value = label_names(problem.linear, problem.linear.y)
+        without = alone.outputs[:, 0].numpy()
+        columns = {"value": value, "said without the row": without, "error without the row": without - value}
     columns |= {
         "loss without the row": alone.loss,
         "loss": problem.train_losses(),

@@ -18,6 +18,10 @@ from .refits import Refit, against_estimator, measured_refits
 
 RESAMPLES = 999
 """Bootstrap samples behind each interval."""
+ROUGH = 0.5
+"""The relative error up to which an explanation holds at least roughly."""
+OTHER = 0.1
+"""The relative difference from which on the user's estimator is trained otherwise than it was read."""
 
 Numbers: TypeAlias = Sequence[float] | np.ndarray | pd.Series
 """One number per removal."""
@@ -52,8 +56,8 @@ class Verification:
     """Predicted and actual changes of each test measure, with `top` and `random` removals judged apart.
 
     `table` has a line per test row and removal: test row and train row (their ids where they have some), group,
-    predicted, actual, gradient norm (of the refit's own objective; NaN for a user-given refit). `complete` is False
-    after Ctrl-C: what was finished is kept.
+    predicted, actual, gradient norm (of the refit's own objective; NaN for a user-given refit). `actual` is NaN where a
+    refit has no optimum, and such a line is not counted. `complete` is False after Ctrl-C: what was finished is kept.
     """
 
     table: pd.DataFrame
@@ -62,6 +66,41 @@ class Verification:
     complete: bool = True
     estimator: float | None = None
     """||refits here - refits of the user's estimator|| / ||the latter|| over a few rows; None where there is none."""
+    measure: str = "loss"
+    """What was asked about."""
+
+    @property
+    def judgement(self) -> str:
+        """Whether the explanation holds, in a few words, by the numbers of the largest effects.
+
+        It holds from a Pearson correlation of 0.99 and a relative error of at most 10 %, roughly from 0.9 and 50 %;
+        from 0.9 alone its ranking holds.
+        """
+        pearson, error = self.top.pearson, self.top.relative_error
+        if pearson >= 0.99 and error <= 0.1:
+            return "The explanation holds"
+        if pearson >= 0.9:
+            return (
+                "The explanation holds roughly" if error <= ROUGH else "The ranking holds, the sizes do not"
+            )
+        return "The explanation does not hold"
+
+    def shortcoming(self, most: float = ROUGH) -> str:
+        """Why this is no confirmation, in a sentence: "" where predictions are off by at most `most` of their size.
+
+        Neither is what was interrupted, nor what the user's own estimator, fitted again, contradicts.
+        """
+        reasons = []
+        if not self.top.relative_error <= most:
+            reasons.append(
+                f"the predictions of the {self.top.count} largest effects are off by "
+                f"{100 * self.top.relative_error:.3g}% of the changes by retraining, more than {100 * most:g}%"
+            )
+        if self.estimator is not None and not self.estimator < OTHER:
+            reasons.append(f"your estimator, fitted again, changes otherwise, by {self.estimator:.0%}")
+        if not self.complete:
+            reasons.append("not all of the refits were finished")
+        return f"{self.judgement}: {'; '.join(reasons)}." if reasons else ""
 
     def __repr__(self) -> str:
         return str(self)
@@ -75,6 +114,12 @@ class Verification:
             lines.append(f"random control:   {self.random}")
         if self.estimator is not None:
             lines.append(f"your estimator, fitted again without a few of them: {_words(self.estimator)}")
+        lost = self.table["actual"].isna()
+        if lost.any():
+            rows = self.table.loc[lost, "train row"].unique()
+            lines.append(
+                f"not counted: without {_some(rows)} there is no optimum to train to (separable data without a penalty)"
+            )
         if not self.complete:
             lines.append("interrupted: only the finished refits are counted")
         return "\n".join(lines)
@@ -142,7 +187,11 @@ def verify(
     position = {int(row): j for j, row in enumerate(removed.tolist())}
     by_estimator = None
     if refit is None:
-        places = [j for row in top[0, :own].tolist() if (j := position[row]) < len(measured)]
+        places = [
+            j
+            for row in top[0].tolist()
+            if (j := position[row]) < len(measured) and measured[j].isfinite().all()
+        ][:own]
         by_estimator = against_estimator(
             problem, test, as_measure(measure), removed[places], measured[places]
         )
@@ -159,9 +208,9 @@ def verify(
     for column, ids in (("train row", scores.ids), ("test row", scores.test_ids)):
         if ids is not None:
             table[column] = ids.take(table[column])
-    groups = {group: part for group, part in table.groupby("group") if len(part) >= 2}
+    groups = {group: part for group, part in table.dropna(subset="actual").groupby("group") if len(part) >= 2}
     if "top" not in groups:
-        raise ValueError("fewer than two refits were finished: nothing to compare")
+        raise ValueError("fewer than two refits were finished and have an optimum: nothing to compare")
     return Verification(
         table,
         agreement(groups["top"]["predicted"], groups["top"]["actual"], seed),
@@ -170,13 +219,22 @@ def verify(
         else None,
         complete,
         by_estimator,
+        scores.measure,
+    )
+
+
+def _some(rows: np.ndarray) -> str:
+    """Rows in words, the first few of many."""
+    shown = ", ".join(map(str, rows[:5]))
+    return f"{'row' if len(rows) == 1 else 'rows'} {shown}" + (
+        f" and {len(rows) - 5} more" if len(rows) > 5 else ""
     )
 
 
 def _words(error: float) -> str:
     return f"its changes are those of these refits to {error:.1%}" + (
         ""
-        if error < 0.1
+        if error < OTHER
         else ": another training than the one that is explained (tol, random_state, transformers that are fitted again)"
     )
 
