@@ -211,9 +211,9 @@ def _cells(table: pd.DataFrame, target: str, said: Mapping[str, Kind], plain: bo
         if kind in ("number", "date") and name in table and not _is_dated(table[name]):
             column = table[name]
             read = read_dates(column, _CODED) if kind == "date" else read_numbers(column, comma=comma)
-            found[name] = read
             if read.values.isna().all():
                 raise FileError(f"column {name!r} is said to be a {kind}, and none of its cells is one")
+            found[name] = read
     y = table[target]
     words = has_words(y) and not nested(y) and y.dropna().map(type).nunique() == 1
     if words and target in free and found[target] is None:
