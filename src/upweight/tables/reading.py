@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..runtime.paths import not_there
+from ..runtime.terminal import plain
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 """What stands between the cells of a text file, by the file's suffix."""
@@ -18,7 +19,10 @@ LISTED = 5
 
 
 class FileError(ValueError):
-    """A file, a column or a row cannot be used as it is; the message says what to do."""
+    """A file, a column or a row cannot be used as it is; the message says what to do, and steers no terminal."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(plain(message))
 
 
 def read(path: str | Path, encoding: str = "utf-8") -> pd.DataFrame:

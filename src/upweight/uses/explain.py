@@ -13,6 +13,7 @@ from ..influence.scores import Scores
 from ..influence.stationarity import finishing
 from ..measures import MeasureLike
 from ..runtime.notebook import as_html
+from ..runtime.terminal import plain
 from .labels import label_names
 from .parts import in_words, part_names, parts_of_effects
 from .said import Said, said_of
@@ -63,7 +64,7 @@ class Explanation:
     def __repr__(self) -> str:
         first, second = self.headings
         tables = f"{first}\n{self.helpful.to_string()}\n{second}\n{self.harmful.to_string()}"
-        return "\n".join([self.question, *self._words(), tables])
+        return plain("\n".join([self.question, *self._words(), tables]))
 
     def _words(self) -> list[str]:
         found = self.scores
