@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..runtime.progress import phase, tell
+from ..runtime.terminal import give, say
 from ..runtime.whole_files import whole
 from .app import GATE
 from .options import Format_, Out
@@ -68,7 +69,7 @@ def mislabeled(
     )
     tell(words, always=True)
     if fail_over is not None and (share := float(table["contradicted"].mean())) > fail_over:
-        typer.echo(f"{share:.2%} contradicted is more than the {fail_over:.2%} of --fail-over.", err=True)
+        say(f"{share:.2%} contradicted is more than the {fail_over:.2%} of --fail-over.", err=True)
         raise typer.Exit(GATE)
 
 
@@ -128,12 +129,12 @@ def review(
     if export is not None:
         with whole(export) as part:
             part.write_bytes(corrected()[1])
-        typer.echo(str(export))
+        give(f"{export}\n")
         return
     with phase(f"doubting {len(fitted.raw):,} labels"):
         session.start()
 
     def announce(address: str) -> None:
-        typer.echo(f"{address}\nDecisions are kept in {path}. Ctrl-C ends the page.", err=True)
+        say(f"{address}\nDecisions are kept in {path}. Ctrl-C ends the page.", err=True)
 
     serve(session, corrected, port=port, announce=announce, browser=browser)
