@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tests.support.files import ridge, run
-from upweight.cli import prediction
+from upweight.cli import options
 from upweight.validation.verify import ROUGH
 
 
@@ -149,4 +149,4 @@ def test_what_retraining_does_not_confirm_ends_with_a_sentence_and_a_code(people
 
 
 def test_explanations_hold_roughly_up_to_the_error_that_verify_says():
-    assert prediction.ROUGH == ROUGH
+    assert options.ROUGH == ROUGH

@@ -88,12 +88,16 @@ Relative = Annotated[
     typer.Option("--relative", help="Rank by effect relative to each row's own pull: outliers step back."),
 ]
 
+Seed = Annotated[int, typer.Option(help="Seed of the draw of rows, where some are drawn.", min=0)]
+
 # -- what is said -----------------------------------------------------------------------------------------------------
 
 Quiet = Annotated[
     bool, typer.Option("--quiet", help="Say nothing but the answer and errors: no notes, warnings and bars.")
 ]
 
+ROUGH = 0.5
+"""The relative error up to which an explanation holds roughly, as `validation.verify` has it, which is slow to load."""
 FailOver = Annotated[
     float,
     typer.Option(

@@ -34,7 +34,9 @@ class Format(str, Enum):
     parquet = "parquet"
 
 
-def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: str) -> None:
+def show(
+    frame: pd.DataFrame, format: Format | None, out: Path | None, title: str, widest: int = WIDEST
+) -> None:
     """A table is written to a file or printed; of several processes the first one does it.
 
     Args:
@@ -43,6 +45,7 @@ def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: st
             else as CSV.
         out: The file; None prints it.
         title: What stands above the table on a terminal.
+        widest: Characters of a cell that are shown there.
 
     Raises:
         ValueError: Parquet without a file, or a suffix that names no format.
@@ -64,7 +67,7 @@ def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: st
     elif format is Format.table and out is None:
         from rich.console import Console
 
-        Console().print(for_people(frame, title))
+        Console().print(for_people(frame, title, widest))
     elif out is None:
         sys.stdout.write(_as_text(frame, format))
     else:
@@ -90,10 +93,13 @@ def own_name(frame: pd.DataFrame, column: str, fitted: FittedFile) -> pd.DataFra
     return frame if fitted.target in frame else frame.rename(columns={column: fitted.target})
 
 
-def for_people(frame: pd.DataFrame, title: str) -> Table:
+def for_people(frame: pd.DataFrame, title: str, widest: int = WIDEST) -> Table:
     """A table for the terminal: numbers to the right and rounded, effects with their sign, no cell too long.
 
-    "because of" is shown whole: its parts add up.
+    Args:
+        frame: The table; its index is a column.
+        title: What stands above it.
+        widest: Characters of a cell that are shown.
     """
     import pandas as pd
     from rich.table import Table
@@ -106,11 +112,12 @@ def for_people(frame: pd.DataFrame, title: str) -> Table:
         table.add_column(str(name), justify="right" if number else "left", overflow="fold")
     for line in plain.itertuples(index=False):
         cells = zip(plain.columns, line, signed, strict=True)
-        table.add_row(*(_cell(value, plus, whole=name == "because of") for name, value, plus in cells))
+        whole = {"because of": 10_000}  # its parts add up
+        table.add_row(*(_cell(value, plus, whole.get(str(name), widest)) for name, value, plus in cells))
     return table
 
 
-def _cell(value: object, signed: bool, *, whole: bool = False) -> Text:
+def _cell(value: object, signed: bool, widest: int) -> Text:
     """A value as text that can neither style nor steer the terminal."""
     from rich.text import Text
 
@@ -118,4 +125,4 @@ def _cell(value: object, signed: bool, *, whole: bool = False) -> Text:
         return Text("")
     words = (f"{value:+.4g}" if signed else f"{value:.4g}") if isinstance(value, float) else str(value)
     words = "".join(c if c.isprintable() else " " for c in words)
-    return Text(words if whole or len(words) <= WIDEST else words[: WIDEST - 1] + "…")
+    return Text(words if len(words) <= widest else words[: widest - 1] + "…")

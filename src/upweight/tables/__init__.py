@@ -6,6 +6,7 @@ from .conditions import fulfilling, row_label
 from .default_models import described, photograph, sensible
 from .file_models import FileModel, fitted_here, from_function, from_skops, read_skops
 from .fitted_file import FittedFile
+from .held_out import Unseen, unseen
 from .reading import SEPARATORS, FileError, check_column, inside, read, row_ids
 from .spreadsheet import inert
 
@@ -17,6 +18,7 @@ __all__ = [
     "FittedFile",
     "Kind",
     "Table",
+    "Unseen",
     "asked_about",
     "check_column",
     "default_measure",
@@ -37,4 +39,5 @@ __all__ = [
     "row_label",
     "sensible",
     "understood",
+    "unseen",
 ]
