@@ -82,20 +82,15 @@ def test_labels_are_the_users_where_they_have_names() -> None:
     plain = blobs(3)
     assert labels.label_names(plain, plain.y[:4]).tolist() == plain.y[:4].tolist()
     regression = BY_NAME["squared"].problem
-    assert labels.label_names(regression, regression.y[:2]).tolist() == [
-        (v,) for v in regression.y[:2, 0].tolist()
-    ]
+    assert labels.label_names(regression, regression.y[:2]).tolist() == regression.y[:2, 0].tolist()
+    two = next(case.problem for case in CASES if case.name == "squared two outputs")
+    assert labels.label_names(two, two.y[:2]).tolist() == [tuple(row) for row in two.y[:2].tolist()]
 
 
-def test_columns_are_named_the_largest_first_and_nothing_of_no_share() -> None:
+def test_columns_are_named() -> None:
     named, X, _ = estimator()
     assert [labels.feature_name(named, j) for j in range(3)] == list(X.columns)
     assert labels.feature_name(blobs(2), 2) == "column 2"
-    shares = torch.tensor([0.1, -0.854, 0.0])
-    assert labels.in_words(named, shares, 3) == "dose -85%, age 10%"
-    assert labels.in_words(named, shares, 1) == "dose -85%"
-    assert labels.in_words(blobs(2), shares, 9) == "column 1 -85%, column 0 10%"
-    assert labels.in_words(named, torch.zeros(3), 3) == ""
 
 
 @pytest.mark.parametrize(

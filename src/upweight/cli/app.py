@@ -8,13 +8,12 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 from functools import wraps
-from importlib.metadata import version as installed_version
 from typing import Annotated, ParamSpec
 
 import typer
 
 from ..errors import InfluenceError
-from ..runtime.distributed import rank
+from ..runtime.process import rank
 from ..runtime.progress import quiet, speaks
 from .options import Quiet
 
@@ -36,6 +35,8 @@ app = typer.Typer(
 
 def _tell_version(asked: bool) -> bool:
     if asked:
+        from importlib.metadata import version as installed_version
+
         typer.echo(f"upweight {installed_version('upweight')}")
         raise typer.Exit
     return asked
@@ -80,7 +81,7 @@ def answering(command: Callable[P, None]) -> Callable[..., None]:
             raise typer.Exit(BAD_INPUT) from None
 
     said = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
-    signature = inspect.signature(command)
+    signature = inspect.signature(command, eval_str=True)
     answered.__signature__ = signature.replace(parameters=[*signature.parameters.values(), said])  # type: ignore[attr-defined]
-    answered.__annotations__ = {**command.__annotations__, "quiet": Quiet}
+    answered.__annotations__ = {p.name: p.annotation for p in answered.__signature__.parameters.values()}  # type: ignore[attr-defined]
     return answered

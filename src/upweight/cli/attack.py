@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from jaxtyping import Float64
 
-from .. import uses
-from ..data.design import Design
-from ..data.user_terms import batch_index
-from ..influence.stationarity import finishing
-from ..measures import margin
-from ..objective import LinearModel
 from ..runtime.progress import tell
-from ..tables.fitted_file import FittedFile
-from ..tables.held_out import unseen
-from ..tables.reading import FileError
-from ..types import Batch, Tensor, as_tensor
-from ..uses.labels import decided, label_names, margin_of_targets
 from .options import Format_, K, Out, Seed, TestOrHeld
 from .questions import asks
 from .show import show
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64
+
+    from ..data.design import Design
+    from ..objective import LinearModel
+    from ..tables.fitted_file import FittedFile
+    from ..types import Batch, Tensor
 
 AUDITED = 200
 """Test rows whose vulnerability is looked at: the least certain ones."""
@@ -48,6 +43,15 @@ def attack(
 
     Only columns of numbers move. Among the rows asked about the 200 least certain ones are looked at.
     """
+    import torch
+
+    from .. import uses
+    from ..data.user_terms import batch_index
+    from ..influence.stationarity import finishing
+    from ..measures import margin
+    from ..tables.held_out import unseen
+    from ..uses.labels import label_names
+
     if not fitted.model.classifies:
         raise ValueError(f"attack is for classes; the target {fitted.target!r} is a quantity")
     apart = unseen(fitted, test, where=where, seed=seed)
@@ -80,6 +84,8 @@ def attack(
 
 def rivals(outputs: Tensor) -> Tensor:
     """The encoded classes (b,) that come second in outputs (b, c)."""
+    from ..uses.labels import decided
+
     return -decided(outputs) if outputs.shape[1] == 1 else outputs.topk(2).indices[:, 1]
 
 
@@ -97,6 +103,10 @@ def least_certain(problem: LinearModel, test: Batch, count: int) -> tuple[Design
     Raises:
         FileError: Every row is predicted wrongly.
     """
+    from ..tables.reading import FileError
+    from ..types import as_tensor
+    from ..uses.labels import margin_of_targets
+
     design, y = problem.prepared(test)
     found = margin_of_targets(problem, problem.outputs(design), y)
     right = (found > 0).nonzero()[:, 0]
@@ -111,9 +121,13 @@ def moves(fitted: FittedFile, deviations: float) -> Float64[Tensor, " d"]:
 
     Raises FileError where no column is made of numbers.
     """
+    import torch
+
+    from ..tables.reading import FileError
+
     names, kinds = fitted.linear_problem.feature_names, fitted.model.kinds
     assert names is not None
-    numbers = [float(kinds.get(name.removeprefix("numbers__")) == "number") for name in names]
+    numbers = [float(kinds.get(name) == "number") for name in names]
     if not any(numbers):
         raise FileError("no column of numbers is there to move")
     return deviations * torch.tensor(numbers, dtype=torch.float64)

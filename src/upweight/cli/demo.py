@@ -1,15 +1,13 @@
-"""`upweight demo`: a wrong prediction of a digit classifier, explained and verified."""
+"""What `upweight demo` does: a wrong prediction of a digit classifier, explained and verified."""
 
 from __future__ import annotations
 
-import time
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
-import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -19,7 +17,6 @@ from ..linear.problem import LinearProblem
 from ..losses import Softmax
 from ..runtime.progress import phase, tell
 from ..validation.verify import Verification, verify
-from .app import answering
 from .digits import CLASSES, Digits, Wrong, embedded_digits, most_confident_error, pixels
 
 if TYPE_CHECKING:
@@ -30,35 +27,15 @@ SHOWN = 8
 """Helpful and harmful digits in the table and the report, each."""
 
 
-@answering
-def demo(
-    out: Annotated[
-        Path, typer.Option(help="Folder for report.html and verification.png.", file_okay=False)
-    ] = Path("demo"),
-    seed: Annotated[int, typer.Option(help="Seed of the random control group.", min=0)] = 0,
-    k: Annotated[
-        int,
-        typer.Option("--k", help="Retrain without each of the k top and k random digits.", min=2, max=2000),
-    ] = 30,
-) -> None:
-    """Explain a wrong prediction of a digit classifier, and verify the explanation by retraining.
+def explained(out: Path, seed: int, k: int) -> None:
+    """The most confident wrong prediction is explained and verified, and both files written; what is found is said.
 
-    Trains softmax regression on 5,500 embedded MNIST digits, takes the wrong test prediction that the model is most
-    confident of, and shows which training digits are responsible.
+    Args:
+        out: The folder of the files.
+        seed: The seed of the random control group.
+        k: How many digits of largest effect, and how many random ones, are retrained without.
     """
-    began = time.perf_counter()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise typer.BadParameter(
-            f"cannot make the folder {out}: {error.strerror}", param_hint="--out"
-        ) from None
-    _explained(embedded_digits(), out, seed, k)
-    Console().print(f"Total time: {time.perf_counter() - began:.1f} s", highlight=False)
-
-
-def _explained(digits: Digits, out: Path, seed: int, k: int) -> None:
-    """Train, explain, verify, and write both files, saying what is found on the way."""
+    digits = embedded_digits()
     with phase("loading matplotlib"):
         from .. import plots
         from ..report import in_words, write

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..tables.fitted_file import FittedFile
+from ..runtime.paths import not_there
+from ..runtime.progress import phase
 from .app import answering
 from .options import Drop, Encoding, File, Id, Image, Model, Problem, Target, Text, Trust
+
+if TYPE_CHECKING:
+    from ..tables.fitted_file import FittedFile
 
 
 def _read(
@@ -23,6 +29,9 @@ def _read(
     encoding: Encoding = "utf-8",
 ) -> FittedFile:
     """The file with its model, as the shared options say; typer gives None where an option is not used."""
+    with phase("loading"):
+        from ..tables.fitted_file import FittedFile
+
     return FittedFile.of(
         file,
         target,
@@ -37,6 +46,14 @@ def _read(
     )
 
 
+def _check_there(options: Mapping[str, object]) -> None:
+    """The files that options name must be there; nothing has been loaded yet."""
+    for name in ("file", "test") if options.get("problem") else ("file", "test", "model"):
+        path = options.get(name)
+        if isinstance(path, Path) and (trouble := not_there(path)):
+            raise ValueError(trouble)
+
+
 def asks(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A decorator that makes a command of a function whose first argument is the file with its model.
 
@@ -48,7 +65,9 @@ def asks(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Ca
         shared, own = (
             [
                 p.replace(kind=p.KEYWORD_ONLY)
-                for p in inspect.signature(function, eval_str=True).parameters.values()
+                for p in inspect.signature(
+                    function, locals={"FittedFile": Any}, eval_str=True
+                ).parameters.values()
             ]
             for function in (_read, question)
         )
@@ -56,6 +75,7 @@ def asks(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Ca
         names = [p.name for p in (file, target, *reading)]
 
         def asked(**options: object) -> None:
+            _check_there(options)
             question(_read(**{name: options.pop(name) for name in names}), **options)  # type: ignore[arg-type]
 
         asked.__name__, asked.__doc__ = question.__name__, question.__doc__

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-import pandas as pd
-import torch
 import typer
 
-from .. import uses
 from ..errors import InfluenceError
-from ..influence.removal import Removal
 from ..runtime.progress import phase, tell
-from ..tables.fitted_file import FittedFile
-from ..tables.held_out import Unseen, unseen
-from ..tables.reading import FileError
-from ..types import Tensor
-from ..validation.refits import change_without
-from ..validation.verify import ROUGH
-from .options import FailOver, Format_, K, Out, Seed, TestOrHeld
+from .options import ROUGH, FailOver, Format_, K, Out, Seed, TestOrHeld
 from .questions import asks
 from .show import show
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..influence.removal import Removal
+    from ..tables.fitted_file import FittedFile
+    from ..types import Tensor
 
 STEPS = 3
 """Newton steps behind a guaranteed interval."""
@@ -44,6 +40,9 @@ def mismatch(
     out: Out = None,
 ) -> None:
     """Which group of training rows drives the errors on a slice of the test data."""
+    from .. import uses
+    from ..tables.held_out import unseen
+
     asked = unseen(fitted, test, where=where, seed=seed)
     found = uses.mismatch(asked.fitted.model.influence, asked.batch, by=asked.fitted.column(by))
     words = [
@@ -90,6 +89,12 @@ def remove(
 
     A row that --row names without --test is one of the training rows, and nothing is held out.
     """
+    import torch
+
+    from ..tables.held_out import Unseen, unseen
+    from ..tables.reading import FileError
+    from ..validation.refits import change_without
+
     asked = unseen(fitted, test, seed=seed) if row is None else Unseen(fitted, fitted.batch(test, row=row))
     model = asked.fitted.model
     if guarantee and not model.classifies:
@@ -116,6 +121,8 @@ def remove(
 
 def lost(fitted: FittedFile, gone: Tensor) -> str:
     """Which classes no training row is left of without the rows `gone` (k,), in a sentence; "" where all are left."""
+    import numpy as np
+
     if not fitted.model.classifies:
         return ""
     labels = fitted.raw[fitted.target].to_numpy()

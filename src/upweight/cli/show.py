@@ -5,17 +5,24 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from ..runtime.process import rank
 
-from ..runtime.distributed import rank
-from ..tables.spreadsheet import inert
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..tables.fitted_file import FittedFile
 
 WIDEST = 60
 """Characters of a cell that a table on the terminal shows."""
+CHANGES = frozenset(
+    {"first order", "rescaled", "newton", "only together", "low", "high", "retrained", "per row"}
+    | {"predicted", "actual", "error"}
+)
+"""Columns of changes, besides those of effects: they are shown with their sign."""
 
 
 class Format(str, Enum):
@@ -58,6 +65,8 @@ def show(
     if format is Format.parquet:
         frame.to_parquet(out)
     elif format is Format.table and out is None:
+        from rich.console import Console
+
         Console().print(for_people(frame, title, widest))
     elif out is None:
         sys.stdout.write(_as_text(frame, format))
@@ -66,9 +75,22 @@ def show(
 
 
 def _as_text(frame: pd.DataFrame, format: Format) -> str:
+    from ..tables.spreadsheet import inert
+
     if format is Format.json:
         return frame.reset_index().to_json(orient="records", indent=1, force_ascii=False) + "\n"
     return inert(frame).to_csv() if format is Format.csv else frame.to_string() + "\n"
+
+
+def own_name(frame: pd.DataFrame, column: str, fitted: FittedFile) -> pd.DataFrame:
+    """A table whose column of true values is called as the target in the file, where no other column is called so.
+
+    Args:
+        frame: The table.
+        column: What the column is called so far.
+        fitted: The file.
+    """
+    return frame if fitted.target in frame else frame.rename(columns={column: fitted.target})
 
 
 def for_people(frame: pd.DataFrame, title: str, widest: int = WIDEST) -> Table:
@@ -79,21 +101,26 @@ def for_people(frame: pd.DataFrame, title: str, widest: int = WIDEST) -> Table:
         title: What stands above it.
         widest: Characters of a cell that are shown.
     """
+    import pandas as pd
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left")
     plain = frame.reset_index()
-    signed = [
-        "effect" in str(name) or name in ("newton", "rescaled", "first order") for name in plain.columns
-    ]
+    signed = ["effect" in str(name) or name in CHANGES for name in plain.columns]
     for name in plain.columns:
         number = pd.api.types.is_numeric_dtype(plain[name]) and not pd.api.types.is_bool_dtype(plain[name])
         table.add_column(str(name), justify="right" if number else "left", overflow="fold")
     for line in plain.itertuples(index=False):
-        table.add_row(*(_cell(value, plus, widest) for value, plus in zip(line, signed, strict=True)))
+        cells = zip(plain.columns, line, signed, strict=True)
+        whole = {"because of": 10_000}  # its parts add up
+        table.add_row(*(_cell(value, plus, whole.get(str(name), widest)) for name, value, plus in cells))
     return table
 
 
 def _cell(value: object, signed: bool, widest: int) -> Text:
     """A value as text that can neither style nor steer the terminal."""
+    from rich.text import Text
+
     if value is None:
         return Text("")
     words = (f"{value:+.4g}" if signed else f"{value:.4g}") if isinstance(value, float) else str(value)

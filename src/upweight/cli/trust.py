@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 import typer
 
-from .. import uses
 from ..errors import InfluenceError
 from ..runtime.progress import tell
-from ..tables.fitted_file import FittedFile
 from .options import Format_, Out, Seed, Test
 from .questions import asks
 from .show import show
+
+if TYPE_CHECKING:
+    from ..tables.fitted_file import FittedFile
 
 DRAWN = 20
 """Rows that are asked about where none is named."""
@@ -34,6 +34,10 @@ def trust(
 
     The exit code is 1 where they cannot. Whether retraining agrees is what `verify` says.
     """
+    import pandas as pd
+
+    from .. import uses
+
     batch = fitted.batch(test, row=row) if row is not None else fitted.drawn(DRAWN, test, seed=seed)
     found = uses.trust(fitted.model.influence, batch)
     if len(found.sensitivity):

@@ -93,7 +93,9 @@ class Removal:
     def to_frame(self) -> pd.DataFrame:
         """A table with a line per test row and group: size, the predictions, the interval where there is one.
 
-        "sum of members / set" is rescaled / newton: 1 where the members do nothing together that they do not do alone.
+        "only together" is newton less rescaled: what the rows do together beyond the sum of what each does alone. It is
+        in the measure's unit, so that means over test rows stay right, and where it is large beside newton, no sum of
+        single effects (first order, rescaled) is to be believed.
         """
         m, g = self.first_order.shape
         table = {
@@ -107,7 +109,7 @@ class Removal:
                 table[name.replace("_", " ")] = values.flatten().numpy()
         frame = pd.DataFrame(table)
         if self.rescaled is not None:
-            frame["sum of members / set"] = frame["rescaled"] / frame["newton"]
+            frame["only together"] = frame["newton"] - frame["rescaled"]
         return frame
 
     def __repr__(self) -> str:

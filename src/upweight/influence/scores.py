@@ -20,6 +20,7 @@ from ..types import Tensor
 from .stationarity import finishing, unfinished
 
 EDITS = ("removed", "replaced")
+ROLES = ("helpful", "harmful")
 SIGN = "Positive effect = the {measure} would rise if the training example were {edit} ({meaning})."
 
 
@@ -233,8 +234,23 @@ class Scores:
         >>> Scores(torch.zeros(1, 2, dtype=torch.float64), n=2).sign
         'Positive effect = the loss would rise if the training example were removed (helpful).'
         """
-        meaning = "helpful" if self.edit == "removed" else "harmful change"
+        meaning = self.roles[0]
+        if self.edit != "removed":
+            meaning = "harmful change" if self.roles == ROLES else "the change raises it"
         return SIGN.format(measure=self.measure, edit=self.edit, meaning=meaning)
+
+    @property
+    def roles(self) -> tuple[str, str]:
+        """What training rows of positive and of negative removal effect are to the measure, in words.
+
+        A loss is better low: rows without which it would rise are helpful. Any other measure they lower or raise.
+
+        >>> import torch
+        >>> zeros = torch.zeros(1, 2, dtype=torch.float64)
+        >>> Scores(zeros, n=2).roles, Scores(zeros, n=2, measure="probability").roles
+        (('helpful', 'harmful'), ('lowers it', 'raises it'))
+        """
+        return ROLES if self.measure.endswith("loss") else ("lowers it", "raises it")
 
     def to_frame(self) -> pd.DataFrame:
         """A table of all scores, one line per test row and training row: test row, train row, influence, effect.

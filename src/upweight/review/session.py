@@ -201,19 +201,17 @@ class Session:
 
     # -- what a row looks like -------------------------------------------------------------------------------------
 
-    def shown(self, row: int, effect: float | None = None, because: str = "") -> Example:
+    def shown(self, row: int, effect: float | None = None, parts: pd.Series | None = None) -> Example:
         """A row as it stands in its file, with its label as decided.
 
         Args:
             row: Its place in the file.
             effect: The predicted change of the loss without it, where it is evidence about another row.
-            because: The columns and words responsible, as `explain` writes them.
+            parts: The parts of the effect by columns, as `Explanation.parts` has them.
         """
         decision = self.journal.decisions().get(row)
         label = str(self.own_labels[row]) if decision is None or decision.label is None else decision.label
-        return file_example(
-            self.fitted, self.fitted.raw.iloc[row], label=label, effect=effect, because=because
-        )
+        return file_example(self.fitted, self.fitted.raw.iloc[row], label=label, effect=effect, parts=parts)
 
     def evidence(self, row: int) -> tuple[Example, list[Example], list[Example]]:
         """The row, the training rows that speak most for its own label, and those that speak most against it."""
@@ -222,17 +220,20 @@ class Session:
             found = explain(
                 self.fit.influence, whole.train_batch(torch.tensor([row])), k=EVIDENCE + 1, relative=True
             )
-        causes = ", ".join([*found.helpful["because of"], *found.harmful["because of"]])
-        helpful, harmful = self._others(found.helpful, 1, row), self._others(found.harmful, -1, row)
-        return self.shown(row, because=causes), helpful, harmful
+        helpful, harmful = (
+            self._others(table, parts, sign, row)
+            for table, parts, sign in zip((found.helpful, found.harmful), found.parts, (1, -1), strict=True)
+        )
+        return self.shown(row, parts=pd.concat(found.parts).abs().sum()), helpful, harmful
 
-    def _others(self, table: pd.DataFrame, sign: int, row: int) -> list[Example]:
+    def _others(self, table: pd.DataFrame, parts: pd.DataFrame, sign: int, row: int) -> list[Example]:
         """The rows of a table of evidence, less the row itself, whose effects have the sign."""
         effects = next(table[name] for name in table.columns if "effect" in name)
-        lines = zip(self.names.get_indexer(table.index), effects, table["because of"], strict=True)
         shown = [
-            self.shown(int(place), float(effect), because)
-            for place, effect, because in lines
+            self.shown(int(place), float(effect), parts.iloc[i])
+            for i, (place, effect) in enumerate(
+                zip(self.names.get_indexer(table.index), effects, strict=True)
+            )
             if place != row and sign * effect > 0
         ]
         return shown[:EVIDENCE]

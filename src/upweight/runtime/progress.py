@@ -22,7 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .distributed import rank
+from .process import rank
 
 Item = TypeVar("Item")
 PATIENCE = 2.0

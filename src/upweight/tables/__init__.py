@@ -1,5 +1,6 @@
 """A user's file: its columns understood, a model of it, and the rows that are asked about."""
 
+from .asked import Asked, asked_about, default_measure
 from .columns import Kind, Table, is_kind, is_quantity, kind_of, understood
 from .conditions import fulfilling, row_label
 from .default_models import described, photograph, sensible
@@ -11,13 +12,16 @@ from .spreadsheet import inert
 
 __all__ = [
     "SEPARATORS",
+    "Asked",
     "FileError",
     "FileModel",
     "FittedFile",
     "Kind",
     "Table",
     "Unseen",
+    "asked_about",
     "check_column",
+    "default_measure",
     "described",
     "fitted_here",
     "from_function",

@@ -102,8 +102,12 @@ class FittedFile:
 
     def row(self, row: str, test: Path | None = None) -> pd.Series:
         """The row that is asked about, as it stands in its file. Raises FileError where there is none."""
+        return self.one_row(row, test).iloc[0]
+
+    def one_row(self, row: str, test: Path | None = None) -> pd.DataFrame:
+        """The row that is asked about, as a table of one row. Raises FileError where there is none."""
         raw = self._asked_about(test)
-        return raw.loc[row_label(raw, row)]
+        return raw.loc[[row_label(raw, row)]]
 
     def batch(self, test: Path | None = None, *, row: str | None = None, where: str | None = None) -> Batch:
         """The rows that are asked about, as a batch of the model's: inputs and targets.

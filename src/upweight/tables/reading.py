@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..runtime.paths import not_there
+
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 """What stands between the cells of a text file, by the file's suffix."""
 LISTED = 5
@@ -41,10 +43,8 @@ def read(path: str | Path, encoding: str = "utf-8") -> pd.DataFrame:
         raise FileError(
             f"{path.name}: cannot read {kind or 'a file without a suffix'}; use {', '.join(_READERS)}"
         )
-    if not path.is_file():
-        beside = [p.name for p in path.parent.glob(f"*{kind}")] if path.parent.is_dir() else []
-        close = difflib.get_close_matches(path.name, beside, 3)
-        raise FileError(f"{path}: no such file" + (f"; did you mean {', '.join(close)}?" if close else ""))
+    if trouble := not_there(path):
+        raise FileError(trouble)
     table = _parsed(path, encoding)
     if table.empty:
         raise FileError(f"{path.name}: the file has no rows")

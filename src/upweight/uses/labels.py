@@ -144,6 +144,8 @@ def label_names(model: LinearModel, targets: Tensor) -> np.ndarray:
 
     Several targets of one example become a tuple.
     """
+    if targets.ndim > 1 and targets.shape[1] == 1:
+        targets = targets[:, 0]
     if not model.loss.classifies or model.classes is None:
         found = np.empty(len(targets), dtype=object)
         found[:] = [tuple(row) for row in targets.tolist()] if targets.ndim > 1 else None
@@ -155,15 +157,3 @@ def label_names(model: LinearModel, targets: Tensor) -> np.ndarray:
 def feature_name(problem: Objective, column: int) -> str:
     """The name of a column of X, or "column 3" where columns have none."""
     return f"column {column}" if problem.feature_names is None else problem.feature_names[column]
-
-
-def in_words(problem: Objective, shares: Float[Tensor, " d"], count: int) -> str:
-    """The largest of the columns' shares by size, as "age 90%, sex -5%"; shares of 0 are left out.
-
-    Args:
-        problem: whose columns.
-        shares: one number per column, (d,).
-        count: how many are named at most.
-    """
-    order = shares.abs().topk(min(count, len(shares))).indices.tolist()
-    return ", ".join(f"{feature_name(problem, j)} {float(shares[j]):.0%}" for j in order if shares[j] != 0)

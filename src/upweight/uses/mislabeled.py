@@ -24,8 +24,9 @@ class Suspects:
     seen the row, whether the label is contradicted (the model is surer of another class than it is of that class's own
     rows in the mean: `labels.contradicted`), the loss without the row (by which they are ranked: the approximate
     leave-one-out loss), the loss with it, self-influence, leverage; `gain` is the predicted fall of the mean validation
-    loss if the proposed label is taken, where validation data were given. For other models rows are ranked by
-    self-influence.
+    loss if the proposed label is taken, where validation data were given. Of quantities the first columns are the
+    value, what the model says of it without having seen the row, and the error of that, all in the quantity's unit. For
+    other models rows are ranked by self-influence.
     """
 
     table: pd.DataFrame
@@ -47,8 +48,15 @@ class Suspects:
         """How many labels are contradicted, beside how often the model errs at all, in two sentences.
 
         A classifier errs on right labels too, where classes overlap or one is rare: the first number tells how many
-        labels are doubtful, the second how much the model knows. It is "" where no labels are proposed.
+        labels are doubtful, the second how much the model knows. Of quantities it says how large errors are. It is ""
+        where nothing but self-influence is known.
         """
+        if "error without the row" in self.table:
+            off = self.table["error without the row"].dropna().abs()
+            return (
+                f"Without having seen a row, the model is off by {off.median():,.4g} in the median, and by "
+                f"{off.max():,.4g} at most."
+            )
         if self.bars is None:
             return ""
         if not self.bars.isfinite().any():
@@ -105,6 +113,10 @@ def mislabeled(influence: Influence, *, validation: Batch | None = None) -> Susp
         columns["proposed label"] = label_names(model, proposed)
         bar = bars(model, alone.outputs, model.y)
         columns["contradicted"] = contradicted(model, alone.outputs, model.y, bar).numpy()
+    elif problem.linear.c == 1:
+        value = label_names(problem.linear, problem.linear.y)
+        without = alone.outputs[:, 0].numpy()
+        columns = {"value": value, "said without the row": without, "error without the row": without - value}
     columns |= {
         "loss without the row": alone.loss,
         "loss": problem.train_losses(),
