@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..runtime.progress import phase, tell
+from ..runtime.whole_files import whole
 from .app import GATE
 from .options import Format_, Out
 from .questions import asks
@@ -71,7 +72,7 @@ def mislabeled(
         raise typer.Exit(GATE)
 
 
-@asks(without=("problem",))
+@asks(without=("problem", "drop_missing"))
 def review(
     fitted: FittedFile,
     held: Annotated[
@@ -116,12 +117,17 @@ def review(
             'the review page is served with starlette: pip install "upweight[review]"'
         ) from missing
 
+    from ..tables import INPUT
+
+    if fitted.path == INPUT:
+        raise ValueError("a review needs a file that stays where it is: its decisions name rows of that file")
     path = journal or fitted.path.with_name(f"{fitted.path.name}.review")
     decisions = Journal(path, fitted.path.name, fitted.target, file_hash(fitted.path))
     session = Session(fitted, decisions, held=held, seed=seed)
     corrected = partial(corrected_file, session, exact=exact)
     if export is not None:
-        export.write_bytes(corrected()[1])
+        with whole(export) as part:
+            part.write_bytes(corrected()[1])
         typer.echo(str(export))
         return
     with phase(f"doubting {len(fitted.raw):,} labels"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..runtime.process import rank
+from ..runtime.whole_files import whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,16 +63,18 @@ def show(
         raise ValueError("--format parquet needs --out FILE")
     if rank() > 0:
         return
-    if format is Format.parquet:
-        frame.to_parquet(out)
-    elif format is Format.table and out is None:
+    if out is not None:
+        with whole(out) as part:
+            if format is Format.parquet:
+                frame.to_parquet(part)
+            else:
+                part.write_text(_as_text(frame, format), encoding="utf-8")
+    elif format is Format.table:
         from rich.console import Console
 
         Console().print(for_people(frame, title, widest))
-    elif out is None:
-        sys.stdout.write(_as_text(frame, format))
     else:
-        out.write_text(_as_text(frame, format), encoding="utf-8")
+        sys.stdout.write(_as_text(frame, format))
 
 
 def _as_text(frame: pd.DataFrame, format: Format) -> str:
