@@ -106,8 +106,8 @@ def test_what_no_removal_can_answer_is_said(tmp_path):
     assert "no training row is left of neither" in run(*asked, "opinion == 'neither'").stderr
     assert "is left of" not in run(*asked, "age < 30").stderr
     people().fillna({"age": 40.0}).to_csv(tmp_path / "ages.csv", index=False)
-    asked = ("--target", "age", "--where", "town == 'south'", "--guarantee")
-    result = run("remove", tmp_path / "ages.csv", *asked)
+    bounds = ("--target", "age", "--where", "town == 'south'", "--guarantee")
+    result = run("remove", tmp_path / "ages.csv", *bounds)
     assert result.exit_code == 2
     assert "of a quantity the column newton is what retraining gives" in result.stderr
 

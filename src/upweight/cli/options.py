@@ -127,7 +127,7 @@ Quiet = Annotated[
 ]
 
 ROUGH = 0.5
-"""The relative error up to which an explanation holds roughly, as `validation.verify` has it, which is slow to load."""
+"""The relative error up to which predictions hold roughly, as `validation.verify` has it, which is slow to load."""
 FailOver = Annotated[
     float,
     typer.Option(

@@ -15,7 +15,8 @@ from ..types import Batch
 from .columns import Table, understood
 from .conditions import fulfilling, row_label
 from .file_models import FileModel, fitted_here, from_function, from_skops
-from .reading import INPUT, UTF8, FileError, FileRead, Options, check_column, opened, row_ids
+from .reading import INPUT, FileError, FileRead, Options, check_column, opened, row_ids
+from .text_files import UTF8
 
 
 @dataclass(frozen=True, eq=False)
