@@ -1,9 +1,11 @@
 """What `import upweight` gives: every documented name, each module that the README names, and no other."""
 
+import ast
 import importlib.metadata
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +67,35 @@ def test_the_version_is_that_of_the_package():
     assert upweight.__version__ == importlib.metadata.version("upweight")
 
 
+def test_type_checkers_are_told_where_each_name_is():
+    tree = ast.parse(Path(upweight.__file__).read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    told = {node.module: {name.name for name in node.names} for node in imports if node.module}
+    assert told == {home: {*names.split()} for home, names in upweight._HOMES.items()}
+    assert sorted(upweight.__all__) == sorted(name for names in told.values() for name in names)
+
+
+def test_every_name_can_be_imported_by_a_star():
+    found: dict[str, object] = {}
+    exec("from upweight import *", found)
+    assert set(upweight.__all__) <= set(found)
+
+
+HEAVY = {"jaxtyping", "matplotlib", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "starlette", "torch"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import upweight; dir(upweight)",
+        "import upweight; upweight.__version__; upweight.InfluenceError",
+        "import upweight.cli",
+    ],
+)
+def test_nothing_heavy_is_imported_before_it_is_needed(code: str):
+    assert not HEAVY & imported_by(code)
+
+
 @pytest.mark.parametrize(
     "name", ["matplotlib", "torchvision", "transformers", "sklearn.svm", "pyarrow.parquet"]
 )
@@ -74,7 +105,16 @@ def test_what_not_everybody_needs_is_not_imported(imported: set[str], name: str)
 
 @pytest.fixture(scope="module")
 def imported() -> set[str]:
-    """All modules after `import upweight` in a new process."""
-    code = "import sys, upweight; print(*sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    """All modules after all names of the library were used in a new process."""
+    return imported_by("from upweight import *")
+
+
+def imported_by(code: str) -> set[str]:
+    """The modules that a new process has after running some code."""
+    found = subprocess.run(
+        [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return set(found.stdout.split())

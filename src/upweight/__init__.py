@@ -1,46 +1,48 @@
 """Explain a trained model by its training data, and check the explanation by retraining."""
 
+import typing as _typing
 from importlib import import_module as _import_module
-from importlib.metadata import version as _installed
-from typing import Any as _Any
 
 from . import moved as _moved
-from .curvature import EKFAC, Dense, GaussNewton, Hessian, Nystrom
-from .data.design_on_disk import stream
-from .errors import (
-    ApproximationWarning,
-    DerivativeError,
-    DerivativeWarning,
-    IndefiniteError,
-    InfluenceError,
-    NotConvergedError,
-    NotDeterministicError,
-    NotStationaryWarning,
-    RankError,
-    SmallerBlocksWarning,
-    StaleError,
-)
-from .estimators import from_estimator
-from .influence import Influence, Scores, ScoreStore
-from .linear import LinearProblem
-from .losses import Logistic, SmoothHinge, Softmax, Squared, SquaredHinge
-from .measures import OfParameters, Overall, PerExample
-from .network import Problem, class_weighted, token_mean
-from .solvers import Arnoldi, ConjugateGradient, Exact, LiSSA
-from .uses import (
-    Box,
-    attack,
-    explain,
-    flip_set,
-    mislabeled,
-    mismatch,
-    trust,
-    vulnerability,
-    vulnerable_targets,
-)
-from .validation import Verification, verify
 
-__version__ = _installed("upweight")
+if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for help waits for no torch
+    from .curvature import EKFAC, Dense, GaussNewton, Hessian, Nystrom
+    from .data.design_on_disk import stream
+    from .errors import (
+        ApproximationWarning,
+        DerivativeError,
+        DerivativeWarning,
+        IndefiniteError,
+        InfluenceError,
+        NoOptimumError,
+        NotConvergedError,
+        NotDeterministicError,
+        NotStationaryWarning,
+        RankError,
+        SmallerBlocksWarning,
+        StaleError,
+    )
+    from .estimators import from_estimator
+    from .influence import Influence, Scores, ScoreStore
+    from .linear import LinearProblem
+    from .losses import Logistic, SmoothHinge, Softmax, Squared, SquaredHinge
+    from .measures import OfParameters, Overall, PerExample
+    from .network import Problem, class_weighted, token_mean
+    from .solvers import Arnoldi, ConjugateGradient, Exact, LiSSA
+    from .uses import (
+        Box,
+        attack,
+        explain,
+        flip_set,
+        mislabeled,
+        mismatch,
+        trust,
+        vulnerability,
+        vulnerable_targets,
+    )
+    from .validation import Verification, verify
+
+    __version__: str
 
 __all__ = [
     "EKFAC",
@@ -60,6 +62,7 @@ __all__ = [
     "LiSSA",
     "LinearProblem",
     "Logistic",
+    "NoOptimumError",
     "NotConvergedError",
     "NotDeterministicError",
     "NotStationaryWarning",
@@ -93,16 +96,47 @@ __all__ = [
     "vulnerable_targets",
 ]
 
-_MODULES = ("evaluation", "frozen", "plots", "vision")
-"""Public modules that are imported at their first use: not everybody draws or looks at photographs."""
+_HOMES = {
+    "curvature": "EKFAC Dense GaussNewton Hessian Nystrom",
+    "data.design_on_disk": "stream",
+    "errors": "ApproximationWarning DerivativeError DerivativeWarning IndefiniteError InfluenceError "
+    "NoOptimumError NotConvergedError NotDeterministicError NotStationaryWarning RankError "
+    "SmallerBlocksWarning StaleError",
+    "estimators": "from_estimator",
+    "influence": "Influence Scores ScoreStore",
+    "linear": "LinearProblem",
+    "losses": "Logistic SmoothHinge Softmax Squared SquaredHinge",
+    "measures": "OfParameters Overall PerExample",
+    "network": "Problem class_weighted token_mean",
+    "solvers": "Arnoldi ConjugateGradient Exact LiSSA",
+    "uses": "Box attack explain flip_set mislabeled mismatch trust vulnerability vulnerable_targets",
+    "validation": "Verification verify",
+}
+"""Where the public names are, as the imports above say it to type checkers: module -> names."""
+_MODULES = (
+    "capabilities curvature data errors estimators evaluation frozen influence linalg linear losses measures "
+    "network objective penalty plots runtime solvers types uses validation vision"
+)
+"""Modules that are attributes without an import statement of their own."""
 _moved.install()
 
 
-def __getattr__(name: str) -> _Any:
-    if name in _MODULES:
+def __getattr__(name: str) -> _typing.Any:
+    """A public name or module, imported at its first use: torch, SciPy and pandas are loaded then."""
+    if name in _MODULES.split():
         return _import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: object = version("upweight")
+    else:
+        home = next((home for home, names in _HOMES.items() if name in names.split()), None)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(_import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULES])
+    return sorted({*globals(), *__all__, *_MODULES.split(), "__version__"})

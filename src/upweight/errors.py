@@ -45,6 +45,14 @@ class NotConvergedError(InfluenceError):
     """
 
 
+class NoOptimumError(NotConvergedError, ValueError):
+    """The training objective has no minimum, or has many: there is no trained model whose effects could be asked for.
+
+    Separable data without a penalty, whose loss falls for as long as weights grow; linearly dependent columns without
+    one. The text names the columns. `verify` leaves out removals that lead there and says so.
+    """
+
+
 class NotDeterministicError(InfluenceError):
     """Two passes over the same training data gave different numbers, so that no derivative of them means anything.
 

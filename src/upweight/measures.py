@@ -146,6 +146,31 @@ def name_of(measure: MeasureLike | None) -> str:
     return "loss" if found is None else found.name
 
 
+def prediction(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The output of a model of one quantity, in the quantity's own unit: a price, where the loss has squared prices.
+
+    The targets are not looked at: it can be asked about a row whose true value is not known. A positive removal effect
+    says that the prediction rises when the training example is removed.
+
+    Args:
+        outputs: (b, 1), or (b,).
+        targets: anything.
+
+    Returns:
+        One number per example, (b,).
+
+    >>> import torch
+    >>> prediction(torch.tensor([[3.0]]), None)
+    tensor([3.])
+    """
+    if outputs.ndim > 2 or (outputs.ndim == 2 and outputs.shape[1] != 1):
+        raise ValueError(
+            f"prediction is the one output of a model of a quantity, got outputs of shape {tuple(outputs.shape)}: "
+            "classes have probability, margin and logit; for several quantities write a measure of your own"
+        )
+    return outputs.flatten()
+
+
 def logit(outputs: Tensor, targets: Tensor) -> Tensor:
     """The output (logit) of the target class: a measure of how strongly the model speaks for it.
 

@@ -60,7 +60,7 @@ def verification(v: Verification) -> Figure:
             label=label,
         )
     axes.set(
-        xlabel="predicted change of the test loss",
+        xlabel=f"predicted change of the {'test loss' if v.measure == 'loss' else v.measure}",
         ylabel="actual change after retraining",
         xlim=ends,
         ylim=ends,

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tests.support.compare import assert_close_per_row
-from tests.support.files import people, run
+from tests.support.files import people, ridge, run
 from upweight import Influence, from_estimator, mislabeled
 from upweight.tables import read, sensible, understood
 
@@ -75,3 +75,23 @@ def test_the_gate_counts_wrong_labels_and_no_ordinary_errors(tmp_path, flip, cod
     assert found["contradicted"].mean() > 0.02 if code else found["contradicted"].mean() < 0.02
     assert (found["proposed label"].notna() | ~found["contradicted"]).all()
     assert not (found["proposed label"].astype(str) == found["label"].astype(str)).any()
+
+
+def test_of_quantities_the_values_come_first_that_the_others_do_not_expect(houses_file):
+    table = pd.read_csv(houses_file)
+    table.loc[11, "price"] *= 10
+    table.to_csv(houses_file, index=False)
+    result = run("mislabeled", houses_file, "--target", "price")
+    assert result.exit_code == 0, result.output
+    found = pd.read_csv(io.StringIO(result.stdout), index_col="row")
+    assert found.index[0] == 11
+    X, model = ridge(table)
+    kept = np.arange(len(table)) != 11
+    said = type(model)().fit(X[kept], table["price"][kept]).predict(X[[11]])[0]
+    first = found.iloc[0]
+    assert first["price"] == pytest.approx(table["price"][11])
+    assert first["said without the row"] == pytest.approx(said, rel=1e-3)
+    assert first["error without the row"] == pytest.approx(first["said without the row"] - first["price"])
+    assert f"and by {abs(first['error without the row']):,.4g} at most" in result.stderr
+    refused = run("mislabeled", houses_file, "--target", "price", "--fail-over", 0.1)
+    assert (refused.exit_code, "of classes" in refused.stderr) == (2, True)

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.support.files import run
+from tests.support.files import ridge, run
+from upweight.cli import options
+from upweight.validation.verify import ROUGH
 
 
 def test_explain_names_helpful_and_harmful_rows_and_causes(people_file):
@@ -30,6 +32,107 @@ def test_verify_retrains_and_draws(people_file, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_quantity_is_explained_by_its_prediction_in_its_own_unit(houses_file):
+    result = run("explain", houses_file, "--target", "price", "--row", 5, "--k", 2, "--format", "json")
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(houses_file)
+    X, model = ridge(table)
+    predicted = model.predict(X)[5]
+    miss = predicted - table["price"][5]
+    assert (
+        f"The model says price = {predicted:,.6g}, the true value is {table['price'][5]:,.6g}: "
+        f"{abs(miss):,.4g} too {'high' if miss > 0 else 'low'}." in result.stderr
+    )
+    assert "Effects are in the unit of price." in result.stderr
+    lines = json.loads(result.stdout)
+    assert [line["role"] for line in lines] == ["lowers it"] * 2 + ["raises it"] * 2
+    for line in lines:
+        row = line["train row"]
+        assert line["price"] == pytest.approx(table["price"][row])
+        kept = np.arange(80) != row
+        refit = type(model)().fit(X[kept], table["price"][kept]).predict(X[[5]])[0]
+        assert line["removal effect on the prediction"] == pytest.approx(refit - predicted, rel=0.2)
+        parts = [float(part.rpartition(" ")[2].strip("()")) for part in line["because of"].split(", ")]
+        assert sum(parts) == pytest.approx(
+            line["removal effect on the prediction"], abs=0.02 * max(map(abs, parts))
+        )
+
+
+def test_the_loss_of_a_quantity_can_be_asked_about_too(houses_file):
+    asked = ("explain", houses_file, "--target", "price", "--row", 5, "--k", 2, "--format", "json")
+    result = run(*asked, "--measure", "loss")
+    assert "removal effect on the loss" in result.stdout
+    assert "half the squared error" in result.stderr
+    refused = run(*asked, "--measure", "probability")
+    assert (refused.exit_code, "is about classes" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("measure", ["probability", "margin", "logit"])
+def test_classes_are_asked_about_by_other_measures(people_file, measure):
+    asked = ("explain", people_file, "--target", "opinion", "--row", 7, "--k", 2, "--format", "csv")
+    result = run(*asked, "--measure", measure)
+    assert f"removal effect on the {measure}" in result.stdout
+    assert result.stdout.splitlines()[1].split(",")[1] == "lowers it"
+    refused = run(*asked, "--measure", "prediction")
+    assert (refused.exit_code, "about quantities" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("column", ["empty", "left out"])
+def test_a_row_without_a_class_is_asked_about_by_the_predicted_one(people_file, tmp_path, column):
+    new, asked = tmp_path / "new.csv", ("--target", "opinion", "--row", 7, "--k", 2, "--format", "json")
+    table = pd.read_csv(people_file)
+    (table.drop(columns="opinion") if column == "left out" else table.assign(opinion=np.nan)).to_csv(
+        new, index=False
+    )
+    result = run("explain", people_file, "--test", new, *asked)
+    assert result.exit_code == 0, result.output
+    known = run("explain", people_file, *asked)
+    predicted = repr(table["opinion"][7])  # the model is right about this row: answers are the same
+    assert f"The model says {predicted}, the label is {predicted}." in known.stderr
+    assert (
+        f"The model says {predicted}, the row has no opinion: {predicted} is taken in its place."
+        in result.stderr
+    )
+    assert json.loads(result.stdout) == json.loads(known.stdout)
+    verified = run("verify", people_file, "--test", new, *asked)
+    assert verified.exit_code == 0, verified.output
+    assert "is taken in its place" in verified.stderr
+
+
+def test_a_row_without_a_value_is_asked_about_by_its_prediction(houses_file, tmp_path):
+    new, asked = tmp_path / "new.csv", ("--target", "price", "--row", 5, "--k", 2, "--format", "json")
+    pd.read_csv(houses_file).drop(columns="price").to_csv(new, index=False)
+    result, known = run("explain", houses_file, "--test", new, *asked), run("explain", houses_file, *asked)
+    assert result.exit_code == 0, result.output
+    assert "the row has no price." in result.stderr
+    assert json.loads(result.stdout) == json.loads(known.stdout)
+    refused = run("explain", houses_file, "--test", new, *asked, "--measure", "loss")
+    assert refused.exit_code == 2
+    assert "row 5 has no price, so that its loss is not known" in refused.stderr
+    report = run(
+        "report",
+        houses_file,
+        "--test",
+        new,
+        *asked[:4],
+        "--k",
+        2,
+        "--checked",
+        4,
+        "--out",
+        tmp_path / "r.html",
+    )
+    assert report.exit_code == 0, report.output
+    html = (tmp_path / "r.html").read_text()
+    assert "the row has no price" in html
+    assert "Lowers it: without them the prediction would rise" in html
+
+
+def test_the_table_of_refits_is_in_plain_words(people_file):
+    result = run("verify", people_file, "--target", "opinion", "--row", 7, "--k", 5, "--format", "csv")
+    assert result.stdout.splitlines()[0] == "train row,group,predicted,actual,error"
+
+
 @pytest.mark.parametrize("command", ["verify", "report"])
 def test_what_retraining_does_not_confirm_ends_with_a_sentence_and_a_code(people_file, tmp_path, command):
     out = tmp_path / ("v.csv" if command == "verify" else "r.html")
@@ -43,3 +146,7 @@ def test_what_retraining_does_not_confirm_ends_with_a_sentence_and_a_code(people
     assert "the predictions of the 4 largest effects are off by" in result.stderr
     assert "more than 0.01%" in result.stderr
     assert out.exists()  # the answer is given all the same
+
+
+def test_explanations_hold_roughly_up_to_the_error_that_verify_says():
+    assert options.ROUGH == ROUGH

@@ -17,8 +17,8 @@ from sklearn.svm import LinearSVC
 
 from tests.support.compare import assert_close_per_row
 from tests.support.estimators import ETA, SMOOTH, TARGETS, TIGHT, N, X, fitted, name
+from tests.support.refits import one_contribution
 from upweight import Hessian, Influence, Scores, SquaredHinge, from_estimator, verify
-from upweight.linear.diagnostics import one_example_contribution
 from upweight.measures import margin
 from upweight.validation.refits import refit_without
 
@@ -31,7 +31,7 @@ every_smooth = pytest.mark.parametrize(("estimator", "task", "weighted", "accura
 @every_smooth
 def test_the_estimator_is_at_the_optimum_of_the_problem(estimator, task, weighted, accuracy):
     problem = fitted(estimator, task, weighted=weighted)
-    assert float(problem.gradient().norm()) < accuracy * one_example_contribution(problem)
+    assert float(problem.gradient().norm()) < accuracy * one_contribution(problem)
     if isinstance(estimator, SGDClassifier):
         assert problem.keep == "mean"
     else:
@@ -75,7 +75,7 @@ def test_refits_are_the_estimators_own_and_are_predicted(estimator, task, weight
 def test_balanced_weights_are_held_fixed(estimator):
     for weighted in (False, True):
         problem = fitted(estimator, "two", weighted=weighted)
-        assert float(problem.gradient().norm()) < 1e-4 * one_example_contribution(problem)
+        assert float(problem.gradient().norm()) < 1e-4 * one_contribution(problem)
         assert 'the class weights of "balanced" are held fixed' in problem.terms.notes
         assert problem.terms.notes[-1] in Influence(problem).on_self().provenance["notes"]
 

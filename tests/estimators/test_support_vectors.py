@@ -18,9 +18,9 @@ from tests.support import estimators as plain
 from tests.support.cases import draw
 from tests.support.compare import assert_close_per_row
 from tests.support.estimators import TARGETS, fitted, name
+from tests.support.refits import one_contribution
 from upweight import ApproximationWarning, Hessian, Influence, SmoothHinge, SquaredHinge, from_estimator
 from upweight.estimators.support_vectors import liblinear_intercept
-from upweight.linear.diagnostics import one_example_contribution
 from upweight.validation.refits import refit_without
 
 RNG = np.random.default_rng(0)
@@ -176,7 +176,7 @@ def test_smoothing_polishes_to_the_smoothed_optimum():
     estimator = LinearSVC(loss="hinge", tol=1e-9, max_iter=1_000_000)
     rough, polished = (fitted(estimator, "two", smoothing=0.01, polish=polish) for polish in (False, True))
     assert isinstance(polished.loss, SmoothHinge)
-    assert float(polished.gradient().norm()) <= 1e-6 * one_example_contribution(rough)
+    assert float(polished.gradient().norm()) <= 1e-6 * one_contribution(rough)
     assert 0 < float((polished.theta - rough.theta).norm()) < 0.1
 
 
@@ -192,7 +192,7 @@ def test_liblinear_at_any_penalty(C: float, scaling: float, task: str, intercept
         C=C, intercept_scaling=scaling, fit_intercept=intercept, dual=False, tol=1e-11, max_iter=100_000
     )
     problem = fitted(estimator, task)
-    assert float(problem.gradient().norm()) < 1e-4 * one_example_contribution(problem)
+    assert float(problem.gradient().norm()) < 1e-4 * one_contribution(problem)
 
 
 @pytest.mark.parametrize(("estimator", "words"), [

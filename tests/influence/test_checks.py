@@ -50,9 +50,6 @@ def noisy(size: float) -> Problem:
     return problem
 
 
-@pytest.mark.filterwarnings(
-    "ignore::upweight.errors.DerivativeWarning"
-)  # noise looks like a wrong derivative too
 @pytest.mark.parametrize("size", [0.1, 3.0])
 def test_noise_in_the_model_is_found_before_the_first_answer(size: float):
     problem = noisy(size)

@@ -217,6 +217,9 @@ def test_the_table_says_everything() -> None:
     found = uw.Influence(case.problem).of_removal({"a": [0], "b": [1, 2]}, case.test, guarantee=1)
     frame = found.to_frame()
     assert list(frame["group"])[:2] == ["a", "b"]
-    assert {"first order", "rescaled", "newton", "low", "high", "size", "sum of members / set"} <= set(frame)
+    assert {"first order", "rescaled", "newton", "low", "high", "size", "only together"} <= set(frame)
+    assert (frame["rescaled"] + frame["only together"]).to_numpy() == pytest.approx(
+        frame["newton"].to_numpy()
+    )
     assert "positive = it would rise" in repr(found)
     assert "<table" in found._repr_html_()

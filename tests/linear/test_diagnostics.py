@@ -13,6 +13,7 @@ from sklearn.svm import SVC, LinearSVC
 from tests.support.cases import CASES, Case, case_id, draw
 from tests.support.compare import assert_close_per_row
 from tests.support.estimators import TARGETS, TIGHT, N, X, fitted
+from tests.support.refits import one_contribution
 from upweight import (
     LinearProblem,
     Logistic,
@@ -23,14 +24,12 @@ from upweight import (
     from_estimator,
 )
 from upweight.data.user_terms import Terms
-from upweight.linear import diagnostics
+from upweight.linear import diagnostics, existence
 from upweight.linear.diagnostics import (
     at_optimum,
-    check_identified,
-    check_separable,
     distance,
-    one_example_contribution,
 )
+from upweight.linear.existence import check_identified, check_separable
 
 
 @pytest.mark.parametrize("labels", ["two", "three"])
@@ -122,27 +121,9 @@ def test_an_exact_fit_is_no_cause_for_a_warning():
 # -- without scikit-learn --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES, ids=case_id)
-def test_what_one_example_contributes(case: Case):
-    """The root mean square of ||w_i grad l_i|| / n, from gradients without penalty one by one."""
-    problem = case.elsewhere
-    bare = problem.test_gradients(problem.train_batch(torch.arange(case.n)))
-    sizes = (case.w[:, None] * bare).norm(dim=1) / case.n
-    assert one_example_contribution(problem) == pytest.approx(float(sizes.square().mean().sqrt()), rel=1e-10)
-
-
-@pytest.mark.parametrize("elements", [1, 13, 1000])
-def test_contributions_do_not_depend_on_the_block_size(elements: int, monkeypatch: pytest.MonkeyPatch):
-    problem = CASES[2].elsewhere
-    whole = one_example_contribution(problem)
-    monkeypatch.setattr(diagnostics, "ELEMENTS", elements)
-    assert one_example_contribution(problem) == pytest.approx(whole, rel=1e-12)
-
-
-def test_a_perfect_fit_contributes_its_rounding():
+def test_a_perfect_fit_is_an_optimum():
     X = draw(9, 2)
     problem = LinearProblem(X, X @ torch.tensor([2.0, 1.0]).double(), [2.0, 1.0], loss=Squared())
-    assert 0 < one_example_contribution(problem) < 1e-11
     assert at_optimum(problem, polish=False) is problem
 
 
@@ -150,7 +131,7 @@ def test_a_perfect_fit_contributes_its_rounding():
 def test_polishing_ends_at_a_millionth_of_one_contribution(case: Case):
     rough = case.elsewhere
     there = at_optimum(rough, polish=True)
-    assert float(there.gradient().norm()) <= 1e-6 * one_example_contribution(rough)
+    assert float(there.gradient().norm()) <= 1e-6 * one_contribution(rough)
     words = "falls to" if rough.loss.stands_in else "times what one example contributes"
     with pytest.warns(NotStationaryWarning, match=words):
         assert at_optimum(rough, polish=False) is rough
@@ -204,9 +185,9 @@ def test_a_constant_column_is_the_intercept():
 def test_beyond_so_many_columns_nobody_looks(monkeypatch: pytest.MonkeyPatch):
     X = draw(20, 2)
     problem = named(torch.cat([X, X], 1), 0.0)
-    monkeypatch.setattr(diagnostics, "GRAM", 3)
+    monkeypatch.setattr(existence, "GRAM", 3)
     check_identified(problem)
-    monkeypatch.setattr(diagnostics, "GRAM", 4)
+    monkeypatch.setattr(existence, "GRAM", 4)
     with pytest.raises(ValueError, match="dependent columns"):
         check_identified(problem)
 
@@ -252,8 +233,8 @@ def test_only_examples_with_a_weight_need_to_be_separated():
 
 def test_beyond_some_size_no_programme_is_solved(monkeypatch: pytest.MonkeyPatch):
     hidden = at(SEPARATED, [1, 1, 0, 0], [-1.0, 3.0], Logistic())
-    monkeypatch.setattr(diagnostics, "PROGRAMME", 7)  # four margins times two parameters are more
-    monkeypatch.setattr(diagnostics, "linprog", None)
+    monkeypatch.setattr(existence, "PROGRAMME", 7)  # four margins times two parameters are more
+    monkeypatch.setattr(existence, "linprog", None)
     check_separable(hidden)
 
 
@@ -297,7 +278,7 @@ def test_a_hinge_that_stopped_early_is_warned_of_by_its_true_objective():
     value = np.maximum(0, 1 - (2 * y - 1) * model.decision_function(X)).mean() + 5e-5 * (model.coef_**2).sum()
     assert f"its objective is {value:.4g} and" in str(said[0].message)
     polished = from_estimator(model, X, y, polish=True)
-    assert float(polished.gradient().norm()) <= 1e-6 * one_example_contribution(rough)
+    assert float(polished.gradient().norm()) <= 1e-6 * one_contribution(rough)
 
 
 @pytest.mark.parametrize("solver", ["liblinear", "newton-cholesky"])

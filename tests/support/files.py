@@ -1,6 +1,7 @@
 """Files of a user's, and the command line that answers about them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,6 +42,37 @@ def people_file(tmp_path: Path) -> Path:
     path = tmp_path / "people.csv"
     people().to_csv(path, index=False)
     return path
+
+
+@pytest.fixture
+def houses_file(tmp_path: Path) -> Path:
+    """A CSV file of prices in dollars, nearly linear in the size."""
+    random = np.random.default_rng(1)
+    size = random.uniform(50, 200, 80)
+    table = pd.DataFrame(
+        {
+            "size": size,
+            "town": random.choice(["a", "b"], 80),
+            "price": 3000 * size + random.normal(0, 9000, 80),
+        }
+    )
+    path = tmp_path / "houses.csv"
+    table.to_csv(path, index=False)
+    return path
+
+
+def ridge(table: pd.DataFrame) -> tuple[np.ndarray, Any]:
+    """The features and the model that are documented for the file of houses, written out."""
+    from sklearn.linear_model import Ridge
+
+    X = np.column_stack(
+        [
+            (table["size"] - table["size"].mean()) / table["size"].std(ddof=0),
+            table["town"] == "a",
+            table["town"] == "b",
+        ]
+    )
+    return X, Ridge().fit(X, table["price"])
 
 
 NETWORK = """

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import torch
 
+from upweight import LinearProblem
+
 from .cases import Case, to_dense
 
 EPS = 1e-5
@@ -53,3 +55,9 @@ def plain_step(case: Case, removed: list[int]) -> torch.Tensor:
     H = torch.autograd.functional.hessian(total_objective(case, removed), theta)
     gradient = torch.autograd.functional.jacobian(lambda t: case.train_objective(t)[removed].sum(), theta)
     return torch.linalg.lstsq(H, gradient[:, None], driver="gelsd").solution[:, 0]
+
+
+def one_contribution(problem: LinearProblem) -> float:
+    """What one example contributes to the gradient: the root mean square of ||w_i grad l_i|| / n, without penalty."""
+    gradients = problem.train_gradients(torch.arange(problem.n)) - problem.folded_penalty
+    return float(gradients.norm(dim=1).square().mean().sqrt()) / problem.n

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import upweight as uw
-from tests.support.cases import BY_NAME
+from tests.support.cases import BY_NAME, CASES, Case, case_id
 from tests.support.classifiers import blobs, estimator, network
 from tests.support.compare import assert_close_per_row
 from upweight.measures import margin
@@ -25,16 +25,33 @@ def test_explain_names_rows_labels_and_columns() -> None:
     assert "<table" in found._repr_html_()
 
 
-def test_shares_of_columns_are_those_of_the_input_gradient() -> None:
-    case = BY_NAME["logistic"]
-    influence = uw.Influence(case.problem)
-    test = case.test[0][:1], case.test[1][:1]
-    found = uw.explain(influence, test, k=1)
-    row = int(found.helpful.index[0])
-    batch = case.dense[[row]], case.y[[row]]
-    shares = influence.on_inputs(batch, test)[0, 0] * case.dense[row] / influence.on_loss(test).values[0, row]
-    best = int(shares.abs().argmax())
-    assert found.helpful["because of"].iloc[0].startswith(f"column {best} {float(shares[best]):.0%}")
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_parts_add_up_to_the_effect_column_by_column(case: Case) -> None:
+    """Each part is what goes through that column's coefficients: s_j . x_ij r_i / n, and their sum is the effect."""
+    problem, test = case.problem, (case.test[0][:1], case.test[1][:1])
+    influence = uw.Influence(problem)
+    found = uw.explain(influence, test, k=3)
+    for table, parts in zip((found.helpful, found.harmful), found.parts, strict=True):
+        effects = table["removal effect on the loss"]
+        assert parts.index.tolist() == effects.index.tolist()
+        assert_close_per_row(parts.sum(axis=1).to_numpy()[None], effects.to_numpy()[None], 1e-9)
+    row = torch.tensor([int(found.helpful.index[0])])
+    gradient = problem.train_gradients(row)[0] - problem.folded_penalty
+    through = influence.solve(problem.test_gradients(test)).value[0] * gradient / problem.n
+    weight = problem.layout.unpack(through)["weight"].sum(0)
+    assert_close_per_row(found.parts[0].iloc[:1, : problem.d].to_numpy(), weight[None], 1e-9)
+
+
+def test_parts_that_cancel_are_said_in_the_unit_of_the_effect() -> None:
+    """Where the parts are many times their sum, a share of it would be thousands of percent."""
+    X = torch.tensor([[1.0, 1.0], [1.0, -1.0], [1.0, 2.0], [1.0, 0.5]])
+    y = torch.tensor([1.0, 2.0, 0.0, 1.0])
+    found = uw.explain(uw.Influence(uw.LinearProblem.fit(X, y, loss=uw.Squared(), l2=0.01)), (X[:1], y[:1]))
+    words = found.helpful["because of"].iloc[0]
+    effect = found.helpful["removal effect on the loss"].iloc[0]
+    assert "%" not in words
+    numbers = [float(part.rpartition(" ")[2].strip("()")) for part in words.split(", ")]
+    assert sum(numbers) == pytest.approx(effect, abs=0.01 * max(map(abs, numbers)))
 
 
 def test_relative_influence_divides_by_the_rows_own_pull() -> None:
@@ -51,7 +68,10 @@ def test_relative_influence_divides_by_the_rows_own_pull() -> None:
 def test_explain_answers_for_networks_and_for_regression() -> None:
     case = BY_NAME["squared"]
     found = uw.explain(uw.Influence(case.problem), (case.test[0][:1], case.test[1][:1]), k=2)
-    assert found.prediction is None
+    assert found.prediction == pytest.approx(
+        float(case.problem.outputs(case.problem.prepared(case.test)[0])[0])
+    )
+    assert found.label == float(case.test[1][0])
     problem, (X, y) = network()
     assert len(uw.explain(uw.Influence(problem), (X[:1], y[:1]), k=2).helpful) == 2
 

@@ -1,5 +1,7 @@
 """Groups that drive errors: on data where the group is known, against removals asked directly."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -59,22 +61,32 @@ def test_networks_have_effects_of_first_order_and_no_columns() -> None:
     assert_close_per_row(found.groups["effect of removal"].loc[list(GROUPS)].to_numpy(), effects, 1e-10)
     assert found.groups["effect of removal"].equals(found.groups["first order"])
     assert found.features.empty
-    assert list(found.features) == ["feature", "share"]
+    assert list(found.features) == ["feature", "part of first order"]
 
 
-def test_shares_of_columns_are_those_of_input_derivatives() -> None:
+@pytest.mark.parametrize("rows", [2, 1024])
+def test_parts_of_columns_add_up_to_the_groups_effect(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["upweight.uses.mismatch"], "ROWS", rows)
     problem = blobs(2)
     influence, test = uw.Influence(problem), problem.train_batch(torch.arange(60, 80))
     found = uw.mismatch(influence, test, by=GROUPS)
-    rows = torch.tensor(GROUPS[found.groups.index[0]])
-    batch = problem.train_batch(rows)
-    x = batch[0].block(slice(None), torch.float64).dense()
-    parts = (influence.on_inputs(batch, test).mean(0) * x).sum(0)
-    total = influence.on_loss(test).values[:, rows].mean(0).sum()
-    wanted = {f"column {j}": float(parts[j] / total) for j in range(3)}
-    shares = dict(zip(found.features["feature"], found.features["share"], strict=True))
-    assert shares == pytest.approx(wanted, rel=1e-8)
-    assert found.features["share"].abs().is_monotonic_decreasing
+    worst = torch.tensor(GROUPS[found.groups.index[0]])
+    s = influence.solve(problem.test_gradients(test)).value.mean(0)
+    through = (problem.train_gradients(worst) * s).sum(0) / problem.n
+    wanted = problem.layout.unpack(through - problem.folded_penalty * s * len(worst) / problem.n)
+    parts = dict(zip(found.features["feature"], found.features["part of first order"], strict=True))
+    for j in range(3):
+        assert parts[f"column {j}"] == pytest.approx(float(wanted["weight"][0, j]), rel=1e-8)
+    assert sum(parts.values()) == pytest.approx(found.groups["first order"].iloc[0], rel=1e-9)
+    assert found.features["part of first order"].abs().is_monotonic_decreasing
+
+
+def test_columns_that_are_not_named_are_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["upweight.uses.mismatch"], "FEATURES", 2)
+    problem = blobs(2)
+    found = uw.mismatch(uw.Influence(problem), problem.train_batch(torch.arange(60, 80)), by=GROUPS)
+    assert found.features["feature"].iloc[-1] == "the rest"
+    assert found.features["part of first order"].sum() == pytest.approx(found.groups["first order"].iloc[0])
 
 
 def test_a_column_of_labels_names_the_groups() -> None:

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
 
 import upweight as uw
 from tests.support.cases import BY_NAME, CASES, Case, case_id, draw, newton
@@ -210,3 +213,70 @@ def test_an_interrupt_before_the_first_refit_ends_all() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         measured(BY_NAME["logistic"], [0], refit=refit)
+
+
+@every_case
+def test_a_set_removed_together_is_a_refit_of_the_others_alone(case: Case) -> None:
+    one = refits.change_without(case.problem, case.test, torch.tensor([3]))
+    assert_close_per_row(one, measured(case, [3])[0][0], 1e-6)
+    rows = torch.tensor([1, 4, 5])
+    by_user = refits.change_without(
+        case.problem,
+        case.test,
+        rows,
+        lambda left: case.problem.minimised().theta if len(left) == case.problem.n else _alone(case, left),
+    )
+    assert_close_per_row(refits.change_without(case.problem, case.test, rows), by_user, 1e-6)
+
+
+def _alone(case: Case, kept: torch.Tensor) -> torch.Tensor:
+    gone = torch.tensor([i for i in range(case.problem.n) if i not in set(kept.tolist())])
+    return refit_without(case.problem, [gone], uw.Hessian(case.problem).factor(), 1e-11)[0][0]
+
+
+def test_a_network_is_not_trained_again_without_its_users_help() -> None:
+    problem, batch = network()
+    with pytest.raises(ValueError, match="only linear models are trained again here"):
+        refits.change_without(problem, batch, torch.tensor([0]))
+
+
+# -- removals that leave no optimum ------------------------------------------------------------------------------------
+
+
+def rare_category() -> tuple[np.ndarray, np.ndarray, LogisticRegression]:
+    """A category of four rows of which row 3 alone is of the other class, and a model without a penalty."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 3))
+    X[:, 2] = np.arange(40) < 4
+    y = (X[:, 0] + rng.normal(size=40) > 0).astype(int)
+    y[:4] = 1, 1, 1, 0
+    return X, y, LogisticRegression(C=np.inf, tol=1e-10, max_iter=10_000).fit(X, y)
+
+
+def test_a_removal_that_leaves_no_optimum_is_not_counted() -> None:
+    X, y, model = rare_category()
+    problem = uw.from_estimator(model, X, y)
+    found = uw.verify(uw.Influence(problem), (X[4:6], y[4:6]), k=39, random=0)
+    lost = found.table["actual"].isna()
+    assert set(found.table.loc[lost, "train row"]) == {3}
+    assert "not counted: without row 3 there is no optimum" in str(found)
+    counted = found.table[~lost]
+    assert found.top.count == len(counted)
+    assert found.top.pearson == pytest.approx(counted[["predicted", "actual"]].corr().iloc[0, 1])
+    assert found.estimator is not None
+    assert found.estimator < 0.01
+    for row in (5, 11):
+        kept = np.arange(40) != row
+        there = uw.from_estimator(clone(model).fit(X[kept], y[kept]), X[kept], y[kept])
+        wanted = there.evaluate((X[4:5], y[4:5])) - problem.evaluate((X[4:5], y[4:5]))
+        own = counted.query("`train row` == @row and `test row` == 0")["actual"]
+        assert float(own.iloc[0]) == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_training_says_that_there_is_no_optimum() -> None:
+    X, y, model = rare_category()
+    reduced = uw.from_estimator(model, X, y).without(torch.tensor([3]))
+    with pytest.raises(uw.NoOptimumError, match="no finite optimum: 2 separate a part of the training data"):
+        reduced.minimised()
+    assert issubclass(uw.NoOptimumError, (uw.NotConvergedError, ValueError))
+    reduced.changed(l2=1e-3).minimised()

@@ -1,6 +1,10 @@
-"""The command line. What is slow to load beside torch (matplotlib, scikit-learn, a server) waits until it is needed."""
+"""The command line. What is slow to load (torch, SciPy, pandas, scikit-learn, matplotlib, a server) waits for its use.
 
-from . import attack, demo, labels, prediction, row_groups
+So modules here import it inside functions, and above them for type checkers only: help, a wrong option and a mistyped
+file name are answered at once.
+"""
+
+from . import attack, demonstration, labels, prediction, row_groups, trust
 from .app import app
 
 __all__ = ["app"]
@@ -12,9 +16,10 @@ for command in (
     row_groups.mismatch,
     row_groups.remove,
     prediction.verify,
+    trust.trust,
     prediction.report,
     attack.attack,
     labels.review,
-    demo.demo,
+    demonstration.demo,
 ):
     app.command()(command)

@@ -1,16 +1,13 @@
-"""`upweight demo`: a wrong prediction of a digit classifier, explained and verified."""
+"""What `upweight demo` does: a wrong prediction of a digit classifier, explained and verified."""
 
 from __future__ import annotations
 
-import time
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
-import typer
-from rich.console import Console
 from rich.table import Table
 
 from ..influence.influence import Influence
@@ -18,8 +15,8 @@ from ..influence.scores import Scores
 from ..linear.problem import LinearProblem
 from ..losses import Softmax
 from ..runtime.progress import phase, tell
+from ..runtime.terminal import console, say
 from ..validation.verify import Verification, verify
-from .app import answering
 from .digits import CLASSES, Digits, Wrong, embedded_digits, most_confident_error, pixels
 
 if TYPE_CHECKING:
@@ -30,59 +27,38 @@ SHOWN = 8
 """Helpful and harmful digits in the table and the report, each."""
 
 
-@answering
-def demo(
-    out: Annotated[
-        Path, typer.Option(help="Folder for report.html and verification.png.", file_okay=False)
-    ] = Path("demo"),
-    seed: Annotated[int, typer.Option(help="Seed of the random control group.", min=0)] = 0,
-    k: Annotated[
-        int,
-        typer.Option("--k", help="Retrain without each of the k top and k random digits.", min=2, max=2000),
-    ] = 30,
-) -> None:
-    """Explain a wrong prediction of a digit classifier, and verify the explanation by retraining.
+def explained(out: Path, seed: int, k: int) -> None:
+    """The most confident wrong prediction is explained and verified, and both files written; what is found is said.
 
-    Trains softmax regression on 5,500 embedded MNIST digits, takes the wrong test prediction that the model is most
-    confident of, and shows which training digits are responsible.
+    Args:
+        out: The folder of the files.
+        seed: The seed of the random control group.
+        k: How many digits of largest effect, and how many random ones, are retrained without.
     """
-    began = time.perf_counter()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise typer.BadParameter(
-            f"cannot make the folder {out}: {error.strerror}", param_hint="--out"
-        ) from None
-    _explained(embedded_digits(), out, seed, k)
-    Console().print(f"Total time: {time.perf_counter() - began:.1f} s", highlight=False)
-
-
-def _explained(digits: Digits, out: Path, seed: int, k: int) -> None:
-    """Train, explain, verify, and write both files, saying what is found on the way."""
+    digits = embedded_digits()
     with phase("loading matplotlib"):
         from .. import plots
         from ..report import in_words, write
 
-    console = Console(highlight=False)
     labels = torch.from_numpy(digits.train_labels).long()
     with phase(f"training softmax regression on {len(labels):,} digits to a gradient norm of 1e-9"):
         problem = LinearProblem.fit(pixels(digits.train), labels, loss=Softmax(), outputs=CLASSES, l2=L2)
     wrong = most_confident_error(problem, digits)
-    console.print(wrong.question)
+    say(wrong.question)
     test = pixels(digits.test[[wrong.row]]), torch.tensor([wrong.label])
     influence = Influence(problem)
     tell("solving with the Hessian")
     scores = influence.on_loss(test)[0]
-    console.print(_table(scores, digits))
-    console.print(scores.sign)
+    console().print(_table(scores, digits))
+    say(scores.sign)
     tell(f"verifying: training again without each of the {k} top and {k} random digits")
     verified = verify(influence, test, k=k, seed=seed)
-    console.print(in_words(verified, "digits"))
+    say(in_words(verified, "digits"))
     picture = out / "verification.png"
     plots.verification(verified).savefig(picture, dpi=160)
     settings = _settings(influence, problem, seed)
     report = write(out / "report.html", _page(digits, wrong, scores, verified, settings))
-    console.print(f"Report: {report}\nFigure: {picture}", soft_wrap=True)
+    say(f"Report: {report}\nFigure: {picture}")
 
 
 def _table(scores: Scores, digits: Digits) -> Table:
@@ -130,9 +106,9 @@ def _page(
         noun="digits",
         settings=settings,
         certificate=[
-            scores.verdict,
             f"Finishing the training would change the test loss by {float(scores.drift):+.1e}; "
             "effects smaller than that are not to be trusted.",
+            f"The linear system behind the effects: {scores.verdict}.",
             f"Every retrained model has a gradient norm of at most {worst:.1e}, computed independently of the solver.",
         ],
         sign=scores.sign,

@@ -5,19 +5,20 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import uses
 from ..runtime.progress import phase, tell
-from ..tables.fitted_file import FittedFile
-from ..tables.reading import INPUT
-from ..uses.labels import classifier
+from ..runtime.terminal import give, say
+from ..runtime.whole_files import whole
 from .app import GATE
 from .options import Format_, Out
 from .questions import asks
-from .show import show
+from .show import own_name, show
+
+if TYPE_CHECKING:
+    from ..tables.fitted_file import FittedFile
 
 
 @asks()
@@ -42,25 +43,33 @@ def mislabeled(
 
     A label is contradicted where that model is surer of another class than it is of that class's own rows in the mean.
     Where classes overlap some right labels are contradicted too: try a file that is known to be good before you choose
-    the share of --fail-over.
+    the share of --fail-over. Of quantities, values come first that are furthest from what the others say of them.
     """
-    if not fitted.model.classifies:
-        raise ValueError(f"mislabeled is for classes; the target {fitted.target!r} is a quantity")
+    from .. import uses
+    from ..uses.labels import classifier
+
     if fail_over is not None and classifier(fitted.model.influence.problem) is None:
-        raise ValueError("--fail-over needs labels that the model proposes: it is for linear models")
+        raise ValueError(
+            "--fail-over needs labels that the model proposes: it is for linear models of classes"
+        )
     found = uses.mislabeled(fitted.model.influence)
-    table = found.table.rename_axis(fitted.heading)
-    if "label" not in table:
+    table = own_name(found.table.rename_axis(fitted.heading), "value", fitted)
+    if "label" not in table and fitted.model.classifies:
         table.insert(0, "label", fitted.raw.loc[table.index, fitted.target])
     if "proposed label" in table:  # the row's own label is no proposal
         proposed = table["proposed label"].astype(object)
         table["proposed label"] = proposed.where(proposed != table["label"], None)
     words = found.summary or "For this model nothing but self-influence is known: no label is proposed."
     k = k or (20 if out is None and format is None and sys.stdout.isatty() else len(table))
-    show(table.head(k), format, out, "The most suspicious labels first")
+    show(
+        table.head(k),
+        format,
+        out,
+        f"The most suspicious {'labels' if fitted.model.classifies else 'values'} first",
+    )
     tell(words, always=True)
     if fail_over is not None and (share := float(table["contradicted"].mean())) > fail_over:
-        typer.echo(f"{share:.2%} contradicted is more than the {fail_over:.2%} of --fail-over.", err=True)
+        say(f"{share:.2%} contradicted is more than the {fail_over:.2%} of --fail-over.", err=True)
         raise typer.Exit(GATE)
 
 
@@ -109,6 +118,8 @@ def review(
             'the review page is served with starlette: pip install "upweight[review]"'
         ) from missing
 
+    from ..tables import INPUT
+
     if fitted.path == INPUT:
         raise ValueError("a review needs a file that stays where it is: its decisions name rows of that file")
     path = journal or fitted.path.with_name(f"{fitted.path.name}.review")
@@ -116,13 +127,14 @@ def review(
     session = Session(fitted, decisions, held=held, seed=seed)
     corrected = partial(corrected_file, session, exact=exact)
     if export is not None:
-        export.write_bytes(corrected()[1])
-        typer.echo(str(export))
+        with whole(export) as part:
+            part.write_bytes(corrected()[1])
+        give(f"{export}\n")
         return
     with phase(f"doubting {len(fitted.raw):,} labels"):
         session.start()
 
     def announce(address: str) -> None:
-        typer.echo(f"{address}\nDecisions are kept in {path}. Ctrl-C ends the page.", err=True)
+        say(f"{address}\nDecisions are kept in {path}. Ctrl-C ends the page.", err=True)
 
     serve(session, corrected, port=port, announce=announce, browser=browser)

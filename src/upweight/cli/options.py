@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .show import Format
+
+if TYPE_CHECKING:
+    from ..measures import MeasureLike
+    from ..tables.fitted_file import FittedFile
 
 # -- how the training file is read, and which model it gets ----------------------------------------------------------
 
@@ -72,10 +77,48 @@ Row = Annotated[str, typer.Option(help="The row (or id) that is asked about.", s
 Test = Annotated[
     Path | None, typer.Option(help="File with the rows that are asked about; otherwise the training data.")
 ]
+TestOrHeld = Annotated[
+    Path | None,
+    typer.Option(
+        "--test",
+        help="File with the rows that are asked about; otherwise a fifth of the rows is held out of the training.",
+    ),
+]
+
+
+class Asking(str, Enum):
+    """What is asked about a prediction: the loss, a value, or how strongly a model speaks for the row's class."""
+
+    loss = "loss"
+    prediction = "prediction"
+    probability = "probability"
+    logit = "logit"
+    margin = "margin"
+
+    @classmethod
+    def of(cls, asked: Asking | None, fitted: FittedFile) -> MeasureLike | None:
+        """The measure that is meant, None for the loss; what a file's target suggests where nothing is said."""
+        from .. import measures
+        from ..tables.asked import default_measure
+
+        if asked is None:
+            return default_measure(fitted)
+        return None if asked is cls.loss else getattr(measures, asked.value)
+
+
+Measure = Annotated[
+    Asking | None,
+    typer.Option(
+        help="What is asked about: otherwise the loss of a class, and the prediction of a quantity, in its own unit.",
+        show_default=False,
+    ),
+]
 Relative = Annotated[
     bool,
     typer.Option("--relative", help="Rank by effect relative to each row's own pull: outliers step back."),
 ]
+
+Seed = Annotated[int, typer.Option(help="Seed of the draw of rows, where some are drawn.", min=0)]
 
 # -- what is said -----------------------------------------------------------------------------------------------------
 
@@ -83,6 +126,8 @@ Quiet = Annotated[
     bool, typer.Option("--quiet", help="Say nothing but the answer and errors: no notes, warnings and bars.")
 ]
 
+ROUGH = 0.5
+"""The relative error up to which predictions hold roughly, as `validation.verify` has it, which is slow to load."""
 FailOver = Annotated[
     float,
     typer.Option(

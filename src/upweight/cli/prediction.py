@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 import typer
 
-from .. import uses
 from ..errors import InfluenceError
 from ..runtime.progress import tell
-from ..tables.fitted_file import FittedFile
-from ..validation.verify import ROUGH, Verification
-from ..validation.verify import verify as compared_with_retraining
-from .options import FailOver, Format_, K, Out, Relative, Row, Test
+from ..runtime.terminal import give
+from .options import ROUGH, Asking, FailOver, Format_, K, Measure, Out, Relative, Row, Test
 from .questions import asks
-from .show import show
+from .show import own_name, show
+
+if TYPE_CHECKING:
+    from ..tables.fitted_file import FittedFile
+    from ..validation.verify import Verification
+
+PARTS = (
+    "Because of: the largest parts of the effect by columns, in its unit; with the rest (other columns, the intercept) "
+    "they add up to it."
+)
+"""What stands in the column "because of", in a sentence."""
+ITSELF = "The row is one of the training rows: the model has seen it, and it may stand among those that are listed."
+COLUMNS = (
+    "predicted: the change that influence predicts if the row is removed; actual: that of training again without it; "
+    "error: predicted less actual. A perfect forecast has a slope of 1 and an error of 0."
+)
+"""What stands in the columns of a verification."""
 
 
 @asks()
@@ -24,18 +36,30 @@ def explain(
     fitted: FittedFile,
     row: Row,
     test: Test = None,
+    measure: Measure = None,
     relative: Relative = False,
     k: K = 10,
     format: Format_ = None,
     out: Out = None,
 ) -> None:
     """Which training rows made the model say this of a row, and which columns of them."""
-    batch = fitted.batch(test, row=row)
-    found = uses.explain(fitted.model.influence, batch, k=k, relative=relative)
-    helpful, harmful = found.helpful.assign(role="helpful"), found.harmful.assign(role="harmful")
-    both = pd.concat([helpful, harmful.iloc[::-1]])
+    import pandas as pd
+
+    from .. import uses
+    from ..tables.asked import asked_about
+
+    asked = asked_about(fitted, row, test, Asking.of(measure, fitted))
+    found = uses.explain(fitted.model.influence, asked.batch, k=k, relative=relative, measure=asked.measure)
+    sides = zip((found.helpful, found.harmful.iloc[::-1]), found.scores.roles, strict=True)
+    both = pd.concat([table.assign(role=role) for table, role in sides])
     both = both[["role", *[name for name in both if name not in ("role", "influence")]]]
-    tell(f"{found.question}\n{found.scores.sign}\n{found.scores.verdict}", always=True)
+    if asked.said.quantity:
+        both = own_name(both, "label", fitted)
+    parts = PARTS if found.parts else ""
+    itself = ITSELF if test is None else ""
+    for line in (str(asked.said), itself, found.scores.sign, asked.unit, parts, *found.scores.remarks):
+        if line:
+            tell(line, always=True)
     show(both, format, out, f"Training rows responsible for row {row}")
 
 
@@ -44,6 +68,7 @@ def verify(
     fitted: FittedFile,
     row: Row,
     test: Test = None,
+    measure: Measure = None,
     k: Annotated[
         int,
         typer.Option(
@@ -59,14 +84,25 @@ def verify(
     out: Out = None,
 ) -> None:
     """Whether an explanation holds: retrain without single rows, and compare with what was predicted."""
-    batch, model = fitted.batch(test, row=row), fitted.model
-    found = compared_with_retraining(model.influence, batch, k=k, seed=seed, refit=model.refit)
+    from ..measures import name_of
+    from ..tables.asked import asked_about
+    from ..validation.verify import verify as compared_with_retraining
+
+    asked, model = asked_about(fitted, row, test, Asking.of(measure, fitted)), fitted.model
+    found = compared_with_retraining(
+        model.influence, asked.batch, k=k, seed=seed, refit=model.refit, measure=asked.measure
+    )
     if picture is not None:
         from .. import plots
 
         plots.verification(found).savefig(picture, dpi=160)
-    tell(f"{found}\n{found.judgement}.", always=True)
-    show(found.table, format, out, f"Change of the loss of row {row} without single training rows")
+    for line in (str(asked.said), asked.unit, f"{found.judgement}.", *str(found).splitlines(), COLUMNS):
+        if line:
+            tell(line, always=True)
+    table = found.table.set_index("train row")[["group", "predicted", "actual"]]
+    table = table.assign(error=table["predicted"] - table["actual"])
+    title = f"Change of the {name_of(asked.measure)} of row {row} without single training rows"
+    show(table, format, out, title)
     confirmed(found, fail_over)
 
 
@@ -82,6 +118,7 @@ def report(
     row: Row,
     out: Annotated[Path, typer.Option(help="The HTML file to write.", dir_okay=False)] = Path("report.html"),
     test: Test = None,
+    measure: Measure = None,
     relative: Relative = False,
     k: Annotated[int, typer.Option("--k", help="Helpful and harmful rows to show, each.", min=1)] = 10,
     checked: Annotated[
@@ -94,8 +131,10 @@ def report(
 ) -> None:
     """One HTML file that explains a prediction: the rows as they are, what is responsible in them, and the proof."""
     from ..report import explained_row, write
+    from ..tables.asked import asked_about
 
-    page = explained_row(fitted, row, test, k=k, checked=checked, relative=relative)
+    asked = asked_about(fitted, row, test, Asking.of(measure, fitted))
+    page = explained_row(fitted, asked, k=k, checked=checked, relative=relative)
     write(out, page)
-    typer.echo(str(out))
+    give(f"{out}\n")
     confirmed(page.verified, fail_over)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..tables.fitted_file import FittedFile
+from ..runtime.paths import not_there
+from ..runtime.progress import phase
 from .app import answering
 from .options import (
     Category,
@@ -25,6 +28,9 @@ from .options import (
     Text,
     Trust,
 )
+
+if TYPE_CHECKING:
+    from ..tables.fitted_file import FittedFile
 
 
 def _read(
@@ -46,6 +52,9 @@ def _read(
     sheet: Sheet = None,
 ) -> FittedFile:
     """The file with its model, as the shared options say; typer gives None where an option is not used."""
+    with phase("loading"):
+        from ..tables.fitted_file import FittedFile
+
     return FittedFile.of(
         file,
         target,
@@ -66,6 +75,14 @@ def _read(
     )
 
 
+def _check_there(options: Mapping[str, object]) -> None:
+    """The files that options name must be there; nothing has been loaded yet."""
+    for name in ("file", "test") if options.get("problem") else ("file", "test", "model"):
+        path = options.get(name)
+        if isinstance(path, Path) and (trouble := not_there(path)):
+            raise ValueError(trouble)
+
+
 def asks(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A decorator that makes a command of a function whose first argument is the file with its model.
 
@@ -77,7 +94,9 @@ def asks(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Ca
         shared, own = (
             [
                 p.replace(kind=p.KEYWORD_ONLY)
-                for p in inspect.signature(function, eval_str=True).parameters.values()
+                for p in inspect.signature(
+                    function, locals={"FittedFile": Any}, eval_str=True
+                ).parameters.values()
             ]
             for function in (_read, question)
         )
@@ -85,6 +104,7 @@ def asks(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Ca
         names = [p.name for p in (file, target, *reading)]
 
         def asked(**options: object) -> None:
+            _check_there(options)
             question(_read(**{name: options.pop(name) for name in names}), **options)  # type: ignore[arg-type]
 
         asked.__name__, asked.__doc__ = question.__name__, question.__doc__

@@ -5,17 +5,26 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from ..runtime.process import rank
+from ..runtime.terminal import console, give, styled
+from ..runtime.whole_files import whole
 
-from ..runtime.distributed import rank
-from ..tables.spreadsheet import inert
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..tables.fitted_file import FittedFile
 
 WIDEST = 60
 """Characters of a cell that a table on the terminal shows."""
+CHANGES = frozenset(
+    {"first order", "rescaled", "newton", "only together", "low", "high", "retrained", "per row"}
+    | {"predicted", "actual", "error"}
+)
+"""Columns of changes, besides those of effects: they are shown with their sign."""
 
 
 class Format(str, Enum):
@@ -27,7 +36,9 @@ class Format(str, Enum):
     parquet = "parquet"
 
 
-def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: str) -> None:
+def show(
+    frame: pd.DataFrame, format: Format | None, out: Path | None, title: str, widest: int = WIDEST
+) -> None:
     """A table is written to a file or printed; of several processes the first one does it.
 
     Args:
@@ -36,6 +47,7 @@ def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: st
             else as CSV.
         out: The file; None prints it.
         title: What stands above the table on a terminal.
+        widest: Characters of a cell that are shown there.
 
     Raises:
         ValueError: Parquet without a file, or a suffix that names no format.
@@ -52,41 +64,65 @@ def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: st
         raise ValueError("--format parquet needs --out FILE")
     if rank() > 0:
         return
-    if format is Format.parquet:
-        frame.to_parquet(out)
-    elif format is Format.table and out is None:
-        Console().print(for_people(frame, title))
-    elif out is None:
-        sys.stdout.write(_as_text(frame, format))
+    if out is not None:
+        with whole(out) as part:
+            if format is Format.parquet:
+                frame.to_parquet(part)
+            else:
+                part.write_text(_as_text(frame, format), encoding="utf-8")
+    elif format is Format.table:
+        console().print(for_people(frame, title, widest))
     else:
-        out.write_text(_as_text(frame, format), encoding="utf-8")
+        give(_as_text(frame, format))
 
 
 def _as_text(frame: pd.DataFrame, format: Format) -> str:
+    from ..tables.spreadsheet import inert
+
     if format is Format.json:
         return frame.reset_index().to_json(orient="records", indent=1, force_ascii=False) + "\n"
     return inert(frame).to_csv() if format is Format.csv else frame.to_string() + "\n"
 
 
-def for_people(frame: pd.DataFrame, title: str) -> Table:
-    """A table for the terminal: numbers to the right and rounded, effects with their sign, no cell too long."""
-    table = Table(title=title, title_justify="left")
+def own_name(frame: pd.DataFrame, column: str, fitted: FittedFile) -> pd.DataFrame:
+    """A table whose column of true values is called as the target in the file, where no other column is called so.
+
+    Args:
+        frame: The table.
+        column: What the column is called so far.
+        fitted: The file.
+    """
+    return frame if fitted.target in frame else frame.rename(columns={column: fitted.target})
+
+
+def for_people(frame: pd.DataFrame, title: str, widest: int = WIDEST) -> Table:
+    """A table for the terminal: numbers to the right and rounded, effects with their sign, no cell too long.
+
+    "because of" is shown whole: its parts add up.
+
+    Args:
+        frame: The table; its index is a column.
+        title: What stands above it.
+        widest: Characters of a cell that are shown.
+    """
+    import pandas as pd
+    from rich.table import Table
+
+    table = Table(title=styled(title), title_justify="left")
     plain = frame.reset_index()
-    signed = [
-        "effect" in str(name) or name in ("newton", "rescaled", "first order") for name in plain.columns
-    ]
+    signed = ["effect" in str(name) or name in CHANGES for name in plain.columns]
     for name in plain.columns:
         number = pd.api.types.is_numeric_dtype(plain[name]) and not pd.api.types.is_bool_dtype(plain[name])
-        table.add_column(str(name), justify="right" if number else "left", overflow="fold")
+        table.add_column(styled(name), justify="right" if number else "left", overflow="fold")
     for line in plain.itertuples(index=False):
-        table.add_row(*(_cell(value, plus) for value, plus in zip(line, signed, strict=True)))
+        cells = zip(plain.columns, line, signed, strict=True)
+        table.add_row(*(_cell(v, plus, None if name == "because of" else widest) for name, v, plus in cells))
     return table
 
 
-def _cell(value: object, signed: bool) -> Text:
+def _cell(value: object, signed: bool, widest: int | None) -> Text:
     """A value as text that can neither style nor steer the terminal."""
     if value is None:
-        return Text("")
+        return styled("")
     words = (f"{value:+.4g}" if signed else f"{value:.4g}") if isinstance(value, float) else str(value)
-    words = "".join(c if c.isprintable() else " " for c in words)
-    return Text(words if len(words) <= WIDEST else words[: WIDEST - 1] + "…")
+    return styled(words if widest is None or len(words) <= widest else words[: widest - 1] + "…")

@@ -11,7 +11,8 @@ import pandas as pd
 
 from ..data.names import same_order
 from ..data.user_terms import Terms, batch_index, row_index
-from ..linear.diagnostics import at_optimum, check_identified, check_separable
+from ..linear.diagnostics import at_optimum
+from ..linear.existence import check_identified, check_separable
 from ..linear.problem import LinearProblem
 from ..types import Keep
 from .readers import reader_of

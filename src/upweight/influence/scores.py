@@ -16,10 +16,12 @@ from ..errors import StaleError
 from ..runtime.fingerprint import content_hash
 from ..runtime.notebook import as_html
 from ..runtime.tensor_files import read, write
+from ..runtime.terminal import plain
 from ..types import Tensor
-from .stationarity import finishing
+from .stationarity import finishing, unfinished
 
 EDITS = ("removed", "replaced")
+ROLES = ("helpful", "harmful")
 SIGN = "Positive effect = the {measure} would rise if the training example were {edit} ({meaning})."
 
 
@@ -98,6 +100,19 @@ class Scores:
             + "; ".join(dict.fromkeys(member.verdict for member in members)),
             provenance={**first.provenance, "fingerprint": content_hash([], repr(prints)), "members": prints},
         )
+
+    @property
+    def remarks(self) -> list[str]:
+        """How far these effects may be off, a sentence or two each: by unfinished training, then by the solve.
+
+        A solve that converged says nothing about the training: its verdict is about the linear system alone.
+        """
+        said = []
+        if self.drift is not None:
+            reason = unfinished(self.measure, self.drift, self.effect())
+            warned = f"Beware: {reason}. " if reason else ""
+            said.append(warned + finishing(self.measure, self.drift, self.effect()))
+        return [*said, *([f"The linear system behind the effects: {self.verdict}."] if self.verdict else [])]
 
     def __len__(self) -> int:
         return len(self.values)
@@ -220,8 +235,23 @@ class Scores:
         >>> Scores(torch.zeros(1, 2, dtype=torch.float64), n=2).sign
         'Positive effect = the loss would rise if the training example were removed (helpful).'
         """
-        meaning = "helpful" if self.edit == "removed" else "harmful change"
+        meaning = self.roles[0]
+        if self.edit != "removed":
+            meaning = "harmful change" if self.roles == ROLES else "the change raises it"
         return SIGN.format(measure=self.measure, edit=self.edit, meaning=meaning)
+
+    @property
+    def roles(self) -> tuple[str, str]:
+        """What training rows of positive and of negative removal effect are to the measure, in words.
+
+        A loss is better low: rows without which it would rise are helpful. Any other measure they lower or raise.
+
+        >>> import torch
+        >>> zeros = torch.zeros(1, 2, dtype=torch.float64)
+        >>> Scores(zeros, n=2).roles, Scores(zeros, n=2, measure="probability").roles
+        (('helpful', 'harmful'), ('lowers it', 'raises it'))
+        """
+        return ROLES if self.measure.endswith("loss") else ("lowers it", "raises it")
 
     def to_frame(self) -> pd.DataFrame:
         """A table of all scores, one line per test row and training row: test row, train row, influence, effect.
@@ -289,14 +319,11 @@ class Scores:
         lines = [f"Scores: {len(self)} test rows, {self.n} training rows"]
         if self.columns is not None:
             lines[0] += f", the {self.values.shape[1]} strongest kept"
-        lines += [self.sign, *([self.verdict] if self.verdict else [])]
-        if self.drift is not None:
-            lines.append(finishing(self.measure, self.drift, self.effect()))
-        return lines
+        return [*lines, self.sign, *self.remarks]
 
     def __repr__(self) -> str:
         tables = [f"\n{self.helpful(5).to_string()}\n{self.harmful(5).to_string()}"] if len(self) == 1 else []
-        return "\n".join(self._summary() + tables)
+        return plain("\n".join(self._summary() + tables))
 
     def _repr_html_(self) -> str:
         tables = ["Helpful", self.helpful(), "Harmful", self.harmful()] if len(self) == 1 else []

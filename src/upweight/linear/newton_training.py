@@ -17,6 +17,7 @@ from ..linalg.coordinates import Coordinates
 from ..linalg.factorizations import CholeskyFactor
 from ..objective import LinearModel
 from ..types import Tensor
+from .existence import check_separable
 from .gradient_scale import AIM, ENOUGH, GradientScale
 
 Model = TypeVar("Model", bound=LinearModel)
@@ -34,6 +35,8 @@ FLAT = 1e-10
 """The share of the diagonal that is added to a Hessian that is singular to rounding."""
 SHORTEST = 1e-6
 """The least share of a Newton step that is tried."""
+FAR = 8.0
+"""Outputs beyond this may be on their way to infinity: there e^-8 of a loss is left."""
 SOFT = (1.0, 0.1, 0.01)
 """Temperatures of the cheap training."""
 
@@ -51,12 +54,15 @@ def minimise(problem: Model, tolerance: float | None = None) -> Model:
             whatever the units of columns and targets (`GradientScale`).
 
     Raises:
-        NotConvergedError: where there is no optimum (separable data without a penalty) or rounding hides it.
+        NoOptimumError: for separable data without a penalty.
+        NotConvergedError: where rounding hides the optimum.
     """
     here, reached = _by_newton(problem, tolerance)
     if not reached and problem.loss.stands_in:
         here, reached = _by_continuation(problem, tolerance)
     if reached:
+        if float(here.outputs().abs().max()) > FAR:
+            check_separable(here)
         return here
     norm = float(here.gradient().norm())
     wanted = norm / _left(here, here.gradient(), tolerance)

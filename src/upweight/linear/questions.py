@@ -11,7 +11,7 @@ from jaxtyping import Float
 from ..data.design import Design
 from ..data.per_example import per_example
 from ..losses import Parts
-from ..measures import Measure, logit, margin, probability, share_of_sigmoids
+from ..measures import Measure, logit, margin, prediction, probability, share_of_sigmoids
 from ..objective import LinearModel
 from ..types import Tensor, as_tensor
 from .arguments import one_per_example
@@ -48,6 +48,11 @@ def measured(problem: LinearModel, eta: Tensor, y: Any, measure: Measure | None)
     """
     if measure is None:
         return problem.loss.value(eta, problem.encode(y, len(eta)))
+    if measure.function is prediction and problem.loss.classifies:
+        raise ValueError(
+            "prediction is about quantities, and the targets of this model are classes: ask about "
+            "measures.probability, margin or logit"
+        )
     if measure.function not in (logit, probability, margin):
         return per_example(measure.function, eta, one_per_example(y, len(eta)))
     return per_example(_of_classes(problem, measure), eta, problem.encode(y, len(eta)))
@@ -60,8 +65,8 @@ def _of_classes(problem: LinearModel, measure: Measure) -> Callable[..., Tensor]
     """
     if not problem.loss.classifies:
         raise ValueError(
-            f"{measure.name} is about classes, and the targets of this model are numbers: ask about its output, by "
-            "measure=lambda outputs, targets: outputs[:, 0]"
+            f"{measure.name} is about classes, and the targets of this model are numbers: ask about its output, "
+            "measures.prediction"
         )
     if measure.function is not probability:
         return measure.function

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -101,12 +102,11 @@ def check_curved(trial: Trial, passes: Passes) -> None:
     shortcuts.held[CHECKED] = True
 
 
-def _bent(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
+def _bent(slope: Callable[[Tensor], Tensor], flat: Tensor) -> tuple[Tensor, Tensor]:
     """The slopes of a batch's losses in the outputs (b, c), and their derivatives along a random direction."""
-    flat, slope = slopes(of, theta, batch)
-    at = flat.requires_grad_()
+    at = flat.detach().requires_grad_()
     try:
-        there = slope(of, at, batch)
+        there = slope(at)
         if not there.requires_grad:
             return there, torch.zeros_like(there)
         return there.detach(), torch.autograd.grad(there, at, _along(flat), materialize_grads=True)[0]
@@ -128,7 +128,9 @@ def _is_flat(of: Evaluation, theta: Tensor, batch: Any) -> bool:
 
     In lower precisions a softmax that is sure has none either.
     """
-    slope, bend = _bent(*in_float64(of, theta, batch))
+    of, theta, batch = in_float64(of, theta, batch)
+    flat, slope_of = slopes(of, theta, batch)
+    slope, bend = _bent(lambda at: slope_of(of, at, batch), flat)
     return bool((slope != 0).any()) and not bool((bend != 0).any())
 
 
@@ -141,6 +143,6 @@ def _are_flat(of: Evaluation, theta: Tensor, passes: Passes) -> bool:
 def _gap(of: Evaluation, theta: Tensor, batch: Any) -> float:
     """How far the second derivative is off differences of the first."""
     flat, slope = slopes(of, theta, batch)
-    _, bend = _bent(of, theta, batch)
+    _, bend = _bent(lambda at: slope(of, at, batch), flat)
     differences = central(lambda at: slope(of, at, batch).detach(), flat.detach(), _along(flat))
     return gap_to_differences(bend, differences, coarsest=of.coarsest)

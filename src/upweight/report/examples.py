@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..tables.default_models import photograph
+from ..tables.default_models import origin, photograph
 from ..tables.fitted_file import FittedFile
+from ..tables.kinds import Kind
 from ..tables.reading import inside
+from ..uses.parts import INTERCEPT, NAMED, PENALTY, in_words
 
-CELLS = 12
-"""Cells of a row that are shown: those responsible first."""
+CELLS = 200
+"""Cells of a row that a page holds: those responsible first."""
 SIDE = 160
 """Pixels of a photograph's side."""
 
@@ -31,6 +33,8 @@ class Example:
         texts: Its texts, by the names of their columns.
         cells: Its other cells, by the names of their columns.
         highlight: Words of the texts and names of columns that are responsible.
+        because: The largest parts of the effect by columns, in its unit, and the rest of them; "" where there are none.
+        hidden: How many cells more the row has, which are not shown.
     """
 
     id: Hashable
@@ -40,6 +44,8 @@ class Example:
     texts: Mapping[str, str] = field(default_factory=dict)
     cells: Mapping[str, str] = field(default_factory=dict)
     highlight: frozenset[str] = frozenset()
+    because: str = ""
+    hidden: int = 0
 
 
 def file_example(
@@ -48,7 +54,7 @@ def file_example(
     *,
     label: str,
     effect: float | None = None,
-    because: str = "",
+    parts: pd.Series | None = None,
     folder: Path | None = None,
 ) -> Example:
     """A row of a file as it is: its photograph, its texts, and the cells that are responsible before the others.
@@ -58,11 +64,11 @@ def file_example(
         row: The row as it stands in its file; its name is the example's.
         label: Its label, in words.
         effect: The predicted change of the loss without it; None for the example that is asked about.
-        because: The columns and words responsible, as `explain` writes them: "age = [0-10) 54%, money 12%".
+        parts: The parts of the effect by columns of the model, as `Explanation.parts` has them.
         folder: Where its image is; otherwise beside the training file.
     """
     kinds = fitted.model.kinds
-    blamed = _blamed(because, kinds)
+    blamed = _blamed(parts, kinds)
     cells = [column for column, kind in kinds.items() if kind in ("number", "category")]
     cells.sort(key=lambda column: column not in blamed)
     image = None
@@ -73,34 +79,45 @@ def file_example(
         label=label,
         effect=effect,
         image=image,
-        texts={column: str(row[column]) for column, kind in kinds.items() if kind == "text"},
+        texts={column: _cell(row[column]) for column, kind in kinds.items() if kind == "text"},
         cells={column: _cell(row[column]) for column in cells[:CELLS]},
+        hidden=len(cells[CELLS:]),
         highlight=blamed,
+        because="" if parts is None or effect is None else in_words(parts),
     )
 
 
-def training_examples(fitted: FittedFile, explained: pd.DataFrame) -> Iterable[Example]:
-    """The training rows of an explanation's table as examples, in the table's order, with effects and causes."""
+def training_examples(
+    fitted: FittedFile, explained: pd.DataFrame, parts: pd.DataFrame | None = None
+) -> Iterable[Example]:
+    """The training rows of an explanation's table as examples, in the table's order, with effects and causes.
+
+    Args:
+        fitted: The file, with its model.
+        explained: The table: `helpful` or `harmful`.
+        parts: The parts of the effects, a line for each of the table; None of models that have none.
+    """
     effect = next(name for name in explained.columns if "effect" in name)
-    for name, line in explained.iterrows():
+    for i, (name, line) in enumerate(explained.iterrows()):
         yield file_example(
             fitted,
             fitted.raw.loc[name],
-            label=str(fitted.raw.loc[name, fitted.target]),
+            label=_cell(fitted.raw.loc[name, fitted.target]),
             effect=float(line[effect]),
-            because=line.get("because of", ""),
+            parts=None if parts is None else parts.iloc[i],
         )
 
 
 def _cell(value: object) -> str:
+    if value is None or value is pd.NaT or value is pd.NA or value != value:
+        return "missing"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _blamed(because: str, columns: Collection[str]) -> frozenset[str]:
-    """Words and columns of "age = [0-10) 54%, money 12%": a name goes up to its last space."""
-    found = set()
-    for part in because.split(", "):
-        name = part.rpartition(" ")[0].partition("__")[2] or part.rpartition(" ")[0]
-        column = name.partition(" = ")[0].removeprefix("missingindicator_")
-        found.add(column if column in columns else name)
-    return frozenset(found)
+def _blamed(parts: pd.Series | None, kinds: Mapping[str, Kind]) -> frozenset[str]:
+    """The columns of the file that the largest parts go through, and the words of its texts."""
+    if parts is None:
+        return frozenset()
+    sizes = parts.drop([INTERCEPT, PENALTY], errors="ignore").abs()
+    found = [origin(str(name), kinds) for name in sizes[sizes > 0].nlargest(NAMED).index]
+    return frozenset(word if kinds.get(column) == "text" else column for column, word in found)

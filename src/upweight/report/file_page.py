@@ -3,77 +3,59 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from pathlib import Path
+
+import pandas as pd
 
 from ..runtime.progress import tell
+from ..tables.asked import Asked
 from ..tables.fitted_file import FittedFile
-from ..uses.explain import Explanation, explain
+from ..uses.explain import explain
 from ..validation.verify import verify
 from .examples import file_example, training_examples
-from .page import Page
+from .page import NUMBERS, Page
 
 
 def explained_row(
-    fitted: FittedFile,
-    row: str,
-    test: Path | None = None,
-    *,
-    k: int = 10,
-    checked: int = 20,
-    relative: bool = False,
+    fitted: FittedFile, asked: Asked, *, k: int = 10, checked: int = 20, relative: bool = False
 ) -> Page:
     """The report about one row's prediction: it is explained, and the explanation verified by retraining.
 
     Args:
         fitted: The training file with its model.
-        row: The row (or id) that is asked about.
-        test: The file that the row is in; otherwise the training file.
-        k: Helpful and harmful training rows to show, each.
+        asked: The row that is asked about, and what is asked about it.
+        k: Training rows of either sign to show.
         checked: The model is retrained without each of so many rows of largest effect, and as many random ones.
         relative: Whether rows are ranked by effect relative to their own pull on the model.
 
     Raises:
-        FileError: There is no such row.
         ValueError: The model cannot be retrained: a network that came without a `refit`.
     """
-    raw, batch = fitted.row(row, test), fitted.batch(test, row=row)
     influence = fitted.model.influence
-    found = explain(influence, batch, k=k, relative=relative)
+    found = explain(influence, asked.batch, k=k, relative=relative, measure=asked.measure)
     tell(f"verifying: training again without each of the {checked} top and {checked} random rows")
-    verified = verify(influence, batch, k=checked, refit=fitted.model.refit)
+    verified = verify(influence, asked.batch, k=checked, refit=fitted.model.refit, measure=asked.measure)
+    parts = found.parts or (None, None)
     return Page(
-        title=f"Why does the model say this of row {row}?",
-        question=_question(found, f"Row {row} of {(test or fitted.path).name}."),
+        title=f"Why does the model say this of row {asked.name}?",
+        question=f"Row {asked.name} of {asked.path.name}. {asked.said} Which training rows are responsible?",
         test=file_example(
             fitted,
-            raw,
-            label=str(raw[fitted.target]),
-            because=_causes(found),
-            folder=fitted.folder(test),
+            asked.raw,
+            label=str(asked.said.label),
+            parts=pd.concat(found.parts).abs().sum() if found.parts else None,
+            folder=asked.path.resolve().parent,
         ),
-        helpful=list(training_examples(fitted, found.helpful)),
-        harmful=list(training_examples(fitted, found.harmful)),
+        helpful=list(training_examples(fitted, found.helpful, parts[0])),
+        harmful=list(training_examples(fitted, found.harmful, parts[1])),
         verified=verified,
         labels=fitted.raw[fitted.target],
         settings=_settings(fitted, relative),
-        certificate=_certificate(found),
-        sign=found.scores.sign,
+        certificate=found.scores.remarks,
+        sign=f"{found.scores.sign} {asked.unit}".strip(),
+        measure=found.scores.measure,
+        headings=found.headings,
+        target=fitted.target if asked.said.quantity and fitted.target not in NUMBERS else "label",
     )
-
-
-def _question(found: Explanation, which: str) -> str:
-    said = (
-        ""
-        if found.prediction is None
-        else f" The model says {found.prediction!r}; the label is {found.label!r}."
-    )
-    return f"{which}{said} Which training rows are responsible?"
-
-
-def _causes(found: Explanation) -> str:
-    """The columns and words responsible in any of the training rows shown."""
-    lines = [*found.helpful.to_dict("records"), *found.harmful.to_dict("records")]
-    return ", ".join(line.get("because of", "") for line in lines)
 
 
 def _settings(fitted: FittedFile, relative: bool) -> dict[str, str]:
@@ -88,12 +70,3 @@ def _settings(fitted: FittedFile, relative: bool) -> dict[str, str]:
         "ranking": "relative to each row's own pull" if relative else "by effect",
         "upweight": version("upweight"),
     }
-
-
-def _certificate(found: Explanation) -> list[str]:
-    drift = 0.0 if found.scores.drift is None else float(found.scores.drift)
-    return [
-        found.scores.verdict,
-        f"Finishing the training would change the loss by {drift:+.1e}; effects smaller than that are not to be "
-        "trusted.",
-    ]

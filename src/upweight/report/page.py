@@ -19,6 +19,7 @@ from matplotlib.image import imsave
 
 from .. import plots
 from ..runtime.distributed import rank
+from ..runtime.whole_files import whole
 from ..validation.verify import Agreement, Verification
 from .examples import Example
 
@@ -36,14 +37,17 @@ class Page:
         title: The question in a few words.
         question: What was asked, and what the model says, in one or two sentences.
         test: The example in question.
-        helpful: Training examples without which the loss would rise, the most helpful first.
-        harmful: Training examples without which the loss would fall, the most harmful first.
+        helpful: Training examples without which the measure would rise, the strongest first.
+        harmful: Training examples without which the measure would fall, the strongest first.
         verified: Predicted against actual effects of single removals.
         labels: The labels of the training rows, by their names.
         settings: What the answer depends on, and what it was, in words.
         certificate: What the solver guarantees of the answer, a paragraph each.
         sign: How to read the sign of an effect, in one sentence.
         noun: What the training examples are, in the plural.
+        measure: What was asked about.
+        headings: What the two kinds of training examples are to the measure.
+        target: What a label is called: of a quantity its own name.
     """
 
     title: str
@@ -57,6 +61,9 @@ class Page:
     certificate: Sequence[str]
     sign: str
     noun: str = "rows"
+    measure: str = "loss"
+    headings: tuple[str, str] = ("Helpful", "Harmful")
+    target: str = "label"
 
 
 def write(path: str | Path, page: Page) -> Path:
@@ -76,12 +83,15 @@ def write(path: str | Path, page: Page) -> Path:
             verdict=verdict,
             test=page.test,
             groups=[
-                ("Helpful: without them the loss would rise", page.helpful),
-                ("Harmful: without them the loss would fall", page.harmful),
+                (f"{page.headings[0]}: without them the {page.measure} would rise", page.helpful),
+                (f"{page.headings[1]}: without them the {page.measure} would fall", page.harmful),
             ],
+            measure=page.measure,
+            explained=any(example.because for example in (*page.helpful, *page.harmful)),
             figure=figure_uri(plots.verification(page.verified)),
-            figure_text=f"Scatter plot of predicted against actual changes of the loss. {verdict}",
-            effects=_effects(page.verified, page.labels),
+            figure_text=f"Scatter plot of predicted against actual changes of the {page.measure}. {verdict}",
+            effects=_effects(page),
+            target=page.target,
             numbers=NUMBERS,
             settings=page.settings,
             certificate=page.certificate,
@@ -93,16 +103,18 @@ def write(path: str | Path, page: Page) -> Path:
     )
     path = Path(path)
     if rank() == 0:
-        path.write_text(text, encoding="utf-8")
+        with whole(path) as part:
+            part.write_bytes(text.encode("utf-8", "replace"))  # a file's name may hold halves of characters
     return path
 
 
-def _effects(verified: Verification, labels: pd.Series) -> pd.DataFrame:
+def _effects(page: Page) -> pd.DataFrame:
     """The retrained rows, the largest predicted effects first."""
-    found = verified.table[["train row", "group", "predicted", "actual"]]
+    found = page.verified.table[["train row", "group", "predicted", "actual"]]
     found = found.iloc[found["predicted"].abs().argsort(kind="stable")[::-1]]
-    found.insert(1, "label", found["train row"].map(lambda name: str(labels.loc[name])))
-    return found.assign(error=found["predicted"] - found["actual"])
+    found.insert(1, page.target, found["train row"].map(lambda name: str(page.labels.loc[name])))
+    groups = found["group"].replace({"top": "largest effects"})
+    return found.assign(group=groups, error=found["predicted"] - found["actual"])
 
 
 def in_words(verified: Verification, noun: str = "rows") -> str:

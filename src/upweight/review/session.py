@@ -203,18 +203,19 @@ class Session:
         outputs = train.outputs(batch[0])
         said = decided(outputs)
         accuracy = float((said.to(batch[1]) == batch[1].view(said.shape)).double().mean())
+        suspects = mislabeled(influence, validation=batch)
+        assert suspects.bars is not None
         unseen = pd.DataFrame(
             {
                 "label": label_names(self.problem, batch[1]),
                 "proposed label": label_names(self.problem, said),
-                "contradicted": contradicted(self.problem, outputs, batch[1]).numpy(),
+                "contradicted": contradicted(train, outputs, batch[1], suspects.bars).numpy(),
                 "loss without the row": train.loss.value(outputs, batch[1]).numpy(),
                 "gain": np.nan,
             },
             index=self.names[held.numpy()],
         )
-        suspects = mislabeled(influence, validation=batch).table
-        ranking = pd.concat([suspects[unseen.columns], unseen])
+        ranking = pd.concat([suspects.table[unseen.columns], unseen])
         ranking.insert(0, "row", self.names.get_indexer(ranking.index))
         ranking = ranking.sort_values("loss without the row", ascending=False, kind="stable")
         return Fit(decided_so_far.number, accuracy, ranking, influence)
@@ -246,16 +247,16 @@ class Session:
         decision = self.journal.decisions().get(row)
         return str(self.own_labels[row]) if decision is None or decision.label is None else decision.label
 
-    def shown(self, row: int, effect: float | None = None, because: str = "") -> Example:
+    def shown(self, row: int, effect: float | None = None, parts: pd.Series | None = None) -> Example:
         """A row as it stands in its file, with its label as decided.
 
         Args:
             row: Its place in the file.
             effect: The predicted change of the loss without it, where it is evidence about another row.
-            because: The columns and words responsible, as `explain` writes them.
+            parts: The parts of the effect by columns, as `Explanation.parts` has them.
         """
         return file_example(
-            self.fitted, self.fitted.raw.iloc[row], label=self.label(row), effect=effect, because=because
+            self.fitted, self.fitted.raw.iloc[row], label=self.label(row), effect=effect, parts=parts
         )
 
     def evidence(self, row: int) -> tuple[Example, list[Example], list[Example]]:
@@ -264,17 +265,20 @@ class Session:
         asked = self.problem.relabelled(torch.tensor([row]), as_decided).train_batch(torch.tensor([row]))
         with self._lock:
             found = explain(self.fit.influence, asked, k=EVIDENCE + 1, relative=True)
-        causes = ", ".join([*found.helpful["because of"], *found.harmful["because of"]])
-        helpful, harmful = self._others(found.helpful, 1, row), self._others(found.harmful, -1, row)
-        return self.shown(row, because=causes), helpful, harmful
+        helpful, harmful = (
+            self._others(table, parts, sign, row)
+            for table, parts, sign in zip((found.helpful, found.harmful), found.parts, (1, -1), strict=True)
+        )
+        return self.shown(row, parts=pd.concat(found.parts).abs().sum()), helpful, harmful
 
-    def _others(self, table: pd.DataFrame, sign: int, row: int) -> list[Example]:
+    def _others(self, table: pd.DataFrame, parts: pd.DataFrame, sign: int, row: int) -> list[Example]:
         """The rows of a table of evidence, less the row itself, whose effects have the sign."""
         effects = next(table[name] for name in table.columns if "effect" in name)
-        lines = zip(self.names.get_indexer(table.index), effects, table["because of"], strict=True)
         shown = [
-            self.shown(int(place), float(effect), because)
-            for place, effect, because in lines
+            self.shown(int(place), float(effect), parts.iloc[i])
+            for i, (place, effect) in enumerate(
+                zip(self.names.get_indexer(table.index), effects, strict=True)
+            )
             if place != row and sign * effect > 0
         ]
         return shown[:EVIDENCE]

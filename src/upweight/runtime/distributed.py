@@ -21,11 +21,10 @@ from jaxtyping import Float
 
 from ..errors import RankError
 from ..types import Tensor
+from .process import started_with_others
 
 PATIENCE = datetime.timedelta(minutes=30)
 """How long a rank waits for another."""
-STARTED_BY = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun sets."""
 
 _alone = 0
 _last: Any = None
@@ -42,7 +41,7 @@ def ranks() -> int:
     if _alone or not dist.is_available():
         return 1
     if not dist.is_initialized():
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not all(name in os.environ for name in STARTED_BY):
+        if not started_with_others():
             return 1
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         store, own, count = next(dist.rendezvous("env://", timeout=PATIENCE))  # type: ignore[attr-defined]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,8 @@ RARE = 10
 """Categories with fewer rows share a column."""
 VOCABULARY = 10_000
 """The most words of a column of text that get a column of their own."""
+ABSENT = "missingindicator_"
+"""What scikit-learn writes in front of the name of a column that says where a number was filled."""
 SIDE = 224
 """Pixels of the side of an image, as the frozen network takes it."""
 
@@ -103,6 +105,54 @@ def indicator_name(column: str, category: object) -> str:
     'age = [0-10)'
     """
     return f"{column} = {'rare' if category == 'infrequent_sklearn' else category}"
+
+
+def feature_names(pipeline: Pipeline, table: Table) -> tuple[str, ...]:
+    """What a fitted pipeline of `sensible` makes of a table's columns, in words, in the order of its features.
+
+    A number keeps its column's name, "age missing" says where it was filled, "town = north" is a category's indicator,
+    "said: good" a word, "photo: feature 3" a number that the frozen network makes of an image.
+    """
+    columns = pipeline[0]
+    found: list[str] = [""] * sum(its.stop - its.start for its in columns.output_indices_.values())
+    for name, fitted, its in columns.transformers_:
+        if (place := columns.output_indices_.get(name)) is None or place.start == place.stop:
+            continue
+        if name == "numbers":
+            given = fitted.get_feature_names_out(its)
+            words = [
+                f"{n.removeprefix(ABSENT)} missing" if n.startswith(ABSENT) and n not in its else n
+                for n in given
+            ]
+        elif name == "categories":
+            words = fitted.get_feature_names_out(its).tolist()
+        elif its in table.columns("text"):
+            words = [f"{its}: {word}" for word in fitted.get_feature_names_out()]
+        else:
+            words = [f"{its}: feature {j}" for j in range(place.stop - place.start)]
+        found[place] = words
+    return tuple(found)
+
+
+def origin(feature: str, kinds: Mapping[str, Kind]) -> tuple[str, str]:
+    """The column of the file that a feature is made of, and its word, category or "missing"; "" where it is a number.
+
+    Features of a user's own pipeline may carry the names of its parts in front, as scikit-learn writes them. A feature
+    of no known column is a column of its own.
+
+    >>> kinds = {"age": "number", "town": "category", "said": "text"}
+    >>> [origin(name, kinds) for name in ("age", "age missing", "town = north", "said: good", "numbers__age")]
+    [('age', ''), ('age', 'missing'), ('town', 'north'), ('said', 'good'), ('age', '')]
+    """
+    for name in (feature, feature.partition("__")[2].removeprefix(ABSENT)):
+        if name in kinds:
+            return name, ""
+        for column in sorted(kinds, key=len, reverse=True):
+            for between in (" = ", ": ", " "):
+                if name.startswith(column + between):
+                    return column, name[len(column + between) :]
+    prefix, _, word = feature.partition("__")
+    return (prefix, word) if kinds.get(prefix) == "text" else (feature, "")
 
 
 class Photographs:

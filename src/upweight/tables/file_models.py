@@ -16,11 +16,12 @@ from ..errors import NotStationaryWarning
 from ..estimators.from_estimator import from_estimator
 from ..influence.influence import Influence
 from ..objective import Objective
+from ..runtime.paths import not_there
 from ..runtime.progress import phase, tell
 from ..types import Batch
 from ..validation.refits import Refit
 from .columns import Table
-from .default_models import described, sensible
+from .default_models import described, feature_names, sensible
 from .kinds import Kind, is_kind, is_quantity, kind_of
 from .reading import FileError, check_column
 
@@ -68,6 +69,7 @@ def fitted_here(table: Table, folder: Path) -> FileModel:
         warnings.simplefilter("ignore", NotStationaryWarning)
         pipeline.fit(table.X, table.y)
         problem = from_estimator(pipeline, table.X, table.y, polish=True)
+    problem = problem.changed(terms=replace(problem.terms, feature_names=feature_names(pipeline, table)))
     words = described(table)
     tell(f"fitted: {words}", always=True)
     return FileModel(
@@ -118,8 +120,8 @@ def read_skops(path: Path, trust: Collection[str] = ()) -> object:
         import skops.io
     except ImportError as missing:
         raise ImportError('models are read with skops: pip install "upweight[files]"') from missing
-    if not path.is_file():
-        raise FileError(f"{path}: no such file")
+    if trouble := not_there(path):
+        raise FileError(trouble)
     try:
         unknown = [name for name in skops.io.get_untrusted_types(file=path) if name not in trust]
         if unknown:

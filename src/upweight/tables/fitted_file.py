@@ -130,8 +130,12 @@ class FittedFile:
 
     def row(self, row: str, test: Path | None = None) -> pd.Series:
         """The row that is asked about, as it stands in its file. Raises FileError where there is none."""
+        return self.one_row(row, test).iloc[0]
+
+    def one_row(self, row: str, test: Path | None = None) -> pd.DataFrame:
+        """The row that is asked about, as a table of one row. Raises FileError where there is none."""
         raw = self._asked_about(test)
-        return raw.loc[row_label(raw, row)]
+        return raw.loc[[row_label(raw, row)]]
 
     def batch(self, test: Path | None = None, *, row: str | None = None, where: str | None = None) -> Batch:
         """The rows that are asked about, as a batch of the model's: inputs and targets.
@@ -150,6 +154,18 @@ class FittedFile:
         if row is not None:
             raw = raw.loc[[row_label(raw, row)]]
         return self.model.batches(raw, self.folder(test))
+
+    def drawn(self, count: int, test: Path | None = None, *, seed: int = 0) -> Batch:
+        """Some rows of the file of those asked about, drawn at random, or all of them where there are no more.
+
+        Args:
+            count: How many.
+            test: The file of the rows; otherwise the training file.
+            seed: The seed of the draw.
+        """
+        raw = self._asked_about(test)
+        rows = raw.sample(min(count, len(raw)), random_state=seed)
+        return self.model.batches(rows, self.folder(test))
 
     def folder(self, test: Path | None = None) -> Path:
         """The folder that the images of the rows asked about are in: that of their file."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..runtime.paths import not_there
 from .column_files import ColumnFile
 from .formats import COMPRESSED, Format, corrected
 from .formats import FileError as FileError
@@ -126,10 +127,8 @@ def opened(path: str | Path, options: Options | None = None) -> FileRead:
         raise FileError(
             f"{path.name}: cannot read {suffix or 'a file without a suffix'}{packed}; use {', '.join(_MAKERS)}"
         )
-    if path != INPUT and not path.is_file():
-        beside = [p.name for p in path.parent.glob(f"*{suffix}")] if path.parent.is_dir() else []
-        close = difflib.get_close_matches(path.name, beside, 3)
-        raise FileError(f"{path}: no such file" + (f"; did you mean {', '.join(close)}?" if close else ""))
+    if path != INPUT and (trouble := not_there(path)):
+        raise FileError(trouble)
     found = _parsed(path, source, _MAKERS[suffix](suffix, packed, options), options.encoding)
     table = found.table
     if table.empty:
@@ -181,7 +180,7 @@ def _parsed(path: Path, source: Path | BytesIO, format: Format, encoding: str) -
 
 
 def check_column(table: pd.DataFrame, name: str) -> None:
-    """A table must have the column: otherwise `FileError` is raised, with the closest names.
+    """A table must have the column: otherwise `FileError` is raised, with the closest names, in whatever case.
 
     >>> check_column(pd.DataFrame({"age": [1], "town": ["north"]}), "aeg")
     Traceback (most recent call last):
@@ -189,7 +188,9 @@ def check_column(table: pd.DataFrame, name: str) -> None:
     upweight.tables.formats.FileError: no column 'aeg'; closest: age
     """
     if name not in table.columns:
-        close = difflib.get_close_matches(name, table.columns, 3, 0.4) or list(table.columns[:LISTED])
+        lower = {column.casefold(): column for column in reversed(table.columns)}
+        found = difflib.get_close_matches(name.casefold(), lower, 3, 0.4)
+        close = [lower[word] for word in found] or list(table.columns[:LISTED])
         raise FileError(f"no column {name!r}; closest: {', '.join(close)}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -10,15 +10,12 @@ import torch
 
 from ..influence.influence import Influence
 from ..influence.scores import Scores
-from ..influence.stationarity import finishing
 from ..measures import MeasureLike
-from ..objective import LinearModel
 from ..runtime.notebook import as_html
-from ..types import Tensor
-from .labels import classifier, decided, in_words, label_names
-
-COLUMNS = 3
-"""Columns of X that are named for each training row."""
+from ..runtime.terminal import plain
+from .labels import label_names
+from .parts import in_words, part_names, parts_of_effects
+from .said import Said, said_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,39 +23,54 @@ class Explanation:
     """The training rows responsible for one prediction, as `explain` found them.
 
     `helpful` and `harmful` have a line per training row: influence, predicted effect of its removal (positive = the
-    measure would rise), its label, and for linear models the columns x_j whose shares x_j I_pert,j of the influence are
-    the largest. `prediction` and `label` are the model's and the given class of the test row, for linear classifiers.
+    measure would rise), its label, and for linear models "because of": the largest parts of the effect by columns, in
+    its unit, and the rest of them. `parts` are two tables with all of them, for the rows of `helpful` and of `harmful`:
+    a line adds up to the row's effect. `said` is what a linear model says of the test row, and the row's own label.
+
+    For another measure than the loss `helpful` are the rows without which it would rise (they lower it), `harmful`
+    those without which it would fall.
     """
 
     scores: Scores
     helpful: pd.DataFrame
     harmful: pd.DataFrame
-    prediction: Any = None
-    label: Any = None
+    said: Said = field(default_factory=Said)
     relative: bool = False
+    parts: tuple[pd.DataFrame, ...] = ()
+
+    @property
+    def prediction(self) -> Any:
+        """The class or value that the model says, or None where that is not known."""
+        return self.said.prediction
+
+    @property
+    def label(self) -> Any:
+        """The class or value of the test row itself, or None where that is not known."""
+        return self.said.label
 
     @property
     def question(self) -> str:
         """What is explained, in a sentence or two: the prediction beside its label, and how the rows are ranked."""
         ranking = "effect relative to the row's own pull (relative influence)" if self.relative else "effect"
-        said = (
-            ""
-            if self.prediction is None
-            else f"The model says {self.prediction!r}, the label is {self.label!r}. "
-        )
+        said = f"{self.said} " if str(self.said) else ""
         return f"{said}Training rows by {ranking} on the {self.scores.measure}."
 
+    @property
+    def headings(self) -> tuple[str, str]:
+        """What stands above `helpful` and `harmful`: "Helpful" and "Harmful" of a loss, else what they do to it."""
+        return tuple(role.capitalize() for role in self.scores.roles)  # type: ignore[return-value]
+
     def __repr__(self) -> str:
-        tables = f"Helpful\n{self.helpful.to_string()}\nHarmful\n{self.harmful.to_string()}"
-        return "\n".join([self.question, *self._words(), tables])
+        first, second = self.headings
+        tables = f"{first}\n{self.helpful.to_string()}\n{second}\n{self.harmful.to_string()}"
+        return plain("\n".join([self.question, *self._words(), tables]))
 
     def _words(self) -> list[str]:
-        found = self.scores
-        drift = [] if found.drift is None else [finishing(found.measure, found.drift, found.effect())]
-        return [found.sign, found.verdict, *drift]
+        return [self.scores.sign, *self.scores.remarks]
 
     def _repr_html_(self) -> str:
-        return as_html(self.question, *self._words(), "Helpful", self.helpful, "Harmful", self.harmful)
+        first, second = self.headings
+        return as_html(self.question, *self._words(), first, self.helpful, second, self.harmful)
 
 
 def explain(
@@ -104,27 +116,17 @@ def explain(
         weight = influence.own.values[0].abs().clamp(min=1e-300).rsqrt()
     order = (scores.effect()[0] * weight).sort(descending=True).indices
     k = min(k, problem.n)
-    tables, solved = [], None
-    if model is not None:
-        solved = influence.solve(model.test_gradients(test, measure)).value
-    for rows in (order[:k], order.flip(0)[:k]):
+    sides = order[:k], order.flip(0)[:k]
+    tables, parts = [], []
+    solved = None if model is None else influence.solve(model.test_gradients(test, measure)).value
+    for rows in sides:
         table = scores.table(rows)
         if relative:
             table.insert(1, "relative influence", (scores.values[0] * weight)[rows].numpy())
         if model is not None and solved is not None:
+            of_rows = parts_of_effects(model, rows, solved).numpy()
+            parts.append(pd.DataFrame(of_rows, index=table.index, columns=part_names(model)))
             table["label"] = label_names(model, model.y[rows])
-            table["because of"] = _because(model, rows, solved, scores.values[0, rows])
+            table["because of"] = [in_words(line) for _, line in parts[-1].iterrows()]
         tables.append(table)
-    prediction = label = None
-    if (judge := classifier(problem)) is not None:
-        prediction = label_names(judge, decided(judge.outputs(test[0])))[0]
-        label = label_names(judge, judge.encode(test[1], 1))[0]
-    return Explanation(scores, tables[0], tables[1], prediction=prediction, label=label, relative=relative)
-
-
-def _because(problem: LinearModel, rows: Tensor, solved: Tensor, values: Tensor) -> list[str]:
-    """x_j I_pert,j / I of each row (Sec. 5.3), its largest columns in words."""
-    batch = problem.train_batch(rows)
-    x = batch[0].block(slice(None), torch.float64).dense()
-    shares = -problem.input_gradients(batch, solved)[0] * x * (problem.weights[rows] / values)[:, None]
-    return [in_words(problem, row.nan_to_num(0.0), COLUMNS) for row in shares]
+    return Explanation(scores, tables[0], tables[1], said_of(problem, test), relative, tuple(parts))

@@ -14,11 +14,17 @@ from ..influence.stationarity import finishing
 from ..measures import Measure
 from ..objective import LinearModel
 from ..runtime.notebook import as_html
+from ..runtime.terminal import plain
 from ..types import Tensor
-from .labels import feature_name, mean_loss
+from .labels import mean_loss
+from .parts import part_names, parts_of_effects
 
 FEATURES = 10
 """Columns that are named for the group that harms most."""
+ROWS = 1024
+"""Rows of the group that are taken apart at a time."""
+PART = "part of first order"
+"""The heading of the columns' parts, which add up to the group's effect of first order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +33,8 @@ class Mismatch:
 
     `groups` has a line per group, the one that harms the slice most first: its size, the predicted change of the
     slice's mean loss if it were removed (negative = it harms), in all and per row. `features` are, for that first
-    group, the columns by their share x_j I_pert,j of its influence (empty for models that are not linear).
+    group, the parts of its effect of first order by columns, in the same unit: they add up to it, with a last line for
+    the rest (empty for models that are not linear).
     """
 
     groups: pd.DataFrame
@@ -38,7 +45,7 @@ class Mismatch:
     def __repr__(self) -> str:
         head, responsible = self._words()
         features = self.features.to_string(index=False)
-        return f"{head}\n{self.groups.head(10).to_string()}\n{self.drift}\n{responsible}\n{features}"
+        return plain(f"{head}\n{self.groups.head(10).to_string()}\n{self.drift}\n{responsible}\n{features}")
 
     def _repr_html_(self) -> str:
         head, responsible = self._words()
@@ -47,7 +54,7 @@ class Mismatch:
     def _words(self) -> tuple[str, str]:
         return (
             "Predicted change of the slice's mean loss if a group of rows were removed (negative = it harms)",
-            f"Columns responsible in group {self.groups.index[0]!r}",
+            f"Columns responsible in group {self.groups.index[0]!r}: parts that add up to its effect of first order",
         )
 
 
@@ -90,19 +97,19 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
     sets = as_sets(by, problem.n, problem.train_index)[1]
     worst = sets[int(effect.nan_to_num(torch.inf).argmin())]
     if model is None:
-        return Mismatch(groups, pd.DataFrame(columns=["feature", "share"]), drift)
+        return Mismatch(groups, pd.DataFrame(columns=["feature", PART]), drift)
     return Mismatch(groups, _features(influence, model, worst, test, measure), drift)
 
 
 def _features(
     influence: Influence, model: LinearModel, rows: Tensor, test: Any, measure: Measure | None
 ) -> pd.DataFrame:
-    """x_j I_pert,j of the mean loss, summed over the group: which columns carry its influence."""
+    """The parts of the group's first-order effect by columns, summed over its rows: they add up to it."""
     solved = influence.solve(model.test_gradients(test, measure)).value
-    batch = model.train_batch(rows)
-    x = batch[0].block(slice(None), torch.float64).dense()
-    parts = (-model.input_gradients(batch, solved)[0] * x * model.weights[rows, None]).sum(0)
-    total = -(model.train_gradients(rows) @ solved[0]).sum()
-    order = parts.abs().topk(min(FEATURES, model.d)).indices
-    names = [feature_name(model, j) for j in order.tolist()]
-    return pd.DataFrame({"feature": names, "share": (parts / total)[order].numpy()})
+    parts = sum(parts_of_effects(model, some, solved).sum(0) for some in rows.split(ROWS))
+    table = pd.DataFrame({"feature": part_names(model), PART: parts})
+    table = table[table[PART] != 0].sort_values(PART, key=abs, ascending=False, kind="stable")
+    shown, left = table.iloc[:FEATURES], table.iloc[FEATURES:]
+    if len(left):
+        shown = pd.concat([shown, pd.DataFrame({"feature": ["the rest"], PART: [left[PART].sum()]})])
+    return shown.reset_index(drop=True)

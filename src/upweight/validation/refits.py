@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 
 from ..curvature.hessian import Hessian
-from ..errors import NotConvergedError
+from ..errors import NoOptimumError, NotConvergedError
 from ..estimators.refitting import OWN
 from ..linalg.factorizations import Factor
 from ..linear.gradient_scale import AIM, ENOUGH, GradientScale
@@ -53,7 +53,7 @@ def measured_refits(
 
     Returns:
         Changes (r, m), gradient norms (r,) (NaN for a user's refits), and whether all ran: after Ctrl-C what was
-        finished is kept.
+        finished is kept. Changes are NaN where a refit has no optimum.
 
     Raises:
         ValueError: for other than linear problems without `refit`.
@@ -79,6 +79,35 @@ def measured_refits(
             raise
         complete = False
     return torch.stack(changes), torch.tensor(norms), complete
+
+
+def change_without(
+    problem: Objective, test: Any, rows: Tensor, refit: Refit | None = None
+) -> Float[Tensor, " m"]:
+    """The change of each test loss by retraining without a whole set of rows, less what training on changes anyway.
+
+    Args:
+        problem: what was trained.
+        test: m test examples.
+        rows: the training rows that are removed together.
+        refit: trains on the kept rows; None for linear problems, which are refitted here.
+
+    Raises:
+        ValueError: for other than linear problems without `refit`.
+        NotConvergedError: where a linear problem's refit does not get to its optimum.
+    """
+    if refit is not None:
+        everything = torch.arange(problem.n)
+        kept = everything[~torch.isin(everything, rows)]
+        whole, there = (_retrained(problem, refit(left)) for left in (everything, kept))
+    elif problem.linear is not None:
+        whole, there = problem.linear.minimised(), problem.linear.without(rows).minimised()
+    else:
+        raise ValueError(
+            "only linear models are trained again here: the function of --problem must return "
+            "(problem, batches, refit)"
+        )
+    return there.evaluate(test) - whole.evaluate(test)
 
 
 def _by_blocks(
@@ -163,7 +192,7 @@ def refit_without(
             example contributes to the gradient, whatever the units (`GradientScale`).
 
     Returns:
-        The parameters (g, p) and the gradient norms (g,) of the reduced objectives.
+        The parameters (g, p) and the gradient norms (g,) of the reduced objectives; NaN where these have no optimum.
 
     Raises:
         NotConvergedError: where a refit misses twice the tolerance, or 1e-6 of one example's contribution.
@@ -186,7 +215,11 @@ def refit_without(
         active = active[unfinished]
         thetas[active] -= factor.solve(gradient[unfinished].to(factor.dtype)).double()
     for j in (~(far <= 1)).nonzero()[:, 0].tolist():
-        thetas[j] = problem.without(sets[j]).minimised(tolerance).theta
+        try:
+            thetas[j] = problem.without(sets[j]).minimised(tolerance).theta
+        except NoOptimumError:
+            thetas[j], norms[j], far[j] = torch.nan, torch.nan, 0
+            continue
         gradient = problem.gradients_without([sets[j]], thetas[[j]])
         norms[j], far[j] = gradient.norm(), left(gradient)[0]
     if not bool((far <= (2 if scale is None else 2 * ENOUGH / AIM)).all()):

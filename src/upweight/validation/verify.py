@@ -14,6 +14,7 @@ from scipy import stats
 from ..influence.influence import Influence
 from ..measures import MeasureLike, as_measure
 from ..runtime.notebook import as_html
+from ..runtime.terminal import plain
 from .refits import Refit, against_estimator, measured_refits
 
 RESAMPLES = 999
@@ -56,8 +57,8 @@ class Verification:
     """Predicted and actual changes of each test measure, with `top` and `random` removals judged apart.
 
     `table` has a line per test row and removal: test row and train row (their ids where they have some), group,
-    predicted, actual, gradient norm (of the refit's own objective; NaN for a user-given refit). `complete` is False
-    after Ctrl-C: what was finished is kept.
+    predicted, actual, gradient norm (of the refit's own objective; NaN for a user-given refit). `actual` is NaN where a
+    refit has no optimum, and such a line is not counted. `complete` is False after Ctrl-C: what was finished is kept.
     """
 
     table: pd.DataFrame
@@ -66,6 +67,8 @@ class Verification:
     complete: bool = True
     estimator: float | None = None
     """||refits here - refits of the user's estimator|| / ||the latter|| over a few rows; None where there is none."""
+    measure: str = "loss"
+    """What was asked about."""
 
     @property
     def judgement(self) -> str:
@@ -112,9 +115,15 @@ class Verification:
             lines.append(f"random control:   {self.random}")
         if self.estimator is not None:
             lines.append(f"your estimator, fitted again without a few of them: {_words(self.estimator)}")
+        lost = self.table["actual"].isna()
+        if lost.any():
+            rows = self.table.loc[lost, "train row"].unique()
+            lines.append(
+                f"not counted: without {_some(rows)} there is no optimum to train to (separable data without a penalty)"
+            )
         if not self.complete:
             lines.append("interrupted: only the finished refits are counted")
-        return "\n".join(lines)
+        return plain("\n".join(lines))
 
 
 def verify(
@@ -179,7 +188,11 @@ def verify(
     position = {int(row): j for j, row in enumerate(removed.tolist())}
     by_estimator = None
     if refit is None:
-        places = [j for row in top[0, :own].tolist() if (j := position[row]) < len(measured)]
+        places = [
+            j
+            for row in top[0].tolist()
+            if (j := position[row]) < len(measured) and measured[j].isfinite().all()
+        ][:own]
         by_estimator = against_estimator(
             problem, test, as_measure(measure), removed[places], measured[places]
         )
@@ -196,9 +209,9 @@ def verify(
     for column, ids in (("train row", scores.ids), ("test row", scores.test_ids)):
         if ids is not None:
             table[column] = ids.take(table[column])
-    groups = {group: part for group, part in table.groupby("group") if len(part) >= 2}
+    groups = {group: part for group, part in table.dropna(subset="actual").groupby("group") if len(part) >= 2}
     if "top" not in groups:
-        raise ValueError("fewer than two refits were finished: nothing to compare")
+        raise ValueError("fewer than two refits were finished and have an optimum: nothing to compare")
     return Verification(
         table,
         agreement(groups["top"]["predicted"], groups["top"]["actual"], seed),
@@ -207,6 +220,15 @@ def verify(
         else None,
         complete,
         by_estimator,
+        scores.measure,
+    )
+
+
+def _some(rows: np.ndarray) -> str:
+    """Rows in words, the first few of many."""
+    shown = ", ".join(map(str, rows[:5]))
+    return f"{'row' if len(rows) == 1 else 'rows'} {shown}" + (
+        f" and {len(rows) - 5} more" if len(rows) > 5 else ""
     )
 
 

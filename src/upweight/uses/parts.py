@@ -1,0 +1,65 @@
+"""What an effect is made of: parts in its own unit, one for each column, that add up to it."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from ..objective import LinearModel
+from ..types import Tensor
+from .labels import feature_name
+
+INTERCEPT, PENALTY = "the intercept", "the penalty"
+"""The parts of no column: through the intercept, and of the penalty that a removed row takes along."""
+NAMED = 3
+"""Columns that are named for each training row."""
+
+
+def parts_of_effects(
+    model: LinearModel, rows: Tensor, solved: Float[Tensor, "1 p"]
+) -> Float[Tensor, "k parts"]:
+    """The removal effect of training rows, taken apart by the columns of X: each line adds up to the row's effect.
+
+    The gradient of row i in the coefficients of column j is x_ij times its residuals r_i, so that its effect s . g_i /
+    n with s = H^-1 grad(measure) is a sum over columns of x_ij (s_j . r_i) / n: what the row did *through the
+    coefficient of that column*. It is 0 where the cell is 0, which is the mean of a scaled column. What is left are the
+    intercept's part, and the penalty's where a removed row takes its share along (`keep="mean"`).
+
+    Args:
+        model: the linear model.
+        rows: numbers of k training rows.
+        solved: H^-1 times the gradient of the measure, (1, p).
+
+    Returns:
+        The parts (k, d + 2) in the measure's unit, positive = it would rise by the removal: d columns, intercept and
+        penalty.
+    """
+    x = model.train_batch(rows)[0].block(slice(None), torch.float64).dense()
+    r = model.derivatives().r[rows] / model.n
+    s = model.layout.unpack(solved[0])
+    columns = x * (r @ s["weight"])
+    intercept = r @ s["bias"] if model.has_intercept else r.new_zeros(len(r))
+    penalty = (model.folded_penalty @ solved[0] / model.n).expand(len(r))
+    return torch.cat([columns, intercept[:, None], penalty[:, None]], dim=1)
+
+
+def part_names(model: LinearModel) -> list[str]:
+    """What the parts are called: the columns of X, the intercept, the penalty."""
+    return [*(feature_name(model, j) for j in range(model.d)), INTERCEPT, PENALTY]
+
+
+def in_words(parts: pd.Series, count: int = NAMED) -> str:
+    """The columns with the largest parts, and the rest: other columns, the intercept, the penalty.
+
+    Parts of 0 are left out.
+
+    >>> in_words(pd.Series({"age": 0.0012, "dose": -0.0003, "noise": 0.0, "the intercept": 0.01}))
+    'age (+0.0012), dose (-0.0003), the rest (+0.01)'
+    """
+    columns = parts[(parts != 0) & ~parts.index.isin([INTERCEPT, PENALTY])]
+    shown = columns.iloc[columns.abs().argsort(kind="stable")[::-1]].iloc[:count]
+    words = [f"{name} ({value:+.3g})" for name, value in shown.items()]
+    if (parts != 0).sum() > len(shown):
+        words.append(f"the rest ({parts.sum() - shown.sum():+.3g})")
+    return ", ".join(words)

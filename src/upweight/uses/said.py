@@ -1,0 +1,90 @@
+"""What a model says of one row, beside what the row itself says: a class with its probability, or a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..measures import probability
+from ..objective import LinearModel, Objective
+from ..runtime.terminal import plain
+from .labels import classifier, decided, label_names
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model says of one row, and what is known of it.
+
+    `prediction` is a class or a value, None where nobody knows which of a model's outputs is one. `label` is the row's
+    own class or value, None where it has none. `loss` is the row's loss before anything is removed, and
+    `probabilities` are those of the predicted class and of the row's own, for models that give some. `quantity` says
+    whether the two are values; `unit` is the name of the target, where it has one.
+    """
+
+    prediction: Any = None
+    label: Any = None
+    loss: float | None = None
+    probabilities: tuple[float, float] | None = None
+    quantity: bool = False
+    unit: str = ""
+
+    def __str__(self) -> str:
+        """All of it in a sentence or two; nothing where nothing is known."""
+        if self.prediction is None:
+            return "" if self.loss is None else f"The loss is {self.loss:.4g}."
+        return plain(self._of_value() if self.quantity else self._of_class())
+
+    def _of_class(self) -> str:
+        own = f"the label is {self.label!r}"
+        if self.label is None:
+            own = f"the row has no {self.unit or 'label'}: {self.prediction!r} is taken in its place"
+        words = [f"The model says {self.prediction!r}, {own}."]
+        after = [] if self.loss is None else [f"the loss is {self.loss:.4g}"]
+        if self.probabilities is not None:
+            given = [f"It gives {self.prediction!r} a probability of {self.probabilities[0]:.1%}"]
+            if self.label is not None and self.label != self.prediction:
+                given.append(f"{self.label!r} one of {self.probabilities[1]:.1%}")
+            after = [", ".join(given), *after]
+        if after:
+            sentence = "; ".join(after)
+            words.append(f"{sentence[0].upper()}{sentence[1:]}.")
+        return " ".join(words)
+
+    def _of_value(self) -> str:
+        named = f"{self.unit} = " if self.unit else ""
+        said = f"The model says {named}{self.prediction:,.6g}"
+        if self.label is None:
+            return f"{said}; the row has no {self.unit or 'true value'}."
+        miss = self.prediction - self.label
+        side = "as it is" if miss == 0 else f"{abs(miss):,.4g} too {'high' if miss > 0 else 'low'}"
+        return f"{said}, the true value is {self.label:,.6g}: {side}."
+
+
+def said_of(problem: Objective, test: Any) -> Said:
+    """What a linear model says of one row, and the row's own label; of other models only the loss is known.
+
+    Args:
+        problem: the model.
+        test: one test example, as the problem takes batches.
+    """
+    loss, model = float(problem.evaluate(test)[0]), problem.linear
+    if model is None:
+        return Said(loss=loss)
+    design, targets = model.prepared(test)
+    outputs = model.outputs(design)
+    if (judge := classifier(problem)) is None:
+        if model.c > 1:
+            return Said(loss=loss)
+        truth = model.encode(targets, 1).flatten()
+        return Said(float(outputs[0, 0]), float(truth[0]), loss, quantity=True)
+    classes = {"prediction": decided(outputs), "label": judge.encode(targets, 1)}
+    names = {what: label_names(judge, its)[0] for what, its in classes.items()}
+    return Said(**names, loss=loss, probabilities=_probabilities(judge, design, list(classes.values())))
+
+
+def _probabilities(model: LinearModel, design: Any, classes: list[Any]) -> tuple[float, float] | None:
+    """The probabilities of the predicted class and of the row's own; None where the loss is no likelihood (a hinge)."""
+    if not model.loss.likelihood:
+        return None
+    first, second = (float(model.evaluate((design, its), probability)[0]) for its in classes)
+    return first, second
