@@ -239,6 +239,8 @@ def test_the_command_line_takes_what_is_said(tmp_path):
     result = run("mislabeled", path, *said)
     assert result.exit_code == 0, result.output
     assert "20 rows without a y are left out (20 written 'NA')" in result.stderr
+    asked = run("explain", path, *said, "--row", 2, "--k", 1)
+    assert asked.exit_code == 0, asked.output
     result = run("mislabeled", path, "--target", "y")
     assert result.exit_code == 2
     assert "--drop-missing" in result.stderr

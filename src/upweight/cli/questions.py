@@ -79,7 +79,7 @@ def _check_there(options: Mapping[str, object]) -> None:
     """The files that options name must be there; nothing has been loaded yet."""
     for name in ("file", "test") if options.get("problem") else ("file", "test", "model"):
         path = options.get(name)
-        if isinstance(path, Path) and (trouble := not_there(path)):
+        if isinstance(path, Path) and path != Path("-") and (trouble := not_there(path)):
             raise ValueError(trouble)
 
 

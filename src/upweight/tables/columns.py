@@ -49,6 +49,7 @@ class Table:
         kinds: What each column of `X` is learned from as.
         notes: What was left out or filled, and how cells were read, a sentence each.
         rows: The file's table of these rows (n) with all columns, numbers read as numbers.
+        unlabelled: The same of the rows that have no target and were left out.
         readers: How the cells of columns are read, also those of other tables.
         said: What the user says that columns hold.
     """
@@ -58,6 +59,7 @@ class Table:
     kinds: Mapping[str, Kind]
     notes: tuple[str, ...] = ()
     rows: pd.DataFrame = field(default_factory=pd.DataFrame)
+    unlabelled: pd.DataFrame = field(default_factory=pd.DataFrame)
     readers: Mapping[str, Reader] = field(default_factory=dict)
     said: Mapping[str, Kind] = field(default_factory=dict)
 
@@ -166,11 +168,10 @@ def understood(
     read = {name: found for name, found in cells.items() if not len(found.broken) or name in said}
     table = table.assign(**{name: found.values for name, found in read.items()})
     notes: list[str] = []
-    y = table[target]
-    if drop_missing and (missing := y.isna()).any():
-        notes.append(
-            f"{int(missing.sum()):,} rows without a {target} are left out{_written(read.get(target))}"
-        )
+    missing = table[target].isna() & drop_missing
+    unlabelled = table.loc[missing]
+    if len(unlabelled):
+        notes.append(f"{len(unlabelled):,} rows without a {target} are left out{_written(read.get(target))}")
         table = table.loc[~missing]
     y = _checked_target(table[target], said.get(target), cells.get(target))
     kinds: dict[str, Kind] = {}
@@ -187,7 +188,7 @@ def understood(
         raise FileError(f"no column is left to learn from: {'; '.join(notes)}")
     readers: dict[str, Reader] = {name: Plain() for name, kind in kinds.items() if kind == "number"}
     readers |= {name: found.reader for name, found in read.items()}
-    return Table(pd.DataFrame(X, index=table.index), y, kinds, tuple(notes), table, readers, said)
+    return Table(pd.DataFrame(X, index=table.index), y, kinds, tuple(notes), table, unlabelled, readers, said)
 
 
 def _said(**columns: Sequence[str]) -> dict[str, Kind]:
@@ -220,7 +221,9 @@ def _cells(table: pd.DataFrame, target: str, said: Mapping[str, Kind], plain: bo
         if words and found[name] is None:
             labels = read_by(Labels(), column)
             # Among categories a marker is one; names of rows and texts are told by what the other cells hold.
-            if name == target or kind_of(labels.values) not in ("category", "it is constant"):
+            if name == target or (
+                labels.marks and kind_of(labels.values) not in ("category", "it is constant")
+            ):
                 found[name] = labels
     return {name: cells for name, cells in found.items() if cells is not None}
 
