@@ -228,6 +228,9 @@ def test_another_file_is_read_as_the_training_file(tmp_path):
     assert X["flag"].tolist() == found.X["flag"].tolist()[:1]
     X, _ = found.batch(table.head(1).assign(x="?", flag="?"))
     assert X["x"].isna().all()
+    twice = pd.concat([table.iloc[[0]], table.iloc[[0]], table.iloc[[2]]])
+    X, _ = found.batch(twice)  # the same row several times
+    assert X["x"].tolist()[:2] == [1.234, 1.234]
     with pytest.raises(FileError, match=r"column 'x' holds numbers.*'far' in row 0"):
         found.batch(table.head(1).assign(x="far"))
 

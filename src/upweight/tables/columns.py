@@ -19,6 +19,8 @@ from .cells import (
     days,
     decimal_comma,
     has_words,
+    marks,
+    may_be_read,
     nested,
     read_by,
     read_dates,
@@ -204,26 +206,31 @@ def _said(**columns: Sequence[str]) -> dict[str, Kind]:
 def _cells(table: pd.DataFrame, target: str, said: Mapping[str, Kind], plain: bool) -> dict[str, Cells]:
     """The cells of columns of words that are numbers, truth values or dates, all or most of them, or said to be."""
     free = [name for name in table if name not in said]
-    comma = not plain and decimal_comma(
-        table[[name for name in table if said.get(name, "number") == "number"]]
-    )
-    found = {name: cells_of(table[name], comma=comma, plain=plain) for name in free}
+    likely = [name for name in free if may_be_read(table[name], plain=plain)]
+    numbers = [name for name, its in table.items() if not has_words(its) or name in likely]
+    comma = not plain and decimal_comma(table[numbers])
+    found = {name: cells_of(table[name], comma=comma, plain=plain) for name in likely}
     for name, kind in said.items():
-        if kind in ("number", "date") and name in table and not _is_dated(table[name]):
-            column = table[name]
+        column = table.get(name)
+        if (
+            column is None
+            or _is_dated(column)
+            or (kind == "number" and pd.api.types.is_numeric_dtype(column))
+        ):
+            continue
+        if kind in ("number", "date"):
             read = read_dates(column, _CODED) if kind == "date" else read_numbers(column, comma=comma)
             if read.values.isna().all():
                 raise FileError(f"column {name!r} is said to be a {kind}, and none of its cells is one")
             found[name] = read
     for name in free:
         column = table[name]
-        words = has_words(column) and not nested(column) and column.dropna().map(type).nunique() == 1
-        if words and found[name] is None:
+        if found.get(name) is not None or not has_words(column) or nested(column):
+            continue
+        if column.dropna().map(type).nunique() == 1 and (name == target or marks(column)):
             labels = read_by(Labels(), column)
             # Among categories a marker is one; names of rows and texts are told by what the other cells hold.
-            if name == target or (
-                labels.marks and kind_of(labels.values) not in ("category", "it is constant")
-            ):
+            if name == target or kind_of(labels.values) not in ("category", "it is constant"):
                 found[name] = labels
     return {name: cells for name, cells in found.items() if cells is not None}
 
