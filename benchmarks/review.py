@@ -2,6 +2,7 @@
 
     python -m benchmarks review                         50,000 made-up rows of 20 numbers and 5 categories
     python -m benchmarks review --file train.csv --target label
+    python -m benchmarks review --rows 200000 --decided 20000       a review that is far on; beside it --decided 5
 
 Needs the extra "review", Playwright (pip install playwright) and Chromium (--chromium). Prints the time from a key to
 the next row's page, kept apart from the server's own answers, and whether the exported file is what was decided.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -26,6 +28,7 @@ import pandas as pd
 from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 from experiments import commands
+from upweight.review import Journal, file_hash
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
@@ -42,6 +45,25 @@ def made_up(n: int) -> pd.DataFrame:
     wrong = random.random(n) < 0.05
     table["label"] = np.where((score > 0.3) ^ wrong, "yes", "no")
     return table
+
+
+def decided_before(journal: Path, file: Path, target: str, count: int) -> list[dict[str, Any]]:
+    """So many decisions in a new journal, of every kind, about rows here and there."""
+    table = pd.read_csv(file, dtype=str, na_filter=False)
+    rows = np.random.default_rng(1).permutation(len(table))[:count].tolist()
+    labels = sorted(table[target].unique())
+    kinds = (("keep", "k"), ("drop", "d"), ("relabel", "r"))
+    found = [
+        {"row": row, "action": kinds[i % 3], "label": labels[i % 2] if i % 3 == 2 else None}
+        for i, row in enumerate(rows)
+    ]
+    Journal(journal, file.name, target, file_hash(file))
+    with sqlite3.connect(journal) as connection:
+        connection.executemany(
+            "INSERT INTO decision (row, action, label, time) VALUES (?, ?, ?, '')",
+            [(d["row"], d["action"][0], d["label"]) for d in found],
+        )
+    return [{**d, "action": d["action"][1]} for d in found]
 
 
 def start(file: Path, target: str, journal: Path) -> tuple[subprocess.Popen, str]:
@@ -111,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--file", type=Path)
     parser.add_argument("--target", default="label")
     parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--decided", type=int, default=0, help="rows that are decided before it begins")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("--shots", type=Path, help="folder for screenshots")
     asked = parser.parse_args(argv)
@@ -119,6 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if asked.file is None:
             made_up(asked.rows).to_csv(file, index=False)
         browser = playwright.chromium.launch(executable_path=asked.chromium, args=FLAGS)
+        before = decided_before(journal, file, asked.target, asked.decided) if asked.decided else []
         keys = itertools.cycle("rrkrds")
         decisions: list[dict[str, Any]] = []
         seconds: list[float] = []
@@ -141,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             os.kill(server.pid, signal.SIGKILL)
             server.wait()
         if file.suffix == ".csv":
-            right = exported == expected(file, asked.target, decisions)
+            right = exported == expected(file, asked.target, before + decisions)
             print(f"exported file {'is' if right else 'IS NOT'} what was decided, byte for byte")
         kinds = {key: sum(d["action"] == key for d in decisions) for key in "krds"}
         print(f"{len(decisions)} decisions by keyboard ({kinds}), the server killed after 15 and after 30")

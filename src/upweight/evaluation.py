@@ -21,6 +21,7 @@ from .influence.scores import Scores
 from .runtime.distributed import alone, gather_objects, shard
 from .runtime.fingerprint import content_hash
 from .runtime.progress import track
+from .runtime.whole_files import whole
 from .types import ArrayLike, Tensor, as_tensor
 
 RESAMPLES = 1000
@@ -108,9 +109,8 @@ def retrained(
             result = as_tensor(outcome(mask.nonzero()[:, 0], seed)).double().flatten()
         if place is not None:
             place.parent.mkdir(parents=True, exist_ok=True)
-            part = place.with_suffix(".part.npy")
-            np.save(part, result.numpy(), allow_pickle=False)
-            part.replace(place)
+            with whole(place) as part, part.open("wb") as file:
+                np.save(file, result.numpy(), allow_pickle=False)
         found.append(result)
     everyone = [result for part in gather_objects(found) for result in part]
     return torch.stack(everyone).view(len(subsets), len(seeds), -1)

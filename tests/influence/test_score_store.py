@@ -28,6 +28,7 @@ from upweight.influence import score_store as store
 from upweight.influence.score_store import Plan
 from upweight.runtime.fingerprint import FORMAT
 from upweight.runtime.tensor_files import read, write_own
+from upweight.runtime.whole_files import whole
 from upweight.solvers import Solution, Status
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
@@ -88,6 +89,20 @@ def test_what_a_killed_job_left_half_written_is_deleted(tmp_path: Path):
     tmp_path.joinpath("mine.txt").write_text("keep")
     ScoreStore.begin(tmp_path, KEY, PLAN)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "store.json"]
+
+
+def test_two_jobs_on_one_store_end_as_one_would(tmp_path: Path):
+    def while_another_begins(part: slice) -> Any:
+        with whole(tmp_path / "both" / "solved-00000.safetensors"):  # which that one must not delete
+            filled(tmp_path / "both")
+        return VALUES[:, part]
+
+    filled(tmp_path / "alone")
+    first = ScoreStore.begin(tmp_path / "both", KEY, PLAN)
+    assert len(list(first.fill(while_another_begins))) == 3
+    found = contents(tmp_path / "both")
+    assert found.pop("solved-00000.safetensors") == b""
+    assert found == contents(tmp_path / "alone")
 
 
 @pytest.mark.parametrize(
@@ -162,6 +177,9 @@ def test_a_damaged_block_is_named(tmp_path: Path, damage: str):
         write_own(path, {"values": torch.zeros(3, 10)}, {"key": "another", "checksum": ""})
     with pytest.raises(ValueError, match=r"scores-000001\.safetensors"):
         influence.on_loss(test, store=tmp_path)
+    if damage in ("truncated", "foreign"):
+        with pytest.raises(ValueError, match=r"scores-000001\.safetensors is damaged, it is cut off"):
+            ScoreStore(tmp_path)[0]
     path.unlink()
     with pytest.raises(ValueError, match=r"scores-000001\.safetensors cannot be read"):
         ScoreStore(tmp_path)[0]

@@ -152,6 +152,26 @@ def test_a_file_that_is_cut_off_is_refused(path: Path, left: int):
         read(path, "a file")
 
 
+@pytest.mark.parametrize(
+    ("contents", "said"),
+    [
+        (
+            lambda path: path.write_bytes(b"not ours"),
+            "it is cut off, or the list of tensors in its header is broken",
+        ),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "it is cut off"),
+        (lambda path: with_header(path, None), "its header has no entry 'upweight'"),
+        (lambda path: with_header(path, "not JSON"), "the entry 'upweight' of its header is broken"),
+        (lambda path: with_header(path, "0" * 32 + "[1]"), "the entry 'upweight' of its header is broken"),
+    ],
+)
+def test_what_is_damaged_is_said_and_what_to_do(path: Path, contents: Any, said: str):
+    write(path, {"a": torch.arange(100.0)}, {"b": 1})
+    contents(path)
+    with pytest.raises(ValueError, match=f"{said}.*; delete it and compute it again"):
+        read(path, "a file")
+
+
 def test_a_file_that_is_not_there(path: Path):
     with pytest.raises(FileNotFoundError):
         read(path, "a file")

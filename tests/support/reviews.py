@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from starlette.testclient import TestClient
 
-from upweight.review import Journal, Keys, Session, application, corrected_file
+from upweight.review import Journal, Keys, Session, application, corrected_file, file_hash
 from upweight.tables import FittedFile
 
 PORT = 8765
@@ -30,14 +30,15 @@ def labelled(n: int = 90, classes: int = 2) -> pd.DataFrame:
 
 def session_of(fitted: FittedFile, journal: Journal | None = None) -> Session:
     """A session whose model stands still until it is told to catch up."""
-    return Session(fitted, journal or Journal(":memory:", fitted.path.name, fitted.target, "hash"))
+    hash = file_hash(fitted.path)
+    return Session(fitted, journal or Journal(":memory:", fitted.path.name, fitted.target, hash))
 
 
 def settled(session: Session) -> None:
     """Wait until the model of a started session has followed the decisions."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
-        if session.fit.decisions == len(session.journal.decisions()) or session.trouble:
+        if session.current or session.trouble:
             return
         time.sleep(0.02)
     pytest.fail("the model did not follow")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..runtime.progress import phase, tell
+from ..runtime.terminal import give, say
+from ..runtime.whole_files import whole
 from .app import GATE
 from .options import Format_, Out
 from .questions import asks
@@ -70,7 +72,7 @@ def mislabeled(
     )
     tell(words, always=True)
     if fail_over is not None and (share := float(table["contradicted"].mean())) > fail_over:
-        typer.echo(f"{share:.2%} contradicted is more than the {fail_over:.2%} of --fail-over.", err=True)
+        say(f"{share:.2%} contradicted is more than the {fail_over:.2%} of --fail-over.", err=True)
         raise typer.Exit(GATE)
 
 
@@ -124,13 +126,14 @@ def review(
     session = Session(fitted, decisions, held=held, seed=seed)
     corrected = partial(corrected_file, session, exact=exact)
     if export is not None:
-        export.write_bytes(corrected()[1])
-        typer.echo(str(export))
+        with whole(export) as part:
+            part.write_bytes(corrected()[1])
+        give(f"{export}\n")
         return
     with phase(f"doubting {len(fitted.raw):,} labels"):
         session.start()
 
     def announce(address: str) -> None:
-        typer.echo(f"{address}\nDecisions are kept in {path}. Ctrl-C ends the page.", err=True)
+        say(f"{address}\nDecisions are kept in {path}. Ctrl-C ends the page.", err=True)
 
     serve(session, corrected, port=port, announce=announce, browser=browser)

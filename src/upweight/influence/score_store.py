@@ -15,14 +15,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from ..errors import StaleError
 from ..objective import Objective
 from ..runtime.distributed import gather_objects, rank, shard, together
 from ..runtime.fingerprint import FORMAT, content_hash
 from ..runtime.progress import tell, track
-from ..runtime.tensor_files import check_format, header, read, write, write_own
+from ..runtime.tensor_files import UNREADABLE, check_format, damage, header, read, write, write_own
+from ..runtime.whole_files import remove_unfinished, whole
 from ..solvers import Solution, Status
 from ..types import Tensor
 from .scores import Scores
@@ -113,14 +114,20 @@ class ScoreStore:
             self.key: str = words["key"]
             check_format(words.get("format"), self.folder, "a folder of scores")
             self.plan = Plan(**words["plan"]).checked()
-        except (OSError, KeyError, TypeError, json.JSONDecodeError) as failure:
+        except OSError as failure:
             raise ValueError(f"{folder} is not a folder of scores of upweight ({failure})") from failure
+        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as failure:
+            raise ValueError(
+                f"{folder} is not a folder of scores of upweight ({failure}), or its store.json is damaged: delete the "
+                "folder and compute the scores again"
+            ) from failure
 
     @classmethod
     def begin(cls, folder: str | Path, key: str, plan: Plan) -> ScoreStore:
         """The store in a folder for these scores: a new one, or the one there with what is finished.
 
-        What a killed job left half written is deleted.
+        What a killed job left half written is deleted. Several jobs may fill one store: each writes under names of its
+        own, and all write the same.
 
         Args:
             folder: made where it is not there.
@@ -134,8 +141,8 @@ class ScoreStore:
         with together():
             if rank() == 0:
                 place.mkdir(parents=True, exist_ok=True)
-                for unfinished in [*place.glob(".tmp*"), *place.glob("*.part")]:  # of a job that was killed
-                    unfinished.unlink()
+                remove_unfinished(place)
+                remove_unfinished(place, ".tmp*")
                 if not (place / "store.json").exists():
                     write_words(place / "store.json", {"format": FORMAT, "key": key, "plan": vars(plan)})
         with together():
@@ -189,8 +196,10 @@ class ScoreStore:
             with safe_open(path, framework="pt") as file:
                 key = header(file)[2].get("key")
                 found, check = file.get_slice("values")[row], file.get_slice("checks")[row]
-        except (OSError, SafetensorError, KeyError, AttributeError, json.JSONDecodeError) as failure:
+        except OSError as failure:
             raise ValueError(f"{path} cannot be read ({failure}): {AGAIN}") from None
+        except UNREADABLE as failure:
+            raise ValueError(f"{path} is damaged, {damage(failure)}: delete it, and {AGAIN}") from None
         if key != self.key or len(found) != _length(self.plan.part(j)):
             raise ValueError(f"{path} belongs to other scores: delete it and run again")
         if int(check) != _check(found):
@@ -263,10 +272,9 @@ def _check(row: Float[Tensor, " b"]) -> int:
 
 
 def write_words(path: Path, words: dict[str, Any]) -> None:
-    """Write a file of JSON at once or not at all: under another name first, then renamed."""
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(words, indent=1), encoding="utf-8")
-    temporary.replace(path)
+    """Write a file of JSON at once or not at all."""
+    with whole(path) as part:
+        part.write_text(json.dumps(words, indent=1), encoding="utf-8")
 
 
 def _length(part: slice) -> int:

@@ -84,9 +84,14 @@ def recall(folder: str | Path, problem: Objective) -> None:
     """
     path = Path(folder) / "spectra.json"
     if gather_objects(path.exists())[0]:
-        words = json.loads(path.read_text(encoding="utf-8"))
-        if words["problem"] == problem.fingerprint():
-            problem.spectra.update({name: tuple(ends) for name, ends in words["spectra"].items()})
+        try:
+            words = json.loads(path.read_text(encoding="utf-8"))
+            found = {name: tuple(map(float, ends)) for name, ends in words["spectra"].items()}
+            own = words["problem"] == problem.fingerprint()
+        except (KeyError, TypeError, AttributeError, ValueError) as failure:
+            raise ValueError(f"{path} is damaged ({failure}): delete it and run again") from failure
+        if own:
+            problem.spectra.update(found)
 
 
 def keep(folder: Path, problem: Objective, curvatures: list[Curvature | None]) -> None:

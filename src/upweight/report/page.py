@@ -19,6 +19,7 @@ from matplotlib.image import imsave
 
 from .. import plots
 from ..runtime.distributed import rank
+from ..runtime.whole_files import whole
 from ..validation.verify import Agreement, Verification
 from .examples import Example
 
@@ -102,7 +103,8 @@ def write(path: str | Path, page: Page) -> Path:
     )
     path = Path(path)
     if rank() == 0:
-        path.write_text(text, encoding="utf-8")
+        with whole(path) as part:
+            part.write_bytes(text.encode("utf-8", "replace"))  # a file's name may hold halves of characters
     return path
 
 

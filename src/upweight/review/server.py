@@ -10,10 +10,15 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from .access import HOST, Guard, Keys
+from ..runtime.terminal import plain
+from ..tables.reading import FileError
+from .access import HEADERS, HOST, Guard, Keys
+from .journal import JournalError
 from .pages import Export, Pages
 from .session import Session
 
@@ -39,6 +44,24 @@ def application(session: Session, export: Export, port: int, keys: Keys) -> Star
             Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
         ],
         middleware=[Middleware(Guard, port=port, keys=keys)],
+        exception_handlers={FileError: _refused, JournalError: _stuck, Exception: _unforeseen},
+    )
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    return PlainTextResponse(f"{error}.", 409)
+
+
+def _stuck(request: Request, error: Exception) -> Response:
+    return PlainTextResponse(f"{plain(error)}.", 503)
+
+
+def _unforeseen(request: Request, error: Exception) -> Response:
+    """Starlette raises the error again after this answer: whoever started the server sees where it came from."""
+    return PlainTextResponse(
+        f"This could not be done ({type(error).__name__}: {plain(error)}). What was decided before is in the journal.",
+        500,
+        HEADERS,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from jaxtyping import Int, Shaped
 
-from ..errors import InfluenceError
 from ..influence.influence import Influence
 from ..objective import LinearModel
 from ..report import Example, file_example
@@ -22,7 +21,8 @@ from ..types import Tensor
 from ..uses.explain import explain
 from ..uses.labels import classifier, contradicted, decided, label_names
 from ..uses.mislabeled import mislabeled
-from .journal import Decision, Journal
+from .journal import Decided, Decision, Journal
+from .watched import Watched
 
 EVIDENCE = 3
 """Helpful and harmful rows that are shown beside a row, each."""
@@ -33,7 +33,7 @@ class Fit:
     """A model of the labels as they were decided at one moment.
 
     Attributes:
-        decisions: The number of decided rows at that moment.
+        number: The number of that moment (`Decided.number`).
         accuracy: The share of the held-out rows whose labels it predicts.
         ranking: A line per row that was not dropped, by its name, the most doubtful first: its place in the file
             ("row"), its label, the proposed label, whether the label is contradicted, the loss of a model that has not
@@ -42,10 +42,20 @@ class Fit:
         influence: The influence of the rows that it was fitted to.
     """
 
-    decisions: int
+    number: int
     accuracy: float
     ranking: pd.DataFrame
     influence: Influence
+
+    @cached_property
+    def order(self) -> list[int]:
+        """The places of the ranked rows, the most doubtful first."""
+        return [int(row) for row in self.ranking["row"].tolist()]
+
+    @cached_property
+    def contradicted(self) -> int:
+        """The number of labels that are contradicted, as `Suspects` counts them."""
+        return int(self.ranking["contradicted"].sum())
 
 
 class Session:
@@ -77,13 +87,18 @@ class Session:
         count = max(1, round(held * problem.n))
         drawn = torch.randperm(problem.n, generator=torch.Generator().manual_seed(seed))
         self.held = drawn[:count].sort().values
-        self.trouble = ""
+        self.file = Watched(fitted.path, journal.hash)
+        self._trouble = -1, ""
         self._newest: Fit | None = None
         self._news = threading.Event()
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """The labels are fitted as they are decided now; from here on the model follows them in the background."""
+        """The labels are fitted as they are decided now; from here on the model follows them in the background.
+
+        Raises JournalError where no decision could be written down.
+        """
+        self.journal.check_writable()
         self._newest = self.first
         if self.journal.decisions():
             self.catch_up()
@@ -92,36 +107,55 @@ class Session:
     @cached_property
     def first(self) -> Fit:
         """The model of the file's own labels, before any decision."""
-        return self._fit_to(self.problem.theta, {})
+        return self._fit_to(self.problem.theta, Decided(0, 0, {}))
 
     @property
     def fit(self) -> Fit:
         """The newest model. It may be some decisions behind."""
         return self._newest or self.first
 
+    @property
+    def current(self) -> bool:
+        """Whether the newest model knows all decisions."""
+        return self.fit.number == self.journal.now().number
+
+    @property
+    def trouble(self) -> str:
+        """Why there is no model of the labels as they are decided now, in one sentence, or ""."""
+        number, words = self._trouble
+        return words if number == self.journal.now().number else ""
+
     # -- decisions -------------------------------------------------------------------------------------------------
 
     def decide(self, decision: Decision) -> None:
-        """A decision is written down, and the model follows. Raises ValueError for unknown rows and labels."""
+        """A decision is written down, and the model follows.
+
+        Raises ValueError for unknown rows and labels, FileError where the file has changed, JournalError where nothing
+        can be written.
+        """
         if not 0 <= decision.row < len(self.names):
             raise ValueError(f"there is no row {decision.row}")
         if decision.label is not None and decision.label not in self.labels:
             raise ValueError(f"{decision.label!r} is no label: {', '.join(self.labels)}")
+        self.file.check()
         self.journal.add(decision)
         self._news.set()
 
-    def undo(self) -> Decision | None:
-        """The newest decision is taken back and returned, and the model follows; None where there is none."""
-        taken = self.journal.undo()
+    def undo(self, number: int | None = None) -> Decision | None:
+        """The newest decision is taken back and returned, and the model follows; None where there is none.
+
+        With `number` only the decision of that number is. Raises FileError and JournalError as `decide` does.
+        """
+        self.file.check()
+        taken = self.journal.undo(number)
         self._news.set()
         return taken
 
     def waiting(self) -> Iterator[int]:
-        """The places of the rows without a decision, the most doubtful first; skipped ones at the end."""
+        """The places of the rows without a decision, the most doubtful first; then the skipped, the oldest first."""
         done = self.journal.decisions()
-        order = self.fit.ranking["row"]
-        yield from (row for row in order if row not in done)
-        yield from (row for row in order if row in done and done[row].action == "skip")
+        yield from (row for row in self.fit.order if row not in done)
+        yield from (row for row, decision in done.items() if decision.action == "skip")
 
     def corrected(self, table: pd.DataFrame) -> pd.DataFrame:
         """The file's table, in any spelling of its cells, with the labels as decided and without the dropped rows."""
@@ -146,23 +180,25 @@ class Session:
         codes = torch.tensor([self.labels.index(label) for label in labels], dtype=torch.long)
         return 2 * codes - 1 if self.problem.c == 1 else codes
 
-    def _as_decided(self, done: dict[int, Decision]) -> tuple[LinearModel, Int[Tensor, " dropped"]]:
+    def _as_decided(self, done: Mapping[int, Decision]) -> tuple[LinearModel, Int[Tensor, " dropped"]]:
         """The problem with all rows and their labels as decided, and the rows that were dropped."""
         given = {d.row: d.label for d in done.values() if d.label is not None}
         rows, codes = torch.tensor([*given], dtype=torch.long), self.codes([*given.values()])
         dropped = torch.tensor([d.row for d in done.values() if d.action == "drop"], dtype=torch.long)
         return self.problem.relabelled(rows, codes), dropped
 
-    def _fit_to(self, start: Tensor, done: dict[int, Decision]) -> Fit:
+    def _fit_to(self, start: Tensor, decided_so_far: Decided) -> Fit:
         """The model of the labels as decided, from the parameters `start`."""
-        whole, dropped = self._as_decided(done)
+        whole, dropped = self._as_decided(decided_so_far.rows)
         gone = torch.cat([self.held, dropped]).unique()
-        train = whole.at(start).without(gone)
-        if len(train.y.unique()) < 2:
-            raise ValueError("one class is left")
-        train = train.minimised()
+        left = torch.ones(whole.n, dtype=torch.bool).index_fill(0, gone, False)
+        if len(whole.y[left].unique()) < 2:
+            raise ValueError("one class is left" if left.any() else "no row is left")
+        train = whole.at(start).without(gone).minimised()
         influence = Influence(train)
         held = self.held[~torch.isin(self.held, dropped)]
+        if not len(held):
+            raise ValueError("no held-out row is left to measure the accuracy on")
         batch = whole.train_batch(held)
         outputs = train.outputs(batch[0])
         said = decided(outputs)
@@ -182,15 +218,20 @@ class Session:
         ranking = pd.concat([suspects.table[unseen.columns], unseen])
         ranking.insert(0, "row", self.names.get_indexer(ranking.index))
         ranking = ranking.sort_values("loss without the row", ascending=False, kind="stable")
-        return Fit(len(done), accuracy, ranking, influence)
+        return Fit(decided_so_far.number, accuracy, ranking, influence)
 
     def catch_up(self) -> None:
-        """The model is fitted to the labels as decided now, or the reason why it cannot be is noted as `trouble`."""
+        """The model is fitted to the labels as decided now, or the reason why it cannot be becomes the `trouble`."""
+        number = -1
         try:
-            self._newest = self._fit_to(self.fit.influence.problem.theta, self.journal.decisions())
-            self.trouble = ""
-        except (InfluenceError, ValueError) as error:  # the last rows of a class dropped, say
-            self.trouble = f"The labels as decided cannot be fitted: {error}"
+            now = self.journal.now()
+            number = now.number
+            self._newest = self._fit_to(self.fit.influence.problem.theta, now) if now.rows else self.first
+        except (
+            Exception
+        ) as error:  # the last rows of a class dropped, say; the model follows what is decided next
+            reason = str(error) or type(error).__name__
+            self._trouble = number, f"The labels as decided cannot be fitted: {reason}"
 
     def _follow(self) -> None:
         """Catch up whenever decisions have changed."""
@@ -201,6 +242,11 @@ class Session:
 
     # -- what a row looks like -------------------------------------------------------------------------------------
 
+    def label(self, row: int) -> str:
+        """The label of the row at a place, as decided."""
+        decision = self.journal.decisions().get(row)
+        return str(self.own_labels[row]) if decision is None or decision.label is None else decision.label
+
     def shown(self, row: int, effect: float | None = None, parts: pd.Series | None = None) -> Example:
         """A row as it stands in its file, with its label as decided.
 
@@ -209,17 +255,16 @@ class Session:
             effect: The predicted change of the loss without it, where it is evidence about another row.
             parts: The parts of the effect by columns, as `Explanation.parts` has them.
         """
-        decision = self.journal.decisions().get(row)
-        label = str(self.own_labels[row]) if decision is None or decision.label is None else decision.label
-        return file_example(self.fitted, self.fitted.raw.iloc[row], label=label, effect=effect, parts=parts)
+        return file_example(
+            self.fitted, self.fitted.raw.iloc[row], label=self.label(row), effect=effect, parts=parts
+        )
 
     def evidence(self, row: int) -> tuple[Example, list[Example], list[Example]]:
         """The row, the training rows that speak most for its own label, and those that speak most against it."""
-        whole, _ = self._as_decided(self.journal.decisions())
+        as_decided = self.codes([self.label(row)])
+        asked = self.problem.relabelled(torch.tensor([row]), as_decided).train_batch(torch.tensor([row]))
         with self._lock:
-            found = explain(
-                self.fit.influence, whole.train_batch(torch.tensor([row])), k=EVIDENCE + 1, relative=True
-            )
+            found = explain(self.fit.influence, asked, k=EVIDENCE + 1, relative=True)
         helpful, harmful = (
             self._others(table, parts, sign, row)
             for table, parts, sign in zip((found.helpful, found.harmful), found.parts, (1, -1), strict=True)

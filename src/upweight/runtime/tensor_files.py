@@ -16,11 +16,14 @@ from safetensors.torch import save_file
 from ..types import Tensor
 from .distributed import rank
 from .fingerprint import FORMAT, content_hash
+from .whole_files import whole
 
 KEY = "upweight"
 """Where checksum and words stand in the header, in one entry: safetensors writes several in any order."""
 DIGITS = 32
 """The length of a checksum."""
+UNREADABLE = (SafetensorError, KeyError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError)
+"""What reading a file raises that is none of ours, or is damaged."""
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], words: dict[str, Any]) -> None:
@@ -55,11 +58,10 @@ def write_own(path: str | Path, tensors: dict[str, Tensor], words: dict[str, Any
     Raises:
         OSError: where it cannot be written.
     """
-    temporary = Path(f"{path}.part")
-    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    ours = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps({**words, "format": FORMAT})
-    save_file(whole, temporary, metadata={KEY: checksum(whole, text) + text})
-    temporary.replace(path)
+    with whole(path) as part:
+        save_file(ours, part, metadata={KEY: checksum(ours, text) + text})
 
 
 def checksum(tensors: dict[str, Tensor], words: str) -> str:
@@ -106,8 +108,10 @@ def read(path: str | Path, what: str, *needed: str) -> tuple[dict[str, Tensor], 
             found, text, words = header(file)
             check_format(words.pop("format", None), path, what)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, KeyError, json.JSONDecodeError, AttributeError) as failure:
-        raise ValueError(f"{path} is not {what} of upweight ({failure})") from failure
+    except UNREADABLE as failure:
+        raise ValueError(
+            f"{path} is not {what} of upweight, or is damaged: {damage(failure)}; delete it and compute it again"
+        ) from failure
     if not found:
         raise ValueError(
             f"{path} was written without a checksum, by an earlier version: what it holds cannot be relied on; delete "
@@ -118,6 +122,19 @@ def read(path: str | Path, what: str, *needed: str) -> tuple[dict[str, Tensor], 
     if missing := [name for name in needed if name not in tensors and name not in words]:
         raise ValueError(f"{path} is not {what} of upweight: it has no {', '.join(missing)}")
     return tensors, words
+
+
+def damage(failure: Exception) -> str:
+    """What is wrong with a file whose header cannot be read, by the error that reading it gave.
+
+    >>> damage(KeyError("upweight"))
+    "its header has no entry 'upweight', which all files of upweight have"
+    """
+    if isinstance(failure, KeyError):
+        return f"its header has no entry {failure}, which all files of upweight have"
+    if isinstance(failure, SafetensorError):
+        return f"it is cut off, or the list of tensors in its header is broken ({failure})"
+    return f"the entry {KEY!r} of its header is broken ({failure})"
 
 
 def check_format(found: int | None, path: str | Path, what: str) -> None:

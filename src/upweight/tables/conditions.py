@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Hashable
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from .reading import FileError
+from .reading import FileError, check_column
+
+QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`(?P<name>[^`]*)`""")
+"""Texts in quotes, and names of columns in backticks."""
+ALLOWED = (
+    ast.Expression, ast.BoolOp, ast.boolop, ast.BinOp, ast.UnaryOp, ast.unaryop, ast.Compare, ast.cmpop, ast.Name,
+    ast.Load, ast.Constant, ast.List, ast.Tuple, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow,
+    ast.BitAnd, ast.BitOr,
+)  # fmt: skip
+"""What a condition may consist of: comparisons of columns and values, and calculations with them."""
 
 
 def row_label(table: pd.DataFrame, row: str) -> Hashable:
@@ -32,18 +43,22 @@ def row_label(table: pd.DataFrame, row: str) -> Hashable:
 def fulfilling(table: pd.DataFrame, condition: str) -> Bool[np.ndarray, " n"]:
     """Whether a condition holds of each row of a table: True or False, (n,).
 
-    The condition is the user's own, as pandas queries say it. It sees the columns and nothing else of the program.
+    The condition is the user's own, as pandas queries say it. It sees the columns and nothing else of the program, and
+    compares and calculates only: nothing is called, no attribute is read.
 
-    Raises FileError for conditions that cannot be understood, that are not true or false of each row, or that no row
-    fulfils.
+    Raises FileError for conditions that cannot be understood, that do more than that, that are not true or false of
+    each row, or that no row fulfils.
 
     >>> fulfilling(
     ...     pd.DataFrame({"age": [31, 52], "town": ["north", "south"]}), "age > 40 and town == 'south'"
     ... )
     array([False,  True])
     """
+    plain, columns = _without_backticks(condition)
     try:
-        found = table.eval(condition, engine="python", parser="pandas", local_dict={}, global_dict={})
+        _check(plain, table, {new: old for old, new in columns.items()})
+        named = table.rename(columns=columns)
+        found = named.eval(plain, engine="python", parser="pandas", local_dict={}, global_dict={})
     except Exception as error:  # pandas raises whatever the parser, the operator or a lookup does
         raise FileError(f"the condition {condition!r} cannot be understood: {error}") from error
     mask = np.asarray(found)
@@ -52,3 +67,42 @@ def fulfilling(table: pd.DataFrame, condition: str) -> Bool[np.ndarray, " n"]:
     if not mask.any():
         raise FileError(f"no row fulfils {condition!r}")
     return mask
+
+
+def _without_backticks(condition: str) -> tuple[str, dict[str, str]]:
+    """The condition with plain names for the columns in backticks, and these names by the columns.
+
+    What is checked is then word for word what pandas evaluates, and Python's own syntax.
+    """
+    columns: dict[str, str] = {}
+
+    def replaced(part: re.Match[str]) -> str:
+        name = part["name"]
+        return part[0] if name is None else columns.setdefault(name, f"column_in_backticks_{len(columns)}")
+
+    return QUOTED.sub(replaced, condition.strip()), columns
+
+
+def _check(condition: str, table: pd.DataFrame, quoted: dict[str, str]) -> None:
+    """Raise SyntaxError or FileError for a condition that is no comparison of a table's columns and values.
+
+    Args:
+        condition: Words without backticks around names.
+        table: The table.
+        quoted: The names of columns that stood in backticks, by those that stand for them in the condition.
+    """
+    if (
+        len(condition.splitlines()) > 1 or "`" in condition
+    ):  # pandas would read these otherwise than Python does
+        raise SyntaxError("write it in one line, and no backtick but around a column's name")
+    for node in ast.walk(ast.parse(condition, mode="eval")):
+        if isinstance(node, ast.Name):
+            if node.id != "index":
+                check_column(table, quoted.get(node.id, node.id))
+        elif not isinstance(node, ALLOWED):
+            part = ast.get_source_segment(condition, node) or type(node).__name__
+            hint = f": write `{part}`, in backticks, for the column" if part in table.columns else ""
+            raise SyntaxError(
+                f"it compares columns and values, by == != < <= > >= in and or not + - * /, and {part!r} is something "
+                f"else{hint}"
+            )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..runtime.paths import not_there
+from ..runtime.terminal import plain
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 """What stands between the cells of a text file, by the file's suffix."""
@@ -18,7 +19,10 @@ LISTED = 5
 
 
 class FileError(ValueError):
-    """A file, a column or a row cannot be used as it is; the message says what to do."""
+    """A file, a column or a row cannot be used as it is; the message says what to do, and steers no terminal."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(plain(message))
 
 
 def read(path: str | Path, encoding: str = "utf-8") -> pd.DataFrame:
@@ -88,7 +92,7 @@ _READERS: dict[str, Callable[[Path, str], pd.DataFrame]] = {
 
 
 def check_column(table: pd.DataFrame, name: str) -> None:
-    """A table must have the column: otherwise `FileError` is raised, with the closest names.
+    """A table must have the column: otherwise `FileError` is raised, with the closest names, in whatever case.
 
     >>> check_column(pd.DataFrame({"age": [1], "town": ["north"]}), "aeg")
     Traceback (most recent call last):
@@ -96,7 +100,9 @@ def check_column(table: pd.DataFrame, name: str) -> None:
     upweight.tables.reading.FileError: no column 'aeg'; closest: age
     """
     if name not in table.columns:
-        close = difflib.get_close_matches(name, table.columns, 3, 0.4) or list(table.columns[:LISTED])
+        lower = {column.casefold(): column for column in reversed(table.columns)}
+        found = difflib.get_close_matches(name.casefold(), lower, 3, 0.4)
+        close = [lower[word] for word in found] or list(table.columns[:LISTED])
         raise FileError(f"no column {name!r}; closest: {', '.join(close)}")
 
 

@@ -17,6 +17,8 @@ document.addEventListener("submit", (event) => {
   document.body.dataset.sent = "yes";
 });
 
+window.addEventListener("pageshow", () => delete document.body.dataset.sent); // Come back to by the browser's own button.
+
 const percent = (share) => `${(100 * share).toFixed(2)} %`;
 
 async function follow() {
@@ -24,7 +26,12 @@ async function follow() {
   if (!place || place.dataset.state === "current") return;
   let state;
   try {
-    state = await (await fetch("/state")).json();
+    const answer = await fetch("/state");
+    if (!answer.ok) {
+      place.textContent = await answer.text();
+      return;
+    }
+    state = await answer.json();
   } catch {
     place.textContent = "The server has stopped. Start upweight review again: no decision is lost.";
     return;
