@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from tests.support.files import people, run
+from upweight.tables.columns import understood
 from upweight.tables.reading import FileError, Options, opened, read
 
 
@@ -272,3 +273,27 @@ def test_label_tools_get_their_files_back_with_other_labels(tmp_path: Path, tool
     where[int(last) if last.isdigit() else last] = "bad"
     del rows[1]
     assert made.decode() == json.dumps(expected, **style)
+
+
+def test_answers_of_label_tools_are_no_columns_to_learn_from(people_file: Path, tmp_path: Path):
+    """cleanlab's columns are written in the file's order; read beside the file they are left out, nothing changes."""
+    result = run("mislabeled", people_file, "--target", "opinion", "--cleanlab", "--format", "csv")
+    assert result.exit_code == 0, result.output
+    issues = pd.read_csv(io.StringIO(result.stdout))
+    assert issues.columns.tolist() == [
+        "row",
+        "is_label_issue",
+        "label_score",
+        "given_label",
+        "predicted_label",
+    ]
+    assert issues["row"].tolist() == list(range(120))
+    assert issues["given_label"].tolist() == people()["opinion"].tolist()
+    assert issues["label_score"].between(0, 1).all()
+    pd.concat([people(), issues.drop(columns="row")], axis=1).to_csv(tmp_path / "both.csv", index=False)
+    again = run("mislabeled", tmp_path / "both.csv", "--target", "opinion", "--cleanlab", "--format", "csv")
+    assert again.stdout == result.stdout
+    assert "predicted_label: left out, it is an answer of a label tool" in again.stderr
+    content, target = TOOLS["Argilla"]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert list(understood(read(tmp_path / "a.json"), target).kinds) == ["id", "fields.text"]

@@ -316,7 +316,8 @@ def _target(y: pd.Series, kind: Kind | None, cells: Cells | None = None) -> pd.S
     missing = y.index[y.isna()]
     if len(missing):
         words = _written(cells)
-        classes = f"; --category {y.name} takes them as classes" if words else ""
+        labels = words and cells is not None and cells.reader.what == "label"
+        classes = f"; --category {y.name} takes them as classes" if labels else ""
         raise FileError(
             f"the target {y.name!r} is missing in {len(missing):,} rows{words}, first in row {missing[0]}: remove "
             f"those rows, or leave them out with --drop-missing{classes}"

@@ -26,6 +26,11 @@ COUNTED = 5
 INDEX = re.compile(r"Unnamed: \d+|__index_level_\d+__")
 """What pandas calls a column without a name, as an index has that was written along with its table."""
 
+ANSWER = re.compile(
+    r"is_\w+_issue|label_score|given_label|predicted_label|(predictions|suggestions|annotations|responses)\..*"
+)
+"""What label tools (cleanlab, Label Studio, Argilla) call their own answers about labels: a model would learn those."""
+
 
 def kind_of(column: pd.Series) -> str:
     """The kind of a column, or the reason for which it is left out (`is_kind` tells which).
@@ -41,6 +46,8 @@ def kind_of(column: pd.Series) -> str:
         return "it is empty" if not len(present) else "it is constant"
     if INDEX.fullmatch(str(column.name)) and (distinct == len(present) or is_whole(present)):
         return "it is an index that was written along with the table"
+    if ANSWER.fullmatch(str(column.name)):
+        return "it is an answer of a label tool, not a property of the row"
     if pd.api.types.is_bool_dtype(present):
         return "category"
     if pd.api.types.is_numeric_dtype(present):

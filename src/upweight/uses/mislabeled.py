@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -43,6 +44,26 @@ class Suspects:
         if not 0 < share <= 1:
             raise ValueError(f"share must lie above 0 and up to 1, got {share}")
         return self.table.head(max(1, round(share * len(self.table))))
+
+    def cleanlab(self) -> pd.DataFrame:
+        """The suspects as cleanlab's `Datalab.get_issues("label")` lists them, in the order of `table`.
+
+        `is_label_issue` is whether the label is contradicted, `label_score` the probability of the label in a model
+        that has not seen the row (exp of minus the loss without it), then `given_label` and `predicted_label`.
+
+        Raises ValueError where no label is proposed.
+        """
+        if "contradicted" not in self.table:
+            raise ValueError(
+                "cleanlab's columns are for labels that the model proposes: for linear classifiers"
+            )
+        columns = {
+            "is_label_issue": self.table["contradicted"],
+            "label_score": np.exp(-self.table["loss without the row"]),
+            "given_label": self.table["label"],
+            "predicted_label": self.table["proposed label"],
+        }
+        return pd.DataFrame(columns)
 
     @property
     def summary(self) -> str:
