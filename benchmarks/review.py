@@ -28,7 +28,8 @@ import pandas as pd
 from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 from experiments import commands
-from upweight.review import Journal, file_hash
+from upweight.review import Journal
+from upweight.runtime.paths import file_hash
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 

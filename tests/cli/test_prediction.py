@@ -52,7 +52,7 @@ def test_a_quantity_is_explained_by_its_prediction_in_its_own_unit(houses_file):
         kept = np.arange(80) != row
         refit = type(model)().fit(X[kept], table["price"][kept]).predict(X[[5]])[0]
         assert line["removal effect on the prediction"] == pytest.approx(refit - predicted, rel=0.2)
-        parts = [float(part.rpartition(" ")[2]) for part in line["because of"].split(", ")]
+        parts = [float(part.rpartition(" ")[2].strip("()")) for part in line["because of"].split(", ")]
         assert sum(parts) == pytest.approx(
             line["removal effect on the prediction"], abs=0.02 * max(map(abs, parts))
         )

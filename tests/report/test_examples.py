@@ -20,7 +20,7 @@ def fitted(tmp_path_factory):
     [
         ({}, "age", set()),
         (
-            {"town = north": 0.54, "said: good": -0.12, "(intercept)": 3.0, "age": 0.0},
+            {"town = north": 0.54, "said: good": -0.12, "the intercept": 3.0, "age": 0.0},
             "town",
             {"town", "good"},
         ),
@@ -51,12 +51,12 @@ def test_missing_cells_are_called_so_and_cells_that_are_left_out_are_counted(fit
 
 def test_training_rows_have_their_labels_effects_and_causes(fitted):
     table = pd.DataFrame({"influence": [1.0, 2.0], "removal effect on the loss": [0.5, -0.5]}, index=[3, 8])
-    parts = pd.DataFrame({"age": [0.4, 0.0], "(intercept)": [0.1, -0.5]}, index=table.index)
+    parts = pd.DataFrame({"age": [0.4, 0.0], "the intercept": [0.1, -0.5]}, index=table.index)
     found = list(training_examples(fitted, table, parts))
     assert [example.id for example in found] == [3, 8]
     assert [example.effect for example in found] == [0.5, -0.5]
     assert [example.label for example in found] == [fitted.raw.loc[row, "opinion"] for row in (3, 8)]
-    assert [example.because for example in found] == ["age +0.4, (intercept) +0.1", "(intercept) -0.5"]
+    assert [example.because for example in found] == ["age (+0.4), the rest (+0.1)", "the rest (-0.5)"]
     assert [example.highlight for example in found] == [{"age"}, set()]
     assert [example.because for example in training_examples(fitted, table)] == ["", ""]
     assert all(isinstance(example, Example) for example in found)

@@ -28,3 +28,34 @@ def test_a_report_shows_rows_as_they_are_and_escapes_them(tmp_path):
         "logistic regression (C = 1) of opinion on",
     ):
         assert words in html
+
+
+def test_a_report_says_what_marks_and_parts_are_and_hides_no_column_without_a_word(tmp_path):
+    table = people(80)
+    for j in range(15):
+        table[f"extra {j}"] = table["age"].rank() * (j + 1) % 7.3
+    path, out = tmp_path / "people.csv", tmp_path / "report.html"
+    table.to_csv(path, index=False)
+    asked = ("--target", "opinion", "--row", 3, "--k", 2, "--checked", 4, "--out", out, "--fail-over", 10)
+    assert run("report", path, *asked).exit_code == 0
+    html = out.read_text(encoding="utf-8")
+    assert "<mark>Marked</mark> are the columns and words with the largest parts" in html
+    assert "<summary>5 more columns</summary>" in html
+    assert all(
+        html.count(f">extra {j}</th>") >= 5 for j in range(15)
+    )  # of the row asked about and of four others
+    assert "<td>missing</td>" in html or "<mark>missing</mark>" in html  # the age of row 3
+    assert ">nan<" not in html
+    assert '<span class="soft">said:</span>' in html
+    assert "a probability of" in html
+
+
+def test_of_a_quantity_values_stand_under_the_name_of_their_column(houses_file, tmp_path):
+    out = tmp_path / "report.html"
+    asked = ("--target", "price", "--row", 5, "--k", 2, "--checked", 4, "--out", out)
+    assert run("report", houses_file, *asked).exit_code == 0
+    html = out.read_text(encoding="utf-8")
+    assert "Effects are in the unit of price." in html
+    assert html.count("<br>price ") == 4
+    assert '<th scope="col">price</th>' in html
+    assert "change of the prediction" in html

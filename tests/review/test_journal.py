@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import xxhash
 
-from upweight.review.journal import Decision, Journal, file_hash
+from upweight.review.journal import Decision, Journal
+from upweight.runtime.paths import file_hash
 from upweight.tables import FileError
 
 
@@ -60,7 +61,7 @@ def test_a_journal_of_something_else_is_refused(tmp_path):
 @pytest.mark.parametrize("part", [None, 4])
 def test_the_hash_of_a_file_is_that_of_all_its_bytes(tmp_path, part, monkeypatch: pytest.MonkeyPatch):
     if part is not None:
-        monkeypatch.setattr("upweight.review.journal.PART", part)
+        monkeypatch.setattr("upweight.runtime.paths.PART", part)
     path = tmp_path / "file.csv"
     for words in (b"", b"abcdefghij", b"Xbcdefghij", b"abcdXfghij", b"abcdefghiX", b"abcdefghijk"):
         path.write_bytes(words)

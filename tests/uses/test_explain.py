@@ -50,7 +50,7 @@ def test_parts_that_cancel_are_said_in_the_unit_of_the_effect() -> None:
     words = found.helpful["because of"].iloc[0]
     effect = found.helpful["removal effect on the loss"].iloc[0]
     assert "%" not in words
-    numbers = [float(part.rpartition(" ")[2]) for part in words.split(", ")]
+    numbers = [float(part.rpartition(" ")[2].strip("()")) for part in words.split(", ")]
     assert sum(numbers) == pytest.approx(effect, abs=0.01 * max(map(abs, numbers)))
 
 

@@ -21,9 +21,16 @@ if TYPE_CHECKING:
 ROUGH = 0.5
 """The relative error up to which an explanation holds roughly, as `validation.verify` has it, which is slow to load."""
 PARTS = (
-    "Because of: the parts of the effect by columns, in its unit; together with the rest they are the effect."
+    "Because of: the largest parts of the effect by columns, in its unit; with the rest (other columns, the intercept) "
+    "they add up to it."
 )
 """What stands in the column "because of", in a sentence."""
+ITSELF = "The row is one of the training rows: the model has seen it, and it may stand among those that are listed."
+COLUMNS = (
+    "predicted: the change that influence predicts if the row is removed; actual: that of training again without it; "
+    "error: predicted less actual. A perfect forecast has a slope of 1 and an error of 0."
+)
+"""What stands in the columns of a verification."""
 
 
 @asks()
@@ -51,7 +58,9 @@ def explain(
     if asked.said.quantity:
         both = own_name(both, "label", fitted)
     parts = PARTS if found.parts else ""
-    for line in (str(asked.said), found.scores.sign, asked.unit, parts, found.scores.verdict):
+    itself = ITSELF if test is None else ""
+    solved = f"Solver: {found.scores.verdict}."
+    for line in (str(asked.said), itself, found.scores.sign, asked.unit, parts, solved):
         if line:
             tell(line, always=True)
     show(both, format, out, f"Training rows responsible for row {row}")
@@ -90,7 +99,7 @@ def verify(
         from .. import plots
 
         plots.verification(found).savefig(picture, dpi=160)
-    for line in (str(asked.said), asked.unit, *str(found).splitlines(), f"{found.judgement}."):
+    for line in (str(asked.said), asked.unit, f"{found.judgement}.", *str(found).splitlines(), COLUMNS):
         if line:
             tell(line, always=True)
     table = found.table.set_index("train row")[["group", "predicted", "actual"]]

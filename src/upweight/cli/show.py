@@ -82,7 +82,13 @@ def _as_text(frame: pd.DataFrame, format: Format) -> str:
 
 
 def own_name(frame: pd.DataFrame, column: str, fitted: FittedFile) -> pd.DataFrame:
-    """A table whose column of true values is called as the target in the file, where no other column is called so."""
+    """A table whose column of true values is called as the target in the file, where no other column is called so.
+
+    Args:
+        frame: The table.
+        column: What the column is called so far.
+        fitted: The file.
+    """
     return frame if fitted.target in frame else frame.rename(columns={column: fitted.target})
 
 

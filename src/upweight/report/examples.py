@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..tables.columns import Kind
 from ..tables.default_models import origin, photograph
 from ..tables.fitted_file import FittedFile
+from ..tables.kinds import Kind
 from ..tables.reading import inside
 from ..uses.parts import INTERCEPT, NAMED, PENALTY, in_words
 

@@ -12,7 +12,7 @@ from ..tables.fitted_file import FittedFile
 from ..uses.explain import Explanation, explain
 from ..validation.verify import verify
 from .examples import file_example, training_examples
-from .page import Page
+from .page import NUMBERS, Page
 
 
 def explained_row(
@@ -54,6 +54,7 @@ def explained_row(
         sign=f"{found.scores.sign} {asked.unit}".strip(),
         measure=found.scores.measure,
         headings=found.headings,
+        target=fitted.target if asked.said.quantity and fitted.target not in NUMBERS else "label",
     )
 
 

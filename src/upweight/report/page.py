@@ -47,6 +47,7 @@ class Page:
         noun: What the training examples are, in the plural.
         measure: What was asked about.
         headings: What the two kinds of training examples are to the measure.
+        target: What a label is called: of a quantity its own name.
     """
 
     title: str
@@ -62,6 +63,7 @@ class Page:
     noun: str = "rows"
     measure: str = "loss"
     headings: tuple[str, str] = ("Helpful", "Harmful")
+    target: str = "label"
 
 
 def write(path: str | Path, page: Page) -> Path:
@@ -88,7 +90,8 @@ def write(path: str | Path, page: Page) -> Path:
             explained=any(example.because for example in (*page.helpful, *page.harmful)),
             figure=figure_uri(plots.verification(page.verified)),
             figure_text=f"Scatter plot of predicted against actual changes of the {page.measure}. {verdict}",
-            effects=_effects(page.verified, page.labels),
+            effects=_effects(page),
+            target=page.target,
             numbers=NUMBERS,
             settings=page.settings,
             certificate=page.certificate,
@@ -105,12 +108,13 @@ def write(path: str | Path, page: Page) -> Path:
     return path
 
 
-def _effects(verified: Verification, labels: pd.Series) -> pd.DataFrame:
+def _effects(page: Page) -> pd.DataFrame:
     """The retrained rows, the largest predicted effects first."""
-    found = verified.table[["train row", "group", "predicted", "actual"]]
+    found = page.verified.table[["train row", "group", "predicted", "actual"]]
     found = found.iloc[found["predicted"].abs().argsort(kind="stable")[::-1]]
-    found.insert(1, "label", found["train row"].map(lambda name: str(labels.loc[name])))
-    return found.assign(error=found["predicted"] - found["actual"])
+    found.insert(1, page.target, found["train row"].map(lambda name: str(page.labels.loc[name])))
+    groups = found["group"].replace({"top": "largest effects"})
+    return found.assign(group=groups, error=found["predicted"] - found["actual"])
 
 
 def in_words(verified: Verification, noun: str = "rows") -> str:

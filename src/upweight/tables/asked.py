@@ -44,10 +44,11 @@ class Asked:
                 "prediction": f"Effects are in the unit of {target}.",
                 "loss": f"The loss is half the squared error: effects are in the square of the unit of {target}.",
             }.get(asked, "")
+        its = self.said.prediction if self.said.label is None else self.said.label
         if asked == "probability":
-            return "An effect of 0.01 is one percentage point of the probability of the row's class."
+            return f"An effect of 0.01 is one percentage point of the probability of {its!r}."
         if asked == "loss" and self.said.probabilities is not None:
-            return "The loss is minus the logarithm of the probability of the row's class."
+            return f"The loss is minus the natural logarithm of the probability of {its!r}."
         return ""
 
 

@@ -37,7 +37,7 @@ def row_label(table: pd.DataFrame, row: str) -> Hashable:
             return label
     if len(table) == 0:
         raise FileError("no row is left to ask about")
-    raise FileError(f"no row {row!r}; they go from {table.index[0]!r} to {table.index[-1]!r}")
+    raise FileError(f"no row {row!r}; they go from {table.index[0]} to {table.index[-1]}")
 
 
 def fulfilling(table: pd.DataFrame, condition: str) -> Bool[np.ndarray, " n"]:

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float32, UInt8
 
 from ..frozen import features
-from .columns import Kind, Table
+from .columns import Table
+from .kinds import Kind
 from .reading import FileError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ SIDE = 224
 
 _TREATED: dict[Kind, str] = {
     "number": "scaled",
+    "date": "in days, scaled",
     "category": "as indicators",
     "text": "as TF-IDF of their words",
     "image": "as features of EfficientNet-Lite0",
@@ -64,7 +66,7 @@ def _parts(table: Table, cache: Path | None) -> list[tuple[str, BaseEstimator, s
 
     parts: list[tuple[str, BaseEstimator, str | list[str]]] = []
     n = len(table.X)
-    if numbers := table.columns("number"):
+    if numbers := [name for name, kind in table.kinds.items() if kind in ("number", "date")]:
         filled = SimpleImputer(strategy="median", add_indicator=bool(table.X[numbers].isna().any().any()))
         parts.append(("numbers", make_pipeline(filled, StandardScaler()), numbers))
     if categories := table.columns("category"):

@@ -10,7 +10,7 @@ from ..objective import LinearModel
 from ..types import Tensor
 from .labels import feature_name
 
-INTERCEPT, PENALTY = "(intercept)", "(penalty)"
+INTERCEPT, PENALTY = "the intercept", "the penalty"
 """The parts of no column: through the intercept, and of the penalty that a removed row takes along."""
 NAMED = 3
 """Columns that are named for each training row."""
@@ -50,16 +50,16 @@ def part_names(model: LinearModel) -> list[str]:
 
 
 def in_words(parts: pd.Series, count: int = NAMED) -> str:
-    """The largest of some parts that add up, and the rest of them: "age +0.0012, dose -0.0003, the rest +0.0001".
+    """The columns with the largest parts, and the rest: other columns, the intercept, the penalty.
 
     Parts of 0 are left out.
 
-    >>> in_words(pd.Series({"age": 0.0012, "dose": -0.0003, "noise": 0.0, "(intercept)": 0.0001}), 2)
-    'age +0.0012, dose -0.0003, the rest +0.0001'
+    >>> in_words(pd.Series({"age": 0.0012, "dose": -0.0003, "noise": 0.0, "the intercept": 0.01}))
+    'age (+0.0012), dose (-0.0003), the rest (+0.01)'
     """
-    present = parts[parts != 0]
-    present = present.iloc[present.abs().argsort(kind="stable")[::-1]]
-    words = [f"{name} {value:+.3g}" for name, value in present.iloc[:count].items()]
-    if len(present) > count:
-        words.append(f"the rest {present.iloc[count:].sum():+.3g}")
+    columns = parts[(parts != 0) & ~parts.index.isin([INTERCEPT, PENALTY])]
+    shown = columns.iloc[columns.abs().argsort(kind="stable")[::-1]].iloc[:count]
+    words = [f"{name} ({value:+.3g})" for name, value in shown.items()]
+    if (parts != 0).sum() > len(shown):
+        words.append(f"the rest ({parts.sum() - shown.sum():+.3g})")
     return ", ".join(words)
