@@ -209,7 +209,7 @@ class Journal:
         except sqlite3.Error as error:
             raise JournalError(
                 f"the journal {self.path} cannot be used now ({error}): nothing was changed. Is the disk full, the "
-                "file read-only, or another program using it? Mend that and decide again"
+                "file read-only, or another program using it? Mend that first"
             ) from error
 
     @contextmanager
