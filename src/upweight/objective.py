@@ -341,8 +341,8 @@ class LinearModel(Objective):
         """The outputs eta of those rows (default: the training rows) at theta or other parameters."""
 
     @abstractmethod
-    def outputs_at_each(self, thetas: Float[Tensor, "k p"]) -> Iterator[tuple[slice, Float[Tensor, "b c k"]]]:
-        """The outputs of the training rows at each of k parameter vectors, some rows at a time."""
+    def outputs_at_each(self, thetas: Tensor, design: Design | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """The outputs (b, c, k) of those rows (default: the training rows) at thetas (k, p), some rows at a time."""
 
     @abstractmethod
     def derivatives(self, dtype: torch.dtype = torch.float64) -> Parts:

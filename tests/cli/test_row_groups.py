@@ -91,7 +91,28 @@ def test_without_test_a_fifth_is_asked_about_that_the_model_has_not_seen(people_
     assert "a fifth" not in result.stderr
 
 
-def test_columns_to_believe_and_columns_that_a_network_has(people_file, tmp_path, monkeypatch):
+def test_what_no_removal_can_answer_is_said(tmp_path):
+    table = people().assign(opinion=lambda t: t["opinion"].where(t.index % 40 > 0, "neither"))
+    table.to_csv(tmp_path / "three.csv", index=False)
+    asked = (
+        "remove",
+        tmp_path / "three.csv",
+        "--target",
+        "opinion",
+        "--test",
+        tmp_path / "three.csv",
+        "--where",
+    )
+    assert "no training row is left of neither" in run(*asked, "opinion == 'neither'").stderr
+    assert "is left of" not in run(*asked, "age < 30").stderr
+    people().fillna({"age": 40.0}).to_csv(tmp_path / "ages.csv", index=False)
+    bounds = ("--target", "age", "--where", "town == 'south'", "--guarantee")
+    result = run("remove", tmp_path / "ages.csv", *bounds)
+    assert result.exit_code == 2
+    assert "of a quantity the column newton is what retraining gives" in result.stderr
+
+
+def test_columns_to_believe_and_columns_that_a_network_has(tmp_path, monkeypatch):
     table = people().assign(size=1.5).fillna({"age": 40.0})
     table.to_csv(tmp_path / "a.csv", index=False)
     (tmp_path / "groups_network.py").write_text(NETWORK)

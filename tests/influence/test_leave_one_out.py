@@ -7,9 +7,10 @@ from tests.support.cases import BY_NAME, CASES, Case, case_id, make, newton
 from tests.support.compare import assert_close_per_row
 from tests.support.networks import problem_of
 from tests.support.refits import plain_step, total_objective
-from upweight import EKFAC, Exact, Hessian, Influence, LinearProblem, Logistic, Squared, SquaredHinge
-from upweight.influence.leave_one_out import FLAT, all_kernels, own_kernels
+from upweight import EKFAC, Exact, Hessian, Influence, LinearProblem, Logistic, Softmax, Squared, SquaredHinge
+from upweight.influence.leave_one_out import FLAT, all_kernels, own_kernels, row_kernels
 from upweight.influence.woodbury import TotalHessian
+from upweight.types import Keep
 
 every_case = pytest.mark.parametrize("case", CASES, ids=case_id)
 DUAL = [case for case in CASES if case.c == 1 and case.n < case.p]
@@ -66,6 +67,30 @@ def test_kernels_are_those_of_the_inverse_written_out(case: Case) -> None:
     assert_close_per_row(r.mT @ found @ r, r.mT @ wanted @ r, 1e-7)
 
 
+@pytest.mark.parametrize("keep", ["mean", "total"])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_many_classes_are_solved_as_one_by_one(keep: Keep, intercept: bool) -> None:
+    """Columns of other units, far from zero: a Newton step for each row, with the Hessian without it written out."""
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(90, 4, generator=generator).double() * torch.tensor([1.0, 30.0, 0.1, 1.0]).double()
+    X += torch.tensor([5.0, -40.0, 0.0, 1.0]).double() if intercept else 0.0
+    y, w = torch.randint(6, (90,), generator=generator), torch.rand(90, generator=generator) + 0.5
+    problem = LinearProblem.fit(
+        X, y, loss=Softmax(), outputs=6, intercept=intercept, l2=0.05, weights=w, keep=keep
+    )
+    alone = Influence(problem).leave_one_out()
+    matrix = 90 * problem.hessian.matrix()
+    own_penalty = torch.diag(problem.l2) if keep == "mean" else 0.0
+    for i in range(90):
+        root = problem.hessian_roots(torch.tensor([i]))[0]
+        gradient = problem.train_gradients(torch.tensor([i]))[0]
+        step = torch.linalg.pinv(matrix - own_penalty - root.T @ root, hermitian=True, rtol=1e-11) @ gradient
+        E = problem.output_gradients(problem.train_batch(torch.tensor([i])))[0]
+        # A shift of all outputs alike, which softmax does not see, is left out.
+        found, wanted = (z - z.mean() for z in (alone.outputs[i], problem.outputs()[i] + E @ step))
+        assert_close_per_row(found[None], wanted[None], 1e-8)
+
+
 @pytest.mark.parametrize("case", DUAL, ids=case_id)
 def test_all_kernels_at_once_are_those_one_by_one(case: Case) -> None:
     total = TotalHessian.of(case.problem, Hessian(case.problem), 0)
@@ -110,8 +135,12 @@ def test_memory_does_not_matter(name: str, held: int, monkeypatch: pytest.Monkey
     take = LinearProblem.train_batch
     monkeypatch.setattr("upweight.influence.leave_one_out.HELD_BYTES", 8 * case.p * case.c * held)
     monkeypatch.setattr(LinearProblem, "train_batch", counted)
+    monkeypatch.setattr("upweight.influence.leave_one_out.ROWS", (3, 1024))
+    monkeypatch.setattr("upweight.influence.leave_one_out.NUMBERS", held * case.p)
     found = Influence(case.problem).leave_one_out()
     assert max(seen, default=0) <= max(1, held)
+    blocks = [K for _, K, _ in row_kernels(TotalHessian.of(case.problem, Hessian(case.problem), 0), "")]
+    assert max(map(len, blocks)) <= max(3, held) or case in DUAL
     for part in ("outputs", "loss", "leverage"):
         assert_close_per_row(getattr(found, part), getattr(wanted, part), 1e-11)
 

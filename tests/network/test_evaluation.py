@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 from tests.support.cases import draw
 from tests.support.compare import assert_close_per_row
 from tests.support.small_models import all_products, close, make, rows_of
-from upweight import ConjugateGradient, GaussNewton, Influence, Problem
+from upweight import ConjugateGradient, Exact, GaussNewton, Influence, Problem
 from upweight.network.evaluation import with_strategy
 from upweight.runtime.fallback import attempt
 
@@ -188,3 +188,51 @@ def test_who_writes_into_its_inputs_writes_into_a_copy(where):
     model.load_state_dict(Writes().lin.state_dict())
     plain = Problem(model, F.cross_entropy, (2 * X, y - 1), l2=0.1)
     assert_close_per_row(scores.values, Influence(plain).on_loss((2 * X[:2], y[:2] - 1)).values, 1e-10)
+
+
+# -- losses of models that are sure ------------------------------------------------------------------------------------
+
+
+def sure_network(seed: int) -> tuple[torch.nn.Module, Any]:
+    """A float32 network that was trained until it is sure of most of its 40 examples: p - 1 is below rounding."""
+    torch.manual_seed(seed)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3))
+    X = torch.randn(40, 3)
+    y = (X[:, 0] > 0).long() + (X[:, 1] > 0.3).long()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=300, line_search_fn="strong_wolfe")
+
+    def step() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(model(X), y) + 1e-6 * sum(p.square().sum() for p in model.parameters())
+        value.backward()
+        return value
+
+    optimizer.step(step)
+    return model, (X, y)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("loss", [F.cross_entropy, torch.nn.CrossEntropyLoss()])
+def test_a_float32_network_that_is_sure_has_the_effects_of_its_float64_twin(loss: Any, seed: int) -> None:
+    model, (X, y) = sure_network(seed)
+    single = Problem(model, loss, (X, y), l2=1e-3)
+    double = Problem(copy.deepcopy(model).double(), loss, (X.double(), y), l2=1e-3)
+    assert float(double.evaluate((X.double(), y)).median()) < 1e-4
+    answers = []
+    for problem, inputs in ((single, X), (double, X.double())):
+        influence = Influence(problem, curvature=GaussNewton(problem, 1e-3), solver=Exact())
+        answers.append((influence.on_loss((inputs[:10], y[:10])).values, influence.on_self().values[:, None]))
+    for mine, wanted in zip(*answers, strict=True):
+        assert_close_per_row(mine, wanted, 1e-3)
+
+
+def test_a_loss_that_takes_no_float64_keeps_its_own_precision() -> None:
+    model, (X, y) = sure_network(0)
+    weight = torch.tensor([1.0, 2.0, 3.0])
+
+    def weighted(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(outputs, targets, weight=weight, reduction="sum")
+
+    problem = Problem(model, weighted, (X, y), l2=1e-3)
+    wanted = F.cross_entropy(model(X), y, weight=weight, reduction="none").detach()
+    assert float((problem.evaluate((X, y)) - wanted).abs().max()) < 1e-6

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..runtime.progress import tell
-from .options import Format_, K, Out, Seed, Test
+from .options import Format_, K, Out, Seed, TestOrHeld
 from .questions import asks
 from .show import show
 
@@ -30,7 +30,7 @@ def attack(
         float,
         typer.Option(help="How far each number of a training row may move, in standard deviations.", min=0),
     ] = 0.5,
-    test: Test = None,
+    test: TestOrHeld = None,
     where: Annotated[
         str | None, typer.Option(help="Only rows asked about of which this holds, as pandas queries say it.")
     ] = None,
@@ -41,8 +41,7 @@ def attack(
 ) -> None:
     """How vulnerable a model is: which predictions one training row, moved a little, could turn (to first order).
 
-    Only columns of numbers move. Among the rows asked about the 200 least certain ones are looked at; without --test a
-    fifth of the rows is held out, and asked about.
+    Only columns of numbers move. Among the rows asked about the 200 least certain ones are looked at.
     """
     import torch
 

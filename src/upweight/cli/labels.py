@@ -76,7 +76,7 @@ def mislabeled(
         raise typer.Exit(GATE)
 
 
-@asks(without=("problem",))
+@asks(without=("problem", "drop_missing"))
 def review(
     fitted: FittedFile,
     held: Annotated[
@@ -121,6 +121,10 @@ def review(
             'the review page is served with starlette: pip install "upweight[review]"'
         ) from missing
 
+    from ..tables import INPUT
+
+    if fitted.path == INPUT:
+        raise ValueError("a review needs a file that stays where it is: its decisions name rows of that file")
     path = journal or fitted.path.with_name(f"{fitted.path.name}.review")
     decisions = Journal(path, fitted.path.name, fitted.target, file_hash(fitted.path))
     session = Session(fitted, decisions, held=held, seed=seed)

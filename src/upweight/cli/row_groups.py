@@ -8,7 +8,7 @@ import typer
 
 from ..errors import InfluenceError
 from ..runtime.progress import phase, tell
-from .options import ROUGH, FailOver, Format_, K, Out, Seed, Test
+from .options import ROUGH, FailOver, Format_, K, Out, Seed, TestOrHeld
 from .questions import asks
 from .show import show
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..influence.removal import Removal
     from ..tables.fitted_file import FittedFile
+    from ..types import Tensor
 
 STEPS = 3
 """Newton steps behind a guaranteed interval."""
@@ -26,7 +27,7 @@ STEPS = 3
 def mismatch(
     fitted: FittedFile,
     by: Annotated[str, typer.Option(help="The column whose values make the groups.", show_default=False)],
-    test: Test = None,
+    test: TestOrHeld = None,
     where: Annotated[
         str | None,
         typer.Option(
@@ -38,10 +39,7 @@ def mismatch(
     format: Format_ = None,
     out: Out = None,
 ) -> None:
-    """Which group of training rows drives the errors on a slice of the test data.
-
-    Without --test a fifth of the rows is held out, and asked about.
-    """
+    """Which group of training rows drives the errors on a slice of the test data."""
     from .. import uses
     from ..tables.held_out import unseen
 
@@ -71,7 +69,7 @@ def remove(
     row: Annotated[
         str | None, typer.Option(help="The row (or id) asked about; otherwise all, in the mean.")
     ] = None,
-    test: Test = None,
+    test: TestOrHeld = None,
     seed: Seed = 0,
     verify: Annotated[
         bool, typer.Option("--verify", help="Train again without the rows, and show what changed.")
@@ -89,15 +87,20 @@ def remove(
 ) -> None:
     """What if these rows were gone: the predicted change of the loss, before anything is retrained.
 
-    Without --test and --row a fifth of the rows is held out, and asked about.
+    A row that --row names without --test is one of the training rows, and nothing is held out.
     """
     import torch
 
     from ..tables.held_out import Unseen, unseen
+    from ..tables.reading import FileError
     from ..validation.refits import change_without
 
     asked = unseen(fitted, test, seed=seed) if row is None else Unseen(fitted, fitted.batch(test, row=row))
     model = asked.fitted.model
+    if guarantee and not model.classifies:
+        raise FileError(
+            "--guarantee is for classes; of a quantity the column newton is what retraining gives"
+        )
     gone = torch.tensor(asked.fitted.rows(where))
     found = model.influence.of_removal({where: gone}, asked.batch, guarantee=STEPS * guarantee)
     numbers = found.to_frame().drop(columns=["test row"]).groupby("group", sort=False).mean()
@@ -109,11 +112,26 @@ def remove(
     counted = (
         f"{len(gone):,} of {len(asked.fitted.raw):,} training rows removed; positive = the loss would rise."
     )
-    words = [asked.words, counted, *found.remarks, believed(numbers, found)]
+    words = [asked.words, counted, lost(asked.fitted, gone), *found.remarks, believed(numbers, found)]
     tell("\n".join(filter(None, words)), always=True)
     show(numbers, format, out, "Predicted change of the mean loss")
     if verify:
         confirmed(numbers, fail_over)
+
+
+def lost(fitted: FittedFile, gone: Tensor) -> str:
+    """Which classes no training row is left of without the rows `gone` (k,), in a sentence; "" where all are left."""
+    import numpy as np
+
+    if not fitted.model.classifies:
+        return ""
+    labels = fitted.raw[fitted.target].to_numpy()
+    names = ", ".join(sorted(map(str, set(labels) - set(np.delete(labels, gone.numpy())))))
+    return (
+        f"Without them no training row is left of {names}: the model cannot predict it any more."
+        if names
+        else ""
+    )
 
 
 def believed(numbers: pd.DataFrame, found: Removal) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 
 from ..curvature.base import ExampleMean
+from ..data.design import CentredDesign
+from ..linalg.coordinates import Coordinates
 from ..objective import LinearModel
 from ..runtime.progress import track
 from ..types import Tensor
@@ -15,6 +19,11 @@ from .woodbury import HELD_BYTES, TotalHessian, identity_where, is_determined
 
 FLAT = 1e-10
 """A share of the largest curvature of an example in its output: below it leverages do not tell kernel values."""
+ROWS, NUMBERS = (256, 1024), 1 << 19
+"""Rows that meet a piece of the inverse at once: so many that what is solved stays in cache, within bounds."""
+
+RowKernels: TypeAlias = tuple[slice, Tensor, Tensor]
+"""A block of training rows: its place, K (b, c, c), the error (b,) of S^T K S."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +83,64 @@ def all_kernels(total: TotalHessian) -> Float[Tensor, " n"] | None:
     return found
 
 
+def row_kernels(total: TotalHessian, title: str) -> Iterator[RowKernels]:
+    """K_i of all training rows, some at a time: places, K (b, c, c), the error (b,) that rounding may leave in S^T K S.
+
+    S S^T is the curvature of the row's own loss. Where the factor has all leverages at once, they are taken; where
+    there are fewer parameters than outputs of rows, the inverse is written out once and X multiplies it; else every
+    output of every row is solved for.
+
+    Args:
+        total: the factor of the total Hessian.
+        title: of the progress bar.
+    """
+    problem, found = total.problem, all_kernels(total)
+    if found is not None:
+        return iter([(slice(0, problem.n), found[:, None, None], torch.zeros_like(found))])
+    if problem.p <= problem.n * problem.c:
+        size = min(max(ROWS[0], NUMBERS // problem.p), ROWS[1])
+        return track(_by_inverse(total, size), title, -(-problem.n // size))
+    size = max(1, HELD_BYTES // (8 * problem.p * problem.c))
+    return track(_by_solves(total, size), title, -(-problem.n // size))
+
+
+def _by_inverse(total: TotalHessian, size: int) -> Iterator[RowKernels]:
+    """The way of products of X with the inverse, in the coordinates in which the Hessian was factorised.
+
+    The inverse is taken piece by piece, the columns of one output each: b p solved numbers are held, not b c p.
+    """
+    problem, core, parts = total.problem, total.factor.core, total.problem.derivatives()
+    center, units = total.factor.coordinates.center, Coordinates(total.factor.coordinates.scale)
+    columns = problem.design if center is None else CentredDesign(problem.design, center)
+    scale, inverse = units.inward(torch.ones(1, problem.p).double())[0], torch.eye(problem.p).double()
+    for rows in inverse.split(ROWS[0]):
+        rows.copy_(units.inward(core.solve(rows)) / problem.n)
+    pieces = torch.arange(problem.c * problem.d).view(problem.c, problem.d)
+    if problem.has_intercept:
+        pieces = torch.cat([pieces, torch.arange(problem.p - problem.c, problem.p)[:, None]], dim=1)
+    for start in range(0, problem.n, size):
+        part = slice(start, min(start + size, problem.n))
+        own, there = parts.take(part), columns.take(torch.arange(part.start, part.stop))
+        X = there.block(slice(None), torch.float64).dense()
+        X = torch.cat([X, X.new_ones(len(X), 1)], dim=1) if problem.has_intercept else X
+        K, error = X.new_empty(len(X), problem.c, problem.c), X.new_zeros(len(X))
+        for k, piece in enumerate(pieces):
+            _, solved = next(problem.outputs_at_each(inverse[piece], there))
+            K[:, :, k] = (solved @ (scale[piece] * X)[:, :, None])[:, :, 0]
+            error += total.rounding_of((solved * own.curve(solved)).sum(1), piece)
+        yield part, K, error
+
+
+def _by_solves(total: TotalHessian, size: int) -> Iterator[RowKernels]:
+    """The way of a solve for each output of each row."""
+    problem, parts = total.problem, total.problem.derivatives()
+    for start in range(0, problem.n, size):
+        part = slice(start, min(start + size, problem.n))
+        E = problem.output_gradients(problem.train_batch(torch.arange(part.start, part.stop)))
+        solved = total.solve(E)
+        yield part, E @ solved.mT, total.rounding(parts.take(part).root().mT @ solved)
+
+
 def leave_one_out(problem: LinearModel, curvature: ExampleMean) -> LeaveOneOut:
     """Every training row of a linear model predicted without itself, by a Newton step for each (B5).
 
@@ -86,26 +153,16 @@ def leave_one_out(problem: LinearModel, curvature: ExampleMean) -> LeaveOneOut:
     parts = problem.derivatives()
     eta = problem.outputs()
     pulled = problem.outputs(theta=b)
-    kernels = all_kernels(total)
     shift = torch.empty_like(eta)
     leverage = torch.empty(problem.n, dtype=torch.float64)
-    held = max(1, HELD_BYTES // (8 * problem.p * problem.c))
-    starts = range(0, problem.n, held)
-    for start in track(starts, "leave-one-out", len(starts)):
-        index = torch.arange(start, min(start + held, problem.n))
-        if kernels is None:
-            E = problem.output_gradients(problem.train_batch(index))
-            solved = total.solve(E)
-            K = E @ solved.mT
-        else:
-            K, solved = kernels[index, None, None], None
-        own = parts.take(index)
-        KW, root, eye = own.curve(K).mT, own.root(), torch.eye(problem.c, dtype=K.dtype)
-        right = K @ own.r[:, :, None] + pulled[index, :, None]
-        error = right.new_zeros(len(K)) if solved is None else total.rounding(root.mT @ solved)
+    eye = torch.eye(problem.c, dtype=torch.float64)
+    for part, K, error in row_kernels(total, "leave-one-out"):
+        own = parts.take(part)
+        KW, root = own.curve(K).mT, own.root()
+        right = K @ own.r[:, :, None] + pulled[part, :, None]
         determined = is_determined(eye - root.mT @ K @ root, error)
         found = torch.linalg.solve(identity_where(eye - KW, ~determined), right)[:, :, 0]
-        shift[index] = torch.where(determined[:, None], found, torch.nan)
-        leverage[index] = KW.diagonal(dim1=1, dim2=2).sum(1)
+        shift[part] = torch.where(determined[:, None], found, torch.nan)
+        leverage[part] = KW.diagonal(dim1=1, dim2=2).sum(1)
     outputs = eta + shift
     return LeaveOneOut(outputs, problem.loss.value(outputs, problem.y), leverage)

@@ -15,10 +15,9 @@ from jaxtyping import Float
 
 from ..curvature.base import ExampleMean
 from ..objective import LinearModel
-from ..runtime.progress import track
 from ..types import Tensor
-from .leave_one_out import own_kernels
-from .woodbury import HELD_BYTES, TotalHessian, newton_steps
+from .leave_one_out import row_kernels
+from .woodbury import TotalHessian, newton_steps
 
 
 def _spread(u: Float[Tensor, "b c k"]) -> Float[Tensor, "b k"]:
@@ -37,11 +36,7 @@ def _widest(total: TotalHessian) -> float:
     """The examples' largest norm in the inverse: max_j ||x_j||, or max_j max_kl ||(e_k - e_l) (x) x_j|| of several."""
     problem = total.problem
     found = 0.0
-    held = max(1, HELD_BYTES // (8 * problem.p * problem.c))
-    starts = range(0, problem.n, held)
-    for start in track(starts, "norms of the examples", len(starts)):
-        E = problem.output_gradients(problem.train_batch(torch.arange(start, min(start + held, problem.n))))
-        K = own_kernels(total, E)
+    for _, K, _ in row_kernels(total, "norms of the examples"):
         own = K.diagonal(dim1=1, dim2=2)
         square = K if problem.c == 1 else own[:, :, None] + own[:, None, :] - 2 * K
         found = max(found, float(square.max()))

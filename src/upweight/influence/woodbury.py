@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ..curvature.base import ExampleMean
 from ..linalg.factorizations import Factor
@@ -61,12 +61,23 @@ class TotalHessian:
         A is known to an epsilon of its diagonal D in units of it, which moves C (n A)^-1 C^T by up to n F D F^T times p
         epsilons: little where answers are small in these units, however small some eigenvalue is.
         """
-        core, rows = self.factor.core, F.flatten(0, 1)
-        if core.diagonal is None:
-            return F.new_zeros(len(F))
-        inside = self.factor.coordinates.parameters(rows).square() @ core.diagonal.clamp(min=0)
+        inside = self.factor.coordinates.parameters(F.flatten(0, 1)).square()
+        return self.rounding_of(inside.view(F.shape).sum(1), slice(None))
+
+    def rounding_of(
+        self, squares: Float[Tensor, "G k"], piece: Int[Tensor, " k"] | slice
+    ) -> Float[Tensor, " G"]:
+        """What the numbers in some places of F add to its `rounding`.
+
+        Args:
+            squares: sums over q of their squares, in the coordinates in which A was factorised.
+            piece: their places among the p.
+        """
+        diagonal = self.factor.core.diagonal
+        if diagonal is None:
+            return squares.new_zeros(len(squares))
         eps = torch.finfo(torch.float64).eps * self.problem.p * self.problem.n
-        return eps * inside.view(len(F), -1).sum(1)
+        return eps * (squares @ diagonal[piece].clamp(min=0))
 
     def solve(self, rows: Float[Tensor, "*k p"]) -> Float[Tensor, "*k p"]:
         """The inverse of the total Hessian, nothing removed but the penalty's share, applied to every row."""

@@ -196,9 +196,9 @@ class LinearProblem(LinearModel):
         return torch.cat([self.map.forward(block, rows)[:, :, 0] for _, block in blocks])
 
     def outputs_at_each(
-        self, thetas: Float[Tensor, "k p"], size: int = 1024
+        self, thetas: Float[Tensor, "k p"], design: Design | None = None, size: int = 1024
     ) -> Iterator[tuple[slice, Float[Tensor, "b c k"]]]:
-        for part, block in self.design.blocks(size, torch.float64):
+        for part, block in (design or self.design).blocks(size, torch.float64):
             yield part, self.map.forward(block, thetas)
 
     def derivatives(self, dtype: torch.dtype = torch.float64) -> Parts:

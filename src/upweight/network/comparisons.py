@@ -14,7 +14,7 @@ from ..data.examples import count, examples
 from ..data.per_example import Loss
 from ..runtime.fallback import out_of_memory
 from ..types import Tensor
-from .evaluation import LOSS, Evaluation
+from .evaluation import LOSS, Evaluation, doubled
 from .shortcuts import wrong
 
 FEW = 8
@@ -109,8 +109,7 @@ def in_float64(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Evaluation, T
     """
     if theta.numel() + sum(value.numel() for value in of.fixed.values()) > MOST_NUMBERS:
         return of, theta, batch
-    fixed = {name: _double(value) for name, value in of.fixed.items()}
-    wide = replace(of, fixed=fixed, autocast=None), theta.double(), tree_map(_double, batch)
+    wide = replace(of, fixed=doubled(of.fixed), autocast=None), theta.double(), doubled(batch)
     try:
         with torch.no_grad():
             wide[0].losses(wide[1], head(wide[2], 1))
@@ -119,10 +118,6 @@ def in_float64(of: Evaluation, theta: Tensor, batch: Any) -> tuple[Evaluation, T
             raise
         return of, theta, batch
     return wide
-
-
-def _double(leaf: Any) -> Any:
-    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
 def relative(mine: Tensor, plain: Tensor) -> float:

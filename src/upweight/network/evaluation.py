@@ -30,6 +30,8 @@ ROWS_AT_ONCE = 16
 """Right-hand sides per vmapped call: bounds memory, more gain nothing."""
 LOSS = "losses of many examples by vmap"
 """The short way by which a loss of one example is taken of many."""
+MOST_OUTPUTS = 1024
+"""Outputs per example whose curvature matrix is formed, and of which a loss is computed in float64."""
 TOLD = 4
 """Losses that an error shows."""
 
@@ -43,7 +45,8 @@ class Evaluation:
     about. `autocast` is what the model computes in, where that is less than theta's precision; outputs have theta's.
     `leaves` are attributes of the model in which a call leaves tensors, `writes` says that model or loss write into
     their inputs: the first are put back, the second get copies. `shortcuts` remembers which short ways to derivatives
-    are right for it. `rounding` is the error of the coarsest precision in which the model computes, `coarsest` of that
+    are right for it. `finely` says that the loss is computed in float64 from outputs of less: of a model that is sure
+    p - 1 cancels. `rounding` is the error of the coarsest precision in which the model computes, `coarsest` of that
     in which the model or the loss does.
     """
 
@@ -56,6 +59,7 @@ class Evaluation:
     leaves: tuple[tuple[torch.nn.Module, str], ...] = field(default=(), repr=False)
     writes: bool = False
     shortcuts: Shortcuts = field(default_factory=Shortcuts, repr=False)
+    finely: bool = False
     rounding: float = 0.0
     coarsest: float = 0.0
 
@@ -122,8 +126,12 @@ class Evaluation:
             A number ().
         """
         batch = batched(example)
-        value = asked(function or self.loss)(self.call(theta, batch), self.own(targets_of(batch)))
-        return number(value).to(theta.dtype)
+        outputs, targets = self._fine(function, self.call(theta, batch), self.own(targets_of(batch)))
+        return number(asked(function or self.loss)(outputs, targets)).to(theta.dtype)
+
+    def _fine(self, function: Loss | None, outputs: Any, targets: Any) -> tuple[Any, Any]:
+        """Outputs and targets as the loss takes them; any other function takes them as they are."""
+        return doubled((outputs, targets)) if self.finely and function is None else (outputs, targets)
 
     def outputs(self, theta: Tensor, batch: Any) -> Any:
         """Outputs with the example first; batches of one keep their own dimension of 1 behind it."""
@@ -152,14 +160,14 @@ class Evaluation:
         Returns:
             A number per example, (b,).
         """
-        function, vectorised = asked(function or self.loss), self.shortcuts.held.get(LOSS, True)
-        batch = self.own(batch)
-        if self.strategy == "batch":
-            found = per_example(function, outputs, targets_of(batch), vectorised)
-        else:
-            found = each(lambda o, y: number(function(o, batched(y))), outputs, targets_of(batch), vectorised)
-        # Outputs have theta's precision; the loss may have its own.
         real = (leaf.dtype for leaf in tree_flatten(outputs)[0] if leaf.is_floating_point())
+        outputs, targets = self._fine(function, outputs, targets_of(self.own(batch)))
+        function, vectorised = asked(function or self.loss), self.shortcuts.held.get(LOSS, True)
+        if self.strategy == "batch":
+            found = per_example(function, outputs, targets, vectorised)
+        else:
+            found = each(lambda o, y: number(function(o, batched(y))), outputs, targets, vectorised)
+        # Outputs have theta's precision; the loss may have its own.
         return found.to(next(real, found.dtype))
 
     def losses(self, theta: Tensor, batch: Any, function: Loss | None = None) -> Tensor:
@@ -231,11 +239,30 @@ def _careful(of: Evaluation, theta: Tensor, batch: Any) -> Evaluation:
     rounding = max(given)
     return replace(
         of,
+        finely=theta.dtype != torch.float64
+        and attempt(lambda: _has_derivatives_in_float64(of, theta, batch), lambda: False),
         leaves=leaves,
         writes=before != after,
         rounding=rounding,
         coarsest=max(rounding, seen.coarsest),
     )
+
+
+def _has_derivatives_in_float64(of: Evaluation, theta: Tensor, batch: Any) -> bool:
+    """Whether the loss of few outputs, given in float64, has two derivatives in them; raises where it takes none."""
+    with torch.no_grad():
+        outputs, targets = doubled((of.call(theta, batch), of.own(targets_of(batch))))
+    leaves, spec = tree_flatten(outputs)
+    if sum(leaf.numel() for leaf in leaves) > MOST_OUTPUTS:
+        return False
+    at = [leaf.requires_grad_() for leaf in leaves if leaf.is_floating_point()]
+    with torch.enable_grad():
+        value = number(asked(of.loss)(spec.unflatten(leaves), targets))
+        slopes = torch.autograd.grad(value, at, create_graph=True, materialize_grads=True)
+        total = sum((slope.sum() for slope in slopes), value.new_zeros(()))
+        if total.requires_grad:
+            torch.autograd.grad(total, at, materialize_grads=True)
+    return value.dtype == torch.float64
 
 
 def check_loss(loss: Loss, outputs: Any, batch: Any, singles: Tensor) -> None:
@@ -312,6 +339,13 @@ def close(a: Tensor, b: Tensor, rounding: float = 0.0, times: float = 10.0) -> b
         return bool((a == b).all())
     eps = max(rounding, torch.finfo(b.dtype).eps)
     return bool((a - b).abs().max() <= times * eps**0.5 * b.abs().max() + 1000 * eps)
+
+
+def doubled(values: Any) -> Any:
+    """Real numbers in float64, whatever they stand in; anything else as it is."""
+    return tree_map(
+        lambda leaf: leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, values
+    )
 
 
 def _cloned(leaf: Any) -> Any:

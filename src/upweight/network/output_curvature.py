@@ -13,12 +13,10 @@ from torch.utils._pytree import tree_flatten
 from ..data.examples import batched, examples
 from ..types import Tensor
 from .comparisons import FEW, gap_to_plain, head
-from .evaluation import Evaluation
+from .evaluation import MOST_OUTPUTS, Evaluation
 
 FEW_OUTPUTS = 128
 """Up to this many outputs per example the Gauss-Newton matrix comes from Jacobians, not from products."""
-MOST_OUTPUTS = 1024
-"""Outputs per example whose curvature matrix is formed."""
 Slope: TypeAlias = Callable[[Evaluation, Tensor, Any], Tensor]
 """The derivative of the losses in the outputs of a batch, one row (c,) per example."""
 
