@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from ..objective import LinearModel
 from ..runtime.progress import phase, tell
@@ -114,6 +115,18 @@ class FittedFile:
     def path(self) -> Path:
         """The training file."""
         return self.file.path
+
+    @property
+    def hash(self) -> str:
+        """What tells whether rows are those that they were: the file's hash, and how many of its rows are left out."""
+        out = len(self.file.table) - len(self.raw)
+        return f"{self.file.hash} without {out} rows" if out else self.file.hash
+
+    @property
+    def places(self) -> Int[np.ndarray, " n"]:
+        """The places of the rows in their file (n,), counted from 0; rows without a target may be left out of them."""
+        table = self.file.table
+        return (table.index if self.id is None else row_ids(table, self.id)).get_indexer(self.raw.index)
 
     @property
     def heading(self) -> str:
