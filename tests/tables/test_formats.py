@@ -143,6 +143,17 @@ def test_other_unicodes_are_noticed_and_come_back(tmp_path: Path, encoding: str)
     assert found.corrected(path.read_bytes(), "kind", pd.Series([0, 1])) == path.read_bytes()
 
 
+def test_rows_of_text_that_do_not_change_stay_as_they_are_written(tmp_path: Path):
+    """Quotes that nobody needs, numbers as they were spelled, cells of several lines, and no end of the last line."""
+    path = tmp_path / "a.csv"
+    lines = ['"x","kind"\r\n', '1.50,"a"\r\n', '"2","b"\r\n', '"3\n and more","a"\r\n', "4e0,b"]
+    path.write_bytes("".join(lines).encode())
+    file = opened(path)
+    content = file.corrected(path.read_bytes(), "kind", pd.Series({0: 1, 2: 2, 3: 3}))
+    assert content.decode() == "".join([lines[0], "1.50,b\r\n", *lines[3:]])
+    assert file.corrected(path.read_bytes(), "kind", pd.Series(range(4))) == path.read_bytes()
+
+
 def test_row_names_without_a_heading_are_a_column(tmp_path: Path):
     """R's write.table leaves out their heading; pandas would take them for an index, and cells moved by one."""
     path = tmp_path / "a.txt"
@@ -158,7 +169,7 @@ def test_single_quotes_around_every_name_are_quotes(tmp_path: Path):
     path.write_text("'age'\t'kind'\n3\t'a\tb'\n4\t'b'\n")
     found = opened(path)
     assert found.table.to_dict("list") == {"age": [3, 4], "kind": ["a\tb", "b"]}
-    assert found.corrected(path.read_bytes(), "kind", pd.Series([1, 1])) == b"age\tkind\n3\tb\n4\tb\n"
+    assert found.corrected(path.read_bytes(), "kind", pd.Series([1, 1])) == b"'age'\t'kind'\n3\tb\n4\t'b'\n"
     path.write_text("it's kind\n3 a\n4 b\n")
     assert read(path).columns.tolist() == ["it's", "kind"]
 
