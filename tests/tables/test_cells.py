@@ -110,6 +110,8 @@ def test_a_cell_that_breaks_a_column_of_numbers_is_named_with_its_row():
     found = understood(table, "y", number=["x"])
     assert np.flatnonzero(found.X["x"].isna()).tolist() == [17]
     assert any("first '<0.1' in row 17: taken as missing" in note for note in found.notes)
+    few = understood(table_of(["0", "1", "2", "3+", "1", "2", "0", "NA", None]), "y")
+    assert any(note.startswith("x: 6 missing values, taken as a category") for note in few.notes), few.notes
     few = understood(table_of(["0", "1", "2", "3+"]), "y")
     assert few.kinds["x"] == "category"
     assert "x: 15 of its 60 cells are no numbers, first '3+' in row 3: taken as a category" in few.notes
@@ -228,6 +230,8 @@ def test_another_file_is_read_as_the_training_file(tmp_path):
     assert X["flag"].tolist() == found.X["flag"].tolist()[:1]
     X, _ = found.batch(table.head(1).assign(x="?", flag="?"))
     assert X["x"].isna().all()
+    X, _ = found.batch(pd.concat([table.head(1).assign(flag="maybe")] * 2))
+    assert X["flag"].tolist() == ["maybe", "maybe"]
     twice = pd.concat([table.iloc[[0]], table.iloc[[0]], table.iloc[[2]]])
     X, _ = found.batch(twice)  # the same row several times
     assert X["x"].tolist()[:2] == [1.234, 1.234]
