@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from .linalg.coordinates import Coordinates
 from .linalg.outer_products import Outer, Pairs, WeightLayout
+from .linalg.rows import Rows
 from .measures import Measure
 from .types import Operator, Tensor
 
@@ -97,8 +98,10 @@ class SecondDerivative(ABC):
         """
 
     @abstractmethod
-    def root(self) -> Float[Tensor, "r p"] | None:
+    def root(self) -> Float[Tensor, "r p"] | Rows | None:
         """U (r, p) with this matrix = U^T U + diag(l2), where r < p and such a root is at hand, else None.
+
+        It is a tensor, or sparse where the inputs are.
 
         A linear model with n c < p has one: the matrix is then inverted on its smaller side, see `DualFactor`.
         """

@@ -1,12 +1,16 @@
 """Hessians of linear models against torch.autograd on the objective written out plainly."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 
 from tests.support.cases import BY_NAME, CASES, Case, case_id, draw
 from tests.support.compare import assert_close_per_row
+from upweight import Influence, LinearProblem, Logistic
+from upweight.linalg.rows import SparseRows, as_rows
 from upweight.linear.second_derivative import BLOCK_ELEMENTS, product_rows, rows_at_once
 
 every_case = pytest.mark.parametrize("case", CASES, ids=case_id)
@@ -24,6 +28,7 @@ def test_operator_matrix_and_root(case: Case):
     U = problem.hessian.root()
     assert (U is None) == (case.n * case.c >= case.p)
     if U is not None:
+        U = as_rows(U).dense()
         assert_close_per_row(U.T @ U + torch.diag(case.penalty), H, TIGHT)
 
 
@@ -97,3 +102,30 @@ def test_blocks_fit_into_the_cache_and_are_never_tiny(d: int, k: int, c: int):
     assert 1024 <= product_rows(k, c) <= 8192
     assert product_rows(k, c) * k * c <= BLOCK_ELEMENTS or product_rows(k, c) == 1024
     assert product_rows(0, c) == 8192  # no vectors at all
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_words_have_a_root_that_stays_sparse(intercept: bool):
+    """7 texts of 40 words: what is inverted is what the same numbers written out give."""
+    X = sparse.random_array((7, 40), density=0.2, rng=np.random.default_rng(0), format="csr")
+    y, w = torch.tensor([0, 1, 1, 0, 1, 0, 1]), torch.linspace(0.5, 2, 7).double()
+    problem = LinearProblem.fit(X, y, loss=Logistic(), l2=0.1, intercept=intercept, weights=w)
+    written_out = LinearProblem(
+        X.toarray(),
+        y,
+        problem.theta[:40],
+        problem.theta[40:] if intercept else None,
+        loss=Logistic(),
+        l2=0.1,
+        weights=w,
+    )
+    root, dense = problem.hessian.root(), written_out.hessian.root()
+    assert isinstance(root, SparseRows)
+    assert dense is not None
+    assert_close_per_row(root.dense(), as_rows(dense).dense(), 1e-13)
+    test = (X[:2].toarray(), y[:2])
+    assert_close_per_row(
+        Influence(problem).on_loss(test).values, Influence(written_out).on_loss(test).values, 1e-10
+    )
+    found, wanted = Influence(problem).leave_one_out(), Influence(written_out).leave_one_out()
+    assert_close_per_row(found.outputs.T, wanted.outputs.T, 1e-10)

@@ -5,8 +5,10 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from tests.support.files import run
+from upweight.cli import app
 from upweight.tables.columns import understood
 from upweight.tables.reading import FileError, read
 
@@ -228,3 +230,13 @@ def test_the_command_line_takes_what_is_said(tmp_path):
     result = run("mislabeled", path, "--target", "y")
     assert result.exit_code == 2
     assert "--drop-missing" in result.stderr
+
+
+def test_standard_input_is_a_file_like_any_other():
+    words = table_of(["1", "2", "NA"]).to_csv(index=False).replace(",", ";").encode()
+    result = CliRunner().invoke(app, ["mislabeled", "-", "--target", "y", "--format", "json"], input=words)
+    assert result.exit_code == 0, result.output
+    assert "read with ';' between cells" in result.stderr
+    result = CliRunner().invoke(app, ["review", "-", "--target", "y", "--no-browser"], input=words)
+    assert result.exit_code == 2
+    assert "a review needs a file" in result.stderr

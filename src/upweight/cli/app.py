@@ -19,14 +19,14 @@ from ..runtime.terminal import say
 from .options import Quiet
 
 FAILED, BAD_INPUT, GATE = 1, 2, 3
-"""Exit codes: no answer of the wanted accuracy; something given cannot be used; more suspects than --fail-over."""
+"""Exit codes: no answer of the wanted accuracy; something given cannot be used; too many contradicted labels."""
 
 P = ParamSpec("P")
 
 app = typer.Typer(
     help="Explain a trained model by its training data, and check the explanation by retraining.",
     epilog="Exit codes: 0 answered; 1 no answer of the wanted accuracy; 2 something given cannot be used; "
-    "3 more suspects than --fail-over allows.",
+    "3 more contradicted labels than --fail-over allows.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

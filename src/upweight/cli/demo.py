@@ -106,9 +106,9 @@ def _page(
         noun="digits",
         settings=settings,
         certificate=[
-            scores.verdict,
             f"Finishing the training would change the test loss by {float(scores.drift):+.1e}; "
             "effects smaller than that are not to be trusted.",
+            f"The linear system behind the effects: {scores.verdict}.",
             f"Every retrained model has a gradient norm of at most {worst:.1e}, computed independently of the solver.",
         ],
         sign=scores.sign,

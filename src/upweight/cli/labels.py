@@ -53,7 +53,10 @@ def mislabeled(
             "--fail-over needs labels that the model proposes: it is for linear models of classes"
         )
     found = uses.mislabeled(fitted.model.influence)
-    table = own_name(found.table.rename_axis(fitted.heading), "value", fitted)
+    table = found.table.rename_axis(fitted.heading)
+    if "value" in table:  # losses of quantities have the square of their unit
+        table = table[["value", "said without the row", "error without the row", "leverage"]]
+        table = own_name(table, "value", fitted)
     if "label" not in table and fitted.model.classifies:
         table.insert(0, "label", fitted.raw.loc[table.index, fitted.target])
     if "proposed label" in table:  # the row's own label is no proposal

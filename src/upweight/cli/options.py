@@ -77,6 +77,13 @@ Row = Annotated[str, typer.Option(help="The row (or id) that is asked about.", s
 Test = Annotated[
     Path | None, typer.Option(help="File with the rows that are asked about; otherwise the training data.")
 ]
+TestOrHeld = Annotated[
+    Path | None,
+    typer.Option(
+        "--test",
+        help="File with the rows that are asked about; otherwise a fifth of the rows is held out of the training.",
+    ),
+]
 
 
 class Asking(str, Enum):
@@ -111,12 +118,16 @@ Relative = Annotated[
     typer.Option("--relative", help="Rank by effect relative to each row's own pull: outliers step back."),
 ]
 
+Seed = Annotated[int, typer.Option(help="Seed of the draw of rows, where some are drawn.", min=0)]
+
 # -- what is said -----------------------------------------------------------------------------------------------------
 
 Quiet = Annotated[
     bool, typer.Option("--quiet", help="Say nothing but the answer and errors: no notes, warnings and bars.")
 ]
 
+ROUGH = 0.5
+"""The relative error up to which predictions hold roughly, as `validation.verify` has it, which is slow to load."""
 FailOver = Annotated[
     float,
     typer.Option(

@@ -36,7 +36,9 @@ class Format(str, Enum):
     parquet = "parquet"
 
 
-def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: str) -> None:
+def show(
+    frame: pd.DataFrame, format: Format | None, out: Path | None, title: str, widest: int = WIDEST
+) -> None:
     """A table is written to a file or printed; of several processes the first one does it.
 
     Args:
@@ -45,6 +47,7 @@ def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: st
             else as CSV.
         out: The file; None prints it.
         title: What stands above the table on a terminal.
+        widest: Characters of a cell that are shown there.
 
     Raises:
         ValueError: Parquet without a file, or a suffix that names no format.
@@ -68,7 +71,7 @@ def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: st
             else:
                 part.write_text(_as_text(frame, format), encoding="utf-8")
     elif format is Format.table:
-        console().print(for_people(frame, title))
+        console().print(for_people(frame, title, widest))
     else:
         give(_as_text(frame, format))
 
@@ -92,10 +95,15 @@ def own_name(frame: pd.DataFrame, column: str, fitted: FittedFile) -> pd.DataFra
     return frame if fitted.target in frame else frame.rename(columns={column: fitted.target})
 
 
-def for_people(frame: pd.DataFrame, title: str) -> Table:
+def for_people(frame: pd.DataFrame, title: str, widest: int = WIDEST) -> Table:
     """A table for the terminal: numbers to the right and rounded, effects with their sign, no cell too long.
 
     "because of" is shown whole: its parts add up.
+
+    Args:
+        frame: The table; its index is a column.
+        title: What stands above it.
+        widest: Characters of a cell that are shown.
     """
     import pandas as pd
     from rich.table import Table
@@ -108,13 +116,14 @@ def for_people(frame: pd.DataFrame, title: str) -> Table:
         table.add_column(styled(name), justify="right" if number else "left", overflow="fold")
     for line in plain.itertuples(index=False):
         cells = zip(plain.columns, line, signed, strict=True)
-        table.add_row(*(_cell(value, plus, whole=name == "because of") for name, value, plus in cells))
+        in_full = {"because of": 10_000}  # its parts add up
+        table.add_row(*(_cell(value, plus, in_full.get(str(name), widest)) for name, value, plus in cells))
     return table
 
 
-def _cell(value: object, signed: bool, *, whole: bool = False) -> Text:
+def _cell(value: object, signed: bool, widest: int) -> Text:
     """A value as text that can neither style nor steer the terminal."""
     if value is None:
         return styled("")
     words = (f"{value:+.4g}" if signed else f"{value:.4g}") if isinstance(value, float) else str(value)
-    return styled(words if whole or len(words) <= WIDEST else words[: WIDEST - 1] + "…")
+    return styled(words if len(words) <= widest else words[: widest - 1] + "…")

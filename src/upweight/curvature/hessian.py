@@ -15,6 +15,7 @@ from ..capabilities import SecondDerivative
 from ..linalg.coordinates import Coordinates, power_of_two
 from ..linalg.dual_factor import DualFactor
 from ..linalg.factorizations import CholeskyFactor, Factor, MovedFactor
+from ..linalg.rows import as_rows
 from ..objective import Objective
 from ..types import Operator, Tensor
 from .base import ExampleMean, ProblemCurvature, extreme_eigenvalues
@@ -143,6 +144,7 @@ class EmpiricalCurvature(ProblemCurvature, ExampleMean):
         root = matrix.root() if int((diagonal == 0).sum()) < FEW_UNPENALISED else None
         if root is not None:
             if gauge is not None:
+                root = as_rows(root).dense()
                 size = (root.square().sum(0) * gauge.square()).sum(1, keepdim=True).sqrt()
                 root = torch.cat([root, gauge * size.clamp(min=torch.finfo(root.dtype).tiny)])
             return DualFactor(root.to(dtype), diagonal.to(dtype))

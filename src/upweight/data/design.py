@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from scipy import sparse
 
+from ..linalg.rows import DenseRows, Rows, SparseRows
 from ..types import ArrayLike, Tensor, as_tensor
 
 SMALL_BYTES = 4 << 20
@@ -63,6 +64,10 @@ class Block(ABC):
     @abstractmethod
     def dense(self) -> Float[Tensor, "b d"]:
         """The rows written out as a dense tensor, in the precision of the block."""
+
+    @abstractmethod
+    def weighted(self, w: Float[Tensor, " b"], ones: bool) -> Rows:
+        """The root of X^T diag(w^2) X: the rows, each times its number; with `ones`, X has a last column of ones."""
 
 
 class Design(ABC):
@@ -149,6 +154,10 @@ class DenseBlock(Block):
 
     def dense(self) -> Float[Tensor, "b d"]:
         return self.X
+
+    def weighted(self, w: Float[Tensor, " b"], ones: bool) -> Rows:
+        weighted = w[:, None] * self.X
+        return DenseRows(torch.cat([weighted, w[:, None]], dim=1) if ones else weighted)
 
 
 class DenseDesign(Design):
@@ -239,6 +248,10 @@ class SparseBlock(Block):
 
     def dense(self) -> Float[Tensor, "b d"]:
         return torch.from_numpy(self.X.toarray())
+
+    def weighted(self, w: Float[Tensor, " b"], ones: bool) -> Rows:
+        weighted = sparse.diags_array(w.numpy()) @ self.X
+        return SparseRows(sparse.hstack([weighted, w.numpy()[:, None]] if ones else [weighted], format="csr"))
 
 
 class SparseDesign(Design):

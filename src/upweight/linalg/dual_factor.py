@@ -6,11 +6,12 @@ from functools import cached_property
 
 import torch
 from jaxtyping import Float
-from scipy.linalg import blas, lapack
+from scipy.linalg import lapack
 
 from ..types import Tensor
 from .factorizations import Factor
 from .lanczos import indefinite
+from .rows import Rows, as_rows
 
 
 class DualFactor(Factor):
@@ -34,30 +35,35 @@ class DualFactor(Factor):
     (tensor([[ 2.0000, -1.0000,  1.0000]]), tensor([0.6667]))
     """
 
-    def __init__(self, root: Float[Tensor, "r p"], diagonal: Float[Tensor, " p"]) -> None:
-        self.dtype = root.dtype
+    def __init__(self, root: Float[Tensor, "r p"] | Rows, diagonal: Float[Tensor, " p"]) -> None:
+        rows, self.dtype = as_rows(root), diagonal.dtype
         self.unpenalised = (diagonal == 0).nonzero()[:, 0]
         self.penalised = (diagonal > 0).nonzero()[:, 0]
-        self.diagonal = root.square().sum(0) + diagonal
-        self.product = lambda rows: (rows @ root.T.to(rows)) @ root.to(rows) + rows * diagonal.to(rows)
-        self.U = root[:, self.penalised]
+        self.diagonal = rows.squares() + diagonal
+        self.product = lambda v: rows.backward(rows.forward(v)) + v * diagonal.to(v)
+        self.rows = rows.columns(self.penalised)
         self.D = diagonal[self.penalised]
-        dual = _gram(self.U / self.D.sqrt())
+        dual = self.rows.gram(self.D.sqrt())
         dual.diagonal().add_(1.0)
         self.dual, failed = torch.linalg.cholesky_ex(dual)
         if int(failed):  # the penalty drowns in the rounding of the rest
             raise indefinite(0.0)
         # The unpenalised columns F of the root meet all others K = U^T U + diag(D) in F^T U. As U K^-1 = M^-1 U D^-1,
         # their Schur complement F^T F - F^T U K^-1 U^T F is F^T M^-1 F: no difference of large numbers at small D.
-        self.free = root[:, self.unpenalised]
+        self.free = rows.columns(self.unpenalised).dense()
         half = torch.linalg.solve_triangular(self.dual, self.free, upper=False)
         whole = torch.linalg.solve_triangular(self.dual.T, half, upper=True)  # M^-1 F
-        self.cross = whole.T @ self.U / self.D  # F^T U K^-1
+        self.cross = self.rows.backward(whole.T) / self.D  # F^T U K^-1
         schur = half.T @ half
         self.schur, failed = torch.linalg.cholesky_ex(schur)
         rounding = 10 * len(schur) * torch.finfo(self.dtype).eps
         if int(failed) or bool((self.schur.diagonal().square() <= rounding * schur.diagonal()).any()):
             raise indefinite(0.0)
+
+    @property
+    def U(self) -> Float[Tensor, "r k"]:  # noqa: N802 the letter of the formula
+        """The penalised columns of the root, written out."""
+        return self.rows.dense()
 
     @cached_property
     def leverages(self) -> Float[Tensor, " r"]:
@@ -75,7 +81,8 @@ class DualFactor(Factor):
 
     def _penalised_inverse(self, rows: Tensor) -> Tensor:
         scaled = rows / self.D
-        return scaled - torch.cholesky_solve(self.U @ scaled.T, self.dual).T @ self.U / self.D
+        inside = torch.cholesky_solve(self.rows.forward(scaled).T, self.dual).T
+        return scaled - self.rows.backward(inside) / self.D
 
     def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         wide = rows.to(self.dtype)
@@ -90,11 +97,3 @@ class DualFactor(Factor):
 
     def quadratic(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:
         return (rows * self.solve(rows)).sum(1)
-
-
-def _gram(rows: Float[Tensor, "r p"]) -> Float[Tensor, "r r"]:
-    """The lower triangle of S S^T, which is all that a Cholesky factor reads; on the CPU at half the work."""
-    if rows.device.type != "cpu" or not rows.shape[1]:
-        return rows @ rows.T
-    name = "dsyrk" if rows.dtype == torch.float64 else "ssyrk"
-    return torch.from_numpy(getattr(blas, name)(1.0, rows.numpy().T, trans=1, lower=1))

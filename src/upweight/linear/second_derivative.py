@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from ..capabilities import SecondDerivative
 from ..data.design import CentredDesign, Design
 from ..linalg.coordinates import Coordinates
+from ..linalg.rows import Rows
 from ..objective import LinearModel
 from ..runtime.distributed import own_seed, shard, sum_across
 from ..types import Operator, Tensor, wide
@@ -144,10 +145,13 @@ class LinearHessian(SecondDerivative):
             total += self.map.backward(block, S @ noise)
         return sum_across(total) / problem.n**0.5
 
-    def root(self) -> Float[Tensor, "r p"] | None:
+    def root(self) -> Float[Tensor, "r p"] | Rows | None:
         problem = self.problem
         if problem.n * problem.c >= problem.p:
             return None
+        if problem.c == 1 and problem.design.is_sparse and self.columns is None:
+            bend = (self._bend[:, 0] / problem.n).sqrt()
+            return problem.design.block(slice(None), torch.float64).weighted(bend, self.map.intercept)
         X = self.design.block(slice(None), torch.float64).dense()
         return self.map.outer(problem.derivatives().root().mT, X).flatten(0, 1) / problem.n**0.5
 

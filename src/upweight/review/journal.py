@@ -148,7 +148,7 @@ class Journal:
         time = datetime.now(timezone.utc).isoformat(timespec="seconds")
         with self._lock, self._written():
             before = self._current()
-            if before.newest and next(reversed(before.rows.values())) == decision:
+            if before.newest and list(before.rows.values())[-1] == decision:
                 return
             added = self._connection.execute(
                 "INSERT INTO decision (row, action, label, time) VALUES (?, ?, ?, ?)",

@@ -6,6 +6,7 @@ from .conditions import fulfilling, row_label
 from .default_models import described, photograph, sensible
 from .file_models import FileModel, fitted_here, from_function, from_skops, read_skops
 from .fitted_file import FittedFile
+from .held_out import Unseen, unseen
 from .kinds import Kind, is_kind, is_quantity, kind_of
 from .reading import INPUT, FileError, FileRead, Options, check_column, inside, opened, read, row_ids
 from .spreadsheet import inert
@@ -20,6 +21,7 @@ __all__ = [
     "Kind",
     "Options",
     "Table",
+    "Unseen",
     "asked_about",
     "check_column",
     "default_measure",
@@ -41,4 +43,5 @@ __all__ = [
     "row_label",
     "sensible",
     "understood",
+    "unseen",
 ]

@@ -192,15 +192,16 @@ def nested(column: pd.Series) -> bool:
 
 def read_by(reader: Reader, column: pd.Series) -> Cells:
     """The cells of a column as a reader reads them, each different word once."""
-    words = column.dropna().map(str)
+    there = column.notna().to_numpy()  # by place: rows may be asked about several times under one name
+    words = column[there].map(str)
     different = pd.Series(words.unique(), dtype=object)
     marker = different.str.strip().str.lower().isin(MISSING)
     if different.str.strip().isin(["+"]).any():
         marker &= different.str.strip() != "-"  # beside a plus it is a sign
     rest = different[~marker]
     known = reader.values(rest.astype(str))
-    values = words.map(dict(zip(rest, known, strict=True))).reindex(column.index)
-    unread = words[values.loc[words.index].isna().to_numpy()]
+    values = column.map(str, na_action="ignore").map(dict(zip(rest, known, strict=True)))
+    unread = words[values[there].isna().to_numpy()]
     marked = unread.isin(different[marker])
     return Cells(
         reader,

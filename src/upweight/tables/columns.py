@@ -210,9 +210,10 @@ def _cells(table: pd.DataFrame, target: str, said: Mapping[str, Kind], plain: bo
     for name, kind in said.items():
         if kind in ("number", "date") and name in table and not _is_dated(table[name]):
             column = table[name]
-            found[name] = read_dates(column, _CODED) if kind == "date" else read_numbers(column, comma=comma)
-            if found[name].values.isna().all():
+            read = read_dates(column, _CODED) if kind == "date" else read_numbers(column, comma=comma)
+            if read.values.isna().all():
                 raise FileError(f"column {name!r} is said to be a {kind}, and none of its cells is one")
+            found[name] = read
     y = table[target]
     words = has_words(y) and not nested(y) and y.dropna().map(type).nunique() == 1
     if words and target in free and found[target] is None:

@@ -16,7 +16,8 @@ from ..types import Batch
 from .columns import Table, understood
 from .conditions import fulfilling, row_label
 from .file_models import FileModel, fitted_here, from_function, from_skops
-from .reading import INPUT, UTF8, FileError, FileRead, Options, check_column, opened, row_ids
+from .reading import INPUT, FileError, FileRead, Options, check_column, opened, row_ids
+from .text_files import UTF8
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +167,18 @@ class FittedFile:
         if row is not None:
             raw = raw.loc[[row_label(raw, row)]]
         return self.model.batches(raw, self.folder(test))
+
+    def drawn(self, count: int, test: Path | None = None, *, seed: int = 0) -> Batch:
+        """Some rows of the file of those asked about, drawn at random, or all of them where there are no more.
+
+        Args:
+            count: How many.
+            test: The file of the rows; otherwise the training file.
+            seed: The seed of the draw.
+        """
+        raw = self._asked_about(test)
+        rows = raw.sample(min(count, len(raw)), random_state=seed)
+        return self.model.batches(rows, self.folder(test))
 
     def folder(self, test: Path | None = None) -> Path:
         """The folder that the images of the rows asked about are in: that of their file."""

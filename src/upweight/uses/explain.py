@@ -10,7 +10,6 @@ import torch
 
 from ..influence.influence import Influence
 from ..influence.scores import Scores
-from ..influence.stationarity import finishing
 from ..measures import MeasureLike
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
@@ -67,9 +66,7 @@ class Explanation:
         return plain("\n".join([self.question, *self._words(), tables]))
 
     def _words(self) -> list[str]:
-        found = self.scores
-        drift = [] if found.drift is None else [finishing(found.measure, found.drift, found.effect())]
-        return [found.sign, found.verdict, *drift]
+        return [self.scores.sign, *self.scores.remarks]
 
     def _repr_html_(self) -> str:
         first, second = self.headings
