@@ -15,6 +15,7 @@ import typer
 from ..errors import InfluenceError
 from ..runtime.process import rank
 from ..runtime.progress import quiet, speaks
+from ..runtime.terminal import say
 from .options import Quiet
 
 FAILED, BAD_INPUT, GATE = 1, 2, 3
@@ -37,7 +38,7 @@ def _tell_version(asked: bool) -> bool:
     if asked:
         from importlib.metadata import version as installed_version
 
-        typer.echo(f"upweight {installed_version('upweight')}")
+        say(f"upweight {installed_version('upweight')}")
         raise typer.Exit
     return asked
 
@@ -54,7 +55,7 @@ def main(
 
 def _warned(message: Warning | str, *_: object, **__: object) -> None:
     if speaks():
-        typer.echo(f"Warning: {message}", err=True)
+        say(f"Warning: {message}", err=True)
 
 
 def answering(command: Callable[P, None]) -> Callable[..., None]:
@@ -74,10 +75,10 @@ def answering(command: Callable[P, None]) -> Callable[..., None]:
                 warnings.showwarning = _warned
                 command(*args, **kwargs)
         except InfluenceError as error:
-            typer.echo(f"Error: {error}", err=True)
+            say(f"Error: {error}", err=True)
             raise typer.Exit(FAILED) from None
         except (ValueError, TypeError, ImportError, OSError) as error:
-            typer.echo(f"Error: {error}", err=True)
+            say(f"Error: {error}", err=True)
             raise typer.Exit(BAD_INPUT) from None
 
     said = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)

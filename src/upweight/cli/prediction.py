@@ -9,6 +9,7 @@ import typer
 
 from ..errors import InfluenceError
 from ..runtime.progress import tell
+from ..runtime.terminal import give
 from .options import ROUGH, Asking, FailOver, Format_, K, Measure, Out, Relative, Row, Test
 from .questions import asks
 from .show import own_name, show
@@ -137,5 +138,5 @@ def report(
     asked = asked_about(fitted, row, test, Asking.of(measure, fitted))
     page = explained_row(fitted, asked, k=k, checked=checked, relative=relative)
     write(out, page)
-    typer.echo(str(out))
+    give(f"{out}\n")
     confirmed(page.verified, fail_over)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..runtime.process import rank
+from ..runtime.terminal import console, give, styled
 from ..runtime.whole_files import whole
 
 if TYPE_CHECKING:
@@ -70,11 +71,9 @@ def show(
             else:
                 part.write_text(_as_text(frame, format), encoding="utf-8")
     elif format is Format.table:
-        from rich.console import Console
-
-        Console().print(for_people(frame, title, widest))
+        console().print(for_people(frame, title, widest))
     else:
-        sys.stdout.write(_as_text(frame, format))
+        give(_as_text(frame, format))
 
 
 def _as_text(frame: pd.DataFrame, format: Format) -> str:
@@ -109,24 +108,22 @@ def for_people(frame: pd.DataFrame, title: str, widest: int = WIDEST) -> Table:
     import pandas as pd
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=styled(title), title_justify="left")
     plain = frame.reset_index()
     signed = ["effect" in str(name) or name in CHANGES for name in plain.columns]
     for name in plain.columns:
         number = pd.api.types.is_numeric_dtype(plain[name]) and not pd.api.types.is_bool_dtype(plain[name])
-        table.add_column(str(name), justify="right" if number else "left", overflow="fold")
+        table.add_column(styled(name), justify="right" if number else "left", overflow="fold")
     for line in plain.itertuples(index=False):
         cells = zip(plain.columns, line, signed, strict=True)
-        table.add_row(*(_cell(v, plus, None if name == "because of" else widest) for name, v, plus in cells))
+        in_full = {"because of": 10_000}  # its parts add up
+        table.add_row(*(_cell(value, plus, in_full.get(str(name), widest)) for name, value, plus in cells))
     return table
 
 
-def _cell(value: object, signed: bool, widest: int | None) -> Text:
+def _cell(value: object, signed: bool, widest: int) -> Text:
     """A value as text that can neither style nor steer the terminal."""
-    from rich.text import Text
-
     if value is None:
-        return Text("")
+        return styled("")
     words = (f"{value:+.4g}" if signed else f"{value:.4g}") if isinstance(value, float) else str(value)
-    words = "".join(c if c.isprintable() else " " for c in words)
-    return Text(words if widest is None or len(words) <= widest else words[: widest - 1] + "…")
+    return styled(words if len(words) <= widest else words[: widest - 1] + "…")

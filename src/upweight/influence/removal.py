@@ -19,6 +19,7 @@ from ..curvature.base import ExampleMean
 from ..measures import Measure
 from ..objective import LinearModel
 from ..runtime.notebook import as_html
+from ..runtime.terminal import plain
 from ..types import Tensor
 from .scores import Scores
 from .stationarity import finishing
@@ -124,7 +125,7 @@ class Removal:
         m, g = self.first_order.shape
         head = f"Removal of {g} groups: predicted change of the {self.measure} of {m} "
         table = self.to_frame().head(10).to_string(index=False)
-        return "\n".join([f"{head}test rows (positive = it would rise)", table, *self.remarks])
+        return plain("\n".join([f"{head}test rows (positive = it would rise)", table, *self.remarks]))
 
     def _repr_html_(self) -> str:
         head = f"Predicted change of the {self.measure}; positive = it would rise."

@@ -16,6 +16,7 @@ from ..errors import StaleError
 from ..runtime.fingerprint import content_hash
 from ..runtime.notebook import as_html
 from ..runtime.tensor_files import read, write
+from ..runtime.terminal import plain
 from ..types import Tensor
 from .stationarity import finishing, unfinished
 
@@ -322,7 +323,7 @@ class Scores:
 
     def __repr__(self) -> str:
         tables = [f"\n{self.helpful(5).to_string()}\n{self.harmful(5).to_string()}"] if len(self) == 1 else []
-        return "\n".join(self._summary() + tables)
+        return plain("\n".join(self._summary() + tables))
 
     def _repr_html_(self) -> str:
         tables = ["Helpful", self.helpful(), "Harmful", self.harmful()] if len(self) == 1 else []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..runtime.terminal import plain
 from .spreadsheet import inert
 
 Source = Path | BytesIO
@@ -43,7 +44,10 @@ def unpacked(source: Source, packed: str) -> BufferedIOBase:
 
 
 class FileError(ValueError):
-    """A file, a column or a row cannot be used as it is; the message says what to do."""
+    """A file, a column or a row cannot be used as it is; the message says what to do, and steers no terminal."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(plain(message))
 
 
 class Format(ABC):

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from ..influence.influence import Influence
 from ..objective import LinearModel
 from ..runtime.notebook import as_html
+from ..runtime.terminal import plain
 from ..types import Batch, Tensor
 from .labels import bars, classifier, contradicted, decided, label_names, mean_loss, row_names
 
@@ -74,7 +75,7 @@ class Suspects:
 
     def __repr__(self) -> str:
         head = f"{len(self.table)} training rows, the most suspicious first (by {self.ranked_by})"
-        return "\n".join([head, self.table.head(10).to_string(), *filter(None, [self.summary])])
+        return plain("\n".join([head, self.table.head(10).to_string(), *filter(None, [self.summary])]))
 
     def _repr_html_(self) -> str:
         head = f"The most suspicious labels first, by {self.ranked_by}. {self.summary}"

@@ -17,6 +17,7 @@ from ..influence.scores import Scores
 from ..influence.stationarity import below_drift, unfinished
 from ..measures import MeasureLike
 from ..runtime.notebook import as_html
+from ..runtime.terminal import plain
 
 Level = Literal["trust", "trust the ranking only", "do not trust"]
 UNSTABLE, SHAKY = 0.5, 0.9
@@ -43,7 +44,7 @@ class Trust:
         lines = [self.level, *(f"- {reason}" for reason in self.reasons)]
         if len(self.sensitivity):
             lines += ["Scores at other dampings:", self.sensitivity.to_string()]
-        return "\n".join(lines)
+        return plain("\n".join(lines))
 
     def _repr_html_(self) -> str:
         strip = ["Scores at other dampings:", self.sensitivity] if len(self.sensitivity) else []
