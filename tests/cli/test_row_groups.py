@@ -130,5 +130,7 @@ def test_columns_to_believe_and_columns_that_a_network_has(tmp_path, monkeypatch
     assert "--test FILE is needed" in run(*asked).stderr
     result = run(*asked, "--row", 7)
     assert "is all that is known before" in result.stderr
-    assert "Finishing the training would change the loss" in result.stderr
+    assert "Finishing the training would change the mean loss" in result.stderr
+    grouped = run("mismatch", *asked[1:6], "--by", "town", "--test", "a.csv")
+    assert "Columns responsible" not in grouped.stderr  # nothing is known of them
     assert "retrained" in run(*asked, "--row", 7, "--verify", "--fail-over", 100).stdout

@@ -49,9 +49,12 @@ def mismatch(
         asked.words,
         "Effect of removal: the predicted change of the mean loss of the rows asked about if a group were removed from "
         "the training rows; negative = they would be predicted better without it, so that it harms.",
+        unit(fitted),
         found.drift,
-        f"Columns responsible in group {found.groups.index[0]!r}:\n{found.features.to_string(index=False)}",
     ]
+    if len(found.features):
+        causes = found.features.to_string(index=False)
+        words.append(f"Columns responsible in group {found.groups.index[0]!r}:\n{causes}")
     tell("\n".join(filter(None, words)), always=True)
     title = "Predicted change of the mean loss without a group of training rows"
     show(found.groups.rename_axis(by).head(k), format, out, title)
@@ -102,21 +105,33 @@ def remove(
             "--guarantee is for classes; of a quantity the column newton is what retraining gives"
         )
     gone = torch.tensor(asked.fitted.rows(where))
-    found = model.influence.of_removal({where: gone}, asked.batch, guarantee=STEPS * guarantee)
-    numbers = found.to_frame().drop(columns=["test row"]).groupby("group", sort=False).mean()
-    numbers["size"] = len(gone)
+    if verify:
+        model.check_refit()
+    found = model.influence.of_removal({where: gone}, asked.batch, guarantee=STEPS * guarantee).averaged
+    numbers = found.to_frame().drop(columns=["test row"]).set_index("group")
     if verify:
         with phase("training again without the rows"):
             change = change_without(model.influence.problem, asked.batch, gone, model.refit)
         numbers["retrained"] = float(change.mean())
-    counted = (
-        f"{len(gone):,} of {len(asked.fitted.raw):,} training rows removed; positive = the loss would rise."
-    )
-    words = [asked.words, counted, lost(asked.fitted, gone), *found.remarks, believed(numbers, found)]
+    words = [
+        asked.words,
+        f"{len(gone):,} of {len(asked.fitted.raw):,} training rows removed; positive = the loss would rise.",
+        unit(fitted),
+        lost(asked.fitted, gone),
+        *found.remarks,
+        believed(numbers, found),
+    ]
     tell("\n".join(filter(None, words)), always=True)
     show(numbers, format, out, "Predicted change of the mean loss")
     if verify:
         confirmed(numbers, fail_over)
+
+
+def unit(fitted: FittedFile) -> str:
+    """The unit of the changes of a quantity's loss, in a sentence; "" for classes, whose loss has none."""
+    if fitted.model.classifies:
+        return ""
+    return f"The loss is half the squared error: changes are in the square of the unit of {fitted.target}."
 
 
 def lost(fitted: FittedFile, gone: Tensor) -> str:

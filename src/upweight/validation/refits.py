@@ -104,8 +104,8 @@ def change_without(
         whole, there = problem.linear.minimised(), problem.linear.without(rows).minimised()
     else:
         raise ValueError(
-            "only linear models are trained again here: the function of --problem must return "
-            "(problem, batches, refit)"
+            "only linear models are trained again here: for others give refit, a function of the kept training rows "
+            "(index tensor) that returns the retrained parameters or module"
         )
     return there.evaluate(test) - whole.evaluate(test)
 
