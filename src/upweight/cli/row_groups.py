@@ -59,7 +59,8 @@ def mismatch(
     ]
     if len(found.features):
         causes = found.features.to_string(index=False)
-        words.append(f"Columns responsible in group {found.groups.index[0]!r}:\n{causes}")
+        group = f"Columns responsible in group {found.groups.index[0]!r}"
+        words.append(f"{group}: parts that add up to its effect of first order\n{causes}")
     tell("\n".join(filter(None, words)), always=True)
     title = "Predicted change of the mean loss without a group of training rows"
     show(found.groups.rename_axis(by).head(k), format, out, title)
