@@ -152,6 +152,16 @@ def test_row_names_without_a_heading_are_a_column(tmp_path: Path):
     assert read(path).to_dict("list") == {"age": [3, 4], "kind": ["a", "b"]}
 
 
+def test_single_quotes_around_every_name_are_quotes(tmp_path: Path):
+    path = tmp_path / "a.dat"
+    path.write_text("'age'\t'kind'\n3\t'a\tb'\n4\t'b'\n")
+    found = opened(path)
+    assert found.table.to_dict("list") == {"age": [3, 4], "kind": ["a\tb", "b"]}
+    assert found.corrected(path.read_bytes(), "kind", pd.Series([1, 1])) == b"age\tkind\n3\tb\n4\tb\n"
+    path.write_text("it's kind\n3 a\n4 b\n")
+    assert read(path).columns.tolist() == ["it's", "kind"]
+
+
 def test_sheets_and_tables_are_named(tmp_path: Path):
     pytest.importorskip("openpyxl")
     path = tmp_path / "a.xlsx"

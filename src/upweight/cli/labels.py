@@ -115,7 +115,7 @@ def review(
     stops, and the same command goes on.
     """
     try:
-        from ..review import Journal, Session, corrected_file, file_hash, serve
+        from ..review import Journal, Session, corrected_file, serve
     except ImportError as missing:
         raise ImportError(
             'the review page is served with starlette: pip install "upweight[review]"'
@@ -126,7 +126,7 @@ def review(
     if fitted.path == INPUT:
         raise ValueError("a review needs a file that stays where it is: its decisions name rows of that file")
     path = journal or fitted.path.with_name(f"{fitted.path.name}.review")
-    decisions = Journal(path, fitted.path.name, fitted.target, file_hash(fitted.path))
+    decisions = Journal(path, fitted.path.name, fitted.target, fitted.hash)
     session = Session(fitted, decisions, held=held, seed=seed)
     corrected = partial(corrected_file, session, exact=exact)
     if export is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from .session import Session
@@ -15,8 +16,12 @@ def corrected_file(session: Session, *, exact: bool = False) -> tuple[str, bytes
 
     Raises FileError where the file has changed since the review began, or cannot be written so that it reads as it is.
     """
-    fitted = session.fitted
-    places = pd.DataFrame({fitted.target: range(len(fitted.raw))})  # a label is that of a row that has it
-    rows = session.corrected(places)[fitted.target]
+    fitted, places = session.fitted, session.fitted.places
+    own = pd.DataFrame({fitted.target: places}, index=places)  # a label is that of a row that has it
+    rows = session.corrected(own)[fitted.target]
+    left_out = np.setdiff1d(
+        np.arange(len(fitted.file.table)), places
+    )  # rows without a label stay as they are
+    rows = pd.concat([rows, pd.Series(left_out, index=left_out)]).sort_index()
     content = fitted.file.corrected(session.file.content(), fitted.target, rows, exact=exact)
     return fitted.file.corrected_name, content

@@ -87,7 +87,7 @@ class Session:
         count = max(1, round(held * problem.n))
         drawn = torch.randperm(problem.n, generator=torch.Generator().manual_seed(seed))
         self.held = drawn[:count].sort().values
-        self.file = Watched(fitted.path, journal.hash)
+        self.file = Watched(fitted.path, fitted.file.hash)
         self._trouble = -1, ""
         self._newest: Fit | None = None
         self._news = threading.Event()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from ..objective import LinearModel
 from ..runtime.progress import phase, tell
@@ -116,6 +117,18 @@ class FittedFile:
         return self.file.path
 
     @property
+    def hash(self) -> str:
+        """What tells whether rows are those that they were: the file's hash, and how many of its rows are left out."""
+        out = len(self.file.table) - len(self.raw)
+        return f"{self.file.hash} without {out} rows" if out else self.file.hash
+
+    @property
+    def places(self) -> Int[np.ndarray, " n"]:
+        """The places of the rows in their file (n,), counted from 0; rows without a target may be left out of them."""
+        table = self.file.table
+        return (table.index if self.id is None else row_ids(table, self.id)).get_indexer(self.raw.index)
+
+    @property
     def heading(self) -> str:
         """What stands above the names of the rows in a table: the column of ids, or "row"."""
         return self.id or "row"
@@ -133,8 +146,13 @@ class FittedFile:
         return self.one_row(row, test).iloc[0]
 
     def one_row(self, row: str, test: Path | None = None) -> pd.DataFrame:
-        """The row that is asked about, as a table of one row. Raises FileError where there is none."""
+        """The row that is asked about, as a table of one row; it may have been left out for want of a target.
+
+        Raises FileError where there is none.
+        """
         raw = self._asked_about(test)
+        if test is None and self.table is not None:
+            raw = pd.concat([raw, self.table.unlabelled])
         return raw.loc[[row_label(raw, row)]]
 
     def batch(self, test: Path | None = None, *, row: str | None = None, where: str | None = None) -> Batch:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..runtime.paths import not_there
+from ..runtime.paths import file_hash, not_there
 from .column_files import ColumnFile
 from .formats import COMPRESSED, Format, corrected
 from .formats import FileError as FileError
@@ -66,12 +66,14 @@ class FileRead:
         path: The file, or `INPUT`.
         table: Its rows (n), counted from 0; the names of columns are strings.
         format: What kind of file it is.
+        hash: The hash of its bytes before it was read, which tells whether it is still that file; "" of `INPUT`.
         notes: What is to be said about how it was read.
     """
 
     path: Path
     table: pd.DataFrame
     format: Format
+    hash: str
     notes: tuple[str, ...] = ()
 
     @property
@@ -160,6 +162,7 @@ def _kind_of_bytes(head: bytes) -> str:
 def _parsed(path: Path, source: Path | BytesIO, format: Format, encoding: str) -> FileRead:
     """What a format makes of the file; whatever goes wrong as one sentence."""
     try:
+        hash = file_hash(source) if isinstance(source, Path) else ""
         table, notes = format.read(source)
     except ImportError as error:
         needed = NEEDED.get(path.suffix.lower(), "pyarrow")
@@ -176,7 +179,7 @@ def _parsed(path: Path, source: Path | BytesIO, format: Format, encoding: str) -
     except Exception as error:  # whatever the readers of broken files raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FileError(f"{path.name}: cannot be read: {reason}") from error
-    return FileRead(path, table, format, notes)
+    return FileRead(path, table, format, hash, notes)
 
 
 def check_column(table: pd.DataFrame, name: str) -> None:

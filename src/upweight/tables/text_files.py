@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ import pandas as pd
 from .formats import COMPRESSED, OTHERWISE, FileError, Format, Source, unpacked
 from .spreadsheet import inert
 
-SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".dat": " "}
 """What stands between the cells of a text file by its suffix, unless its text shows something else."""
 UTF8 = "utf-8"
 _OTHERS = (",", ";", "\t", "|", " ")
@@ -47,11 +48,11 @@ class Text(Format):
         encoding, separator = self._encoding(head), self._between(head)
         parsed = partial(
             pd.read_csv, sep=_pattern(separator), encoding=encoding, keep_default_na=False, na_values=[""],
-            low_memory=False, compression=None,
+            low_memory=False, compression=None, quotechar=self._quote(head),
         )  # fmt: skip
         with unpacked(source, self.packed) as file:
             table = parsed(file)
-        first, second, *_ = [*self._cells(head, separator, encoding), 0, 0]
+        first, second, *_ = [*self._cells(head, separator), 0, 0]
         if second > first:  # rows have more cells than the first line: pandas takes the first for an index
             if table.iloc[:, -1].isna().all():
                 with unpacked(source, self.packed) as file:
@@ -74,8 +75,9 @@ class Text(Format):
         with unpacked(BytesIO(content), self.packed) as file:
             text = file.read().decode(encoding)
         parsed = partial(
-            pd.read_csv, sep=_pattern(separator), header=None, dtype=str, na_filter=False, low_memory=False
-        )
+            pd.read_csv, sep=_pattern(separator), header=None, dtype=str, na_filter=False, low_memory=False,
+            quotechar=self._quote(head),
+        )  # fmt: skip
         cells = parsed(io.StringIO(text, newline=""))
         if cells.shape[1] != len(names):
             raise FileError("its first line has another number of cells than its rows: name every column")
@@ -85,7 +87,14 @@ class Text(Format):
         table = pd.concat([cells.iloc[:1], made], ignore_index=True)
         table = table if exact else inert(table)
         ends = "\r\n" if text.partition("\n")[0].endswith("\r") else "\n"
-        write = partial(table.to_csv, sep=separator, index=False, header=False, lineterminator=ends)
+        write = partial(
+            table.to_csv,
+            sep=separator,
+            index=False,
+            header=False,
+            lineterminator=ends,
+            quotechar=self._quote(head),
+        )
         # A lone carriage return ends a row where Python's writer has not quoted it.
         tried = (_read_back(table, write, parsed, quoting) for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
         found = next((made for made in tried if made is not None), None)
@@ -110,6 +119,11 @@ class Text(Format):
             return "utf-16-le"
         return "utf-16-be" if b"\0" in head[:4:2] and b"\0" not in head[1:4:2] else UTF8
 
+    def _quote(self, head: bytes) -> str:
+        """What stands around cells: double quotes, unless there are single ones around every name of a column."""
+        names = head.decode(self._encoding(head), errors="replace").partition("\n")[0].strip()
+        return "'" if re.fullmatch(r"'[^']*'([^'\w]+'[^']*')*", names) else '"'
+
     def _between(self, head: bytes) -> str:
         """What stands between cells: what was said, or what cuts all first lines in as many parts, two or more."""
         if self.separator is not None:
@@ -117,20 +131,19 @@ class Text(Format):
             if len(separator) != 1:
                 raise FileError(f"--separator {self.separator!r} must be one character, tab or space")
             return separator
-        encoding = self._encoding(head)
         for separator in dict.fromkeys([self.usual, *_OTHERS]):
-            first, *counts = self._cells(head, separator, encoding) or [0]
+            first, *counts = self._cells(head, separator) or [0]
             if first > 1 and set(counts) in (set(), {first}, {first + 1}):
                 return separator
         return self.usual
 
-    @staticmethod
-    def _cells(head: bytes, separator: str, encoding: str) -> list[int]:
+    def _cells(self, head: bytes, separator: str) -> list[int]:
         """The number of cells in each of the first lines, if that is what stands between them."""
-        text, whole = head.decode(encoding, errors="replace"), len(head) < _HEAD
+        text, whole = head.decode(self._encoding(head), errors="replace"), len(head) < _HEAD
         lines = csv.reader(
-            io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=separator == " "
-        )
+            io.StringIO(text, newline=""), delimiter=separator, quotechar=self._quote(head),
+            skipinitialspace=separator == " ",
+        )  # fmt: skip
         try:
             return [len(line) for line in lines if line][: None if whole else -1]  # the last may be cut
         except csv.Error:  # a cell longer than Python's module takes
