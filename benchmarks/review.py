@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import sqlite3
 import statistics
 import subprocess
 import sys
@@ -23,47 +22,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from playwright.sync_api import Browser, Page, Request, sync_playwright
 
+from benchmarks.review_pages import decided_before, made_up
 from experiments import commands
-from upweight.review import Journal, file_hash
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-
-
-def made_up(n: int) -> pd.DataFrame:
-    """A table whose target depends on numbers and categories, one label in twenty wrong."""
-    random = np.random.default_rng(0)
-    table = pd.DataFrame(random.normal(size=(n, 20)), columns=[f"number {j}" for j in range(20)])
-    for j in range(5):
-        table[f"category {j}"] = random.choice(list("abcdefgh"), n)
-    score = (
-        table["number 0"] + table["number 1"] + 2 * (table["category 0"] == "a") + random.normal(0, 0.5, n)
-    )
-    wrong = random.random(n) < 0.05
-    table["label"] = np.where((score > 0.3) ^ wrong, "yes", "no")
-    return table
-
-
-def decided_before(journal: Path, file: Path, target: str, count: int) -> list[dict[str, Any]]:
-    """So many decisions in a new journal, of every kind, about rows here and there."""
-    table = pd.read_csv(file, dtype=str, na_filter=False)
-    rows = np.random.default_rng(1).permutation(len(table))[:count].tolist()
-    labels = sorted(table[target].unique())
-    kinds = (("keep", "k"), ("drop", "d"), ("relabel", "r"))
-    found = [
-        {"row": row, "action": kinds[i % 3], "label": labels[i % 2] if i % 3 == 2 else None}
-        for i, row in enumerate(rows)
-    ]
-    Journal(journal, file.name, target, file_hash(file))
-    with sqlite3.connect(journal) as connection:
-        connection.executemany(
-            "INSERT INTO decision (row, action, label, time) VALUES (?, ?, ?, '')",
-            [(d["row"], d["action"][0], d["label"]) for d in found],
-        )
-    return [{**d, "action": d["action"][1]} for d in found]
 
 
 def start(file: Path, target: str, journal: Path) -> tuple[subprocess.Popen, str]:
@@ -89,7 +54,7 @@ def decide(page: Page, keys: Any, count: int) -> tuple[list[dict[str, Any]], lis
         label = page.locator("form:has([data-key=r]) input[name=label]")
         given = label.get_attribute("value") if key == "r" else None
         before = time.perf_counter()
-        with page.expect_navigation(wait_until="load"):
+        with page.expect_navigation(wait_until="load", timeout=120_000):
             page.keyboard.press(key)
         seconds.append(time.perf_counter() - before)
         timing = page.evaluate(
@@ -156,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             made, took, own = decide(page, keys, half)
             decisions, seconds, served = decisions + made, seconds + took, served + own
             if half == 15 and len(decisions) == 30:
-                with page.expect_download() as download:
+                with page.expect_download(timeout=600_000) as download:
                     page.keyboard.press("e")
                 exported = Path(download.value.path()).read_bytes()
             if asked.shots and len(decisions) == 30:

@@ -6,7 +6,17 @@ import pytest
 
 from tests.support.files import run
 
-FILE_COMMANDS = ["explain", "verify", "report", "mislabeled", "review", "mismatch", "remove", "attack"]
+FILE_COMMANDS = [
+    "explain",
+    "verify",
+    "report",
+    "mislabeled",
+    "review",
+    "mismatch",
+    "remove",
+    "attack",
+    "trust",
+]
 READING = {"--target", "--text", "--image", "--drop", "--id", "--encoding", "--model", "--trust", "--problem"}
 LEFT_OUT = {"attack": {"--model", "--trust", "--image", "--problem"}, "review": {"--problem"}}
 

@@ -1,13 +1,14 @@
 """Questions about the prediction of one row."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from tests.support.files import ridge, run
-from upweight.cli import prediction
+from upweight.cli import options
 from upweight.validation.verify import ROUGH
 
 
@@ -149,4 +150,28 @@ def test_what_retraining_does_not_confirm_ends_with_a_sentence_and_a_code(people
 
 
 def test_explanations_hold_roughly_up_to_the_error_that_verify_says():
-    assert prediction.ROUGH == ROUGH
+    assert options.ROUGH == ROUGH
+
+
+def test_the_readme_shows_what_is_answered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "130")
+    root = Path(__file__).parents[2]
+    code = (
+        (root / "docs" / "files.md")
+        .read_text(encoding="utf-8")
+        .partition("```python\n")[2]
+        .partition("```")[0]
+    )
+    exec(code, {})
+    shown = (
+        (root / "README.md")
+        .read_text(encoding="utf-8")
+        .partition("```text\n$ upweight ")[2]
+        .partition("```")[0]
+    )
+    command, *lines = shown.strip().splitlines()
+    result = run(*command.split(), "--format", "table")
+    said = {line.strip() for line in (result.stdout + result.stderr).splitlines()}
+    assert len(lines) > 5
+    assert [line for line in lines if line not in said] == []

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from tests.support.reviews import client, decide, labelled, session_of, settled
 from upweight.review.export import corrected_file
-from upweight.review.journal import Decision, Journal, JournalError, file_hash
+from upweight.review.journal import Decision, Journal, JournalError
 from upweight.review.pages import disposition, keys_of
 from upweight.review.session import Session
 from upweight.tables import FileError, FittedFile
@@ -192,7 +192,7 @@ def test_what_is_unforeseen_is_said(fitted, monkeypatch: pytest.MonkeyPatch):
 def with_journal(own_file: Path) -> tuple[Session, Path]:
     path = own_file.with_suffix(".review")
     fitted = FittedFile.of(own_file, "kind")
-    return session_of(fitted, Journal(path, own_file.name, "kind", file_hash(own_file))), path
+    return session_of(fitted, Journal(path, own_file.name, "kind", fitted.hash)), path
 
 
 def stopped(path: Path, change: str, words: str) -> None:
@@ -303,3 +303,32 @@ def test_odd_addresses_are_no_faults_of_the_server(fitted, word):
     assert answer.status_code == 400
     assert browser.post("/undo", data={"newest": word}).status_code == 200
     assert browser.post("/decide", content=b"row=\xff\xfe&action=\xff").status_code == 400
+
+
+@pytest.mark.parametrize("id", [None, "name"])
+def test_rows_without_a_label_stay_where_they_are(tmp_path, id):
+    table = labelled().assign(name=[f"row {i}" for i in range(90)])
+    table.loc[[0, 5], "kind"] = ""
+    table.to_csv(tmp_path / "kinds.csv", index=False)
+    fitted = FittedFile.of(tmp_path / "kinds.csv", "kind", id=id, drop_missing=True)
+    session = session_of(fitted)
+    assert session.shown(3).texts["note"] == "said <b>something</b> number 4"
+    was = session.own_labels[3]
+    session.decide(Decision(3, "relabel", "ant" if was == "bee" else "bee"))
+    session.decide(Decision(4, "drop"))
+    found = pd.read_csv(io.BytesIO(corrected_file(session)[1]), keep_default_na=False)
+    expected = table.assign(kind=table["kind"].where(table.index != 4, "ant" if was == "bee" else "bee"))
+    expected = expected.drop(index=6).reset_index(drop=True)
+    assert found["kind"].tolist() == expected["kind"].tolist()
+    assert found["name"].tolist() == expected["name"].tolist()
+    path = tmp_path / "decisions"
+    Journal(path, "kinds.csv", "kind", fitted.hash)
+    with pytest.raises(FileError, match="or other rows of it are left out"):
+        Journal(path, "kinds.csv", "kind", fitted.file.hash)
+
+
+def test_a_file_that_changed_while_it_was_fitted_is_noticed(own_file, monkeypatch: pytest.MonkeyPatch):
+    fitted = FittedFile.of(own_file, "kind")
+    pd.read_csv(own_file).sort_values("a").to_csv(own_file, index=False)
+    with pytest.raises(FileError, match="has changed since the review began"):
+        session_of(fitted).decide(Decision(1, "drop"))

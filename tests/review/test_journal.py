@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import xxhash
 
-from upweight.review.journal import Decision, Journal, file_hash
+from upweight.review.journal import Decision, Journal
+from upweight.runtime.paths import file_hash
 from upweight.tables import FileError
 
 
@@ -57,10 +58,24 @@ def test_a_journal_of_something_else_is_refused(tmp_path):
         Journal(tmp_path / "photo", "train.csv", "y", "hash")
 
 
+def test_decisions_are_read_once_for_a_change(tmp_path):
+    """A page asks for them a dozen times, and there may be many thousands."""
+    journal, other = (Journal(tmp_path / "decisions", "f", "y", "h") for _ in range(2))
+    journal.add(Decision(1, "drop"))
+    before = journal.now()
+    assert journal.now() is before
+    other.add(Decision(2, "drop"))
+    after = journal.now()
+    assert list(after.rows) == [1, 2]
+    assert list(before.rows) == [1]  # whoever looks at it meanwhile
+    assert after.number != before.number
+    assert after.counts == {"keep": 0, "relabel": 0, "drop": 2, "skip": 0}
+
+
 @pytest.mark.parametrize("part", [None, 4])
 def test_the_hash_of_a_file_is_that_of_all_its_bytes(tmp_path, part, monkeypatch: pytest.MonkeyPatch):
     if part is not None:
-        monkeypatch.setattr("upweight.review.journal.PART", part)
+        monkeypatch.setattr("upweight.runtime.paths.PART", part)
     path = tmp_path / "file.csv"
     for words in (b"", b"abcdefghij", b"Xbcdefghij", b"abcdXfghij", b"abcdefghiX", b"abcdefghijk"):
         path.write_bytes(words)

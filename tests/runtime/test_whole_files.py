@@ -1,5 +1,6 @@
 """Files are there whole or not at all, whoever else writes beside them."""
 
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -125,7 +126,7 @@ def test_without_locks_nothing_unfinished_is_deleted(path: Path, monkeypatch: py
 def test_a_file_that_was_taken_for_a_killed_jobs_before_it_was_locked_is_made_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    lock, seen = whole_files.fcntl.flock, []
+    lock, seen = fcntl.flock, list[Path]()
 
     def late(handle: int, how: int) -> None:
         if not seen:
@@ -133,7 +134,7 @@ def test_a_file_that_was_taken_for_a_killed_jobs_before_it_was_locked_is_made_ag
             seen[0].unlink()
         lock(handle, how)
 
-    monkeypatch.setattr(whole_files.fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     with whole(path) as part:
         part.write_text("all")
     assert path.read_text() == "all"

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from starlette.testclient import TestClient
 
-from upweight.review import Journal, Keys, Session, application, corrected_file, file_hash
+from upweight.review import Journal, Keys, Session, application, corrected_file
 from upweight.tables import FittedFile
 
 PORT = 8765
@@ -30,8 +30,7 @@ def labelled(n: int = 90, classes: int = 2) -> pd.DataFrame:
 
 def session_of(fitted: FittedFile, journal: Journal | None = None) -> Session:
     """A session whose model stands still until it is told to catch up."""
-    hash = file_hash(fitted.path)
-    return Session(fitted, journal or Journal(":memory:", fitted.path.name, fitted.target, hash))
+    return Session(fitted, journal or Journal(":memory:", fitted.path.name, fitted.target, fitted.hash))
 
 
 def settled(session: Session) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from upweight.tables.columns import is_kind, is_quantity, kind_of, understood
+from upweight.tables.columns import understood
+from upweight.tables.kinds import is_kind, is_quantity, kind_of
 from upweight.tables.reading import FileError, read
 
 
@@ -26,7 +27,7 @@ def test_columns_are_understood_and_what_is_left_out_is_said(people_file):
         (list(range(50)), "it counts the rows"),
         ([True, False, True], "category"),
         (["a.png", "b.JPG"], "image"),
-        (pd.to_datetime(["2020-01-01", "2021-01-01"]), "dates"),
+        (pd.to_datetime(["2020-01-01", "2021-01-01"]), "date"),
         ([None, None], "it is empty"),
         ([[1], [2]], "neither numbers nor text"),
     ],
@@ -70,7 +71,10 @@ def test_a_target_is_a_quantity_where_it_is_no_class(values: list, quantity: boo
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (["yes", None] * 15, "the target 'likes' is missing in 15 rows, first in row 1: remove those rows"),
+        (
+            ["yes", None] * 15,
+            "the target 'likes' is missing in 15 rows, first in row 1: remove those rows",
+        ),
         (["yes"] * 30, "the target 'likes' is 'yes' in every row: nothing to tell apart"),
         ([f"name {i}" for i in range(30)], "has 30 different values in 30 rows: that is no class"),
         ([1, "one"] * 15, "the target 'likes' mixes int and str: make it one of them"),
@@ -183,11 +187,13 @@ def test_whole_numbers_that_skip_or_fall_are_numbers():
 
 
 def test_a_word_among_numbers_is_named():
-    column = pd.Series([f"{value / 7:.3f}" for value in range(100)])
-    column[50] = "N/A"
-    assert kind_of(column).startswith(
-        "1 of its 100 cells are no numbers, first 'N/A' in row 50: empty or repair"
-    )
+    table = people(100).assign(size=[f"{value / 7:.3f}" for value in range(100)])
+    table.loc[50, "size"] = "about 7"
+    notes = understood(table, "likes").notes
+    assert any(
+        note.startswith("size: left out, 1 of its 100 cells is no number, first 'about 7' in row 50")
+        for note in notes
+    ), notes
 
 
 @pytest.mark.parametrize("target", ["y", "b"])

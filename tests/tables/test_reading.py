@@ -30,7 +30,7 @@ def test_none_and_question_marks_are_values(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.xlsx", b"x", "cannot read .xlsx"),
+        ("a.pdf", b"x", "cannot read .pdf"),
         ("a.csv", b"", "cannot be read"),
         ("a.csv", b"a,b\n", "no rows"),
         ("a.csv", b"a,a\n1,2\n", None),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.support.cases import BY_NAME, CASES, Case, case_id, draw
 from tests.support.classifiers import blobs, estimator, network
 from tests.support.compare import assert_close_per_row
+from upweight import Influence, LinearProblem, Logistic
 from upweight.uses import labels
 
 CLASSIFIERS = [case for case in CASES if case.loss.classifies]
@@ -99,13 +100,27 @@ def test_contradicted_labels_are_those_of_confident_learning(name: str) -> None:
     """Written out row by row: the confident joint of Northcutt et al., less the rows whose label is proposed."""
     model = BY_NAME[name].problem
     outputs = 2 * draw(model.n, model.c, seed=4)
-    found = labels.contradicted(model, outputs, model.y)
+    bar = labels.bars(model, outputs, model.y)
     if model.c == 1:
         sure = [[1 / (1 + math.exp(eta)), 1 / (1 + math.exp(-eta))] for eta in outputs[:, 0].tolist()]
     else:
         sure = labels.confidences(model, outputs).tolist()
     own = [int(y > 0) if model.c == 1 else int(y) for y in model.y.flatten().tolist()]
+    bars = {}
+    for k in set(own):
+        mine, others = (
+            [p[k] for p, y in zip(sure, own, strict=True) if (y == k) is side] for side in (True, False)
+        )
+        gap = statistics.mean(mine) - statistics.mean(others)
+        if gap > 2 * math.sqrt(
+            statistics.variance(mine) / len(mine) + statistics.variance(others) / len(others)
+        ):
+            bars[k] = statistics.mean(mine)
+    assert {k: b for k, b in enumerate(bar.tolist()) if math.isfinite(b)} == pytest.approx(bars, rel=1e-9)
     bars = {k: statistics.mean(p[k] for p, y in zip(sure, own, strict=True) if y == k) for k in set(own)}
+    found = labels.contradicted(
+        model, outputs, model.y, torch.tensor([bars[k] for k in sorted(bars)]).double()
+    )
     wanted = []
     for p, y in zip(sure, own, strict=True):
         above = [k for k in bars if p[k] > bars[k]]
@@ -126,8 +141,28 @@ def test_confidences_are_the_models_probabilities(case: Case) -> None:
         assert_close_per_row(sure[:, 0], (-model.loss.value(outputs, given)).exp(), 1e-12)
 
 
-def test_a_model_that_knows_nothing_contradicts_nothing() -> None:
+@pytest.mark.parametrize("unknown", [-3.0, math.nan])
+def test_a_model_that_knows_nothing_contradicts_nothing(unknown: float) -> None:
     model = blobs(2)
-    assert not labels.contradicted(model, torch.full((model.n, 1), -3.0).double(), model.y).any()
-    unknown = torch.full((model.n, 1), torch.nan).double()
-    assert not labels.contradicted(model, unknown, model.y).any()
+    outputs = torch.full((model.n, 1), unknown).double()
+    bar = labels.bars(model, outputs, model.y)
+    assert bar.isinf().all()
+    assert not labels.contradicted(model, outputs, model.y, bar).any()
+    assert not labels.contradicted(model, outputs, model.y, torch.full((2,), 0.99).double()).any()
+
+
+@pytest.mark.parametrize("share", [0.03, 0.5])
+def test_labels_that_are_noise_are_not_contradicted(share: float) -> None:
+    contradictions = []
+    for seed in range(5):
+        X, y = draw(400, 3, seed=seed), (draw(400, 1, seed=50 + seed)[:, 0] > normal_above(share)).long()
+        model = LinearProblem.fit(X, y, loss=Logistic(), l2=1e-3, intercept=True)
+        alone = Influence(model).leave_one_out()
+        bar = labels.bars(model, alone.outputs, model.y)
+        contradictions.append(int(labels.contradicted(model, alone.outputs, model.y, bar).sum()))
+    assert sorted(contradictions)[3] == 0  # one of five may seem to know something
+
+
+def normal_above(share: float) -> float:
+    """The number above which this share of a standard normal variable lies."""
+    return statistics.NormalDist().inv_cdf(1 - share)

@@ -159,3 +159,13 @@ def test_flipped_labels_of_a_common_class_are_contradicted() -> None:
     assert flipped.sum() > 0.45 * wrong.sum()
     assert uw.mislabeled(uw.Influence(BY_NAME["squared"].problem)).summary.startswith("Without having seen")
     assert uw.mislabeled(uw.Influence(network()[0])).summary == ""
+
+
+def test_where_the_model_knows_nothing_it_is_said() -> None:
+    generator = np.random.default_rng(1)
+    X, y = generator.normal(size=(300, 2)), generator.integers(2, size=300)
+    found = uw.mislabeled(
+        uw.Influence(uw.LinearProblem.fit(X, y, loss=uw.Logistic(), l2=0.01, intercept=True))
+    )
+    assert not found.table["contradicted"].any()
+    assert found.summary.startswith("No label is contradicted, for the model knows nothing of them")

@@ -215,6 +215,31 @@ def test_an_interrupt_before_the_first_refit_ends_all() -> None:
         measured(BY_NAME["logistic"], [0], refit=refit)
 
 
+@every_case
+def test_a_set_removed_together_is_a_refit_of_the_others_alone(case: Case) -> None:
+    one = refits.change_without(case.problem, case.test, torch.tensor([3]))
+    assert_close_per_row(one, measured(case, [3])[0][0], 1e-6)
+    rows = torch.tensor([1, 4, 5])
+    by_user = refits.change_without(
+        case.problem,
+        case.test,
+        rows,
+        lambda left: case.problem.minimised().theta if len(left) == case.problem.n else _alone(case, left),
+    )
+    assert_close_per_row(refits.change_without(case.problem, case.test, rows), by_user, 1e-6)
+
+
+def _alone(case: Case, kept: torch.Tensor) -> torch.Tensor:
+    gone = torch.tensor([i for i in range(case.problem.n) if i not in set(kept.tolist())])
+    return refit_without(case.problem, [gone], uw.Hessian(case.problem).factor(), 1e-11)[0][0]
+
+
+def test_a_network_is_not_trained_again_without_its_users_help() -> None:
+    problem, batch = network()
+    with pytest.raises(ValueError, match="only linear models are trained again here"):
+        refits.change_without(problem, batch, torch.tensor([0]))
+
+
 # -- removals that leave no optimum ------------------------------------------------------------------------------------
 
 

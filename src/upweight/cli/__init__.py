@@ -4,7 +4,7 @@ So modules here import it inside functions, and above them for type checkers onl
 file name are answered at once.
 """
 
-from . import attack, demonstration, labels, prediction, row_groups
+from . import attack, demonstration, labels, prediction, row_groups, trust
 from .app import app
 
 __all__ = ["app"]
@@ -16,6 +16,7 @@ for command in (
     row_groups.mismatch,
     row_groups.remove,
     prediction.verify,
+    trust.trust,
     prediction.report,
     attack.attack,
     labels.review,

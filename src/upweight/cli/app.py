@@ -15,17 +15,18 @@ import typer
 from ..errors import InfluenceError
 from ..runtime.process import rank
 from ..runtime.progress import quiet, speaks
+from ..runtime.terminal import say
 from .options import Quiet
 
 FAILED, BAD_INPUT, GATE = 1, 2, 3
-"""Exit codes: no answer of the wanted accuracy; something given cannot be used; more suspects than --fail-over."""
+"""Exit codes: no answer of the wanted accuracy; something given cannot be used; too many contradicted labels."""
 
 P = ParamSpec("P")
 
 app = typer.Typer(
     help="Explain a trained model by its training data, and check the explanation by retraining.",
     epilog="Exit codes: 0 answered; 1 no answer of the wanted accuracy; 2 something given cannot be used; "
-    "3 more suspects than --fail-over allows.",
+    "3 more contradicted labels than --fail-over allows.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -37,7 +38,7 @@ def _tell_version(asked: bool) -> bool:
     if asked:
         from importlib.metadata import version as installed_version
 
-        typer.echo(f"upweight {installed_version('upweight')}")
+        say(f"upweight {installed_version('upweight')}")
         raise typer.Exit
     return asked
 
@@ -54,7 +55,7 @@ def main(
 
 def _warned(message: Warning | str, *_: object, **__: object) -> None:
     if speaks():
-        typer.echo(f"Warning: {message}", err=True)
+        say(f"Warning: {message}", err=True)
 
 
 def answering(command: Callable[P, None]) -> Callable[..., None]:
@@ -74,10 +75,10 @@ def answering(command: Callable[P, None]) -> Callable[..., None]:
                 warnings.showwarning = _warned
                 command(*args, **kwargs)
         except InfluenceError as error:
-            typer.echo(f"Error: {error}", err=True)
+            say(f"Error: {error}", err=True)
             raise typer.Exit(FAILED) from None
         except (ValueError, TypeError, ImportError, OSError) as error:
-            typer.echo(f"Error: {error}", err=True)
+            say(f"Error: {error}", err=True)
             raise typer.Exit(BAD_INPUT) from None
 
     said = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)

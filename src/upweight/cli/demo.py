@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from ..influence.influence import Influence
@@ -16,6 +15,7 @@ from ..influence.scores import Scores
 from ..linear.problem import LinearProblem
 from ..losses import Softmax
 from ..runtime.progress import phase, tell
+from ..runtime.terminal import console, say
 from ..validation.verify import Verification, verify
 from .digits import CLASSES, Digits, Wrong, embedded_digits, most_confident_error, pixels
 
@@ -40,26 +40,25 @@ def explained(out: Path, seed: int, k: int) -> None:
         from .. import plots
         from ..report import in_words, write
 
-    console = Console(highlight=False)
     labels = torch.from_numpy(digits.train_labels).long()
     with phase(f"training softmax regression on {len(labels):,} digits to a gradient norm of 1e-9"):
         problem = LinearProblem.fit(pixels(digits.train), labels, loss=Softmax(), outputs=CLASSES, l2=L2)
     wrong = most_confident_error(problem, digits)
-    console.print(wrong.question)
+    say(wrong.question)
     test = pixels(digits.test[[wrong.row]]), torch.tensor([wrong.label])
     influence = Influence(problem)
     tell("solving with the Hessian")
     scores = influence.on_loss(test)[0]
-    console.print(_table(scores, digits))
-    console.print(scores.sign)
+    console().print(_table(scores, digits))
+    say(scores.sign)
     tell(f"verifying: training again without each of the {k} top and {k} random digits")
     verified = verify(influence, test, k=k, seed=seed)
-    console.print(in_words(verified, "digits"))
+    say(in_words(verified, "digits"))
     picture = out / "verification.png"
     plots.verification(verified).savefig(picture, dpi=160)
     settings = _settings(influence, problem, seed)
     report = write(out / "report.html", _page(digits, wrong, scores, verified, settings))
-    console.print(f"Report: {report}\nFigure: {picture}", soft_wrap=True)
+    say(f"Report: {report}\nFigure: {picture}")
 
 
 def _table(scores: Scores, digits: Digits) -> Table:
@@ -107,9 +106,9 @@ def _page(
         noun="digits",
         settings=settings,
         certificate=[
-            scores.verdict,
             f"Finishing the training would change the test loss by {float(scores.drift):+.1e}; "
             "effects smaller than that are not to be trusted.",
+            f"The linear system behind the effects: {scores.verdict}.",
             f"Every retrained model has a gradient norm of at most {worst:.1e}, computed independently of the solver.",
         ],
         sign=scores.sign,

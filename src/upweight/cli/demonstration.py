@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..runtime.progress import phase
+from ..runtime.terminal import say
 from .app import answering
 
 
@@ -28,8 +29,6 @@ def demo(
     Trains softmax regression on 5,500 embedded MNIST digits, takes the wrong test prediction that the model is most
     confident of, and shows which training digits are responsible.
     """
-    from rich.console import Console
-
     began = time.perf_counter()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -40,4 +39,4 @@ def demo(
     with phase("loading"):
         from .demo import explained
     explained(out, seed, k)
-    Console().print(f"Total time: {time.perf_counter() - began:.1f} s", highlight=False)
+    say(f"Total time: {time.perf_counter() - began:.1f} s")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..runtime.progress import phase, tell
+from ..runtime.terminal import give, say
 from ..runtime.whole_files import whole
 from .app import GATE
 from .options import Format_, Out
@@ -52,7 +53,10 @@ def mislabeled(
             "--fail-over needs labels that the model proposes: it is for linear models of classes"
         )
     found = uses.mislabeled(fitted.model.influence)
-    table = own_name(found.table.rename_axis(fitted.heading), "value", fitted)
+    table = found.table.rename_axis(fitted.heading)
+    if "value" in table:  # losses of quantities have the square of their unit
+        table = table[["value", "said without the row", "error without the row", "leverage"]]
+        table = own_name(table, "value", fitted)
     if "label" not in table and fitted.model.classifies:
         table.insert(0, "label", fitted.raw.loc[table.index, fitted.target])
     if "proposed label" in table:  # the row's own label is no proposal
@@ -68,11 +72,11 @@ def mislabeled(
     )
     tell(words, always=True)
     if fail_over is not None and (share := float(table["contradicted"].mean())) > fail_over:
-        typer.echo(f"{share:.2%} contradicted is more than the {fail_over:.2%} of --fail-over.", err=True)
+        say(f"{share:.2%} contradicted is more than the {fail_over:.2%} of --fail-over.", err=True)
         raise typer.Exit(GATE)
 
 
-@asks(without=("problem",))
+@asks(without=("problem", "drop_missing"))
 def review(
     fitted: FittedFile,
     held: Annotated[
@@ -111,25 +115,29 @@ def review(
     stops, and the same command goes on.
     """
     try:
-        from ..review import Journal, Session, corrected_file, file_hash, serve
+        from ..review import Journal, Session, corrected_file, serve
     except ImportError as missing:
         raise ImportError(
             'the review page is served with starlette: pip install "upweight[review]"'
         ) from missing
 
+    from ..tables import INPUT
+
+    if fitted.path == INPUT:
+        raise ValueError("a review needs a file that stays where it is: its decisions name rows of that file")
     path = journal or fitted.path.with_name(f"{fitted.path.name}.review")
-    decisions = Journal(path, fitted.path.name, fitted.target, file_hash(fitted.path))
+    decisions = Journal(path, fitted.path.name, fitted.target, fitted.hash)
     session = Session(fitted, decisions, held=held, seed=seed)
     corrected = partial(corrected_file, session, exact=exact)
     if export is not None:
         with whole(export) as part:
             part.write_bytes(corrected()[1])
-        typer.echo(str(export))
+        give(f"{export}\n")
         return
     with phase(f"doubting {len(fitted.raw):,} labels"):
         session.start()
 
     def announce(address: str) -> None:
-        typer.echo(f"{address}\nDecisions are kept in {path}. Ctrl-C ends the page.", err=True)
+        say(f"{address}\nDecisions are kept in {path}. Ctrl-C ends the page.", err=True)
 
     serve(session, corrected, port=port, announce=announce, browser=browser)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 File = Annotated[
     Path,
     typer.Argument(
-        help="Training data: CSV, TSV, Parquet or Arrow, one example per row.", show_default=False
+        help="Training data, one example per row: CSV and its like, .xlsx, .ods, JSON, Parquet, Feather, ORC, SQLite; "
+        "- is standard input.",
+        show_default=False,
     ),
 ]
 Target = Annotated[str, typer.Option(help="The column that the model predicts.", show_default=False)]
@@ -42,17 +44,45 @@ Problem = Annotated[
 ]
 Text = Annotated[list[str] | None, typer.Option(help="A column that holds text.")]
 Image = Annotated[list[str] | None, typer.Option(help="A column that holds paths of images.")]
+Category = Annotated[
+    list[str] | None,
+    typer.Option(help="A column that holds categories, also where they are coded as numbers."),
+]
+Number = Annotated[
+    list[str] | None, typer.Option(help="A column that holds numbers; what is none is missing.")
+]
+Date = Annotated[list[str] | None, typer.Option(help="A column that holds dates; what is none is missing.")]
 Drop = Annotated[list[str] | None, typer.Option(help="A column that the model must not see.")]
 Id = Annotated[
     str | None, typer.Option(help="The column that names the rows; otherwise they are counted from 0.")
 ]
-Encoding = Annotated[str, typer.Option(help="Encoding of a CSV or TSV file.")]
+DropMissing = Annotated[
+    bool, typer.Option("--drop-missing", help="Leave out rows without a target instead of refusing them.")
+]
+Encoding = Annotated[str, typer.Option(help="Encoding of a text file.")]
+Separator = Annotated[
+    str | None,
+    typer.Option(help="What stands between the cells of a text file; otherwise that is told by its text."),
+]
+Sheet = Annotated[
+    str | None,
+    typer.Option(
+        help="The sheet of a spreadsheet, or the table of a database; otherwise the first, or only one."
+    ),
+]
 
 # -- what is asked about ---------------------------------------------------------------------------------------------
 
 Row = Annotated[str, typer.Option(help="The row (or id) that is asked about.", show_default=False)]
 Test = Annotated[
     Path | None, typer.Option(help="File with the rows that are asked about; otherwise the training data.")
+]
+TestOrHeld = Annotated[
+    Path | None,
+    typer.Option(
+        "--test",
+        help="File with the rows that are asked about; otherwise a fifth of the rows is held out of the training.",
+    ),
 ]
 
 
@@ -88,12 +118,16 @@ Relative = Annotated[
     typer.Option("--relative", help="Rank by effect relative to each row's own pull: outliers step back."),
 ]
 
+Seed = Annotated[int, typer.Option(help="Seed of the draw of rows, where some are drawn.", min=0)]
+
 # -- what is said -----------------------------------------------------------------------------------------------------
 
 Quiet = Annotated[
     bool, typer.Option("--quiet", help="Say nothing but the answer and errors: no notes, warnings and bars.")
 ]
 
+ROUGH = 0.5
+"""The relative error up to which predictions hold roughly, as `validation.verify` has it, which is slow to load."""
 FailOver = Annotated[
     float,
     typer.Option(

@@ -9,7 +9,8 @@ import typer
 
 from ..errors import InfluenceError
 from ..runtime.progress import tell
-from .options import Asking, FailOver, Format_, K, Measure, Out, Relative, Row, Test
+from ..runtime.terminal import give
+from .options import ROUGH, Asking, FailOver, Format_, K, Measure, Out, Relative, Row, Test
 from .questions import asks
 from .show import own_name, show
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from ..tables.fitted_file import FittedFile
     from ..validation.verify import Verification
 
-ROUGH = 0.5
-"""The relative error up to which an explanation holds roughly, as `validation.verify` has it, which is slow to load."""
 PARTS = (
     "Because of: the largest parts of the effect by columns, in its unit; with the rest (other columns, the intercept) "
     "they add up to it."
@@ -58,8 +57,7 @@ def explain(
         both = own_name(both, "label", fitted)
     parts = PARTS if found.parts else ""
     itself = ITSELF if test is None else ""
-    solved = f"Solver: {found.scores.verdict}."
-    for line in (str(asked.said), itself, found.scores.sign, asked.unit, parts, solved):
+    for line in (str(asked.said), itself, found.scores.sign, asked.unit, parts, *found.scores.remarks):
         if line:
             tell(line, always=True)
     show(both, format, out, f"Training rows responsible for row {row}")
@@ -138,5 +136,5 @@ def report(
     asked = asked_about(fitted, row, test, Asking.of(measure, fitted))
     page = explained_row(fitted, asked, k=k, checked=checked, relative=relative)
     write(out, page)
-    typer.echo(str(out))
+    give(f"{out}\n")
     confirmed(page.verified, fail_over)

@@ -10,7 +10,24 @@ from typing import TYPE_CHECKING, Any
 from ..runtime.paths import not_there
 from ..runtime.progress import phase
 from .app import answering
-from .options import Drop, Encoding, File, Id, Image, Model, Problem, Target, Text, Trust
+from .options import (
+    Category,
+    Date,
+    Drop,
+    DropMissing,
+    Encoding,
+    File,
+    Id,
+    Image,
+    Model,
+    Number,
+    Problem,
+    Separator,
+    Sheet,
+    Target,
+    Text,
+    Trust,
+)
 
 if TYPE_CHECKING:
     from ..tables.fitted_file import FittedFile
@@ -24,9 +41,15 @@ def _read(
     problem: Problem = None,
     text: Text = None,
     image: Image = None,
+    category: Category = None,
+    number: Number = None,
+    date: Date = None,
     drop: Drop = None,
     id: Id = None,
+    drop_missing: DropMissing = False,
     encoding: Encoding = "utf-8",
+    separator: Separator = None,
+    sheet: Sheet = None,
 ) -> FittedFile:
     """The file with its model, as the shared options say; typer gives None where an option is not used."""
     with phase("loading"):
@@ -40,17 +63,23 @@ def _read(
         problem=problem,
         text=text or (),
         image=image or (),
+        category=category or (),
+        number=number or (),
+        date=date or (),
         drop=drop or (),
         id=id,
+        drop_missing=drop_missing,
         encoding=encoding,
+        separator=separator,
+        sheet=sheet,
     )
 
 
 def _check_there(options: Mapping[str, object]) -> None:
-    """The files that options name must be there; nothing has been loaded yet."""
+    """The files that options name must be there, "-" apart (standard input); nothing has been loaded yet."""
     for name in ("file", "test") if options.get("problem") else ("file", "test", "model"):
         path = options.get(name)
-        if isinstance(path, Path) and (trouble := not_there(path)):
+        if isinstance(path, Path) and path != Path("-") and (trouble := not_there(path)):
             raise ValueError(trouble)
 
 

@@ -6,37 +6,54 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..runtime.progress import tell
-from .options import Format_, K, Out, Test
+from ..errors import InfluenceError
+from ..runtime.progress import phase, tell
+from .options import ROUGH, FailOver, Format_, K, Out, Seed, TestOrHeld
 from .questions import asks
 from .show import show
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..influence.removal import Removal
     from ..tables.fitted_file import FittedFile
+    from ..types import Tensor
+
+STEPS = 3
+"""Newton steps behind a guaranteed interval."""
 
 
 @asks()
 def mismatch(
     fitted: FittedFile,
     by: Annotated[str, typer.Option(help="The column whose values make the groups.", show_default=False)],
-    test: Test = None,
+    test: TestOrHeld = None,
     where: Annotated[
         str | None,
         typer.Option(
             help="Only rows asked about of which this holds, as pandas queries say it: \"age == '[0-10)'\"."
         ),
     ] = None,
+    seed: Seed = 0,
     k: K = 20,
     format: Format_ = None,
     out: Out = None,
 ) -> None:
     """Which group of training rows drives the errors on a slice of the test data."""
     from .. import uses
+    from ..tables.held_out import unseen
 
-    groups = fitted.column(by)
-    found = uses.mismatch(fitted.model.influence, fitted.batch(test, where=where), by=groups)
-    tell(f"Columns responsible in group {found.groups.index[0]!r}:\n{found.features.to_string(index=False)}")
-    title = "Change of the slice's mean loss if a group were removed (negative = it harms)"
+    asked = unseen(fitted, test, where=where, seed=seed)
+    found = uses.mismatch(asked.fitted.model.influence, asked.batch, by=asked.fitted.column(by))
+    words = [
+        asked.words,
+        "Effect of removal: the predicted change of the mean loss of the rows asked about if a group were removed from "
+        "the training rows; negative = they would be predicted better without it, so that it harms.",
+        found.drift,
+        f"Columns responsible in group {found.groups.index[0]!r}:\n{found.features.to_string(index=False)}",
+    ]
+    tell("\n".join(filter(None, words)), always=True)
+    title = "Predicted change of the mean loss without a group of training rows"
     show(found.groups.rename_axis(by).head(k), format, out, title)
 
 
@@ -52,17 +69,95 @@ def remove(
     row: Annotated[
         str | None, typer.Option(help="The row (or id) asked about; otherwise all, in the mean.")
     ] = None,
-    test: Test = None,
+    test: TestOrHeld = None,
+    seed: Seed = 0,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Train again without the rows, and show what changed.")
+    ] = False,
+    guarantee: Annotated[
+        bool,
+        typer.Option(
+            "--guarantee",
+            help="Also bounds between which the change by retraining lies for certain; for classes only.",
+        ),
+    ] = False,
+    fail_over: FailOver = ROUGH,
     format: Format_ = None,
     out: Out = None,
 ) -> None:
-    """What if these rows were gone: the predicted change of the loss, before anything is retrained."""
+    """What if these rows were gone: the predicted change of the loss, before anything is retrained.
+
+    A row that --row names without --test is one of the training rows, and nothing is held out.
+    """
     import torch
 
-    gone = fitted.rows(where)
-    found = fitted.model.influence.of_removal(
-        {where: torch.tensor(gone)}, fitted.batch(test, row=row)
-    ).to_frame()
-    tell(f"{len(gone):,} of {len(fitted.raw):,} training rows removed; positive = the loss would rise.")
-    numbers = found.drop(columns=["test row"]).groupby("group", sort=False).mean()
+    from ..tables.held_out import Unseen, unseen
+    from ..tables.reading import FileError
+    from ..validation.refits import change_without
+
+    asked = unseen(fitted, test, seed=seed) if row is None else Unseen(fitted, fitted.batch(test, row=row))
+    model = asked.fitted.model
+    if guarantee and not model.classifies:
+        raise FileError(
+            "--guarantee is for classes; of a quantity the column newton is what retraining gives"
+        )
+    gone = torch.tensor(asked.fitted.rows(where))
+    found = model.influence.of_removal({where: gone}, asked.batch, guarantee=STEPS * guarantee)
+    numbers = found.to_frame().drop(columns=["test row"]).groupby("group", sort=False).mean()
+    numbers["size"] = len(gone)
+    if verify:
+        with phase("training again without the rows"):
+            change = change_without(model.influence.problem, asked.batch, gone, model.refit)
+        numbers["retrained"] = float(change.mean())
+    counted = (
+        f"{len(gone):,} of {len(asked.fitted.raw):,} training rows removed; positive = the loss would rise."
+    )
+    words = [asked.words, counted, lost(asked.fitted, gone), *found.remarks, believed(numbers, found)]
+    tell("\n".join(filter(None, words)), always=True)
     show(numbers, format, out, "Predicted change of the mean loss")
+    if verify:
+        confirmed(numbers, fail_over)
+
+
+def lost(fitted: FittedFile, gone: Tensor) -> str:
+    """Which classes no training row is left of without the rows `gone` (k,), in a sentence; "" where all are left."""
+    import numpy as np
+
+    if not fitted.model.classifies:
+        return ""
+    labels = fitted.raw[fitted.target].to_numpy()
+    names = ", ".join(sorted(map(str, set(labels) - set(np.delete(labels, gone.numpy())))))
+    return (
+        f"Without them no training row is left of {names}: the model cannot predict it any more."
+        if names
+        else ""
+    )
+
+
+def believed(numbers: pd.DataFrame, found: Removal) -> str:
+    """Which column of the removal's table is to be believed, and what the others are, in a few sentences."""
+    if "retrained" in numbers:
+        return "Believe the column retrained: it is what changed. The others were predicted before."
+    if found.low is not None:
+        return "Believe the columns low and high: what retraining would change lies between them for certain."
+    if found.newton is None:
+        return "Of a network the sum of single effects (first order) is all that is known before: --verify retrains."
+    return (
+        "Believe the column newton: a step of training without the whole set. rescaled and first order add up what "
+        "each row does alone (first order with its leverage left out): they miss what the rows do together. For a "
+        "large set look at --verify, which retrains, or --guarantee."
+    )
+
+
+def confirmed(numbers: pd.DataFrame, most: float) -> None:
+    """Nothing happens where the best prediction is off by at most the share `most` of the change by retraining.
+
+    Raises InfluenceError, which says by how much it is off.
+    """
+    best = "newton" if "newton" in numbers else "first order"
+    predicted, actual = float(numbers[best].iloc[0]), float(numbers["retrained"].iloc[0])
+    if not abs(predicted - actual) <= most * abs(actual):
+        raise InfluenceError(
+            f"the prediction does not hold: {best} says {predicted:+.3g}, retraining {actual:+.3g}, which is more than "
+            f"{100 * most:g}% off; believe the latter"
+        )

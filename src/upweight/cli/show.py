@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..runtime.process import rank
+from ..runtime.terminal import console, give, styled
 from ..runtime.whole_files import whole
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ class Format(str, Enum):
     parquet = "parquet"
 
 
-def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: str) -> None:
+def show(
+    frame: pd.DataFrame, format: Format | None, out: Path | None, title: str, widest: int = WIDEST
+) -> None:
     """A table is written to a file or printed; of several processes the first one does it.
 
     Args:
@@ -44,6 +47,7 @@ def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: st
             else as CSV.
         out: The file; None prints it.
         title: What stands above the table on a terminal.
+        widest: Characters of a cell that are shown there.
 
     Raises:
         ValueError: Parquet without a file, or a suffix that names no format.
@@ -67,11 +71,9 @@ def show(frame: pd.DataFrame, format: Format | None, out: Path | None, title: st
             else:
                 part.write_text(_as_text(frame, format), encoding="utf-8")
     elif format is Format.table:
-        from rich.console import Console
-
-        Console().print(for_people(frame, title))
+        console().print(for_people(frame, title, widest))
     else:
-        sys.stdout.write(_as_text(frame, format))
+        give(_as_text(frame, format))
 
 
 def _as_text(frame: pd.DataFrame, format: Format) -> str:
@@ -93,32 +95,34 @@ def own_name(frame: pd.DataFrame, column: str, fitted: FittedFile) -> pd.DataFra
     return frame if fitted.target in frame else frame.rename(columns={column: fitted.target})
 
 
-def for_people(frame: pd.DataFrame, title: str) -> Table:
+def for_people(frame: pd.DataFrame, title: str, widest: int = WIDEST) -> Table:
     """A table for the terminal: numbers to the right and rounded, effects with their sign, no cell too long.
 
     "because of" is shown whole: its parts add up.
+
+    Args:
+        frame: The table; its index is a column.
+        title: What stands above it.
+        widest: Characters of a cell that are shown.
     """
     import pandas as pd
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=styled(title), title_justify="left")
     plain = frame.reset_index()
     signed = ["effect" in str(name) or name in CHANGES for name in plain.columns]
     for name in plain.columns:
         number = pd.api.types.is_numeric_dtype(plain[name]) and not pd.api.types.is_bool_dtype(plain[name])
-        table.add_column(str(name), justify="right" if number else "left", overflow="fold")
+        table.add_column(styled(name), justify="right" if number else "left", overflow="fold")
     for line in plain.itertuples(index=False):
         cells = zip(plain.columns, line, signed, strict=True)
-        table.add_row(*(_cell(value, plus, whole=name == "because of") for name, value, plus in cells))
+        table.add_row(*(_cell(v, plus, None if name == "because of" else widest) for name, v, plus in cells))
     return table
 
 
-def _cell(value: object, signed: bool, *, whole: bool = False) -> Text:
+def _cell(value: object, signed: bool, widest: int | None) -> Text:
     """A value as text that can neither style nor steer the terminal."""
-    from rich.text import Text
-
     if value is None:
-        return Text("")
+        return styled("")
     words = (f"{value:+.4g}" if signed else f"{value:.4g}") if isinstance(value, float) else str(value)
-    words = "".join(c if c.isprintable() else " " for c in words)
-    return Text(words if whole or len(words) <= WIDEST else words[: WIDEST - 1] + "…")
+    return styled(words if widest is None or len(words) <= widest else words[: widest - 1] + "…")

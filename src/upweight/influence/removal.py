@@ -19,6 +19,7 @@ from ..curvature.base import ExampleMean
 from ..measures import Measure
 from ..objective import LinearModel
 from ..runtime.notebook import as_html
+from ..runtime.terminal import plain
 from ..types import Tensor
 from .scores import Scores
 from .stationarity import finishing
@@ -77,7 +78,8 @@ class Removal:
         return self.groups[[] if self.newton is None else self.newton.isnan().all(0).numpy()]
 
     @property
-    def _remarks(self) -> list[str]:
+    def remarks(self) -> list[str]:
+        """What to beware of, a sentence each: unfinished training, and sets without which nothing is determined."""
         best = self.first_order if self.newton is None else self.newton
         unfinished = [] if self.drift is None else [finishing(self.measure, self.drift, best)]
         names = ", ".join(map(str, self.undetermined[:5])) + ", ..." * (len(self.undetermined) > 5)
@@ -115,11 +117,11 @@ class Removal:
         m, g = self.first_order.shape
         head = f"Removal of {g} groups: predicted change of the {self.measure} of {m} "
         table = self.to_frame().head(10).to_string(index=False)
-        return "\n".join([f"{head}test rows (positive = it would rise)", table, *self._remarks])
+        return plain("\n".join([f"{head}test rows (positive = it would rise)", table, *self.remarks]))
 
     def _repr_html_(self) -> str:
         head = f"Predicted change of the {self.measure}; positive = it would rise."
-        return as_html(head, self.to_frame(), *self._remarks)
+        return as_html(head, self.to_frame(), *self.remarks)
 
 
 def of_sets(

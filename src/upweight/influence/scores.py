@@ -16,8 +16,9 @@ from ..errors import StaleError
 from ..runtime.fingerprint import content_hash
 from ..runtime.notebook import as_html
 from ..runtime.tensor_files import read, write
+from ..runtime.terminal import plain
 from ..types import Tensor
-from .stationarity import finishing
+from .stationarity import finishing, unfinished
 
 EDITS = ("removed", "replaced")
 ROLES = ("helpful", "harmful")
@@ -99,6 +100,19 @@ class Scores:
             + "; ".join(dict.fromkeys(member.verdict for member in members)),
             provenance={**first.provenance, "fingerprint": content_hash([], repr(prints)), "members": prints},
         )
+
+    @property
+    def remarks(self) -> list[str]:
+        """How far these effects may be off, a sentence or two each: by unfinished training, then by the solve.
+
+        A solve that converged says nothing about the training: its verdict is about the linear system alone.
+        """
+        said = []
+        if self.drift is not None:
+            reason = unfinished(self.measure, self.drift, self.effect())
+            warned = f"Beware: {reason}. " if reason else ""
+            said.append(warned + finishing(self.measure, self.drift, self.effect()))
+        return [*said, *([f"The linear system behind the effects: {self.verdict}."] if self.verdict else [])]
 
     def __len__(self) -> int:
         return len(self.values)
@@ -305,14 +319,11 @@ class Scores:
         lines = [f"Scores: {len(self)} test rows, {self.n} training rows"]
         if self.columns is not None:
             lines[0] += f", the {self.values.shape[1]} strongest kept"
-        lines += [self.sign, *([self.verdict] if self.verdict else [])]
-        if self.drift is not None:
-            lines.append(finishing(self.measure, self.drift, self.effect()))
-        return lines
+        return [*lines, self.sign, *self.remarks]
 
     def __repr__(self) -> str:
         tables = [f"\n{self.helpful(5).to_string()}\n{self.harmful(5).to_string()}"] if len(self) == 1 else []
-        return "\n".join(self._summary() + tables)
+        return plain("\n".join(self._summary() + tables))
 
     def _repr_html_(self) -> str:
         tables = ["Helpful", self.helpful(), "Harmful", self.harmful()] if len(self) == 1 else []

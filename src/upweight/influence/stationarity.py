@@ -46,6 +46,23 @@ def finishing(measure: str, drift: Float[Tensor, " m"], effects: Float[Tensor, "
     )
 
 
+def unfinished(measure: str, drift: Float[Tensor, " m"], effects: Float[Tensor, "m q"]) -> str:
+    """One sentence where some of the largest effects lie below the drift, "" where none does.
+
+    Args:
+        measure: what is asked about.
+        drift: the predicted change of each if training were finished.
+        effects: of the rows or groups that are shown.
+    """
+    share = below_drift(effects, drift)
+    if share == 0:
+        return ""
+    return (
+        f"training is not finished: finishing it would move the {measure} by more than {share:.0%} of the "
+        f"{min(SHOWN, effects.shape[1])} largest effects of single examples"
+    )
+
+
 def warn_away(
     problem: Objective, measure: str, drift: Float[Tensor, " m"] | None, effects: Float[Tensor, "m q"]
 ) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 from ..runtime.progress import tell
 from ..tables.asked import Asked
 from ..tables.fitted_file import FittedFile
-from ..uses.explain import Explanation, explain
+from ..uses.explain import explain
 from ..validation.verify import verify
 from .examples import file_example, training_examples
 from .page import NUMBERS, Page
@@ -50,7 +50,7 @@ def explained_row(
         verified=verified,
         labels=fitted.raw[fitted.target],
         settings=_settings(fitted, relative),
-        certificate=_certificate(found),
+        certificate=found.scores.remarks,
         sign=f"{found.scores.sign} {asked.unit}".strip(),
         measure=found.scores.measure,
         headings=found.headings,
@@ -70,12 +70,3 @@ def _settings(fitted: FittedFile, relative: bool) -> dict[str, str]:
         "ranking": "relative to each row's own pull" if relative else "by effect",
         "upweight": version("upweight"),
     }
-
-
-def _certificate(found: Explanation) -> list[str]:
-    drift = 0.0 if found.scores.drift is None else float(found.scores.drift)
-    return [
-        found.scores.verdict,
-        f"Finishing the training would change the {found.scores.measure} by {drift:+.1e}; smaller effects are not to "
-        "be trusted.",
-    ]

@@ -104,7 +104,7 @@ def write(path: str | Path, page: Page) -> Path:
     path = Path(path)
     if rank() == 0:
         with whole(path) as part:
-            part.write_text(text, encoding="utf-8")
+            part.write_bytes(text.encode("utf-8", "replace"))  # a file's name may hold halves of characters
     return path
 
 

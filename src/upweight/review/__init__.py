@@ -5,7 +5,7 @@ It is served with starlette: `pip install "upweight[review]"`.
 
 from .access import Guard, Keys
 from .export import corrected_file
-from .journal import ACTIONS, Decision, Journal, file_hash
+from .journal import ACTIONS, Decision, Journal
 from .pages import Export, Pages, State
 from .server import application, serve
 from .session import Fit, Session
@@ -23,6 +23,5 @@ __all__ = [
     "State",
     "application",
     "corrected_file",
-    "file_hash",
     "serve",
 ]

@@ -12,14 +12,10 @@ from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 
-import xxhash
-
 from ..tables.reading import FileError
 
 ACTIONS = ("keep", "relabel", "drop", "skip")
 """What can be decided about a row."""
-PART = 1 << 24
-"""Bytes of a file that are hashed at once."""
 PATIENCE = 5.0
 """Seconds for which a journal is waited for that another program is writing to."""
 
@@ -81,7 +77,7 @@ class Decided:
 
     number: int
     newest: int
-    rows: Mapping[int, Decision]
+    rows: dict[int, Decision]
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -97,7 +93,7 @@ class Journal:
         path: The journal itself, which is made if it is not there; ":memory:" keeps it nowhere.
         file: The name of the file that is reviewed.
         target: The column whose labels are reviewed.
-        hash: What tells the state of the file (`file_hash`).
+        hash: What tells the state of the file and its rows (`FittedFile.hash`).
 
     Raises:
         FileError: The journal belongs to another target or another state of the file, or is no journal.
@@ -111,7 +107,7 @@ class Journal:
     """
 
     def __init__(self, path: str | Path, file: str, target: str, hash: str) -> None:
-        self.path, self.hash, self._lock = path, hash, threading.Lock()
+        self.path, self._lock = path, threading.Lock()
         self._now: Decided | None = None
         self._changes, self._foreign = 0, -1
         try:
@@ -131,8 +127,8 @@ class Journal:
             )
         if found[2] != hash:
             raise FileError(
-                f"{path} holds decisions about another state of {found[0]}: the file has changed since. Restore it, or "
-                "name another --journal"
+                f"{path} holds decisions about another state of {found[0]}: the file has changed since, or other "
+                "rows of it are left out. Restore it, or name another --journal"
             )
 
     def check_writable(self) -> None:
@@ -152,7 +148,7 @@ class Journal:
         time = datetime.now(timezone.utc).isoformat(timespec="seconds")
         with self._lock, self._written():
             before = self._current()
-            if before.newest and next(reversed(before.rows.values())) == decision:
+            if before.newest and list(before.rows.values())[-1] == decision:
                 return
             added = self._connection.execute(
                 "INSERT INTO decision (row, action, label, time) VALUES (?, ?, ?, ?)",
@@ -213,7 +209,7 @@ class Journal:
         except sqlite3.Error as error:
             raise JournalError(
                 f"the journal {self.path} cannot be used now ({error}): nothing was changed. Is the disk full, the "
-                "file read-only, or another program using it? Mend that and decide again"
+                "file read-only, or another program using it? Mend that first"
             ) from error
 
     @contextmanager
@@ -226,12 +222,3 @@ class Journal:
             )
         with self._said():
             yield
-
-
-def file_hash(path: Path) -> str:
-    """A hash of a file's bytes, which tells whether it is the file that decisions were taken about."""
-    found = xxhash.xxh3_128()
-    with path.open("rb") as content:
-        while part := content.read(PART):
-            found.update(part)
-    return found.hexdigest()

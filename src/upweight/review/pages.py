@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 from ..report import Example, templates
+from ..runtime.terminal import plain
 from ..tables.reading import FileError
 from .journal import Decision
 from .session import Session
@@ -211,7 +212,7 @@ class Pages:
         return Response(content, media_type="application/octet-stream", headers=headers)
 
     def _rendered(self, template: str, **shown: object) -> Response:
-        frame: Frame = {"file": self.session.fitted.path.name, "state": State.of(self.session)}
+        frame: Frame = {"file": plain(self.session.fitted.path.name), "state": State.of(self.session)}
         return HTMLResponse(
             self.templates.get_template(f"review/{template}.html.j2").render(**frame, **shown)
         )

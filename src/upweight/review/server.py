@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from ..runtime.terminal import plain
 from ..tables.reading import FileError
 from .access import HEADERS, HOST, Guard, Keys
 from .journal import JournalError
@@ -52,13 +53,13 @@ def _refused(request: Request, error: Exception) -> Response:
 
 
 def _stuck(request: Request, error: Exception) -> Response:
-    return PlainTextResponse(f"{error}.", 503)
+    return PlainTextResponse(f"{plain(error)}.", 503)
 
 
 def _unforeseen(request: Request, error: Exception) -> Response:
     """Starlette raises the error again after this answer: whoever started the server sees where it came from."""
     return PlainTextResponse(
-        f"This could not be done ({type(error).__name__}: {error}). What was decided before is in the journal.",
+        f"This could not be done ({type(error).__name__}: {plain(error)}). What was decided before is in the journal.",
         500,
         HEADERS,
     )

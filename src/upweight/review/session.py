@@ -87,7 +87,7 @@ class Session:
         count = max(1, round(held * problem.n))
         drawn = torch.randperm(problem.n, generator=torch.Generator().manual_seed(seed))
         self.held = drawn[:count].sort().values
-        self.file = Watched(fitted.path, journal.hash)
+        self.file = Watched(fitted.path, fitted.file.hash)
         self._trouble = -1, ""
         self._newest: Fit | None = None
         self._news = threading.Event()
@@ -203,18 +203,19 @@ class Session:
         outputs = train.outputs(batch[0])
         said = decided(outputs)
         accuracy = float((said.to(batch[1]) == batch[1].view(said.shape)).double().mean())
+        suspects = mislabeled(influence, validation=batch)
+        assert suspects.bars is not None
         unseen = pd.DataFrame(
             {
                 "label": label_names(self.problem, batch[1]),
                 "proposed label": label_names(self.problem, said),
-                "contradicted": contradicted(self.problem, outputs, batch[1]).numpy(),
+                "contradicted": contradicted(train, outputs, batch[1], suspects.bars).numpy(),
                 "loss without the row": train.loss.value(outputs, batch[1]).numpy(),
                 "gain": np.nan,
             },
             index=self.names[held.numpy()],
         )
-        suspects = mislabeled(influence, validation=batch).table
-        ranking = pd.concat([suspects[unseen.columns], unseen])
+        ranking = pd.concat([suspects.table[unseen.columns], unseen])
         ranking.insert(0, "row", self.names.get_indexer(ranking.index))
         ranking = ranking.sort_values("loss without the row", ascending=False, kind="stable")
         return Fit(decided_so_far.number, accuracy, ranking, influence)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import xxhash
 
+from ..runtime.paths import file_hash
 from ..tables.reading import FileError
-from .journal import file_hash
 
 
 class Watched:

@@ -5,14 +5,12 @@ Where several processes run, only the first one speaks; inside `quiet` nobody do
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,6 +21,7 @@ from rich.progress import (
 )
 
 from .process import rank
+from .terminal import console, plain, say, styled
 
 Item = TypeVar("Item")
 PATIENCE = 2.0
@@ -57,8 +56,8 @@ def tell(text: str, *, always: bool = False) -> None:
 
     >>> tell("nothing here: a test has no terminal")
     """
-    if speaks() and (always or Console(stderr=True).is_terminal):
-        print(text, file=sys.stderr)
+    if speaks() and (always or console(err=True).is_terminal):
+        say(text, err=True)
 
 
 @contextmanager
@@ -69,11 +68,11 @@ def phase(text: str) -> Iterator[None]:
     ...     1 + 1
     2
     """
-    console = Console(stderr=True)
-    if not console.is_terminal or not speaks():
+    terminal = console(err=True)
+    if not terminal.is_terminal or not speaks():
         yield
         return
-    with console.status(text):
+    with terminal.status(styled(text)):
         yield
 
 
@@ -91,22 +90,22 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
     >>> list(track([1, 2], "counting", 2))
     [1, 2]
     """
-    console = Console(stderr=True)
-    if not console.is_terminal or not speaks():
+    terminal = console(err=True)
+    if not terminal.is_terminal or not speaks():
         yield from items
         return
     began = time.monotonic()
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("ETA"),
+        TextColumn("ETA", markup=False),
         TimeRemainingColumn(),
-        console=console,
+        console=terminal,
         transient=True,
     )
-    task = bar.add_task(what, total=total)
+    task = bar.add_task(plain(what), total=total)
     shown = False
     try:
         for item in items:

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float32, UInt8
 
 from ..frozen import features
-from .columns import Kind, Table
+from .columns import Table
+from .kinds import Kind
 from .reading import FileError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ SIDE = 224
 
 _TREATED: dict[Kind, str] = {
     "number": "scaled",
+    "date": "in days, scaled",
     "category": "as indicators",
     "text": "as TF-IDF of their words",
     "image": "as features of EfficientNet-Lite0",
@@ -64,7 +66,7 @@ def _parts(table: Table, cache: Path | None) -> list[tuple[str, BaseEstimator, s
 
     parts: list[tuple[str, BaseEstimator, str | list[str]]] = []
     n = len(table.X)
-    if numbers := table.columns("number"):
+    if numbers := [name for name, kind in table.kinds.items() if kind in ("number", "date")]:
         filled = SimpleImputer(strategy="median", add_indicator=bool(table.X[numbers].isna().any().any()))
         parts.append(("numbers", make_pipeline(filled, StandardScaler()), numbers))
     if categories := table.columns("category"):
@@ -108,8 +110,8 @@ def indicator_name(column: str, category: object) -> str:
 def feature_names(pipeline: Pipeline, table: Table) -> tuple[str, ...]:
     """What a fitted pipeline of `sensible` makes of a table's columns, in words, in the order of its features.
 
-    A number keeps its column's name, "age missing" says where it was filled, "town = north" is a category's indicator,
-    "said: good" a word, "photo: feature 3" a number that the frozen network makes of an image.
+    A number or date keeps its column's name, "age missing" says where it was filled, "town = north" is a category's
+    indicator, "said: good" a word, "photo: feature 3" a number that the frozen network makes of an image.
     """
     columns = pipeline[0]
     found: list[str] = [""] * sum(its.stop - its.start for its in columns.output_indices_.values())

@@ -20,8 +20,9 @@ from ..runtime.paths import not_there
 from ..runtime.progress import phase, tell
 from ..types import Batch
 from ..validation.refits import Refit
-from .columns import Kind, Table, is_kind, is_quantity, kind_of
+from .columns import Table
 from .default_models import described, feature_names, sensible
+from .kinds import Kind, is_kind, is_quantity, kind_of
 from .reading import FileError, check_column
 
 Batches = Callable[[pd.DataFrame, Path], Batch]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from ..objective import LinearModel
 from ..runtime.progress import phase, tell
 from ..types import Batch
-from .columns import understood
+from .columns import Table, understood
 from .conditions import fulfilling, row_label
 from .file_models import FileModel, fitted_here, from_function, from_skops
-from .reading import FileError, check_column, read, row_ids
+from .reading import INPUT, FileError, FileRead, Options, check_column, opened, row_ids
+from .text_files import UTF8
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,20 +27,22 @@ class FittedFile:
     Rows that are asked about are rows of the training file, or of a second file, `test`, with the same columns.
 
     Attributes:
-        path: The training file.
+        file: The training file as it was read.
         target: The column that the model predicts.
-        raw: The file as it was read (n rows); the index is the row, counted from 0, or its id.
+        raw: The file's rows (n), numbers read as numbers; the index is the row, counted from 0, or its id.
         model: The trained model, with what it makes of the columns.
+        table: What is known about the columns; None where the user's own function makes the model.
         id: The column that names the rows, if one does.
-        encoding: How the letters of a text file are written.
+        options: How files are read, as far as the user says it.
     """
 
-    path: Path
+    file: FileRead
     target: str
     raw: pd.DataFrame
     model: FileModel
+    table: Table | None = None
     id: str | None = None
-    encoding: str = "utf-8"
+    options: Options = field(default_factory=Options)
 
     @classmethod
     def of(
@@ -51,41 +55,78 @@ class FittedFile:
         problem: str | None = None,
         text: Sequence[str] = (),
         image: Sequence[str] = (),
+        category: Sequence[str] = (),
+        number: Sequence[str] = (),
+        date: Sequence[str] = (),
         drop: Sequence[str] = (),
         id: str | None = None,
-        encoding: str = "utf-8",
+        drop_missing: bool = False,
+        encoding: str = UTF8,
+        separator: str | None = None,
+        sheet: str | None = None,
     ) -> FittedFile:
         """A file is read, and a model of it fitted, or loaded, or made by the user; what is done is said meanwhile.
 
         Args:
-            path: The training file: CSV, TSV, Parquet or Arrow, one example per row.
+            path: The training file, one example per row; "-" is standard input.
             target: The column that the model predicts.
             model: A fitted scikit-learn model in a skops file; otherwise one is fitted.
             trust: Types that the skops file may use, besides those known to be safe.
             problem: MODULE:FUNCTION that makes a trained PyTorch model's `Problem` of the file's table.
             text: Columns that hold text.
             image: Columns that hold paths of images.
+            category: Columns that hold categories, also where they are coded as numbers; of the target: classes.
+            number: Columns that hold numbers; what is none is missing. Of the target: a quantity.
+            date: Columns that hold dates; what is none is missing.
             drop: Columns that the model must not see.
             id: The column that names the rows; otherwise they are counted from 0.
+            drop_missing: Whether rows without a target are left out; otherwise they are refused.
             encoding: How the letters of a text file are written.
+            separator: What stands between the cells of a text file; otherwise that is told by the text.
+            sheet: The sheet of a spreadsheet, or the table of a database; otherwise the first, or the only one.
 
         Raises:
             FileError: Something that was given cannot be used; the message says what to do.
         """
-        path = path.resolve()
+        path, options = path if path == INPUT else path.resolve(), Options(encoding, separator, sheet)
         with phase(f"reading {path.name}"):
-            raw = read(path, encoding)
+            file = opened(path, options)
+        for note in file.notes:
+            tell(note, always=True)
+        raw = file.table
         if problem is not None:
             if model is not None:
                 raise FileError("--model and --problem are two ways to say the same: leave one out")
+            check_column(raw, target)
+            raw = raw.dropna(subset=target) if drop_missing else raw
             raw = raw if id is None else raw.set_axis(row_ids(raw, id))
-            return cls(path, target, raw, from_function(problem, raw, target), id, encoding)
-        table = understood(raw, target, text=text, image=image, drop=drop, id=id, folder=path.parent)
-        raw = raw.set_axis(table.X.index)
+            return cls(file, target, raw, from_function(problem, raw, target), None, id, options)
+        table = understood(
+            raw, target, text=text, image=image, category=category, number=number, date=date, drop=drop, id=id,
+            folder=path.parent, drop_missing=drop_missing, plain=model is not None,
+        )  # fmt: skip
+        raw = table.rows if id is None else table.rows.assign(**{id: table.rows.index})[list(raw.columns)]
         for note in table.notes:
             tell(note, always=True)
         made = fitted_here(table, path.parent) if model is None else from_skops(model, trust, raw, table)
-        return cls(path, target, raw, made, id, encoding)
+        return cls(file, target, raw, made, table, id, options)
+
+    @property
+    def path(self) -> Path:
+        """The training file."""
+        return self.file.path
+
+    @property
+    def hash(self) -> str:
+        """What tells whether rows are those that they were: the file's hash, and how many of its rows are left out."""
+        out = len(self.file.table) - len(self.raw)
+        return f"{self.file.hash} without {out} rows" if out else self.file.hash
+
+    @property
+    def places(self) -> Int[np.ndarray, " n"]:
+        """The places of the rows in their file (n,), counted from 0; rows without a target may be left out of them."""
+        table = self.file.table
+        return (table.index if self.id is None else row_ids(table, self.id)).get_indexer(self.raw.index)
 
     @property
     def heading(self) -> str:
@@ -105,8 +146,13 @@ class FittedFile:
         return self.one_row(row, test).iloc[0]
 
     def one_row(self, row: str, test: Path | None = None) -> pd.DataFrame:
-        """The row that is asked about, as a table of one row. Raises FileError where there is none."""
+        """The row that is asked about, as a table of one row; it may have been left out for want of a target.
+
+        Raises FileError where there is none.
+        """
         raw = self._asked_about(test)
+        if test is None and self.table is not None:
+            raw = pd.concat([raw, self.table.unlabelled])
         return raw.loc[[row_label(raw, row)]]
 
     def batch(self, test: Path | None = None, *, row: str | None = None, where: str | None = None) -> Batch:
@@ -126,6 +172,18 @@ class FittedFile:
         if row is not None:
             raw = raw.loc[[row_label(raw, row)]]
         return self.model.batches(raw, self.folder(test))
+
+    def drawn(self, count: int, test: Path | None = None, *, seed: int = 0) -> Batch:
+        """Some rows of the file of those asked about, drawn at random, or all of them where there are no more.
+
+        Args:
+            count: How many.
+            test: The file of the rows; otherwise the training file.
+            seed: The seed of the draw.
+        """
+        raw = self._asked_about(test)
+        rows = raw.sample(min(count, len(raw)), random_state=seed)
+        return self.model.batches(rows, self.folder(test))
 
     def folder(self, test: Path | None = None) -> Path:
         """The folder that the images of the rows asked about are in: that of their file."""
@@ -150,5 +208,6 @@ class FittedFile:
         """The table that the rows asked about are in, indexed by their ids."""
         if test is None:
             return self.raw
-        raw = read(test, self.encoding)
+        raw = opened(test, self.options).table
+        raw = raw if self.table is None else self.table.read(raw)
         return raw.set_index(self.id) if self.id is not None and self.id in raw.columns else raw

@@ -1,90 +1,185 @@
-"""Files of rows (CSV, TSV, Parquet, Arrow) as tables, and what is wrong with those that cannot be used."""
+"""Files of rows as tables, told apart by their suffix, and what is wrong with those that cannot be used."""
 
 from __future__ import annotations
 
 import difflib
-import warnings
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
 
-from ..runtime.paths import not_there
+from ..runtime.paths import file_hash, not_there
+from .column_files import ColumnFile
+from .formats import COMPRESSED, Format, corrected
+from .formats import FileError as FileError
+from .json_files import Json
+from .sheets import Database, Sheet
+from .text_files import SEPARATORS, UTF8, Text
 
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
-"""What stands between the cells of a text file, by the file's suffix."""
 LISTED = 5
 """Columns that a message names where none is close to the one that was asked for."""
+INPUT = Path("-")
+"""What stands for standard input."""
+NEEDED = {".xlsx": "openpyxl", ".ods": "odfpy"}
+"""What files of other kinds than pyarrow's are read with, beside pandas."""
 
 
-class FileError(ValueError):
-    """A file, a column or a row cannot be used as it is; the message says what to do."""
+@dataclass(frozen=True)
+class Options:
+    """How a file is read, as far as a person has to say it.
+
+    Attributes:
+        encoding: How the letters of a text file are written; the other kinds of files know theirs.
+        separator: What stands between the cells of a text file; None has it told by the text.
+        sheet: The sheet of a spreadsheet, or the table of a database; None takes the first, or the only one.
+    """
+
+    encoding: str = UTF8
+    separator: str | None = None
+    sheet: str | None = None
 
 
-def read(path: str | Path, encoding: str = "utf-8") -> pd.DataFrame:
-    """A file is read as a table of its rows: CSV, TSV, Parquet or Arrow (Feather), told apart by the suffix.
+_MAKERS: dict[str, Callable[[str, str, Options], Format]] = {
+    **dict.fromkeys(SEPARATORS, lambda s, packed, o: Text(SEPARATORS[s], o.separator, o.encoding, packed)),
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), lambda s, packed, o: Json(packed, lines=s != ".json")),
+    **dict.fromkeys((".parquet", ".arrow", ".feather", ".orc"), lambda s, _, o: ColumnFile(s)),
+    **dict.fromkeys((".xlsx", ".ods"), lambda s, _, o: Sheet(s, o.sheet)),
+    **dict.fromkeys((".sqlite", ".sqlite3", ".db"), lambda s, _, o: Database(o.sheet)),
+}
+_PACKED = (*SEPARATORS, ".json", ".jsonl", ".ndjson")
+"""Kinds of files that may be packed: the others are packed themselves."""
+_BEGINNINGS = {
+    b"PAR1": ".parquet", b"ARROW1": ".arrow", b"ORC": ".orc", b"SQLite format 3": ".sqlite", b"[": ".json",
+    b"{": ".json", b"PK": ".xlsx", b"\x1f\x8b": ".csv.gz",
+}  # fmt: skip
+"""What the bytes of standard input begin with, by the suffix that a file of them would have; otherwise they are CSV."""
 
-    In text files only an empty cell is missing: "None" and "?" are values. The names of columns become strings.
+
+@dataclass(frozen=True, eq=False)
+class FileRead:
+    """A file of rows that was read, and what is needed to write its like.
+
+    Attributes:
+        path: The file, or `INPUT`.
+        table: Its rows (n), counted from 0; the names of columns are strings.
+        format: What kind of file it is.
+        hash: The hash of its bytes before it was read, which tells whether it is still that file; "" of `INPUT`.
+        notes: What is to be said about how it was read.
+    """
+
+    path: Path
+    table: pd.DataFrame
+    format: Format
+    hash: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def corrected_name(self) -> str:
+        """The name of the corrected file."""
+        name = self.path.name
+        place = len(name) - len("".join(_suffix(name)))
+        return f"{name[:place]}.corrected{name[place:]}"
+
+    def corrected(self, content: bytes, target: str, rows: pd.Series, *, exact: bool = False) -> bytes:
+        """The file with some labels as other rows have them, and without the other rows; it has been read back.
+
+        Args:
+            content: The bytes of the file as it was read.
+            target: The column of labels.
+            rows: The rows that stay, counted from 0, as the index; the values are the rows whose labels they get.
+            exact: Whether cells stay as they are that a spreadsheet would run as a formula.
+
+        Raises:
+            FileError: The file cannot be written so that it reads as it should.
+        """
+        try:
+            return corrected(self.format, content, target, rows, exact=exact)
+        except FileError as error:
+            raise FileError(f"{self.path.name}: {error}") from error
+
+
+def read(path: str | Path, encoding: str = UTF8) -> pd.DataFrame:
+    """The table of a file, as `opened` reads it: its rows are counted from 0, its columns named by strings."""
+    return opened(path, Options(encoding)).table
+
+
+def opened(path: str | Path, options: Options | None = None) -> FileRead:
+    """A file is read as a table of its rows: text, JSON, Parquet and its like, spreadsheets, SQLite; "-" is the input.
+
+    In text files only an empty cell is missing: "None" and "?" are values.
 
     Args:
-        path: The file.
-        encoding: How the letters of a text file are written; the other kinds of files know theirs.
-
-    Returns:
-        The table (n rows), its rows counted from 0 unless the file itself keeps an index.
+        path: The file; its kind is told by its suffix, also by one before .gz, .bz2 and .xz.
+        options: How it is read.
 
     Raises:
         FileError: The file is not there (closely named neighbours are proposed), has no rows, is of another kind, is
             broken or in another encoding, or has two columns of one name.
     """
-    path = Path(path)
-    kind = path.suffix.lower()
-    if kind not in _READERS:
+    path, options = Path(path), options or Options()
+    source: Path | BytesIO = path
+    suffix, packed = _suffix(path.name)
+    if path == INPUT:
+        source = BytesIO(sys.stdin.buffer.read())
+        suffix, packed = _suffix(f"input{_kind_of_bytes(source.getvalue()[:64])}")
+    if suffix not in _MAKERS or (packed and suffix not in _PACKED):
         raise FileError(
-            f"{path.name}: cannot read {kind or 'a file without a suffix'}; use {', '.join(_READERS)}"
+            f"{path.name}: cannot read {suffix or 'a file without a suffix'}{packed}; use {', '.join(_MAKERS)}"
         )
-    if trouble := not_there(path):
+    if path != INPUT and (trouble := not_there(path)):
         raise FileError(trouble)
-    table = _parsed(path, encoding)
+    found = _parsed(path, source, _MAKERS[suffix](suffix, packed, options), options.encoding)
+    table = found.table
     if table.empty:
         raise FileError(f"{path.name}: the file has no rows")
     table.columns = table.columns.map(str)
     if not table.columns.is_unique:
         twice = table.columns[table.columns.duplicated()].tolist()
         raise FileError(f"{path.name}: column {twice[0]!r} is there twice: rename one")
-    return table
+    return found
 
 
-def _parsed(path: Path, encoding: str) -> pd.DataFrame:
-    """What pandas makes of the file; its errors as one sentence."""
-    kind = path.suffix.lower()
+def _suffix(name: str) -> tuple[str, str]:
+    """The suffix that tells the kind of a file, and that of what it is packed with.
+
+    >>> _suffix("a.csv.gz"), _suffix("a.JSON")
+    (('.csv', '.gz'), ('.json', ''))
+    """
+    *_, before, last = ["", "", *(suffix.lower() for suffix in Path(name).suffixes)]
+    return (before, last) if last in COMPRESSED else (last, "")
+
+
+def _kind_of_bytes(head: bytes) -> str:
+    """The suffix that a file would have that begins with these bytes."""
+    if head[30:].startswith(b"mimetypeapplication/vnd.oasis"):
+        return ".ods"
+    return next((suffix for start, suffix in _BEGINNINGS.items() if head.lstrip().startswith(start)), ".csv")
+
+
+def _parsed(path: Path, source: Path | BytesIO, format: Format, encoding: str) -> FileRead:
+    """What a format makes of the file; whatever goes wrong as one sentence."""
     try:
-        return _READERS[kind](path, encoding)
+        hash = file_hash(source) if isinstance(source, Path) else ""
+        table, notes = format.read(source)
     except ImportError as error:
-        raise FileError(f'{path.name}: {kind} files need pyarrow: pip install "upweight[files]"') from error
+        needed = NEEDED.get(path.suffix.lower(), "pyarrow")
+        raise FileError(
+            f'{path.name}: {path.suffix} files need {needed}: pip install "upweight[files]"'
+        ) from error
     except UnicodeDecodeError as error:
         raise FileError(
             f"{path.name}: byte {error.start} of what was being read is not {encoding}: name the file's encoding, for "
             "example --encoding latin-1"
         ) from error
-    except (ValueError, OSError, LookupError) as error:  # pandas' own errors are ValueErrors
+    except FileError as error:
+        raise FileError(f"{path.name}: {error}") from error
+    except Exception as error:  # whatever the readers of broken files raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FileError(f"{path.name}: cannot be read: {reason}") from error
-
-
-def _text(path: Path, encoding: str) -> pd.DataFrame:
-    separator = SEPARATORS[path.suffix.lower()]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # `understood` looks at mixed columns
-        return pd.read_csv(path, sep=separator, encoding=encoding, keep_default_na=False, na_values=[""])
-
-
-_READERS: dict[str, Callable[[Path, str], pd.DataFrame]] = {
-    **dict.fromkeys(SEPARATORS, _text),
-    ".parquet": lambda path, _: pd.read_parquet(path),
-    ".arrow": lambda path, _: pd.read_feather(path),
-    ".feather": lambda path, _: pd.read_feather(path),
-}
+    return FileRead(path, table, format, hash, notes)
 
 
 def check_column(table: pd.DataFrame, name: str) -> None:
@@ -93,7 +188,7 @@ def check_column(table: pd.DataFrame, name: str) -> None:
     >>> check_column(pd.DataFrame({"age": [1], "town": ["north"]}), "aeg")
     Traceback (most recent call last):
     ...
-    upweight.tables.reading.FileError: no column 'aeg'; closest: age
+    upweight.tables.formats.FileError: no column 'aeg'; closest: age
     """
     if name not in table.columns:
         lower = {column.casefold(): column for column in reversed(table.columns)}
@@ -124,7 +219,7 @@ def inside(folder: Path, name: str) -> Path:
     >>> inside(Path("."), "../secret.png")
     Traceback (most recent call last):
     ...
-    upweight.tables.reading.FileError: ../secret.png lies outside the folder of the file that names it
+    upweight.tables.formats.FileError: ../secret.png lies outside the folder of the file that names it
     """
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):

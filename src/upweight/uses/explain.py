@@ -10,9 +10,9 @@ import torch
 
 from ..influence.influence import Influence
 from ..influence.scores import Scores
-from ..influence.stationarity import finishing
 from ..measures import MeasureLike
 from ..runtime.notebook import as_html
+from ..runtime.terminal import plain
 from .labels import label_names
 from .parts import in_words, part_names, parts_of_effects
 from .said import Said, said_of
@@ -63,12 +63,10 @@ class Explanation:
     def __repr__(self) -> str:
         first, second = self.headings
         tables = f"{first}\n{self.helpful.to_string()}\n{second}\n{self.harmful.to_string()}"
-        return "\n".join([self.question, *self._words(), tables])
+        return plain("\n".join([self.question, *self._words(), tables]))
 
     def _words(self) -> list[str]:
-        found = self.scores
-        drift = [] if found.drift is None else [finishing(found.measure, found.drift, found.effect())]
-        return [found.sign, found.verdict, *drift]
+        return [self.scores.sign, *self.scores.remarks]
 
     def _repr_html_(self) -> str:
         first, second = self.headings

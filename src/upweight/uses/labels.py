@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from ..measures import Overall, margin
 from ..objective import LinearModel, Objective
@@ -73,26 +73,54 @@ def confidences(model: LinearModel, outputs: Tensor) -> Float[Tensor, "b classes
     return outputs.softmax(1)
 
 
-def contradicted(model: LinearModel, outputs: Tensor, labels: Tensor) -> Bool[Tensor, " b"]:
+def bars(model: LinearModel, outputs: Tensor, labels: Tensor) -> Float[Tensor, " classes"]:
+    """How sure of each class a model is on average of the rows that bear it (classes,); infinite where unknown.
+
+    It knows a class where it is surer of it in these rows than in all others, by more than two standard errors: where
+    labels are noise to a model, its doubts mean nothing.
+
+    Args:
+        model: a linear classifier.
+        outputs: of a model that has not seen the rows (b, c); NaN where there are none.
+        labels: encoded classes (b,).
+    """
+    sure, own = confidences(model, outputs), _class_numbers(outputs, labels)
+    found = torch.full((sure.shape[1],), torch.inf, dtype=sure.dtype)
+    for code in range(sure.shape[1]):
+        told = sure[:, code]
+        mine, others = (told[side & ~told.isnan()] for side in (own == code, own != code))
+        if min(len(mine), len(others)) > 1:
+            error = (mine.var() / len(mine) + others.var() / len(others)).sqrt()
+            if mine.mean() - others.mean() > 2 * error:
+                found[code] = mine.mean()
+    return found
+
+
+def contradicted(
+    model: LinearModel, outputs: Tensor, labels: Tensor, bar: Float[Tensor, " classes"]
+) -> Bool[Tensor, " b"]:
     """Which labels are contradicted by a model that is usually less sure, as confident learning counts them.
 
     Northcutt et al., "Confident Learning" (2021): the bar of a class is the mean of its probability over the rows that
     bear its label. A label is contradicted where of all classes whose probability is above their bars the likeliest is
-    another one, and the model decides for another one too. Errors that the model makes because a class is rare, or
-    because classes overlap, stay below the bar mostly: the model is as unsure of these rows as it always is.
+    another one, and the model decides for another one too. Errors that the model makes because a class is rare stay
+    below the bar mostly: the model is as unsure of these rows as it always is.
 
     Args:
         model: a linear classifier.
         outputs: of a model that has not seen the rows (b, c); rows that are NaN are not contradicted.
         labels: encoded classes (b,).
+        bar: of each class (classes,), as `bars` finds them.
     """
-    sure = confidences(model, outputs)
-    own = ((labels > 0) if outputs.shape[1] == 1 else labels).long().flatten()
-    told = sure.gather(1, own[:, None])[:, 0]
-    bar = torch.stack([told[own == code].nanmean() for code in range(sure.shape[1])])
+    sure, own = confidences(model, outputs), _class_numbers(outputs, labels)
     above = sure > bar * (1 + ROUNDING)
     rival = torch.where(above, sure, -1.0).argmax(1)
     return above.any(1) & (rival != own) & (sure.argmax(1) != own)
+
+
+def _class_numbers(outputs: Tensor, labels: Tensor) -> Int[Tensor, " b"]:
+    """Encoded classes as numbers 0..classes-1: -1 and +1 of a single output are 0 and 1."""
+    return ((labels > 0) if outputs.shape[1] == 1 else labels).long().flatten()
 
 
 def mean_loss(model: LinearModel) -> Overall:

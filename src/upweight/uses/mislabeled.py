@@ -12,8 +12,9 @@ from jaxtyping import Float
 from ..influence.influence import Influence
 from ..objective import LinearModel
 from ..runtime.notebook import as_html
+from ..runtime.terminal import plain
 from ..types import Batch, Tensor
-from .labels import classifier, contradicted, decided, label_names, mean_loss, row_names
+from .labels import bars, classifier, contradicted, decided, label_names, mean_loss, row_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,8 @@ class Suspects:
 
     table: pd.DataFrame
     ranked_by: str
+    bars: Float[Tensor, " classes"] | None = None
+    """How sure of a class the model must be to contradict a label (`labels.bars`); None where no label is proposed."""
 
     def review(self, share: float = 0.1) -> pd.DataFrame:
         """The first rows of the table, `share` of all: those to look at first, at least one.
@@ -55,19 +58,24 @@ class Suspects:
                 f"Without having seen a row, the model is off by {off.median():,.4g} in the median, and by "
                 f"{off.max():,.4g} at most."
             )
-        if "contradicted" not in self.table:
+        if self.bars is None:
             return ""
+        if not self.bars.isfinite().any():
+            return (
+                "No label is contradicted, for the model knows nothing of them: of rows that it has not seen it is no "
+                "surer of a class where they bear it than where they do not. Give it other columns, or more rows."
+            )
         doubted, wrong = self.table["contradicted"], self.table["label"] != self.table["proposed label"]
         return (
-            f"{int(doubted.sum()):,} of {len(doubted):,} labels ({doubted.mean():.1%}) are contradicted: without "
-            "having seen the row, the model is surer of another class than it is of that class's own rows in the mean. "
-            f"In all it decides otherwise than the label in {int(wrong.sum()):,} rows ({wrong.mean():.1%}), its own "
-            "errors among them."
+            f"{int(doubted.sum()):,} of {len(doubted):,} labels ({doubted.mean():.1%}) are contradicted: a model that "
+            "has not seen the row is surer of another class than it is, on average, of the rows that bear it. It "
+            f"decides otherwise than the label in {int(wrong.sum()):,} rows ({wrong.mean():.1%}) in all; the rest are "
+            "ordinary errors of the model."
         )
 
     def __repr__(self) -> str:
         head = f"{len(self.table)} training rows, the most suspicious first (by {self.ranked_by})"
-        return "\n".join([head, self.table.head(10).to_string(), *filter(None, [self.summary])])
+        return plain("\n".join([head, self.table.head(10).to_string(), *filter(None, [self.summary])]))
 
     def _repr_html_(self) -> str:
         head = f"The most suspicious labels first, by {self.ranked_by}. {self.summary}"
@@ -98,13 +106,14 @@ def mislabeled(influence: Influence, *, validation: Batch | None = None) -> Susp
         columns: dict[str, Any] = {"self-influence": suspicion, "loss": problem.train_losses().double()}
         return Suspects(_sorted(influence, suspicion, columns), "self-influence")
     alone = influence.leave_one_out()
-    columns = {}
+    columns, bar = {}, None
     # A row without which nothing is determined keeps its own decision.
     proposed = decided(torch.where(alone.outputs.isnan(), problem.linear.outputs(), alone.outputs))
     if model is not None:
         columns["label"] = label_names(model, model.y)
         columns["proposed label"] = label_names(model, proposed)
-        columns["contradicted"] = contradicted(model, alone.outputs, model.y).numpy()
+        bar = bars(model, alone.outputs, model.y)
+        columns["contradicted"] = contradicted(model, alone.outputs, model.y, bar).numpy()
     elif problem.linear.c == 1:
         value = label_names(problem.linear, problem.linear.y)
         without = alone.outputs[:, 0].numpy()
@@ -117,7 +126,9 @@ def mislabeled(influence: Influence, *, validation: Batch | None = None) -> Susp
     }
     if validation is not None and model is not None:
         columns["gain"] = _gain(influence, model, proposed, model.prepared(validation))
-    return Suspects(_sorted(influence, alone.loss, columns), "their loss in a model that has not seen them")
+    return Suspects(
+        _sorted(influence, alone.loss, columns), "their loss in a model that has not seen them", bar
+    )
 
 
 def _sorted(influence: Influence, suspicion: Float[Tensor, " n"], columns: dict[str, Any]) -> pd.DataFrame:

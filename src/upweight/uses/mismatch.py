@@ -14,6 +14,7 @@ from ..influence.stationarity import finishing
 from ..measures import Measure
 from ..objective import LinearModel
 from ..runtime.notebook import as_html
+from ..runtime.terminal import plain
 from ..types import Tensor
 from .labels import mean_loss
 from .parts import part_names, parts_of_effects
@@ -44,7 +45,7 @@ class Mismatch:
     def __repr__(self) -> str:
         head, responsible = self._words()
         features = self.features.to_string(index=False)
-        return f"{head}\n{self.groups.head(10).to_string()}\n{self.drift}\n{responsible}\n{features}"
+        return plain(f"{head}\n{self.groups.head(10).to_string()}\n{self.drift}\n{responsible}\n{features}")
 
     def _repr_html_(self) -> str:
         head, responsible = self._words()

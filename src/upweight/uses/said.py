@@ -7,6 +7,7 @@ from typing import Any
 
 from ..measures import probability
 from ..objective import LinearModel, Objective
+from ..runtime.terminal import plain
 from .labels import classifier, decided, label_names
 
 
@@ -31,7 +32,7 @@ class Said:
         """All of it in a sentence or two; nothing where nothing is known."""
         if self.prediction is None:
             return "" if self.loss is None else f"The loss is {self.loss:.4g}."
-        return self._of_value() if self.quantity else self._of_class()
+        return plain(self._of_value() if self.quantity else self._of_class())
 
     def _of_class(self) -> str:
         own = f"the label is {self.label!r}"

@@ -14,9 +14,10 @@ from scipy import stats
 from ..errors import InfluenceError
 from ..influence.influence import Influence
 from ..influence.scores import Scores
-from ..influence.stationarity import SHOWN, below_drift
+from ..influence.stationarity import below_drift, unfinished
 from ..measures import MeasureLike
 from ..runtime.notebook import as_html
+from ..runtime.terminal import plain
 
 Level = Literal["trust", "trust the ranking only", "do not trust"]
 UNSTABLE, SHAKY = 0.5, 0.9
@@ -43,7 +44,7 @@ class Trust:
         lines = [self.level, *(f"- {reason}" for reason in self.reasons)]
         if len(self.sensitivity):
             lines += ["Scores at other dampings:", self.sensitivity.to_string()]
-        return "\n".join(lines)
+        return plain("\n".join(lines))
 
     def _repr_html_(self) -> str:
         strip = ["Scores at other dampings:", self.sensitivity] if len(self.sensitivity) else []
@@ -108,13 +109,8 @@ def judge_training(scores: Scores) -> tuple[int, str]:
     if scores.drift is None:
         return 0, ""
     share = below_drift(scores.effect(), scores.drift)
-    if share == 0:
-        return 0, ""
-    reason = (
-        f"training is not finished: finishing it would move the {scores.measure} by more than {share:.0%} of the "
-        f"{min(SHOWN, scores.values.shape[1])} largest effects of single examples"
-    )
-    return 2 if share > 0.5 else 1, reason
+    level = 0 if share == 0 else 2 if share > 0.5 else 1
+    return level, unfinished(scores.measure, scores.drift, scores.effect())
 
 
 def _sensitivity(

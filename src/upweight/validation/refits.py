@@ -81,6 +81,35 @@ def measured_refits(
     return torch.stack(changes), torch.tensor(norms), complete
 
 
+def change_without(
+    problem: Objective, test: Any, rows: Tensor, refit: Refit | None = None
+) -> Float[Tensor, " m"]:
+    """The change of each test loss by retraining without a whole set of rows, less what training on changes anyway.
+
+    Args:
+        problem: what was trained.
+        test: m test examples.
+        rows: the training rows that are removed together.
+        refit: trains on the kept rows; None for linear problems, which are refitted here.
+
+    Raises:
+        ValueError: for other than linear problems without `refit`.
+        NotConvergedError: where a linear problem's refit does not get to its optimum.
+    """
+    if refit is not None:
+        everything = torch.arange(problem.n)
+        kept = everything[~torch.isin(everything, rows)]
+        whole, there = (_retrained(problem, refit(left)) for left in (everything, kept))
+    elif problem.linear is not None:
+        whole, there = problem.linear.minimised(), problem.linear.without(rows).minimised()
+    else:
+        raise ValueError(
+            "only linear models are trained again here: the function of --problem must return "
+            "(problem, batches, refit)"
+        )
+    return there.evaluate(test) - whole.evaluate(test)
+
+
 def _by_blocks(
     model: LinearModel, test: Any, measure: Measure | None, removed: Tensor, tolerance: float | None
 ) -> Iterator[tuple[Tensor, float]]:

@@ -14,6 +14,7 @@ from scipy import stats
 from ..influence.influence import Influence
 from ..measures import MeasureLike, as_measure
 from ..runtime.notebook import as_html
+from ..runtime.terminal import plain
 from .refits import Refit, against_estimator, measured_refits
 
 RESAMPLES = 999
@@ -122,7 +123,7 @@ class Verification:
             )
         if not self.complete:
             lines.append("interrupted: only the finished refits are counted")
-        return "\n".join(lines)
+        return plain("\n".join(lines))
 
 
 def verify(

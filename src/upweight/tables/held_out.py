@@ -1,0 +1,79 @@
+"""Rows that the model has not seen, to ask about: those of a second file, or a fifth of the training file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ..influence.influence import Influence
+from ..types import Batch
+from .conditions import fulfilling
+from .fitted_file import FittedFile
+from .reading import FileError
+
+HELD = 0.2
+"""The share of the rows that is held out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Unseen:
+    """Rows that a model has not seen.
+
+    Attributes:
+        fitted: The training file, less what was held out, with the model of it.
+        batch: The rows that are asked about, as a batch of the model's.
+        words: What was held out and why, in a sentence; "" where the rows are those of a second file.
+    """
+
+    fitted: FittedFile
+    batch: Batch
+    words: str = ""
+
+
+def unseen(fitted: FittedFile, test: Path | None, *, where: str | None = None, seed: int = 0) -> Unseen:
+    """The rows of a second file; without one, a fifth of the training file, and the model fitted to the others alone.
+
+    A model has made its peace with the rows that it learned from: hardly any group of them can harm the others. It is
+    fitted again from where it was; how columns were scaled and words were weighted stays.
+
+    Args:
+        fitted: The training file with its model.
+        test: The second file; None holds out.
+        where: A condition that the rows asked about fulfil, as pandas queries say it.
+        seed: The seed of the draw.
+
+    Raises:
+        FileError: The condition cannot be used or holds of none of these rows, too few rows are left, or the model is
+            none that is fitted again here: then a second file is needed.
+    """
+    if test is not None:
+        return Unseen(fitted, fitted.batch(test, where=where))
+    problem = fitted.model.influence.problem.linear
+    if problem is None:
+        raise FileError(
+            "--test FILE is needed: the rows asked about must be others than the model has seen, and a network is not "
+            "trained again here"
+        )
+    n = problem.n
+    drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    held, kept = (
+        rows.sort().values for rows in drawn.split([max(1, round(HELD * n)), n - max(1, round(HELD * n))])
+    )
+    left = problem.without(held)
+    if problem.loss.classifies and len(left.y.unique()) < 2:
+        raise FileError(f"--test FILE is needed: without a fifth of the {n:,} rows one class is left")
+    rows = fitted.raw.iloc[held.numpy()]
+    asked = rows if where is None else rows.loc[fulfilling(rows, where)]
+    some = "" if where is None else f"the {len(asked):,} of which {where!r} holds among "
+    return Unseen(
+        replace(
+            fitted,
+            raw=fitted.raw.iloc[kept.numpy()],
+            model=replace(fitted.model, influence=Influence(left.minimised())),
+        ),
+        fitted.model.batches(asked, fitted.folder()),
+        f"Without --test a fifth of the rows is held out (seed {seed}): the model is fitted to {len(kept):,} rows, and "
+        f"asked about {some}the {len(held):,} others, which it has not seen.",
+    )
