@@ -1,11 +1,13 @@
 """What can go wrong while a page is open: the file changes, the journal fails, a button is pressed twice."""
 
+import csv
 import io
 import os
 import re
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pandas as pd
@@ -103,12 +105,17 @@ def test_cells_with_line_breaks_are_the_same_cells_when_exported(tmp_path, endin
 
 def test_an_export_that_reads_otherwise_is_not_given_out(fitted, monkeypatch: pytest.MonkeyPatch):
     session = session_of(fitted)
-    write = pd.DataFrame.to_csv
+    session.decide(Decision(7, "relabel", "ant" if fitted.raw["kind"][7] == "bee" else "bee"))
+    write = csv.writer
 
-    def worse(table: pd.DataFrame, out: io.BytesIO, **options: object) -> None:
-        out.write(write(table, None, index=False, header=False).encode().replace(b"number 7", b"number 8"))
+    class Worse:
+        def __init__(self, out: io.StringIO, **options: Any) -> None:
+            self.writer = write(out, **options)
 
-    monkeypatch.setattr(pd.DataFrame, "to_csv", worse)
+        def writerow(self, cells: list[str]) -> None:
+            self.writer.writerow([cell.replace("number 7", "number 8") for cell in cells])
+
+    monkeypatch.setattr(csv, "writer", Worse)
     with pytest.raises(FileError, match="not given out"):
         corrected_file(session)
     assert client(session).get("/export").status_code == 409

@@ -46,6 +46,18 @@ def test_what_stands_for_a_missing_value_is_missing_among_numbers(tmp_path, mark
     assert marked.notes == (empty.notes[0].replace(",", written + ",", 1),)
 
 
+def test_texts_and_names_are_told_by_the_cells_that_hold_something():
+    """Nine of ten comments are "NA", as R writes them; with empty cells the column is text as well."""
+    comments = ["this adult was not sampled", "not enough blood for isotopes", *["NA"] * 18]
+    names = [f"name {i}" if i % 2 else "NA" for i in range(60)]
+    for column, empty in ((comments * 3, "text"), (names, None)):
+        table = table_of(column)
+        marked = understood(table, "y")
+        blank = understood(table.assign(x=table["x"].replace("NA", None)), "y")
+        assert marked.kinds.get("x") == blank.kinds.get("x") == empty
+        pd.testing.assert_frame_equal(marked.X, blank.X)
+
+
 def test_among_categories_they_are_categories():
     found = understood(table_of(["north", "NA", "None", "?"]), "y")
     assert set(found.X["x"]) == {"north", "NA", "None", "?"}
@@ -216,6 +228,9 @@ def test_another_file_is_read_as_the_training_file(tmp_path):
     assert X["flag"].tolist() == found.X["flag"].tolist()[:1]
     X, _ = found.batch(table.head(1).assign(x="?", flag="?"))
     assert X["x"].isna().all()
+    twice = pd.concat([table.iloc[[0]], table.iloc[[0]], table.iloc[[2]]])
+    X, _ = found.batch(twice)  # the same row several times
+    assert X["x"].tolist()[:2] == [1.234, 1.234]
     with pytest.raises(FileError, match=r"column 'x' holds numbers.*'far' in row 0"):
         found.batch(table.head(1).assign(x="far"))
 
@@ -227,6 +242,8 @@ def test_the_command_line_takes_what_is_said(tmp_path):
     result = run("mislabeled", path, *said)
     assert result.exit_code == 0, result.output
     assert "20 rows without a y are left out (20 written 'NA')" in result.stderr
+    asked = run("explain", path, *said, "--row", 2, "--k", 1)
+    assert asked.exit_code == 0, asked.output
     result = run("mislabeled", path, "--target", "y")
     assert result.exit_code == 2
     assert "--drop-missing" in result.stderr

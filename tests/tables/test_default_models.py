@@ -26,7 +26,7 @@ def photographs(tmp_path):
 
 def test_photographs_are_read_shown_and_kept(photographs, tmp_path):
     out = tmp_path / "report.html"
-    arguments = ("--target", "colour", "--row", 0, "--k", 2, "--checked", 2, "--out", out)
+    arguments = ("--target", "colour", "--row", 0, "--k", 2, "--checked", 2, "--out", out, "--fail-over", 10)
     result = run("report", photographs, *arguments)
     assert result.exit_code == 0, result.output
     html = out.read_text(encoding="utf-8")

@@ -26,3 +26,11 @@ def test_numbers_are_no_formulas_also_as_text():
     words = ["-3.5", "+1e4", "", None, "-3,5", "-1.234,50", "+12 %", "-", "- 7", "-1\u202f000"]
     frame = pd.DataFrame({"text": words, "number": range(-1, 9)})
     pd.testing.assert_frame_equal(inert(frame), frame)
+
+
+def test_whole_numbers_beside_missing_cells_stay_whole():
+    frame = pd.DataFrame(
+        {"proposed": pd.Series([1, None, 2], dtype=object), "kind": pd.Categorical(["a", "b", "a"])}
+    )
+    assert inert(frame).to_csv(index=False) == "proposed,kind\n1,a\n,b\n2,a\n"
+    pd.testing.assert_frame_equal(inert(frame), frame)

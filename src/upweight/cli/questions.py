@@ -76,10 +76,10 @@ def _read(
 
 
 def _check_there(options: Mapping[str, object]) -> None:
-    """The files that options name must be there; nothing has been loaded yet."""
+    """The files that options name must be there, "-" apart (standard input); nothing has been loaded yet."""
     for name in ("file", "test") if options.get("problem") else ("file", "test", "model"):
         path = options.get(name)
-        if isinstance(path, Path) and (trouble := not_there(path)):
+        if isinstance(path, Path) and path != Path("-") and (trouble := not_there(path)):
             raise ValueError(trouble)
 
 

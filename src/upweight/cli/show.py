@@ -116,14 +116,13 @@ def for_people(frame: pd.DataFrame, title: str, widest: int = WIDEST) -> Table:
         table.add_column(styled(name), justify="right" if number else "left", overflow="fold")
     for line in plain.itertuples(index=False):
         cells = zip(plain.columns, line, signed, strict=True)
-        in_full = {"because of": 10_000}  # its parts add up
-        table.add_row(*(_cell(value, plus, in_full.get(str(name), widest)) for name, value, plus in cells))
+        table.add_row(*(_cell(v, plus, None if name == "because of" else widest) for name, v, plus in cells))
     return table
 
 
-def _cell(value: object, signed: bool, widest: int) -> Text:
+def _cell(value: object, signed: bool, widest: int | None) -> Text:
     """A value as text that can neither style nor steer the terminal."""
     if value is None:
         return styled("")
     words = (f"{value:+.4g}" if signed else f"{value:.4g}") if isinstance(value, float) else str(value)
-    return styled(words if len(words) <= widest else words[: widest - 1] + "…")
+    return styled(words if widest is None or len(words) <= widest else words[: widest - 1] + "…")

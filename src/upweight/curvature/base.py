@@ -161,19 +161,19 @@ class Curvature(ABC):
         """
 
     @property
-    @abstractmethod
     def closed(self) -> bool:
         """Whether the inverse has a closed form that costs no p x p matrix, so that it can precondition at any size."""
+        return False
 
     @property
-    @abstractmethod
     def examples(self) -> ExampleMean | None:
         """The curvature as a mean over training examples, which a few of them estimate, or None where it is none."""
+        return None
 
     @property
-    @abstractmethod
     def outer(self) -> OuterInverse | None:
         """The inverse that keeps weight matrices apart, for answers as outer products, or None where there is none."""
+        return None
 
     @abstractmethod
     def damped(self: Self, damping: float) -> Self:
@@ -186,14 +186,14 @@ class Curvature(ABC):
             ValueError: for negative or non-finite damping.
         """
 
-    @abstractmethod
     def scaled(self: Self, factor: float) -> Self:
         """A copy with its damping, also one that is relative, multiplied; what was gathered from the data is shared."""
+        return self.damped(factor * self.damping)
 
     @property
-    @abstractmethod
     def remarks(self) -> tuple[str, ...]:
         """What it covers and how, where that needs saying among the settings: one sentence each."""
+        return ()
 
     @abstractmethod
     def operator(self, dtype: torch.dtype | None = None) -> Operator:
@@ -219,7 +219,6 @@ class Curvature(ABC):
     def fingerprint(self) -> str:
         """A content hash of all that answers depend on: equal hashes mean equal answers, in every process."""
 
-    @abstractmethod
     def spectrum(self, steps: int = 100) -> tuple[float, float]:
         """The smallest and largest eigenvalue, damping included.
 
@@ -228,6 +227,7 @@ class Curvature(ABC):
         Args:
             steps: products that are taken at most.
         """
+        return extreme_eigenvalues(self, steps)
 
     def eigenpairs(self, rank: int, seed: int = 0) -> tuple[Float[Tensor, " r"], Float[Tensor, "r p"]]:
         """The eigenvalues of largest size, damping included, largest first, and their eigenvectors as rows.

@@ -12,7 +12,7 @@ from ..linalg.coordinates import Coordinates, power_of_two
 from ..linalg.factorizations import CholeskyFactor, Factor
 from ..runtime.fingerprint import content_hash
 from ..types import Operator, Tensor
-from .base import Curvature, check_damping, extreme_eigenvalues
+from .base import Curvature, check_damping
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,27 +74,8 @@ class Dense(Curvature):
     def semidefinite(self) -> bool:
         return False
 
-    @property
-    def closed(self) -> bool:
-        return False
-
-    @property
-    def examples(self) -> None:
-        return None
-
-    @property
-    def outer(self) -> None:
-        return None
-
     def damped(self, damping: float) -> Dense:
         return dataclasses.replace(self, damping=damping)
-
-    def scaled(self, factor: float) -> Dense:
-        return self.damped(factor * self.damping)
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        return ()
 
     def operator(self, dtype: torch.dtype | None = None) -> Operator:
         A = self.explicit.to(dtype or self.dtype)
@@ -104,9 +85,6 @@ class Dense(Curvature):
         A = self.explicit.to(dtype or self.dtype, copy=True)
         A.diagonal().add_(self.damping)
         return CholeskyFactor(A)
-
-    def spectrum(self, steps: int = 100) -> tuple[float, float]:
-        return extreme_eigenvalues(self, steps)
 
     def fingerprint(self) -> str:
         return f"Dense({content_hash([self.explicit])}, damping={self.damping!r})"

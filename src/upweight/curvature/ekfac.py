@@ -16,7 +16,7 @@ from ..runtime.distributed import gather_objects, together
 from ..runtime.fingerprint import content_hash
 from ..runtime.tensor_files import read, write
 from ..types import Operator, Tensor
-from .base import Compressed, OuterInverse, ProblemCurvature, check_damping, extreme_eigenvalues
+from .base import Compressed, OuterInverse, ProblemCurvature, check_damping
 from .compression import compress
 from .kronecker_statistics import Added, Gathered, Recipe, coverage, gather, restore
 
@@ -93,10 +93,6 @@ class EKFAC(ProblemCurvature, OuterInverse):
         return True
 
     @property
-    def examples(self) -> None:
-        return None
-
-    @property
     def outer(self) -> OuterInverse:
         return self
 
@@ -122,9 +118,6 @@ class EKFAC(ProblemCurvature, OuterInverse):
         shares = [f"{size / self.p:.1%} {kind}" for kind, size in sorted(sizes.items())]
         outside = "" if set(sizes) == {"Kronecker"} else "; see EKFAC.coverage for which"
         return (f"EKFAC covers its {self.p} parameters: {', '.join(shares)}{outside}",)
-
-    def spectrum(self, steps: int = 100) -> tuple[float, float]:
-        return extreme_eigenvalues(self, steps)
 
     # -- what is gathered from the data ----------------------------------------------------------------------------
 

@@ -43,27 +43,12 @@ class EmpiricalCurvature(ProblemCurvature, ExampleMean):
     """Factors by their precision."""
 
     @property
-    def closed(self) -> bool:
-        return False
-
-    @property
-    def outer(self) -> None:
-        return None
-
-    @property
     def name(self) -> str:
         """What the matrix is called, "Hessian" or "GaussNewton": the name that its spectrum is kept under."""
         return type(self).__name__
 
     def damped(self: Self, damping: float) -> Self:
         return dataclasses.replace(self, damping=damping)
-
-    def scaled(self: Self, factor: float) -> Self:
-        return self.damped(factor * self.damping)
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        return ()
 
     def of(self: Self, problem: Objective) -> Self:
         return dataclasses.replace(self, problem=problem)

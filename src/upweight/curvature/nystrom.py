@@ -12,7 +12,7 @@ from ..linalg.factorizations import Factor, MovedFactor
 from ..linalg.lanczos import indefinite
 from ..linalg.low_rank import LowRankFactor
 from ..types import Operator
-from .base import Curvature, extreme_eigenvalues
+from .base import Curvature
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,17 +93,6 @@ class Nystrom(Curvature):
     @property
     def closed(self) -> bool:
         return True
-
-    @property
-    def examples(self) -> None:
-        return None
-
-    @property
-    def outer(self) -> None:
-        return None
-
-    def spectrum(self, steps: int = 100) -> tuple[float, float]:
-        return extreme_eigenvalues(self, steps)
 
     def fingerprint(self) -> str:
         return f"Nystrom({self.of.fingerprint()}, rank={self.rank}, seed={self.seed})"

@@ -69,7 +69,7 @@ def file_example(
     """
     kinds = fitted.model.kinds
     blamed = _blamed(parts, kinds)
-    cells = [column for column, kind in kinds.items() if kind in ("number", "category")]
+    cells = [column for column, kind in kinds.items() if kind not in ("text", "image")]
     cells.sort(key=lambda column: column not in blamed)
     image = None
     for column in [column for column, kind in kinds.items() if kind == "image"][:1]:

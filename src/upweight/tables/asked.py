@@ -80,8 +80,8 @@ def asked_about(fitted: FittedFile, row: str, test: Path | None, measure: Measur
         )
 
     def batch(targets: pd.Series) -> Batch:
-        """The row with each of some targets."""
-        many = pd.concat([rows] * len(targets))
+        """The row with each of some targets; with a single one it keeps its name."""
+        many = pd.concat([rows] * len(targets), ignore_index=len(targets) > 1)
         return fitted.model.batches(
             many.assign(**{target: targets.set_axis(many.index)}), fitted.folder(test)
         )

@@ -16,6 +16,10 @@ MISSING = frozenset(
 """What stands for a missing value in a column of numbers, dates or labels, in small letters."""
 SAMPLE = 200
 """Different words of a column from which its units and its format of dates are guessed."""
+LONGEST = 10
+"""A marker has no more characters than this, spaces around it included."""
+LIKELY = 0.25
+"""A sample of a column shows numbers or dates where so many cells are read for one that is not."""
 MOSTLY = 0.5
 """A column of which more than this share is read is meant to be so, and a cell that is not is odd."""
 
@@ -34,6 +38,9 @@ _DATES = (
     "ISO8601", "%Y/%m/%d", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y", "%d/%m/%y", "%d.%m.%Y", "%d.%m.%y", "%d-%m-%Y",
     "%b %d %Y", "%b %d, %Y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%B %d %Y", "%B %d, %Y", "%d %B %Y", "%b %Y", "%B %Y",
 )  # fmt: skip
+_MONTH = "(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
+_DATED = rf"\d{{1,4}}[-/.]\d{{1,2}}[-/.]\d{{1,4}}|\d{{4}}-\d{{2}}|{_MONTH}[a-z]*\.? \d|\d{{1,2}}[- ]{_MONTH}"
+"""What a date begins with in any of these formats."""
 _TIMES = (" %H:%M", " %H:%M:%S")
 _DAY = pd.Timedelta(days=1)
 
@@ -190,26 +197,49 @@ def nested(column: pd.Series) -> bool:
     return bool(column.map(lambda value: isinstance(value, (list, dict, tuple, set, np.ndarray))).any())
 
 
+def _words(column: pd.Series) -> pd.Series:
+    """The cells of a column that are not empty, as words."""
+    present = column.dropna()
+    return present if isinstance(present.dtype, pd.StringDtype) else present.map(str)
+
+
+def marks(column: pd.Series) -> set[str]:
+    """The different words of a column that stand for a missing value; a minus beside a plus is a sign."""
+    different = _words(column).unique()
+    found = {word for word in different if len(word) <= LONGEST and word.strip().lower() in MISSING}
+    return {word for word in found if word.strip() != "-"} if "+" in different else found
+
+
 def read_by(reader: Reader, column: pd.Series) -> Cells:
     """The cells of a column as a reader reads them, each different word once."""
-    there = column.notna().to_numpy()  # by place: rows may be asked about several times under one name
-    words = column[there].map(str)
-    different = pd.Series(words.unique(), dtype=object)
-    marker = different.str.strip().str.lower().isin(MISSING)
-    if different.str.strip().isin(["+"]).any():
-        marker &= different.str.strip() != "-"  # beside a plus it is a sign
-    rest = different[~marker]
-    known = reader.values(rest.astype(str))
-    values = column.map(str, na_action="ignore").map(dict(zip(rest, known, strict=True)))
+    words, marked = _words(column), marks(column)
+    rest = pd.Series([word for word in words.unique() if word not in marked], dtype=object)
+    known, there = reader.values(rest), column.notna().to_numpy()
+    cells = np.full(len(column), np.nan, dtype=object)
+    cells[there] = words.map(dict(zip(rest, known, strict=True))).to_numpy(object)
+    values = pd.Series(cells, column.index, dtype=object, name=column.name)
     unread = words[values[there].isna().to_numpy()]
-    marked = unread.isin(different[marker])
     return Cells(
         reader,
         values.astype(known.dtype if len(rest) else np.float64),
-        unread[marked].value_counts().to_dict(),
-        unread[~marked],
+        unread[unread.isin(marked)].value_counts().to_dict(),
+        unread[~unread.isin(marked)],
         str(max(rest[known.notna()], key=len, default="")),
     )
+
+
+def may_be_read(column: pd.Series, *, plain: bool = False) -> bool:
+    """Whether a sample of a column's cells shows numbers, truth values or dates at all: most words are none of them.
+
+    Args:
+        column: The column (n,) as its file has it.
+        plain: Whether nothing but numbers is looked for that a program wrote.
+    """
+    if not has_words(column) or nested(column):
+        return False
+    present = column.dropna()
+    best = _best(present.iloc[:: max(1, len(present) // SAMPLE)], plain=plain)
+    return int(best.values.notna().sum()) >= LIKELY * len(best.broken)
 
 
 def cells_of(column: pd.Series, *, comma: bool = False, plain: bool = False) -> Cells | None:
@@ -220,14 +250,17 @@ def cells_of(column: pd.Series, *, comma: bool = False, plain: bool = False) -> 
         comma: Whether a decimal comma is the likelier reading of "1,234".
         plain: Whether nothing but numbers is looked for that a program wrote, and only where all are.
     """
-    if not has_words(column) or nested(column):
-        return None
+    best = _best(column, comma=comma, plain=plain)
+    read, broken = int(best.values.notna().sum()), len(best.broken)
+    return best if read > MOSTLY * (read + broken) and not (plain and broken) else None
+
+
+def _best(column: pd.Series, *, comma: bool = False, plain: bool = False) -> Cells:
+    """The cells of a column by the reader that reads most of them."""
     found = [read_numbers(column, comma=comma, plain=plain)]
     if not plain and found[0].broken.size:
         found += [read_by(Truths(), column), read_dates(column)]
-    best = min(found, key=lambda cells: len(cells.broken))
-    read, broken = int(best.values.notna().sum()), len(best.broken)
-    return best if read > MOSTLY * (read + broken) and not (plain and broken) else None
+    return min(found, key=lambda cells: len(cells.broken))
 
 
 def read_numbers(column: pd.Series, *, comma: bool = False, plain: bool = False) -> Cells:
@@ -253,7 +286,7 @@ def decimal_comma(table: pd.DataFrame) -> bool:
     """Whether a table's amounts show a decimal comma and no decimal point: "3,75" is no number in thousands."""
     shown = set()
     for _, column in table.items():
-        if has_words(column) and not nested(column):
+        if has_words(column):
             readers = {read_numbers(column, comma=comma).reader for comma in (False, True)}
             shown |= {reader.decimal for reader in readers} if len(readers) == 1 else set()
         elif pd.api.types.is_float_dtype(column) and (column.dropna() % 1 != 0).any():
@@ -268,9 +301,10 @@ def read_dates(column: pd.Series, more: tuple[str, ...] = ()) -> Cells:
         column: Words (n,), or whole numbers.
         more: Formats that are looked for first.
     """
-    sample = column.dropna().map(str).drop_duplicates().head(SAMPLE)
-    if not more and sample.str.contains(r"\d.*\d").mean() <= MOSTLY:
-        return read_by(Dates(_DATES[0]), column)
+    sample = _words(column).drop_duplicates().head(SAMPLE)
+    first = read_by(Dates(_DATES[0]), column)
+    if not more and (first.broken.empty or sample.str.strip().str.match(_DATED).mean() <= MOSTLY):
+        return first
     formats = [*more, *_DATES, *(f"{day}{time}" for day in _DATES[1:] for time in _TIMES)]
     likely = sorted(formats, key=lambda format: len(read_by(Dates(format), sample).broken))[:2]
     return min((read_by(Dates(format), column) for format in likely), key=lambda cells: len(cells.broken))

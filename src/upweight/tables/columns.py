@@ -19,6 +19,8 @@ from .cells import (
     days,
     decimal_comma,
     has_words,
+    marks,
+    may_be_read,
     nested,
     read_by,
     read_dates,
@@ -49,6 +51,7 @@ class Table:
         kinds: What each column of `X` is learned from as.
         notes: What was left out or filled, and how cells were read, a sentence each.
         rows: The file's table of these rows (n) with all columns, numbers read as numbers.
+        unlabelled: The same of the rows that have no target and were left out.
         readers: How the cells of columns are read, also those of other tables.
         said: What the user says that columns hold.
     """
@@ -58,6 +61,7 @@ class Table:
     kinds: Mapping[str, Kind]
     notes: tuple[str, ...] = ()
     rows: pd.DataFrame = field(default_factory=pd.DataFrame)
+    unlabelled: pd.DataFrame = field(default_factory=pd.DataFrame)
     readers: Mapping[str, Reader] = field(default_factory=dict)
     said: Mapping[str, Kind] = field(default_factory=dict)
 
@@ -166,11 +170,10 @@ def understood(
     read = {name: found for name, found in cells.items() if not len(found.broken) or name in said}
     table = table.assign(**{name: found.values for name, found in read.items()})
     notes: list[str] = []
-    y = table[target]
-    if drop_missing and (missing := y.isna()).any():
-        notes.append(
-            f"{int(missing.sum()):,} rows without a {target} are left out{_written(read.get(target))}"
-        )
+    missing = table[target].isna() & drop_missing
+    unlabelled = table.loc[missing]
+    if len(unlabelled):
+        notes.append(f"{len(unlabelled):,} rows without a {target} are left out{_written(read.get(target))}")
         table = table.loc[~missing]
     y = _checked_target(table[target], said.get(target), cells.get(target))
     kinds: dict[str, Kind] = {}
@@ -187,7 +190,7 @@ def understood(
         raise FileError(f"no column is left to learn from: {'; '.join(notes)}")
     readers: dict[str, Reader] = {name: Plain() for name, kind in kinds.items() if kind == "number"}
     readers |= {name: found.reader for name, found in read.items()}
-    return Table(pd.DataFrame(X, index=table.index), y, kinds, tuple(notes), table, readers, said)
+    return Table(pd.DataFrame(X, index=table.index), y, kinds, tuple(notes), table, unlabelled, readers, said)
 
 
 def _said(**columns: Sequence[str]) -> dict[str, Kind]:
@@ -203,21 +206,32 @@ def _said(**columns: Sequence[str]) -> dict[str, Kind]:
 def _cells(table: pd.DataFrame, target: str, said: Mapping[str, Kind], plain: bool) -> dict[str, Cells]:
     """The cells of columns of words that are numbers, truth values or dates, all or most of them, or said to be."""
     free = [name for name in table if name not in said]
-    comma = not plain and decimal_comma(
-        table[[name for name in table if said.get(name, "number") == "number"]]
-    )
-    found = {name: cells_of(table[name], comma=comma, plain=plain) for name in free}
+    likely = [name for name in free if may_be_read(table[name], plain=plain)]
+    numbers = [name for name, its in table.items() if not has_words(its) or name in likely]
+    comma = not plain and decimal_comma(table[numbers])
+    found = {name: cells_of(table[name], comma=comma, plain=plain) for name in likely}
     for name, kind in said.items():
-        if kind in ("number", "date") and name in table and not _is_dated(table[name]):
-            column = table[name]
+        column = table.get(name)
+        if (
+            column is None
+            or _is_dated(column)
+            or (kind == "number" and pd.api.types.is_numeric_dtype(column))
+        ):
+            continue
+        if kind in ("number", "date"):
             read = read_dates(column, _CODED) if kind == "date" else read_numbers(column, comma=comma)
             if read.values.isna().all():
                 raise FileError(f"column {name!r} is said to be a {kind}, and none of its cells is one")
             found[name] = read
-    y = table[target]
-    words = has_words(y) and not nested(y) and y.dropna().map(type).nunique() == 1
-    if words and target in free and found[target] is None:
-        found[target] = read_by(Labels(), y)
+    for name in free:
+        column = table[name]
+        if found.get(name) is not None or not has_words(column) or nested(column):
+            continue
+        if column.dropna().map(type).nunique() == 1 and (name == target or marks(column)):
+            labels = read_by(Labels(), column)
+            # Among categories a marker is one; names of rows and texts are told by what the other cells hold.
+            if name == target or kind_of(labels.values) not in ("category", "it is constant"):
+                found[name] = labels
     return {name: cells for name, cells in found.items() if cells is not None}
 
 
@@ -272,7 +286,8 @@ def _prepared(column: pd.Series, kind: Kind, folder: Path | None) -> pd.Series:
     if kind == "date":
         return days(column)
     if kind == "category":
-        return column.map(_word, na_action="ignore").astype(object).fillna("(missing)")
+        named = column if isinstance(column.dtype, pd.StringDtype) else column.map(_word, na_action="ignore")
+        return named.astype(object).fillna("(missing)")
     if kind == "text":
         return column.map(str, na_action="ignore").fillna("").astype(object)
     if column.isna().any():
@@ -302,7 +317,8 @@ def _target(y: pd.Series, kind: Kind | None, cells: Cells | None = None) -> pd.S
     missing = y.index[y.isna()]
     if len(missing):
         words = _written(cells)
-        classes = f"; --category {y.name} takes them as classes" if words else ""
+        labels = words and cells is not None and cells.reader.what == "label"
+        classes = f"; --category {y.name} takes them as classes" if labels else ""
         raise FileError(
             f"the target {y.name!r} is missing in {len(missing):,} rows{words}, first in row {missing[0]}: remove "
             f"those rows, or leave them out with --drop-missing{classes}"
@@ -330,7 +346,8 @@ def _checked_target(y: pd.Series, kind: Kind | None, cells: Cells | None) -> pd.
     y = y.astype(np.int64) if is_whole(y) else y.astype(object)
     counts = y.value_counts()
     if len(counts) < 2:
-        raise FileError(f"the target {y.name!r} is {counts.index[0]!r} in every row: nothing to tell apart")
+        only = counts.index.tolist()[0]
+        raise FileError(f"the target {y.name!r} is {only!r} in every row: nothing to tell apart")
     if len(counts) > max(CATEGORIES, len(y) // 10):
         raise FileError(
             f"the target {y.name!r} has {len(counts):,} different values in {len(y):,} rows: that is no class"

@@ -110,8 +110,8 @@ def indicator_name(column: str, category: object) -> str:
 def feature_names(pipeline: Pipeline, table: Table) -> tuple[str, ...]:
     """What a fitted pipeline of `sensible` makes of a table's columns, in words, in the order of its features.
 
-    A number keeps its column's name, "age missing" says where it was filled, "town = north" is a category's indicator,
-    "said: good" a word, "photo: feature 3" a number that the frozen network makes of an image.
+    A number or date keeps its column's name, "age missing" says where it was filled, "town = north" is a category's
+    indicator, "said: good" a word, "photo: feature 3" a number that the frozen network makes of an image.
     """
     columns = pipeline[0]
     found: list[str] = [""] * sum(its.stop - its.start for its in columns.output_indices_.values())

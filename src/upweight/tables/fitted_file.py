@@ -146,8 +146,13 @@ class FittedFile:
         return self.one_row(row, test).iloc[0]
 
     def one_row(self, row: str, test: Path | None = None) -> pd.DataFrame:
-        """The row that is asked about, as a table of one row. Raises FileError where there is none."""
+        """The row that is asked about, as a table of one row; it may have been left out for want of a target.
+
+        Raises FileError where there is none.
+        """
         raw = self._asked_about(test)
+        if test is None and self.table is not None:
+            raw = pd.concat([raw, self.table.unlabelled])
         return raw.loc[[row_label(raw, row)]]
 
     def batch(self, test: Path | None = None, *, row: str | None = None, where: str | None = None) -> Batch:

@@ -34,6 +34,8 @@ def inert(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _harmless_column(column: pd.Series) -> pd.Series:
     """A column of text or of anything, its texts made harmless; most columns hold none that must be."""
+    if pd.api.types.is_object_dtype(column):  # `map` would make floats of whole numbers among missing cells
+        return pd.Series([_harmless(value) for value in column], column.index, dtype=object)
     if not isinstance(column.dtype, pd.StringDtype):
         return column.map(_harmless)
     begins = column.str.startswith(FORMULA, na=False)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .formats import COMPRESSED, OTHERWISE, FileError, Format, Source, unpacked
 from .spreadsheet import inert
 
-SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".dat": " "}
 """What stands between the cells of a text file by its suffix, unless its text shows something else."""
 UTF8 = "utf-8"
 _OTHERS = (",", ";", "\t", "|", " ")
@@ -47,11 +50,11 @@ class Text(Format):
         encoding, separator = self._encoding(head), self._between(head)
         parsed = partial(
             pd.read_csv, sep=_pattern(separator), encoding=encoding, keep_default_na=False, na_values=[""],
-            low_memory=False, compression=None,
+            low_memory=False, compression=None, quotechar=self._quote(head),
         )  # fmt: skip
         with unpacked(source, self.packed) as file:
             table = parsed(file)
-        first, second, *_ = [*self._cells(head, separator, encoding), 0, 0]
+        first, second, *_ = [*self._cells(head, separator), 0, 0]
         if second > first:  # rows have more cells than the first line: pandas takes the first for an index
             if table.iloc[:, -1].isna().all():
                 with unpacked(source, self.packed) as file:
@@ -74,8 +77,9 @@ class Text(Format):
         with unpacked(BytesIO(content), self.packed) as file:
             text = file.read().decode(encoding)
         parsed = partial(
-            pd.read_csv, sep=_pattern(separator), header=None, dtype=str, na_filter=False, low_memory=False
-        )
+            pd.read_csv, sep=_pattern(separator), header=None, dtype=str, na_filter=False, low_memory=False,
+            quotechar=self._quote(head),
+        )  # fmt: skip
         cells = parsed(io.StringIO(text, newline=""))
         if cells.shape[1] != len(names):
             raise FileError("its first line has another number of cells than its rows: name every column")
@@ -84,15 +88,16 @@ class Text(Format):
         made[place] = body[place].take(rows.to_numpy()).to_numpy()
         table = pd.concat([cells.iloc[:1], made], ignore_index=True)
         table = table if exact else inert(table)
-        ends = "\r\n" if text.partition("\n")[0].endswith("\r") else "\n"
-        write = partial(table.to_csv, sep=separator, index=False, header=False, lineterminator=ends)
-        # A lone carriage return ends a row where Python's writer has not quoted it.
-        tried = (_read_back(table, write, parsed, quoting) for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
-        found = next((made for made in tried if made is not None), None)
-        if found is None:
-            raise FileError(OTHERWISE)
-        made_bytes = found.encode(encoding)
-        return COMPRESSED[self.packed][1](made_bytes) if self.packed else made_bytes
+        places = np.concatenate([[0], rows.index.to_numpy() + 1])
+        style = {"delimiter": separator, "quotechar": self._quote(head)}
+        for found in _respelled(text, cells, table, places, style):
+            try:
+                if parsed(io.StringIO(found, newline="")).equals(table):
+                    made_bytes = found.encode(encoding)
+                    return COMPRESSED[self.packed][1](made_bytes) if self.packed else made_bytes
+            except ValueError:  # pandas' parser: rows of several lengths
+                pass
+        raise FileError(OTHERWISE)
 
     def _start(self, source: Source) -> bytes:
         with unpacked(source, self.packed) as file:
@@ -110,6 +115,11 @@ class Text(Format):
             return "utf-16-le"
         return "utf-16-be" if b"\0" in head[:4:2] and b"\0" not in head[1:4:2] else UTF8
 
+    def _quote(self, head: bytes) -> str:
+        """What stands around cells: double quotes, unless there are single ones around every name of a column."""
+        names = head.decode(self._encoding(head), errors="replace").partition("\n")[0].strip()
+        return "'" if re.fullmatch(r"'[^']*'([^'\w]+'[^']*')*", names) else '"'
+
     def _between(self, head: bytes) -> str:
         """What stands between cells: what was said, or what cuts all first lines in as many parts, two or more."""
         if self.separator is not None:
@@ -117,20 +127,19 @@ class Text(Format):
             if len(separator) != 1:
                 raise FileError(f"--separator {self.separator!r} must be one character, tab or space")
             return separator
-        encoding = self._encoding(head)
         for separator in dict.fromkeys([self.usual, *_OTHERS]):
-            first, *counts = self._cells(head, separator, encoding) or [0]
+            first, *counts = self._cells(head, separator) or [0]
             if first > 1 and set(counts) in (set(), {first}, {first + 1}):
                 return separator
         return self.usual
 
-    @staticmethod
-    def _cells(head: bytes, separator: str, encoding: str) -> list[int]:
+    def _cells(self, head: bytes, separator: str) -> list[int]:
         """The number of cells in each of the first lines, if that is what stands between them."""
-        text, whole = head.decode(encoding, errors="replace"), len(head) < _HEAD
+        text, whole = head.decode(self._encoding(head), errors="replace"), len(head) < _HEAD
         lines = csv.reader(
-            io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=separator == " "
-        )
+            io.StringIO(text, newline=""), delimiter=separator, quotechar=self._quote(head),
+            skipinitialspace=separator == " ",
+        )  # fmt: skip
         try:
             return [len(line) for line in lines if line][: None if whole else -1]  # the last may be cut
         except csv.Error:  # a cell longer than Python's module takes
@@ -141,14 +150,42 @@ def _pattern(separator: str) -> str:
     return r"\s+" if separator == " " else separator
 
 
-def _read_back(
-    table: pd.DataFrame, write: Callable[..., None], parsed: Callable[..., pd.DataFrame], quoting: int
-) -> str | None:
-    """The text that `write` makes of a table, if the table is found in it."""
-    out = BytesIO()
-    write(out, quoting=quoting)
+def _respelled(
+    text: str, cells: pd.DataFrame, table: pd.DataFrame, places: np.ndarray, style: dict[str, Any]
+) -> Iterator[str]:
+    """The text of a table with as few quotes as can be, then with all; rows that do not change stay as they are.
+
+    Args:
+        text: The file.
+        cells: Its cells, the names of the columns in the first row.
+        table: What is to be written, of fewer rows perhaps.
+        places: The rows of `cells` that those of `table` come from.
+        style: What stands between cells, and around them.
+    """
+    changed = (table.to_numpy() != cells.take(places).to_numpy()).any(axis=1)
+    records, ends = _records(text, len(cells), style), "\r\n" if "\r\n" in text else "\n"
+    # A lone carriage return ends a row where Python's writer has not quoted it.
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
+        lines = []
+        for row, new, place in zip(table.to_numpy().tolist(), changed, places, strict=True):
+            if new or records is None:
+                out = io.StringIO(newline="")
+                csv.writer(out, quoting=quoting, lineterminator=ends, **style).writerow(row)
+                lines.append(out.getvalue())
+            else:
+                lines.append(records[place])
+        yield "".join(line if line[-1] in "\r\n" else line + ends for line in lines[:-1]) + lines[-1]
+
+
+def _records(text: str, count: int, style: dict[str, Any]) -> list[str] | None:
+    """The text of each row of a file; None where Python's reader finds another number of rows than pandas'."""
+    lines, found, last = io.StringIO(text, newline="").readlines(), [], 0
+    reader = csv.reader(lines, skipinitialspace=style["delimiter"] == " ", **style)
     try:
-        found = parsed(BytesIO(out.getvalue()))
-    except ValueError:  # pandas' parser: rows of several lengths
+        for record in reader:
+            if record:
+                found.append("".join(lines[last : reader.line_num]))
+            last = reader.line_num
+    except csv.Error:  # a cell longer than Python's module takes
         return None
-    return out.getvalue().decode() if found.equals(table) else None
+    return found if len(found) == count else None
