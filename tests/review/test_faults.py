@@ -1,10 +1,13 @@
 """What can go wrong while a page is open: the file changes, the journal fails, a button is pressed twice."""
 
+import csv
 import io
+import os
 import re
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pandas as pd
@@ -102,12 +105,17 @@ def test_cells_with_line_breaks_are_the_same_cells_when_exported(tmp_path, endin
 
 def test_an_export_that_reads_otherwise_is_not_given_out(fitted, monkeypatch: pytest.MonkeyPatch):
     session = session_of(fitted)
-    write = pd.DataFrame.to_csv
+    session.decide(Decision(7, "relabel", "ant" if fitted.raw["kind"][7] == "bee" else "bee"))
+    write = csv.writer
 
-    def worse(table: pd.DataFrame, out: io.BytesIO, **options: object) -> None:
-        out.write(write(table, None, index=False, header=False).encode().replace(b"number 7", b"number 8"))
+    class Worse:
+        def __init__(self, out: io.StringIO, **options: Any) -> None:
+            self.writer = write(out, **options)
 
-    monkeypatch.setattr(pd.DataFrame, "to_csv", worse)
+        def writerow(self, cells: list[str]) -> None:
+            self.writer.writerow([cell.replace("number 7", "number 8") for cell in cells])
+
+    monkeypatch.setattr(csv, "writer", Worse)
     with pytest.raises(FileError, match="not given out"):
         corrected_file(session)
     assert client(session).get("/export").status_code == 409
@@ -119,6 +127,17 @@ def test_headers_without_names_and_marks_of_the_encoding_stay(tmp_path):
     table.to_csv(file, index_label="", encoding="utf-8-sig")
     session = session_of(FittedFile.of(file, "kind"))
     assert corrected_file(session)[1] == file.read_bytes()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of files are characters there")
+def test_a_file_whose_name_is_in_another_encoding_is_reviewed(file, tmp_path):
+    own = Path(shutil.copy(file, tmp_path / os.fsdecode(b"caf\xe9.csv")))
+    fitted = FittedFile.of(own, "kind")
+    session = session_of(fitted, Journal(own.with_suffix(".review"), own.name, "kind", fitted.hash))
+    browser = client(session)
+    assert browser.get("/").status_code == browser.get("/export").status_code == 200
+    own.unlink()
+    assert browser.get("/export").status_code == 409
 
 
 @pytest.mark.parametrize("name", ["Łódź.csv", "客户.csv", 'say "x"; \\.csv', "100% 😀.csv"])

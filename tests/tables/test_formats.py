@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from tests.support.files import people, run
+from upweight.tables.columns import understood
 from upweight.tables.reading import FileError, Options, opened, read
 
 
@@ -142,6 +143,17 @@ def test_other_unicodes_are_noticed_and_come_back(tmp_path: Path, encoding: str)
     assert found.corrected(path.read_bytes(), "kind", pd.Series([0, 1])) == path.read_bytes()
 
 
+def test_rows_of_text_that_do_not_change_stay_as_they_are_written(tmp_path: Path):
+    """Quotes that nobody needs, numbers as they were spelled, cells of several lines, and no end of the last line."""
+    path = tmp_path / "a.csv"
+    lines = ['"x","kind"\r\n', '1.50,"a"\r\n', '"2","b"\r\n', '"3\n and more","a"\r\n', "4e0,b"]
+    path.write_bytes("".join(lines).encode())
+    file = opened(path)
+    content = file.corrected(path.read_bytes(), "kind", pd.Series({0: 1, 2: 2, 3: 3}))
+    assert content.decode() == "".join([lines[0], "1.50,b\r\n", *lines[3:]])
+    assert file.corrected(path.read_bytes(), "kind", pd.Series(range(4))) == path.read_bytes()
+
+
 def test_row_names_without_a_heading_are_a_column(tmp_path: Path):
     """R's write.table leaves out their heading; pandas would take them for an index, and cells moved by one."""
     path = tmp_path / "a.txt"
@@ -157,7 +169,7 @@ def test_single_quotes_around_every_name_are_quotes(tmp_path: Path):
     path.write_text("'age'\t'kind'\n3\t'a\tb'\n4\t'b'\n")
     found = opened(path)
     assert found.table.to_dict("list") == {"age": [3, 4], "kind": ["a\tb", "b"]}
-    assert found.corrected(path.read_bytes(), "kind", pd.Series([1, 1])) == b"age\tkind\n3\tb\n4\tb\n"
+    assert found.corrected(path.read_bytes(), "kind", pd.Series([1, 1])) == b"'age'\t'kind'\n3\tb\n4\t'b'\n"
     path.write_text("it's kind\n3 a\n4 b\n")
     assert read(path).columns.tolist() == ["it's", "kind"]
 
@@ -272,3 +284,27 @@ def test_label_tools_get_their_files_back_with_other_labels(tmp_path: Path, tool
     where[int(last) if last.isdigit() else last] = "bad"
     del rows[1]
     assert made.decode() == json.dumps(expected, **style)
+
+
+def test_answers_of_label_tools_are_no_columns_to_learn_from(people_file: Path, tmp_path: Path):
+    """cleanlab's columns are written in the file's order; read beside the file they are left out, nothing changes."""
+    result = run("mislabeled", people_file, "--target", "opinion", "--cleanlab", "--format", "csv")
+    assert result.exit_code == 0, result.output
+    issues = pd.read_csv(io.StringIO(result.stdout))
+    assert issues.columns.tolist() == [
+        "row",
+        "is_label_issue",
+        "label_score",
+        "given_label",
+        "predicted_label",
+    ]
+    assert issues["row"].tolist() == list(range(120))
+    assert issues["given_label"].tolist() == people()["opinion"].tolist()
+    assert issues["label_score"].between(0, 1).all()
+    pd.concat([people(), issues.drop(columns="row")], axis=1).to_csv(tmp_path / "both.csv", index=False)
+    again = run("mislabeled", tmp_path / "both.csv", "--target", "opinion", "--cleanlab", "--format", "csv")
+    assert again.stdout == result.stdout
+    assert "predicted_label: left out, it is an answer of a label tool" in again.stderr
+    content, target = TOOLS["Argilla"]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert list(understood(read(tmp_path / "a.json"), target).kinds) == ["id", "fields.text"]

@@ -38,6 +38,13 @@ def mislabeled(
             max=1,
         ),
     ] = None,
+    cleanlab: Annotated[
+        bool,
+        typer.Option(
+            "--cleanlab",
+            help="List all rows in the file's order, in the columns of cleanlab's Datalab.get_issues.",
+        ),
+    ] = False,
 ) -> None:
     """Which labels are most likely wrong: the loss of each row in a model that has not seen it.
 
@@ -63,6 +70,8 @@ def mislabeled(
         proposed = table["proposed label"].astype(object)
         table["proposed label"] = proposed.where(proposed != table["label"], None)
     words = found.summary or "For this model nothing but self-influence is known: no label is proposed."
+    if cleanlab:
+        table, k = found.cleanlab().rename_axis(fitted.heading).loc[fitted.raw.index], k or len(table)
     k = k or (20 if out is None and format is None and sys.stdout.isatty() else len(table))
     show(
         table.head(k),
@@ -71,7 +80,7 @@ def mislabeled(
         f"The most suspicious {'labels' if fitted.model.classifies else 'values'} first",
     )
     tell(words, always=True)
-    if fail_over is not None and (share := float(table["contradicted"].mean())) > fail_over:
+    if fail_over is not None and (share := float(found.table["contradicted"].mean())) > fail_over:
         say(f"{share:.2%} contradicted is more than the {fail_over:.2%} of --fail-over.", err=True)
         raise typer.Exit(GATE)
 

@@ -286,7 +286,8 @@ def _prepared(column: pd.Series, kind: Kind, folder: Path | None) -> pd.Series:
     if kind == "date":
         return days(column)
     if kind == "category":
-        return column.map(_word, na_action="ignore").astype(object).fillna("(missing)")
+        named = column if isinstance(column.dtype, pd.StringDtype) else column.map(_word, na_action="ignore")
+        return named.astype(object).fillna("(missing)")
     if kind == "text":
         return column.map(str, na_action="ignore").fillna("").astype(object)
     if column.isna().any():
@@ -316,7 +317,8 @@ def _target(y: pd.Series, kind: Kind | None, cells: Cells | None = None) -> pd.S
     missing = y.index[y.isna()]
     if len(missing):
         words = _written(cells)
-        classes = f"; --category {y.name} takes them as classes" if words else ""
+        labels = words and cells is not None and cells.reader.what == "label"
+        classes = f"; --category {y.name} takes them as classes" if labels else ""
         raise FileError(
             f"the target {y.name!r} is missing in {len(missing):,} rows{words}, first in row {missing[0]}: remove "
             f"those rows, or leave them out with --drop-missing{classes}"

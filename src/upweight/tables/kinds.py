@@ -26,6 +26,11 @@ COUNTED = 5
 INDEX = re.compile(r"Unnamed: \d+|__index_level_\d+__")
 """What pandas calls a column without a name, as an index has that was written along with its table."""
 
+ANSWER = re.compile(
+    r"is_\w+_issue|label_score|given_label|predicted_label|(predictions|suggestions|annotations|responses)\..*"
+)
+"""What label tools (cleanlab, Label Studio, Argilla) call their own answers about labels: a model would learn those."""
+
 
 def kind_of(column: pd.Series) -> str:
     """The kind of a column, or the reason for which it is left out (`is_kind` tells which).
@@ -41,6 +46,8 @@ def kind_of(column: pd.Series) -> str:
         return "it is empty" if not len(present) else "it is constant"
     if INDEX.fullmatch(str(column.name)) and (distinct == len(present) or is_whole(present)):
         return "it is an index that was written along with the table"
+    if ANSWER.fullmatch(str(column.name)):
+        return "it is an answer of a label tool, not a property of the row"
     if pd.api.types.is_bool_dtype(present):
         return "category"
     if pd.api.types.is_numeric_dtype(present):
@@ -49,17 +56,21 @@ def kind_of(column: pd.Series) -> str:
         return "it counts the rows" if (steps == 1).all() else "number"
     if pd.api.types.is_datetime64_any_dtype(present) or pd.api.types.is_timedelta64_dtype(present):
         return "date"
-    if not present.map(lambda value: isinstance(value, (str, bool, int, float, np.generic))).all():
+    counts = present.value_counts(sort=False)
+    different = pd.Series(counts.index.astype(object))
+    if not different.map(lambda value: isinstance(value, (str, bool, int, float, np.generic))).all():
         return "its cells are neither numbers nor text"
-    return _kind_of_strings(present.astype(str), distinct)
+    return _kind_of_strings(different.astype(str), counts.to_numpy())
 
 
-def _kind_of_strings(strings: pd.Series, distinct: int) -> str:
+def _kind_of_strings(strings: pd.Series, counts: np.ndarray) -> str:
+    """The kind of a column of different strings, each of which is there so many times."""
+    rows = counts.sum()
     if strings.str.lower().str.endswith(IMAGES).all():
         return "image"
-    if strings.str.count(r"\S+").mean() >= WORDS:
+    if (strings.str.count(r"\S+") * counts).sum() >= WORDS * rows:
         return "text"
-    if distinct > NAMED * len(strings) and len(strings) > CATEGORIES:
+    if len(strings) > NAMED * rows and rows > CATEGORIES:
         return "almost every row has a value of its own, as names do (--text takes it for text)"
     return "category"
 

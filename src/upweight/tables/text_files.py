@@ -6,11 +6,13 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .formats import COMPRESSED, OTHERWISE, FileError, Format, Source, unpacked
@@ -86,22 +88,16 @@ class Text(Format):
         made[place] = body[place].take(rows.to_numpy()).to_numpy()
         table = pd.concat([cells.iloc[:1], made], ignore_index=True)
         table = table if exact else inert(table)
-        ends = "\r\n" if text.partition("\n")[0].endswith("\r") else "\n"
-        write = partial(
-            table.to_csv,
-            sep=separator,
-            index=False,
-            header=False,
-            lineterminator=ends,
-            quotechar=self._quote(head),
-        )
-        # A lone carriage return ends a row where Python's writer has not quoted it.
-        tried = (_read_back(table, write, parsed, quoting) for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
-        found = next((made for made in tried if made is not None), None)
-        if found is None:
-            raise FileError(OTHERWISE)
-        made_bytes = found.encode(encoding)
-        return COMPRESSED[self.packed][1](made_bytes) if self.packed else made_bytes
+        places = np.concatenate([[0], rows.index.to_numpy() + 1])
+        style = {"delimiter": separator, "quotechar": self._quote(head)}
+        for found in _respelled(text, cells, table, places, style):
+            try:
+                if parsed(io.StringIO(found, newline="")).equals(table):
+                    made_bytes = found.encode(encoding)
+                    return COMPRESSED[self.packed][1](made_bytes) if self.packed else made_bytes
+            except ValueError:  # pandas' parser: rows of several lengths
+                pass
+        raise FileError(OTHERWISE)
 
     def _start(self, source: Source) -> bytes:
         with unpacked(source, self.packed) as file:
@@ -154,14 +150,42 @@ def _pattern(separator: str) -> str:
     return r"\s+" if separator == " " else separator
 
 
-def _read_back(
-    table: pd.DataFrame, write: Callable[..., None], parsed: Callable[..., pd.DataFrame], quoting: int
-) -> str | None:
-    """The text that `write` makes of a table, if the table is found in it."""
-    out = BytesIO()
-    write(out, quoting=quoting)
+def _respelled(
+    text: str, cells: pd.DataFrame, table: pd.DataFrame, places: np.ndarray, style: dict[str, Any]
+) -> Iterator[str]:
+    """The text of a table with as few quotes as can be, then with all; rows that do not change stay as they are.
+
+    Args:
+        text: The file.
+        cells: Its cells, the names of the columns in the first row.
+        table: What is to be written, of fewer rows perhaps.
+        places: The rows of `cells` that those of `table` come from.
+        style: What stands between cells, and around them.
+    """
+    changed = (table.to_numpy() != cells.take(places).to_numpy()).any(axis=1)
+    records, ends = _records(text, len(cells), style), "\r\n" if "\r\n" in text else "\n"
+    # A lone carriage return ends a row where Python's writer has not quoted it.
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
+        lines = []
+        for row, new, place in zip(table.to_numpy().tolist(), changed, places, strict=True):
+            if new or records is None:
+                out = io.StringIO(newline="")
+                csv.writer(out, quoting=quoting, lineterminator=ends, **style).writerow(row)
+                lines.append(out.getvalue())
+            else:
+                lines.append(records[place])
+        yield "".join(line if line[-1] in "\r\n" else line + ends for line in lines[:-1]) + lines[-1]
+
+
+def _records(text: str, count: int, style: dict[str, Any]) -> list[str] | None:
+    """The text of each row of a file; None where Python's reader finds another number of rows than pandas'."""
+    lines, found, last = io.StringIO(text, newline="").readlines(), [], 0
+    reader = csv.reader(lines, skipinitialspace=style["delimiter"] == " ", **style)
     try:
-        found = parsed(BytesIO(out.getvalue()))
-    except ValueError:  # pandas' parser: rows of several lengths
+        for record in reader:
+            if record:
+                found.append("".join(lines[last : reader.line_num]))
+            last = reader.line_num
+    except csv.Error:  # a cell longer than Python's module takes
         return None
-    return out.getvalue().decode() if found.equals(table) else None
+    return found if len(found) == count else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -44,6 +45,26 @@ class Suspects:
             raise ValueError(f"share must lie above 0 and up to 1, got {share}")
         return self.table.head(max(1, round(share * len(self.table))))
 
+    def cleanlab(self) -> pd.DataFrame:
+        """The suspects as cleanlab's `Datalab.get_issues("label")` lists them, in the order of `table`.
+
+        `is_label_issue` is whether the label is contradicted, `label_score` the probability of the label in a model
+        that has not seen the row (exp of minus the loss without it), then `given_label` and `predicted_label`.
+
+        Raises ValueError where no label is proposed.
+        """
+        if "contradicted" not in self.table:
+            raise ValueError(
+                "cleanlab's columns are for labels that the model proposes: for linear classifiers"
+            )
+        columns = {
+            "is_label_issue": self.table["contradicted"],
+            "label_score": np.exp(-self.table["loss without the row"]),
+            "given_label": self.table["label"],
+            "predicted_label": self.table["proposed label"],
+        }
+        return pd.DataFrame(columns)
+
     @property
     def summary(self) -> str:
         """How many labels are contradicted, beside how often the model errs at all, in two sentences.
@@ -68,7 +89,7 @@ class Suspects:
         doubted, wrong = self.table["contradicted"], self.table["label"] != self.table["proposed label"]
         return (
             f"{int(doubted.sum()):,} of {len(doubted):,} labels ({doubted.mean():.1%}) are contradicted: a model that "
-            "has not seen the row is surer of another class than it is, on average, of the rows that bear it. It "
+            "has not seen the row is surer of another class than it is, on average, for rows of that class. It "
             f"decides otherwise than the label in {int(wrong.sum()):,} rows ({wrong.mean():.1%}) in all; the rest are "
             "ordinary errors of the model."
         )
