@@ -244,6 +244,7 @@ def test_the_command_line_takes_what_is_said(tmp_path):
     assert "20 rows without a y are left out (20 written 'NA')" in result.stderr
     asked = run("explain", path, *said, "--row", 2, "--k", 1)
     assert asked.exit_code == 0, asked.output
+    assert "one of the training rows" not in asked.stderr  # it was left out
     result = run("mislabeled", path, "--target", "y")
     assert result.exit_code == 2
     assert "--drop-missing" in result.stderr

@@ -56,7 +56,7 @@ def explain(
     if asked.said.quantity:
         both = own_name(both, "label", fitted)
     parts = PARTS if found.parts else ""
-    itself = ITSELF if test is None else ""
+    itself = ITSELF if test is None and asked.raw.name in fitted.raw.index else ""
     for line in (str(asked.said), itself, found.scores.sign, asked.unit, parts, *found.scores.remarks):
         if line:
             tell(line, always=True)
