@@ -9,7 +9,13 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=logical --dist=loadgrou
 
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-.PHONY: help demo test check docs oracles mutants format clean
+# What `make lowest` runs: all that meets the other packages most. `-W default`: old versions warn of themselves.
+CORE := tests/cli tests/tables tests/report tests/review tests/uses tests/estimators tests/test_init.py
+# Tests of estimators' settings that scikit-learn has had for less long than our lowest version.
+NEWER := not 20.0 and not alpha_of_its_own and not settings_that_are_refused and not true_hinges
+TORCH ?= 2.13.0
+
+.PHONY: help demo test check docs oracles lowest mutants format clean
 
 help: ## show this list (default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -35,6 +41,14 @@ oracles: ## compare with curvlinops and kronfluence, in an environment of their 
 	.venv-oracles/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[oracles]"
 	.venv-oracles/bin/pytest tests/test_oracles.py
 
+lowest: ## the core tests with the lowest versions that pyproject.toml allows (TORCH=2.6.0: also of torch, gigabytes)
+	$(MAKE) VENV=.venv-lowest .venv-lowest/bin/python
+	.venv-lowest/bin/python -m pip install --disable-pip-version-check --no-deps --editable .
+	.venv-lowest/bin/python -m tests.lowest review vision torch=$(TORCH) > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --disable-pip-version-check --constraint .venv-lowest/constraints.txt \
+		--editable ".[review,vision]" "pytest==9.1.1" hypothesis beartype httpx
+	OMP_NUM_THREADS=1 .venv-lowest/bin/pytest -o addopts= -W default -k "$(NEWER)" $(CORE)
+
 mutants: ## how many faults put into the source the tests notice, a sample of each module: an hour or more
 	$(MAKE) VENV=.venv-mutants .venv-mutants/installed-dev
 	.venv-mutants/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt "cosmic-ray==8.7.0"
@@ -45,7 +59,7 @@ format: $(VENV)/installed-dev ## rewrite the files as `check` wants them, as far
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and the caches of the tools
-	rm -rf $(VENV) site .venv-oracles .venv-mutants .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) site .venv-oracles .venv-lowest .venv-mutants .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 # Stamps: a second call installs nothing until pyproject.toml or constraints.txt changes. The install is editable.
 $(VENV)/bin/python:

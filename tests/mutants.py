@@ -35,7 +35,7 @@ MODULES = {
     "influence/self_influence.py": "",
     "influence/scores.py": "",
     "influence/top_k.py": "",
-    "influence/passes.py": "",
+    "influence/passes.py": "tests/runtime/test_distributed.py",
     "influence/score_store.py": "-k 'not killed and not torchrun and not one_rank'",
     "influence/stored_pass.py": "",
     "runtime/tensor_files.py": "",

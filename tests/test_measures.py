@@ -19,6 +19,7 @@ from upweight.measures import (
     logit,
     margin,
     name_of,
+    prediction,
     probability,
     share_of_sigmoids,
 )
@@ -156,3 +157,10 @@ def test_shares_of_sigmoids_by_loops():
     for row, y, found in zip(outputs, targets, share_of_sigmoids(outputs, targets), strict=True):
         alone = [1 / (1 + math.exp(-float(v))) for v in row]
         assert float(found) == pytest.approx(alone[int(y)] / sum(alone), rel=1e-12)
+
+
+def test_a_prediction_is_the_one_output_in_whichever_shape():
+    assert prediction(torch.tensor([[3.0], [4.0]]), None).tolist() == [3.0, 4.0]
+    assert prediction(torch.tensor([3.0]), torch.tensor([1.0])).tolist() == [3.0]
+    with pytest.raises(ValueError, match="prediction is the one output of a model of a quantity"):
+        prediction(torch.zeros(2, 3), None)

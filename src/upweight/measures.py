@@ -146,7 +146,7 @@ def name_of(measure: MeasureLike | None) -> str:
     return "loss" if found is None else found.name
 
 
-def prediction(outputs: Tensor, targets: Tensor) -> Tensor:
+def prediction(outputs: Tensor, targets: Any) -> Tensor:
     """The output of a model of one quantity, in the quantity's own unit: a price, where the loss has squared prices.
 
     The targets are not looked at: it can be asked about a row whose true value is not known. A positive removal effect

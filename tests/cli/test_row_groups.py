@@ -3,13 +3,14 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tests.support.files import NETWORK, people, run
+from tests.support.files import NETWORK, people, ridge, run
 
 
 def test_mismatch_and_remove_name_their_groups(people_file):
@@ -131,4 +132,26 @@ def test_columns_to_believe_and_columns_that_a_network_has(tmp_path, monkeypatch
     result = run(*asked, "--row", 7)
     assert "is all that is known before" in result.stderr
     assert "Finishing the training would change the loss" in result.stderr
+    grouped = run("mismatch", *asked[1:6], "--by", "town", "--test", "a.csv")
+    assert "Columns responsible" not in grouped.stderr  # nothing is known of them
     assert "retrained" in run(*asked, "--row", 7, "--verify", "--fail-over", 100).stdout
+
+
+def test_of_a_quantity_the_prediction_of_a_row_changes_in_its_own_unit(houses_file, tmp_path):
+    """Least squares: the Newton step is what fitting again gives. The row's own price is not needed."""
+    table = pd.read_csv(houses_file)
+    new, gone = tmp_path / "new.csv", (table["size"] > 150).to_numpy()
+    table.drop(columns="price").to_csv(new, index=False)
+    asked = ("--target", "price", "--where", "size > 150", "--format", "json", "--row", 5)
+    result = run("remove", houses_file, *asked, "--test", new, "--verify")
+    assert result.exit_code == 0, result.output
+    X, model = ridge(table)
+    refit = type(model)().fit(X[~gone], table["price"][~gone])
+    wanted = refit.predict(X[[5]])[0] - model.predict(X[[5]])[0]
+    found = json.loads(result.stdout)[0]
+    assert found["newton"] == pytest.approx(wanted, rel=1e-6)
+    assert found["retrained"] == pytest.approx(wanted, rel=1e-6)
+    for words in ("the row has no price", "Effects are in the unit of price", "the prediction would rise"):
+        assert words in result.stderr
+    result = run("remove", houses_file, *asked, "--measure", "loss")
+    assert "positive = the loss would rise" in result.stderr

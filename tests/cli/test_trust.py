@@ -31,6 +31,18 @@ def test_a_network_in_the_middle_of_its_training_is_not_however_well_systems_are
     assert result.exit_code == 1, result.output
     assert result.stdout.splitlines()[1].startswith("do not trust,")
     assert "Error: do not trust answers about this model: training is not finished" in result.stderr
+    for command, *more in (
+        ("verify", "--row", 7),
+        ("report", "--row", 7),
+        ("remove", "--where", "age < 30", "--row", 7),
+    ):
+        (tmp_path / "no_refit.py").write_text(
+            UNFINISHED
+            + "\n\nproblem_and_refit = problem\ndef problem(t):\n    return problem_and_refit(t)[:2]\n"
+        )
+        judged = run(command, *asked[:4], "no_refit:problem", *more, *["--verify"] * (command == "remove"))
+        assert judged.exit_code == 2
+        assert "the function of --problem must return (problem, batches, refit)" in judged.stderr
     explained = run("explain", *asked, "--row", 7).stderr
     assert "Beware: training is not finished" in explained
     assert explained.index("Beware") < explained.index(

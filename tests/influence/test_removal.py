@@ -223,3 +223,22 @@ def test_the_table_says_everything() -> None:
     )
     assert "positive = it would rise" in repr(found)
     assert "<table" in found._repr_html_()
+
+
+def test_changes_of_the_mean_are_means_of_the_changes_and_so_is_the_drift() -> None:
+    case = BY_NAME["logistic"]
+    problem = case.problem.at(case.problem.theta + 0.01)
+    found = uw.Influence(problem).of_removal({"a": [0], "b": [1, 2]}, case.test, guarantee=1)
+    mean = found.averaged
+    asked = uw.measures.Overall(
+        lambda outputs, y: problem.loss.value(outputs, problem.encode(y, len(outputs))).mean()
+    )
+    wanted = uw.Influence(problem).of_removal({"a": [0], "b": [1, 2]}, case.test, measure=asked)
+    for name in ("first_order", "rescaled", "newton", "drift"):
+        assert_close_per_row(getattr(mean, name), getattr(wanted, name), 1e-9)
+    frame = mean.to_frame()
+    assert (frame["low"] <= frame["high"]).all()
+    assert mean.measure == "mean loss"
+    assert frame["only together"].to_numpy() == pytest.approx(
+        (frame["newton"] - frame["rescaled"]).to_numpy()
+    )

@@ -76,6 +76,11 @@ def test_a_filled_store_holds_the_values_and_computes_them_once(tmp_path: Path):
         again[0]
 
 
+def test_folders_on_the_way_to_a_store_are_made(tmp_path: Path):
+    filled(tmp_path / "of" / "today")
+    assert torch.equal(ScoreStore(tmp_path / "of" / "today").values(), VALUES)
+
+
 def test_a_store_of_other_scores_or_sizes_is_not_mixed_with(tmp_path: Path):
     filled(tmp_path)
     for key, plan in (("another", PLAN), (KEY, replace(PLAN, columns=2)), (KEY, replace(PLAN, m=3))):

@@ -151,6 +151,10 @@ def test_ends_of_spectra_are_recalled_by_the_same_problem_only(tmp_path: Path):
     recall(tmp_path, other)
     assert again.spectra == {"Hessian": (-0.5, 2.0)}
     assert other.spectra == {}
+    for damaged in ("", "{}", "[1]", '{"problem": "a", "spectra": {"Hessian": ["x"]}}'):
+        (tmp_path / "spectra.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"spectra\.json is damaged .*: delete it and run again"):
+            recall(tmp_path, other)
 
 
 def test_a_restarted_run_has_the_damping_of_the_first(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 import shutil
 import sqlite3
@@ -126,6 +127,17 @@ def test_headers_without_names_and_marks_of_the_encoding_stay(tmp_path):
     table.to_csv(file, index_label="", encoding="utf-8-sig")
     session = session_of(FittedFile.of(file, "kind"))
     assert corrected_file(session)[1] == file.read_bytes()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of files are characters there")
+def test_a_file_whose_name_is_in_another_encoding_is_reviewed(file, tmp_path):
+    own = Path(shutil.copy(file, tmp_path / os.fsdecode(b"caf\xe9.csv")))
+    fitted = FittedFile.of(own, "kind")
+    session = session_of(fitted, Journal(own.with_suffix(".review"), own.name, "kind", fitted.hash))
+    browser = client(session)
+    assert browser.get("/").status_code == browser.get("/export").status_code == 200
+    own.unlink()
+    assert browser.get("/export").status_code == 409
 
 
 @pytest.mark.parametrize("name", ["Łódź.csv", "客户.csv", 'say "x"; \\.csv', "100% 😀.csv"])

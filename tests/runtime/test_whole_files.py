@@ -106,6 +106,14 @@ def test_what_is_no_file_is_written_to_directly(tmp_path: Path):
         assert part == tmp_path / "pipe"
 
 
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
+    with (
+        pytest.raises(FileNotFoundError, match=r"a\.txt cannot be written: there is no folder"),
+        whole(tmp_path / "nowhere" / "a.txt"),
+    ):
+        pass
+
+
 def test_a_long_name_is_no_trouble(tmp_path: Path):
     path = tmp_path / ("ä" * 127)
     with whole(path) as part:

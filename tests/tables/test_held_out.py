@@ -50,6 +50,9 @@ def test_a_condition_is_about_the_rows_that_were_held_out(fitted):
     assert f"the {len(wanted)} of which" in some.words
     with pytest.raises(FileError, match="no row fulfils"):
         unseen(fitted, None, where="age > 500")
+    one = next(row for row in range(150) if row not in asked_about(every)[0].index)
+    with pytest.raises(FileError, match=r"holds of none of the 30 rows that are held out \(seed 0\)"):
+        unseen(fitted, None, where=f"name == 'person {one}'")
 
 
 def test_a_second_file_holds_nothing_out(fitted, tmp_path):

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from rich.table import Table
 
+from ..errors import InfluenceError
 from ..influence.influence import Influence
 from ..influence.scores import Scores
 from ..linear.problem import LinearProblem
@@ -34,6 +35,9 @@ def explained(out: Path, seed: int, k: int) -> None:
         out: The folder of the files.
         seed: The seed of the random control group.
         k: How many digits of largest effect, and how many random ones, are retrained without.
+
+    Raises:
+        InfluenceError: Retraining does not confirm the explanation.
     """
     digits = embedded_digits()
     with phase("loading matplotlib"):
@@ -59,6 +63,8 @@ def explained(out: Path, seed: int, k: int) -> None:
     settings = _settings(influence, problem, seed)
     report = write(out / "report.html", _page(digits, wrong, scores, verified, settings))
     say(f"Report: {report}\nFigure: {picture}")
+    if reason := verified.shortcoming():
+        raise InfluenceError(reason)
 
 
 def _table(scores: Scores, digits: Digits) -> Table:

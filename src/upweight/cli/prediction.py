@@ -88,6 +88,7 @@ def verify(
     from ..tables.asked import asked_about
     from ..validation.verify import verify as compared_with_retraining
 
+    fitted.model.check_refit()
     asked, model = asked_about(fitted, row, test, Asking.of(measure, fitted)), fitted.model
     found = compared_with_retraining(
         model.influence, asked.batch, k=k, seed=seed, refit=model.refit, measure=asked.measure
@@ -133,6 +134,7 @@ def report(
     from ..report import explained_row, write
     from ..tables.asked import asked_about
 
+    fitted.model.check_refit()
     asked = asked_about(fitted, row, test, Asking.of(measure, fitted))
     page = explained_row(fitted, asked, k=k, checked=checked, relative=relative)
     write(out, page)

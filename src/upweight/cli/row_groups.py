@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import InfluenceError
 from ..runtime.progress import phase, tell
-from .options import ROUGH, FailOver, Format_, K, Out, Seed, TestOrHeld
+from .options import ROUGH, Asking, FailOver, Format_, K, Measure, Out, Seed, TestOrHeld
 from .questions import asks
 from .show import show
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     from ..influence.removal import Removal
+    from ..measures import MeasureLike
     from ..tables.fitted_file import FittedFile
+    from ..tables.held_out import Unseen
     from ..types import Tensor
 
 STEPS = 3
@@ -49,9 +54,13 @@ def mismatch(
         asked.words,
         "Effect of removal: the predicted change of the mean loss of the rows asked about if a group were removed from "
         "the training rows; negative = they would be predicted better without it, so that it harms.",
+        unit(fitted),
         found.drift,
-        f"Columns responsible in group {found.groups.index[0]!r}:\n{found.features.to_string(index=False)}",
     ]
+    if len(found.features):
+        causes = found.features.to_string(index=False)
+        group = f"Columns responsible in group {found.groups.index[0]!r}"
+        words.append(f"{group}: parts that add up to its effect of first order\n{causes}")
     tell("\n".join(filter(None, words)), always=True)
     title = "Predicted change of the mean loss without a group of training rows"
     show(found.groups.rename_axis(by).head(k), format, out, title)
@@ -70,6 +79,7 @@ def remove(
         str | None, typer.Option(help="The row (or id) asked about; otherwise all, in the mean.")
     ] = None,
     test: TestOrHeld = None,
+    measure: Measure = None,
     seed: Seed = 0,
     verify: Annotated[
         bool, typer.Option("--verify", help="Train again without the rows, and show what changed.")
@@ -87,36 +97,74 @@ def remove(
 ) -> None:
     """What if these rows were gone: the predicted change of the loss, before anything is retrained.
 
-    A row that --row names without --test is one of the training rows, and nothing is held out.
+    Of a single row of a quantity (--row) it is the change of the prediction, in its own unit, unless --measure says
+    otherwise. A row that --row names without --test is one of the training rows, and nothing is held out.
     """
     import torch
 
-    from ..tables.held_out import Unseen, unseen
     from ..tables.reading import FileError
     from ..validation.refits import change_without
 
-    asked = unseen(fitted, test, seed=seed) if row is None else Unseen(fitted, fitted.batch(test, row=row))
+    asked, wanted = rows_asked(fitted, row, test, measure, seed)
     model = asked.fitted.model
     if guarantee and not model.classifies:
         raise FileError(
             "--guarantee is for classes; of a quantity the column newton is what retraining gives"
         )
     gone = torch.tensor(asked.fitted.rows(where))
-    found = model.influence.of_removal({where: gone}, asked.batch, guarantee=STEPS * guarantee)
-    numbers = found.to_frame().drop(columns=["test row"]).groupby("group", sort=False).mean()
-    numbers["size"] = len(gone)
+    if verify:
+        model.check_refit()
+    found = model.influence.of_removal(
+        {where: gone}, asked.batch, measure=wanted, guarantee=STEPS * guarantee
+    )
+    found = found.averaged if row is None else found
+    numbers = found.to_frame().drop(columns=["test row"]).set_index("group")
     if verify:
         with phase("training again without the rows"):
-            change = change_without(model.influence.problem, asked.batch, gone, model.refit)
+            change = change_without(model.influence.problem, asked.batch, gone, model.refit, wanted)
         numbers["retrained"] = float(change.mean())
-    counted = (
-        f"{len(gone):,} of {len(asked.fitted.raw):,} training rows removed; positive = the loss would rise."
-    )
-    words = [asked.words, counted, lost(asked.fitted, gone), *found.remarks, believed(numbers, found)]
+    words = [
+        asked.words,
+        f"{len(gone):,} of {len(asked.fitted.raw):,} training rows removed; positive = the {found.measure} would rise.",
+        lost(asked.fitted, gone),
+        *found.remarks,
+        believed(numbers, found),
+    ]
     tell("\n".join(filter(None, words)), always=True)
-    show(numbers, format, out, "Predicted change of the mean loss")
+    show(numbers, format, out, f"Predicted change of the {found.measure}")
     if verify:
         confirmed(numbers, fail_over)
+
+
+def unit(fitted: FittedFile) -> str:
+    """The unit of the changes of a quantity's loss, in a sentence; "" for classes, whose loss has none."""
+    if fitted.model.classifies:
+        return ""
+    return f"The loss is half the squared error: changes are in the square of the unit of {fitted.target}."
+
+
+def rows_asked(
+    fitted: FittedFile, row: str | None, test: Path | None, measure: Asking | None, seed: int
+) -> tuple[Unseen, MeasureLike | None]:
+    """The rows that a removal is asked about, and what of them: of many their loss, of one what `explain` takes.
+
+    Args:
+        fitted: The training file with its model.
+        row: The row (or id) of one of them; None stands for many, which the model has not seen.
+        test: The file that they are in.
+        measure: What is asked about.
+        seed: The seed of the draw of many.
+    """
+    from ..tables.asked import asked_about
+    from ..tables.held_out import Unseen, unseen
+
+    if row is not None:
+        one = asked_about(fitted, row, test, Asking.of(measure, fitted))
+        return Unseen(fitted, one.batch, "\n".join(filter(None, [str(one.said), one.unit]))), one.measure
+    wanted = None if measure is None else Asking.of(measure, fitted)
+    many = unseen(fitted, test, seed=seed)
+    words = [many.words, "" if wanted else unit(fitted)]
+    return replace(many, words="\n".join(filter(None, words))), wanted
 
 
 def lost(fitted: FittedFile, gone: Tensor) -> str:

@@ -7,7 +7,7 @@ With A the Hessian of the *total* objective and S the removed set, a Newton step
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,14 @@ class Removal:
         first = torch.stack([effect[:, rows].sum(1) for rows in sets], dim=1)
         sizes = torch.tensor([len(rows) for rows in sets])
         return cls(names, sizes, first, measure=scores.measure, drift=scores.drift)
+
+    @property
+    def averaged(self) -> Removal:
+        """The changes (1, g) of the mean of the measure over the test rows, with the drift of that mean."""
+        fields = ("first_order", "rescaled", "newton", "low", "high", "drift")
+        each = {name: values for name in fields if (values := getattr(self, name)) is not None}
+        means = {name: values.mean(0, keepdim=True) for name, values in each.items()}
+        return replace(self, measure=f"mean {self.measure}", **means)
 
     @property
     def undetermined(self) -> pd.Index:

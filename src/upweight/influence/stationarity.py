@@ -59,7 +59,7 @@ def unfinished(measure: str, drift: Float[Tensor, " m"], effects: Float[Tensor, 
         return ""
     return (
         f"training is not finished: finishing it would move the {measure} by more than {share:.0%} of the "
-        f"{min(SHOWN, effects.shape[1])} largest effects of single examples"
+        f"{min(SHOWN, effects.shape[1])} largest effects of single examples do"
     )
 
 

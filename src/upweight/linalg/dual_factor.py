@@ -74,10 +74,11 @@ class DualFactor(Factor):
         of A^-1 U^T U, the effective number of parameters.
         """
         # M^-1 = L^-T L^-1: the column norms of L^-1 are its diagonal, at half of what the whole inverse takes.
-        half = torch.from_numpy(lapack.dtrtri(self.dual.double().numpy(), lower=1)[0]).to(self.dtype)
+        # LAPACK reads columns: the transpose is not copied.
+        half = torch.from_numpy(lapack.dtrtri(self.dual.double().numpy().T, lower=0)[0].T).to(self.dtype)
         inverse = torch.cholesky_solve(self.free, self.dual).T
         added = torch.linalg.solve_triangular(self.schur, inverse, upper=False)
-        return 1 - half.square().sum(0) + added.square().sum(0)
+        return 1 - torch.linalg.vector_norm(half, dim=0).square() + added.square().sum(0)
 
     def _penalised_inverse(self, rows: Tensor) -> Tensor:
         scaled = rows / self.D

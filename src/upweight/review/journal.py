@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 
+from ..runtime.terminal import plain
 from ..tables.reading import FileError
 
 ACTIONS = ("keep", "relabel", "drop", "skip")
@@ -117,7 +118,7 @@ class Journal:
             self._connection.executescript(SCHEMA)
             found = self._connection.execute("SELECT file, target, hash FROM subject").fetchone()
             if found is None:
-                found = (file, target, hash)
+                found = (plain(file), target, hash)  # SQLite takes no halves of characters
                 self._connection.execute("INSERT INTO subject VALUES (?, ?, ?)", found)
         except sqlite3.Error as error:
             raise FileError(f"{path}: cannot be used as a journal ({error})") from error

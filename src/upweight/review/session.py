@@ -227,9 +227,7 @@ class Session:
             now = self.journal.now()
             number = now.number
             self._newest = self._fit_to(self.fit.influence.problem.theta, now) if now.rows else self.first
-        except (
-            Exception
-        ) as error:  # the last rows of a class dropped, say; the model follows what is decided next
+        except Exception as error:  # whatever it is, the model follows what is decided next
             reason = str(error) or type(error).__name__
             self._trouble = number, f"The labels as decided cannot be fitted: {reason}"
 

@@ -45,6 +45,8 @@ def whole(path: str | Path) -> Iterator[Path]:
         yield path
         return
     path = path.resolve()  # a link stays one
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
     remove_unfinished(path.parent, f"{glob.escape(path.name[:NAMED])}.*.part")
     part, held = _begun(path)
     try:

@@ -289,7 +289,8 @@ def _prepared(column: pd.Series, kind: Kind, folder: Path | None) -> pd.Series:
     if kind == "date":
         return days(column)
     if kind == "category":
-        return column.map(_word, na_action="ignore").astype(object).fillna("(missing)")
+        named = column if isinstance(column.dtype, pd.StringDtype) else column.map(_word, na_action="ignore")
+        return named.astype(object).fillna("(missing)")
     if kind == "text":
         return column.map(str, na_action="ignore").fillna("").astype(object)
     if column.isna().any():

@@ -54,6 +54,14 @@ class FileModel:
     notes: tuple[str, ...] = ()
     refit: Refit | None = None
 
+    def check_refit(self) -> None:
+        """Raises FileError for a model that nobody trains again: a network that came without a `refit`."""
+        if self.refit is None and self.influence.problem.linear is None:
+            raise FileError(
+                "only linear models are trained again here: for a network the function of --problem must return "
+                "(problem, batches, refit), where refit(kept rows) trains it anew"
+            )
+
 
 def fitted_here(table: Table, folder: Path) -> FileModel:
     """A model that is fitted here: the sensible pipeline for the table's columns, trained to rounding.

@@ -64,9 +64,15 @@ def unseen(fitted: FittedFile, test: Path | None, *, where: str | None = None, s
     left = problem.without(held)
     if problem.loss.classifies and len(left.y.unique()) < 2:
         raise FileError(f"--test FILE is needed: without a fifth of the {n:,} rows one class is left")
-    rows = fitted.raw.iloc[held.numpy()]
-    asked = rows if where is None else rows.loc[fulfilling(rows, where)]
-    some = "" if where is None else f"the {len(asked):,} of which {where!r} holds among "
+    asked, some = fitted.raw.iloc[held.numpy()], ""
+    if where is not None:
+        asked = asked.loc[fulfilling(fitted.raw, where)[held.numpy()]]
+        some = f"the {len(asked):,} of which {where!r} holds among "
+    if not len(asked):
+        raise FileError(
+            f"{where!r} holds of none of the {len(held):,} rows that are held out (seed {seed}): give another --seed, "
+            "or rows to ask about by --test FILE"
+        )
     return Unseen(
         replace(
             fitted,

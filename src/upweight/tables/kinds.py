@@ -56,17 +56,21 @@ def kind_of(column: pd.Series) -> str:
         return "it counts the rows" if (steps == 1).all() else "number"
     if pd.api.types.is_datetime64_any_dtype(present) or pd.api.types.is_timedelta64_dtype(present):
         return "date"
-    if not present.map(lambda value: isinstance(value, (str, bool, int, float, np.generic))).all():
+    counts = present.value_counts(sort=False)
+    different = pd.Series(counts.index.astype(object))
+    if not different.map(lambda value: isinstance(value, (str, bool, int, float, np.generic))).all():
         return "its cells are neither numbers nor text"
-    return _kind_of_strings(present.astype(str), distinct)
+    return _kind_of_strings(different.astype(str), counts.to_numpy())
 
 
-def _kind_of_strings(strings: pd.Series, distinct: int) -> str:
+def _kind_of_strings(strings: pd.Series, counts: np.ndarray) -> str:
+    """The kind of a column of different strings, each of which is there so many times."""
+    rows = counts.sum()
     if strings.str.lower().str.endswith(IMAGES).all():
         return "image"
-    if strings.str.count(r"\S+").mean() >= WORDS:
+    if (strings.str.count(r"\S+") * counts).sum() >= WORDS * rows:
         return "text"
-    if distinct > NAMED * len(strings) and len(strings) > CATEGORIES:
+    if len(strings) > NAMED * rows and rows > CATEGORIES:
         return "almost every row has a value of its own, as names do (--text takes it for text)"
     return "category"
 

@@ -89,7 +89,7 @@ class Suspects:
         doubted, wrong = self.table["contradicted"], self.table["label"] != self.table["proposed label"]
         return (
             f"{int(doubted.sum()):,} of {len(doubted):,} labels ({doubted.mean():.1%}) are contradicted: a model that "
-            "has not seen the row is surer of another class than it is, on average, of the rows that bear it. It "
+            "has not seen the row is surer of another class than it is, on average, for rows of that class. It "
             f"decides otherwise than the label in {int(wrong.sum()):,} rows ({wrong.mean():.1%}) in all; the rest are "
             "ordinary errors of the model."
         )

@@ -56,7 +56,7 @@ class Said:
         if self.label is None:
             return f"{said}; the row has no {self.unit or 'true value'}."
         miss = self.prediction - self.label
-        side = "as it is" if miss == 0 else f"{abs(miss):,.4g} too {'high' if miss > 0 else 'low'}"
+        side = "exactly right" if miss == 0 else f"{abs(miss):,.4g} too {'high' if miss > 0 else 'low'}"
         return f"{said}, the true value is {self.label:,.6g}: {side}."
 
 

@@ -18,7 +18,7 @@ from ..errors import NoOptimumError, NotConvergedError
 from ..estimators.refitting import OWN
 from ..linalg.factorizations import Factor
 from ..linear.gradient_scale import AIM, ENOUGH, GradientScale
-from ..measures import Measure
+from ..measures import Measure, MeasureLike
 from ..objective import LinearModel, Objective
 from ..runtime.progress import track
 from ..types import Tensor
@@ -82,15 +82,20 @@ def measured_refits(
 
 
 def change_without(
-    problem: Objective, test: Any, rows: Tensor, refit: Refit | None = None
+    problem: Objective,
+    test: Any,
+    rows: Tensor,
+    refit: Refit | None = None,
+    measure: MeasureLike | None = None,
 ) -> Float[Tensor, " m"]:
-    """The change of each test loss by retraining without a whole set of rows, less what training on changes anyway.
+    """The change of each test measure by retraining without a whole set of rows, less what training on changes anyway.
 
     Args:
         problem: what was trained.
         test: m test examples.
         rows: the training rows that are removed together.
         refit: trains on the kept rows; None for linear problems, which are refitted here.
+        measure: what is asked about, default the loss.
 
     Raises:
         ValueError: for other than linear problems without `refit`.
@@ -104,10 +109,10 @@ def change_without(
         whole, there = problem.linear.minimised(), problem.linear.without(rows).minimised()
     else:
         raise ValueError(
-            "only linear models are trained again here: the function of --problem must return "
-            "(problem, batches, refit)"
+            "only linear models are trained again here: for others give refit, a function of the kept training rows "
+            "(index tensor) that returns the retrained parameters or module"
         )
-    return there.evaluate(test) - whole.evaluate(test)
+    return there.evaluate(test, measure) - whole.evaluate(test, measure)
 
 
 def _by_blocks(

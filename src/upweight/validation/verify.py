@@ -101,7 +101,8 @@ class Verification:
             reasons.append(f"your estimator, fitted again, changes otherwise, by {self.estimator:.0%}")
         if not self.complete:
             reasons.append("not all of the refits were finished")
-        return f"{self.judgement}: {'; '.join(reasons)}." if reasons else ""
+        ranked = " The ranking holds." if self.judgement.startswith("The ranking") else ""
+        return f"not confirmed by retraining: {'; '.join(reasons)}.{ranked}" if reasons else ""
 
     def __repr__(self) -> str:
         return str(self)
