@@ -262,3 +262,29 @@ def test_standard_input_is_a_file_like_any_other():
     result = CliRunner().invoke(app, ["review", "-", "--target", "y", "--no-browser"], input=words)
     assert result.exit_code == 2
     assert "a review needs a file" in result.stderr
+
+
+def test_codes_of_which_some_are_numbers_are_a_category_and_a_few_odd_cells_are_named():
+    """Diagnoses (401, 250.83, V58, E11): codes recur. A slip of the pen does not, nor do many words for "missing"."""
+    generator = np.random.default_rng(0)
+    numbers = [str(number) for number in generator.integers(1, 200, 3000)]
+    y = ["yes", "no"] * 1500
+
+    def kinds(odd: list[str]) -> tuple[dict[str, str], str]:
+        column = pd.Series([*odd, *numbers[len(odd) :]])
+        found = understood(
+            pd.DataFrame({"diagnosis": column, "other": generator.normal(size=3000), "y": y}), "y"
+        )
+        return dict(found.kinds), "\n".join(found.notes)
+
+    found, notes = kinds([f"V{k % 9}" for k in range(90)])
+    assert found["diagnosis"] == "category"
+    assert (
+        "diagnosis: 90 of its 3,000 cells are no numbers, first 'V0' in row 0: taken as a category" in notes
+    )
+    for odd in ([f"V{k}" for k in range(90)], ["unknown", "refused"] * 45):
+        found, notes = kinds(odd)
+        assert "diagnosis" not in found
+        assert (
+            f"diagnosis: left out, 90 of its 3,000 cells are no numbers, first '{odd[0]}' in row 0" in notes
+        )

@@ -241,7 +241,7 @@ def _is_dated(column: pd.Series) -> bool:
 
 def _left_out(found: Cells | None, column: pd.Series) -> str | None:
     """Why a column is left out that holds many different numbers or dates, and a few cells of something else."""
-    if found is None or not len(found.broken) or found.values.nunique() <= CATEGORIES:
+    if found is None or not len(found.broken) or found.values.nunique() <= CATEGORIES or found.codes:
         return None
     return (
         f"{found.odd}: repair or empty them, or take them as missing with --{found.reader.what} {column.name}"
