@@ -60,15 +60,14 @@ class Objective(Identified):
         Args:
             fields: `theta` (p,), `weights` (n,), `l2` (a number or (p,)), `keep` ("mean" or "total") or `terms`.
 
-        Raises:
-            TypeError: for any other field.
-            ValueError: for a value of another shape, negative or infinite.
+        Raises TypeError for any other field, ValueError for a value of another shape, negative or infinite.
 
         >>> import torch
         >>> from upweight import LinearProblem, Squared
-        >>> problem = LinearProblem(torch.eye(2), torch.zeros(2), torch.zeros(2), loss=Squared(), l2=0.5)
-        >>> problem.changed(l2=1.0).l2.tolist(), problem.l2.tolist()
-        ([1.0, 1.0], [0.5, 0.5])
+        >>> LinearProblem(torch.eye(2), torch.zeros(2), torch.zeros(2), loss=Squared()).changed(
+        ...     l2=1.0
+        ... ).l2.tolist()
+        [1.0, 1.0]
         """
         if unknown := ", ".join(sorted(fields.keys() - CHANGEABLE)):
             known = ", ".join(sorted(CHANGEABLE))
@@ -228,12 +227,8 @@ class Objective(Identified):
     ) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
         """S . g_i for every row s and training example i: the streamed pass behind all scores (R11).
 
-        Args:
-            rows: k vectors, flat (k, p) or as outer products of the weight matrices of `layers`.
-            within: the training examples, by default this process's share of all.
-
-        Returns:
-            An iterator of the place of each block of examples and its products, weight and folded penalty included.
+        Given are the place of each block of examples and its products, weight and folded penalty included. `rows` are
+        flat or outer products of the weight matrices of `layers`; `within` is by default this process's share of all.
         """
 
     def all_products(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k n"]:
@@ -341,8 +336,10 @@ class LinearModel(Objective):
         """The outputs eta of those rows (default: the training rows) at theta or other parameters."""
 
     @abstractmethod
-    def outputs_at_each(self, thetas: Tensor, design: Design | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """The outputs (b, c, k) of those rows (default: the training rows) at thetas (k, p), some rows at a time."""
+    def outputs_at_each(
+        self, thetas: Tensor, design: Design | None = None, size: int = 1024
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """The outputs (b, c, k) of those rows (default: the training rows) at thetas (k, p), `size` rows at a time."""
 
     @abstractmethod
     def derivatives(self, dtype: torch.dtype = torch.float64) -> Parts:
@@ -352,12 +349,18 @@ class LinearModel(Objective):
     def evaluate_each(
         self, batch: Any, thetas: Float[Tensor, "k p"], measure: MeasureLike | None = None
     ) -> Float[Tensor, "k m"]:
-        """`evaluate` at each of k parameter vectors.
+        """`evaluate`, with the same batch and measure, at each of k parameter vectors (k, p)."""
+
+    @abstractmethod
+    def measured(
+        self, eta: Float[Tensor, "k m c"], targets: Any, measure: MeasureLike | None = None
+    ) -> Float[Tensor, "k _"]:
+        """The measure of m test examples whose outputs are known, k times over; a measure of them all gives (k, 1).
 
         Args:
-            batch: m test examples.
-            thetas: parameters (k, p).
-            measure: what is asked about, default the loss.
+            eta: k stacks of outputs.
+            targets: of the m examples, as `prepared` gives them.
+            measure: what is asked about, default the loss; not one of the parameters alone.
         """
 
     @abstractmethod
