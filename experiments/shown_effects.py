@@ -8,11 +8,11 @@ rows drawn at random. Compared with the changes of the test losses are
 
 - `newton`: what `explain`, the report and the command line show (`Influence.of_each_removal`);
 - `first order`: Eq. 2 (`Influence.on_loss`);
-- `pyinfluence`: InfluenceFunctions of pyinfluence 0.5.0 with its own settings, where it is installed and takes the
-  model.
+- `pyinfluence`: InfluenceFunctions of pyinfluence 0.5.0 with its own settings, where it is there and takes the model.
 
-The slope is that of the least-squares line of actual on predicted through the origin, the error ||predicted - actual|| /
-||actual|| over all test rows and removals. The bar is a slope of 0.99 to 1.01 and an error of at most 3 %.
+The slope is that of the least-squares line of actual on predicted through the origin, the error is
+||predicted - actual|| / ||actual||, over all test rows and removals. The bar is a slope of 0.99 to 1.01 and an error of
+at most 3 %.
 
 Writes shown_effects.json and shown_effects.png. Six data sets come with scikit-learn; hospital, mails, digits 1 and 7
 and photographs need UPWEIGHT_DATA_DIR and are left out without it.
@@ -54,7 +54,7 @@ class Data(NamedTuple):
 
 
 def split(X: np.ndarray, y: np.ndarray, most: int = 1000) -> Data:
-    """A fifth of the rows, at most TESTED, to ask about, and at most `most` others to train on, scaled by the latter."""
+    """A fifth of the rows, at most TESTED, to ask about, and at most `most` others to train on."""
     order = np.random.default_rng(0).permutation(len(X))
     asked = min(TESTED, len(X) // 5)
     train, test = order[asked : asked + most], order[:asked]

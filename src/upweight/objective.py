@@ -32,7 +32,6 @@ from .types import Keep, Params, Tensor
 Self = TypeVar("Self", bound="Objective")
 Linear = TypeVar("Linear", bound="LinearModel")
 CHANGEABLE = frozenset({"theta", "weights", "l2", "keep", "terms"})
-"""What `Objective.changed` takes."""
 
 
 class Objective(Identified):
@@ -57,17 +56,13 @@ class Objective(Identified):
     def changed(self: Self, **fields: Any) -> Self:
         """A copy with other values of some fields; nothing that was computed from the old ones comes along.
 
-        Args:
-            fields: `theta` (p,), `weights` (n,), `l2` (a number or (p,)), `keep` ("mean" or "total") or `terms`.
-
+        `fields` are `theta` (p,), `weights` (n,), `l2` (a number or (p,)), `keep` ("mean" or "total") or `terms`.
         Raises TypeError for any other field, ValueError for a value of another shape, negative or infinite.
 
         >>> import torch
         >>> from upweight import LinearProblem, Squared
-        >>> LinearProblem(torch.eye(2), torch.zeros(2), torch.zeros(2), loss=Squared()).changed(
-        ...     l2=1.0
-        ... ).l2.tolist()
-        [1.0, 1.0]
+        >>> LinearProblem(torch.eye(1), [0.0], [0.0], loss=Squared()).changed(l2=1.0).l2
+        tensor([1.], dtype=torch.float64)
         """
         if unknown := ", ".join(sorted(fields.keys() - CHANGEABLE)):
             known = ", ".join(sorted(CHANGEABLE))
@@ -336,10 +331,8 @@ class LinearModel(Objective):
         """The outputs eta of those rows (default: the training rows) at theta or other parameters."""
 
     @abstractmethod
-    def outputs_at_each(
-        self, thetas: Tensor, design: Design | None = None, size: int = 1024
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """The outputs (b, c, k) of those rows (default: the training rows) at thetas (k, p), `size` rows at a time."""
+    def outputs_at_each(self, thetas: Tensor, design: Design | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """The outputs (b, c, k) of those rows (default: the training rows) at thetas (k, p), some rows at a time."""
 
     @abstractmethod
     def derivatives(self, dtype: torch.dtype = torch.float64) -> Parts:
@@ -349,7 +342,13 @@ class LinearModel(Objective):
     def evaluate_each(
         self, batch: Any, thetas: Float[Tensor, "k p"], measure: MeasureLike | None = None
     ) -> Float[Tensor, "k m"]:
-        """`evaluate`, with the same batch and measure, at each of k parameter vectors (k, p)."""
+        """`evaluate` at each of k parameter vectors.
+
+        Args:
+            batch: m test examples.
+            thetas: parameters (k, p).
+            measure: what is asked about, default the loss.
+        """
 
     @abstractmethod
     def measured(

@@ -46,7 +46,7 @@ def test_parts_add_up_to_the_effect_column_by_column(case: Case) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.problem.gauge is None], ids=case_id)
 def test_parts_of_a_newton_step_are_what_it_does_through_each_coefficient(case: Case) -> None:
-    """dM/dtheta_j . (theta_j without the row - theta_j) in the inner product of A: s_j . x_ij u_i, for the row's step."""
+    """Their sum, less what the measure's curve adds, is the gradient of the measure times the row's Newton step."""
     problem, test = case.problem, (case.test[0][:1], case.test[1][:1])
     influence = uw.Influence(problem, solver=uw.Exact())
     found = uw.explain(influence, test, k=2)

@@ -275,18 +275,16 @@ class Influence:
         solved = self.solve(self.problem.test_gradients(test, measure)).value
         return given.weighed(-self.problem.input_gradients(given.batch, solved, at))
 
-    def of_each_removal(
-        self, test: Any, *, measure: MeasureLike | None = None, first_order: bool = False
-    ) -> Scores:
+    def of_each_removal(self, test: Any, *, measure: MeasureLike | None = None) -> Scores:
         """The change of each test measure if each training row is removed, alone: the best prediction at hand.
 
         Scores (m, n), whose `effect()` is for a linear model with a factorised Hessian the measure at the parameters of
-        the row's own Newton step, with exact leverage (B2), less the measure as it is; for others and on request it is
-        of `first_order` (Eq. 2), as `values` always are. `Scores.prediction` says which. `measure` is what is asked
-        about, default the loss.
+        the row's own Newton step, with exact leverage (B2), less the measure as it is; for others it is of first order
+        (Eq. 2), as `values` always are. `Scores.prediction` says which. `measure` is what is asked about, default the
+        loss.
         """
         scores = self.on_loss(test, measure=measure)
-        if first_order or not self.inverse.exact or self.row_steps is None:
+        if not self.inverse.exact or self.row_steps is None:
             return scores
         return dataclasses.replace(scores, changes=self.row_steps.changes(test, as_measure(measure)))
 

@@ -197,7 +197,10 @@ class RowSteps:
         here = problem.outputs(design) + problem.outputs(design, theta=self.shared)
         solved = self.total.solve(problem.output_gradients(batch).flatten(0, 1))
         size = min(1024, max(1, HELD_BYTES // (8 * problem.c * max(1, len(solved)))))
-        for part, moved in problem.outputs_at_each(solved, size=size):
+        for start in range(0, problem.n, size):
+            part = slice(start, min(start + size, problem.n))
+            rows = problem.design.take(torch.arange(part.start, part.stop))
+            _, moved = next(problem.outputs_at_each(solved, rows))
             shift = (self.pull[part, None] @ moved)[:, 0]
             yield part, here + shift.view(-1, *here.shape)
 

@@ -22,10 +22,8 @@ from .stationarity import finishing, unfinished
 
 EDITS = ("removed", "replaced")
 ROLES = ("helpful", "harmful")
-FIRST_ORDER = (
-    "Effects are of first order in an example's weight (Eq. 2): too small where the model leans on it."
-)
-BETTER = "of_each_removal predicts a linear model's by Newton steps, where its Hessian is factorised (solver=Exact())."
+FIRST_ORDER = "Effects are of first order in an example's weight (Eq. 2)."
+BETTER = "Where the model leans on a row they are too small: of_each_removal takes Newton steps, if there is a factor."
 NEWTON = "Effects are those of a Newton step without the row, with its leverage accounted for."
 UNDETERMINED = "Without {} of the rows nothing determines the model: their effect is not known (NaN)."
 SIGN = "Positive effect = the {measure} would rise if the training example were {edit} ({meaning})."
@@ -37,9 +35,9 @@ class Scores:
 
     `values` (m, n) float64 is I_up of Eq. 2: the derivative of the measure as the example is up-weighted. With
     `columns` (m, q) given, only those training rows were kept, per test row. `effect()` is the predicted change of the
-    measure by the edit: -I/n if removed, +I/n if replaced (the line after Eq. 3 has a sign slip); that is of first order,
-    and `changes` take its place where there are some (`Influence.of_each_removal`). `scores[i]` are those of one test
-    row, `numpy.asarray(scores)` the values.
+    measure by the edit: -I/n if removed, +I/n if replaced (the line after Eq. 3 has a sign slip). That is first order:
+    `changes` take its place where there are some (`Influence.of_each_removal`). `scores[i]` are those of one test row,
+    `numpy.asarray(scores)` the values.
 
     >>> import torch
     >>> scores = Scores(torch.tensor([[-3.0, 6.0]], dtype=torch.float64), n=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -109,7 +110,8 @@ def measured_at_each(
     k, m = eta.shape[:2]
     y = one_per_example(targets, m)
     if measure is not None and measure.single:
-        return torch.stack([measure.number({}, lambda each=each: (each, y)) for each in eta])[:, None]
+        number = measure.number
+        return torch.stack([number({}, partial(lambda *both: both, each, y)) for each in eta])[:, None]
     repeated = y.repeat(k, *[1] * (y.ndim - 1))
     return measured(problem, eta.flatten(0, 1), repeated, measure).view(k, m)
 

@@ -27,8 +27,9 @@ class Explanation:
 
     `helpful` and `harmful` have a line per training row: influence, predicted effect of its removal (positive = the
     measure would rise; of a linear model by a Newton step without the row), its label, and for linear models "because
-    of": the largest parts of the effect by columns, in its unit, and the rest of them. `parts` are two tables with all of them, for the rows of `helpful` and of `harmful`:
-    a line adds up to the row's effect. `said` is what a linear model says of the test row, and the row's own label.
+    of": the largest parts of the effect by columns, in its unit, and the rest of them. `parts` are two tables with all
+    of them, for the rows of `helpful` and of `harmful`: a line adds up to the row's effect. `said` is what a linear
+    model says of the test row, and the row's own label.
 
     For another measure than the loss `helpful` are the rows without which it would rise (they lower it), `harmful`
     those without which it would fall.
@@ -114,7 +115,7 @@ def explain(
     problem, model = influence.problem, influence.problem.linear
     if model is not None:
         test = model.prepared(test)
-    scores = influence.of_each_removal(test, measure=measure, first_order=first_order)
+    scores = (influence.on_loss if first_order else influence.of_each_removal)(test, measure=measure)
     if len(scores) != 1:
         raise ValueError(f"explain answers for one test row, got {len(scores)}; pass them one by one")
     ranking, own = scores.effect()[0], None

@@ -142,10 +142,10 @@ def verify(
 ) -> Verification:
     """The judge of influence: removes single training examples, retrains, and compares with the predictions (R15).
 
-    Predictions are those of `Influence.of_each_removal`, as people are shown them: of a linear model by Newton steps.
-    Removed are the k examples of largest predicted effect on each test row, and random ones. The baseline is a refit with
-    nothing removed, so that what training would have done anyway does not count. Linear problems are refitted here,
-    many at a time. Ctrl-C keeps what is finished.
+    Predictions are those of `Influence.of_each_removal`, as they are shown: of a linear model by Newton steps.
+    Removed are the k examples of largest predicted effect on each test row, and random ones. The baseline is a refit
+    with nothing removed, so that what training would have done anyway does not count. Linear problems are refitted
+    here, many at a time. Ctrl-C keeps what is finished.
 
     Args:
         influence: whose predictions are judged.
@@ -179,7 +179,7 @@ def verify(
     if k < 1 or random < 0:
         raise ValueError(f"k must be >= 1 and random >= 0, got k = {k}, random = {random}")
     k = min(k, problem.n - 1)
-    scores = influence.of_each_removal(test, measure=measure, first_order=first_order)
+    scores = (influence.on_loss if first_order else influence.of_each_removal)(test, measure=measure)
     predicted = scores.removal_effect()
     top = predicted.abs().nan_to_num(0).topk(k, dim=1).indices
     shuffled = torch.randperm(problem.n, generator=torch.Generator().manual_seed(seed))
