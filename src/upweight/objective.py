@@ -351,10 +351,8 @@ class LinearModel(Objective):
         """
 
     @abstractmethod
-    def measured(
-        self, eta: Float[Tensor, "k m c"], targets: Any, measure: MeasureLike | None = None
-    ) -> Float[Tensor, "k _"]:
-        """The measure of m test examples whose outputs are known, k times over; a measure of them all gives (k, 1).
+    def measured(self, eta: Tensor, targets: Any, measure: MeasureLike | None = None) -> Tensor:
+        """The measure (k, m) of m test examples with known outputs (k, m, c); a measure of them all gives (k, 1).
 
         Args:
             eta: k stacks of outputs.

@@ -259,8 +259,8 @@ class Scores:
     def prediction(self) -> str:
         """How the effects are predicted, and what they leave out, in a sentence or two.
 
-        >>> Scores(torch.zeros(1, 2, dtype=torch.float64), n=2).prediction[:27]
-        'Effects are of first order,'
+        >>> Scores(torch.zeros(1, 2, dtype=torch.float64), n=2).prediction.partition(" in ")[0]
+        'Effects are of first order'
         """
         if self.changes is None:
             return f"{FIRST_ORDER} {BETTER}" if self.edit == "removed" else FIRST_ORDER
