@@ -142,7 +142,7 @@ def _plain(model: Any, kind: type, note: str, **settings: Any) -> Chosen:
         note: what is held fixed.
         settings: the settings that were chosen.
     """
-    known = kind().get_params()  # type: ignore[attr-defined]
+    known = kind().get_params()
     own = {name: value for name, value in model.get_params(deep=False).items() if name in known}
     plain = kind(**{**own, **settings})
     fitted = {

@@ -117,7 +117,8 @@ class Active:
             keep: which retraining the same estimator does without some rows.
             l1_intercept: the strength of the l1 penalty on the intercept.
         """
-        slope, notes, columns = self.slope, (self.note,), self.columns
+        slope, columns = self.slope, self.columns
+        notes: tuple[str, ...] = (self.note,)
         if intercept is not None and l1_intercept and not intercept[0]:
             intercept, notes = None, (*notes, "the l1 penalty holds the intercept at zero")
             columns = replace(columns, constant=columns.bound / l1_intercept)

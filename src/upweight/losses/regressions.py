@@ -205,6 +205,7 @@ class Tweedie(LinearLoss):
     classifies = False
     separate_outputs = True
     separable = False
+    note = "the model's outputs, and so its predictions here, are logarithms of means"
 
     def __post_init__(self) -> None:
         if not 1 <= self.power <= 2:
