@@ -74,7 +74,7 @@ class Objective(Identified):
             found["weights"] = check_weights(fields["weights"], self.n).to(self.device)
         if fields.keys() & {"l2", "keep"}:
             found["penalty"] = Penalty.of(
-                fields.get("l2", self.l2), self.theta, fields.get("keep", self.keep)
+                fields.get("l2", self.l2), self.theta, fields.get("keep", self.keep), self.penalty.slope
             )
         return self._copy(**found)
 
@@ -275,7 +275,8 @@ class Objective(Identified):
         """The data and settings that the fingerprint covers, besides theta and penalty; a pass over the data."""
 
     def identity(self) -> tuple[list[Tensor], str]:
-        return [self.theta, self.l2, *self.hashed()], repr((self.n, self.keep, self.layout))
+        slope = [] if self.penalty.slope is None else [self.penalty.slope]
+        return [self.theta, self.l2, *slope, *self.hashed()], repr((self.n, self.keep, self.layout))
 
     @derived
     def spectra(self) -> dict[str, tuple[float, float]]:

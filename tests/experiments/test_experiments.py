@@ -158,6 +158,17 @@ def test_shown_effects_small(tmp_path: Path) -> None:
         assert line["newton"]["error"] < 0.05, name
 
 
+def test_estimators_refits_small(tmp_path: Path) -> None:
+    run("estimators_refits", tmp_path, None)
+    result = json.loads((tmp_path / "estimators_refits.json").read_text())
+    assert result["estimators"] == 9
+    assert result["supported"] >= 8
+    for row in result["table"]:
+        for found in row["data"].values():
+            if row["said"] == "" and "held" in found:
+                assert found["held"]["error"] < 0.05, row["estimator"]
+
+
 def test_estimators_sweep_small(tmp_path: Path) -> None:
     run("estimators_sweep", tmp_path, None)
     result = json.loads((tmp_path / "estimators_sweep.json").read_text())

@@ -77,7 +77,8 @@ def check_separable(problem: LinearModel) -> None:
     Raises:
         ValueError: naming the columns of the direction, where the weights at hand do not separate.
     """
-    if not problem.loss.separable or bool(problem.l2[: problem.c * problem.d].any()):
+    penalised = bool(problem.l2[: problem.c * problem.d].any()) or problem.penalty.slope is not None
+    if not problem.loss.separable or penalised:
         return
     used = (problem.weights > 0).nonzero()[:, 0]
     eta = problem.outputs()[used]

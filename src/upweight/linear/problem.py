@@ -55,6 +55,7 @@ class LinearProblem(LinearModel):
         l2_intercept: the strength on the intercepts, 0 unless given.
         weights: the weight w_i of each example (n,), >= 0, 1 unless given.
         class_weights: one number per class that its examples' weights are multiplied by; it follows a changed label.
+        slope: what an l1 penalty adds to the gradient (p,), its signs held fixed, or None.
         keep: which retraining is predicted: "mean" (the paper) or "total" (scikit-learn with the same C).
         terms: for data that the user has in another form than X and y, see `Terms`.
 
@@ -88,12 +89,13 @@ class LinearProblem(LinearModel):
         l2_intercept: float = 0.0,
         weights: Any = None,
         class_weights: Any = None,
+        slope: Any = None,
         keep: Keep = "mean",
         terms: Terms | None = None,
     ) -> None:
         design = opened(X)
         theta, to_outputs = packed(coef, intercept, design.shape[1])
-        penalty = penalised(l2, l2_intercept, theta, to_outputs, keep)
+        penalty = penalised((l2, l2_intercept), theta, to_outputs, keep, slope)
         n = design.shape[0]
         targets, own = encoded(loss, y, n, to_outputs.c).clone(), check_weights(weights, n)
         by_class = by_label.check_class_weights(class_weights, loss, to_outputs.c)
@@ -392,9 +394,4 @@ class LinearProblem(LinearModel):
             )
 
     def hashed(self) -> list[Tensor]:
-        return [
-            *self.design.buffers(),
-            self.y,
-            self.weights,
-            in_bytes(self.loss, self.class_weights),
-        ]
+        return [*self.design.buffers(), self.y, self.weights, in_bytes(self.loss, self.class_weights)]
