@@ -48,7 +48,7 @@ def test_certified_rows_keep_the_support_when_they_are_removed(estimator, y):
     said = set(found.tolist())
     assert named is None or not said
     # A Newton step is not the refit: rows right at the edge may differ.
-    assert len(moved ^ said) <= 3
+    assert len(moved ^ said) <= 5
     assert len(said) < N
 
 
