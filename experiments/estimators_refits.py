@@ -71,7 +71,7 @@ TIGHT: dict[str, Any] = {"tol": 1e-10, "max_iter": 20_000}
 LOGISTIC = LogisticRegression(C=0.1, solver="newton-cholesky", **TIGHT)
 GRID = {"C": [0.01, 0.1]}
 GLM: dict[str, Any] = {"alpha": 0.1, "solver": "newton-cholesky", **TIGHT}
-SGD: dict[str, Any] = {"alpha": 0.1, "max_iter": 1000, "tol": None, "average": 100_000, "random_state": 0}
+SGD: dict[str, Any] = {"alpha": 0.1, "max_iter": 5000, "tol": None, "average": 10_000, "random_state": 0}
 SMOOTHED = "smoothed"
 """What is said of machines whose loss has corners: a smooth loss stands in, and single effects are a trend."""
 
@@ -83,7 +83,7 @@ ESTIMATORS: list[tuple[Any, str, str]] = [
     (clone(LOGISTIC).set_params(class_weight="balanced"), "two", "class weights held"),
     (LogisticRegression(C=0.1, solver="saga", l1_ratio=1, **TIGHT), "two", "support held"),
     (
-        LogisticRegression(C=0.01, solver="saga", l1_ratio=0.5, **TIGHT),
+        LogisticRegression(C=0.03, solver="saga", l1_ratio=0.5, **TIGHT),
         "two",
         "support held",
     ),
