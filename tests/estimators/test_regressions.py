@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import (
-    ARDRegression,
     HuberRegressor,
     LogisticRegression,
     QuantileRegressor,
@@ -29,7 +28,6 @@ SPREAD = float(np.std(TARGETS["number"][:N]))
     ("estimator", "note"),
     [
         (HuberRegressor(alpha=0.1, tol=1e-10, max_iter=10**5), "the scale sigma="),
-        (ARDRegression(tol=1e-10, max_iter=3000), "the precisions that the data chose"),
     ],
     ids=name,
 )
