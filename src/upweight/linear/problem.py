@@ -296,9 +296,7 @@ class LinearProblem(LinearModel):
     ) -> Float[Tensor, " m"]:
         theta, asked = self.theta if theta is None else theta, as_measure(measure)
         if asked is not None and asked.single:
-            return asked.number(
-                self.layout.unpack(theta), lambda: questions.outputs_and_targets(self, batch, theta)
-            ).view(1)
+            return questions.number(self, batch, asked, theta)
         design, y = self.prepared(batch)
         return questions.measured(self, self.outputs(design, theta), y, asked)
 
