@@ -110,6 +110,8 @@ def test_a_cell_that_breaks_a_column_of_numbers_is_named_with_its_row():
     found = understood(table, "y", number=["x"])
     assert np.flatnonzero(found.X["x"].isna()).tolist() == [17]
     assert any("first '<0.1' in row 17: taken as missing" in note for note in found.notes)
+    few = understood(table_of(["0", "1", "2", "3+", "1", "2", "0", "NA", None]), "y")
+    assert any(note.startswith("x: 6 missing values, taken as a category") for note in few.notes), few.notes
     few = understood(table_of(["0", "1", "2", "3+"]), "y")
     assert few.kinds["x"] == "category"
     assert "x: 15 of its 60 cells are no numbers, first '3+' in row 3: taken as a category" in few.notes
@@ -228,6 +230,8 @@ def test_another_file_is_read_as_the_training_file(tmp_path):
     assert X["flag"].tolist() == found.X["flag"].tolist()[:1]
     X, _ = found.batch(table.head(1).assign(x="?", flag="?"))
     assert X["x"].isna().all()
+    X, _ = found.batch(pd.concat([table.head(1).assign(flag="maybe")] * 2))
+    assert X["flag"].tolist() == ["maybe", "maybe"]
     twice = pd.concat([table.iloc[[0]], table.iloc[[0]], table.iloc[[2]]])
     X, _ = found.batch(twice)  # the same row several times
     assert X["x"].tolist()[:2] == [1.234, 1.234]
@@ -258,3 +262,29 @@ def test_standard_input_is_a_file_like_any_other():
     result = CliRunner().invoke(app, ["review", "-", "--target", "y", "--no-browser"], input=words)
     assert result.exit_code == 2
     assert "a review needs a file" in result.stderr
+
+
+def test_codes_of_which_some_are_numbers_are_a_category_and_a_few_odd_cells_are_named():
+    """Diagnoses (401, 250.83, V58, E11): codes recur. A slip of the pen does not, nor do many words for "missing"."""
+    generator = np.random.default_rng(0)
+    numbers = [str(number) for number in generator.integers(1, 200, 3000)]
+    y = ["yes", "no"] * 1500
+
+    def kinds(odd: list[str]) -> tuple[dict[str, str], str]:
+        column = pd.Series([*odd, *numbers[len(odd) :]])
+        found = understood(
+            pd.DataFrame({"diagnosis": column, "other": generator.normal(size=3000), "y": y}), "y"
+        )
+        return dict(found.kinds), "\n".join(found.notes)
+
+    found, notes = kinds([f"V{k % 9}" for k in range(90)])
+    assert found["diagnosis"] == "category"
+    assert (
+        "diagnosis: 90 of its 3,000 cells are no numbers, first 'V0' in row 0: taken as a category" in notes
+    )
+    for odd in ([f"V{k}" for k in range(90)], ["unknown", "refused"] * 45):
+        found, notes = kinds(odd)
+        assert "diagnosis" not in found
+        assert (
+            f"diagnosis: left out, 90 of its 3,000 cells are no numbers, first '{odd[0]}' in row 0" in notes
+        )

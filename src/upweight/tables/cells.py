@@ -22,6 +22,8 @@ LIKELY = 0.25
 """A sample of a column shows numbers or dates where so many cells are read for one that is not."""
 MOSTLY = 0.5
 """A column of which more than this share is read is meant to be so, and a cell that is not is odd."""
+RECURRING, MARKERS = 3, 5
+"""Odd cells that are there so often in the mean, of so many kinds, are codes; fewer kinds are words for "missing"."""
 
 _UNIT = "[$€£¥₹]|USD|EUR|GBP|JPY|CHF|CNY|INR|AUD|CAD"
 _AMOUNT = re.compile(
@@ -170,6 +172,13 @@ class Cells:
     marks: dict[str, int]
     broken: pd.Series
     example: str = ""
+
+    @property
+    def codes(self) -> bool:
+        """Whether these are codes, some of which are written as numbers (401, V58, E11): all of them recur."""
+        words, values = self.broken.nunique(), self.values.nunique()
+        recur = len(self.broken) >= RECURRING * words and self.values.count() >= RECURRING * values
+        return bool(words >= MARKERS and recur)
 
     @property
     def odd(self) -> str:

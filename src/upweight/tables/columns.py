@@ -212,13 +212,13 @@ def _cells(table: pd.DataFrame, target: str, said: Mapping[str, Kind], plain: bo
     found = {name: cells_of(table[name], comma=comma, plain=plain) for name in likely}
     for name, kind in said.items():
         column = table.get(name)
+        numbers_already = kind == "number" and column is not None and pd.api.types.is_numeric_dtype(column)
         if (
-            column is None
-            or _is_dated(column)
-            or (kind == "number" and pd.api.types.is_numeric_dtype(column))
+            kind in ("number", "date")
+            and column is not None
+            and not _is_dated(column)
+            and not numbers_already
         ):
-            continue
-        if kind in ("number", "date"):
             read = read_dates(column, _CODED) if kind == "date" else read_numbers(column, comma=comma)
             if read.values.isna().all():
                 raise FileError(f"column {name!r} is said to be a {kind}, and none of its cells is one")
@@ -227,7 +227,7 @@ def _cells(table: pd.DataFrame, target: str, said: Mapping[str, Kind], plain: bo
         column = table[name]
         if found.get(name) is not None or not has_words(column) or nested(column):
             continue
-        if column.dropna().map(type).nunique() == 1 and (name == target or marks(column)):
+        if column.dropna().map(type).nunique() == 1 and (name == target or (marks(column) and not plain)):
             labels = read_by(Labels(), column)
             # Among categories a marker is one; names of rows and texts are told by what the other cells hold.
             if name == target or kind_of(labels.values) not in ("category", "it is constant"):
@@ -241,7 +241,7 @@ def _is_dated(column: pd.Series) -> bool:
 
 def _left_out(found: Cells | None, column: pd.Series) -> str | None:
     """Why a column is left out that holds many different numbers or dates, and a few cells of something else."""
-    if found is None or not len(found.broken) or found.values.nunique() <= CATEGORIES:
+    if found is None or not len(found.broken) or found.values.nunique() <= CATEGORIES or found.codes:
         return None
     return (
         f"{found.odd}: repair or empty them, or take them as missing with --{found.reader.what} {column.name}"
@@ -260,7 +260,8 @@ def _notes(name: str, kind: Kind, found: Cells | None, missing: int, said: bool)
     if found is not None and len(found.broken):
         notes.append(f"{name}: {found.odd}: " + ("taken as missing" if said else "taken as a category"))
     if missing:
-        notes.append(f"{name}: {missing:,} missing values{_written(found)}, {_FILLED[kind]}")
+        written = "" if found is None or (len(found.broken) and not said) else found.written
+        notes.append(f"{name}: {missing:,} missing values{written}, {_FILLED[kind]}")
     return notes
 
 
@@ -272,7 +273,9 @@ def _reread(column: pd.Series, reader: Reader, lenient: bool) -> pd.Series:
     """The cells of another table's column as the training file's were read."""
     found = read_by(reader, column)
     if reader.what == "truth value":
-        return found.values.fillna(found.broken)  # another category
+        other = set(found.broken)  # another category
+        cells = [word if word in other else value for word, value in zip(column, found.values, strict=True)]
+        return pd.Series(cells, column.index, dtype=object)
     if len(found.broken) and not lenient:
         raise FileError(
             f"column {column.name!r} holds {reader.what}s in the training file, and something else here: {found.odd}"
