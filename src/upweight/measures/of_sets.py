@@ -256,7 +256,7 @@ def cohens_d(by: Any) -> Overall:
         scores = _scores(outputs)
         _check_length(groups, scores.shape[-1])
         first, second = (scores[..., members] for members in groups)
-        squares = sum((x - x.mean(-1, keepdim=True)).square().sum(-1) for x in (first, second))
+        squares = torch.cat([x - x.mean(-1, keepdim=True) for x in (first, second)], -1).square().sum(-1)
         return (second.mean(-1) - first.mean(-1)) / (squares / (scores.shape[-1] - 2)).sqrt()
 
     return Overall(cohens_d, smooth=True, batched=True)
