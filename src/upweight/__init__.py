@@ -25,7 +25,20 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
     from .estimators import from_estimator
     from .influence import Influence, Scores, ScoreStore
     from .linear import LinearProblem
-    from .losses import Logistic, SmoothHinge, Softmax, Squared, SquaredHinge
+    from .losses import (
+        Huber,
+        Logistic,
+        ModifiedHuber,
+        SmoothEpsilonInsensitive,
+        SmoothHinge,
+        SmoothPinball,
+        Softmax,
+        Squared,
+        SquaredEpsilonInsensitive,
+        SquaredHinge,
+        SquaredMargin,
+        Tweedie,
+    )
     from .measures import OfParameters, Overall, PerExample
     from .network import Problem, class_weighted, token_mean
     from .solvers import Arnoldi, ConjugateGradient, Exact, LiSSA
@@ -57,12 +70,14 @@ __all__ = [
     "Exact",
     "GaussNewton",
     "Hessian",
+    "Huber",
     "IndefiniteError",
     "Influence",
     "InfluenceError",
     "LiSSA",
     "LinearProblem",
     "Logistic",
+    "ModifiedHuber",
     "NoOptimumError",
     "NotConvergedError",
     "NotDeterministicError",
@@ -76,11 +91,16 @@ __all__ = [
     "ScoreStore",
     "Scores",
     "SmallerBlocksWarning",
+    "SmoothEpsilonInsensitive",
     "SmoothHinge",
+    "SmoothPinball",
     "Softmax",
     "Squared",
+    "SquaredEpsilonInsensitive",
     "SquaredHinge",
+    "SquaredMargin",
     "StaleError",
+    "Tweedie",
     "Verification",
     "attack",
     "class_weighted",
@@ -107,7 +127,8 @@ _HOMES = {
     "estimators": "from_estimator",
     "influence": "Influence Scores ScoreStore",
     "linear": "LinearProblem",
-    "losses": "Logistic SmoothHinge Softmax Squared SquaredHinge",
+    "losses": "Huber Logistic ModifiedHuber SmoothEpsilonInsensitive SmoothHinge SmoothPinball Softmax Squared "
+    "SquaredEpsilonInsensitive SquaredHinge SquaredMargin Tweedie",
     "measures": "OfParameters Overall PerExample",
     "network": "Problem class_weighted token_mean",
     "solvers": "Arnoldi ConjugateGradient Exact LiSSA",

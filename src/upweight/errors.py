@@ -45,11 +45,11 @@ class NotConvergedError(InfluenceError):
     """
 
 
-class NoOptimumError(NotConvergedError, ValueError):
-    """The training objective has no minimum, or has many: there is no trained model whose effects could be asked for.
+class NoOptimumError(NotConvergedError):
+    """The training objective has no minimum: there is no trained model whose effects could be asked for.
 
-    Separable data without a penalty, whose loss falls for as long as weights grow; linearly dependent columns without
-    one. The text names the columns. `verify` leaves out removals that lead there and says so.
+    The data are separable without a penalty, so that the loss falls for as long as weights grow. The text names the
+    columns. `verify` leaves out removals that lead there and says so.
     """
 
 

@@ -19,9 +19,12 @@ class Penalty:
     scikit-learn with the same C: the penalty on the *sum* of the losses stays, so that l2 on their mean grows by n / (n
     - k). Only this class knows what the two words mean.
 
+    An l1 penalty adds sum_j slope_j theta_j, its signs held fixed: near parameters that are not zero it is that.
+
     Args:
         l2: the strengths (p,) on the mean loss, >= 0.
         keep: "mean" or "total".
+        slope: what an l1 penalty adds to the gradient (p,), or None.
 
     >>> penalty = Penalty.of(0.3, torch.zeros(2), "total")
     >>> penalty.without(1, 4).l2
@@ -32,15 +35,19 @@ class Penalty:
 
     l2: Float[Tensor, " p"]
     keep: Keep
+    slope: Float[Tensor, " p"] | None = None
 
     @classmethod
-    def of(cls, l2: ArrayLike, theta: Float[Tensor, " p"], keep: str) -> Penalty:
+    def of(
+        cls, l2: ArrayLike, theta: Float[Tensor, " p"], keep: str, slope: ArrayLike | None = None
+    ) -> Penalty:
         """Make the penalty of parameters `theta` from what a user gives, checked and copied.
 
         Args:
             l2: the strength, a number or one number per parameter (p,), >= 0 and finite.
             theta: the parameters (p,), whose precision and device the strengths get.
             keep: "mean" or "total".
+            slope: that of an l1 penalty whose signs are held fixed (p,), or None.
 
         Raises:
             ValueError: for another shape, a negative or infinite strength, another word.
@@ -55,14 +62,21 @@ class Penalty:
         bad = ~((strength >= 0) & strength.isfinite())
         if bool(bad.any()):
             raise ValueError(f"l2 must be >= 0 and finite, got {float(strength[bad].flatten()[0])}")
-        return cls(strength.expand(len(theta)).clone(), keep)  # type: ignore[arg-type]
+        if slope is not None:
+            slope = torch.as_tensor(slope, dtype=theta.dtype, device=theta.device)
+            if slope.shape != theta.shape or not bool(slope.isfinite().all()):
+                raise ValueError(
+                    f"slope must be finite and have shape ({len(theta)},), got {tuple(slope.shape)}"
+                )
+        return cls(strength.expand(len(theta)).clone(), keep, slope)  # type: ignore[arg-type]
 
     def value(self, theta: Float[Tensor, " p"]) -> Float[Tensor, ""]:
         """The penalty itself, 1/2 sum_j l2_j theta_j^2: one number, the second term of R(theta) on the mean loss."""
-        return 0.5 * (self.l2 * theta.square()).sum()
+        quadratic = 0.5 * (self.l2 * theta.square()).sum()
+        return quadratic if self.slope is None else quadratic + self.slope @ theta
 
     def gradient(self, theta: Float[Tensor, "*k p"]) -> Float[Tensor, "*k p"]:
-        """The gradient of the penalty on the mean loss, l2_j theta_j.
+        """The gradient of the penalty on the mean loss, l2_j theta_j, and the slope of an l1 penalty.
 
         Args:
             theta: parameters (p,), or a stack of them (..., p).
@@ -73,7 +87,7 @@ class Penalty:
         >>> Penalty.of(0.5, torch.zeros(2), "mean").gradient(torch.tensor([2.0, -4.0]))
         tensor([ 1., -2.])
         """
-        return self.l2 * theta
+        return self.l2 * theta if self.slope is None else self.l2 * theta + self.slope
 
     def folded(self, theta: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
         """The penalty's part of one training example's gradient: l2 * theta, or 0 where the total is kept.
@@ -107,7 +121,7 @@ class Penalty:
         >>> Penalty.of(0.3, torch.zeros(1), "mean").without(1, 4).l2
         tensor([0.3000])
         """
-        return Penalty(self.l2 * self.factor(removed, n), self.keep)
+        return self._times(self.factor(removed, n))
 
     def left_in_total(self, removed: int, n: int) -> Penalty:
         """The penalty of a retraining without `removed` of n examples, on the sum of the losses left divided by *n*.
@@ -118,4 +132,7 @@ class Penalty:
         >>> Penalty.of(0.4, torch.zeros(1), "mean").left_in_total(1, 4).l2
         tensor([0.3000])
         """
-        return Penalty(self.l2 * self.factor(removed, n) * (n - removed) / n, self.keep)
+        return self._times(self.factor(removed, n) * (n - removed) / n)
+
+    def _times(self, factor: float) -> Penalty:
+        return Penalty(self.l2 * factor, self.keep, None if self.slope is None else self.slope * factor)

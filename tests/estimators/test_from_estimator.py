@@ -10,13 +10,13 @@ from scipy import sparse
 from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import LinearSVC
 
 from tests.support.compare import assert_close_per_row
-from tests.support.estimators import ETA, SMOOTH, TARGETS, TIGHT, N, X, fitted, name
+from tests.support.estimators import ETA, ON_THE_MEAN, SMOOTH, TARGETS, TIGHT, N, X, fitted, name
 from tests.support.refits import one_contribution
 from upweight import Hessian, Influence, Scores, SquaredHinge, from_estimator, verify
 from upweight.measures import margin
@@ -32,7 +32,7 @@ every_smooth = pytest.mark.parametrize(("estimator", "task", "weighted", "accura
 def test_the_estimator_is_at_the_optimum_of_the_problem(estimator, task, weighted, accuracy):
     problem = fitted(estimator, task, weighted=weighted)
     assert float(problem.gradient().norm()) < accuracy * one_contribution(problem)
-    if isinstance(estimator, SGDClassifier):
+    if isinstance(estimator, ON_THE_MEAN):
         assert problem.keep == "mean"
     else:
         assert problem.keep == "total"

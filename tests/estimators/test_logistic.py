@@ -11,7 +11,15 @@ from sklearn.linear_model import LogisticRegression, SGDClassifier
 from tests.support.cases import draw
 from tests.support.compare import assert_close_per_row
 from tests.support.estimators import SGD, TARGETS, TIGHT, N, X, fitted, name
-from upweight import Logistic, SmoothHinge, Softmax, SquaredHinge, from_estimator
+from upweight import (
+    Logistic,
+    ModifiedHuber,
+    SmoothHinge,
+    Softmax,
+    SquaredHinge,
+    SquaredMargin,
+    from_estimator,
+)
 from upweight.estimators.logistic import logistic_regression, sgd
 from upweight.estimators.reading import Options
 
@@ -22,7 +30,7 @@ OPTIONS = Options(smoothing=0.02, rank=None)
     (LogisticRegression(solver="saga", l1_ratio=1, C=0.1, max_iter=10_000), "an l1 penalty.*use the l2"),
     (LogisticRegression(solver="saga", l1_ratio=0.5, C=0.1, max_iter=10_000), "an elasticnet penalty"),
     (SGDClassifier(penalty="l1"), "an l1 penalty"),
-    (SGDClassifier("modified_huber"), "use one of hinge, squared_hinge, log_loss"),
+    (SGDClassifier("perceptron"), "use one of hinge, squared_hinge, log_loss, modified_huber, squared_error"),
     (SGDClassifier(early_stopping=True), "early_stopping=True trains on a part"),
 ])  # fmt: skip
 def test_settings_that_are_refused(estimator, words: str):
@@ -73,7 +81,13 @@ def test_the_objective_is_scikit_learns_but_for_a_factor(estimator, task: str, l
 
 @pytest.mark.parametrize(
     ("loss", "wanted"),
-    [("log_loss", Logistic()), ("hinge", SmoothHinge(0.02)), ("squared_hinge", SquaredHinge())],
+    [
+        ("log_loss", Logistic()),
+        ("hinge", SmoothHinge(0.02)),
+        ("squared_hinge", SquaredHinge()),
+        ("modified_huber", ModifiedHuber()),
+        ("squared_error", SquaredMargin()),
+    ],
 )
 @pytest.mark.parametrize("penalty", ["l2", None])
 def test_stochastic_gradients_minimise_the_mean(loss: str, wanted, penalty: str | None):
@@ -112,8 +126,11 @@ def test_settings_of_older_versions_are_read():
     ignored = older(multi_class="multinomial", solver="liblinear", intercept_scaling=1.0)
     assert logistic_regression(ignored, X[:N], OPTIONS).loss == Logistic()
     for name_, ratio in (("l1", None), ("elasticnet", 0.5)):
-        with pytest.raises(ValueError, match=f"with an {name_} penalty is not supported: it has a kink"):
-            logistic_regression(older(penalty=name_, l1_ratio=ratio), X[:N], OPTIONS)
+        reading = logistic_regression(older(penalty=name_, l1_ratio=ratio), X[:N], OPTIONS)
+        share = 1.0 if ratio is None else ratio
+        assert reading.slope is not None
+        assert reading.slope.tolist() == [share / (0.5 * N)] * 3 + [0.0]
+        assert reading.l2 == (1 - share) / (0.5 * N)
     # An elastic net without any l1 is the l2 penalty.
     assert logistic_regression(older(penalty="elasticnet", l1_ratio=0.0), X[:N], OPTIONS).l2 == 1 / (0.5 * N)
 

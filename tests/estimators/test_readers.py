@@ -2,23 +2,23 @@
 
 import pytest
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import ElasticNet, LinearRegression, LogisticRegressionCV, Ridge
+from sklearn.linear_model import LinearRegression, MultiTaskLasso, Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.svm import SVR
+from sklearn.svm import NuSVC, NuSVR
 from sklearn.utils import all_estimators
 
 from tests.support.estimators import TARGETS, N, X
 from upweight import from_estimator
-from upweight.estimators import least_squares, logistic, support_vectors
+from upweight.estimators import least_squares, logistic, regressions, several, support_vectors
+from upweight.estimators.chosen import WRAPPERS
 from upweight.estimators.readers import READERS, REFUSED, reader_of
 
 
 @pytest.mark.parametrize(("estimator", "words"), [
-    (SVR(), "use Ridge"),
-    (ElasticNet(), "a kink at zero"),
-    (LogisticRegressionCV(), "pass a LogisticRegression fitted"),
-    (GridSearchCV(Ridge(), {"alpha": [1.0]}), "best_estimator_"),
+    (NuSVR(), "use SVR"),
+    (NuSVC(), "use SVC"),
+    (MultiTaskLasso(), "use Lasso for each"),
     (RandomForestClassifier(3), "RandomForestClassifier is not supported: influence needs a smooth"),
     (LinearRegression, "ABCMeta is not supported"),
     (Pipeline([("a", make_pipeline(Ridge()))]), "ends in a Pipeline"),
@@ -34,8 +34,23 @@ def test_every_reader_is_that_of_its_family():
         "SGDClassifier": logistic.sgd,
         "LinearRegression": least_squares.least_squares,
         "Ridge": least_squares.least_squares,
+        "RidgeClassifier": least_squares.ridge_classifier,
+        "Lasso": least_squares.elastic_net,
+        "ElasticNet": least_squares.elastic_net,
+        "ARDRegression": least_squares.ard,
+        "KernelRidge": least_squares.kernel_ridge,
+        "PoissonRegressor": regressions.generalised,
+        "GammaRegressor": regressions.generalised,
+        "TweedieRegressor": regressions.generalised,
+        "HuberRegressor": regressions.huber,
+        "SGDRegressor": regressions.sgd_regressor,
+        "QuantileRegressor": regressions.quantile,
+        "LinearSVR": regressions.linear_svr,
         "LinearSVC": support_vectors.linear_svc,
         "SVC": support_vectors.svc,
+        "SVR": regressions.svr,
+        "OneVsRestClassifier": several.one_against_the_rest(reader_of),
+        "MultiOutputRegressor": several.one_for_each_target(reader_of),
     }
     # Imported with instrumentation in tests, so that functions are compared by name.
     assert {key: found.__qualname__ for key, found in READERS.items()} == {
@@ -48,7 +63,9 @@ def test_names_are_those_of_scikit_learn():
     known = dict(all_estimators())
     assert READERS.keys() <= known.keys()
     assert REFUSED.keys() <= known.keys()
+    assert WRAPPERS.keys() - {"BaseSearchCV"} <= known.keys()
     assert not READERS.keys() & REFUSED.keys()
+    assert not WRAPPERS.keys() & (READERS.keys() | REFUSED.keys())
 
 
 @pytest.mark.parametrize("kind", sorted(REFUSED))
@@ -67,8 +84,8 @@ def test_a_class_of_ones_own_is_read_as_the_scikit_learn_class_below_it():
         """With a method more."""
 
     assert reader_of(Mine()) is READERS["Ridge"]
-    with pytest.raises(TypeError, match=r"^Searched is not supported: .*best_estimator_"):
-        reader_of(Searched(Ridge(), {}))
+    search = Searched(Mine(), {"alpha": [2.0]}, cv=3).fit(X[:N], TARGETS["number"][:N])
+    assert from_estimator(search, X[:N], TARGETS["number"][:N]).theta[0] == search.best_estimator_.coef_[0]
 
 
 def test_a_name_alone_is_not_enough():

@@ -4,8 +4,23 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, SGDClassifier
-from sklearn.svm import LinearSVC
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import (
+    ElasticNet,
+    GammaRegressor,
+    Lasso,
+    LinearRegression,
+    LogisticRegression,
+    PoissonRegressor,
+    Ridge,
+    RidgeClassifier,
+    SGDClassifier,
+    SGDRegressor,
+    TweedieRegressor,
+)
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import MultiOutputRegressor
+from sklearn.svm import LinearSVC, LinearSVR
 
 from upweight import LinearProblem, from_estimator
 
@@ -19,6 +34,8 @@ TARGETS = {
     "three": np.array(["low", "mid", "top"])[np.digitize(ETA, [-0.7, 0.7])],
     "number": 3 * ETA,
     "numbers": np.stack([3 * ETA, ETA**2], axis=1),
+    "counts": np.floor(np.exp(0.5 * ETA) + 0.3),
+    "amounts": np.exp(0.5 * ETA) + 0.1,
 }
 WEIGHTS = RNG.uniform(0.2, 2.0, N)
 SGD: dict[str, Any] = {"alpha": 0.3, "max_iter": 4000, "tol": None, "random_state": 0, "average": 10_000}
@@ -44,7 +61,34 @@ SMOOTH = [
     (Ridge(alpha=20.0), "number", True, 1e-6),
     (Ridge(alpha=[5.0, 20.0]), "numbers", False, 1e-6),
     (Ridge(alpha=20.0, fit_intercept=False), "numbers", True, 1e-6),
+    (RidgeClassifier(alpha=3.0, class_weight={"no": 2.0, "yes": 0.5}), "two", True, 1e-6),
+    (RidgeClassifier(alpha=3.0, class_weight={"mid": 2.0}), "three", False, 1e-6),
+    (OneVsRestClassifier(LogisticRegression(C=0.3, **TIGHT)), "three", False, 1e-3),
+    (MultiOutputRegressor(Ridge(alpha=20.0)), "numbers", True, 1e-6),
+    (KernelRidge(alpha=2.0, kernel="rbf", gamma=0.2), "number", True, 1e-5),
+    (KernelRidge(alpha=[2.0, 5.0], kernel="poly", degree=2), "numbers", False, 1e-5),
+    (ElasticNet(alpha=0.5, l1_ratio=0, tol=1e-14, max_iter=10**6), "number", False, 1e-4),
+    (ElasticNet(alpha=0.5, tol=1e-14, max_iter=10**6), "number", False, 1e-4),
+    (Lasso(alpha=0.3, tol=1e-14, max_iter=10**6, fit_intercept=False), "number", False, 1e-4),
+    (LogisticRegression(C=0.3, solver="saga", l1_ratio=1, **TIGHT), "two", True, 1e-3),
+    (LogisticRegression(C=0.3, solver="saga", l1_ratio=0.5, **TIGHT), "two", False, 1e-3),
+    (LogisticRegression(C=0.3, solver="liblinear", l1_ratio=1, **TIGHT), "two", False, 1e-3),
+    (LinearSVC(C=0.1, penalty="l1", dual=False, **TIGHT), "two", False, 1e-3),
+    (PoissonRegressor(alpha=0.2, solver="newton-cholesky", **TIGHT), "counts", False, 1e-3),
+    (PoissonRegressor(alpha=0.0, solver="newton-cholesky", **TIGHT), "counts", True, 1e-3),
+    (GammaRegressor(alpha=0.2, solver="newton-cholesky", **TIGHT), "amounts", False, 1e-3),
+    (TweedieRegressor(power=1.5, alpha=0.2, solver="newton-cholesky", **TIGHT), "counts", False, 1e-3),
+    (TweedieRegressor(power=0, alpha=0.2, solver="newton-cholesky", **TIGHT), "number", False, 1e-3),
+    (SGDRegressor(**{**SGD, "average": 100_000}, learning_rate="constant", eta0=2e-4), "amounts", True, 0.1),
+    (
+        LinearSVR(C=0.1, loss="squared_epsilon_insensitive", epsilon=0.2, dual=False, **TIGHT),
+        "number",
+        True,
+        1e-3,
+    ),
 ]
+ON_THE_MEAN = (SGDClassifier, SGDRegressor, ElasticNet, PoissonRegressor, GammaRegressor, TweedieRegressor)
+"""Those whose refits keep the penalty on the mean loss."""
 
 
 def name(value: Any) -> str:

@@ -278,5 +278,4 @@ def test_training_says_that_there_is_no_optimum() -> None:
     reduced = uw.from_estimator(model, X, y).without(torch.tensor([3]))
     with pytest.raises(uw.NoOptimumError, match="no finite optimum: 2 separate a part of the training data"):
         reduced.minimised()
-    assert issubclass(uw.NoOptimumError, (uw.NotConvergedError, ValueError))
     reduced.changed(l2=1e-3).minimised()

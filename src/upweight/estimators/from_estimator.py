@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from ..linear.diagnostics import at_optimum
 from ..linear.existence import check_identified, check_separable
 from ..linear.problem import LinearProblem
 from ..types import Keep
+from .chosen import Chosen, chosen
 from .readers import reader_of
-from .reading import Options, Reading
+from .reading import Features, Options, Reading
 from .refitting import OWN, refitting
+from .sparse_models import certificate
 from .transformers import check_transformers
 from .user_data import Inputs, Targets
 
@@ -35,13 +38,13 @@ def from_estimator(
 ) -> LinearProblem:
     """The problem that a fitted scikit-learn estimator solved, R = (1/n) sum_i w_i l_i + 1/2 sum_j l2_j theta_j^2.
 
-    For LogisticRegression, LinearSVC, SGDClassifier (hinge, squared_hinge, log_loss), LinearRegression, Ridge, SVC with
-    two classes, and a Pipeline ending in one of them. Theta is the estimator's own `coef_` and `intercept_`. Fitted
-    transformers, "balanced" class weights and a kernel's gamma are regarded as fixed: refitting them too would move the
-    answers. `problem.terms.notes` says what was. Class weights multiply into w.
+    For linear models, kernel machines and wrappers of scikit-learn (table in the README), and a Pipeline ending in one.
+    Theta is the estimator's own `coef_` and `intercept_`. Fitted transformers, settings that a search or a
+    cross-validation chose, "balanced" class weights and a kernel's gamma are regarded as fixed: choosing them anew
+    would move the answers. `problem.terms.notes` says what was. Class weights multiply into w.
 
     The hinge has no second derivative: `SmoothHinge(smoothing)` stands in for it, at the weights that the true hinge
-    found (Sec. 4.3).
+    found (Sec. 4.3). Losses of regressions with corners are smoothed over `smoothing` times the targets' deviation.
 
     Args:
         estimator: the fitted estimator; it is not changed.
@@ -75,24 +78,50 @@ def from_estimator(
     >>> problem.keep, problem.l2.tolist(), bool(problem.gradient().norm() < 1e-12)
     ('total', [0.5, 0.5, 0.0], True)
     """
-    model, transform = _unwrap(estimator)
+    return _problem(chosen(estimator), X, y, sample_weight, _Asked(keep, smoothing, polish, rank))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a user of `from_estimator` chose."""
+
+    keep: Keep | None
+    smoothing: float
+    polish: bool
+    rank: int | None
+
+
+def _problem(settled: Chosen, X: Any, y: Any, sample_weight: Any, asked: _Asked) -> LinearProblem:
+    """The problem that an estimator without wrappers solved.
+
+    Args:
+        settled: the estimator and what it takes targets for.
+        X: n rows as the user has them.
+        y: their targets.
+        sample_weight: their weights, or None.
+        asked: the user's options.
+    """
+    estimator, (model, transform) = settled.estimator, _unwrap(settled.estimator)
     same_order(y, row_index(X), "y")
     same_order(sample_weight, row_index(X), "sample_weight")
-    unknown = () if transform is None else check_transformers(transform, X, y)
+    trained_on = settled.targets(y)
+    unknown = () if transform is None else check_transformers(transform, X, trained_on)
     inputs = Inputs(estimator, transform)
-    features = inputs(X)
+    features = whole = inputs(X)
     if sample_weight is not None and np.ndim(sample_weight) == 0:  # one for all, as scikit-learn takes it
         sample_weight = np.full(features.shape[0], float(sample_weight))
-    reading = reader_of(model)(model, features, Options(smoothing, rank, sample_weight))
+    options = Options(asked.smoothing, asked.rank, sample_weight, trained_on)
+    reading = reader_of(model)(model, features, options)
     phi = reading.phi
+    if asked.rank is not None and not (phi is not None and phi.of_kernel):
+        raise ValueError(
+            "rank is for an SVC whose kernel has features of its own, or another such model, not for a model on X "
+            "itself"
+        )
     if phi is not None:
         inputs, features = replace(inputs, phi=phi), phi(features)
-    elif rank is not None:
-        raise ValueError(
-            "rank is for an SVC whose kernel has features of its own, not for a model on X itself"
-        )
     targets = Targets(tuple(model.classes_.tolist()) if reading.loss.classifies else None)
-    codes = targets(y)
+    codes = targets(trained_on)
     problem = LinearProblem(
         features,
         codes,
@@ -103,24 +132,24 @@ def from_estimator(
         l2_intercept=reading.l2_intercept,
         weights=sample_weight,
         class_weights=_class_weights(model, codes, sample_weight, reading),
-        keep=keep or reading.keep,
+        slope=reading.slope,
+        keep=asked.keep or reading.keep,
         terms=Terms(
-            prepare=lambda X, y: (inputs(X), targets(y)),
-            feature_names=_feature_names(estimator, transform, X, None if phi is None else features.shape[1]),
+            prepare=lambda X, y: (inputs(X), targets(settled.targets(y))),
+            feature_names=_feature_names(estimator, transform, X, phi),
             train_index=batch_index((X, y)),
             classes=targets.classes,
-            notes=(*_notes(model, transform, reading), *unknown),
+            notes=(*settled.notes, *_notes(model, transform, reading), *unknown),
         ),
     )
     check_identified(problem)
     check_separable(problem)
-    found = at_optimum(problem, polish=polish)
-
-    def read(model: Any, X: Any, y: Any, weight: Any) -> LinearProblem:
-        options: dict[str, Any] = {"smoothing": smoothing, "rank": rank, "keep": keep}
-        return from_estimator(model, X, y, sample_weight=weight, **options)
-
-    found.cache[OWN] = refitting(estimator, X, y, sample_weight, read)
+    found = at_optimum(problem, polish=asked.polish)
+    if reading.slope is not None:
+        notes = (*found.terms.notes, *certificate(found, phi, whole))
+        found = found.changed(terms=replace(found.terms, notes=notes))
+    read = partial(_problem, asked=replace(asked, polish=False))
+    found.cache[OWN] = refitting(settled, X, y, sample_weight, read)
     return found
 
 
@@ -156,13 +185,13 @@ def _refuse_resampling(steps: list[Any]) -> None:
             )
 
 
-def _feature_names(estimator: Any, transform: Any, X: Any, of_kernel: int | None) -> tuple[str, ...] | None:
-    """The names of the columns that the model sees, or None where nobody knows them.
+def _feature_names(estimator: Any, transform: Any, X: Any, phi: Features | None) -> tuple[str, ...] | None:
+    """The names of the columns that the model is linear in, or None where nobody knows them."""
+    names = _column_names(estimator, transform, X)
+    return names if phi is None else phi.named(names)
 
-    Features of a kernel, so many, are no columns of anybody's.
-    """
-    if of_kernel is not None:
-        return tuple(f"feature {j} of the kernel" for j in range(of_kernel))
+
+def _column_names(estimator: Any, transform: Any, X: Any) -> tuple[str, ...] | None:
     if transform is not None:
         try:
             names = transform.get_feature_names_out()
@@ -192,7 +221,7 @@ def _class_weights(model: Any, codes: np.ndarray, sample_weight: Any, reading: R
     class_weight = getattr(model, "class_weight", None)  # regressions have none
     if class_weight is None:
         return None
-    if reading.loss.separate_outputs and len(reading.coef) > 1:
+    if reading.loss.separate_outputs and len(reading.coef) > 1 and not reading.weighs_examples:
         raise ValueError(
             "class_weight with more than two classes, one against the rest, is not supported: each of the models "
             "weighs its own class alone, so that an example has no one weight; fit with sample_weight instead"

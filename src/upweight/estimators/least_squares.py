@@ -1,4 +1,4 @@
-"""Least squares, with a penalty or without."""
+"""Least squares, with a penalty or without, also of classes, of a kernel's features and with an l1 penalty."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..losses import Squared
-from .reading import Options, Reading, coefficients, intercept_of
+from ..linear.kernel_features import LARGE, FeatureMap
+from ..losses import Squared, SquaredMargin
+from .reading import Options, Reading, coefficients, intercept_of, on_weighted_mean
+from .sparse_models import Active, Columns
 
 
 def least_squares(model: Any, X: Any, options: Options) -> Reading:
@@ -33,3 +35,122 @@ def least_squares(model: Any, X: Any, options: Options) -> Reading:
     if intercept is not None:
         l2 = np.concatenate([l2, np.zeros(len(coef))])
     return Reading(coef, intercept, Squared(), l2, "total")
+
+
+def ridge_classifier(model: Any, X: Any, options: Options) -> Reading:
+    """What RidgeClassifier minimises: Ridge on targets -1 and +1, one class against the rest, thus l2 = alpha / n.
+
+    Class weights are those of an example's own class in every output. A refit without rows keeps alpha.
+
+    Args:
+        model: the fitted estimator.
+        X: its n training inputs as it sees them.
+        options: not used; nothing is left to choose.
+
+    Raises:
+        ValueError: for positive=True.
+    """
+    found = least_squares(model, X, options)
+    return Reading(found.coef, found.intercept, SquaredMargin(), found.l2, "total", weighs_examples=True)
+
+
+def elastic_net(model: Any, X: Any, options: Options) -> Reading:
+    """What ElasticNet and Lasso minimise: half the mean square + alpha (q ||coef||_1 + (1 - q)/2 ||coef||^2).
+
+    q is l1_ratio. Columns at zero stay there (`Active`). A refit without rows keeps the penalty on the mean.
+
+    Args:
+        model: the fitted estimator.
+        X: its n training inputs as it sees them.
+        options: `sample_weight`, which scikit-learn scales to a mean of 1.
+
+    Raises:
+        ValueError: for positive=True, several targets with an l1 penalty, and weights that differ.
+    """
+    if model.positive:
+        raise ValueError("positive=True is not supported: coefficients at the bound do not follow a Hessian")
+    coef = coefficients(model)
+    intercept = intercept_of(model, len(coef))
+    strength = on_weighted_mean(model, float(model.alpha), options)
+    l1, l2 = strength * model.l1_ratio, strength * (1 - model.l1_ratio)
+    if l1 == 0:
+        return Reading(coef, intercept, Squared(), l2, "mean")
+    active = Active.of(model, coef, l1)
+    return active.reading(intercept, Squared(), l2, "mean")
+
+
+def ard(model: Any, X: Any, options: Options) -> Reading:
+    """What ARDRegression settled on: least squares with a penalty lambda_j / alpha on each column that it kept.
+
+    On the mean loss that is l2_j = lambda_j / (alpha n). The precisions and the columns that were dropped are held
+    fixed; a refit with them keeps the total penalty.
+
+    Args:
+        model: the fitted estimator.
+        X: its n training inputs as it sees them.
+        options: not used; nothing is left to choose.
+    """
+    coef = coefficients(model)
+    kept = np.flatnonzero(model.lambda_ < model.threshold_lambda)
+    columns = Columns(kept, coef.shape[1], np.inf)
+    intercept = intercept_of(model, 1)
+    l2 = np.asarray(model.lambda_)[kept] / (model.alpha_ * X.shape[0])
+    if intercept is not None:
+        l2 = np.append(l2, 0.0)
+    note = (
+        f"the precisions that the data chose, and with them the {len(kept)} of {coef.shape[1]} columns that were kept, "
+        "are held fixed"
+    )
+    return Reading(coef[:, kept], intercept, Squared(), l2, "total", phi=columns, notes=(note,))
+
+
+def kernel_ridge(model: Any, X: Any, options: Options) -> Reading:
+    """What KernelRidge minimises: 1/2 the sum of squares + alpha/2 ||f||^2 in the space of its kernel, no intercept.
+
+    In the features of the kernel (`FeatureMap`) f is linear, so that it is a ridge there: l2 = alpha / n. A refit
+    without rows keeps alpha, and its f lies in the same space.
+
+    Args:
+        model: the fitted estimator.
+        X: its n training inputs as it sees them.
+        options: `rank`, the number of features that are kept.
+
+    Raises:
+        ValueError: for other training inputs than it was fitted on, a kernel that is not positive semi-definite.
+    """
+    n = X.shape[0]
+    if model.X_fit_.shape[0] != n:
+        raise ValueError(f"X has {n} examples, the KernelRidge was fitted on {model.X_fit_.shape[0]}")
+    precomputed = model.kernel == "precomputed"
+    phi = FeatureMap.of(_kernel(model), X, rank=options.rank, large=n if precomputed else LARGE)
+    features = phi(X)
+    dual = np.asarray(model.dual_coef_, dtype=np.float64).reshape(n, -1)
+    coef = dual.T @ features
+    l2 = np.broadcast_to(np.asarray(model.alpha, dtype=np.float64).ravel() / n, (len(coef),)).repeat(
+        coef.shape[1]
+    )
+    away = float(np.abs(features @ coef.T - np.asarray(model.predict(X)).reshape(n, -1)).max())
+    size = float(np.abs(features @ coef.T).max())
+    if options.rank is None and away > 1e-5 * max(size, 1e-300):
+        raise ValueError(
+            f"X is not what the KernelRidge was fitted on: its predictions there are off by {away:.1e}"
+        )
+    notes = ["the kernel and its gamma are held fixed"]
+    if options.rank is not None:
+        notes.append(f"rank={options.rank} changes predictions at training points by up to {away:.1e}")
+    return Reading(coef, None, Squared(), l2, "total", phi=phi, notes=tuple(notes))
+
+
+def _kernel(model: Any) -> Any:
+    """The kernel of a fitted KernelRidge."""
+    if model.kernel == "precomputed":  # a point is its row of kernel values with the training points
+        return lambda A, B: A
+    from sklearn.metrics.pairwise import pairwise_kernels
+
+    own = callable(model.kernel)
+    settings = (
+        dict(model.kernel_params or {})
+        if own
+        else {"gamma": model.gamma, "degree": model.degree, "coef0": model.coef0}
+    )
+    return lambda A, B: pairwise_kernels(A, B, metric=model.kernel, filter_params=not own, **settings)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import expit, softmax
 
-from ..losses import Logistic, SmoothHinge, Softmax, SquaredHinge
+from ..losses import Logistic, MarginLoss, ModifiedHuber, SmoothHinge, Softmax, SquaredHinge, SquaredMargin
 from .reading import Options, Reading, coefficients, intercept_of, refuse_penalty
-from .support_vectors import liblinear_intercept
+from .sparse_models import Active
+from .support_vectors import liblinear_intercept, liblinear_l1
 
 
 def logistic_regression(model: Any, X: Any, options: Options) -> Reading:
     """What LogisticRegression minimises: C times the sum of the losses + 1/2 ||coef||^2, thus l2 = 1 / (C n).
 
     Two classes and one against the rest are `Logistic`, several classes together `Softmax`. newton-cholesky was one
-    against the rest in scikit-learn 1.4 and 1.5: its probabilities tell. liblinear penalises the intercept too. A refit
-    without rows keeps C, thus the total penalty.
+    against the rest in scikit-learn 1.4 and 1.5: its probabilities tell. liblinear penalises the intercept too. With an
+    l1 penalty the columns at zero stay there (`Active`). A refit without rows keeps C, thus the total penalty.
 
     Args:
         model: the fitted estimator.
@@ -27,12 +29,10 @@ def logistic_regression(model: Any, X: Any, options: Options) -> Reading:
         options: not used; nothing is left to choose.
 
     Raises:
-        ValueError: for penalties with a kink, and for two classes by the multinomial loss.
+        ValueError: for several classes with an l1 penalty, and for two classes by the multinomial loss.
     """
     penalty = getattr(model, "penalty", "deprecated")
     share = {"l1": 1.0, "elasticnet": model.l1_ratio, "deprecated": model.l1_ratio}.get(penalty)
-    if share:
-        refuse_penalty(model, "l1" if share == 1 else "elasticnet", "the l2 penalty")
     coef, liblinear = coefficients(model), model.solver == "liblinear"
     scheme = getattr(model, "multi_class", "auto")  # gone since scikit-learn 1.8
     if scheme == "multinomial" and len(coef) == 1 and not liblinear:
@@ -44,6 +44,12 @@ def logistic_regression(model: Any, X: Any, options: Options) -> Reading:
     separate = len(coef) == 1 or liblinear or scheme == "ovr"
     if not separate and model.solver == "newton-cholesky":
         separate = _one_against_the_rest(model, coef, intercept)
+    if share and l2:
+        l1_intercept = liblinear_l1(model, l2) if liblinear else 0.0
+        found = Active.of(model, coef, share * l2, "l1" if share == 1 else "elasticnet").reading(
+            intercept, Logistic(), (1 - share) * l2, "total", l1_intercept=l1_intercept
+        )
+        return replace(found, counts_weights=True)
     return Reading(
         coef,
         intercept,
@@ -76,16 +82,18 @@ def sgd(model: Any, X: Any, options: Options) -> Reading:
         options: `smoothing` is that of the hinge.
 
     Raises:
-        ValueError: for other losses than hinge, squared_hinge and log_loss, penalties with a kink, early stopping.
+        ValueError: for other losses than these five, penalties with a kink, early stopping.
     """
-    losses = {
+    losses: dict[str, MarginLoss] = {
         "hinge": SmoothHinge(options.smoothing),
         "squared_hinge": SquaredHinge(),
         "log_loss": Logistic(),
+        "modified_huber": ModifiedHuber(),
+        "squared_error": SquaredMargin(),
     }
     if model.loss not in losses:
         raise ValueError(f"loss={model.loss!r} is not supported; use one of {', '.join(losses)}")
-    if model.penalty not in ("l2", None):
+    if model.penalty not in ("l2", None) and not (model.penalty == "elasticnet" and model.l1_ratio == 0):
         refuse_penalty(model, model.penalty, 'penalty="l2"')
     if model.early_stopping:
         raise ValueError(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from .least_squares import least_squares
+from .chosen import WRAPPERS
+from .least_squares import ard, elastic_net, kernel_ridge, least_squares, ridge_classifier
 from .logistic import logistic_regression, sgd
 from .reading import Reader
+from .regressions import generalised, huber, linear_svr, quantile, sgd_regressor, svr
+from .several import one_against_the_rest, one_for_each_target
 from .support_vectors import linear_svc, svc
 
 READERS: dict[str, Reader] = {
@@ -15,31 +18,37 @@ READERS: dict[str, Reader] = {
     "SGDClassifier": sgd,
     "LinearRegression": least_squares,
     "Ridge": least_squares,
+    "RidgeClassifier": ridge_classifier,
+    "Lasso": elastic_net,
+    "ElasticNet": elastic_net,
+    "ARDRegression": ard,
+    "KernelRidge": kernel_ridge,
+    "PoissonRegressor": generalised,
+    "GammaRegressor": generalised,
+    "TweedieRegressor": generalised,
+    "HuberRegressor": huber,
+    "SGDRegressor": sgd_regressor,
+    "QuantileRegressor": quantile,
+    "LinearSVR": linear_svr,
     "SVC": svc,
+    "SVR": svr,
+    "OneVsRestClassifier": one_against_the_rest(lambda model: reader_of(model)),
+    "MultiOutputRegressor": one_for_each_target(lambda model: reader_of(model)),
 }
 """Readers by the name of scikit-learn's class, so that none of these classes need be imported."""
 
-_REGRESSION = "its loss has kinks or is not a likelihood's; use Ridge or LinearRegression"
-_SEARCH = (
-    "its settings were chosen on the same data; pass the fitted model of those settings (best_estimator_)"
-)
-_REFIT = "its penalty was chosen by cross-validation on the same data; pass a {} fitted with the chosen one"
-_KINK = "an l1 penalty has a kink at zero, where the optimum sits; use Ridge"
 REFUSED = {
-    "SVR": _REGRESSION,
-    "NuSVR": _REGRESSION,
-    "LinearSVR": _REGRESSION,
-    "SGDRegressor": "use Ridge, which minimises the same squared loss",
+    "NuSVR": "its tube is set by the data through nu; use SVR",
     "NuSVC": "its penalty is set by the data through nu; use SVC",
-    "Lasso": _KINK,
-    "ElasticNet": _KINK,
-    "LogisticRegressionCV": _REFIT.format("LogisticRegression"),
-    "RidgeCV": _REFIT.format("Ridge"),
-    "RidgeClassifier": "use Ridge on targets -1 and +1, which is what it fits",
-    "GridSearchCV": _SEARCH,
-    "RandomizedSearchCV": _SEARCH,
-    "OneVsRestClassifier": "pass each of its estimators_ with the labels of that class against the rest",
+    "Perceptron": 'it has no optimum that it would end at; use SGDClassifier with loss="hinge"',
+    "MultiTaskLasso": "its penalty ties the targets together; use Lasso for each target",
+    "MultiTaskElasticNet": "its penalty ties the targets together; use ElasticNet for each target",
+    "RANSACRegressor": "it trains on rows drawn at random; use HuberRegressor, or pass its estimator_ with those rows",
+    "TheilSenRegressor": "it takes a median of fits to rows drawn at random; use HuberRegressor",
+    "LinearDiscriminantAnalysis": "it minimises no loss of single rows; use LogisticRegression",
+    "GaussianNB": "it minimises no loss of single rows that its outputs are linear in; use LogisticRegression",
     "OneVsOneClassifier": "it trains a model for every pair of classes; pass one of its estimators_ with those two",
+    "MultiOutputClassifier": "its targets have no loss in common; pass each of its estimators_ with its column of y",
 }
 """Estimators that are not supported by the name of their class, and what to use in their place."""
 
@@ -61,6 +70,7 @@ def reader_of(model: Any) -> Reader:
             return READERS[kind.__name__]
     raise TypeError(
         f"{type(model).__name__} is not supported: influence needs a smooth objective in a vector of parameters, and "
-        f"from_estimator knows those of {', '.join(READERS)} and of a Pipeline ending in one of them; describe other "
+        f"from_estimator knows those of {', '.join(READERS)}, of a Pipeline ending in one of them and of "
+        f"{', '.join(WRAPPERS)} around one; describe other "
         "linear models with LinearProblem and other differentiable ones with Problem"
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..linear.problem import LinearProblem
 from ..types import Tensor
+from .chosen import Chosen
 
 OWN = "own estimator"
 """Where a problem keeps its `Refitting`, among what a changed copy does not take along."""
@@ -18,20 +20,21 @@ Refitting = Callable[[Tensor], LinearProblem]
 
 
 def refitting(
-    estimator: Any, X: Any, y: Any, sample_weight: Any, read: Callable[..., LinearProblem]
+    settled: Chosen, X: Any, y: Any, sample_weight: Any, read: Callable[..., LinearProblem]
 ) -> Refitting | None:
     """How the estimator is fitted again, or None where its rows cannot be picked (data on disk, kernel matrices).
 
     Args:
-        estimator: the fitted estimator, which is copied.
+        settled: the fitted estimator, which is copied, without what chose it.
         X: its training inputs as the user has them.
         y: its targets.
         sample_weight: its sample weights (n,), or None.
-        read: from a fitted estimator, inputs, targets and weights to the problem that it solved.
+        read: from the same fitted on some rows, these inputs, targets and weights, to the problem that it solved.
     """
     from sklearn.base import clone
     from sklearn.utils import _safe_indexing
 
+    estimator = settled.estimator
     model = estimator.steps[-1] if hasattr(estimator, "steps") else ("", estimator)
     streamed = isinstance(X, np.memmap) or not hasattr(X, "__getitem__")
     if streamed or getattr(model[1], "kernel", None) == "precomputed":
@@ -44,7 +47,8 @@ def refitting(
         weight = None if sample_weight is None else np.asarray(sample_weight)[rows]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it was said when it was fitted the first time
-            fitted = clone(estimator).fit(*own, **({} if weight is None else {name: weight}))
-            return read(fitted, *own, weight)
+            extra = {} if weight is None else {name: weight}
+            fitted = clone(estimator).fit(own[0], settled.targets(own[1]), **extra)
+            return read(replace(settled, estimator=fitted), *own, weight)
 
     return refit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from scipy import sparse
 
 from ..errors import ApproximationWarning
 from ..linear.kernel_features import LARGE, FeatureMap, Kernel
-from ..losses import SmoothHinge, SquaredHinge
+from ..losses import LinearLoss, SmoothHinge, SquaredHinge
 from .reading import Options, Reading, coefficients, intercept_of, refuse_penalty
+from .sparse_models import Active
 
 VISIBLE, HOPELESS = 0.01, 0.5
 """Changes of an SVC's decision function (its margin is 1) that are warned of, and refused."""
@@ -28,15 +30,20 @@ def linear_svc(model: Any, X: Any, options: Options) -> Reading:
         options: `smoothing` is that of the hinge; the squared hinge needs none.
 
     Raises:
-        ValueError: for an l1 penalty and for multi_class="crammer_singer".
+        ValueError: for several classes with an l1 penalty and for multi_class="crammer_singer".
     """
-    if model.penalty != "l2":
+    if model.penalty not in ("l1", "l2"):
         refuse_penalty(model, model.penalty, 'penalty="l2"')
     if model.multi_class != "ovr":
         raise ValueError(
             f'multi_class={model.multi_class!r} trains all classes with one loss of another kind; use "ovr"'
         )
     coef, l2 = coefficients(model), 1 / (model.C * X.shape[0])
+    if model.penalty == "l1":
+        found = Active.of(model, coef, l2).reading(
+            intercept_of(model, 1), SquaredHinge(), 0.0, "total", l1_intercept=liblinear_l1(model, l2)
+        )
+        return replace(found, counts_weights=True)
     return Reading(
         coef,
         intercept_of(model, len(coef)),
@@ -59,6 +66,16 @@ def liblinear_intercept(model: Any, l2: float) -> float:
         l2: the strength on the coefficients.
     """
     return l2 / model.intercept_scaling**2 if model.fit_intercept else 0.0
+
+
+def liblinear_l1(model: Any, l1: float) -> float:
+    """The strength of an l1 penalty on an intercept that liblinear trained: l1 / intercept_scaling (see above).
+
+    Args:
+        model: the fitted estimator.
+        l1: the strength on the coefficients.
+    """
+    return l1 / model.intercept_scaling if model.fit_intercept else 0.0
 
 
 def svc(model: Any, X: Any, options: Options) -> Reading:
@@ -84,10 +101,22 @@ def svc(model: Any, X: Any, options: Options) -> Reading:
             f"SVC with {len(model.classes_)} classes trains a model for every pair of them (one against one), with no "
             "objective in common; use LinearSVC (one against the rest), or an SVC on two of the classes"
         )
-    n = X.shape[0]
+    return in_kernel_space(model, X, SmoothHinge(options.smoothing), options)
+
+
+def in_kernel_space(model: Any, X: Any, loss: LinearLoss, options: Options) -> Reading:
+    """What a machine of libsvm minimises: C times the sum of its losses + 1/2 ||f||^2 in the space of its kernel.
+
+    Args:
+        model: the fitted estimator.
+        X: its n training inputs as it sees them.
+        loss: the loss of one example.
+        options: `rank`, the number of features that are kept.
+    """
+    n, name = X.shape[0], type(model).__name__
     if model.shape_fit_[0] != n:
-        raise ValueError(f"X has {n} examples, the SVC was fitted on {model.shape_fit_[0]}")
-    loss, l2 = SmoothHinge(options.smoothing), 1 / (model.C * n)
+        raise ValueError(f"X has {n} examples, the {name} was fitted on {model.shape_fit_[0]}")
+    l2 = 1 / (model.C * n)
     if model.kernel == "linear":
         return Reading(coefficients(model), model.intercept_, loss, l2, "total")
     phi = FeatureMap.of(
@@ -96,8 +125,9 @@ def svc(model: Any, X: Any, options: Options) -> Reading:
     features = phi(X)
     dual = model.dual_coef_.toarray() if sparse.issparse(model.dual_coef_) else model.dual_coef_
     coef = dual @ features[_support(model, options.sample_weight)]
-    change = np.abs(features @ coef[0] + model.intercept_[0] - model.decision_function(X)).max()
-    notes = ("the kernel and its gamma are held fixed", *_approximated(float(change), options.rank))
+    decide = getattr(model, "decision_function", model.predict)
+    change = np.abs(features @ coef[0] + model.intercept_[0] - decide(X)).max()
+    notes = ("the kernel and its gamma are held fixed", *_approximated(float(change), options.rank, name))
     return Reading(coef, model.intercept_, loss, l2, "total", phi=phi, notes=notes)
 
 
@@ -118,7 +148,7 @@ def _support(model: Any, sample_weight: Any) -> np.ndarray:
 
 
 def _kernel(model: Any) -> Kernel:
-    """The kernel of a fitted SVC, with the gamma that it was fitted with."""
+    """The kernel of a fitted SVC or SVR, with the gamma that it was fitted with."""
     if callable(model.kernel):
         return lambda A, B: np.asarray(model.kernel(A, B))
     if model.kernel == "precomputed":  # a point is its row of kernel values with the training points
@@ -130,12 +160,12 @@ def _kernel(model: Any) -> Kernel:
     return lambda A, B: pairwise_kernels(A, B, metric=model.kernel, filter_params=True, **settings)
 
 
-def _approximated(change: float, rank: int | None) -> tuple[str, ...]:
+def _approximated(change: float, rank: int | None, name: str) -> tuple[str, ...]:
     """How far the decision function in features is from the estimator's, in words; refused or warned of where far."""
     if rank is None:
         if change > 1e-5:
             raise ValueError(
-                f"X is not what the SVC was fitted on: its decision function there is off by {change:.1e}"
+                f"X is not what the {name} was fitted on: its decision function there is off by {change:.1e}"
             )
         return ()
     note = f"rank={rank} changes the decision function at training points by up to {change:.1e} (the margin is 1)"

@@ -11,7 +11,7 @@ import torch
 from scipy import sparse
 
 from ..data.design import Design
-from ..linear.kernel_features import FeatureMap
+from .reading import Features
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Inputs:
 
     estimator: Any
     transform: Any
-    phi: FeatureMap | None = None
+    phi: Features | None = None
 
     def __call__(self, X: Any) -> Any:
         """Check the columns, apply the fitted transformers and then the feature map.
@@ -42,8 +42,8 @@ class Inputs:
             return X  # stays on disk
         if isinstance(X, Design):
             raise TypeError(
-                "X is streamed from disk, which a pipeline's transformers and an SVC's kernel cannot read: give X in "
-                "memory, or store what the transformers make of it and pass the final estimator"
+                "X is streamed from disk, which a pipeline's transformers, a kernel and an l1 penalty cannot read: "
+                "give X in memory, or store what the transformers make of it and pass the final estimator"
             )
         if not sparse.issparse(X) and not isinstance(X, pd.Series) and not hasattr(X, "columns"):
             X = X.numpy() if isinstance(X, torch.Tensor) else _array(X)

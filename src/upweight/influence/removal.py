@@ -21,6 +21,7 @@ from ..objective import LinearModel
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Tensor
+from .removal_bounds import intervals
 from .scores import Scores
 from .stationarity import finishing
 from .woodbury import newton_steps
@@ -155,6 +156,39 @@ class Removal:
     def _repr_html_(self) -> str:
         head = f"Predicted change of the {self.measure}; positive = it would rise."
         return as_html(head, self.to_frame(), *self.remarks)
+
+
+def with_newton(
+    found: Removal,
+    problem: LinearModel | None,
+    curvature: ExampleMean | None,
+    sets: list[Tensor],
+    asked: tuple[Any, Measure | None],
+    guarantee: int,
+) -> Removal:
+    """A first-order prediction with what linear models have beside it: leverage, the Newton step, bounds.
+
+    Args:
+        found: of first order.
+        problem: the model, None for others than linear ones.
+        curvature: its Hessian, None where there is none.
+        sets: the training rows of each of g sets.
+        asked: m test examples and the measure, None for the loss.
+        guarantee: Newton steps behind the bounds; 0: no bounds.
+
+    Raises:
+        ValueError: for guarantees that cannot be given.
+    """
+    test, measure = asked
+    if guarantee and measure is not None:
+        raise ValueError("guaranteed intervals are about the loss: leave `measure` out")
+    if problem is None or curvature is None:
+        if guarantee:
+            raise ValueError("guaranteed intervals are for logistic and softmax regression")
+        return found
+    rescaled, newton = of_sets(problem, curvature, sets, test, measure)
+    low, high = intervals(problem, curvature, sets, test, guarantee) if guarantee else (None, None)
+    return replace(found, rescaled=rescaled, newton=newton, low=low, high=high)
 
 
 def of_sets(

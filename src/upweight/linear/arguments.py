@@ -83,20 +83,24 @@ def first_not_finite(values: Tensor) -> int:
     return int((~values.isfinite()).flatten().nonzero()[0, 0])
 
 
-def penalised(l2: Any, l2_intercept: float, theta: Tensor, to_outputs: OutputMap, keep: Keep) -> Penalty:
+def penalised(
+    strength: tuple[Any, float], theta: Tensor, to_outputs: OutputMap, keep: Keep, slope: Any = None
+) -> Penalty:
     """The penalty on coefficients and intercepts.
 
     Args:
-        l2: a number for all coefficients, or one for every parameter (p,).
-        l2_intercept: the strength on the intercepts, where `l2` is a number.
+        strength: l2, a number for all coefficients or one for every parameter (p,), and l2 on the intercepts where that
+            is a number.
         theta: the parameters (p,).
         to_outputs: which of them are intercepts.
         keep: what of the penalty a retraining without some examples keeps.
+        slope: that of an l1 penalty (p,), or None.
 
     Raises:
         ValueError: for a negative or infinite strength, and where both say something of the intercepts.
     """
-    penalty, each = Penalty.of(l2, theta, keep), torch.as_tensor(l2).ndim == 1
+    l2, l2_intercept = strength
+    penalty, each = Penalty.of(l2, theta, keep, slope), torch.as_tensor(l2).ndim == 1
     if not (math.isfinite(l2_intercept) and l2_intercept >= 0):
         raise ValueError(f"l2_intercept must be >= 0 and finite, got {l2_intercept}")
     if each and l2_intercept != 0:

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from scipy.optimize import linprog
 
-from ..errors import NoOptimumError
 from ..losses import signs
 from ..measures import margin
 from ..objective import LinearModel
@@ -32,7 +31,7 @@ def check_identified(problem: LinearModel) -> None:
     looked at), scaled to length 1; an eigenvalue that is zero to rounding is a dependence.
 
     Raises:
-        NoOptimumError: naming the columns that take part in it.
+        ValueError: naming the columns that take part in it.
     """
     cd = problem.c * problem.d
     bare = (problem.l2[:cd].view(problem.c, problem.d) == 0).any(0).nonzero()[:, 0]
@@ -40,7 +39,7 @@ def check_identified(problem: LinearModel) -> None:
         return
     used = (problem.weights > 0).double()
     if len(bare) > int(used.sum()):
-        raise NoOptimumError(
+        raise ValueError(
             f"{len(bare)} columns without a penalty and {int(used.sum())} examples: the optimum is not unique; {CURE}"
         )
     names = [_name(problem, int(j)) for j in bare]
@@ -56,14 +55,12 @@ def check_identified(problem: LinearModel) -> None:
     length = gram.diagonal().sqrt()
     zero = [name for name, size in zip(names, length.tolist(), strict=True) if size == 0]
     if zero:
-        raise NoOptimumError(f"columns that are all zero and have no penalty: {', '.join(zero[:10])}; {CURE}")
+        raise ValueError(f"columns that are all zero and have no penalty: {', '.join(zero[:10])}; {CURE}")
     values, vectors = torch.linalg.eigh(gram / length / length[:, None])
     null = vectors[:, values < NULL * len(gram)]
     involved = [name for name, size in zip(names, null.norm(dim=1).tolist(), strict=True) if size > 1e-5]
     if involved:
-        raise NoOptimumError(
-            f"linearly dependent columns without a penalty: {', '.join(involved[:10])}; {CURE}"
-        )
+        raise ValueError(f"linearly dependent columns without a penalty: {', '.join(involved[:10])}; {CURE}")
 
 
 def _name(problem: LinearModel, column: int) -> str:
@@ -78,9 +75,10 @@ def check_separable(problem: LinearModel) -> None:
     programme (Konis, 2007) of up to `PROGRAMME` numbers, beyond which it is not looked for.
 
     Raises:
-        NoOptimumError: naming the columns of the direction, where the weights at hand do not separate.
+        ValueError: naming the columns of the direction, where the weights at hand do not separate.
     """
-    if not problem.loss.separable or bool(problem.l2[: problem.c * problem.d].any()):
+    penalised = bool(problem.l2[: problem.c * problem.d].any()) or problem.penalty.slope is not None
+    if not problem.loss.separable or penalised:
         return
     used = (problem.weights > 0).nonzero()[:, 0]
     eta = problem.outputs()[used]
@@ -90,13 +88,13 @@ def check_separable(problem: LinearModel) -> None:
     else:
         separated = bool((margin(eta, y) > 0).all())
     if separated:
-        raise NoOptimumError(
+        raise ValueError(
             "no finite optimum: the model separates the training data and has no penalty, so that its loss falls for "
             f"as long as its weights grow; {PENALISE}"
         )
     names = _separating(problem, used) if len(used) * problem.p * problem.c <= PROGRAMME else []
     if names:
-        raise NoOptimumError(
+        raise ValueError(
             f"no finite optimum: {', '.join(names[:10])} separate a part of the training data (some examples are on "
             f"the right side however large the weights, none on the wrong side) and have no penalty; {PENALISE}"
         )

@@ -80,9 +80,18 @@ class FeatureMap:
         values, U = values[:rank], U[:, :rank]
         return cls(kernel, landmarks, U / np.sqrt(values))
 
+    @property
+    def of_kernel(self) -> bool:
+        """Whether the leading ones of a chosen rank can stand for all: yes."""
+        return True
+
     def __call__(self, X: Points) -> Float[np.ndarray, "m r"]:
         """The features (m, r) of m points, the training points or new ones."""
         return self.kernel(X, self.landmarks) @ self.M
+
+    def named(self, names: tuple[str, ...] | None) -> tuple[str, ...]:
+        """What the features are called by number: they are no columns of anybody's, whose `names` say nothing here."""
+        return tuple(f"feature {j} of the kernel" for j in range(self.M.shape[1]))
 
 
 def eigenpairs(K: np.ndarray) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, "n r"]]:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 
-from ..errors import IndefiniteError, NotConvergedError
+from ..errors import IndefiniteError, NoOptimumError, NotConvergedError
 from ..linalg.coordinates import Coordinates
 from ..linalg.factorizations import CholeskyFactor
 from ..objective import LinearModel
@@ -62,7 +62,10 @@ def minimise(problem: Model, tolerance: float | None = None) -> Model:
         here, reached = _by_continuation(problem, tolerance)
     if reached:
         if float(here.outputs().abs().max()) > FAR:
-            check_separable(here)
+            try:
+                check_separable(here)
+            except ValueError as error:
+                raise NoOptimumError(str(error)) from error
         return here
     norm = float(here.gradient().norm())
     wanted = norm / _left(here, here.gradient(), tolerance)

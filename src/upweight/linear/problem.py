@@ -55,6 +55,7 @@ class LinearProblem(LinearModel):
         l2_intercept: the strength on the intercepts, 0 unless given.
         weights: the weight w_i of each example (n,), >= 0, 1 unless given.
         class_weights: one number per class that its examples' weights are multiplied by; it follows a changed label.
+        slope: what an l1 penalty adds to the gradient (p,), its signs held fixed, or None.
         keep: which retraining is predicted: "mean" (the paper) or "total" (scikit-learn with the same C).
         terms: for data that the user has in another form than X and y, see `Terms`.
 
@@ -88,12 +89,13 @@ class LinearProblem(LinearModel):
         l2_intercept: float = 0.0,
         weights: Any = None,
         class_weights: Any = None,
+        slope: Any = None,
         keep: Keep = "mean",
         terms: Terms | None = None,
     ) -> None:
         design = opened(X)
         theta, to_outputs = packed(coef, intercept, design.shape[1])
-        penalty = penalised(l2, l2_intercept, theta, to_outputs, keep)
+        penalty = penalised((l2, l2_intercept), theta, to_outputs, keep, slope)
         n = design.shape[0]
         targets, own = encoded(loss, y, n, to_outputs.c).clone(), check_weights(weights, n)
         by_class = by_label.check_class_weights(class_weights, loss, to_outputs.c)
@@ -294,16 +296,18 @@ class LinearProblem(LinearModel):
     def evaluate(
         self, batch: Any, measure: MeasureLike | None = None, theta: Tensor | None = None
     ) -> Float[Tensor, " m"]:
-        theta, asked = self.theta if theta is None else theta, as_measure(measure)
-        if asked is not None and asked.single:
-            return questions.number(self, batch, asked, theta)
-        design, y = self.prepared(batch)
-        return questions.measured(self, self.outputs(design, theta), y, asked)
+        theta = self.theta if theta is None else theta
+        return questions.evaluated(self, batch, theta, as_measure(measure))
 
     def evaluate_each(
         self, batch: Any, thetas: Float[Tensor, "k p"], measure: MeasureLike | None = None
     ) -> Float[Tensor, "k m"]:
         return questions.evaluated_at_each(self, self.map, batch, thetas, as_measure(measure))
+
+    def measured(
+        self, eta: Float[Tensor, "k m c"], targets: Any, measure: MeasureLike | None = None
+    ) -> Float[Tensor, "k _"]:
+        return questions.measured_at_each(self, eta, targets, as_measure(measure))
 
     def test_gradients(self, batch: Any, measure: MeasureLike | None = None) -> Float[Tensor, "m p"]:
         asked = as_measure(measure)
@@ -390,9 +394,4 @@ class LinearProblem(LinearModel):
             )
 
     def hashed(self) -> list[Tensor]:
-        return [
-            *self.design.buffers(),
-            self.y,
-            self.weights,
-            in_bytes(self.loss, self.class_weights),
-        ]
+        return [*self.design.buffers(), self.y, self.weights, in_bytes(self.loss, self.class_weights)]

@@ -13,7 +13,7 @@ from ..data.per_example import per_example
 from ..losses import Parts
 from ..measures import Measure, logit, margin, prediction, probability, share_of_sigmoids
 from ..objective import LinearModel
-from ..types import Tensor, as_tensor
+from ..types import Tensor
 from .arguments import one_per_example
 from .output_map import OutputMap
 from .second_derivative import BLOCK_ELEMENTS, rows_at_once
@@ -38,20 +38,6 @@ def outputs_and_targets(
     """
     design, y = problem.prepared(batch)
     return problem.outputs(design, theta), one_per_example(y, design.shape[0])
-
-
-def number(problem: LinearModel, batch: Any, measure: Measure, theta: Tensor) -> Float[Tensor, " 1"]:
-    """A measure that gives one number in all, as a tensor of one.
-
-    Args:
-        problem: the model.
-        batch: the test examples, as (inputs, targets).
-        measure: the measure.
-        theta: the parameters to look at (p,).
-    """
-    check_probabilities(problem, measure)
-    params = problem.layout.unpack(theta)
-    return measure.number(params, lambda: outputs_and_targets(problem, batch, theta)).view(1)
 
 
 def measured(problem: LinearModel, eta: Tensor, y: Any, measure: Measure | None) -> Float[Tensor, " m"]:
@@ -94,6 +80,42 @@ def _of_classes(problem: LinearModel, measure: Measure) -> Callable[..., Tensor]
     return share_of_sigmoids if problem.loss.separate_outputs and problem.c > 1 else probability
 
 
+def evaluated(
+    problem: LinearModel, batch: Any, theta: Tensor, measure: Measure | None
+) -> Float[Tensor, " m"]:
+    """The loss or measure of each example, or the single number that a measure is, (1,).
+
+    Args:
+        problem: the model.
+        batch: m test examples, as (inputs, targets).
+        theta: the parameters to look at (p,).
+        measure: what is asked about; None stands for the loss.
+    """
+    if measure is not None and measure.single:
+        check_probabilities(problem, measure)
+        params = problem.layout.unpack(theta)
+        return measure.number(params, lambda: outputs_and_targets(problem, batch, theta)).view(1)
+    design, y = problem.prepared(batch)
+    return measured(problem, problem.outputs(design, theta), y, measure)
+
+
+def measured_at_each(
+    problem: LinearModel, eta: Float[Tensor, "k m c"], targets: Any, measure: Measure | None
+) -> Float[Tensor, "k _"]:
+    """The loss or measure of each of m examples at k stacks of their outputs.
+
+    Args:
+        problem: the model whose loss it is.
+        eta: the outputs.
+        targets: the targets as the user has them, m of them.
+        measure: a measure that gives one number per example; None stands for the loss.
+    """
+    k, m = eta.shape[:2]
+    y = one_per_example(targets, m)
+    repeated = y.repeat(k, *[1] * (y.ndim - 1))
+    return measured(problem, eta.flatten(0, 1), repeated, measure).view(k, m)
+
+
 def evaluated_at_each(
     problem: LinearModel,
     to_outputs: OutputMap,
@@ -117,9 +139,7 @@ def evaluated_at_each(
     for part in thetas.split(max(1, BLOCK_ELEMENTS // (design.shape[0] * problem.c))):
         blocks = design.blocks(rows_at_once(problem.d), torch.float64)
         eta = torch.cat([to_outputs.forward(block, part) for _, block in blocks]).permute(2, 0, 1)
-        targets = as_tensor(y)
-        targets = targets.repeat(len(part), *[1] * (targets.ndim - 1))
-        found.append(measured(problem, eta.flatten(0, 1), targets, measure).view(len(part), -1))
+        found.append(measured_at_each(problem, eta, y, measure))
     return torch.cat(found)
 
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch.nn import functional as F
 
-from .types import Tensor
+from ..types import Tensor
 
 
 class Parts(NamedTuple):
