@@ -1,5 +1,7 @@
 """Diagnostics against refits by NumPy without each row or group, and textbook formulas."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -47,7 +49,7 @@ def test_least_squares_by_refits(l2: float, weights: np.ndarray, grouped: bool):
     whole = Fitted(np.ones(N, bool), weights, l2)
     assert np.isclose(found.parameters, whole.used, rtol=1e-8)
     assert np.isclose(found.scale, whole.scale, rtol=1e-8)
-    names = sorted(set(PATIENTS)) if grouped else range(N)
+    names: Any = sorted(set(PATIENTS)) if grouped else range(N)
     for name in names:
         gone = name == PATIENTS if grouped else np.arange(N) == name
         without = Fitted(~gone, weights, l2, whole.used)
