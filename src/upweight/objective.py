@@ -353,12 +353,12 @@ class LinearModel(Objective):
 
     @abstractmethod
     def measured(self, eta: Tensor, targets: Any, measure: MeasureLike | None = None) -> Tensor:
-        """The measure (k, m) of m test examples with known outputs (k, m, c); a measure of them all gives (k, 1).
+        """The measure (k, m) of m test examples with known outputs (k, m, c).
 
         Args:
             eta: k stacks of outputs.
             targets: of the m examples, as `prepared` gives them.
-            measure: what is asked about, default the loss; not one of the parameters alone.
+            measure: what is asked about, one number per example, default the loss.
         """
 
     @abstractmethod

@@ -301,8 +301,7 @@ class Influence:
                 carries an index is paired by it.
             test: m test examples.
             measure: what is asked about, default the loss.
-            guarantee: k adds bounds of the loss's exact change after k Newton steps, for logistic and softmax
-                regression.
+            guarantee: k adds bounds of the loss's exact change after k Newton steps (logistic and softmax regression).
 
         Returns:
             Changes (m, g) in the measure's unit; positive = the measure would rise.
@@ -314,13 +313,15 @@ class Influence:
         asked, model, curvature = as_measure(measure), self.problem.linear, self.settings.curvature.examples
         if model is not None and (asked is None or asked.uses_batch):
             test = model.prepared(test)  # once, for all that follows
+        if model is not None and curvature is not None and asked is not None and not asked.smooth:
+            return Removal.counted(model, curvature, (names, sets), test, asked)
         found = Removal.of_first_order(self.on_loss(test, measure=asked), names, sets)
         return with_newton(found, model, curvature, sets, (test, asked), guarantee)
 
     def leave_one_out(self) -> LeaveOneOut:
         """Every training row of a linear model predicted without itself, from one factorisation (B5).
 
-        One Newton step for each row: exact for least squares, close for other losses.
+        One Newton step for each row, exact for least squares; `change` of it tells what any measure would become.
 
         Raises:
             TypeError: for models that are not linear and curvatures that are not their Hessian.

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from ..curvature.base import ExampleMean
 from ..data.design import CentredDesign
 from ..linalg.coordinates import Coordinates
-from ..measures import Measure
+from ..measures import Measure, MeasureLike, as_measure
 from ..objective import LinearModel
 from ..runtime.progress import track
 from ..types import Tensor, as_tensor
@@ -51,6 +51,29 @@ class LeaveOneOut:
     outputs: Float[Tensor, "n c"]
     loss: Float[Tensor, " n"]
     leverage: Float[Tensor, " n"]
+    steps: RowSteps
+
+    def change(self, test: Any, *, measure: MeasureLike | None = None) -> Float[Tensor, "m n"]:
+        """The change of each test measure if each training row is removed alone, positive = it would rise.
+
+        The measure is evaluated at the outputs that the row's Newton step gives, so that it need not have a derivative:
+        `measures.auroc`, an accuracy, a gap between groups. A count changes by exactly 0 where nothing swaps.
+
+        Args:
+            test: m test examples, as the problem takes them: the reference set of a measure of all of them.
+            measure: what is asked about, default the loss of each; of a whole set it is one number, m = 1.
+
+        Returns:
+            Changes in the measure's unit; NaN for rows that are `undetermined`.
+
+        >>> import torch
+        >>> from upweight import Influence, LinearProblem, Squared, measures
+        >>> X, y = torch.ones(4, 1), torch.tensor([0.0, 0.0, 0.0, 4.0])
+        >>> alone = Influence(LinearProblem.fit(X, y, loss=Squared(), l2=1.0)).leave_one_out()
+        >>> alone.change((X[:1], y[:1]), measure=measures.prediction)  # 1/2 with all rows
+        tensor([[ 0.1667,  0.1667,  0.1667, -0.5000]], dtype=torch.float64)
+        """
+        return self.steps.changes(test, as_measure(measure))
 
     @property
     def undetermined(self) -> Int[Tensor, " u"]:
@@ -212,16 +235,16 @@ class RowSteps:
             measure: what is asked about, one number in all or one per example; default the loss.
         """
         problem = self.total.problem
-        before = problem.evaluate(batch, measure)[:, None]
-        if measure is not None and not measure.uses_batch:
+        if measure is not None and measure.single:
+            batch = problem.prepared(batch) if measure.uses_batch else batch
+            before = problem.evaluate_each(batch, problem.theta[None], measure)
             blocks = torch.arange(problem.n).split(max(1, HELD_BYTES // (8 * problem.p * problem.c)))
             each = [problem.evaluate_each(batch, self.parameters(rows), measure) for rows in blocks]
-            return torch.cat(each).T - before
+            return (torch.cat(each) - before).T
+        before = problem.evaluate(batch, measure)[:, None]
         design, y = problem.prepared(batch)
-        m = design.shape[0]
-        held = m if measure is not None and measure.single else HELD_BYTES // (8 * problem.p * problem.c)
         found = []
-        for rows in torch.arange(m).split(max(1, held)):
+        for rows in torch.arange(design.shape[0]).split(max(1, HELD_BYTES // (8 * problem.p * problem.c))):
             some = design.take(rows), as_tensor(y)[rows]
             each = [problem.measured(eta, some[1], measure) for _, eta in self.outputs(some)]
             found.append(torch.cat(each).T)
@@ -232,4 +255,4 @@ def leave_one_out(steps: RowSteps) -> LeaveOneOut:
     """Every training row of a linear model predicted without itself: the outputs are eta_i + z_i (B5)."""
     problem = steps.total.problem
     outputs = problem.outputs() + steps.own
-    return LeaveOneOut(outputs, problem.loss.value(outputs, problem.y), steps.leverage)
+    return LeaveOneOut(outputs, problem.loss.value(outputs, problem.y), steps.leverage, steps)

@@ -73,6 +73,31 @@ class Removal:
         sizes = torch.tensor([len(rows) for rows in sets])
         return cls(names, sizes, first, measure=scores.measure, drift=scores.drift)
 
+    @classmethod
+    def counted(
+        cls,
+        problem: LinearModel,
+        curvature: ExampleMean,
+        groups: tuple[pd.Index, list[Tensor]],
+        test: Any,
+        measure: Measure,
+    ) -> Removal:
+        """The Newton predictions of a measure that has no derivative; those of first order are NaN.
+
+        Args:
+            problem: the model.
+            curvature: its Hessian.
+            groups: the names of the sets (g,) and the training rows of each.
+            test: the reference set.
+            measure: one number of it.
+        """
+        names, sets = groups
+        problem.check_current()
+        newton = newton_changes(problem, curvature, sets, test, measure)
+        unknown = torch.full_like(newton, torch.nan)
+        sizes = torch.tensor([len(rows) for rows in sets])
+        return cls(names, sizes, unknown, unknown, newton, measure=measure.name)
+
     @property
     def averaged(self) -> Removal:
         """The changes (1, g) of the mean of the measure over the test rows, with the drift of that mean."""
@@ -187,10 +212,7 @@ def of_sets(
         parameters is fitted by a set alone (Newton), or by a member alone (rescaled).
     """
     V = problem.test_gradients(test, measure)
-    baseline = problem.evaluate(test, measure)
-    changes = torch.empty(len(V), len(sets), dtype=torch.float64)
-    for batch, _, step in newton_steps(problem, curvature, sets):
-        changes[:, batch] = (problem.evaluate_each(test, problem.theta + step, measure) - baseline).T
+    changes = newton_changes(problem, curvature, sets, test, measure)
     members = torch.cat(sets).unique()
     singles = list(members.split(1))
     alone = torch.empty(len(V), problem.n, dtype=torch.float64)
@@ -198,3 +220,26 @@ def of_sets(
         alone[:, members[batch]] = V @ step.T
     rescaled = torch.stack([alone[:, rows].sum(1) for rows in sets], dim=1)
     return rescaled, changes
+
+
+def newton_changes(
+    problem: LinearModel,
+    curvature: ExampleMean,
+    sets: list[Tensor],
+    test: Any,
+    measure: Measure | None,
+) -> Float[Tensor, "m g"]:
+    """The Newton prediction (B2) of each measure's change as sets are removed: evaluated, not differentiated.
+
+    Args:
+        problem: the model.
+        curvature: its Hessian.
+        sets: the training rows of each of g sets.
+        test: m test examples.
+        measure: what is asked about, None for the loss.
+    """
+    before = problem.evaluate_each(test, problem.theta[None], measure)[0]
+    changes = torch.empty(len(before), len(sets), dtype=torch.float64)
+    for batch, _, step in newton_steps(problem, curvature, sets):
+        changes[:, batch] = (problem.evaluate_each(test, problem.theta + step, measure) - before).T
+    return changes
