@@ -41,7 +41,7 @@ MODULES = {
     "runtime/tensor_files.py": "",
     "review/access.py": "",
     "review/journal.py": "",
-    "review/server.py": "tests/review/test_serving.py",
+    "review/server.py": "tests/review/test_serving.py tests/review/test_faults.py",
     "review/session.py": "",
     "review/pages.py": "tests/review/test_access.py",
     "review/export.py": "",

@@ -20,7 +20,7 @@ def test_only_this_machine_is_listened_to(fitted, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("upweight.review.server.uvicorn.Server", Server)
     told: list[str] = []
-    server.serve(session_of(fitted), lambda: ("labels.csv", b""), announce=told.append, browser=False)
+    server.serve(session_of(fitted), lambda: ("labels.csv", b""), port=0, announce=told.append, browser=False)
     ((host, port),) = heard
     assert host == "127.0.0.1"
     assert told[0].startswith(f"http://127.0.0.1:{port}/?token=")

@@ -69,9 +69,9 @@ def serve(
     session: Session,
     export: Export,
     *,
-    port: int = 0,
+    port: int,
     announce: Callable[[str], None],
-    browser: bool = True,
+    browser: bool,
 ) -> None:
     """The page is served until Ctrl-C.
 
