@@ -45,6 +45,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
     from .uses import (
         Box,
         attack,
+        diagnostics,
         explain,
         flip_set,
         mislabeled,
@@ -103,6 +104,7 @@ __all__ = [
     "Verification",
     "attack",
     "class_weighted",
+    "diagnostics",
     "explain",
     "flip_set",
     "from_estimator",
@@ -130,7 +132,7 @@ _HOMES = {
     "measures": "OfParameters Overall PerExample",
     "network": "Problem class_weighted token_mean",
     "solvers": "Arnoldi ConjugateGradient Exact LiSSA",
-    "uses": "Box attack explain flip_set mislabeled mismatch trust vulnerability vulnerable_targets",
+    "uses": "Box attack diagnostics explain flip_set mislabeled mismatch trust vulnerability vulnerable_targets",
     "validation": "Verification verify",
 }
 """Where the public names are, as the imports above say it to type checkers: module -> names."""

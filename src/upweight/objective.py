@@ -32,7 +32,6 @@ from .types import Keep, Params, Tensor
 Self = TypeVar("Self", bound="Objective")
 Linear = TypeVar("Linear", bound="LinearModel")
 CHANGEABLE = frozenset({"theta", "weights", "l2", "keep", "terms"})
-"""What `Objective.changed` takes."""
 
 
 class Objective(Identified):
@@ -57,18 +56,13 @@ class Objective(Identified):
     def changed(self: Self, **fields: Any) -> Self:
         """A copy with other values of some fields; nothing that was computed from the old ones comes along.
 
-        Args:
-            fields: `theta` (p,), `weights` (n,), `l2` (a number or (p,)), `keep` ("mean" or "total") or `terms`.
-
-        Raises:
-            TypeError: for any other field.
-            ValueError: for a value of another shape, negative or infinite.
+        `fields` are `theta` (p,), `weights` (n,), `l2` (a number or (p,)), `keep` ("mean" or "total") or `terms`.
+        Raises TypeError for any other field, ValueError for a value of another shape, negative or infinite.
 
         >>> import torch
         >>> from upweight import LinearProblem, Squared
-        >>> problem = LinearProblem(torch.eye(2), torch.zeros(2), torch.zeros(2), loss=Squared(), l2=0.5)
-        >>> problem.changed(l2=1.0).l2.tolist(), problem.l2.tolist()
-        ([1.0, 1.0], [0.5, 0.5])
+        >>> LinearProblem(torch.eye(1), [0.0], [0.0], loss=Squared()).changed(l2=1.0).l2
+        tensor([1.], dtype=torch.float64)
         """
         if unknown := ", ".join(sorted(fields.keys() - CHANGEABLE)):
             known = ", ".join(sorted(CHANGEABLE))
@@ -228,12 +222,8 @@ class Objective(Identified):
     ) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
         """S . g_i for every row s and training example i: the streamed pass behind all scores (R11).
 
-        Args:
-            rows: k vectors, flat (k, p) or as outer products of the weight matrices of `layers`.
-            within: the training examples, by default this process's share of all.
-
-        Returns:
-            An iterator of the place of each block of examples and its products, weight and folded penalty included.
+        Given are the place of each block of examples and its products, weight and folded penalty included. `rows` are
+        flat or outer products of the weight matrices of `layers`; `within` is by default this process's share of all.
         """
 
     def all_products(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k n"]:
@@ -359,6 +349,16 @@ class LinearModel(Objective):
             batch: m test examples.
             thetas: parameters (k, p).
             measure: what is asked about, default the loss.
+        """
+
+    @abstractmethod
+    def measured(self, eta: Tensor, targets: Any, measure: MeasureLike | None = None) -> Tensor:
+        """The measure (k, m) of m test examples with known outputs (k, m, c).
+
+        Args:
+            eta: k stacks of outputs.
+            targets: of the m examples, as `prepared` gives them.
+            measure: what is asked about, one number per example, default the loss.
         """
 
     @abstractmethod

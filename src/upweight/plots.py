@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from .curvature.base import Curvature
 from .types import Tensor
+from .uses.diagnostics import Diagnostics
 from .validation.verify import Verification
 
 COLOURS = {"top": "#0072B2", "random": "#E69F00"}
@@ -68,6 +69,44 @@ def verification(v: Verification) -> Figure:
     )
     axes.grid(alpha=0.25)
     axes.legend(fontsize="small", loc="upper left")
+    return figure
+
+
+def leverage(found: Diagnostics, named: int = 5) -> Figure:
+    """A figure of leverage against studentised residual, with the rows of the largest Cook's distances by name.
+
+    A point far to the right could pull much, one far up or down is not fitted; what is both changes the model. Areas
+    of points are proportional to Cook's distance.
+
+    Args:
+        found: Of rows, not of groups.
+        named: The number of rows that are named.
+
+    Raises:
+        ValueError: For diagnostics of groups, which have no residuals.
+
+    >>> import torch
+    >>> from upweight import Influence, LinearProblem, Squared, diagnostics
+    >>> X = torch.linspace(-1, 1, 30, dtype=torch.float64)[:, None]
+    >>> figure = leverage(diagnostics(Influence(LinearProblem.fit(X, X[:, 0].sin() + 0.1, loss=Squared()))))
+    >>> figure.axes[0].get_xlabel()
+    'leverage'
+    """
+    if "studentised" not in found.table:
+        raise ValueError("groups have no residuals to draw: make the diagnostics of rows, without by=")
+    table = found.table.dropna()
+    distances = table["cooks distance"]
+    figure = Figure(figsize=(5.8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    sizes = 8 + 200 * distances / (distances.max() or 1)
+    axes.scatter(
+        table["leverage"], table["studentised"], s=sizes, color=COLOURS["top"], alpha=0.6, linewidths=0
+    )
+    for row in distances.nlargest(named).index:
+        axes.annotate(str(row), table.loc[row, ["leverage", "studentised"]], fontsize="small")
+    axes.axhline(0, color="0.55", linewidth=1)
+    axes.set(xlabel="leverage", ylabel="studentised residual")
+    axes.grid(alpha=0.25)
     return figure
 
 

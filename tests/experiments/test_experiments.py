@@ -152,6 +152,12 @@ def test_solver_zoo_small(tmp_path: Path) -> None:
         assert result["outcomes"][name] == {"right": 8}
 
 
+def test_shown_effects_small(tmp_path: Path) -> None:
+    for name, line in small("shown_effects", tmp_path).items():
+        assert line["newton"]["error"] < 0.25 * line["first order"]["error"], name
+        assert line["newton"]["error"] < 0.05, name
+
+
 def test_estimators_refits_small(tmp_path: Path) -> None:
     run("estimators_refits", tmp_path, None)
     result = json.loads((tmp_path / "estimators_refits.json").read_text())

@@ -7,6 +7,7 @@ import upweight as uw
 from tests.support.cases import BY_NAME, CASES, Case, case_id
 from tests.support.classifiers import blobs, estimator, network
 from tests.support.compare import assert_close_per_row
+from upweight.influence.woodbury import newton_steps
 from upweight.measures import margin
 
 
@@ -30,16 +31,54 @@ def test_parts_add_up_to_the_effect_column_by_column(case: Case) -> None:
     """Each part is what goes through that column's coefficients: s_j . x_ij r_i / n, and their sum is the effect."""
     problem, test = case.problem, (case.test[0][:1], case.test[1][:1])
     influence = uw.Influence(problem)
-    found = uw.explain(influence, test, k=3)
-    for table, parts in zip((found.helpful, found.harmful), found.parts, strict=True):
-        effects = table["removal effect on the loss"]
-        assert parts.index.tolist() == effects.index.tolist()
-        assert_close_per_row(parts.sum(axis=1).to_numpy()[None], effects.to_numpy()[None], 1e-9)
+    found = uw.explain(influence, test, k=3, first_order=True)
+    for shown in (found, uw.explain(influence, test, k=3)):
+        for table, parts in zip((shown.helpful, shown.harmful), shown.parts, strict=True):
+            effects = table["removal effect on the loss"]
+            assert parts.index.tolist() == effects.index.tolist()
+            assert_close_per_row(parts.sum(axis=1).to_numpy()[None], effects.to_numpy()[None], 1e-9)
     row = torch.tensor([int(found.helpful.index[0])])
     gradient = problem.train_gradients(row)[0] - problem.folded_penalty
     through = influence.solve(problem.test_gradients(test)).value[0] * gradient / problem.n
     weight = problem.layout.unpack(through)["weight"].sum(0)
     assert_close_per_row(found.parts[0].iloc[:1, : problem.d].to_numpy(), weight[None], 1e-9)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.problem.gauge is None], ids=case_id)
+def test_parts_of_a_newton_step_are_what_it_does_through_each_coefficient(case: Case) -> None:
+    """Their sum, less what the measure's curve adds, is the gradient of the measure times the row's Newton step."""
+    problem, test = case.problem, (case.test[0][:1], case.test[1][:1])
+    influence = uw.Influence(problem, solver=uw.Exact())
+    found = uw.explain(influence, test, k=2)
+    assert "Newton step" in repr(found)
+    gradient = problem.test_gradients(test)[0]
+    for name, parts in found.parts[0].iterrows():
+        _, _, step = next(newton_steps(problem, uw.Hessian(problem), [torch.tensor([int(name)])]))
+        linear = parts.drop("the bend of the measure").sum()
+        assert linear == pytest.approx(float(gradient @ step[0]), rel=1e-7, abs=1e-15)
+
+
+def test_no_step_is_taken_where_first_order_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leverages of all rows need a factor, which large models do not have."""
+    case = BY_NAME["softmax"]
+    monkeypatch.setattr("upweight.influence.influence.RowSteps.of", pytest.fail)
+    test = case.test[0][:1], case.test[1][:1]
+    assert uw.explain(uw.Influence(case.problem), test, k=1, first_order=True).scores.changes is None
+    iterative = uw.Influence(case.problem, solver=uw.ConjugateGradient())
+    assert "first order" in repr(uw.explain(iterative, test, k=1))
+
+
+def test_rows_without_which_nothing_is_determined_are_listed_last_and_said() -> None:
+    """The only row of a category, without a penalty: its own effect is not known, the others' are."""
+    X = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
+    problem = uw.LinearProblem.fit(X, torch.tensor([0.0, 1.0, 3.0, 5.0]), loss=uw.Squared())
+    influence = uw.Influence(problem)
+    found = uw.explain(influence, (X[:1], torch.tensor([0.0])), k=3)
+    assert 3 not in [*found.helpful.index[:1], *found.harmful.index[:1]]
+    assert "Without 1 of the rows nothing determines the model" in repr(found)
+    scores = influence.of_each_removal((X[:1], torch.tensor([0.0])))
+    assert scores.effect().isnan().tolist() == [[False, False, False, True]]
+    assert scores.helpful(4).index[-1] == scores.harmful(4).index[-1] == scores.top(4).index[-1] == 3
 
 
 def test_parts_that_cancel_are_said_in_the_unit_of_the_effect() -> None:
@@ -87,7 +126,7 @@ def test_explain_refuses_many_rows() -> None:
 def test_the_ends_of_the_ranking_are_shown_strongest_first() -> None:
     problem = blobs(3)
     influence, test = uw.Influence(problem), problem.train_batch(torch.tensor([7]))
-    effect = influence.on_loss(test).removal_effect()[0]
+    effect = influence.of_each_removal(test).removal_effect()[0]
     found = uw.explain(influence, test, k=5)
     for table, sign in ((found.helpful, 1), (found.harmful, -1)):
         order = (sign * effect).argsort(descending=True)[:5]

@@ -145,7 +145,7 @@ def test_the_table_holds_predictions_as_scores_give_them() -> None:
     problem = weighted_softmax()
     influence, test = uw.Influence(problem), problem.train_batch(torch.tensor([3, 8]))
     result = uw.verify(influence, test, k=5, random=3, seed=2)
-    effects = influence.on_loss(test).removal_effect()
+    effects = influence.of_each_removal(test).removal_effect()
     for _, line in result.table.iterrows():
         assert line["predicted"] == float(effects[line["test row"], line["train row"]])
     top = result.table[result.table["group"] == "top"]

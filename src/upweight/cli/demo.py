@@ -52,9 +52,9 @@ def explained(out: Path, seed: int, k: int) -> None:
     test = pixels(digits.test[[wrong.row]]), torch.tensor([wrong.label])
     influence = Influence(problem)
     tell("solving with the Hessian")
-    scores = influence.on_loss(test)[0]
+    scores = influence.of_each_removal(test)[0]
     console().print(_table(scores, digits))
-    say(scores.sign)
+    say(f"{scores.sign} {scores.prediction}")
     tell(f"verifying: training again without each of the {k} top and {k} random digits")
     verified = verify(influence, test, k=k, seed=seed)
     say(in_words(verified, "digits"))
@@ -117,5 +117,5 @@ def _page(
             f"The linear system behind the effects: {scores.verdict}.",
             f"Every retrained model has a gradient norm of at most {worst:.1e}, computed independently of the solver.",
         ],
-        sign=scores.sign,
+        sign=f"{scores.sign} {scores.prediction}",
     )

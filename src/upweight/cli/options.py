@@ -118,6 +118,14 @@ Relative = Annotated[
     typer.Option("--relative", help="Rank by effect relative to each row's own pull: outliers step back."),
 ]
 
+FirstOrder = Annotated[
+    bool,
+    typer.Option(
+        "--first-order",
+        help="Effects of first order (Eq. 2), where a linear model's are those of Newton steps.",
+    ),
+]
+
 Seed = Annotated[int, typer.Option(help="Seed of the draw of rows, where some are drawn.", min=0)]
 
 # -- what is said -----------------------------------------------------------------------------------------------------

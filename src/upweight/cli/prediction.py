@@ -10,7 +10,7 @@ import typer
 from ..errors import InfluenceError
 from ..runtime.progress import tell
 from ..runtime.terminal import give
-from .options import ROUGH, Asking, FailOver, Format_, K, Measure, Out, Relative, Row, Test
+from .options import ROUGH, Asking, FailOver, FirstOrder, Format_, K, Measure, Out, Relative, Row, Test
 from .questions import asks
 from .show import own_name, show
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from ..validation.verify import Verification
 
 PARTS = (
-    "Because of: the largest parts of the effect by columns, in its unit; with the rest (other columns, the intercept) "
-    "they add up to it."
+    "Because of: the largest parts of the effect by columns, in its unit; with the rest (other columns, the intercept, "
+    "the bend of the measure) they add up to it."
 )
 """What stands in the column "because of", in a sentence."""
 ITSELF = "The row is one of the training rows: the model has seen it, and it may stand among those that are listed."
@@ -38,6 +38,7 @@ def explain(
     test: Test = None,
     measure: Measure = None,
     relative: Relative = False,
+    first_order: FirstOrder = False,
     k: K = 10,
     format: Format_ = None,
     out: Out = None,
@@ -49,7 +50,14 @@ def explain(
     from ..tables.asked import asked_about
 
     asked = asked_about(fitted, row, test, Asking.of(measure, fitted))
-    found = uses.explain(fitted.model.influence, asked.batch, k=k, relative=relative, measure=asked.measure)
+    found = uses.explain(
+        fitted.model.influence,
+        asked.batch,
+        k=k,
+        relative=relative,
+        measure=asked.measure,
+        first_order=first_order,
+    )
     sides = zip((found.helpful, found.harmful.iloc[::-1]), found.scores.roles, strict=True)
     both = pd.concat([table.assign(role=role) for table, role in sides])
     both = both[["role", *[name for name in both if name not in ("role", "influence")]]]
@@ -57,7 +65,8 @@ def explain(
         both = own_name(both, "label", fitted)
     parts = PARTS if found.parts else ""
     itself = ITSELF if test is None and asked.raw.name in fitted.raw.index else ""
-    for line in (str(asked.said), itself, found.scores.sign, asked.unit, parts, *found.scores.remarks):
+    scores = found.scores
+    for line in (str(asked.said), itself, scores.sign, scores.prediction, asked.unit, parts, *scores.remarks):
         if line:
             tell(line, always=True)
     show(both, format, out, f"Training rows responsible for row {row}")
@@ -76,6 +85,7 @@ def verify(
         ),
     ] = 20,
     seed: Annotated[int, typer.Option(help="Seed of the random control group.", min=0)] = 0,
+    first_order: FirstOrder = False,
     picture: Annotated[
         Path | None, typer.Option(help="A PNG of predicted against actual changes.", dir_okay=False)
     ] = None,
@@ -91,7 +101,13 @@ def verify(
     fitted.model.check_refit()
     asked, model = asked_about(fitted, row, test, Asking.of(measure, fitted)), fitted.model
     found = compared_with_retraining(
-        model.influence, asked.batch, k=k, seed=seed, refit=model.refit, measure=asked.measure
+        model.influence,
+        asked.batch,
+        k=k,
+        seed=seed,
+        refit=model.refit,
+        measure=asked.measure,
+        first_order=first_order,
     )
     if picture is not None:
         from .. import plots
@@ -121,6 +137,7 @@ def report(
     test: Test = None,
     measure: Measure = None,
     relative: Relative = False,
+    first_order: FirstOrder = False,
     k: Annotated[int, typer.Option("--k", help="Helpful and harmful rows to show, each.", min=1)] = 10,
     checked: Annotated[
         int,
@@ -136,7 +153,7 @@ def report(
 
     fitted.model.check_refit()
     asked = asked_about(fitted, row, test, Asking.of(measure, fitted))
-    page = explained_row(fitted, asked, k=k, checked=checked, relative=relative)
+    page = explained_row(fitted, asked, k=k, checked=checked, relative=relative, first_order=first_order)
     write(out, page)
     give(f"{out}\n")
     confirmed(page.verified, fail_over)

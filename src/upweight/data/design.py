@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import sparse
 
 from ..linalg.rows import DenseRows, Rows, SparseRows
@@ -122,6 +122,28 @@ class Design(ABC):
         for first in range(start, stop, size):
             rows = slice(first, min(first + size, stop))
             yield rows, self.block(rows, dtype)
+
+
+def distinct_rows(design: Design) -> tuple[Int[Tensor, " u"], Int[Tensor, " m"]]:
+    """The first of each kind of equal rows (u,), in their order, and for every row the place (m,) of its kind in them.
+
+    A product computed once for each kind is the same to the last digit for all of it, which a matrix product is not.
+
+    >>> first, place = distinct_rows(as_design([[1.0, 2.0], [0.0, 1.0], [1.0, 2.0]]))
+    >>> first.tolist(), place.tolist()
+    ([0, 1], [0, 1, 0])
+    """
+    first: list[int] = []
+    seen: dict[bytes, int] = {}
+    place = []
+    for part, block in design.blocks(SAMPLE_ROWS, torch.float64):
+        for row, numbers in enumerate(
+            block.dense().numpy() + 0.0, part.start
+        ):  # + 0.0 makes -0.0 the same as 0.0
+            place.append(seen.setdefault(numbers.tobytes(), len(first)))
+            if place[-1] == len(first):
+                first.append(row)
+    return torch.tensor(first), torch.tensor(place)
 
 
 class DenseBlock(Block):

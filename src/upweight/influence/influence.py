@@ -22,10 +22,9 @@ from ..types import ArrayLike, Tensor
 from . import checks, self_influence
 from .defaults import Settings, chosen
 from .given_rows import given_rows
-from .leave_one_out import LeaveOneOut, leave_one_out
+from .leave_one_out import LeaveOneOut, RowSteps, leave_one_out
 from .passes import Answer, compressed, streamed
-from .removal import Removal, of_sets
-from .removal_bounds import intervals
+from .removal import Removal, with_newton
 from .scores import Scores
 from .stationarity import warn_away
 from .stored_pass import StoredPass
@@ -67,10 +66,7 @@ class Influence:
 
     @property
     def settings(self) -> Settings:
-        """The curvature and the solver in use, each with its reason: what was given, or what suits the problem.
-
-        A curvature of a network that was not given may take a look at the ends of the Hessian's spectrum.
-        """
+        """The curvature and solver in use, with reasons; choosing one for a network may look at its spectrum."""
         return self._chosen.saying(self.problem.remarks)
 
     @cached_property
@@ -169,13 +165,11 @@ class Influence:
         return self._scores(values, answer._replace(drift=drift), test, asked, columns=columns)
 
     def _answer(self, test: Any, measure: Measure | None) -> Answer:
-        """-H^-1 grad L(z_test) of every test example, and what is known about it."""
         solution = self.solve(self.problem.test_gradients(test, measure))
         # Where the gradient costs a pass of its own, the scores tell the drift as they pass.
         return self._known(solution, drift=self.problem.facts.closed_form)
 
     def _known(self, solution: Solution, *, drift: bool) -> Answer:
-        """A solution, and what is known about it."""
         moved = checks.drift(self._gradient, solution.value) if drift else None
         return Answer(-solution.rounded, moved, solution.off, solution.verdict)
 
@@ -192,7 +186,6 @@ class Influence:
 
     @cached_property
     def _gradient(self) -> Tensor:
-        """What is left of grad R at theta."""
         return self.problem.gradient()
 
     def of_change(
@@ -282,6 +275,19 @@ class Influence:
         solved = self.solve(self.problem.test_gradients(test, measure)).value
         return given.weighed(-self.problem.input_gradients(given.batch, solved, at))
 
+    def of_each_removal(self, test: Any, *, measure: MeasureLike | None = None) -> Scores:
+        """The change of each test measure if each training row is removed, alone: the best prediction at hand.
+
+        Scores (m, n), whose `effect()` is for a linear model with a factorised Hessian the measure at the parameters of
+        the row's own Newton step, with exact leverage (B2), less the measure as it is; for others it is of first order
+        (Eq. 2), as `values` always are. `Scores.prediction` says which. `measure` is what is asked about, default the
+        loss.
+        """
+        scores = self.on_loss(test, measure=measure)
+        if not self.inverse.exact or self.row_steps is None:
+            return scores
+        return dataclasses.replace(scores, changes=self.row_steps.changes(test, as_measure(measure)))
+
     def of_removal(
         self, groups: Any, test: Any, *, measure: MeasureLike | None = None, guarantee: int = 0
     ) -> Removal:
@@ -295,8 +301,7 @@ class Influence:
                 carries an index is paired by it.
             test: m test examples.
             measure: what is asked about, default the loss.
-            guarantee: k adds bounds of the loss's exact change after k Newton steps, for logistic and softmax
-                regression.
+            guarantee: k adds bounds of the loss's exact change after k Newton steps (logistic and softmax regression).
 
         Returns:
             Changes (m, g) in the measure's unit; positive = the measure would rise.
@@ -306,32 +311,31 @@ class Influence:
         """
         names, sets = as_sets(groups, self.problem.n, self.problem.train_index)
         asked, model, curvature = as_measure(measure), self.problem.linear, self.settings.curvature.examples
-        if guarantee and asked is not None:
-            raise ValueError("guaranteed intervals are about the loss: leave `measure` out")
         if model is not None and (asked is None or asked.uses_batch):
             test = model.prepared(test)  # once, for all that follows
+        if model is not None and curvature is not None and asked is not None and not asked.smooth:
+            return Removal.counted(model, curvature, (names, sets), test, asked)
         found = Removal.of_first_order(self.on_loss(test, measure=asked), names, sets)
-        if model is None or curvature is None:
-            if guarantee:
-                raise ValueError("guaranteed intervals are for logistic and softmax regression")
-            return found
-        rescaled, newton = of_sets(model, curvature, sets, test, asked)
-        low, high = intervals(model, curvature, sets, test, guarantee) if guarantee else (None, None)
-        return dataclasses.replace(found, rescaled=rescaled, newton=newton, low=low, high=high)
+        return with_newton(found, model, curvature, sets, (test, asked), guarantee)
 
     def leave_one_out(self) -> LeaveOneOut:
         """Every training row of a linear model predicted without itself, from one factorisation (B5).
 
-        One Newton step for each row: exact for least squares, close for other losses.
+        One Newton step for each row, exact for least squares; `change` of it tells what any measure would become.
 
         Raises:
             TypeError: for models that are not linear and curvatures that are not their Hessian.
         """
-        model, curvature = self.problem.linear, self.settings.curvature.examples
-        if model is None or curvature is None:
+        if self.row_steps is None:
             raise TypeError("approximate leave-one-out predictions need a linear problem and its Hessian")
         self.problem.check_current()
-        return leave_one_out(model, curvature)
+        return leave_one_out(self.row_steps)
+
+    @cached_property
+    def row_steps(self) -> RowSteps | None:
+        """The Newton steps without each training row (B2), computed once; None for models that are not linear."""
+        model, curvature = self.problem.linear, self.settings.curvature.examples
+        return None if model is None or curvature is None else RowSteps.of(model, curvature)
 
     @cached_property
     def own(self) -> Scores:
@@ -357,17 +361,12 @@ class Influence:
             TypeError: for `samples` where the curvature is neither GaussNewton nor that of a convex problem.
             ValueError: for fewer than two samples.
         """
-        problem, curvature, provenance = self.problem, self.settings.curvature, self._provenance()
-        # A zero right-hand side is solved by zero.
-        penalty = self.solve(problem.folded_penalty.view(1, -1)).value
+        problem, provenance = self.problem, self._provenance()
+        values = self_influence.values_of(
+            problem, self.settings.curvature, self.inverse, self.solve, block, samples, seed
+        )
         if samples is not None:
-            drawn = self.solve(self_influence.draws(curvature, samples, seed)).value
-            parts = self_influence.by_draws(problem, drawn, penalty)
             provenance["settings"].append(self_influence.in_words(samples))
-        else:
-            closed = self_influence.closed_form(problem, curvature, self.inverse, penalty)
-            parts = closed or self_influence.by_solves(problem, self.inverse, penalty, block)
-        values = self_influence.scores_of(problem, parts)
         known: dict[str, Any] = {"ids": problem.train_index, "verdict": problem.facts.caution}
         return Scores(values, problem.n, measure="own loss", provenance=provenance, **known)
 
@@ -384,7 +383,7 @@ class Influence:
     def _scores(
         self, values: Tensor, answer: Answer, test: Any, measure: Measure | None, **fields: Any
     ) -> Scores:
-        """Numbers with all that is known about them; `fields` are those of `Scores` that differ from a removal's."""
+        """Numbers with all that is known about them; `fields` differ from a removal's."""
         # A measure of a whole batch, or of the parameters alone, has no test row to be named after.
         known: dict[str, Any] = {
             "measure": name_of(measure),

@@ -21,6 +21,7 @@ from ..objective import LinearModel
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Tensor
+from .removal_bounds import intervals
 from .scores import Scores
 from .stationarity import finishing
 from .woodbury import newton_steps
@@ -71,6 +72,31 @@ class Removal:
         first = torch.stack([effect[:, rows].sum(1) for rows in sets], dim=1)
         sizes = torch.tensor([len(rows) for rows in sets])
         return cls(names, sizes, first, measure=scores.measure, drift=scores.drift)
+
+    @classmethod
+    def counted(
+        cls,
+        problem: LinearModel,
+        curvature: ExampleMean,
+        groups: tuple[pd.Index, list[Tensor]],
+        test: Any,
+        measure: Measure,
+    ) -> Removal:
+        """The Newton predictions of a measure that has no derivative; those of first order are NaN.
+
+        Args:
+            problem: the model.
+            curvature: its Hessian.
+            groups: the names of the sets (g,) and the training rows of each.
+            test: the reference set.
+            measure: one number of it.
+        """
+        names, sets = groups
+        problem.check_current()
+        newton = newton_changes(problem, curvature, sets, test, measure)
+        unknown = torch.full_like(newton, torch.nan)
+        sizes = torch.tensor([len(rows) for rows in sets])
+        return cls(names, sizes, unknown, unknown, newton, measure=measure.name)
 
     @property
     def averaged(self) -> Removal:
@@ -132,6 +158,39 @@ class Removal:
         return as_html(head, self.to_frame(), *self.remarks)
 
 
+def with_newton(
+    found: Removal,
+    problem: LinearModel | None,
+    curvature: ExampleMean | None,
+    sets: list[Tensor],
+    asked: tuple[Any, Measure | None],
+    guarantee: int,
+) -> Removal:
+    """A first-order prediction with what linear models have beside it: leverage, the Newton step, bounds.
+
+    Args:
+        found: of first order.
+        problem: the model, None for others than linear ones.
+        curvature: its Hessian, None where there is none.
+        sets: the training rows of each of g sets.
+        asked: m test examples and the measure, None for the loss.
+        guarantee: Newton steps behind the bounds; 0: no bounds.
+
+    Raises:
+        ValueError: for guarantees that cannot be given.
+    """
+    test, measure = asked
+    if guarantee and measure is not None:
+        raise ValueError("guaranteed intervals are about the loss: leave `measure` out")
+    if problem is None or curvature is None:
+        if guarantee:
+            raise ValueError("guaranteed intervals are for logistic and softmax regression")
+        return found
+    rescaled, newton = of_sets(problem, curvature, sets, test, measure)
+    low, high = intervals(problem, curvature, sets, test, guarantee) if guarantee else (None, None)
+    return replace(found, rescaled=rescaled, newton=newton, low=low, high=high)
+
+
 def of_sets(
     problem: LinearModel,
     curvature: ExampleMean,
@@ -153,10 +212,7 @@ def of_sets(
         parameters is fitted by a set alone (Newton), or by a member alone (rescaled).
     """
     V = problem.test_gradients(test, measure)
-    baseline = problem.evaluate(test, measure)
-    changes = torch.empty(len(V), len(sets), dtype=torch.float64)
-    for batch, _, step in newton_steps(problem, curvature, sets):
-        changes[:, batch] = (problem.evaluate_each(test, problem.theta + step, measure) - baseline).T
+    changes = newton_changes(problem, curvature, sets, test, measure)
     members = torch.cat(sets).unique()
     singles = list(members.split(1))
     alone = torch.empty(len(V), problem.n, dtype=torch.float64)
@@ -164,3 +220,26 @@ def of_sets(
         alone[:, members[batch]] = V @ step.T
     rescaled = torch.stack([alone[:, rows].sum(1) for rows in sets], dim=1)
     return rescaled, changes
+
+
+def newton_changes(
+    problem: LinearModel,
+    curvature: ExampleMean,
+    sets: list[Tensor],
+    test: Any,
+    measure: Measure | None,
+) -> Float[Tensor, "m g"]:
+    """The Newton prediction (B2) of each measure's change as sets are removed: evaluated, not differentiated.
+
+    Args:
+        problem: the model.
+        curvature: its Hessian.
+        sets: the training rows of each of g sets.
+        test: m test examples.
+        measure: what is asked about, None for the loss.
+    """
+    before = problem.evaluate_each(test, problem.theta[None], measure)[0]
+    changes = torch.empty(len(before), len(sets), dtype=torch.float64)
+    for batch, _, step in newton_steps(problem, curvature, sets):
+        changes[:, batch] = (problem.evaluate_each(test, problem.theta + step, measure) - before).T
+    return changes

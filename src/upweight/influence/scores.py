@@ -22,6 +22,10 @@ from .stationarity import finishing, unfinished
 
 EDITS = ("removed", "replaced")
 ROLES = ("helpful", "harmful")
+FIRST_ORDER = "Effects are of first order in an example's weight (Eq. 2)."
+BETTER = "Where the model leans on a row they are too small: of_each_removal takes Newton steps, if there is a factor."
+NEWTON = "Effects are those of a Newton step without the row, with its leverage accounted for."
+UNDETERMINED = "Without {} of the rows nothing determines the model: their effect is not known (NaN)."
 SIGN = "Positive effect = the {measure} would rise if the training example were {edit} ({meaning})."
 
 
@@ -31,8 +35,9 @@ class Scores:
 
     `values` (m, n) float64 is I_up of Eq. 2: the derivative of the measure as the example is up-weighted. With
     `columns` (m, q) given, only those training rows were kept, per test row. `effect()` is the predicted change of the
-    measure by the edit: -I/n if removed, +I/n if replaced (the line after Eq. 3 has a sign slip). `scores[i]` are those
-    of one test row, `numpy.asarray(scores)` the values.
+    measure by the edit: -I/n if removed, +I/n if replaced (the line after Eq. 3 has a sign slip). That is first order:
+    `changes` take its place where there are some (`Influence.of_each_removal`). `scores[i]` are those of one test row,
+    `numpy.asarray(scores)` the values.
 
     >>> import torch
     >>> scores = Scores(torch.tensor([[-3.0, 6.0]], dtype=torch.float64), n=3)
@@ -55,6 +60,8 @@ class Scores:
     """Predicted change of each measure if training were finished (m,): effects below it are not to be trusted."""
     residual: Tensor | None = None
     """How far each row may be off by its solve (m,), relative: bounded where that can be, else ||v - A s|| / ||v||."""
+    changes: Tensor | None = None
+    """The change (m, q) of each measure as the row is removed, by a Newton step of its own; None: of first order."""
     verdict: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Content hash of weights, data and settings, and the settings in words."""
@@ -90,12 +97,13 @@ class Scores:
             found = [getattr(member, name) for member in members]
             return None if any(value is None for value in found) else torch.stack(found)
 
-        drift, residual = all_of("drift"), all_of("residual")
+        drift, residual, changes = all_of("drift"), all_of("residual"), all_of("changes")
         return replace(
             first,
             values=torch.stack([member.values for member in members]).mean(0),
             drift=None if drift is None else drift.mean(0),
             residual=None if residual is None else residual.amax(0),
+            changes=None if changes is None else changes.mean(0),
             verdict=f"mean of {len(members)} models: "
             + "; ".join(dict.fromkeys(member.verdict for member in members)),
             provenance={**first.provenance, "fingerprint": content_hash([], repr(prints)), "members": prints},
@@ -130,23 +138,28 @@ class Scores:
         pick = slice(row, row + 1 or None)
         parts: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name)[pick]
-            for name in ("columns", "test_ids", "drift", "residual")
+            for name in ("columns", "test_ids", "drift", "residual", "changes")
         }
         return replace(self, values=self.values[pick], **parts)
 
     def effect(self) -> Float[Tensor, "m q"]:
         """The predicted change of the measure by the edit, (m, q), in the measure's unit, 1/n included.
 
-        -I/n for examples that are removed, +I/n for those that are replaced; positive = the measure would rise.
+        -I/n for examples that are removed, +I/n for those that are replaced; positive = the measure would rise. Where
+        there are `changes`, it is those: NaN of rows without which nothing is determined.
 
         >>> import torch
         >>> Scores(torch.tensor([[-3.0, 6.0]], dtype=torch.float64), n=3, edit="replaced").effect()
         tensor([[-1.,  2.]], dtype=torch.float64)
         """
+        if self.changes is not None:
+            return self.changes
         return self.values * ((-1 if self.edit == "removed" else 1) / self.n)
 
     def removal_effect(self) -> Float[Tensor, "m q"]:
-        """-I/n (m, q), the predicted change of the measure if the example is removed; positive = helpful (for a loss).
+        """The predicted change (m, q) of the measure if the example is removed; positive = helpful (for a loss).
+
+        -I/n, of first order, or the `changes` where there are some.
 
         Raises ValueError for scores of replacements, whose sign is the other one: those have `effect()`.
 
@@ -193,7 +206,7 @@ class Scores:
         [1, 0]
         """
         effect = self._row()
-        order = effect.abs().topk(self._count(k)).indices
+        order = effect.abs().nan_to_num(-1).topk(self._count(k)).indices
         return self.table(order)
 
     def _row(self) -> Tensor:
@@ -209,7 +222,9 @@ class Scores:
         return min(k, self.values.shape[1])
 
     def _extreme(self, k: int, *, largest: bool) -> pd.DataFrame:
-        return self.table(self._row().topk(self._count(k), largest=largest).indices)
+        unknown = -torch.inf if largest else torch.inf  # rows without which nothing is determined come last
+        effect = self._row().nan_to_num(unknown, torch.inf, -torch.inf)
+        return self.table(effect.topk(self._count(k), largest=largest).indices)
 
     def table(self, order: Tensor) -> pd.DataFrame:
         """Some columns of the scores of one test row, in the order given: influence and effect by training row.
@@ -239,6 +254,18 @@ class Scores:
         if self.edit != "removed":
             meaning = "harmful change" if self.roles == ROLES else "the change raises it"
         return SIGN.format(measure=self.measure, edit=self.edit, meaning=meaning)
+
+    @property
+    def prediction(self) -> str:
+        """How the effects are predicted, and what they leave out, in a sentence or two.
+
+        >>> Scores(torch.zeros(1, 2, dtype=torch.float64), n=2).prediction.partition(" in ")[0]
+        'Effects are of first order'
+        """
+        if self.changes is None:
+            return f"{FIRST_ORDER} {BETTER}" if self.edit == "removed" else FIRST_ORDER
+        lost = int(self.changes.isnan().all(0).sum())
+        return f"{NEWTON} {UNDETERMINED.format(lost)}" if lost else NEWTON
 
     @property
     def roles(self) -> tuple[str, str]:
@@ -285,7 +312,7 @@ class Scores:
         ...     Scores.load(f"{folder}/scores.safetensors").values
         tensor([[-3.,  6.]], dtype=torch.float64)
         """
-        names = ("values", "columns", "drift", "residual")
+        names = ("values", "columns", "drift", "residual", "changes")
         tensors = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         words = {name: getattr(self, name) for name in ("n", "edit", "measure", "verdict", "provenance")}
         words |= {name: _plain(getattr(self, name)) for name in ("ids", "test_ids")}
@@ -319,7 +346,7 @@ class Scores:
         lines = [f"Scores: {len(self)} test rows, {self.n} training rows"]
         if self.columns is not None:
             lines[0] += f", the {self.values.shape[1]} strongest kept"
-        return [*lines, self.sign, *self.remarks]
+        return [*lines, self.sign, self.prediction, *self.remarks]
 
     def __repr__(self) -> str:
         tables = [f"\n{self.helpful(5).to_string()}\n{self.harmful(5).to_string()}"] if len(self) == 1 else []
@@ -340,6 +367,7 @@ def _check(scores: Scores) -> None:
         (type(scores.n) is int and scores.n >= 1, f"n is {scores.n!r}"),
         (scores.edit in EDITS, f"edit is {scores.edit!r}"),
         (scores.values.dtype == torch.float64, f"values are {scores.values.dtype}"),
+        (scores.changes is None or scores.changes.shape == (m, q), "changes are for other rows"),
         (
             places is not None or q in (0, scores.n) or scores.edit != "removed",
             f"{q} columns for n = {scores.n}",

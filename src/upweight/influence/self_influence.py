@@ -5,7 +5,7 @@ g^T A^-1 g of the bare gradient g of every example, and the product of g with A^
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import torch
@@ -16,7 +16,7 @@ from ..curvature.base import Curvature, OuterInverse
 from ..objective import LinearModel, Objective
 from ..runtime.distributed import shard
 from ..runtime.progress import track
-from ..solvers import Inverse
+from ..solvers import Inverse, Solution
 from ..types import Tensor
 from .leave_one_out import all_kernels
 from .passes import all_columns
@@ -24,6 +24,35 @@ from .woodbury import TotalHessian
 
 Own: TypeAlias = tuple[slice, Tensor, Tensor]
 """A block of training examples: g^T A^-1 g, and the product of g with A^-1 times the folded penalty."""
+
+
+def values_of(
+    problem: Objective,
+    curvature: Curvature,
+    inverse: Inverse,
+    solve: Callable[[Tensor], Solution],
+    block: int,
+    samples: int | None,
+    seed: int,
+) -> Float[Tensor, "1 n"]:
+    """The scores of all training examples on their own losses, in the way that suits model and solver.
+
+    Args:
+        problem: whose training examples.
+        curvature: A.
+        inverse: of A.
+        solve: applies the inverse, and raises where it fails.
+        block: examples that are solved for at a time.
+        samples: how many random right-hand sides estimate them, or None.
+        seed: of those.
+    """
+    # A zero right-hand side is solved by zero.
+    penalty = solve(problem.folded_penalty.view(1, -1)).value
+    if samples is not None:
+        drawn = solve(draws(curvature, samples, seed)).value
+        return scores_of(problem, by_draws(problem, drawn, penalty))
+    closed = closed_form(problem, curvature, inverse, penalty)
+    return scores_of(problem, closed or by_solves(problem, inverse, penalty, block))
 
 
 def scores_of(problem: Objective, parts: Iterator[Own]) -> Float[Tensor, "1 n"]:

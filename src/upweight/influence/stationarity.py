@@ -27,7 +27,7 @@ def below_drift(effects: Float[Tensor, "m q"], drift: Float[Tensor, " m"]) -> fl
     >>> below_drift(torch.tensor([[1.0, -3.0], [0.1, 0.2]]), torch.tensor([-2.0, 0.0]))
     0.25
     """
-    shown = effects.abs().topk(min(SHOWN, effects.shape[1]), dim=1).values
+    shown = effects.abs().nan_to_num(0).topk(min(SHOWN, effects.shape[1]), dim=1).values
     return float((shown < drift.abs()[:, None]).double().mean()) if shown.numel() else 0.0
 
 

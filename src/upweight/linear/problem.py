@@ -296,18 +296,18 @@ class LinearProblem(LinearModel):
     def evaluate(
         self, batch: Any, measure: MeasureLike | None = None, theta: Tensor | None = None
     ) -> Float[Tensor, " m"]:
-        theta, asked = self.theta if theta is None else theta, as_measure(measure)
-        if asked is not None and asked.single:
-            return asked.number(
-                self.layout.unpack(theta), lambda: questions.outputs_and_targets(self, batch, theta)
-            ).view(1)
-        design, y = self.prepared(batch)
-        return questions.measured(self, self.outputs(design, theta), y, asked)
+        theta = self.theta if theta is None else theta
+        return questions.evaluated(self, batch, theta, as_measure(measure))
 
     def evaluate_each(
         self, batch: Any, thetas: Float[Tensor, "k p"], measure: MeasureLike | None = None
     ) -> Float[Tensor, "k m"]:
         return questions.evaluated_at_each(self, self.map, batch, thetas, as_measure(measure))
+
+    def measured(
+        self, eta: Float[Tensor, "k m c"], targets: Any, measure: MeasureLike | None = None
+    ) -> Float[Tensor, "k _"]:
+        return questions.measured_at_each(self, eta, targets, as_measure(measure))
 
     def test_gradients(self, batch: Any, measure: MeasureLike | None = None) -> Float[Tensor, "m p"]:
         asked = as_measure(measure)

@@ -8,15 +8,18 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from ..data.design import Design
+from ..data.design import Design, distinct_rows
 from ..data.per_example import per_example
 from ..losses import Parts
 from ..measures import Measure, logit, margin, prediction, probability, share_of_sigmoids
 from ..objective import LinearModel
-from ..types import Tensor, as_tensor
+from ..types import Tensor
 from .arguments import one_per_example
 from .output_map import OutputMap
 from .second_derivative import BLOCK_ELEMENTS, rows_at_once
+
+OUTPUTS_AT_ONCE = 1 << 20
+"""Outputs of a batch at several parameters that are held at once."""
 
 
 def outputs_and_targets(
@@ -77,6 +80,42 @@ def _of_classes(problem: LinearModel, measure: Measure) -> Callable[..., Tensor]
     return share_of_sigmoids if problem.loss.separate_outputs and problem.c > 1 else probability
 
 
+def evaluated(
+    problem: LinearModel, batch: Any, theta: Tensor, measure: Measure | None
+) -> Float[Tensor, " m"]:
+    """The loss or measure of each example, or the single number that a measure is, (1,).
+
+    Args:
+        problem: the model.
+        batch: m test examples, as (inputs, targets).
+        theta: the parameters to look at (p,).
+        measure: what is asked about; None stands for the loss.
+    """
+    if measure is not None and measure.single:
+        check_probabilities(problem, measure)
+        params = problem.layout.unpack(theta)
+        return measure.number(params, lambda: outputs_and_targets(problem, batch, theta)).view(1)
+    design, y = problem.prepared(batch)
+    return measured(problem, problem.outputs(design, theta), y, measure)
+
+
+def measured_at_each(
+    problem: LinearModel, eta: Float[Tensor, "k m c"], targets: Any, measure: Measure | None
+) -> Float[Tensor, "k _"]:
+    """The loss or measure of each of m examples at k stacks of their outputs.
+
+    Args:
+        problem: the model whose loss it is.
+        eta: the outputs.
+        targets: the targets as the user has them, m of them.
+        measure: a measure that gives one number per example; None stands for the loss.
+    """
+    k, m = eta.shape[:2]
+    y = one_per_example(targets, m)
+    repeated = y.repeat(k, *[1] * (y.ndim - 1))
+    return measured(problem, eta.flatten(0, 1), repeated, measure).view(k, m)
+
+
 def evaluated_at_each(
     problem: LinearModel,
     to_outputs: OutputMap,
@@ -94,17 +133,49 @@ def evaluated_at_each(
         measure: what is asked about; None stands for the loss.
     """
     if measure is not None and measure.single:
-        batch = problem.prepared(batch) if measure.uses_batch else batch
-        return torch.stack([problem.evaluate(batch, measure, theta) for theta in thetas])
+        return _numbers_at_each(problem, to_outputs, batch, thetas, measure)[:, None]
     design, y = problem.prepared(batch)
     found = []
     for part in thetas.split(max(1, BLOCK_ELEMENTS // (design.shape[0] * problem.c))):
         blocks = design.blocks(rows_at_once(problem.d), torch.float64)
         eta = torch.cat([to_outputs.forward(block, part) for _, block in blocks]).permute(2, 0, 1)
-        targets = as_tensor(y)
-        targets = targets.repeat(len(part), *[1] * (targets.ndim - 1))
-        found.append(measured(problem, eta.flatten(0, 1), targets, measure).view(len(part), -1))
+        found.append(measured_at_each(problem, eta, y, measure))
     return torch.cat(found)
+
+
+def _numbers_at_each(
+    problem: LinearModel, to_outputs: OutputMap, batch: Any, thetas: Float[Tensor, "k p"], measure: Measure
+) -> Float[Tensor, " k"]:
+    """A single number at each of k parameter vectors.
+
+    A count moves only where two outputs swap, so outputs are the problem's own plus what the parameters' difference
+    makes of each *distinct* row of the batch: parameters that do not differ change nothing, equal rows stay equal.
+    """
+    if not measure.uses_batch:
+        return torch.stack([problem.evaluate(batch, measure, theta)[0] for theta in thetas])
+    check_probabilities(problem, measure)
+    design, y = problem.prepared(batch)
+    y = one_per_example(y, design.shape[0])
+    first, place = distinct_rows(design)
+    rows = design if len(first) == len(place) else design.take(first)
+    eta, found, unknown = problem.outputs(rows), [], thetas.isnan().any(1)
+    steps = torch.where(unknown[:, None], 0, thetas - problem.theta)
+    for part in steps.split(max(1, OUTPUTS_AT_ONCE // eta.numel())):
+        moved = torch.empty(*eta.shape, len(part), dtype=torch.float64)
+        for at, block in rows.blocks(rows_at_once(problem.d), torch.float64):
+            torch.add(to_outputs.forward(block, part), eta[at, :, None], out=moved[at])
+        moved = moved.permute(2, 0, 1)
+        found.append(measure.numbers(moved if rows is design else moved[:, place], y))
+    return torch.where(unknown, torch.nan, torch.cat(found))
+
+
+def check_probabilities(problem: LinearModel, measure: Measure) -> None:
+    """Raises ValueError where a measure takes outputs for logits of probabilities and the model's loss gives none."""
+    if measure.probabilities and not problem.loss.likelihood:
+        raise ValueError(
+            f"{measure.name} is about probabilities, and a model trained with {type(problem.loss).__name__} gives "
+            "none: ask about measures.auroc, accuracy or cohens_d"
+        )
 
 
 def output_derivatives(
@@ -141,6 +212,8 @@ def gradient_of_number(
         batch: the test examples, as (inputs, targets).
         measure: a measure that gives one number in all.
     """
+    measure.check_smooth()
+    check_probabilities(problem, measure)
     theta = problem.theta.clone().requires_grad_()
     seen: list[tuple[Design, Tensor]] = []
 

@@ -318,6 +318,7 @@ class Problem(Objective):
     def test_gradients(self, batch: Any, measure: MeasureLike | None = None) -> Float[Tensor, "m p"]:
         asked = as_measure(measure)
         if asked is not None and asked.single:
+            asked.check_smooth()
             return plain_gradient(self._single(batch, asked), self.theta).view(1, -1)
         function = None if asked is None else asked.function
         blocks = self.passes.test_rows(batch).blocks(self.memory.gradient_size)

@@ -13,7 +13,7 @@ from ..tables.default_models import origin, photograph
 from ..tables.fitted_file import FittedFile
 from ..tables.kinds import Kind
 from ..tables.reading import inside
-from ..uses.parts import INTERCEPT, NAMED, PENALTY, in_words
+from ..uses.parts import NAMED, NO_COLUMN, in_words
 
 CELLS = 200
 """Cells of a row that a page holds: those responsible first."""
@@ -118,6 +118,6 @@ def _blamed(parts: pd.Series | None, kinds: Mapping[str, Kind]) -> frozenset[str
     """The columns of the file that the largest parts go through, and the words of its texts."""
     if parts is None:
         return frozenset()
-    sizes = parts.drop([INTERCEPT, PENALTY], errors="ignore").abs()
+    sizes = parts.drop([*NO_COLUMN], errors="ignore").abs()
     found = [origin(str(name), kinds) for name in sizes[sizes > 0].nlargest(NAMED).index]
     return frozenset(word if kinds.get(column) == "text" else column for column, word in found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import Any
 
 import pandas as pd
 
@@ -16,7 +17,13 @@ from .page import NUMBERS, Page
 
 
 def explained_row(
-    fitted: FittedFile, asked: Asked, *, k: int = 10, checked: int = 20, relative: bool = False
+    fitted: FittedFile,
+    asked: Asked,
+    *,
+    k: int = 10,
+    checked: int = 20,
+    relative: bool = False,
+    first_order: bool = False,
 ) -> Page:
     """The report about one row's prediction: it is explained, and the explanation verified by retraining.
 
@@ -26,14 +33,16 @@ def explained_row(
         k: Training rows of either sign to show.
         checked: The model is retrained without each of so many rows of largest effect, and as many random ones.
         relative: Whether rows are ranked by effect relative to their own pull on the model.
+        first_order: Whether effects are of first order (Eq. 2) where they could be those of Newton steps.
 
     Raises:
         ValueError: The model cannot be retrained: a network that came without a `refit`.
     """
     influence = fitted.model.influence
-    found = explain(influence, asked.batch, k=k, relative=relative, measure=asked.measure)
+    how: dict[str, Any] = {"measure": asked.measure, "first_order": first_order}
+    found = explain(influence, asked.batch, k=k, relative=relative, **how)
     tell(f"verifying: training again without each of the {checked} top and {checked} random rows")
-    verified = verify(influence, asked.batch, k=checked, refit=fitted.model.refit, measure=asked.measure)
+    verified = verify(influence, asked.batch, k=checked, refit=fitted.model.refit, **how)
     parts = found.parts or (None, None)
     return Page(
         title=f"Why does the model say this of row {asked.name}?",
@@ -51,7 +60,7 @@ def explained_row(
         labels=fitted.raw[fitted.target],
         settings=_settings(fitted, relative),
         certificate=found.scores.remarks,
-        sign=f"{found.scores.sign} {asked.unit}".strip(),
+        sign=f"{found.scores.sign} {found.scores.prediction} {asked.unit}".strip(),
         measure=found.scores.measure,
         headings=found.headings,
         target=fitted.target if asked.said.quantity and fitted.target not in NUMBERS else "label",

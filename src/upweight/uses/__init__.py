@@ -2,6 +2,7 @@
 
 from .attack import Attack, attack
 from .box import Box
+from .diagnostics import Diagnostics, diagnostics
 from .explain import Explanation, explain
 from .flip_set import FlipSet, flip_set
 from .mislabeled import Suspects, mislabeled
@@ -12,12 +13,14 @@ from .vulnerability import vulnerability, vulnerable_targets
 __all__ = [
     "Attack",
     "Box",
+    "Diagnostics",
     "Explanation",
     "FlipSet",
     "Mismatch",
     "Suspects",
     "Trust",
     "attack",
+    "diagnostics",
     "explain",
     "flip_set",
     "mislabeled",

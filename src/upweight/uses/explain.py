@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from ..influence.influence import Influence
 from ..influence.scores import Scores
 from ..measures import MeasureLike
+from ..objective import LinearModel
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
+from ..types import Tensor
 from .labels import label_names
-from .parts import in_words, part_names, parts_of_effects
+from .parts import BEND, in_words, part_names, parts_of_effects
 from .said import Said, said_of
 
 
@@ -23,9 +26,10 @@ class Explanation:
     """The training rows responsible for one prediction, as `explain` found them.
 
     `helpful` and `harmful` have a line per training row: influence, predicted effect of its removal (positive = the
-    measure would rise), its label, and for linear models "because of": the largest parts of the effect by columns, in
-    its unit, and the rest of them. `parts` are two tables with all of them, for the rows of `helpful` and of `harmful`:
-    a line adds up to the row's effect. `said` is what a linear model says of the test row, and the row's own label.
+    measure would rise; of a linear model by a Newton step without the row), its label, and for linear models "because
+    of": the largest parts of the effect by columns, in its unit, and the rest of them. `parts` are two tables with all
+    of them, for the rows of `helpful` and of `harmful`: a line adds up to the row's effect. `said` is what a linear
+    model says of the test row, and the row's own label.
 
     For another measure than the loss `helpful` are the rows without which it would rise (they lower it), `harmful`
     those without which it would fall.
@@ -66,7 +70,7 @@ class Explanation:
         return plain("\n".join([self.question, *self._words(), tables]))
 
     def _words(self) -> list[str]:
-        return [self.scores.sign, *self.scores.remarks]
+        return [self.scores.sign, self.scores.prediction, *self.scores.remarks]
 
     def _repr_html_(self) -> str:
         first, second = self.headings
@@ -80,10 +84,12 @@ def explain(
     k: int = 10,
     relative: bool = False,
     measure: MeasureLike | None = None,
+    first_order: bool = False,
 ) -> Explanation:
     """The k most helpful and the k most harmful training rows of one prediction, and the columns responsible.
 
-    It costs what `on_loss` costs; relative influence takes the self-influence of all training rows as well.
+    Effects are those of `Influence.of_each_removal`: of a linear model Newton steps. The first question costs about one
+    more factorisation, the next ones little; relative influence takes the self-influence of all rows as well.
 
     Args:
         influence: of the model.
@@ -92,6 +98,7 @@ def explain(
         relative: ranks by I(z, z_test) / sqrt(self-influence of z), so that rows that move every prediction (outliers)
             do not fill every list (RelatIF: Barshan et al., 2020).
         measure: what is asked about, default the loss.
+        first_order: whether effects are of first order (Eq. 2) for linear models too.
 
     Raises:
         ValueError: for more than one test row or k < 1.
@@ -108,25 +115,48 @@ def explain(
     problem, model = influence.problem, influence.problem.linear
     if model is not None:
         test = model.prepared(test)
-    scores = influence.on_loss(test, measure=measure)
+    scores = (influence.on_loss if first_order else influence.of_each_removal)(test, measure=measure)
     if len(scores) != 1:
         raise ValueError(f"explain answers for one test row, got {len(scores)}; pass them one by one")
-    weight = torch.ones(problem.n, dtype=torch.float64)
+    ranking, own = scores.effect()[0], None
     if relative:
-        weight = influence.own.values[0].abs().clamp(min=1e-300).rsqrt()
-    order = (scores.effect()[0] * weight).sort(descending=True).indices
+        own = scores.values[0] * influence.own.values[0].abs().clamp(min=1e-300).rsqrt()
+        ranking = -own
+    order = ranking.nan_to_num(0).sort(descending=True).indices
     k = min(k, problem.n)
     sides = order[:k], order.flip(0)[:k]
+    split = None if model is None else _split(influence, model, scores, test, measure)
     tables, parts = [], []
-    solved = None if model is None else influence.solve(model.test_gradients(test, measure)).value
     for rows in sides:
         table = scores.table(rows)
-        if relative:
-            table.insert(1, "relative influence", (scores.values[0] * weight)[rows].numpy())
-        if model is not None and solved is not None:
-            of_rows = parts_of_effects(model, rows, solved).numpy()
-            parts.append(pd.DataFrame(of_rows, index=table.index, columns=part_names(model)))
+        if own is not None:
+            table.insert(1, "relative influence", own[rows].numpy())
+        if model is not None and split is not None:
+            parts.append(split(rows).set_axis(table.index))
             table["label"] = label_names(model, model.y[rows])
             table["because of"] = [in_words(line) for _, line in parts[-1].iterrows()]
         tables.append(table)
     return Explanation(scores, tables[0], tables[1], said_of(problem, test), relative, tuple(parts))
+
+
+def _split(
+    influence: Influence, model: LinearModel, scores: Scores, test: Any, measure: MeasureLike | None
+) -> Callable[[Tensor], pd.DataFrame]:
+    """What takes the effects of some training rows apart by columns, a line for each."""
+    gradient = model.test_gradients(test, measure)
+    steps = None if scores.changes is None else influence.row_steps
+    if scores.changes is None or steps is None:
+        solved = influence.solve(gradient).value
+        return lambda rows: pd.DataFrame(
+            parts_of_effects(model, rows, solved).numpy(), columns=part_names(model)
+        )
+    changes, solved = scores.changes[0], model.n * steps.total.solve(gradient)
+
+    def parts(rows: Tensor) -> pd.DataFrame:
+        found = parts_of_effects(model, rows, solved, steps.pull[rows])
+        bend = changes[rows] - found.sum(1)
+        return pd.DataFrame(
+            torch.cat([found, bend[:, None]], dim=1).numpy(), columns=[*part_names(model), BEND]
+        )
+
+    return parts

@@ -10,14 +10,19 @@ from ..objective import LinearModel
 from ..types import Tensor
 from .labels import feature_name
 
-INTERCEPT, PENALTY = "the intercept", "the penalty"
-"""The parts of no column: through the intercept, and of the penalty that a removed row takes along."""
+INTERCEPT, PENALTY, BEND = "the intercept", "the penalty", "the bend of the measure"
+"""The parts of no column: through the intercept, of the penalty that a removed row takes along, and what the measure's
+own curvature adds where it is evaluated at the shifted parameters."""
+NO_COLUMN = (INTERCEPT, PENALTY, BEND)
 NAMED = 3
 """Columns that are named for each training row."""
 
 
 def parts_of_effects(
-    model: LinearModel, rows: Tensor, solved: Float[Tensor, "1 p"]
+    model: LinearModel,
+    rows: Tensor,
+    solved: Float[Tensor, "1 p"],
+    pull: Float[Tensor, "k c"] | None = None,
 ) -> Float[Tensor, "k parts"]:
     """The removal effect of training rows, taken apart by the columns of X: each line adds up to the row's effect.
 
@@ -30,13 +35,14 @@ def parts_of_effects(
         model: the linear model.
         rows: numbers of k training rows.
         solved: H^-1 times the gradient of the measure, (1, p).
+        pull: the rows' residuals with their leverage accounted for (`RowSteps.pull`), (k, c); None: as they are.
 
     Returns:
         The parts (k, d + 2) in the measure's unit, positive = it would rise by the removal: d columns, intercept and
         penalty.
     """
     x = model.train_batch(rows)[0].block(slice(None), torch.float64).dense()
-    r = model.derivatives().r[rows] / model.n
+    r = (model.derivatives().r[rows] if pull is None else pull) / model.n
     s = model.layout.unpack(solved[0])
     columns = x * (r @ s["weight"])
     intercept = r @ s["bias"] if model.has_intercept else r.new_zeros(len(r))
@@ -57,7 +63,7 @@ def in_words(parts: pd.Series, count: int = NAMED) -> str:
     >>> in_words(pd.Series({"age": 0.0012, "dose": -0.0003, "noise": 0.0, "the intercept": 0.01}))
     'age (+0.0012), dose (-0.0003), the rest (+0.01)'
     """
-    columns = parts[(parts != 0) & ~parts.index.isin([INTERCEPT, PENALTY])]
+    columns = parts[(parts != 0) & ~parts.index.isin(NO_COLUMN)]
     shown = columns.iloc[columns.abs().argsort(kind="stable")[::-1]].iloc[:count]
     words = [f"{name} ({value:+.3g})" for name, value in shown.items()]
     if (parts != 0).sum() > len(shown):

@@ -138,12 +138,14 @@ def verify(
     seed: int = 0,
     tolerance: float | None = None,
     own: int = 3,
+    first_order: bool = False,
 ) -> Verification:
     """The judge of influence: removes single training examples, retrains, and compares with the predictions (R15).
 
-    Removed are the k examples of largest |influence| on each test row, and random ones. The baseline is a refit with
-    nothing removed, so that what training would have done anyway does not count. Linear problems are refitted here,
-    many at a time. Ctrl-C keeps what is finished.
+    Predictions are those of `Influence.of_each_removal`, as they are shown: of a linear model by Newton steps.
+    Removed are the k examples of largest predicted effect on each test row, and random ones. The baseline is a refit
+    with nothing removed, so that what training would have done anyway does not count. Linear problems are refitted
+    here, many at a time. Ctrl-C keeps what is finished.
 
     Args:
         influence: whose predictions are judged.
@@ -159,6 +161,7 @@ def verify(
         own: rows without which a problem of `from_estimator` has the user's own estimator fitted again as well, its
             transformers too: where its changes are others, it was read wrongly, stopped early, or its transformers
             learn from the targets.
+        first_order: whether effects of first order (Eq. 2) are judged, not those that `explain` shows.
 
     Raises:
         ValueError: for k < 1, a missing `refit`, and fewer than two finished refits.
@@ -176,9 +179,9 @@ def verify(
     if k < 1 or random < 0:
         raise ValueError(f"k must be >= 1 and random >= 0, got k = {k}, random = {random}")
     k = min(k, problem.n - 1)
-    scores = influence.on_loss(test, measure=measure)
+    scores = (influence.on_loss if first_order else influence.of_each_removal)(test, measure=measure)
     predicted = scores.removal_effect()
-    top = predicted.abs().topk(k, dim=1).indices
+    top = predicted.abs().nan_to_num(0).topk(k, dim=1).indices
     shuffled = torch.randperm(problem.n, generator=torch.Generator().manual_seed(seed))
     control = shuffled[: min(random, problem.n - 1)]
     removed = torch.unique(torch.cat([top.flatten(), control]))
