@@ -108,7 +108,7 @@ ESTIMATORS: list[tuple[Any, str, str]] = [
     (TunedThresholdClassifierCV(LOGISTIC, cv=3), "two", "threshold held"),
     (RidgeClassifier(), "several", ""),
     (RidgeClassifierCV(), "several", "alpha held"),
-    (LinearSVC(C=0.01, dual=False, **TIGHT), "several", ""),
+    (LinearSVC(C=0.01, dual=False, **TIGHT), "several", "curvature jumps"),
     (LinearSVC(C=0.01, loss="hinge", tol=1e-5, max_iter=10**5), "two", SMOOTHED),
     (SVC(kernel="linear", C=0.01, tol=1e-9), "two", SMOOTHED),
     (SVC(tol=1e-9), "two", SMOOTHED),
@@ -131,7 +131,7 @@ ESTIMATORS: list[tuple[Any, str, str]] = [
     (
         LinearSVR(C=0.1, epsilon=0.1, loss="squared_epsilon_insensitive", dual=False, **TIGHT),
         "number",
-        "",
+        "curvature jumps",
     ),
     (LinearSVR(C=0.1, epsilon=0.1, tol=1e-5, max_iter=10**5), "number", SMOOTHED),
     (SVR(tol=1e-9), "number", SMOOTHED),
