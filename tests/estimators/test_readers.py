@@ -37,7 +37,6 @@ def test_every_reader_is_that_of_its_family():
         "RidgeClassifier": least_squares.ridge_classifier,
         "Lasso": least_squares.elastic_net,
         "ElasticNet": least_squares.elastic_net,
-        "ARDRegression": least_squares.ard,
         "KernelRidge": least_squares.kernel_ridge,
         "PoissonRegressor": regressions.generalised,
         "GammaRegressor": regressions.generalised,

@@ -38,17 +38,14 @@ def test_certified_rows_keep_the_support_when_they_are_removed(estimator, y):
     moved = {
         i for i, one in enumerate(refits) if not np.array_equal(np.sign(one.coef_), np.sign(model.coef_))
     }
-    bound = problem.penalty.slope.abs().max() / (
-        estimator.l1_ratio if estimator.__class__ is ElasticNet else 1
-    )
-    note = problem.terms.notes[-1]
-    named = set() if note.startswith("no training row") else None
-    found = changed_support(problem, _columns(columns, float(bound)), WIDE)
+    slope, note = problem.penalty.slope, problem.terms.notes[-1]
+    assert slope is not None
+    found = changed_support(problem, _columns(columns, float(slope.abs().max())), WIDE)
     assert found is not None
     said = set(found.tolist())
-    assert named is None or not said
+    assert note.startswith("no training row") == (not said)
     # A Newton step is not the refit: rows right at the edge may differ.
-    assert len(moved ^ said) <= 3
+    assert len(moved ^ said) <= 5
     assert len(said) < N
 
 
@@ -62,11 +59,12 @@ def test_newton_predictions_of_certified_rows_are_exact_for_the_lasso():
     fine = 0
     for i in range(12):
         again = Lasso(alpha=0.15, **NET).fit(np.delete(WIDE, i, 0), np.delete(Y, i))
-        newton = Influence(problem).of_removal([[i]], (WIDE, Y)).newton[:, 0]
+        newton = Influence(problem).of_removal([[i]], (WIDE, Y)).newton
+        assert newton is not None
         actual = 0.5 * ((again.predict(WIDE) - Y) ** 2 - (model.predict(WIDE) - Y) ** 2)
         if np.array_equal(np.sign(again.coef_), np.sign(model.coef_)):
             fine += 1
-            assert float((newton - torch.from_numpy(actual)).norm()) < 1e-6 * np.linalg.norm(actual)
+            assert float((newton[:, 0] - torch.from_numpy(actual)).norm()) < 1e-6 * np.linalg.norm(actual)
     assert fine > 5
 
 

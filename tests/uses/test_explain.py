@@ -58,6 +58,16 @@ def test_parts_of_a_newton_step_are_what_it_does_through_each_coefficient(case: 
         assert linear == pytest.approx(float(gradient @ step[0]), rel=1e-7, abs=1e-15)
 
 
+def test_no_step_is_taken_where_first_order_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leverages of all rows need a factor, which large models do not have."""
+    case = BY_NAME["softmax"]
+    monkeypatch.setattr("upweight.influence.influence.RowSteps.of", pytest.fail)
+    test = case.test[0][:1], case.test[1][:1]
+    assert uw.explain(uw.Influence(case.problem), test, k=1, first_order=True).scores.changes is None
+    iterative = uw.Influence(case.problem, solver=uw.ConjugateGradient())
+    assert "first order" in repr(uw.explain(iterative, test, k=1))
+
+
 def test_rows_without_which_nothing_is_determined_are_listed_last_and_said() -> None:
     """The only row of a category, without a penalty: its own effect is not known, the others' are."""
     X = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 1.0]])

@@ -9,7 +9,7 @@ import numpy as np
 from ..linear.kernel_features import LARGE, FeatureMap
 from ..losses import Squared, SquaredMargin
 from .reading import Options, Reading, coefficients, intercept_of, on_weighted_mean
-from .sparse_models import Active, Columns
+from .sparse_models import Active
 
 
 def least_squares(model: Any, X: Any, options: Options) -> Reading:
@@ -77,31 +77,6 @@ def elastic_net(model: Any, X: Any, options: Options) -> Reading:
         return Reading(coef, intercept, Squared(), l2, "mean")
     active = Active.of(model, coef, l1)
     return active.reading(intercept, Squared(), l2, "mean")
-
-
-def ard(model: Any, X: Any, options: Options) -> Reading:
-    """What ARDRegression settled on: least squares with a penalty lambda_j / alpha on each column that it kept.
-
-    On the mean loss that is l2_j = lambda_j / (alpha n). The precisions and the columns that were dropped are held
-    fixed; a refit with them keeps the total penalty.
-
-    Args:
-        model: the fitted estimator.
-        X: its n training inputs as it sees them.
-        options: not used; nothing is left to choose.
-    """
-    coef = coefficients(model)
-    kept = np.flatnonzero(model.lambda_ < model.threshold_lambda)
-    columns = Columns(kept, coef.shape[1], np.inf)
-    intercept = intercept_of(model, 1)
-    l2 = np.asarray(model.lambda_)[kept] / (model.alpha_ * X.shape[0])
-    if intercept is not None:
-        l2 = np.append(l2, 0.0)
-    note = (
-        f"the precisions that the data chose, and with them the {len(kept)} of {coef.shape[1]} columns that were kept, "
-        "are held fixed"
-    )
-    return Reading(coef[:, kept], intercept, Squared(), l2, "total", phi=columns, notes=(note,))
 
 
 def kernel_ridge(model: Any, X: Any, options: Options) -> Reading:

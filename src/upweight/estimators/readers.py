@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .chosen import WRAPPERS
-from .least_squares import ard, elastic_net, kernel_ridge, least_squares, ridge_classifier
+from .least_squares import elastic_net, kernel_ridge, least_squares, ridge_classifier
 from .logistic import logistic_regression, sgd
 from .reading import Reader
 from .regressions import generalised, huber, linear_svr, quantile, sgd_regressor, svr
@@ -21,7 +21,6 @@ READERS: dict[str, Reader] = {
     "RidgeClassifier": ridge_classifier,
     "Lasso": elastic_net,
     "ElasticNet": elastic_net,
-    "ARDRegression": ard,
     "KernelRidge": kernel_ridge,
     "PoissonRegressor": generalised,
     "GammaRegressor": generalised,
@@ -40,6 +39,7 @@ READERS: dict[str, Reader] = {
 REFUSED = {
     "NuSVR": "its tube is set by the data through nu; use SVR",
     "NuSVC": "its penalty is set by the data through nu; use SVC",
+    "ARDRegression": "a refit chooses a precision for every column anew, which moves it more; use BayesianRidge",
     "Perceptron": 'it has no optimum that it would end at; use SGDClassifier with loss="hinge"',
     "MultiTaskLasso": "its penalty ties the targets together; use Lasso for each target",
     "MultiTaskElasticNet": "its penalty ties the targets together; use ElasticNet for each target",

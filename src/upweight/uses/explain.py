@@ -143,7 +143,8 @@ def _split(
     influence: Influence, model: LinearModel, scores: Scores, test: Any, measure: MeasureLike | None
 ) -> Callable[[Tensor], pd.DataFrame]:
     """What takes the effects of some training rows apart by columns, a line for each."""
-    gradient, steps = model.test_gradients(test, measure), influence.row_steps
+    gradient = model.test_gradients(test, measure)
+    steps = None if scores.changes is None else influence.row_steps
     if scores.changes is None or steps is None:
         solved = influence.solve(gradient).value
         return lambda rows: pd.DataFrame(

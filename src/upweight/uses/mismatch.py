@@ -52,8 +52,10 @@ class Mismatch:
         return as_html(head, self.groups.head(10), self.drift, responsible, self.features)
 
     def _words(self) -> tuple[str, str]:
+        how = "of first order" if self.features.empty else "by a Newton step without the group"
         return (
-            "Predicted change of the slice's mean loss if a group of rows were removed (negative = it harms)",
+            "Predicted change of the slice's mean loss if a group of rows were removed (negative = it harms), "
+            + how,
             f"Columns responsible in group {self.groups.index[0]!r}: parts that add up to its effect of first order",
         )
 
