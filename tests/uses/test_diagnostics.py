@@ -144,7 +144,7 @@ def test_what_has_no_diagnostics_is_refused():
     with pytest.raises(ValueError, match="one output, the model has 3"):
         uw.diagnostics(uw.Influence(softmax))
     hinge = uw.LinearProblem.fit(X, (Y > 0).astype(int), loss=uw.SquaredHinge(), l2=0.1)
-    with pytest.raises(ValueError, match="not SquaredHinge with no likelihood"):
+    with pytest.raises(ValueError, match="not SquaredHinge: ask"):
         uw.diagnostics(uw.Influence(hinge))
     network = torch.nn.Linear(D, 1).double()
     problem = uw.Problem(network, torch.nn.functional.mse_loss, (torch.tensor(X), draw(N, 1)), l2=0.1)

@@ -152,8 +152,8 @@ def _is_least_squares(problem: LinearModel) -> bool:
         return True
     if not problem.loss.likelihood:
         raise ValueError(
-            f"diagnostics are about least squares and logistic regression, not {type(problem.loss).__name__} with "
-            "no likelihood of its own: ask influence.leave_one_out()"
+            f"diagnostics are about least squares and logistic regression, not {type(problem.loss).__name__}: "
+            "ask influence.leave_one_out()"
         )
     return False
 
