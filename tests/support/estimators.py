@@ -73,7 +73,12 @@ SMOOTH = [
     (LogisticRegression(C=0.3, solver="saga", l1_ratio=1, **TIGHT), "two", True, 1e-3),
     (LogisticRegression(C=0.3, solver="saga", l1_ratio=0.5, **TIGHT), "two", False, 1e-3),
     (LogisticRegression(C=0.3, solver="liblinear", l1_ratio=1, **TIGHT), "two", False, 1e-3),
-    (LinearSVC(C=0.1, penalty="l1", dual=False, **TIGHT), "two", False, 1e-3),
+    (
+        LinearSVC(C=0.1, penalty="l1", dual=False, random_state=0, tol=1e-7, max_iter=10**5),
+        "two",
+        False,
+        1e-3,
+    ),
     (PoissonRegressor(alpha=0.2, solver="newton-cholesky", **TIGHT), "counts", False, 1e-3),
     (PoissonRegressor(alpha=0.0, solver="newton-cholesky", **TIGHT), "counts", True, 1e-3),
     (GammaRegressor(alpha=0.2, solver="newton-cholesky", **TIGHT), "amounts", False, 1e-3),
