@@ -1,5 +1,7 @@
 """Removal of sets: against plain algebra, and against retraining by plain Newton."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +16,7 @@ from tests.support.refits import losses_on_test, plain_step, total_objective
 from upweight import Hessian
 from upweight.data.row_sets import as_sets
 from upweight.influence.removal import Removal
+from upweight.influence.stationarity import finishing
 
 SETS = [[3], [0], [1, 2], [0, 2, 3, 4]]
 
@@ -242,3 +245,14 @@ def test_changes_of_the_mean_are_means_of_the_changes_and_so_is_the_drift() -> N
     assert frame["only together"].to_numpy() == pytest.approx(
         (frame["newton"] - frame["rescaled"]).to_numpy()
     )
+
+
+def test_unfinished_training_is_told_beside_the_best_prediction() -> None:
+    case = CASES[0]
+    found = uw.Influence(case.problem).of_removal([[0, 1]], case.test)
+    assert found.newton is not None
+    drift = found.newton.abs().minimum(found.first_order.abs())[:, 0] * 2
+    found = replace(found, drift=drift, newton=3 * drift[:, None], first_order=0.1 * drift[:, None])
+    assert found.remarks == [finishing("loss", drift, 3 * drift[:, None])]
+    assert "0% of the effects are smaller" in found.remarks[0]
+    assert "100% of the effects are smaller" in replace(found, newton=None).remarks[0]
