@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from .capabilities import Facts, LayerGradients, SecondDerivative
+from .capabilities import Facts, LayerGradients, SecondDerivative, Stages
 from .data.design import Design
 from .data.user_terms import Terms
 from .data.weights import check_theta, check_weights
@@ -168,6 +168,11 @@ class Objective(Identified):
     @abstractmethod
     def layers(self) -> LayerGradients | None:
         """Gradients as sums of outer products, layer by layer, or None where they have no such form."""
+
+    @property
+    def stages(self) -> Stages | None:
+        """The derivatives of a model that was trained stage by stage, and has no Hessian; None for all others."""
+        return None
 
     @property
     @abstractmethod

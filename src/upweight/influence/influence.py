@@ -119,7 +119,15 @@ class Influence:
                 [ 1.5000]], dtype=torch.float64)
         """
         given = given_rows(self.problem, rows, weights)
-        return -self.solve(given.gradients(self.problem)).value
+        g = given.gradients(self.problem)
+        checks.question(self.problem, g, self.settings.curvature.damping)
+        return -self._moves(g).value
+
+    @cached_property
+    def _moves(self) -> Inverse:
+        """What moves of the parameters are solved with: of a symmetric curvature what all else is solved with too."""
+        curvature = self.settings.curvature.transposed
+        return self.inverse if curvature.adjoint else self.settings.solver.prepare(curvature)
 
     def on_loss(
         self,

@@ -21,8 +21,10 @@ from .regressions import (
     SquaredEpsilonInsensitive,
     Tweedie,
 )
+from .shares import Brier
 
 __all__ = [
+    "Brier",
     "Huber",
     "LinearLoss",
     "Logistic",
