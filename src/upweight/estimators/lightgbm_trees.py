@@ -82,7 +82,6 @@ def lightgbm(model: Any, rows: Rows) -> TreeReading:
         class_weights=class_weights,
         start_sees_them=sees,
         single=True,
-        rounded=2.4e-7 * float(np.abs(begin).max()),
     )
 
 

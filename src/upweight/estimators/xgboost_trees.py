@@ -13,9 +13,6 @@ from ..trees.structure import Round
 from ..types import Tensor
 from .tree_models import Rows, TreeReading, numbered_leaves, refused, tree
 
-SINGLE = 2.4e-7
-"""Two rounding units of float32, in which scores are added up."""
-
 
 def xgboost(model: Any, rows: Rows) -> TreeReading:
     """XGBClassifier, XGBRegressor and Booster: V = soft(G, alpha) / (H + lambda), clipped, with eta outside.
@@ -90,9 +87,8 @@ def xgboost(model: Any, rows: Rows) -> TreeReading:
         lambda X: predicted(X, output_margin=True).reshape(-1, c).astype(np.float64),
         class_weights=class_weights,
         single=True,
-        single_scores=True,
+        single_start=Fixed(tuple(own_start.tolist())),
         notes=notes,
-        rounded=SINGLE * float(np.abs(predicted(rows.X, output_margin=True)).max()),
     )
 
 

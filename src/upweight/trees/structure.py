@@ -89,6 +89,15 @@ class Structure:
         """The length of theta."""
         return self.places[-1][-1][-1].stop if self.rounds else self.c
 
+    def name_of(self, place: int) -> str:
+        """What the entry of theta at that place is called in messages."""
+        for r, steps in enumerate(self.places):
+            for step in steps:
+                for i, own in enumerate(step):
+                    if own.start <= place < own.stop:
+                        return f"leaf {place - own.start} of tree {i} of round {r}"
+        return f"the start of score {place}"
+
     def numbered(self) -> list[tuple[Round, list[list[slice]]]]:
         """The rounds with the places of their leaf values."""
         return list(zip(self.rounds, self.places, strict=True))
