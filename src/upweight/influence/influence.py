@@ -395,5 +395,5 @@ class Influence:
     def _scores(self, values: Tensor, answer: Answer, test: Any, of: Measure | None, **fields: Any) -> Scores:
         """Numbers with all that is known about them; `fields` differ from a removal's."""
         return as_scores(
-            self.problem, (test, measure), values, answer, provenance=self._provenance(), **fields
+            self.problem, (test, of), values, answer, provenance=self._provenance(), **fields
         )
