@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -16,12 +17,16 @@ from ..measures import Measure, MeasureLike, as_measure
 from ..objective import LinearModel
 from ..runtime.progress import track
 from ..types import Tensor, as_tensor
+from .settling import MOST, Settled, rows_held, settled
 from .woodbury import HELD_BYTES, TotalHessian, identity_where, is_determined
 
 FLAT = 1e-10
 """A share of the largest curvature of an example in its output: below it leverages do not tell kernel values."""
 ROWS, NUMBERS = (256, 1024), 1 << 19
 """Rows that meet a piece of the inverse at once: so many that what is solved stays in cache, within bounds."""
+
+ALL = 1 << 30
+"""n^2 p up to which all rows are settled: about a second."""
 
 RowKernels: TypeAlias = tuple[slice, Tensor, Tensor]
 """A block of training rows: its place, K (b, c, c), the error (b,) of S^T K S."""
@@ -208,6 +213,30 @@ class RowSteps:
         problem = self.total.problem
         E = problem.output_gradients(problem.train_batch(rows))
         return problem.theta + self.total.solve((self.pull[rows, None] @ E)[:, 0]) + self.shared
+
+    @property
+    def few(self) -> bool:
+        """Whether there are so few data that all rows are settled in about a second, and their parameters held."""
+        n, p = self.total.problem.n, self.total.problem.p
+        return n * n * p <= ALL and 8 * n * p <= HELD_BYTES
+
+    @cached_property
+    def all_settled(self) -> Settled:
+        """All rows after as many Newton steps as each needs, kept for the next question."""
+        parts = zip(*self.settled(torch.arange(self.total.problem.n)), strict=True)
+        return Settled(*(torch.cat(of_all) for of_all in parts))
+
+    def settled(self, rows: Int[Tensor, " k"], most: int = MOST) -> Iterator[Settled]:
+        """Some training rows after as many Newton steps as each needs, at most `most`; some rows at a time."""
+        blocks = rows.split(rows_held(self.total.problem))
+        for some in track(blocks, "further steps", len(blocks)):
+            yield settled(self.total, some, self.parameters(some), most=most, smallest=self._smallest)
+
+    @cached_property
+    def _smallest(self) -> float:
+        """The length of a step that counts as none, in the norm of the Hessian: a millionth of a usual first step's."""
+        squares = (self.total.problem.derivatives().r * self.own).sum(1).clamp(min=0)
+        return 1e-6 * float(squares.nanmean().sqrt())
 
     def outputs(self, batch: Any) -> Iterator[tuple[slice, Float[Tensor, "b m c"]]]:
         """The outputs of m test examples without each training row, all n of them, some rows at a time.

@@ -7,6 +7,7 @@ With A the Hessian of the *total* objective and S the removed set, a Newton step
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -105,6 +106,13 @@ class Downdated:
         base = self.total.solve(rows)
         found = base + torch.cholesky_solve(self.C @ base.mT, self.lower).mT @ self.F
         return torch.where(self.determined[:, None, None], found, torch.nan)
+
+    def of(self, sets: Tensor) -> Downdated:
+        """The inverses without some of the sets, by a mask (G,)."""
+        some = copy(self)
+        for name in ("C", "F", "overlap", "determined", "lower"):
+            setattr(some, name, getattr(self, name)[sets])
+        return some
 
     @property
     def leverage(self) -> Float[Tensor, " G"]:

@@ -11,7 +11,8 @@ import torch
 
 from ..influence.influence import Influence
 from ..influence.scores import Scores
-from ..measures import MeasureLike
+from ..influence.shown import SHOWN, sides
+from ..measures import MeasureLike, as_measure
 from ..objective import LinearModel
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
@@ -115,19 +116,18 @@ def explain(
     problem, model = influence.problem, influence.problem.linear
     if model is not None:
         test = model.prepared(test)
-    scores = (influence.on_loss if first_order else influence.of_each_removal)(test, measure=measure)
-    if len(scores) != 1:
-        raise ValueError(f"explain answers for one test row, got {len(scores)}; pass them one by one")
-    ranking, own = scores.effect()[0], None
+    k, own, shown = min(k, problem.n), None, None
     if relative:
-        own = scores.values[0] * influence.own.values[0].abs().clamp(min=1e-300).rsqrt()
-        ranking = -own
-    order = ranking.nan_to_num(0).sort(descending=True).indices
-    k = min(k, problem.n)
-    sides = order[:k], order.flip(0)[:k]
-    split = None if model is None else _split(influence, model, scores, test, measure)
+        own = _relative(influence, test, measure)
+        shown = torch.cat(sides(-own, k))
+    if first_order:
+        scores = influence.on_loss(test, measure=measure)
+    else:
+        scores = influence.of_each_removal(test, measure=measure, top=max(k, SHOWN), rows=shown)
+    _check_one(scores)
+    split = None if model is None or not _smooth(measure) else _split(influence, model, scores, test, measure)
     tables, parts = [], []
-    for rows in sides:
+    for rows in sides(scores.effect()[0] if own is None else -own, k):
         table = scores.table(rows)
         if own is not None:
             table.insert(1, "relative influence", own[rows].numpy())
@@ -137,6 +137,23 @@ def explain(
             table["because of"] = [in_words(line) for _, line in parts[-1].iterrows()]
         tables.append(table)
     return Explanation(scores, tables[0], tables[1], said_of(problem, test), relative, tuple(parts))
+
+
+def _check_one(scores: Scores) -> None:
+    if len(scores) != 1:
+        raise ValueError(f"explain answers for one test row, got {len(scores)}; pass them one by one")
+
+
+def _smooth(measure: MeasureLike | None) -> bool:
+    asked = as_measure(measure)
+    return asked is None or asked.smooth
+
+
+def _relative(influence: Influence, test: Any, measure: MeasureLike | None) -> Tensor:
+    """The influence (n,) of each training row, relative to its own pull on the model."""
+    scores = influence.on_loss(test, measure=measure)
+    _check_one(scores)
+    return scores.values[0] * influence.own.values[0].abs().clamp(min=1e-300).rsqrt()
 
 
 def _split(

@@ -11,8 +11,8 @@ from ..types import Tensor
 from .labels import feature_name
 
 INTERCEPT, PENALTY, BEND = "the intercept", "the penalty", "the bend of the measure"
-"""The parts of no column: through the intercept, of the penalty that a removed row takes along, and what the measure's
-own curvature adds where it is evaluated at the shifted parameters."""
+"""The parts of no column: through the intercept, of the penalty that a removed row takes along, and what the
+curvature of the measure adds where it is evaluated at the shifted parameters, and what Newton steps after the first."""
 NO_COLUMN = (INTERCEPT, PENALTY, BEND)
 NAMED = 3
 """Columns that are named for each training row."""

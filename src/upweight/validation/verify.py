@@ -12,6 +12,7 @@ import torch
 from scipy import stats
 
 from ..influence.influence import Influence
+from ..influence.shown import SHOWN
 from ..measures import MeasureLike, as_measure
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
@@ -179,11 +180,14 @@ def verify(
     if k < 1 or random < 0:
         raise ValueError(f"k must be >= 1 and random >= 0, got k = {k}, random = {random}")
     k = min(k, problem.n - 1)
-    scores = (influence.on_loss if first_order else influence.of_each_removal)(test, measure=measure)
-    predicted = scores.removal_effect()
-    top = predicted.abs().nan_to_num(0).topk(k, dim=1).indices
     shuffled = torch.randperm(problem.n, generator=torch.Generator().manual_seed(seed))
     control = shuffled[: min(random, problem.n - 1)]
+    if first_order:
+        scores = influence.on_loss(test, measure=measure)
+    else:
+        scores = influence.of_each_removal(test, measure=measure, top=max(k, SHOWN), rows=control)
+    predicted = scores.removal_effect()
+    top = predicted.abs().nan_to_num(0).topk(k, dim=1).indices
     removed = torch.unique(torch.cat([top.flatten(), control]))
     measured, norms, complete = measured_refits(
         problem, test, as_measure(measure), removed, refit=refit, tolerance=tolerance
