@@ -22,7 +22,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         SmallerBlocksWarning,
         StaleError,
     )
-    from .estimators import from_estimator
+    from .estimators import from_estimator, from_results
     from .influence import Influence, Scores, ScoreStore
     from .linear import LinearProblem
     from .losses import (
@@ -108,6 +108,7 @@ __all__ = [
     "explain",
     "flip_set",
     "from_estimator",
+    "from_results",
     "mislabeled",
     "mismatch",
     "stream",
@@ -124,7 +125,7 @@ _HOMES = {
     "errors": "ApproximationWarning DerivativeError DerivativeWarning IndefiniteError InfluenceError "
     "NoOptimumError NotConvergedError NotDeterministicError NotStationaryWarning RankError "
     "SmallerBlocksWarning StaleError",
-    "estimators": "from_estimator",
+    "estimators": "from_estimator from_results",
     "influence": "Influence Scores ScoreStore",
     "linear": "LinearProblem",
     "losses": "Huber Logistic ModifiedHuber SmoothEpsilonInsensitive SmoothHinge SmoothPinball Softmax Squared "

@@ -372,7 +372,7 @@ class LinearModel(Objective):
 
     @abstractmethod
     def hessian_roots(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b c p"]:
-        """C_i (c, p) of those training examples: C_i^T C_i is the Hessian of w_i l(z_i), without penalty."""
+        """C_i (c, p) of those training examples: C_i^T C_i is the Hessian of w_i l(z_i) (see `Parts.signed_root`)."""
 
     @abstractmethod
     def feature_gradients(self, batch: Any, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k b d"]:

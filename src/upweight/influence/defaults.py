@@ -98,6 +98,9 @@ def choose_curvature(problem: Objective) -> tuple[Curvature, str]:
         return Stagewise(problem), "curvature: Stagewise, the equations of the leaves, round by round"
     if problem.facts.convex:
         return Hessian(problem), "curvature: Hessian without damping, since the objective is convex"
+    if problem.facts.closed_form:
+        reason = "curvature: Hessian without damping; its factorisation tells whether it is positive definite"
+        return Hessian(problem), reason
     if problem.facts.linear:
         reason = (
             "curvature: GaussNewton without damping, here the Hessian itself: outputs are linear in the parameters and "

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from ..curvature.base import ExampleMean
 from ..data.design import CentredDesign
 from ..linalg.coordinates import Coordinates
+from ..losses import Parts
 from ..measures import Measure, MeasureLike, as_measure
 from ..objective import LinearModel
 from ..runtime.progress import track
@@ -167,7 +168,18 @@ def _by_solves(total: TotalHessian, size: int) -> Iterator[RowKernels]:
         part = slice(start, min(start + size, problem.n))
         E = problem.output_gradients(problem.train_batch(torch.arange(part.start, part.stop)))
         solved = total.solve(E)
-        yield part, E @ solved.mT, total.rounding(parts.take(part).root().mT @ solved)
+        roots, _ = parts.take(part).signed_root()
+        yield part, E @ solved.mT, total.rounding(roots.mT @ solved)
+
+
+def _share(problem: LinearModel, here: Parts, K: Float[Tensor, "b c c"]) -> Float[Tensor, "b c c"]:
+    """The share that each row has in the curvature of its own outputs, symmetric: S^T K S, or R W R with R = K^1/2."""
+    if problem.loss.convex:
+        root = here.root()
+        return root.mT @ K @ root
+    values, vectors = torch.linalg.eigh(K)
+    R = vectors * values.clamp(min=0).sqrt()[:, None] @ vectors.mT
+    return R @ here.curve(R)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,9 +211,9 @@ class RowSteps:
         eye = torch.eye(problem.c, dtype=torch.float64)
         for part, K, error in row_kernels(total, "leave-one-out"):
             here = parts.take(part)
-            KW, root = here.curve(K).mT, here.root()
+            KW = here.curve(K).mT
             right = K @ here.r[:, :, None] + pulled[part, :, None]
-            determined = is_determined(eye - root.mT @ K @ root, error)
+            determined = is_determined(eye - _share(problem, here, K), error)
             z = torch.linalg.solve(identity_where(eye - KW, ~determined), right)
             own[part] = torch.where(determined[:, None], z[:, :, 0], torch.nan)
             pull[part] = here.r + here.curve(own[part][:, :, None])[:, :, 0]
