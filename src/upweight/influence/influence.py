@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 
 from ..curvature.base import Curvature
@@ -63,6 +62,11 @@ class Influence:
     ) -> None:
         checks.arguments(problem, curvature)
         self.problem, self._curvature, self._solver = problem, curvature, solver
+
+    @property
+    def formulas(self) -> Influence:
+        """Itself: answers by derivatives, where others (`by_refitting`) have None."""
+        return self
 
     @property
     def settings(self) -> Settings:
@@ -166,8 +170,7 @@ class Influence:
 
     def _answer(self, test: Any, measure: Measure | None) -> Answer:
         solution = self.solve(self.problem.test_gradients(test, measure))
-        # Where the gradient costs a pass of its own, the scores tell the drift as they pass.
-        return self._known(solution, drift=self.problem.facts.closed_form)
+        return self._known(solution, drift=self.problem.facts.closed_form)  # else scores tell it as they pass
 
     def _known(self, solution: Solution, *, drift: bool) -> Answer:
         moved = checks.drift(self._gradient, solution.value) if drift else None
@@ -178,7 +181,7 @@ class Influence:
         v = self.problem.test_gradients(test, measure)
 
         def about(solution: Solution) -> Scores:
-            nothing = v.new_empty(len(v), 0, dtype=torch.float64)
+            nothing = v.new_empty(len(v), 0).double()
             return self._scores(nothing, self._known(solution, drift=True), test, measure)
 
         stored = StoredPass(folder, self.problem, self.settings, self.solve)
@@ -369,8 +372,6 @@ class Influence:
             provenance["settings"].append(self_influence.in_words(samples))
         known: dict[str, Any] = {"ids": problem.train_index, "verdict": problem.facts.caution}
         return Scores(values, problem.n, measure="own loss", provenance=provenance, **known)
-
-    # --------------------------------------------------------------------------------------------------------------
 
     def _provenance(self) -> dict[str, Any]:
         return {

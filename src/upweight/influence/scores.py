@@ -12,16 +12,18 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
+from ..data.names import as_json, called
 from ..errors import StaleError
 from ..runtime.fingerprint import content_hash
 from ..runtime.notebook import as_html
 from ..runtime.tensor_files import read, write
 from ..runtime.terminal import plain
 from ..types import Tensor
-from .stationarity import finishing, unfinished
+from .stationarity import told
 
 EDITS = ("removed", "replaced")
 ROLES = ("helpful", "harmful")
+ERROR = "standard error"
 FIRST_ORDER = "Effects are of first order in an example's weight (Eq. 2)."
 BETTER = "Where the model leans on a row they are too small: of_each_removal takes Newton steps, if there is a factor."
 NEWTON = "Effects are those of a Newton step without the row, with its leverage accounted for."
@@ -62,6 +64,10 @@ class Scores:
     """How far each row may be off by its solve (m,), relative: bounded where that can be, else ||v - A s|| / ||v||."""
     changes: Tensor | None = None
     """The change (m, q) of each measure as the row is removed, by a Newton step of its own; None: of first order."""
+    errors: Tensor | None = None
+    """The standard error (m, q) of each effect, where effects are estimates (`by_refitting`)."""
+    said: Sequence[str] = ()
+    """How the effects were got, in place of `prediction`, and what to beware of, a sentence each; () of influence."""
     verdict: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Content hash of weights, data and settings, and the settings in words."""
@@ -97,13 +103,14 @@ class Scores:
             found = [getattr(member, name) for member in members]
             return None if any(value is None for value in found) else torch.stack(found)
 
-        drift, residual, changes = all_of("drift"), all_of("residual"), all_of("changes")
+        drift, residual, changes, errors = map(all_of, ("drift", "residual", "changes", "errors"))
         return replace(
             first,
             values=torch.stack([member.values for member in members]).mean(0),
             drift=None if drift is None else drift.mean(0),
             residual=None if residual is None else residual.amax(0),
             changes=None if changes is None else changes.mean(0),
+            errors=None if errors is None else errors.square().mean(0).div(len(members)).sqrt(),
             verdict=f"mean of {len(members)} models: "
             + "; ".join(dict.fromkeys(member.verdict for member in members)),
             provenance={**first.provenance, "fingerprint": content_hash([], repr(prints)), "members": prints},
@@ -115,11 +122,9 @@ class Scores:
 
         A solve that converged says nothing about the training: its verdict is about the linear system alone.
         """
-        said = []
+        said = list(self.said[1:])
         if self.drift is not None:
-            reason = unfinished(self.measure, self.drift, self.effect())
-            warned = f"Beware: {reason}. " if reason else ""
-            said.append(warned + finishing(self.measure, self.drift, self.effect()))
+            said.append(told(self.measure, self.drift, self.effect()))
         return [*said, *([f"The linear system behind the effects: {self.verdict}."] if self.verdict else [])]
 
     def __len__(self) -> int:
@@ -138,7 +143,7 @@ class Scores:
         pick = slice(row, row + 1 or None)
         parts: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name)[pick]
-            for name in ("columns", "test_ids", "drift", "residual", "changes")
+            for name in ("columns", "test_ids", "drift", "residual", "changes", "errors")
         }
         return replace(self, values=self.values[pick], **parts)
 
@@ -226,17 +231,21 @@ class Scores:
         effect = self._row().nan_to_num(unknown, torch.inf, -torch.inf)
         return self.table(effect.topk(self._count(k), largest=largest).indices)
 
+    def numbers(self, order: Tensor) -> Tensor:
+        """The numbers of the training rows at some places (k,) among the columns of the scores of one test row."""
+        return order if self.columns is None else self.columns[0][order]
+
     def table(self, order: Tensor) -> pd.DataFrame:
         """Some columns of the scores of one test row, in the order given: influence and effect by training row.
 
         `order` (k,) are places among the columns, as `helpful` and `explain` rank them; the index of the table are the
         ids of the rows, or their numbers. Raises ValueError for more than one test row.
         """
-        rows = order if self.columns is None else self.columns[0][order]
-        return pd.DataFrame(
-            {"influence": self.values[0][order].numpy(), self._heading: self._row()[order].numpy()},
-            index=_named(rows.numpy(), self.ids).rename("train row"),
-        )
+        rows = self.numbers(order)
+        columns = {"influence": self.values[0][order].numpy(), self._heading: self._row()[order].numpy()}
+        if self.errors is not None:
+            columns[ERROR] = self.errors[0][order].numpy()
+        return pd.DataFrame(columns, index=called(rows.numpy(), self.ids).rename("train row"))
 
     @property
     def _heading(self) -> str:
@@ -262,6 +271,8 @@ class Scores:
         >>> Scores(torch.zeros(1, 2, dtype=torch.float64), n=2).prediction.partition(" in ")[0]
         'Effects are of first order'
         """
+        if self.said:
+            return self.said[0]
         if self.changes is None:
             return f"{FIRST_ORDER} {BETTER}" if self.edit == "removed" else FIRST_ORDER
         lost = int(self.changes.isnan().all(0).sum())
@@ -293,10 +304,11 @@ class Scores:
         rows = torch.arange(q).expand(m, q) if self.columns is None else self.columns
         return pd.DataFrame(
             {
-                "test row": _named(np.repeat(np.arange(m), q), self.test_ids),
-                "train row": _named(rows.flatten().numpy(), self.ids),
+                "test row": called(np.repeat(np.arange(m), q), self.test_ids),
+                "train row": called(rows.flatten().numpy(), self.ids),
                 "influence": self.values.flatten().numpy(),
                 self._heading: self.effect().flatten().numpy(),
+                **({} if self.errors is None else {ERROR: self.errors.flatten().numpy()}),
             }
         )
 
@@ -312,10 +324,12 @@ class Scores:
         ...     Scores.load(f"{folder}/scores.safetensors").values
         tensor([[-3.,  6.]], dtype=torch.float64)
         """
-        names = ("values", "columns", "drift", "residual", "changes")
+        names = ("values", "columns", "drift", "residual", "changes", "errors")
         tensors = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         words = {name: getattr(self, name) for name in ("n", "edit", "measure", "verdict", "provenance")}
-        words |= {name: _plain(getattr(self, name)) for name in ("ids", "test_ids")}
+        words |= {name: as_json(getattr(self, name)) for name in ("ids", "test_ids")} | {
+            "said": list(self.said)
+        }
         write(path, tensors, words)
 
     @classmethod
@@ -368,6 +382,7 @@ def _check(scores: Scores) -> None:
         (scores.edit in EDITS, f"edit is {scores.edit!r}"),
         (scores.values.dtype == torch.float64, f"values are {scores.values.dtype}"),
         (scores.changes is None or scores.changes.shape == (m, q), "changes are for other rows"),
+        (scores.errors is None or scores.errors.shape == (m, q), "errors are for other rows"),
         (
             places is not None or q in (0, scores.n) or scores.edit != "removed",
             f"{q} columns for n = {scores.n}",
@@ -383,15 +398,3 @@ def _check(scores: Scores) -> None:
     ):
         if not right:
             raise ValueError(said)
-
-
-def _named(rows: np.ndarray, ids: pd.Index | None) -> pd.Index:
-    """Row numbers as their ids."""
-    return pd.Index(rows) if ids is None else ids.take(rows)
-
-
-def _plain(ids: pd.Index | None) -> list[int | float | str] | None:
-    """Ids as JSON has them."""
-    if ids is None:
-        return None
-    return [i if isinstance(i, (int, float, str)) else str(i) for i in ids.tolist()]
