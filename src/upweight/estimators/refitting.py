@@ -39,7 +39,7 @@ def refitting(
     streamed = isinstance(X, np.memmap) or not hasattr(X, "__getitem__")
     if streamed or getattr(model[1], "kernel", None) == "precomputed":
         return None
-    name = f"{model[0]}__sample_weight" if model[0] else "sample_weight"
+    name = weight_argument(estimator)
 
     def refit(kept: Tensor) -> LinearProblem:
         rows = kept.numpy()
@@ -52,3 +52,9 @@ def refitting(
             return read(replace(settled, estimator=fitted), *own, weight)
 
     return refit
+
+
+def weight_argument(estimator: Any) -> str:
+    """What the sample weights are called among the arguments of `fit`: of a Pipeline they are its last step's."""
+    steps = getattr(estimator, "steps", None)
+    return f"{steps[-1][0]}__sample_weight" if steps else "sample_weight"

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 
 from ..curvature.base import Curvature
@@ -62,6 +61,11 @@ class Influence:
     ) -> None:
         checks.arguments(problem, curvature)
         self.problem, self._curvature, self._solver = problem, curvature, solver
+
+    @property
+    def formulas(self) -> Influence:
+        """Itself: answers by derivatives, where others (`by_refitting`) have None."""
+        return self
 
     @property
     def settings(self) -> Settings:
@@ -182,7 +186,7 @@ class Influence:
         v = self.problem.test_gradients(test, measure)
 
         def about(solution: Solution) -> Scores:
-            nothing = v.new_empty(len(v), 0, dtype=torch.float64)
+            nothing = v.new_empty(len(v), 0).double()
             return self._scores(nothing, self._known(solution, drift=True), test, measure)
 
         stored = StoredPass(folder, self.problem, self.settings, self.solve)
@@ -395,13 +399,9 @@ class Influence:
         known: dict[str, Any] = {"ids": problem.train_index, "verdict": problem.facts.caution}
         return Scores(values, problem.n, measure="own loss", provenance=provenance, **known)
 
-    # --------------------------------------------------------------------------------------------------------------
-
     def _provenance(self) -> dict[str, Any]:
         return provenance(self.problem, self.settings, self.fingerprint)
 
     def _scores(self, values: Tensor, answer: Answer, test: Any, of: Measure | None, **fields: Any) -> Scores:
         """Numbers with all that is known about them; `fields` differ from a removal's."""
-        return as_scores(
-            self.problem, (test, of), values, answer, provenance=self._provenance(), **fields
-        )
+        return as_scores(self.problem, (test, of), values, answer, provenance=self._provenance(), **fields)

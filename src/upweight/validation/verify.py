@@ -14,6 +14,7 @@ from scipy import stats
 from ..influence.influence import Influence
 from ..influence.shown import SHOWN
 from ..measures import MeasureLike, as_measure
+from ..retraining import Refits
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from .refits import Refit, against_estimator, measured_refits
@@ -129,7 +130,7 @@ class Verification:
 
 
 def verify(
-    influence: Influence,
+    influence: Influence | Refits,
     test: Any,
     *,
     k: int = 50,
@@ -165,6 +166,7 @@ def verify(
         first_order: whether effects of first order (Eq. 2) are judged, not those that `explain` shows.
 
     Raises:
+        TypeError: for answers of `by_refitting`, which are refits themselves.
         ValueError: for k < 1, a missing `refit`, and fewer than two finished refits.
         NotConvergedError: where a refit misses the tolerance.
 
@@ -175,7 +177,12 @@ def verify(
     >>> verify(influence, (X[:1], X[:1, 0]), k=5).top.pearson > 0.99
     True
     """
-    problem = influence.problem
+    if (formulas := influence.formulas) is None:
+        raise TypeError(
+            "answers of by_refitting are retrained already: there is nothing to verify; their standard errors and "
+            "remarks say how sure they are"
+        )
+    influence, problem = formulas, formulas.problem
     random = k if random is None else random
     if k < 1 or random < 0:
         raise ValueError(f"k must be >= 1 and random >= 0, got k = {k}, random = {random}")
