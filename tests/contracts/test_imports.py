@@ -17,7 +17,7 @@ LEVELS = (
     {"types", "errors", "moved"},
     {"linalg", "runtime"},
     {"losses", "measures", "penalty", "data", "vision"},
-    {"frozen", "capabilities"},
+    {"frozen", "capabilities", "outputs"},
     {"objective"},
     {"linear", "network", "trees", "training", "curvature"},
     {"estimators", "solvers"},

@@ -25,12 +25,13 @@ from ..linalg.outer_products import Outer, written_out
 from ..losses import LinearLoss, Parts
 from ..measures import MeasureLike, as_measure
 from ..objective import LinearModel
+from ..outputs import encoded, in_bytes, measured_at_each
 from ..runtime.distributed import shard
 from ..runtime.unchanging import derived
 from ..types import Keep, Tensor, as_tensor, wide
 from . import class_weights as by_label
 from . import questions
-from .arguments import encoded, in_bytes, packed, penalised
+from .arguments import packed, penalised
 from .first_pass import first_pass
 from .newton_training import minimise
 from .one_layer import OneLayer
@@ -293,7 +294,7 @@ class LinearProblem(LinearModel):
     def measured(
         self, eta: Float[Tensor, "k m c"], targets: Any, measure: MeasureLike | None = None
     ) -> Float[Tensor, "k _"]:
-        return questions.measured_at_each(self, eta, targets, as_measure(measure))
+        return measured_at_each(self.loss, eta, targets, as_measure(measure))
 
     def test_gradients(self, batch: Any, measure: MeasureLike | None = None) -> Float[Tensor, "m p"]:
         asked = as_measure(measure)
