@@ -42,8 +42,9 @@ def from_estimator(
 
     For linear models, kernel machines and wrappers of scikit-learn (table in the README), and a Pipeline ending in one.
     Theta is the estimator's own `coef_` and `intercept_`. Fitted transformers, settings that a search or a
-    cross-validation chose, "balanced" class weights and a kernel's gamma are regarded as fixed: choosing them anew
-    would move the answers. `problem.terms.notes` says what was. Class weights multiply into w.
+    cross-validation chose and a kernel's gamma are regarded as fixed: choosing them anew would move the answers.
+    `problem.terms.notes` says what was. Class weights multiply into w; "balanced" ones follow the counts of the classes
+    in every removal.
 
     The hinge has no second derivative: `SmoothHinge(smoothing)` stands in for it, at the weights that the true hinge
     found (Sec. 4.3). Losses of regressions with corners are smoothed over `smoothing` times the targets' deviation.
@@ -139,6 +140,7 @@ def _problem(
         weights=sample_weight,
         class_weights=_class_weights(model, codes, sample_weight, reading),
         slope=reading.slope,
+        counted=_counted(model, codes, sample_weight, reading),
         keep=asked.keep or reading.keep,
         terms=Terms(
             prepare=lambda X, y: (inputs(X), targets(settled.targets(y))),
@@ -255,7 +257,10 @@ def _notes(model: Any, transform: Any, reading: Reading) -> tuple[str, ...]:
     if transform is not None:
         notes.append("the pipeline's transformers are applied as fitted and held fixed")
     if getattr(model, "class_weight", None) == "balanced":
-        notes.append('the class weights of "balanced" are held fixed')
+        notes.append(
+            'the class weights of "balanced" follow the counts of the classes in removals by Newton steps; first order '
+            "(Eq. 2) holds them fixed"
+        )
     if reading.loss.note:
         notes.append(reading.loss.note)
     return tuple(notes)
@@ -274,7 +279,21 @@ def _class_weights(model: Any, codes: np.ndarray, sample_weight: Any, reading: R
     from sklearn.utils.class_weight import compute_class_weight
 
     options: dict[str, Any] = {"classes": np.asarray(model.classes_), "y": np.asarray(model.classes_)[codes]}
-    # Until scikit-learn 1.7 nobody counted by weights.
-    if reading.counts_weights and "sample_weight" in inspect.signature(compute_class_weight).parameters:
+    if _counts_weights(reading):
         options["sample_weight"] = sample_weight
     return compute_class_weight(class_weight, **options)
+
+
+def _counts_weights(reading: Reading) -> bool:
+    """Whether "balanced" counts examples by their sample weights; until scikit-learn 1.7 nobody did."""
+    from sklearn.utils.class_weight import compute_class_weight
+
+    return reading.counts_weights and "sample_weight" in inspect.signature(compute_class_weight).parameters
+
+
+def _counted(model: Any, codes: np.ndarray, sample_weight: Any, reading: Reading) -> np.ndarray | None:
+    """What each example counts for in the weight of its class, or None for class weights that stay."""
+    if getattr(model, "class_weight", None) != "balanced":
+        return None
+    weighs = sample_weight is not None and _counts_weights(reading)
+    return np.asarray(sample_weight, dtype=np.float64) if weighs else np.ones(len(codes))

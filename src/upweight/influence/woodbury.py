@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 
 from ..curvature.base import ExampleMean
+from ..data.class_counts import ClassCounts
 from ..linalg.factorizations import Factor
 from ..objective import LinearModel
 from ..runtime.progress import track
@@ -246,6 +247,9 @@ def newton_steps(
         Batches of sets: their places in `sets`, their downdated inverses, the steps (G, p); a step is NaN where some
         direction of the parameters is fitted by the set alone.
     """
+    if problem.counts is not None:
+        yield from _reweighted_steps(problem, curvature, sets, problem.counts, title)
+        return
     totals: dict[int, TotalHessian] = {}
     for batch, g, (C, signs) in track(_batches(problem, sets), title, None):
         size = len(sets[batch[0]]) if problem.penalty.leaves_with_examples else 0
@@ -253,3 +257,33 @@ def newton_steps(
             totals = {size: TotalHessian.of(problem, curvature, size)}
         inverse = Downdated(totals[size], C, signs)
         yield batch, inverse, inverse.solve(g[:, None])[:, 0]
+
+
+def _reweighted_steps(
+    problem: LinearModel, curvature: ExampleMean, sets: list[Tensor], counts: ClassCounts, title: str
+) -> Iterator[tuple[list[int], Downdated, Float[Tensor, "G p"]]]:
+    """The Newton steps where a removal changes the class weights of the rows that are left (`LinearModel.counts`).
+
+    Sets that change them alike to 1 % share the factor of a Hessian with such weights; the gradients are exact.
+
+    Args:
+        problem: the model.
+        curvature: its Hessian.
+        sets: the training rows of each of G sets.
+        counts: what tells the class weights after a removal.
+        title: of the progress bar.
+    """
+    factors = counts.factors(sets)
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for j, row in enumerate(factors):
+        alike.setdefault((len(sets[j]), *(100 * row.log()).round().int().tolist()), []).append(j)
+    for places in track(list(alike.values()), title, len(alike)):
+        there = problem.changed(weights=problem.weights * factors[places[0], counts.codes])
+        size = len(sets[places[0]]) if problem.penalty.leaves_with_examples else 0
+        total = TotalHessian.of(there, curvature.of(there), size)
+        for batch, _, C in _batches(there, [sets[j] for j in places]):
+            here = [places[j] for j in batch]
+            inverse = Downdated(total, C)
+            gone = problem.gradients_without([sets[j] for j in here]) * (problem.n - len(sets[here[0]]))
+            step = problem.gradient() * problem.n - gone
+            yield here, inverse, inverse.solve(step[:, None])[:, 0]

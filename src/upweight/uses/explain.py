@@ -19,7 +19,7 @@ from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Tensor
 from .labels import label_names
-from .parts import BEND, in_words, part_names, parts_of_effects
+from .parts import BEND, CLASSES, in_words, part_names, parts_of_effects
 from .said import Said, said_by_refits, said_of
 
 
@@ -195,10 +195,11 @@ def _split(
     changes, solved = scores.changes[0], model.n * steps.total.solve(gradient)
 
     def parts(rows: Tensor) -> pd.DataFrame:
-        found = parts_of_effects(model, rows, solved, steps.pull[rows])
+        found, names = parts_of_effects(model, rows, solved, steps.pull[rows]), part_names(model)
+        if steps.reweighting is not None:
+            others = steps.reweighting.steps(rows) @ gradient.T
+            found, names = torch.cat([found, others], dim=1), [*names, CLASSES]
         bend = changes[rows] - found.sum(1)
-        return pd.DataFrame(
-            torch.cat([found, bend[:, None]], dim=1).numpy(), columns=[*part_names(model), BEND]
-        )
+        return pd.DataFrame(torch.cat([found, bend[:, None]], dim=1).numpy(), columns=[*names, BEND])
 
     return parts
