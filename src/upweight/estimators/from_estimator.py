@@ -37,7 +37,7 @@ def from_estimator(
     smoothing: float = 1e-3,
     polish: bool = False,
     rank: int | None = None,
-) -> LinearProblem | TreeProblem:
+) -> Any:
     """The problem that a fitted scikit-learn estimator solved, R = (1/n) sum_i w_i l_i + 1/2 sum_j l2_j theta_j^2.
 
     For linear models, kernel machines and wrappers of scikit-learn (table in the README), and a Pipeline ending in one.

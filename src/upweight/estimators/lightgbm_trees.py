@@ -151,8 +151,8 @@ def _mean(loss: BoostedLoss, rows: Rows, class_weights: np.ndarray | None, c: in
     y = rows.codes if loss.loss.classifies else rows.codes.astype(np.float32).astype(float)
     numbers = loss.numbers(loss.loss.encode(torch.from_numpy(np.ascontiguousarray(y)), c), c)
     w = np.ones(len(y)) if rows.weight is None else np.asarray(rows.weight, np.float32).astype(float)
-    w = torch.from_numpy(w if class_weights is None else w * class_weights[rows.codes.astype(int)])
-    return (w @ numbers) / w.sum()
+    weights = torch.from_numpy(w if class_weights is None else w * class_weights[rows.codes.astype(int)])
+    return (weights @ numbers) / weights.sum()
 
 
 def _leaves(node: dict[str, Any], many: Any, below: bool = False) -> Iterator[tuple[int, float, bool]]:

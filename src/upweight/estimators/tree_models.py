@@ -147,7 +147,7 @@ def tree_problem(reading: TreeReading, rows: Rows, terms: Terms, library: str) -
 
 def _parted(reading: TreeReading, rows: Rows, fitted: Fitted, structure: Structure, library: str) -> str:
     """Where rebuilt leaf values or scores part from those of the model, in a sentence; "" where they do not."""
-    advice = "Are these the rows, labels and weights that it was trained on, in the same order, with the same categories?"
+    advice = "Are these the rows, labels and weights that it was trained on, in this order, with the same categories?"
     stored, own = reading.stored, fitted.theta.numpy()[structure.c :]
     off = np.abs(np.where(np.isnan(stored), 0, own - stored))
     largest = np.nanmax(np.abs(stored), initial=1e-300)

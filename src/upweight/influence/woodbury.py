@@ -135,8 +135,9 @@ class Downdated:
     def of(self, sets: Tensor) -> Downdated:
         """The inverses without some of the sets, by a mask (G,)."""
         some = copy(self)
-        for name in ("C", "F", "overlap", "determined", "lower"):
-            setattr(some, name, getattr(self, name)[sets])
+        for name in ("C", "signs", "F", "overlap", "left", "determined", "lower"):
+            whole = getattr(self, name)
+            setattr(some, name, None if whole is None else whole[sets])
         return some
 
     @property
@@ -196,25 +197,25 @@ def _batches(
             if size <= held:
                 index = torch.cat([sets[j] for j in batch])
                 g = problem.train_gradients(index).reshape(len(batch), size, -1).sum(1)
-                found = _roots(problem, index, len(batch))
+                found = roots_of(problem, index, len(batch))
             else:
                 parts = sets[batch[0]].split(held)
                 g = torch.stack([problem.train_gradients(part).sum(0) for part in parts]).sum(0, keepdim=True)
-                found = _roots(problem, parts[0], 1)
+                found = roots_of(problem, parts[0], 1)
                 for part in parts[1:]:
                     C, signs = _thin(*found)
-                    more, more_signs = _roots(problem, part, 1)
+                    more, more_signs = roots_of(problem, part, 1)
                     signs = None if signs is None or more_signs is None else torch.cat([signs, more_signs], 1)
                     found = torch.cat([C, more], 1), signs
             yield batch, g, _thin(*found)
 
 
-def _roots(
+def roots_of(
     problem: LinearModel, index: Tensor, count: int
 ) -> tuple[Float[Tensor, "G q p"], Float[Tensor, "G q"] | None]:
     """The curvature roots of `count` sets of equal size, whose rows follow each other, and their signs."""
     signs = None if problem.loss.convex else problem.derivatives().take(index).signed_root()[1]
-    C = problem.hessian_roots(index).reshape(count, -1, problem.p)
+    C = problem.hessianroots_of(index).reshape(count, -1, problem.p)
     return C, None if signs is None else signs.reshape(count, -1)
 
 
@@ -281,9 +282,9 @@ def _reweighted_steps(
         there = problem.changed(weights=problem.weights * factors[places[0], counts.codes])
         size = len(sets[places[0]]) if problem.penalty.leaves_with_examples else 0
         total = TotalHessian.of(there, curvature.of(there), size)
-        for batch, _, C in _batches(there, [sets[j] for j in places]):
+        for batch, _, (C, signs) in _batches(there, [sets[j] for j in places]):
             here = [places[j] for j in batch]
-            inverse = Downdated(total, C)
+            inverse = Downdated(total, C, signs)
             gone = problem.gradients_without([sets[j] for j in here]) * (problem.n - len(sets[here[0]]))
             step = problem.gradient() * problem.n - gone
             yield here, inverse, inverse.solve(step[:, None])[:, 0]

@@ -82,16 +82,15 @@ def _leaf_sums(trained: Trained, one: Round, scores: Tensor) -> list[tuple[Tenso
         found, slopes = [], trained.slopes_at(scores[part], part)
         for tree in one.trees:
             where, w = trained.places_of(tree, part), trained.weights_of(tree, part)
-            found.append(
-                tuple(
-                    torch.bincount(where, w * values[:, tree.output], tree.size)
-                    for values in (slopes.r, slopes.h)
-                )
-            )
+            r, h = w * slopes.r[:, tree.output], w * slopes.h[:, tree.output]
+            found.append((torch.bincount(where, r, tree.size), torch.bincount(where, h, tree.size)))
         return found
 
     parts = trained.blocks(trained.structure.c, work)
-    return [tuple(sum(both) for both in zip(*tree, strict=True)) for tree in zip(*parts, strict=True)]
+    each = [
+        [torch.stack(sums).sum(0) for sums in zip(*tree, strict=True)] for tree in zip(*parts, strict=True)
+    ]
+    return [(G, H) for G, H in each]
 
 
 def solve_backwards(
@@ -221,11 +220,17 @@ def _add(
 
     def work(part: slice) -> None:
         for tree, places in zip(one.trees, zip(*steps, strict=True), strict=True):
-            value = sum(share * theta[place] for share, place in zip(one.steps, places, strict=True))
+            value = _combined(theta, one, places)
             found = value.index_select(0, trained.places_of(tree, part))
             scores[part, tree.output].add_(found, alpha=sign * one.rate)
 
     trained.blocks(trained.structure.c, work)
+
+
+def _combined(theta: Tensor, one: Round, places: tuple[slice, ...]) -> Tensor:
+    """What the first Newton steps of a tree add up to in its leaves."""
+    shares = zip(one.steps, places, strict=False)
+    return torch.stack([share * theta[place] for share, place in shares]).sum(0)
 
 
 def _within(
@@ -236,7 +241,7 @@ def _within(
         return scores
     found = scores.clone()
     for tree, places in zip(one.trees, zip(*before, strict=True), strict=True):
-        value = sum(share * theta[place] for share, place in zip(one.steps, places, strict=False))
+        value = _combined(theta, one, places)
         found[:, tree.output] += value.index_select(0, trained.structure.leaf[tree.leaf].long())
     return found
 
