@@ -215,7 +215,7 @@ def roots_of(
 ) -> tuple[Float[Tensor, "G q p"], Float[Tensor, "G q"] | None]:
     """The curvature roots of `count` sets of equal size, whose rows follow each other, and their signs."""
     signs = None if problem.loss.convex else problem.derivatives().take(index).signed_root()[1]
-    C = problem.hessianroots_of(index).reshape(count, -1, problem.p)
+    C = problem.hessian_roots(index).reshape(count, -1, problem.p)
     return C, None if signs is None else signs.reshape(count, -1)
 
 
