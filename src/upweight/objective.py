@@ -36,9 +36,9 @@ CHANGEABLE = frozenset({"theta", "weights", "l2", "keep", "terms"})
 class Objective(Identified):
     """The objective that training minimised, at the parameters it arrived at.
 
-    Every gradient of a *training* example is that of w_i l(z_i, theta), plus l2 * theta where `keep="mean"` (the
-    penalty is folded into every L, footnote 1). Gradients of *test* examples have neither weight nor penalty.
-    A problem never changes: `changed` gives a copy. Data changed in place raise `StaleError` at the next question.
+    A gradient of a *training* example is that of w_i l(z_i, theta), plus l2 * theta where `keep="mean"` (footnote 1).
+    Gradients of *test* examples have neither weight nor penalty. A problem never changes: `changed` gives a copy. Data
+    changed in place raise `StaleError` at the next question.
     """
 
     layout: Layout
@@ -146,10 +146,7 @@ class Objective(Identified):
     @property
     @abstractmethod
     def gauge(self) -> Float[Tensor, "q p"] | None:
-        """Unit directions along which R is flat whatever the data (softmax without penalty), or None.
-
-        Gradients of losses are orthogonal to them, so answers are well defined although the curvature is singular.
-        """
+        """Unit directions along which R is flat whatever the data, orthogonal to all gradients of losses, or None."""
 
     @property
     @abstractmethod
@@ -224,10 +221,10 @@ class Objective(Identified):
     def products(
         self, rows: Float[Tensor, "k p"] | Outer, within: slice | None = None
     ) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
-        """S . g_i for every row s and training example i: the streamed pass behind all scores (R11).
+        """S . g_i for every row s and training example i, block by block: the streamed pass behind all scores (R11).
 
-        Given are the place of each block of examples and its products, weight and folded penalty included. `rows` are
-        flat or outer products of the weight matrices of `layers`; `within` is by default this process's share of all.
+        Weight and folded penalty are included. `rows` are flat or outer products of the weight matrices of `layers`;
+        `within` is by default this process's share of all.
         """
 
     def all_products(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k n"]:
@@ -293,7 +290,6 @@ class LinearModel(Objective):
 
     loss: LinearLoss
     design: Design
-    """X (n, d)."""
     y: Tensor
     """The encoded targets, (n,) or (n, c)."""
     counts: ClassCounts | None
@@ -350,18 +346,18 @@ class LinearModel(Objective):
 
         Args:
             batch: m test examples.
-            thetas: parameters (k, p).
-            measure: what is asked about, default the loss.
+            thetas: the parameters.
+            measure: as there.
         """
 
     @abstractmethod
     def measured(self, eta: Tensor, targets: Any, measure: MeasureLike | None = None) -> Tensor:
-        """The measure (k, m) of m test examples with known outputs (k, m, c).
+        """The measure (k, m) of m test examples with known outputs.
 
         Args:
             eta: k stacks of outputs.
             targets: of the m examples, as `prepared` gives them.
-            measure: what is asked about, one number per example, default the loss.
+            measure: one number per example, default the loss.
         """
 
     @abstractmethod

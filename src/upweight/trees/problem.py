@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +33,21 @@ from .trained import Trained
 
 AT_ONCE = 64 << 20
 """Numbers of a state of all rows that are held at once: so many questions go through the rounds together."""
+
+
+ROWS = "training rows"
+"""What stands for training rows in a batch, by their number: their leaves are known."""
+
+
+class Found(NamedTuple):
+    """Examples of a batch: their leaves (t, m), their targets as the user has them, and which training rows they are.
+
+    Of training rows the targets are encoded.
+    """
+
+    leaf: Tensor
+    y: Any
+    rows: Tensor | None
 
 
 class TreeProblem(Objective):
@@ -132,24 +147,34 @@ class TreeProblem(Objective):
         return self.trained.loss.loss.value(self.fitted.scores, self.trained.targets)
 
     def train_batch(self, index: Int[Tensor, " b"]) -> Any:
-        return TrainRows(index), None
+        return {ROWS: index}
 
     def train_gradients(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
         return -row_equations(self.trained.rows(index), self.fitted.theta)
 
     def gradients_as_train(self, batch: Any, weights: Tensor | None = None) -> Float[Tensor, "b p"]:
         """What each example takes from the equations of its leaves, as if it were a training row of those weights."""
-        leaf, y = self._found(batch)
-        m = leaf.shape[1]
-        w = torch.ones(m, dtype=torch.float64) if weights is None else weights.double()
-        if isinstance(batch[0], TrainRows):
-            given = replace(self.trained.rows(batch[0].index), w=w)
-        else:
-            targets = self.encode(y, m)
-            numbers = self.trained.loss.numbers(targets, self.c)
-            unseen = None if self.trained.by_label is None else self.label_weights(batch)
-            given = self.trained.others(leaf, (targets, numbers), w, unseen)
-        return -row_equations(given, self.fitted.theta)
+        given = self._given(batch)
+        w = torch.ones(len(given.targets), dtype=torch.float64) if weights is None else weights.double()
+        return -row_equations(replace(given, w=w), self.fitted.theta)
+
+    def _given(self, batch: Any) -> Trained:
+        """The examples of a batch as rows of the training: of the weights that their labels give them."""
+        leaf, y, index = self._found(batch)
+        if index is not None:
+            return self.trained.rows(index)
+        targets = self.encode(y, leaf.shape[1])
+        by_label = self._by_label(targets)
+        unseen = None if self.trained.by_label is None else by_label
+        return self.trained.others(
+            leaf, (targets, self.trained.loss.numbers(targets, self.c)), by_label, unseen
+        )
+
+    def _by_label(self, targets: Tensor) -> Float[Tensor, " b"]:
+        """The class weight of each of b encoded targets."""
+        if self.class_weights is None:
+            return torch.ones(len(targets), dtype=torch.float64)
+        return self.class_weights[(targets > 0).long() if self.c == 1 else targets.long()]
 
     def products(
         self, rows: Float[Tensor, "k p"] | Outer, within: slice | None = None
@@ -160,26 +185,22 @@ class TreeProblem(Objective):
 
     @property
     def sample_weights(self) -> Float[Tensor, " n"]:
-        return self.weights / self.label_weights(self.train_batch(torch.arange(self.n)))
+        return self.weights / self._by_label(self.trained.targets)
 
     def label_weights(self, batch: Any) -> Float[Tensor, " b"]:
-        leaf, y = self._found(batch)
-        if self.class_weights is None:
-            return torch.ones(leaf.shape[1], dtype=torch.float64)
-        targets = y if isinstance(batch[0], TrainRows) else self.encode(y, leaf.shape[1])
-        return self.class_weights[(targets > 0).long() if self.c == 1 else targets.long()]
+        return self._by_label(self._given(batch).targets)
 
     # -- test examples ---------------------------------------------------------------------------------------------
 
-    def _found(self, batch: Any) -> tuple[Tensor, Any]:
-        """The leaves (t, m) of m examples, and their targets as the user has them (of training rows: encoded)."""
+    def _found(self, batch: Any) -> Found:
+        if isinstance(batch, Mapping) and ROWS in batch:
+            index = batch[ROWS]
+            return Found(self.trained.structure.leaf[:, index], self.trained.targets[index], index)
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise TypeError(f"a batch is (inputs, targets), got {type(batch).__name__}")
         X, y = batch
-        if isinstance(X, TrainRows):
-            return self.trained.structure.leaf[:, X.index], self.trained.targets[X.index]
         X, y = (self.terms.prepare or (lambda *both: both))(X, paired_targets(X, y))
-        return self.trained.structure.apply(X), y
+        return Found(self.trained.structure.apply(X), y, None)
 
     def encode(self, targets: Any, count: int) -> Tensor:
         """Targets as the loss takes them, checked."""
@@ -187,14 +208,14 @@ class TreeProblem(Objective):
 
     def outputs(self, batch: Any, theta: Tensor | None = None) -> Float[Tensor, "m c"]:
         """The scores of m examples, before any link, at theta or other leaf values."""
-        leaf, _ = self._found(batch)
+        leaf, *_ = self._found(batch)
         return self.trained.structure.scores((self.theta if theta is None else theta)[None], leaf)[0]
 
     def evaluate(
         self, batch: Any, measure: MeasureLike | None = None, theta: Tensor | None = None
     ) -> Float[Tensor, " m"]:
         asked, loss = as_measure(measure), self.trained.loss.loss
-        leaf, y = self._found(batch)
+        leaf, y, _ = self._found(batch)
         eta = self.trained.structure.scores((self.theta if theta is None else theta)[None], leaf)[0]
         if asked is None or not asked.single:
             return measured(loss, eta, y, asked)
@@ -203,7 +224,7 @@ class TreeProblem(Objective):
 
     def test_gradients(self, batch: Any, measure: MeasureLike | None = None) -> Float[Tensor, "m p"]:
         asked, structure, loss = as_measure(measure), self.trained.structure, self.trained.loss.loss
-        leaf, y = self._found(batch)
+        leaf, y, _ = self._found(batch)
         eta = structure.scores(self.theta[None], leaf)[0]
         if asked is None or not asked.single:
             return structure.gradients(measure_slopes(loss, eta, y, asked), leaf)
@@ -271,13 +292,6 @@ NO_HESSIAN = (
 )
 
 
-class TrainRows:
-    """Training rows by their number, in the place of inputs: their leaves are known."""
-
-    def __init__(self, index: Int[Tensor, " b"]) -> None:
-        self.index = index
-
-
 class Boosting(Stages):
     """The equations of an ensemble's leaves, per training row."""
 
@@ -292,6 +306,16 @@ class Boosting(Stages):
 
     def product(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         return multiply(self.trained, self.fitted, rows) / self.trained.n
+
+    def recomputed(self, rows: Int[Tensor, " k"]) -> Float[Tensor, " p"]:
+        w = self.trained.w.clone()
+        w[rows] = 0
+        found = fit(self.trained.with_weights(w))
+        return found.theta.masked_fill(found.empty & ~self.fitted.empty, torch.nan)
+
+    @property
+    def cost(self) -> int:
+        return self.trained.n * len(self.trained.structure.leaf)
 
     def free(self) -> Float[Tensor, " p"]:
         return (~self.fitted.below.isinf()).double()

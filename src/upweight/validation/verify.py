@@ -12,6 +12,7 @@ import torch
 from scipy import stats
 
 from ..influence.influence import Influence
+from ..influence.recomputed import changes_without
 from ..influence.shown import SHOWN
 from ..measures import MeasureLike, as_measure
 from ..retraining import Refits
@@ -71,6 +72,8 @@ class Verification:
     """||refits here - refits of the user's estimator|| / ||the latter|| over a few rows; None where there is none."""
     measure: str = "loss"
     """What was asked about."""
+    ceiling: Agreement | None = None
+    """Of trees: how well leaf values computed anew agree. No formula that holds the splits fixed does better."""
 
     @property
     def judgement(self) -> str:
@@ -116,6 +119,10 @@ class Verification:
         lines = [f"most influential: {self.top}"]
         if self.random is not None:
             lines.append(f"random control:   {self.random}")
+        if self.ceiling is not None:
+            lines.append(
+                f"leaves refitted:  {self.ceiling}; what is left comes from trees that split otherwise"
+            )
         if self.estimator is not None:
             lines.append(f"your estimator, fitted again without a few of them: {_words(self.estimator)}")
         lost = self.table["actual"].isna()
@@ -202,7 +209,7 @@ def verify(
 
     position = {int(row): j for j, row in enumerate(removed.tolist())}
     by_estimator = None
-    if refit is None:
+    if refit is None and problem.linear is not None:
         places = [
             j
             for row in top[0].tolist()
@@ -221,6 +228,10 @@ def verify(
                     )
     names = ["test row", "train row", "group", "predicted", "actual", "gradient norm"]
     table = pd.DataFrame(lines, columns=names)
+    if problem.stages is not None:
+        singles = list(removed[: len(measured)].split(1))
+        anew = changes_without(problem, problem.stages, singles, test, as_measure(measure)).numpy()
+        table["recomputed"] = anew[table["test row"], table["train row"].map(position)]
     for column, ids in (("train row", scores.ids), ("test row", scores.test_ids)):
         if ids is not None:
             table[column] = ids.take(table[column])
@@ -236,6 +247,9 @@ def verify(
         complete,
         by_estimator,
         scores.measure,
+        None
+        if problem.stages is None
+        else agreement(groups["top"]["recomputed"], groups["top"]["actual"], seed),
     )
 
 
