@@ -22,6 +22,7 @@ from .linalg.flat_vectors import Layout
 from .linalg.outer_products import Outer
 from .losses import LinearLoss, Parts
 from .measures import MeasureLike
+from .outputs import OutputModel
 from .penalty import Penalty
 from .runtime.distributed import gather_rows
 from .runtime.fingerprint import Identified
@@ -80,8 +81,6 @@ class Objective(Identified):
     def at(self: Self, theta: Float[Tensor, " p"]) -> Self:
         """The problem at other parameters (p,), as `changed(theta=theta)` gives it: the data are shared."""
         return self.changed(theta=theta)
-
-    # -- what it is ------------------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -153,8 +152,6 @@ class Objective(Identified):
     def remarks(self) -> tuple[str, ...]:
         """How it is evaluated, where that needs saying among the settings: one sentence each."""
 
-    # -- capabilities ----------------------------------------------------------------------------------------------
-
     @property
     @abstractmethod
     def linear(self) -> LinearModel | None:
@@ -164,6 +161,11 @@ class Objective(Identified):
     @abstractmethod
     def layers(self) -> LayerGradients | None:
         """Gradients as sums of outer products, layer by layer, or None where they have no such form."""
+
+    @property
+    def output_model(self) -> OutputModel | None:
+        """What the model says of rows, where its outputs are known to be classes or values; else None."""
+        return self.linear
 
     @property
     def stages(self) -> Stages | None:
@@ -179,8 +181,6 @@ class Objective(Identified):
     @abstractmethod
     def gauss_newton(self) -> SecondDerivative:
         """The generalised Gauss-Newton matrix (1/n) sum_i w_i J_i^T H_out J_i + diag(l2), never indefinite."""
-
-    # -- the objective ---------------------------------------------------------------------------------------------
 
     @abstractmethod
     def gradient(self) -> Float[Tensor, " p"]:

@@ -14,6 +14,7 @@ from ..data.names import paired_targets
 from ..data.user_terms import Terms
 from ..linalg.flat_vectors import Layout
 from ..linalg.outer_products import Outer, written_out
+from ..losses import LinearLoss
 from ..measures import Measure, MeasureLike, as_measure
 from ..objective import LinearModel, Objective
 from ..outputs import (
@@ -124,6 +125,20 @@ class TreeProblem(Objective):
     def layers(self) -> LayerGradients | None:
         return None
 
+    @property
+    def output_model(self) -> TreeProblem:
+        return self
+
+    @property
+    def loss(self) -> LinearLoss:
+        """The loss of the scores."""
+        return self.trained.loss.loss
+
+    @property
+    def y(self) -> Tensor:
+        """The encoded targets of the training rows."""
+        return self.trained.targets
+
     @derived
     def stages(self) -> Stages:
         return Boosting(self.trained, self.fitted)
@@ -144,7 +159,7 @@ class TreeProblem(Objective):
         )  # the leaf values are recomputed from the data when the problem is made
 
     def train_losses(self) -> Float[Tensor, " n"]:
-        return self.trained.loss.loss.value(self.fitted.scores, self.trained.targets)
+        return self.loss.value(self.fitted.scores, self.trained.targets)
 
     def train_batch(self, index: Int[Tensor, " b"]) -> Any:
         return {ROWS: index}
@@ -204,17 +219,20 @@ class TreeProblem(Objective):
 
     def encode(self, targets: Any, count: int) -> Tensor:
         """Targets as the loss takes them, checked."""
-        return encoded(self.trained.loss.loss, targets, count, self.c)
+        return encoded(self.loss, targets, count, self.c)
 
-    def outputs(self, batch: Any, theta: Tensor | None = None) -> Float[Tensor, "m c"]:
-        """The scores of m examples, before any link, at theta or other leaf values."""
-        leaf, *_ = self._found(batch)
-        return self.trained.structure.scores((self.theta if theta is None else theta)[None], leaf)[0]
+    def prepared(self, batch: Any) -> tuple[Tensor, Any]:
+        """The leaves (t, m) of m examples, and their targets as the user has them."""
+        return self._found(batch)[:2]
+
+    def outputs(self, inputs: Int[Tensor, "t m"]) -> Float[Tensor, "m c"]:
+        """The scores of m examples by their leaves, before any link."""
+        return self.trained.structure.scores(self.theta[None], inputs)[0]
 
     def evaluate(
         self, batch: Any, measure: MeasureLike | None = None, theta: Tensor | None = None
     ) -> Float[Tensor, " m"]:
-        asked, loss = as_measure(measure), self.trained.loss.loss
+        asked, loss = as_measure(measure), self.loss
         leaf, y, _ = self._found(batch)
         eta = self.trained.structure.scores((self.theta if theta is None else theta)[None], leaf)[0]
         if asked is None or not asked.single:
@@ -223,7 +241,7 @@ class TreeProblem(Objective):
         return asked.number(self.params, lambda: (eta, one_per_example(y, len(eta)))).view(1)
 
     def test_gradients(self, batch: Any, measure: MeasureLike | None = None) -> Float[Tensor, "m p"]:
-        asked, structure, loss = as_measure(measure), self.trained.structure, self.trained.loss.loss
+        asked, structure, loss = as_measure(measure), self.trained.structure, self.loss
         leaf, y, _ = self._found(batch)
         eta = structure.scores(self.theta[None], leaf)[0]
         if asked is None or not asked.single:
@@ -232,7 +250,7 @@ class TreeProblem(Objective):
 
     def _slopes_of_number(self, eta: Tensor, y: Any, measure: Measure) -> Float[Tensor, "m c"]:
         measure.check_smooth()
-        check_probabilities(self.trained.loss.loss, measure)
+        check_probabilities(self.loss, measure)
         eta = eta.requires_grad_()
         value = measure.number(self.params, lambda: (eta, one_per_example(y, len(eta))))
         return torch.autograd.grad(value, eta, materialize_grads=True)[0]
@@ -281,7 +299,7 @@ class TreeProblem(Objective):
         own = [structure.leaf, self.trained.targets, self.trained.numbers, self.weights, self.fitted.below]
         return [
             *own,
-            in_bytes(self.trained.loss.loss),
+            in_bytes(self.loss),
             torch.tensor(list(rounds.encode()), dtype=torch.uint8),
         ]
 
