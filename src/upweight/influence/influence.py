@@ -394,6 +394,4 @@ class Influence:
 
     def _scores(self, values: Tensor, answer: Answer, test: Any, of: Measure | None, **fields: Any) -> Scores:
         """Numbers with all that is known about them; `fields` differ from a removal's."""
-        return as_scores(
-            self.problem, (test, of), values, answer, provenance=self._provenance(), **fields
-        )
+        return as_scores(self.problem, (test, of), values, answer, provenance=self._provenance(), **fields)

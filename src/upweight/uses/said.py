@@ -63,11 +63,16 @@ class Said:
 def said_of(problem: Objective, test: Any) -> Said:
     """What a linear model says of one row, and the row's own label; of other models only the loss is known.
 
+    Of several rows it is nothing.
+
     Args:
         problem: the model.
         test: one test example, as the problem takes batches.
     """
-    loss, model = float(problem.evaluate(test)[0]), problem.linear
+    losses, model = problem.evaluate(test), problem.linear
+    if len(losses) != 1:  # of many rows together nothing is said
+        return Said()
+    loss = float(losses[0])
     if model is None:
         return Said(loss=loss)
     design, targets = model.prepared(test)
