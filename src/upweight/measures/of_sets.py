@@ -15,16 +15,29 @@ import pandas as pd
 import torch
 
 from ..types import Tensor, as_tensor
-from .kinds import Overall
+from .kinds import Nearby, Overall
 from .nearly_sorted import rank_sums
+from .swaps import pairs_in_order
 
 
-def _of_set(smooth: bool, probabilities: bool = False) -> Callable[[Callable[[Any, Any], Tensor]], Overall]:
+def _of_set(
+    smooth: bool, probabilities: bool = False, nearby: Nearby | None = None
+) -> Callable[[Callable[[Any, Any], Tensor]], Overall]:
     """A decorator that makes a measure of a function of the last dimensions of outputs."""
-    return lambda function: Overall(function, smooth, batched=True, probabilities=probabilities)
+    return lambda function: Overall(
+        function, smooth, batched=True, probabilities=probabilities, nearby=nearby
+    )
 
 
-@_of_set(smooth=False)
+def _auroc_nearby(base: Tensor, shifts: Tensor, targets: Any, error: Tensor) -> Tensor:
+    """The AUROC of many models whose outputs are near those of one, by the pairs that swap; NaN where in doubt."""
+    _, positive = _two_classes(base, targets)
+    pairs = int(_some(positive, "second").sum()) * int(_some(~positive, "first").sum())
+    counts, doubtful = pairs_in_order(base.numpy(), shifts.numpy(), positive.numpy(), error.numpy())
+    return torch.where(torch.from_numpy(doubtful), torch.nan, torch.from_numpy(counts).double() / pairs)
+
+
+@_of_set(smooth=False, nearby=_auroc_nearby)
 def auroc(outputs: Tensor, targets: Tensor) -> Tensor:
     """The area under the ROC curve: the share of pairs of a positive and a negative row that the outputs order rightly.
 
