@@ -1,8 +1,6 @@
 """What every problem offers to curvatures, influence and verification: the objective's values and derivatives.
 
 R(theta) = (1/n) sum_i w_i l(z_i, theta) + 1/2 sum_j l2_j theta_j^2
-
-Nobody asks a problem for its class. What only some can do is a capability, a typed object or None: `linear`, `layers`.
 """
 
 from __future__ import annotations
@@ -15,7 +13,8 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from .capabilities import Facts, LayerGradients, SecondDerivative
+from .capabilities import Facts, LayerGradients, SecondDerivative, Stages
+from .data.class_counts import ClassCounts
 from .data.design import Design
 from .data.user_terms import Terms
 from .data.weights import check_theta, check_weights
@@ -37,9 +36,9 @@ CHANGEABLE = frozenset({"theta", "weights", "l2", "keep", "terms"})
 class Objective(Identified):
     """The objective that training minimised, at the parameters it arrived at.
 
-    Every gradient of a *training* example is that of w_i l(z_i, theta), plus l2 * theta where `keep="mean"` (the
-    penalty is folded into every L, footnote 1). Gradients of *test* examples have neither weight nor penalty.
-    A problem never changes: `changed` gives a copy. Data changed in place raise `StaleError` at the next question.
+    A gradient of a *training* example is that of w_i l(z_i, theta), plus l2 * theta where `keep="mean"` (footnote 1).
+    Gradients of *test* examples have neither weight nor penalty. A problem never changes: `changed` gives a copy. Data
+    changed in place raise `StaleError` at the next question.
     """
 
     layout: Layout
@@ -147,10 +146,7 @@ class Objective(Identified):
     @property
     @abstractmethod
     def gauge(self) -> Float[Tensor, "q p"] | None:
-        """Unit directions along which R is flat whatever the data (softmax without penalty), or None.
-
-        Gradients of losses are orthogonal to them, so answers are well defined although the curvature is singular.
-        """
+        """Unit directions along which R is flat whatever the data, orthogonal to all gradients of losses, or None."""
 
     @property
     @abstractmethod
@@ -168,6 +164,11 @@ class Objective(Identified):
     @abstractmethod
     def layers(self) -> LayerGradients | None:
         """Gradients as sums of outer products, layer by layer, or None where they have no such form."""
+
+    @property
+    def stages(self) -> Stages | None:
+        """The derivatives of a model that was trained stage by stage, and has no Hessian; None for all others."""
+        return None
 
     @property
     @abstractmethod
@@ -220,10 +221,10 @@ class Objective(Identified):
     def products(
         self, rows: Float[Tensor, "k p"] | Outer, within: slice | None = None
     ) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
-        """S . g_i for every row s and training example i: the streamed pass behind all scores (R11).
+        """S . g_i for every row s and training example i, block by block: the streamed pass behind all scores (R11).
 
-        Given are the place of each block of examples and its products, weight and folded penalty included. `rows` are
-        flat or outer products of the weight matrices of `layers`; `within` is by default this process's share of all.
+        Weight and folded penalty are included. `rows` are flat or outer products of the weight matrices of `layers`;
+        `within` is by default this process's share of all.
         """
 
     def all_products(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k n"]:
@@ -285,16 +286,14 @@ class Objective(Identified):
 
 
 class LinearModel(Objective):
-    """An objective whose model is linear in its parameters: eta = X theta, H = X^T W X / n + diag(l2), in closed form.
-
-    Letters: d columns of X, c outputs; targets are `encoded` as the loss wants them.
-    """
+    """An objective of a model linear in its parameters, in closed form: eta = X theta, H = X^T W X / n + diag(l2)."""
 
     loss: LinearLoss
     design: Design
-    """X (n, d)."""
     y: Tensor
     """The encoded targets, (n,) or (n, c)."""
+    counts: ClassCounts | None
+    """What tells the class weights after a removal, where they follow the counts of the classes."""
 
     @property
     def linear(self) -> LinearModel:
@@ -347,18 +346,18 @@ class LinearModel(Objective):
 
         Args:
             batch: m test examples.
-            thetas: parameters (k, p).
-            measure: what is asked about, default the loss.
+            thetas: the parameters.
+            measure: as there.
         """
 
     @abstractmethod
     def measured(self, eta: Tensor, targets: Any, measure: MeasureLike | None = None) -> Tensor:
-        """The measure (k, m) of m test examples with known outputs (k, m, c).
+        """The measure (k, m) of m test examples with known outputs.
 
         Args:
             eta: k stacks of outputs.
             targets: of the m examples, as `prepared` gives them.
-            measure: what is asked about, one number per example, default the loss.
+            measure: one number per example, default the loss.
         """
 
     @abstractmethod
@@ -367,7 +366,7 @@ class LinearModel(Objective):
 
     @abstractmethod
     def hessian_roots(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b c p"]:
-        """C_i (c, p) of those training examples: C_i^T C_i is the Hessian of w_i l(z_i), without penalty."""
+        """C_i (c, p) of those training examples: C_i^T C_i is the Hessian of w_i l(z_i) (see `Parts.signed_root`)."""
 
     @abstractmethod
     def feature_gradients(self, batch: Any, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k b d"]:

@@ -20,7 +20,10 @@ def of_scores(scores: Any) -> None:
         (scores.edit in EDITS, f"edit is {scores.edit!r}"),
         (scores.values.dtype == torch.float64, f"values are {scores.values.dtype}"),
         (
-            all(its is None or its.shape == (m, q) for its in (scores.changes, scores.steps, scores.left)),
+            all(
+                its is None or its.shape == (m, q)
+                for its in (scores.changes, scores.steps, scores.left, scores.errors)
+            ),
             "changes are for other rows",
         ),
         (

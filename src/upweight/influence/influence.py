@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 
 from ..curvature.base import Curvature
@@ -23,6 +22,7 @@ from .defaults import Settings, chosen
 from .given_rows import given_rows
 from .leave_one_out import LeaveOneOut, RowSteps, leave_one_out
 from .passes import Answer, as_scores, compressed, provenance, streamed, underivable
+from .recomputed import changes_without, with_shown
 from .removal import Removal, with_newton
 from .scores import Scores
 from .shown import SHOWN, changes_shown
@@ -62,6 +62,11 @@ class Influence:
     ) -> None:
         checks.arguments(problem, curvature)
         self.problem, self._curvature, self._solver = problem, curvature, solver
+
+    @property
+    def formulas(self) -> Influence:
+        """Itself: answers by derivatives, where others (`by_refitting`) have None."""
+        return self
 
     @property
     def settings(self) -> Settings:
@@ -118,7 +123,15 @@ class Influence:
                 [ 1.5000]], dtype=torch.float64)
         """
         given = given_rows(self.problem, rows, weights)
-        return -self.solve(given.gradients(self.problem)).value
+        g = given.gradients(self.problem)
+        checks.question(self.problem, g, self.settings.curvature.damping)
+        return -self._moves(g).value
+
+    @cached_property
+    def _moves(self) -> Inverse:
+        """What moves of the parameters are solved with: of a symmetric curvature what all else is solved with too."""
+        transposed = self.settings.curvature.transposed
+        return self.inverse if transposed.adjoint else self.settings.solver.prepare(transposed)
 
     def on_loss(
         self,
@@ -136,20 +149,17 @@ class Influence:
             measure: asks about any other differentiable function in place of the loss.
             top: only the k most helpful and the k most harmful training rows of each test row are kept while
                 streaming: no (m, n) matrix.
-            compress: 1e-2, say, for many test rows and EKFAC: answers are kept as a few outer products per layer
-                instead of p numbers each, with at most that relative error, in the norm of the curvature, stated as
-                their residual.
-            store: a folder that keeps factors, solves and blocks of scores as they are finished: a job that was cut
-                off goes on from there and gives the same bytes, and `ScoreStore(folder)` reads the scores of any test
-                row. With `top` as well, the scores need not fit into memory.
+            compress: 1e-2, say, for many test rows and EKFAC: answers are kept as a few outer products per layer, with
+                at most that relative error in the norm of the curvature, stated as their residual.
+            store: a folder that keeps all that is finished: a job that was cut off goes on from there to the same
+                bytes, and `ScoreStore(folder)` reads any test row. With `top` they need not fit into memory.
 
         Returns:
             Scores (m, n), the derivative of each measure as a training example is up-weighted; -1/n of it is the
             predicted effect of its removal.
 
         Raises:
-            StaleError: for a folder with scores of other weights, data, settings or test rows, and where the model or
-                the data changed.
+            StaleError: for a folder with scores of others, and where the model or the data changed.
             InfluenceError: where a solve fails.
         """
         checks.options(top, compress, store)
@@ -174,7 +184,7 @@ class Influence:
         v = self.problem.test_gradients(test, measure)
 
         def about(solution: Solution) -> Scores:
-            nothing = v.new_empty(len(v), 0, dtype=torch.float64)
+            nothing = v.new_empty(len(v), 0).double()
             return self._scores(nothing, self._known(solution, drift=True), test, measure)
 
         stored = StoredPass(folder, self.problem, self.settings, self.solve)
@@ -253,12 +263,8 @@ class Influence:
             at: the name of a layer of a network, whose outputs take the place of the inputs: of word vectors (t, d),
                 say, whose sizes `.norm(dim=-1)` tell which tokens matter.
 
-        Returns:
-            One derivative per test example, training example and number of its input, (m, b, ...).
-
-        Raises:
-            TypeError: for inputs without derivatives (whole numbers).
-            ValueError: for a layer that is not there or runs more than once.
+        Gives one derivative per test example, training example and number of its input, (m, b, ...). Raises TypeError
+        for inputs without derivatives (whole numbers), ValueError for a layer that is not there or runs more than once.
 
         >>> import torch
         >>> from upweight import Influence, LinearProblem, Squared
@@ -297,7 +303,10 @@ class Influence:
         asked = as_measure(measure)
         newton = self.row_steps if self.inverse.exact else None
         if newton is None:
-            return self.on_loss(test, measure=asked)
+            first, stages = self.on_loss(test, measure=asked), self.problem.stages
+            return (
+                first if stages is None else with_shown(first, self.problem, stages, (test, asked), top, rows)
+            )
         if asked is None or asked.smooth:
             first = self.on_loss(test, measure=asked)
         else:
@@ -333,6 +342,10 @@ class Influence:
         if model is not None and curvature is not None and asked is not None and not asked.smooth:
             return Removal.counted(model, curvature, (names, sets), test, asked)
         found = Removal.of_first_order(self.on_loss(test, measure=asked), names, sets)
+        if (stages := self.problem.stages) is not None:
+            found = dataclasses.replace(
+                found, recomputed=changes_without(self.problem, stages, sets, test, asked)
+            )
         return with_newton(found, model, curvature, sets, (test, asked), guarantee)
 
     def leave_one_out(self) -> LeaveOneOut:
@@ -386,8 +399,6 @@ class Influence:
             provenance["settings"].append(self_influence.in_words(samples))
         known: dict[str, Any] = {"ids": problem.train_index, "verdict": problem.facts.caution}
         return Scores(values, problem.n, measure="own loss", provenance=provenance, **known)
-
-    # --------------------------------------------------------------------------------------------------------------
 
     def _provenance(self) -> dict[str, Any]:
         return provenance(self.problem, self.settings, self.fingerprint)

@@ -11,8 +11,10 @@ import torch
 from jaxtyping import Float, Int
 
 from ..curvature.base import ExampleMean
-from ..data.design import CentredDesign
+from ..data.design import CentredDesign, Design
 from ..linalg.coordinates import Coordinates
+from ..linear.reduced_gradients import class_gradients
+from ..losses import Parts
 from ..measures import Measure, MeasureLike, as_measure
 from ..objective import LinearModel
 from ..runtime.progress import track
@@ -167,7 +169,61 @@ def _by_solves(total: TotalHessian, size: int) -> Iterator[RowKernels]:
         part = slice(start, min(start + size, problem.n))
         E = problem.output_gradients(problem.train_batch(torch.arange(part.start, part.stop)))
         solved = total.solve(E)
-        yield part, E @ solved.mT, total.rounding(parts.take(part).root().mT @ solved)
+        roots, _ = parts.take(part).signed_root()
+        yield part, E @ solved.mT, total.rounding(roots.mT @ solved)
+
+
+def _share(problem: LinearModel, here: Parts, K: Float[Tensor, "b c c"]) -> Float[Tensor, "b c c"]:
+    """The share that each row has in the curvature of its own outputs, symmetric: S^T K S, or R W R with R = K^1/2."""
+    if problem.loss.convex:
+        root = here.root()
+        return root.mT @ K @ root
+    values, vectors = torch.linalg.eigh(K)
+    R = vectors * values.clamp(min=0).sqrt()[:, None] @ vectors.mT
+    return R @ here.curve(R)
+
+
+@dataclass(frozen=True, eq=False)
+class Reweighting:
+    """What the class weights of the other rows do as a row is removed, where they follow the counts of the classes.
+
+    With the factors f_ik that the removal of row i puts on the weight of class k, the gradient at theta changes by the
+    sum over k of (f_ik - 1) G_k, G_k the gradient of the class's losses. The Hessian is not changed along: it would
+    change the effect by 1/n_k of itself, n_k the size of the class.
+    """
+
+    problem: LinearModel
+    shares: Float[Tensor, "n k"]
+    """1 - f_ik."""
+    solved: Float[Tensor, "k p"]
+    """A^-1 G_k."""
+    own: Float[Tensor, " n"]
+    """The factor of the row's own class."""
+
+    @classmethod
+    def of(cls, total: TotalHessian) -> Reweighting | None:
+        """The reweighting by every row of the problem, or None where class weights stay as they are."""
+        problem, counts = total.problem, total.problem.counts
+        if counts is None:
+            return None
+        factors = counts.factors(torch.arange(problem.n).split(1))
+        own = factors.gather(1, counts.codes[:, None])[:, 0]
+        return cls(problem, 1 - factors, total.solve(class_gradients(problem, counts)), own)
+
+    def steps(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
+        """What it adds to the step of theta without each of some training rows."""
+        return self.shares[rows] @ self.solved
+
+    def outputs(self, design: Design, rows: Int[Tensor, " b"], each: bool = False) -> Tensor:
+        """What it adds to the outputs of m rows of `design` without each of some training rows, (b, m, c).
+
+        Args:
+            design: the rows that are predicted.
+            rows: the training rows that are removed.
+            each: whether row i of `design` is predicted without row i alone, (b, c).
+        """
+        moved = torch.stack([self.problem.outputs(design, theta=row) for row in self.solved])
+        return torch.einsum("bk,kbc->bc" if each else "bk,kmc->bmc", self.shares[rows], moved)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +243,8 @@ class RowSteps:
     leverage: Float[Tensor, " n"]
     shared: Float[Tensor, " p"]
     """A^-1 b, the part of the step that is the same for all rows."""
+    reweighting: Reweighting | None = None
+    """What a removal adds by the class weights of the other rows, where these follow the counts."""
 
     @classmethod
     def of(cls, problem: LinearModel, curvature: ExampleMean) -> RowSteps:
@@ -194,25 +252,30 @@ class RowSteps:
         total = TotalHessian.of(problem, curvature, 1 if problem.penalty.leaves_with_examples else 0)
         shared = total.solve(problem.folded_penalty[None])[0]
         parts, pulled = problem.derivatives(), problem.outputs(theta=shared)
+        reweighting = Reweighting.of(total)
+        if reweighting is not None:
+            pulled = pulled + reweighting.outputs(problem.design, torch.arange(problem.n), each=True)
+            parts = parts._replace(r=parts.r * reweighting.own[:, None])
         own, pull = torch.empty_like(pulled), torch.empty_like(pulled)
         leverage = torch.empty(problem.n, dtype=torch.float64)
         eye = torch.eye(problem.c, dtype=torch.float64)
         for part, K, error in row_kernels(total, "leave-one-out"):
             here = parts.take(part)
-            KW, root = here.curve(K).mT, here.root()
+            KW = here.curve(K).mT
             right = K @ here.r[:, :, None] + pulled[part, :, None]
-            determined = is_determined(eye - root.mT @ K @ root, error)
+            determined = is_determined(eye - _share(problem, here, K), error)
             z = torch.linalg.solve(identity_where(eye - KW, ~determined), right)
             own[part] = torch.where(determined[:, None], z[:, :, 0], torch.nan)
             pull[part] = here.r + here.curve(own[part][:, :, None])[:, :, 0]
             leverage[part] = KW.diagonal(dim1=1, dim2=2).sum(1)
-        return cls(total, pull, own, leverage, shared)
+        return cls(total, pull, own, leverage, shared, reweighting)
 
     def parameters(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
         """Theta without each of some training rows: a solve for each."""
         problem = self.total.problem
         E = problem.output_gradients(problem.train_batch(rows))
-        return problem.theta + self.total.solve((self.pull[rows, None] @ E)[:, 0]) + self.shared
+        found = problem.theta + self.total.solve((self.pull[rows, None] @ E)[:, 0]) + self.shared
+        return found if self.reweighting is None else found + self.reweighting.steps(rows)
 
     @property
     def few(self) -> bool:
@@ -254,7 +317,10 @@ class RowSteps:
             rows = problem.design.take(torch.arange(part.start, part.stop))
             _, moved = next(problem.outputs_at_each(solved, rows))
             shift = (self.pull[part, None] @ moved)[:, 0]
-            yield part, here + shift.view(-1, *here.shape)
+            found = here + shift.view(-1, *here.shape)
+            if self.reweighting is not None:
+                found += self.reweighting.outputs(design, torch.arange(part.start, part.stop))
+            yield part, found
 
     def changes(self, batch: Any, measure: Measure | None = None) -> Float[Tensor, "m n"]:
         """The change of each test measure without each training row, at the parameters that the row's step gives.

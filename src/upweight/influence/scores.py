@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
+from ..data.names import as_json, called
 from ..errors import StaleError
 from ..runtime.fingerprint import content_hash
 from ..runtime.notebook import as_html
@@ -20,11 +21,12 @@ from ..runtime.terminal import plain
 from ..types import Tensor
 from .checked_scores import of_scores
 from .forecasts import BETTER, FIRST_ORDER, of_newton, unsettled
-from .stationarity import finishing, unfinished
+from .stationarity import told
 
 ROLES = ("helpful", "harmful")
 UNSETTLED = "left to move"
 """The column of tables that marks effects which mean little: the share of the move that is missing."""
+ERROR = "standard error"
 SIGN = "Positive effect = the {measure} would rise if the training example were {edit} ({meaning})."
 
 
@@ -65,6 +67,10 @@ class Scores:
     """The Newton steps behind each of the `changes` (m, q)."""
     left: Tensor | None = None
     """What was left to move after them (m, q), a share of the first step; NaN where nobody looked, after one step."""
+    errors: Tensor | None = None
+    """The standard error (m, q) of each effect, where effects are estimates (`by_refitting`)."""
+    said: Sequence[str] = ()
+    """How the effects were got, in place of `prediction`, and what to beware of, a sentence each; () of influence."""
     verdict: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Content hash of weights, data and settings, and the settings in words."""
@@ -100,8 +106,8 @@ class Scores:
             found = [getattr(member, name) for member in members]
             return None if any(value is None for value in found) else torch.stack(found)
 
-        names = ("drift", "residual", "changes", "steps", "left")
-        drift, residual, changes, steps, left = map(all_of, names)
+        names = ("drift", "residual", "changes", "steps", "left", "errors")
+        drift, residual, changes, steps, left, errors = map(all_of, names)
         return replace(
             first,
             values=torch.stack([member.values for member in members]).mean(0),
@@ -110,6 +116,7 @@ class Scores:
             changes=None if changes is None else changes.mean(0),
             steps=None if steps is None else steps.amax(0),
             left=None if left is None else left.amax(0),
+            errors=None if errors is None else errors.square().mean(0).div(len(members)).sqrt(),
             verdict=f"mean of {len(members)} models: "
             + "; ".join(dict.fromkeys(member.verdict for member in members)),
             provenance={**first.provenance, "fingerprint": content_hash([], repr(prints)), "members": prints},
@@ -121,11 +128,9 @@ class Scores:
 
         A solve that converged says nothing about the training: its verdict is about the linear system alone.
         """
-        said = []
+        said = list(self.said[1:])
         if self.drift is not None:
-            reason = unfinished(self.measure, self.drift, self.effect())
-            warned = f"Beware: {reason}. " if reason else ""
-            said.append(warned + finishing(self.measure, self.drift, self.effect()))
+            said.append(told(self.measure, self.drift, self.effect()))
         return [*said, *([f"The linear system behind the effects: {self.verdict}."] if self.verdict else [])]
 
     def __len__(self) -> int:
@@ -144,7 +149,7 @@ class Scores:
         pick = slice(row, row + 1 or None)
         parts: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name)[pick]
-            for name in ("columns", "test_ids", "drift", "residual", "changes", "steps", "left")
+            for name in ("columns", "test_ids", "drift", "residual", "changes", "steps", "left", "errors")
         }
         return replace(self, values=self.values[pick], **parts)
 
@@ -232,19 +237,25 @@ class Scores:
         effect = self._row().nan_to_num(unknown, torch.inf, -torch.inf)
         return self.table(effect.topk(self._count(k), largest=largest).indices)
 
+    def numbers(self, order: Tensor) -> Tensor:
+        """The numbers of the training rows at some places (k,) among the columns of the scores of one test row."""
+        return order if self.columns is None else self.columns[0][order]
+
     def table(self, order: Tensor) -> pd.DataFrame:
         """Some columns of the scores of one test row, in the order given: influence and effect by training row.
 
         `order` (k,) are places among the columns, as `helpful` and `explain` rank them; the index of the table are the
         ids of the rows, or their numbers. Raises ValueError for more than one test row.
         """
-        rows = order if self.columns is None else self.columns[0][order]
+        rows = self.numbers(order)
         cells = {"influence": self.values[0][order].numpy(), self._heading: self._row()[order].numpy()}
         if self.steps is not None:
             cells["steps"] = self.steps[0][order].numpy()
         if self.left is not None and bool(unsettled(left := self.left[0][order]).any()):
             cells[UNSETTLED] = left.where(unsettled(left), torch.nan).numpy()
-        return pd.DataFrame(cells, index=_named(rows.numpy(), self.ids).rename("train row"))
+        if self.errors is not None:
+            cells[ERROR] = self.errors[0][order].numpy()
+        return pd.DataFrame(cells, index=called(rows.numpy(), self.ids).rename("train row"))
 
     @property
     def _heading(self) -> str:
@@ -270,6 +281,8 @@ class Scores:
         >>> Scores(torch.zeros(1, 2, dtype=torch.float64), n=2).prediction.partition(" in ")[0]
         'Effects are of first order'
         """
+        if self.said:
+            return self.said[0]
         if self.changes is None:
             return f"{FIRST_ORDER} {BETTER}" if self.edit == "removed" else FIRST_ORDER
         return of_newton(self.changes, self.steps, self.left)
@@ -300,10 +313,11 @@ class Scores:
         rows = torch.arange(q).expand(m, q) if self.columns is None else self.columns
         return pd.DataFrame(
             {
-                "test row": _named(np.repeat(np.arange(m), q), self.test_ids),
-                "train row": _named(rows.flatten().numpy(), self.ids),
+                "test row": called(np.repeat(np.arange(m), q), self.test_ids),
+                "train row": called(rows.flatten().numpy(), self.ids),
                 "influence": self.values.flatten().numpy(),
                 self._heading: self.effect().flatten().numpy(),
+                **({} if self.errors is None else {ERROR: self.errors.flatten().numpy()}),
             }
         )
 
@@ -319,10 +333,12 @@ class Scores:
         ...     Scores.load(f"{folder}/scores.safetensors").values
         tensor([[-3.,  6.]], dtype=torch.float64)
         """
-        names = ("values", "columns", "drift", "residual", "changes", "steps", "left")
+        names = ("values", "columns", "drift", "residual", "changes", "steps", "left", "errors")
         tensors = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         words = {name: getattr(self, name) for name in ("n", "edit", "measure", "verdict", "provenance")}
-        words |= {name: _plain(getattr(self, name)) for name in ("ids", "test_ids")}
+        words |= {name: as_json(getattr(self, name)) for name in ("ids", "test_ids")} | {
+            "said": list(self.said)
+        }
         write(path, tensors, words)
 
     @classmethod
@@ -382,15 +398,3 @@ def left_to_move(table: pd.DataFrame) -> pd.Series:
     [True]
     """
     return table.get(UNSETTLED, pd.Series(np.nan, table.index))
-
-
-def _named(rows: np.ndarray, ids: pd.Index | None) -> pd.Index:
-    """Row numbers as their ids."""
-    return pd.Index(rows) if ids is None else ids.take(rows)
-
-
-def _plain(ids: pd.Index | None) -> list[int | float | str] | None:
-    """Ids as JSON has them."""
-    if ids is None:
-        return None
-    return [i if isinstance(i, (int, float, str)) else str(i) for i in ids.tolist()]

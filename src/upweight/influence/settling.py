@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from ..objective import LinearModel
 from ..types import Tensor
-from .woodbury import HELD_BYTES, Downdated, TotalHessian
+from .woodbury import HELD_BYTES, Downdated, TotalHessian, roots_of
 
 MOST = 12
 """Steps after which a row that still moves is given up, and marked."""
@@ -101,7 +101,7 @@ class _Walk:
     def begun(cls, total: TotalHessian, rows: Int[Tensor, " k"]) -> _Walk:
         """The walk at the problem's own parameters."""
         problem = total.problem
-        inverse = Downdated(total, problem.hessian_roots(rows))
+        inverse = Downdated(total, *roots_of(problem, rows, len(rows)))
         none = problem.theta.new_empty(len(rows), 0, problem.p)
         return cls(inverse, rows, none, none, none).gone_to(problem.theta.repeat(len(rows), 1))
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from ..curvature.hessian import Hessian
 from ..errors import NoOptimumError, NotConvergedError
-from ..estimators.refitting import OWN
+from ..estimators.refitting import OWN, Refitting
 from ..linalg.factorizations import Factor
 from ..linear.gradient_scale import AIM, ENOUGH, GradientScale
 from ..measures import Measure, MeasureLike
@@ -62,6 +62,8 @@ def measured_refits(
         found = _by_user(problem, test, measure, removed, refit)
     elif problem.linear is not None:
         found = _by_blocks(problem.linear, test, measure, removed, tolerance)
+    elif (own := problem.cache.get(OWN)) is not None:
+        found = _by_estimator(test, measure, removed, own, problem.n)
     else:
         raise ValueError(
             "verify retrains linear problems by itself; for other models give refit=, a function of the kept training "
@@ -107,6 +109,9 @@ def change_without(
         whole, there = (_retrained(problem, refit(left)) for left in (everything, kept))
     elif problem.linear is not None:
         whole, there = problem.linear.minimised(), problem.linear.without(rows).minimised()
+    elif (own := problem.cache.get(OWN)) is not None:
+        everything = torch.arange(problem.n)
+        whole, there = own(everything), own(everything[~torch.isin(everything, rows)])
     else:
         raise ValueError(
             "only linear models are trained again here: for others give refit, a function of the kept training rows "
@@ -156,6 +161,16 @@ def against_estimator(
     found = [refit(everything[everything != row]).evaluate(test, measure) - start for row in removed.tolist()]
     actual = torch.stack(found)
     return float((measured - actual).norm() / actual.norm().clamp(min=1e-300))
+
+
+def _by_estimator(
+    test: Any, measure: Measure | None, removed: Tensor, refit: Refitting, n: int
+) -> Iterator[tuple[Tensor, float]]:
+    """Changes by the user's own estimator, fitted again."""
+    everything = torch.arange(n)
+    start = refit(everything).evaluate(test, measure)
+    for row in track(removed.tolist(), "refitting", len(removed)):
+        yield refit(everything[everything != row]).evaluate(test, measure) - start, float("nan")
 
 
 def _by_user(

@@ -12,8 +12,10 @@ import torch
 from scipy import stats
 
 from ..influence.influence import Influence
+from ..influence.recomputed import changes_without
 from ..influence.shown import SHOWN
 from ..measures import MeasureLike, as_measure
+from ..retraining import Refits
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from .refits import Refit, against_estimator, measured_refits
@@ -70,6 +72,8 @@ class Verification:
     """||refits here - refits of the user's estimator|| / ||the latter|| over a few rows; None where there is none."""
     measure: str = "loss"
     """What was asked about."""
+    ceiling: Agreement | None = None
+    """Of trees: how well leaf values computed anew agree. No formula that holds the splits fixed does better."""
 
     @property
     def judgement(self) -> str:
@@ -115,6 +119,10 @@ class Verification:
         lines = [f"most influential: {self.top}"]
         if self.random is not None:
             lines.append(f"random control:   {self.random}")
+        if self.ceiling is not None:
+            lines.append(
+                f"leaves refitted:  {self.ceiling}; what is left comes from trees that split otherwise"
+            )
         if self.estimator is not None:
             lines.append(f"your estimator, fitted again without a few of them: {_words(self.estimator)}")
         lost = self.table["actual"].isna()
@@ -129,7 +137,7 @@ class Verification:
 
 
 def verify(
-    influence: Influence,
+    influence: Influence | Refits,
     test: Any,
     *,
     k: int = 50,
@@ -165,6 +173,7 @@ def verify(
         first_order: whether effects of first order (Eq. 2) are judged, not those that `explain` shows.
 
     Raises:
+        TypeError: for answers of `by_refitting`, which are refits themselves.
         ValueError: for k < 1, a missing `refit`, and fewer than two finished refits.
         NotConvergedError: where a refit misses the tolerance.
 
@@ -175,7 +184,12 @@ def verify(
     >>> verify(influence, (X[:1], X[:1, 0]), k=5).top.pearson > 0.99
     True
     """
-    problem = influence.problem
+    if (formulas := influence.formulas) is None:
+        raise TypeError(
+            "answers of by_refitting are retrained already: there is nothing to verify; their standard errors and "
+            "remarks say how sure they are"
+        )
+    influence, problem = formulas, formulas.problem
     random = k if random is None else random
     if k < 1 or random < 0:
         raise ValueError(f"k must be >= 1 and random >= 0, got k = {k}, random = {random}")
@@ -195,7 +209,7 @@ def verify(
 
     position = {int(row): j for j, row in enumerate(removed.tolist())}
     by_estimator = None
-    if refit is None:
+    if refit is None and problem.linear is not None:
         places = [
             j
             for row in top[0].tolist()
@@ -214,6 +228,10 @@ def verify(
                     )
     names = ["test row", "train row", "group", "predicted", "actual", "gradient norm"]
     table = pd.DataFrame(lines, columns=names)
+    if problem.stages is not None:
+        singles = list(removed[: len(measured)].split(1))
+        anew = changes_without(problem, problem.stages, singles, test, as_measure(measure)).numpy()
+        table["recomputed"] = anew[table["test row"], table["train row"].map(position)]
     for column, ids in (("train row", scores.ids), ("test row", scores.test_ids)):
         if ids is not None:
             table[column] = ids.take(table[column])
@@ -229,6 +247,9 @@ def verify(
         complete,
         by_estimator,
         scores.measure,
+        None
+        if problem.stages is None
+        else agreement(groups["top"]["recomputed"], groups["top"]["actual"], seed),
     )
 
 
