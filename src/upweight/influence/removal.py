@@ -102,7 +102,12 @@ class Removal:
 
     @property
     def averaged(self) -> Removal:
-        """The changes (1, g) of the mean of the measure over the test rows, with the drift of that mean."""
+        """The changes (1, g) of the mean of the measure over the test rows, with the drift of that mean.
+
+        Of a measure that is one number anyway they stay as they are.
+        """
+        if len(self.first_order) == 1:
+            return self
         fields = ("first_order", "rescaled", "newton", "recomputed", "low", "high", "drift")
         each = {name: values for name in fields if (values := getattr(self, name)) is not None}
         means = {name: values.mean(0, keepdim=True) for name, values in each.items()}

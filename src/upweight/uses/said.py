@@ -68,11 +68,16 @@ class Said:
 def said_of(problem: Objective, test: Any) -> Said:
     """What a model says of one row, and the row's own label; of networks only the loss is known.
 
+    Of several rows it is nothing.
+
     Args:
         problem: the model.
         test: one test example, as the problem takes batches.
     """
-    loss, model = float(problem.evaluate(test)[0]), problem.output_model
+    losses, model = problem.evaluate(test), problem.output_model
+    if len(losses) != 1:  # of many rows together nothing is said
+        return Said()
+    loss = float(losses[0])
     if model is None:
         return Said(loss=loss)
     inputs, targets = model.prepared(test)

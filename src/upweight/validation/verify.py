@@ -83,7 +83,7 @@ class Verification:
         from 0.9 alone its ranking holds.
         """
         pearson, error = self.top.pearson, self.top.relative_error
-        if pearson >= 0.99 and error <= 0.1:
+        if error == 0 or (pearson >= 0.99 and error <= 0.1):  # changes that are all 0 have no correlation
             return "The explanation holds"
         if pearson >= 0.9:
             return (
@@ -328,4 +328,5 @@ def _slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _relative_error(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return _divide(np.sqrt(((x - y) ** 2).sum(-1)), np.sqrt((y**2).sum(-1)))
+    off = np.sqrt(((x - y) ** 2).sum(-1))
+    return np.where(off == 0, 0.0, _divide(off, np.sqrt((y**2).sum(-1))))
