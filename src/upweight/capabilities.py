@@ -234,3 +234,22 @@ class LayerGradients(ABC):
 
         `work` may thus be begun more than once, and must not build on what an earlier try left.
         """
+
+
+class Reduced(ABC):
+    """What is left of an objective of few parameters without some of its rows, where it is no linear model.
+
+    Its gradient and Hessian are those of the rows that are left, also where rows take part in each other's terms.
+    """
+
+    @abstractmethod
+    def newton(self, sets: list[Tensor]) -> Float[Tensor, "g p"]:
+        """The parameters after one Newton step of what is left without each set of rows; NaN where there is none."""
+
+    @abstractmethod
+    def refitted(self, rows: Tensor) -> tuple[Float[Tensor, " p"], float]:
+        """The parameters that training arrives at without those rows, and the norm of the gradient there.
+
+        Raises:
+            NotConvergedError: where it does not arrive.
+        """

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from .capabilities import Facts, LayerGradients, SecondDerivative
+from .capabilities import Facts, LayerGradients, Reduced, SecondDerivative
 from .data.design import Design
 from .data.user_terms import Terms
 from .data.weights import check_theta, check_weights
@@ -52,6 +52,8 @@ class Objective(Identified):
     """l2 per parameter, and what of it a retraining without some examples keeps."""
     terms: Terms
     """The user's own terms: the form of their batches and the names of rows, columns and classes."""
+    reduced: Reduced | None = None
+    """What is left without some rows, of few parameters; None for others, and linear models, which do better."""
 
     def changed(self: Self, **fields: Any) -> Self:
         """A copy with other values of some fields; nothing that was computed from the old ones comes along.
@@ -287,14 +289,12 @@ class Objective(Identified):
 class LinearModel(Objective):
     """An objective whose model is linear in its parameters: eta = X theta, H = X^T W X / n + diag(l2), in closed form.
 
-    Letters: d columns of X, c outputs; targets are `encoded` as the loss wants them.
+    Letters: d columns of X (the `design`), c outputs; targets `y` are `encoded` as the loss wants them, (n,) or (n, c).
     """
 
     loss: LinearLoss
     design: Design
-    """X (n, d)."""
     y: Tensor
-    """The encoded targets, (n,) or (n, c)."""
 
     @property
     def linear(self) -> LinearModel:

@@ -24,7 +24,7 @@ from .defaults import Settings, chosen
 from .given_rows import given_rows
 from .leave_one_out import LeaveOneOut, RowSteps, leave_one_out
 from .passes import Answer, compressed, streamed
-from .removal import Removal, with_newton
+from .removal import Removal, reduced_changes, with_newton
 from .scores import Scores
 from .stationarity import warn_away
 from .stored_pass import StoredPass
@@ -278,15 +278,16 @@ class Influence:
     def of_each_removal(self, test: Any, *, measure: MeasureLike | None = None) -> Scores:
         """The change of each test measure if each training row is removed, alone: the best prediction at hand.
 
-        Scores (m, n), whose `effect()` is for a linear model with a factorised Hessian the measure at the parameters of
-        the row's own Newton step, with exact leverage (B2), less the measure as it is; for others it is of first order
-        (Eq. 2), as `values` always are. `Scores.prediction` says which. `measure` is what is asked about, default the
-        loss.
+        Scores (m, n), whose `effect()` is for a linear model with a factorised Hessian the `measure` (default: the
+        loss) at the parameters of the row's own Newton step, with exact leverage (B2), less the measure as it is; for
+        others it is of first order (Eq. 2), as `values` always are. `Scores.prediction` says which.
         """
         scores = self.on_loss(test, measure=measure)
-        if not self.inverse.exact or self.row_steps is None:
+        if not self.inverse.exact:
             return scores
-        return dataclasses.replace(scores, changes=self.row_steps.changes(test, as_measure(measure)))
+        asked, steps = as_measure(measure), self.row_steps
+        changes = steps.changes(test, asked) if steps else reduced_changes(self.problem, None, test, asked)
+        return scores if changes is None else dataclasses.replace(scores, changes=changes)
 
     def of_removal(
         self, groups: Any, test: Any, *, measure: MeasureLike | None = None, guarantee: int = 0
@@ -316,7 +317,7 @@ class Influence:
         if model is not None and curvature is not None and asked is not None and not asked.smooth:
             return Removal.counted(model, curvature, (names, sets), test, asked)
         found = Removal.of_first_order(self.on_loss(test, measure=asked), names, sets)
-        return with_newton(found, model, curvature, sets, (test, asked), guarantee)
+        return with_newton(found, self.problem, curvature, sets, (test, asked), guarantee)
 
     def leave_one_out(self) -> LeaveOneOut:
         """Every training row of a linear model predicted without itself, from one factorisation (B5).
