@@ -80,7 +80,7 @@ ESTIMATORS: list[tuple[Any, str, str]] = [
     (LOGISTIC, "two", ""),
     (LogisticRegression(C=0.1, **TIGHT), "several", "multinomial"),
     (LogisticRegression(C=0.1, solver="liblinear", **TIGHT), "two", ""),
-    (clone(LOGISTIC).set_params(class_weight="balanced"), "two", "class weights held"),
+    (clone(LOGISTIC).set_params(class_weight="balanced"), "two", "class weights follow"),
     (LogisticRegression(C=0.1, solver="saga", l1_ratio=1, **TIGHT), "two", "support held"),
     (
         LogisticRegression(C=0.03, solver="saga", l1_ratio=0.5, **TIGHT),

@@ -41,6 +41,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
     )
     from .measures import OfParameters, Overall, PerExample
     from .network import Problem, class_weighted, token_mean
+    from .retraining import by_refitting
     from .solvers import Arnoldi, ConjugateGradient, Exact, LiSSA
     from .uses import (
         Box,
@@ -103,6 +104,7 @@ __all__ = [
     "Tweedie",
     "Verification",
     "attack",
+    "by_refitting",
     "class_weighted",
     "diagnostics",
     "explain",
@@ -132,6 +134,7 @@ _HOMES = {
     "SquaredEpsilonInsensitive SquaredHinge SquaredMargin Tweedie",
     "measures": "OfParameters Overall PerExample",
     "network": "Problem class_weighted token_mean",
+    "retraining": "by_refitting",
     "solvers": "Arnoldi ConjugateGradient Exact LiSSA",
     "uses": "Box attack diagnostics explain flip_set mislabeled mismatch trust vulnerability vulnerable_targets",
     "validation": "Verification verify",
@@ -139,7 +142,7 @@ _HOMES = {
 """Where the public names are, as the imports above say it to type checkers: module -> names."""
 _MODULES = (
     "capabilities curvature data errors estimators evaluation frozen influence linalg linear losses measures "
-    "network objective penalty plots runtime solvers types uses validation vision"
+    "network objective penalty plots retraining runtime solvers types uses validation vision"
 )
 """Modules that are attributes without an import statement of their own."""
 _moved.install()

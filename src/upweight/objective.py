@@ -1,8 +1,6 @@
 """What every problem offers to curvatures, influence and verification: the objective's values and derivatives.
 
 R(theta) = (1/n) sum_i w_i l(z_i, theta) + 1/2 sum_j l2_j theta_j^2
-
-Nobody asks a problem for its class. What only some can do is a capability, a typed object or None: `linear`, `layers`.
 """
 
 from __future__ import annotations
@@ -15,7 +13,8 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from .capabilities import Facts, LayerGradients, Reduced, SecondDerivative
+from .capabilities import Facts, LayerGradients, Reduced, SecondDerivative, Stages
+from .data.class_counts import ClassCounts
 from .data.design import Design
 from .data.user_terms import Terms
 from .data.weights import check_theta, check_weights
@@ -172,6 +171,11 @@ class Objective(Identified):
         """Gradients as sums of outer products, layer by layer, or None where they have no such form."""
 
     @property
+    def stages(self) -> Stages | None:
+        """The derivatives of a model that was trained stage by stage, and has no Hessian; None for all others."""
+        return None
+
+    @property
     @abstractmethod
     def hessian(self) -> SecondDerivative:
         """The Hessian H of R at theta, penalty included, as products and as a matrix; damping is the curvature's."""
@@ -287,14 +291,14 @@ class Objective(Identified):
 
 
 class LinearModel(Objective):
-    """An objective whose model is linear in its parameters: eta = X theta, H = X^T W X / n + diag(l2), in closed form.
-
-    Letters: d columns of X (the `design`), c outputs; targets `y` are `encoded` as the loss wants them, (n,) or (n, c).
-    """
+    """An objective of a model linear in its parameters, in closed form: eta = X theta, H = X^T W X / n + diag(l2)."""
 
     loss: LinearLoss
     design: Design
     y: Tensor
+    """The encoded targets, (n,) or (n, c)."""
+    counts: ClassCounts | None
+    """What tells the class weights after a removal, where they follow the counts of the classes."""
 
     @property
     def linear(self) -> LinearModel:

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 
 from ..curvature.base import ExampleMean
-from ..data.design import CentredDesign
+from ..data.design import CentredDesign, Design
 from ..linalg.coordinates import Coordinates
+from ..linear.reduced_gradients import class_gradients
 from ..losses import Parts
 from ..measures import Measure, MeasureLike, as_measure
 from ..objective import LinearModel
 from ..runtime.progress import track
 from ..types import Tensor, as_tensor
+from .settling import MOST, Settled, rows_held, settled
 from .woodbury import HELD_BYTES, TotalHessian, identity_where, is_determined
 
 FLAT = 1e-10
 """A share of the largest curvature of an example in its output: below it leverages do not tell kernel values."""
 ROWS, NUMBERS = (256, 1024), 1 << 19
 """Rows that meet a piece of the inverse at once: so many that what is solved stays in cache, within bounds."""
+
+ALL = 1 << 30
+"""n^2 p up to which all rows are settled: about a second."""
 
 RowKernels: TypeAlias = tuple[slice, Tensor, Tensor]
 """A block of training rows: its place, K (b, c, c), the error (b,) of S^T K S."""
@@ -178,6 +184,49 @@ def _share(problem: LinearModel, here: Parts, K: Float[Tensor, "b c c"]) -> Floa
 
 
 @dataclass(frozen=True, eq=False)
+class Reweighting:
+    """What the class weights of the other rows do as a row is removed, where they follow the counts of the classes.
+
+    With the factors f_ik that the removal of row i puts on the weight of class k, the gradient at theta changes by the
+    sum over k of (f_ik - 1) G_k, G_k the gradient of the class's losses. The Hessian is not changed along: it would
+    change the effect by 1/n_k of itself, n_k the size of the class.
+    """
+
+    problem: LinearModel
+    shares: Float[Tensor, "n k"]
+    """1 - f_ik."""
+    solved: Float[Tensor, "k p"]
+    """A^-1 G_k."""
+    own: Float[Tensor, " n"]
+    """The factor of the row's own class."""
+
+    @classmethod
+    def of(cls, total: TotalHessian) -> Reweighting | None:
+        """The reweighting by every row of the problem, or None where class weights stay as they are."""
+        problem, counts = total.problem, total.problem.counts
+        if counts is None:
+            return None
+        factors = counts.factors(torch.arange(problem.n).split(1))
+        own = factors.gather(1, counts.codes[:, None])[:, 0]
+        return cls(problem, 1 - factors, total.solve(class_gradients(problem, counts)), own)
+
+    def steps(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
+        """What it adds to the step of theta without each of some training rows."""
+        return self.shares[rows] @ self.solved
+
+    def outputs(self, design: Design, rows: Int[Tensor, " b"], each: bool = False) -> Tensor:
+        """What it adds to the outputs of m rows of `design` without each of some training rows, (b, m, c).
+
+        Args:
+            design: the rows that are predicted.
+            rows: the training rows that are removed.
+            each: whether row i of `design` is predicted without row i alone, (b, c).
+        """
+        moved = torch.stack([self.problem.outputs(design, theta=row) for row in self.solved])
+        return torch.einsum("bk,kbc->bc" if each else "bk,kmc->bmc", self.shares[rows], moved)
+
+
+@dataclass(frozen=True, eq=False)
 class RowSteps:
     """The Newton step of the parameters as each training row is removed, alone: A^-1 X_i^T u_i + A^-1 b (B2).
 
@@ -194,6 +243,8 @@ class RowSteps:
     leverage: Float[Tensor, " n"]
     shared: Float[Tensor, " p"]
     """A^-1 b, the part of the step that is the same for all rows."""
+    reweighting: Reweighting | None = None
+    """What a removal adds by the class weights of the other rows, where these follow the counts."""
 
     @classmethod
     def of(cls, problem: LinearModel, curvature: ExampleMean) -> RowSteps:
@@ -201,6 +252,10 @@ class RowSteps:
         total = TotalHessian.of(problem, curvature, 1 if problem.penalty.leaves_with_examples else 0)
         shared = total.solve(problem.folded_penalty[None])[0]
         parts, pulled = problem.derivatives(), problem.outputs(theta=shared)
+        reweighting = Reweighting.of(total)
+        if reweighting is not None:
+            pulled = pulled + reweighting.outputs(problem.design, torch.arange(problem.n), each=True)
+            parts = parts._replace(r=parts.r * reweighting.own[:, None])
         own, pull = torch.empty_like(pulled), torch.empty_like(pulled)
         leverage = torch.empty(problem.n, dtype=torch.float64)
         eye = torch.eye(problem.c, dtype=torch.float64)
@@ -213,13 +268,38 @@ class RowSteps:
             own[part] = torch.where(determined[:, None], z[:, :, 0], torch.nan)
             pull[part] = here.r + here.curve(own[part][:, :, None])[:, :, 0]
             leverage[part] = KW.diagonal(dim1=1, dim2=2).sum(1)
-        return cls(total, pull, own, leverage, shared)
+        return cls(total, pull, own, leverage, shared, reweighting)
 
     def parameters(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
         """Theta without each of some training rows: a solve for each."""
         problem = self.total.problem
         E = problem.output_gradients(problem.train_batch(rows))
-        return problem.theta + self.total.solve((self.pull[rows, None] @ E)[:, 0]) + self.shared
+        found = problem.theta + self.total.solve((self.pull[rows, None] @ E)[:, 0]) + self.shared
+        return found if self.reweighting is None else found + self.reweighting.steps(rows)
+
+    @property
+    def few(self) -> bool:
+        """Whether there are so few data that all rows are settled in about a second, and their parameters held."""
+        n, p = self.total.problem.n, self.total.problem.p
+        return n * n * p <= ALL and 8 * n * p <= HELD_BYTES
+
+    @cached_property
+    def all_settled(self) -> Settled:
+        """All rows after as many Newton steps as each needs, kept for the next question."""
+        parts = zip(*self.settled(torch.arange(self.total.problem.n)), strict=True)
+        return Settled(*(torch.cat(of_all) for of_all in parts))
+
+    def settled(self, rows: Int[Tensor, " k"], most: int = MOST) -> Iterator[Settled]:
+        """Some training rows after as many Newton steps as each needs, at most `most`; some rows at a time."""
+        blocks = rows.split(rows_held(self.total.problem))
+        for some in track(blocks, "further steps", len(blocks)):
+            yield settled(self.total, some, self.parameters(some), most=most, smallest=self._smallest)
+
+    @cached_property
+    def _smallest(self) -> float:
+        """The length of a step that counts as none, in the norm of the Hessian: a millionth of a usual first step's."""
+        squares = (self.total.problem.derivatives().r * self.own).sum(1).clamp(min=0)
+        return 1e-6 * float(squares.nanmean().sqrt())
 
     def outputs(self, batch: Any) -> Iterator[tuple[slice, Float[Tensor, "b m c"]]]:
         """The outputs of m test examples without each training row, all n of them, some rows at a time.
@@ -237,7 +317,10 @@ class RowSteps:
             rows = problem.design.take(torch.arange(part.start, part.stop))
             _, moved = next(problem.outputs_at_each(solved, rows))
             shift = (self.pull[part, None] @ moved)[:, 0]
-            yield part, here + shift.view(-1, *here.shape)
+            found = here + shift.view(-1, *here.shape)
+            if self.reweighting is not None:
+                found += self.reweighting.outputs(design, torch.arange(part.start, part.stop))
+            yield part, found
 
     def changes(self, batch: Any, measure: Measure | None = None) -> Float[Tensor, "m n"]:
         """The change of each test measure without each training row, at the parameters that the row's step gives.

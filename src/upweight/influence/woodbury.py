@@ -7,12 +7,14 @@ With A the Hessian of the *total* objective and S the removed set, a Newton step
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 
 from ..curvature.base import ExampleMean
+from ..data.class_counts import ClassCounts
 from ..linalg.factorizations import Factor
 from ..objective import LinearModel
 from ..runtime.progress import track
@@ -130,6 +132,14 @@ class Downdated:
         eye = torch.eye(self.overlap.shape[1], dtype=self.overlap.dtype)
         return torch.linalg.det(eye - self._signs[:, :, None] * self.overlap)
 
+    def of(self, sets: Tensor) -> Downdated:
+        """The inverses without some of the sets, by a mask (G,)."""
+        some = copy(self)
+        for name in ("C", "signs", "F", "overlap", "left", "determined", "lower"):
+            whole = getattr(self, name)
+            setattr(some, name, None if whole is None else whole[sets])
+        return some
+
     @property
     def leverage(self) -> Float[Tensor, " G"]:
         """The largest share of a direction's curvature that each set carries, < 1: first order is too small by it."""
@@ -187,20 +197,20 @@ def _batches(
             if size <= held:
                 index = torch.cat([sets[j] for j in batch])
                 g = problem.train_gradients(index).reshape(len(batch), size, -1).sum(1)
-                found = _roots(problem, index, len(batch))
+                found = roots_of(problem, index, len(batch))
             else:
                 parts = sets[batch[0]].split(held)
                 g = torch.stack([problem.train_gradients(part).sum(0) for part in parts]).sum(0, keepdim=True)
-                found = _roots(problem, parts[0], 1)
+                found = roots_of(problem, parts[0], 1)
                 for part in parts[1:]:
                     C, signs = _thin(*found)
-                    more, more_signs = _roots(problem, part, 1)
+                    more, more_signs = roots_of(problem, part, 1)
                     signs = None if signs is None or more_signs is None else torch.cat([signs, more_signs], 1)
                     found = torch.cat([C, more], 1), signs
             yield batch, g, _thin(*found)
 
 
-def _roots(
+def roots_of(
     problem: LinearModel, index: Tensor, count: int
 ) -> tuple[Float[Tensor, "G q p"], Float[Tensor, "G q"] | None]:
     """The curvature roots of `count` sets of equal size, whose rows follow each other, and their signs."""
@@ -238,6 +248,9 @@ def newton_steps(
         Batches of sets: their places in `sets`, their downdated inverses, the steps (G, p); a step is NaN where some
         direction of the parameters is fitted by the set alone.
     """
+    if problem.counts is not None:
+        yield from _reweighted_steps(problem, curvature, sets, problem.counts, title)
+        return
     totals: dict[int, TotalHessian] = {}
     for batch, g, (C, signs) in track(_batches(problem, sets), title, None):
         size = len(sets[batch[0]]) if problem.penalty.leaves_with_examples else 0
@@ -245,3 +258,33 @@ def newton_steps(
             totals = {size: TotalHessian.of(problem, curvature, size)}
         inverse = Downdated(totals[size], C, signs)
         yield batch, inverse, inverse.solve(g[:, None])[:, 0]
+
+
+def _reweighted_steps(
+    problem: LinearModel, curvature: ExampleMean, sets: list[Tensor], counts: ClassCounts, title: str
+) -> Iterator[tuple[list[int], Downdated, Float[Tensor, "G p"]]]:
+    """The Newton steps where a removal changes the class weights of the rows that are left (`LinearModel.counts`).
+
+    Sets that change them alike to 1 % share the factor of a Hessian with such weights; the gradients are exact.
+
+    Args:
+        problem: the model.
+        curvature: its Hessian.
+        sets: the training rows of each of G sets.
+        counts: what tells the class weights after a removal.
+        title: of the progress bar.
+    """
+    factors = counts.factors(sets)
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for j, row in enumerate(factors):
+        alike.setdefault((len(sets[j]), *(100 * row.log()).round().int().tolist()), []).append(j)
+    for places in track(list(alike.values()), title, len(alike)):
+        there = problem.changed(weights=problem.weights * factors[places[0], counts.codes])
+        size = len(sets[places[0]]) if problem.penalty.leaves_with_examples else 0
+        total = TotalHessian.of(there, curvature.of(there), size)
+        for batch, _, (C, signs) in _batches(there, [sets[j] for j in places]):
+            here = [places[j] for j in batch]
+            inverse = Downdated(total, C, signs)
+            gone = problem.gradients_without([sets[j] for j in here]) * (problem.n - len(sets[here[0]]))
+            step = problem.gradient() * problem.n - gone
+            yield here, inverse, inverse.solve(step[:, None])[:, 0]

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from ..data.class_counts import ClassCounts
+from ..data.weights import check_weights
 from ..losses import LinearLoss
 from ..objective import LinearModel
 from ..types import Tensor, as_tensor
@@ -48,7 +50,29 @@ def of_labels(class_weights: Float[Tensor, " k"] | None, targets: Tensor) -> Flo
     """
     if class_weights is None:
         return torch.ones(len(targets), dtype=torch.float64)
-    return class_weights[(targets > 0).long() if targets.is_floating_point() else targets]
+    return class_weights[codes_of(targets)]
+
+
+def codes_of(targets: Tensor) -> Int[Tensor, " b"]:
+    """The classes 0..k-1 of encoded targets: whole numbers, or signs of a model of one output.
+
+    >>> codes_of(torch.tensor([-1.0, 1.0])), codes_of(torch.tensor([2, 0]))
+    (tensor([0, 1]), tensor([2, 0]))
+    """
+    return (targets > 0).long() if targets.is_floating_point() else targets
+
+
+def counts_of(counted: Any, targets: Tensor, classes: int) -> ClassCounts | None:
+    """The counts behind class weights that follow them; None stays None.
+
+    Args:
+        counted: what each example counts for (n,), or None.
+        targets: the encoded targets of the n examples.
+        classes: how many classes there are.
+    """
+    if counted is None:
+        return None
+    return ClassCounts(codes_of(targets), check_weights(counted, len(targets)), classes)
 
 
 def of_batch(

@@ -26,12 +26,13 @@ from ..losses import LinearLoss, Parts
 from ..measures import MeasureLike, as_measure
 from ..objective import LinearModel
 from ..outputs import encoded, in_bytes, measured_at_each
-from ..runtime.distributed import gather_rows, shard, sum_across
+from ..runtime.distributed import shard
 from ..runtime.unchanging import derived
 from ..types import Keep, Tensor, as_tensor, wide
 from . import class_weights as by_label
 from . import questions
 from .arguments import packed, penalised
+from .first_pass import first_pass
 from .newton_training import minimise
 from .one_layer import OneLayer
 from .output_map import OutputMap
@@ -57,6 +58,8 @@ class LinearProblem(LinearModel):
         weights: the weight w_i of each example (n,), >= 0, 1 unless given.
         class_weights: one number per class that its examples' weights are multiplied by; it follows a changed label.
         slope: what an l1 penalty adds to the gradient (p,), its signs held fixed, or None.
+        counted: what each example counts for (n,), where class weights are N / (K N_k) of K classes and follow the
+            counts in every removal and retraining. None: class weights stay.
         keep: which retraining is predicted: "mean" (the paper) or "total" (scikit-learn with the same C).
         terms: for data that the user has in another form than X and y, see `Terms`.
 
@@ -91,6 +94,7 @@ class LinearProblem(LinearModel):
         weights: Any = None,
         class_weights: Any = None,
         slope: Any = None,
+        counted: Any = None,
         keep: Keep = "mean",
         terms: Terms | None = None,
     ) -> None:
@@ -110,6 +114,7 @@ class LinearProblem(LinearModel):
             penalty=penalty,
             weights=check_weights(own * by_label.of_labels(by_class, targets), n),
             class_weights=by_class,
+            counts=by_label.counts_of(counted, targets, max(2, to_outputs.c)),
             terms=terms or own_terms(X, y, weights),
             watch=Watch(design.sample, design.versioned),
         )
@@ -218,26 +223,7 @@ class LinearProblem(LinearModel):
     @derived
     def _first_pass(self) -> tuple[Parts, Float[Tensor, " p"]]:
         """Losses, derivatives in the outputs and the sum of all gradients: one pass, in float64."""
-        rows = self.theta.view(1, -1)
-        total = torch.zeros(1, self.p, dtype=torch.float64)
-        own = shard(self.n)
-        size = own.stop - own.start
-        loss, a, r = (torch.empty(size, *more, dtype=torch.float64) for more in ((), (self.c,), (self.c,)))
-        u: Tensor | None = None
-        for part, block in self.design.blocks(rows_at_once(self.d), torch.float64, own):
-            here = slice(part.start - own.start, part.stop - own.start)
-            eta, y, w = self.map.forward(block, rows)[:, :, 0], self.y[part], self.weights[part, None]
-            loss[here], r[here] = self.loss.value(eta, y), self.loss.residual(eta, y) * w
-            bend, low = self.loss.curvature(eta, y)
-            a[here] = bend * w
-            if low is not None:
-                u = torch.empty_like(a) if u is None else u
-                u[here] = low * w.sqrt()
-            total += self.map.backward(block, r[here, :, None])
-        parts = Parts(
-            gather_rows(loss), gather_rows(a), None if u is None else gather_rows(u), gather_rows(r)
-        )
-        return parts, sum_across(total)[0]
+        return first_pass(self, self.map)
 
     # -- the objective ---------------------------------------------------------------------------------------------
 
@@ -356,6 +342,7 @@ class LinearProblem(LinearModel):
             "design": self.design.take(index),
             "y": self.y[index],
             "weights": self.weights[index],
+            "counts": None if self.counts is None else self.counts.take(index),
             "terms": self.terms.take(index),
             "watch": Watch(lambda: []),
         }
@@ -363,14 +350,25 @@ class LinearProblem(LinearModel):
     def without(self, rows: Int[Tensor, " k"]) -> LinearProblem:
         kept = torch.ones(self.n, dtype=torch.bool)
         kept[rows] = False
-        penalty = self.penalty.without(len(rows), self.n)
-        return self._copy(**self._rows(kept.nonzero()[:, 0]), penalty=penalty)
+        fields = self._rows(kept.nonzero()[:, 0])
+        if self.counts is not None:
+            fields |= self._followed(self.counts.factors([rows])[0], fields["y"], fields["weights"])
+        return self._copy(**fields, penalty=self.penalty.without(len(rows), self.n))
+
+    def _followed(self, factors: Tensor, y: Tensor, weights: Tensor) -> dict[str, Any]:
+        """The weights of examples with these targets, and the class weights, times those factors of the classes."""
+        own = self.class_weights
+        found = {"weights": weights * by_label.of_labels(factors, y)}
+        return found if own is None else {**found, "class_weights": own * factors}
 
     def relabelled(self, rows: Int[Tensor, " k"], targets: Tensor) -> LinearProblem:
         y = self.y.clone()
         y[rows] = targets.to(y)
         weights = by_label.relabelled_weights(self.weights, self.class_weights, self.y, y, rows)
-        return self._copy(y=y, weights=weights)
+        if self.counts is None:
+            return self._copy(y=y, weights=weights)
+        counts, factors = self.counts.relabelled(rows, by_label.codes_of(y[rows]))
+        return self._copy(y=y, counts=counts, **self._followed(factors, y, weights))
 
     def with_design(self, design: Design) -> LinearProblem:
         return self._copy(design=design, watch=Watch(design.sample, design.versioned))
@@ -397,4 +395,6 @@ class LinearProblem(LinearModel):
             )
 
     def hashed(self) -> list[Tensor]:
-        return [*self.design.buffers(), self.y, self.weights, in_bytes(self.loss, self.class_weights)]
+        counted = [] if self.counts is None else [self.counts.counted]
+        settings = in_bytes(self.loss, self.class_weights)
+        return [*self.design.buffers(), self.y, self.weights, settings, *counted]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 
+from ..data.class_counts import ClassCounts
 from ..objective import LinearModel
 from ..types import Tensor
 from .output_map import OutputMap
@@ -37,10 +38,13 @@ def reduced_gradients(
         The gradients (g, p), penalty included, on the mean over the examples that are left.
     """
     gone, owner = _members(sets)
-    total = torch.zeros_like(thetas)
+    total, counts = torch.zeros_like(thetas), problem.counts
+    factors = total if counts is None else counts.factors(sets)
     for part, block in problem.design.blocks(1024, torch.float64):
         eta = to_outputs.forward(block, thetas)
         r = problem.loss.residual(eta, problem.y[part]).mul_(problem.weights[part, None, None])
+        if counts is not None:
+            r.mul_(factors[:, counts.codes[part]].T[:, None])
         inside = (gone >= part.start) & (gone < part.stop)
         r[gone[inside] - part.start, :, owner[inside]] = 0.0
         total += to_outputs.backward(block, r)
@@ -58,11 +62,23 @@ def first_gradients(problem: LinearModel, sets: Sets) -> Float[Tensor, "g p"]:
         sets: the training rows that each reduced objective lacks, g sets.
     """
     gone, owner = _members(sets)
-    whole = problem.n * (problem.gradient() - problem.penalty.gradient(problem.theta))
-    total = whole.repeat(len(sets), 1)
+    whole, counts = problem.n * (problem.gradient() - problem.penalty.gradient(problem.theta)), problem.counts
+    factors = torch.ones(len(sets), 1) if counts is None else counts.factors(sets)
+    total = whole.repeat(len(sets), 1) if counts is None else factors @ class_gradients(problem, counts)
     for rows, own in zip(gone.split(GONE_ROWS), owner.split(GONE_ROWS), strict=True):
-        total.index_add_(0, own, problem.train_gradients(rows) - problem.folded_penalty, alpha=-1)
+        left = problem.train_gradients(rows) - problem.folded_penalty
+        if counts is not None:
+            left = left * factors[own, counts.codes[rows]][:, None]
+        total.index_add_(0, own, left, alpha=-1)
     return _reduced(problem, total, problem.theta.expand_as(total), sets)
+
+
+def class_gradients(problem: LinearModel, counts: ClassCounts) -> Float[Tensor, "k p"]:
+    """The sum of the weighted losses' gradients over each class, without the penalty."""
+    found = torch.zeros(counts.classes, problem.p, dtype=torch.float64)
+    for rows in torch.arange(problem.n).split(GONE_ROWS):
+        found.index_add_(0, counts.codes[rows], problem.train_gradients(rows) - problem.folded_penalty)
+    return found
 
 
 def _members(sets: Sets) -> tuple[Int[Tensor, " r"], Int[Tensor, " r"]]:

@@ -24,8 +24,10 @@ from .regressions import (
     SquaredEpsilonInsensitive,
     Tweedie,
 )
+from .shares import Brier
 
 __all__ = [
+    "Brier",
     "GeneralisedLinear",
     "Huber",
     "LinearLoss",
