@@ -27,10 +27,10 @@ CHANCE = 1 / (1 + np.exp(-ETA))
 COUNT = rng.poisson(np.exp(ETA)).astype(float)
 AMOUNT = rng.gamma(3, np.exp(ETA) / 3) + 0.1
 BIT = (rng.uniform(size=N) < CHANCE).astype(float)
-COUNTS = rng.negative_binomial(1.5, 1 / (1 + np.exp(ETA))).astype(float)
 VALUE = ETA + 0.3 * rng.normal(size=N)
 TRIALS = np.column_stack([done := rng.binomial(9, CHANCE), 9 - done]).astype(float)
 WEIGHT, SHIFT = rng.uniform(0.5, 2, N), 0.2 * rng.normal(size=N)
+COUNTS = rng.negative_binomial(1.5, 1 / (1 + np.exp(ETA))).astype(float)
 NEWTON = {"disp": 0, "method": "newton", "tol": 1e-13, "maxiter": 300}
 
 

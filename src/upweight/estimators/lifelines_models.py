@@ -52,7 +52,7 @@ def cox(fitter: Any, table: Any) -> LikelihoodProblem:
     note = "the log hazard is relative: its mean over the training rows is not taken off"
     problem = LikelihoodProblem(
         likelihood,
-        fitter.params_.to_numpy(float),
+        fitter.params_.to_numpy(float).copy(),
         l2=l2,
         weights=weights,
         keep="mean",
@@ -71,7 +71,7 @@ def cox(fitter: Any, table: Any) -> LikelihoodProblem:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it was said when it was fitted the first time
             again.fit(table.iloc[kept.numpy()], fit_options=precise, **settings)
-        theta = again.params_.reindex(fitter.params_.index).to_numpy(float)
+        theta = again.params_.reindex(fitter.params_.index).to_numpy(float).copy()
         return problem.subset(kept).at(torch.from_numpy(theta))
 
     problem.cache[OWN] = refit

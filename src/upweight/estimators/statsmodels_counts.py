@@ -51,7 +51,7 @@ def negative_binomial(results: Any) -> LikelihoodProblem:
     index = model.data.row_labels
     problem = LikelihoodProblem(
         NegativeBinomial(exog, y, POWERS[model.loglike_method]),
-        np.asarray(results.params, dtype=np.float64),
+        np.array(results.params, dtype=np.float64),
         weights=np.ones(len(y)),
         keep="total",
         terms=Terms(
@@ -71,7 +71,7 @@ def negative_binomial(results: Any) -> LikelihoodProblem:
                 model.endog[rows], model.exog[rows], loglike_method=model.loglike_method, **own
             )
             fitted = again.fit(start_params=np.asarray(results.params), gtol=1e-10, maxiter=5000, disp=0)
-        return problem.subset(kept).at(torch.from_numpy(np.asarray(fitted.params, dtype=np.float64)))
+        return problem.subset(kept).at(torch.from_numpy(np.array(fitted.params, dtype=np.float64)))
 
     problem.cache[OWN] = refit
     return problem

@@ -163,7 +163,7 @@ def _shifted(loss: LinearLoss, offset: np.ndarray | None) -> LinearLoss:
 def coefficients(results: Any) -> np.ndarray:
     """The coefficients (c, d) of fitted results, one row per output: of MNLogit one for each class but the first."""
     found = np.asarray(results.params, dtype=np.float64)
-    return found.reshape(1, -1) if found.ndim == 1 else found.T.copy()
+    return (found.reshape(1, -1) if found.ndim == 1 else found.T).copy()
 
 
 def offset_of(model: Any) -> np.ndarray | None:
