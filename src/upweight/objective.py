@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from .capabilities import Facts, LayerGradients, SecondDerivative, Stages
+from .capabilities import Facts, LayerGradients, Reduced, SecondDerivative, Stages
 from .data.class_counts import ClassCounts
 from .data.design import Design
 from .data.user_terms import Terms
@@ -52,6 +52,8 @@ class Objective(Identified):
     """l2 per parameter, and what of it a retraining without some examples keeps."""
     terms: Terms
     """The user's own terms: the form of their batches and the names of rows, columns and classes."""
+    reduced: Reduced | None = None
+    """What is left without some rows, of few parameters; None for others, and linear models, which do better."""
 
     def changed(self: Self, **fields: Any) -> Self:
         """A copy with other values of some fields; nothing that was computed from the old ones comes along.

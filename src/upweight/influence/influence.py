@@ -22,8 +22,8 @@ from .defaults import Settings, chosen
 from .given_rows import given_rows
 from .leave_one_out import LeaveOneOut, RowSteps, leave_one_out
 from .passes import Answer, as_scores, compressed, provenance, streamed, underivable
-from .recomputed import changes_without, with_shown
-from .removal import Removal, with_newton
+from .recomputed import with_recomputed, with_shown
+from .removal import Removal, reduced_changes, with_newton
 from .scores import Scores
 from .shown import SHOWN, changes_shown
 from .stored_pass import StoredPass
@@ -303,10 +303,11 @@ class Influence:
         asked = as_measure(measure)
         newton = self.row_steps if self.inverse.exact else None
         if newton is None:
-            first, stages = self.on_loss(test, measure=asked), self.problem.stages
-            return (
-                first if stages is None else with_shown(first, self.problem, stages, (test, asked), top, rows)
-            )
+            first = self.on_loss(test, measure=asked)
+            if self.problem.stages is not None:
+                return with_shown(first, self.problem, self.problem.stages, (test, asked), top, rows)
+            changes = reduced_changes(self.problem, None, test, asked) if self.inverse.exact else None
+            return first if changes is None else dataclasses.replace(first, changes=changes)
         if asked is None or asked.smooth:
             first = self.on_loss(test, measure=asked)
         else:
@@ -342,11 +343,9 @@ class Influence:
         if model is not None and curvature is not None and asked is not None and not asked.smooth:
             return Removal.counted(model, curvature, (names, sets), test, asked)
         found = Removal.of_first_order(self.on_loss(test, measure=asked), names, sets)
-        if (stages := self.problem.stages) is not None:
-            found = dataclasses.replace(
-                found, recomputed=changes_without(self.problem, stages, sets, test, asked)
-            )
-        return with_newton(found, model, curvature, sets, (test, asked), guarantee)
+        if self.problem.stages is not None:
+            found = with_recomputed(found, self.problem, self.problem.stages, sets, (test, asked))
+        return with_newton(found, self.problem, curvature, sets, (test, asked), guarantee)
 
     def leave_one_out(self) -> LeaveOneOut:
         """Every training row of a linear model predicted without itself, from one factorisation (B5).

@@ -13,6 +13,7 @@ from ..measures import Measure
 from ..objective import Objective
 from ..runtime.progress import track
 from ..types import Tensor
+from .removal import Removal
 from .scores import Scores
 from .shown import sides
 
@@ -43,6 +44,21 @@ def changes_without(
         for rows in track(sets, "removing", len(sets))
     ]
     return torch.stack(each, dim=1)
+
+
+def with_recomputed(
+    found: Removal, problem: Objective, stages: Stages, sets: list[Tensor], asked: tuple[Any, Measure | None]
+) -> Removal:
+    """A first-order prediction with the changes by stages computed anew beside it.
+
+    Args:
+        found: of first order.
+        problem: the model.
+        stages: what computes its parameters.
+        sets: the training rows of each of g sets.
+        asked: m test examples and the measure, None for the loss.
+    """
+    return replace(found, recomputed=changes_without(problem, stages, sets, *asked))
 
 
 def with_shown(

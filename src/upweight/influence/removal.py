@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from ..curvature.base import ExampleMean
 from ..measures import Measure
-from ..objective import LinearModel
+from ..objective import LinearModel, Objective
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Tensor
@@ -172,7 +172,7 @@ class Removal:
 
 def with_newton(
     found: Removal,
-    problem: LinearModel | None,
+    objective: Objective,
     curvature: ExampleMean | None,
     sets: list[Tensor],
     asked: tuple[Any, Measure | None],
@@ -182,7 +182,7 @@ def with_newton(
 
     Args:
         found: of first order.
-        problem: the model, None for others than linear ones.
+        objective: what was asked; of linear models, and those with `reduced`, there is more than first order.
         curvature: its Hessian, None where there is none.
         sets: the training rows of each of g sets.
         asked: m test examples and the measure, None for the loss.
@@ -191,13 +191,13 @@ def with_newton(
     Raises:
         ValueError: for guarantees that cannot be given.
     """
-    test, measure = asked
+    (test, measure), problem = asked, objective.linear
     if guarantee and measure is not None:
         raise ValueError("guaranteed intervals are about the loss: leave `measure` out")
     if problem is None or curvature is None:
         if guarantee:
             raise ValueError("guaranteed intervals are for logistic and softmax regression")
-        return found
+        return replace(found, newton=reduced_changes(objective, sets, test, measure))
     rescaled, newton = of_sets(problem, curvature, sets, test, measure)
     low, high = intervals(problem, curvature, sets, test, guarantee) if guarantee else (None, None)
     return replace(found, rescaled=rescaled, newton=newton, low=low, high=high)
@@ -232,6 +232,26 @@ def of_sets(
         alone[:, members[batch]] = V @ step.T
     rescaled = torch.stack([alone[:, rows].sum(1) for rows in sets], dim=1)
     return rescaled, changes
+
+
+def reduced_changes(
+    problem: Objective, sets: list[Tensor] | None, test: Any, measure: Measure | None
+) -> Float[Tensor, "m g"] | None:
+    """The Newton prediction of each measure's change as sets are removed, by an objective that knows what is left.
+
+    Args:
+        problem: the objective; None is the answer for one without `reduced`.
+        sets: the training rows of each of g sets, None for each row alone.
+        test: m test examples.
+        measure: what is asked about, None for the loss.
+    """
+    if problem.reduced is None:
+        return None
+    problem.check_current()
+    sets = list(torch.arange(problem.n).split(1)) if sets is None else sets
+    before = problem.evaluate(test, measure)
+    thetas = problem.reduced.newton(sets)
+    return torch.stack([problem.evaluate(test, measure, theta) - before for theta in thetas], dim=1)
 
 
 def newton_changes(

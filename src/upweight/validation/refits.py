@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
+from ..capabilities import Reduced
 from ..curvature.hessian import Hessian
 from ..errors import NoOptimumError, NotConvergedError
 from ..estimators.refitting import OWN, Refitting
@@ -64,6 +65,8 @@ def measured_refits(
         found = _by_blocks(problem.linear, test, measure, removed, tolerance)
     elif (own := problem.cache.get(OWN)) is not None:
         found = _by_estimator(test, measure, removed, own, problem.n)
+    elif problem.reduced is not None:
+        found = _by_reduced(problem, problem.reduced, test, measure, removed)
     else:
         raise ValueError(
             "verify retrains linear problems by itself; for other models give refit=, a function of the kept training "
@@ -137,6 +140,16 @@ def _by_blocks(
         if baseline is None:
             baseline, values, reached = values[0], values[1:], reached[1:]
         yield from ((value - baseline, norm) for value, norm in zip(values, reached.tolist(), strict=True))
+
+
+def _by_reduced(
+    problem: Objective, reduced: Reduced, test: Any, measure: Measure | None, removed: Tensor
+) -> Iterator[tuple[Tensor, float]]:
+    """Changes and gradient norms, from refits one after the other by what is left of the objective."""
+    start = problem.evaluate(test, measure, reduced.refitted(removed[:0])[0])
+    for row in track(removed.split(1), "refitting", len(removed)):
+        theta, norm = reduced.refitted(row)
+        yield problem.evaluate(test, measure, theta) - start, norm
 
 
 def against_estimator(
