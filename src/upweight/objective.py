@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from .capabilities import Facts, LayerGradients, SecondDerivative
 from .data.class_counts import ClassCounts
+from .data.column_scales import ColumnScales
 from .data.design import Design
 from .data.user_terms import Terms
 from .data.weights import check_theta, check_weights
@@ -274,8 +275,8 @@ class Objective(Identified):
         """The data and settings that the fingerprint covers, besides theta and penalty; a pass over the data."""
 
     def identity(self) -> tuple[list[Tensor], str]:
-        slope = [] if self.penalty.slope is None else [self.penalty.slope]
-        return [self.theta, self.l2, *slope, *self.hashed()], repr((self.n, self.keep, self.layout))
+        penalty = [part for part in (self.l2, self.penalty.slope) if part is not None]
+        return [self.theta, *penalty, *self.hashed()], repr((self.n, self.keep, self.layout))
 
     @derived
     def spectra(self) -> dict[str, tuple[float, float]]:
@@ -291,8 +292,11 @@ class LinearModel(Objective):
     """X (n, d)."""
     y: Tensor
     """The encoded targets, (n,) or (n, c)."""
-    counts: ClassCounts | None
-    """What tells the class weights after a removal, where they follow the counts of the classes."""
+    class_weights: Float[Tensor, " k"] | None  # what the weights of each class's examples were multiplied by
+    counts: (
+        ClassCounts | None
+    )  # what tells class weights after a removal, where they follow the counts of the classes
+    scales: ColumnScales | None  # likewise the scales of columns, where these are scaled anew
 
     @property
     def linear(self) -> LinearModel:

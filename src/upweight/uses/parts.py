@@ -11,11 +11,10 @@ from ..types import Tensor
 from .labels import feature_name
 
 INTERCEPT, PENALTY, BEND = "the intercept", "the penalty", "the bend of the measure"
-CLASSES = "the class weights of other rows"
+FOLLOWS = "what follows: class weights, scales"
 """The parts of no column: through the intercept, of the penalty that a removed row takes along, what the measure's own
-curvature adds where it is evaluated at the shifted parameters, and what the other rows do whose class weights follow
-the counts of the classes."""
-NO_COLUMN = (INTERCEPT, PENALTY, BEND, CLASSES)
+curvature adds where it is evaluated at the shifted parameters, and what follows a removal: class weights, scales."""
+NO_COLUMN = (INTERCEPT, PENALTY, BEND, FOLLOWS)
 NAMED = 3
 """Columns that are named for each training row."""
 
