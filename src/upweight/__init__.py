@@ -22,7 +22,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         SmallerBlocksWarning,
         StaleError,
     )
-    from .estimators import from_estimator
+    from .estimators import from_estimator, from_results
     from .influence import Influence, Scores, ScoreStore
     from .linear import LinearProblem
     from .losses import (
@@ -41,6 +41,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
     )
     from .measures import OfParameters, Overall, PerExample
     from .network import Problem, class_weighted, token_mean
+    from .retraining import by_refitting
     from .solvers import Arnoldi, ConjugateGradient, Exact, LiSSA
     from .uses import (
         Box,
@@ -103,11 +104,13 @@ __all__ = [
     "Tweedie",
     "Verification",
     "attack",
+    "by_refitting",
     "class_weighted",
     "diagnostics",
     "explain",
     "flip_set",
     "from_estimator",
+    "from_results",
     "mislabeled",
     "mismatch",
     "stream",
@@ -124,13 +127,14 @@ _HOMES = {
     "errors": "ApproximationWarning DerivativeError DerivativeWarning IndefiniteError InfluenceError "
     "NoOptimumError NotConvergedError NotDeterministicError NotStationaryWarning RankError "
     "SmallerBlocksWarning StaleError",
-    "estimators": "from_estimator",
+    "estimators": "from_estimator from_results",
     "influence": "Influence Scores ScoreStore",
     "linear": "LinearProblem",
     "losses": "Huber Logistic ModifiedHuber SmoothEpsilonInsensitive SmoothHinge SmoothPinball Softmax Squared "
     "SquaredEpsilonInsensitive SquaredHinge SquaredMargin Tweedie",
     "measures": "OfParameters Overall PerExample",
     "network": "Problem class_weighted token_mean",
+    "retraining": "by_refitting",
     "solvers": "Arnoldi ConjugateGradient Exact LiSSA",
     "uses": "Box attack diagnostics explain flip_set mislabeled mismatch trust vulnerability vulnerable_targets",
     "validation": "Verification verify",
@@ -138,7 +142,7 @@ _HOMES = {
 """Where the public names are, as the imports above say it to type checkers: module -> names."""
 _MODULES = (
     "capabilities curvature data errors estimators evaluation frozen influence linalg linear losses measures "
-    "network objective penalty plots runtime solvers types uses validation vision"
+    "network objective penalty plots retraining runtime solvers types uses validation vision"
 )
 """Modules that are attributes without an import statement of their own."""
 _moved.install()

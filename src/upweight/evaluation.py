@@ -20,8 +20,7 @@ from scipy import stats
 from .influence.scores import Scores
 from .runtime.distributed import alone, gather_objects, shard
 from .runtime.fingerprint import content_hash
-from .runtime.progress import track
-from .runtime.whole_files import whole
+from .runtime.trainings import Training, trained
 from .types import ArrayLike, Tensor, as_tensor
 
 RESAMPLES = 1000
@@ -98,20 +97,14 @@ def retrained(
     >>> retrained(lambda kept, seed: [float(len(kept))], random_subsets(4, 2)).shape
     torch.Size([2, 1, 1])
     """
-    jobs = [(mask, seed) for mask in subsets for seed in seeds]
-    own, found = jobs[shard(len(jobs))], []
-    for mask, seed in track(own, f"training {len(own)} times", len(own)):
-        place = None if folder is None else Path(folder) / f"{content_hash([mask])}-{seed}.npy"
-        if place is not None and place.exists():
-            found.append(as_tensor(np.load(place, allow_pickle=False)))
-            continue
+    names = ((mask, seed, content_hash([mask])) for mask in subsets for seed in seeds)
+    wanted = [Training(mask.nonzero()[:, 0], seed, f"{name}-{seed}") for mask, seed, name in names]
+
+    def one(kept: Tensor, seed: int) -> Tensor:
         with alone():
-            result = as_tensor(outcome(mask.nonzero()[:, 0], seed)).double().flatten()
-        if place is not None:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with whole(place) as part, part.open("wb") as file:
-                np.save(file, result.numpy(), allow_pickle=False)
-        found.append(result)
+            return as_tensor(outcome(kept, seed)).double().flatten()
+
+    found = list(trained(one, wanted[shard(len(wanted))], folder=folder))
     everyone = [result for part in gather_objects(found) for result in part]
     return torch.stack(everyone).view(len(subsets), len(seeds), -1)
 

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from .capabilities import Facts, LayerGradients, SecondDerivative
+from .capabilities import Facts, LayerGradients, SecondDerivative, Stages
 from .data.class_counts import ClassCounts
 from .data.column_scales import ColumnScales
 from .data.design import Design
@@ -81,8 +81,6 @@ class Objective(Identified):
     def at(self: Self, theta: Float[Tensor, " p"]) -> Self:
         """The problem at other parameters (p,), as `changed(theta=theta)` gives it: the data are shared."""
         return self.changed(theta=theta)
-
-    # -- what it is ------------------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -157,8 +155,6 @@ class Objective(Identified):
     def remarks(self) -> tuple[str, ...]:
         """How it is evaluated, where that needs saying among the settings: one sentence each."""
 
-    # -- capabilities ----------------------------------------------------------------------------------------------
-
     @property
     @abstractmethod
     def linear(self) -> LinearModel | None:
@@ -170,6 +166,11 @@ class Objective(Identified):
         """Gradients as sums of outer products, layer by layer, or None where they have no such form."""
 
     @property
+    def stages(self) -> Stages | None:
+        """The derivatives of a model that was trained stage by stage, and has no Hessian; None for all others."""
+        return None
+
+    @property
     @abstractmethod
     def hessian(self) -> SecondDerivative:
         """The Hessian H of R at theta, penalty included, as products and as a matrix; damping is the curvature's."""
@@ -178,8 +179,6 @@ class Objective(Identified):
     @abstractmethod
     def gauss_newton(self) -> SecondDerivative:
         """The generalised Gauss-Newton matrix (1/n) sum_i w_i J_i^T H_out J_i + diag(l2), never indefinite."""
-
-    # -- the objective ---------------------------------------------------------------------------------------------
 
     @abstractmethod
     def gradient(self) -> Float[Tensor, " p"]:
@@ -369,16 +368,14 @@ class LinearModel(Objective):
 
     @abstractmethod
     def hessian_roots(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b c p"]:
-        """C_i (c, p) of those training examples: C_i^T C_i is the Hessian of w_i l(z_i), without penalty."""
+        """C_i (c, p) of those training examples: C_i^T C_i is the Hessian of w_i l(z_i) (see `Parts.signed_root`)."""
 
     @abstractmethod
     def feature_gradients(self, batch: Any, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k b d"]:
         """`input_gradients` in the columns of X: where a frozen network ends."""
 
     @abstractmethod
-    def gradients_without(
-        self, sets: Sequence[Int[Tensor, " _"]], thetas: Float[Tensor, "g p"] | None = None
-    ) -> Float[Tensor, "g p"]:
+    def gradients_without(self, sets: Sequence[Tensor], thetas: Tensor | None = None) -> Float[Tensor, "g p"]:
         """The gradient of the objective without each set of training rows, at its own parameters or the problem's."""
 
     @abstractmethod

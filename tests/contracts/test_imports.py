@@ -22,6 +22,7 @@ LEVELS = (
     {"linear", "network", "trees", "training", "curvature"},
     {"estimators", "solvers"},
     {"influence"},
+    {"retraining"},
     {"uses", "validation", "evaluation"},
     {"tables", "plots"},
     {"report"},

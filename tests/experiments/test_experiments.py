@@ -175,3 +175,10 @@ def test_estimators_sweep_small(tmp_path: Path) -> None:
     assert result["wrong"] == 0, result["lines"]
     assert result["verdicts"]["right"] > 0.8 * result["cases"]
     assert max(result["largest_difference_of_the_right"].values()) < 0.01
+
+
+def test_by_refitting_small(tmp_path: Path) -> None:
+    result = small("by_refitting", tmp_path)
+    for name in ("enumerated", "neighbours", "alone"):
+        found = result[name]
+        assert abs(found["share"] - 0.95) < 4 * max(found["error"], 0.02), name

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PARTS = (
     "Because of: the largest parts of the effect by columns, in its unit; with the rest (other columns, the intercept, "
-    "the bend of the measure) they add up to it."
+    "the bend of the measure and of the training losses) they add up to it."
 )
 """What stands in the column "because of", in a sentence."""
 ITSELF = "The row is one of the training rows: the model has seen it, and it may stand among those that are listed."

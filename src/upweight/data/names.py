@@ -191,3 +191,23 @@ def check_edit(old: pd.Index | None, new: pd.Index | None) -> None:
         f"`before` and `after` have the same rows in another order ({old[:3].tolist()}, {new[:3].tolist()}, ...): give "
         "`after` the order of `before`, as in after.loc[before.index]"
     )
+
+
+def called(rows: np.ndarray, ids: pd.Index | None) -> pd.Index:
+    """Row numbers as the names of the rows, or themselves where these have none.
+
+    >>> called(np.array([1, 0]), pd.Index(["a", "b"])).tolist()
+    ['b', 'a']
+    """
+    return pd.Index(rows) if ids is None else ids.take(rows)
+
+
+def as_json(ids: pd.Index | None) -> list[int | float | str] | None:
+    """Names as JSON has them: what is neither a number nor a string (a date, say) is its text.
+
+    >>> as_json(pd.Index([1, "a"]))
+    [1, 'a']
+    """
+    if ids is None:
+        return None
+    return [i if isinstance(i, (int, float, str)) else str(i) for i in ids.tolist()]

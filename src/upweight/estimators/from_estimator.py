@@ -15,13 +15,15 @@ from ..data.user_terms import Terms, batch_index, row_index
 from ..linear.diagnostics import at_optimum
 from ..linear.existence import check_identified, check_separable
 from ..linear.problem import LinearProblem
+from ..trees.problem import TreeProblem
 from ..types import Keep
 from .chosen import Chosen, chosen
-from .readers import reader_of
+from .readers import reader_of, tree_reader_of
 from .reading import Features, Options, Reading
 from .refitting import OWN, refitting
 from .sparse_models import certificate
 from .transformers import check_transformers, scales_of
+from .tree_models import Rows, TreeReader, tree_problem
 from .user_data import Inputs, Targets
 
 
@@ -36,7 +38,7 @@ def from_estimator(
     polish: bool = False,
     rank: int | None = None,
     follow_scaling: bool = False,
-) -> LinearProblem:
+) -> Any:
     """The problem that a fitted scikit-learn estimator solved, R = (1/n) sum_i w_i l_i + 1/2 sum_j l2_j theta_j^2.
 
     For linear models, kernel machines and wrappers of scikit-learn (table in the README), and a Pipeline ending in one.
@@ -98,7 +100,9 @@ class _Asked:
     follow_scaling: bool
 
 
-def _problem(settled: Chosen, X: Any, y: Any, sample_weight: Any, asked: _Asked) -> LinearProblem:
+def _problem(
+    settled: Chosen, X: Any, y: Any, sample_weight: Any, asked: _Asked
+) -> LinearProblem | TreeProblem:
     """The problem that an estimator without wrappers solved.
 
     Args:
@@ -112,6 +116,8 @@ def _problem(settled: Chosen, X: Any, y: Any, sample_weight: Any, asked: _Asked)
     same_order(y, row_index(X), "y")
     same_order(sample_weight, row_index(X), "sample_weight")
     trained_on = settled.targets(y)
+    if (trees := tree_reader_of(model)) is not None:
+        return _trees(settled, trees, (X, y, sample_weight), asked)
     unknown = () if transform is None else check_transformers(transform, X, trained_on)
     inputs = Inputs(estimator, transform)
     features = whole = inputs(X)
@@ -162,6 +168,46 @@ def _problem(settled: Chosen, X: Any, y: Any, sample_weight: Any, asked: _Asked)
     return found
 
 
+def _trees(
+    settled: Chosen, reader: tuple[str, TreeReader], data: tuple[Any, Any, Any], asked: _Asked
+) -> TreeProblem:
+    """The problem of an ensemble of trees in its leaf values.
+
+    Args:
+        settled: the estimator and what it takes targets for.
+        reader: its library, and who reads it.
+        data: n rows as the user has them, their targets and weights.
+        asked: the user's options, which trees have none of.
+    """
+    (X, y, sample_weight), (model, transform) = data, _unwrap(settled.estimator)
+    if asked.keep == "mean" or asked.polish or asked.rank is not None or asked.follow_scaling:
+        raise ValueError(
+            "keep, polish, rank and follow_scaling are about linear models: leave them out for trees"
+        )
+    trained_on = settled.targets(y)
+    unknown = () if transform is None else check_transformers(transform, X, trained_on)
+    inputs = (lambda X: X) if transform is None else transform.transform
+    names = getattr(model, "classes_", None)
+    targets = Targets(None if names is None else tuple(np.asarray(names).tolist()))
+    codes, features = targets(trained_on), inputs(X)
+    if sample_weight is not None:
+        sample_weight = np.broadcast_to(np.asarray(sample_weight, dtype=np.float64), (len(codes),))
+    reading = reader[1](model, Rows(features, codes, sample_weight))
+    held = (
+        ("the pipeline's transformers are applied as fitted and held fixed",) if transform is not None else ()
+    )
+    terms = Terms(
+        prepare=lambda X, y: (inputs(X), targets(settled.targets(y))),
+        feature_names=_column_names(settled.estimator, transform, X),
+        train_index=batch_index((X, y)),
+        classes=targets.classes,
+        notes=(*settled.notes, *held, *reading.notes, *unknown),
+    )
+    found = tree_problem(reading, Rows(features, codes, sample_weight), terms, reader[0])
+    found.cache[OWN] = refitting(settled, X, y, sample_weight, partial(_problem, asked=asked))
+    return found
+
+
 # -- which estimator, and what it is fed -----------------------------------------------------------------------------
 
 
@@ -180,7 +226,8 @@ def _unwrap(estimator: Any) -> tuple[Any, Any]:
         transform = None if all(step in (None, "passthrough") for step in steps[:-1]) else estimator[:-1]
         if isinstance(model, Pipeline):
             raise TypeError("a Pipeline that ends in a Pipeline is not supported; make it one list of steps")
-    reader_of(model)
+    if tree_reader_of(model) is None:
+        reader_of(model)
     check_is_fitted(model)
     return model, transform
 

@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from ..linear.problem import LinearProblem
+from ..objective import Objective
 from ..types import Tensor
 from .chosen import Chosen
 
 OWN = "own estimator"
 """Where a problem keeps its `Refitting`, among what a changed copy does not take along."""
-Refitting = Callable[[Tensor], LinearProblem]
+Refitting = Callable[[Tensor], Objective]
 """Kept training rows (index) -> the problem of the estimator fitted on them alone, its transformers too."""
 
 
 def refitting(
-    settled: Chosen, X: Any, y: Any, sample_weight: Any, read: Callable[..., LinearProblem]
+    settled: Chosen, X: Any, y: Any, sample_weight: Any, read: Callable[..., Objective]
 ) -> Refitting | None:
     """How the estimator is fitted again, or None where its rows cannot be picked (data on disk, kernel matrices).
 
@@ -39,9 +39,9 @@ def refitting(
     streamed = isinstance(X, np.memmap) or not hasattr(X, "__getitem__")
     if streamed or getattr(model[1], "kernel", None) == "precomputed":
         return None
-    name = f"{model[0]}__sample_weight" if model[0] else "sample_weight"
+    name = weight_argument(estimator)
 
-    def refit(kept: Tensor) -> LinearProblem:
+    def refit(kept: Tensor) -> Objective:
         rows = kept.numpy()
         own = _safe_indexing(X, rows), _safe_indexing(y, rows)
         weight = None if sample_weight is None else np.asarray(sample_weight)[rows]
@@ -52,3 +52,9 @@ def refitting(
             return read(replace(settled, estimator=fitted), *own, weight)
 
     return refit
+
+
+def weight_argument(estimator: Any) -> str:
+    """What the sample weights are called among the arguments of `fit`: of a Pipeline they are its last step's."""
+    steps = getattr(estimator, "steps", None)
+    return f"{steps[-1][0]}__sample_weight" if steps else "sample_weight"

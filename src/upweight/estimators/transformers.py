@@ -100,9 +100,9 @@ def scales_of(transform: Any, features: Any, reading: Reading) -> ColumnScales:
             "follow_scaling=True is for models that are linear in the scaled columns, a kernel is not: leave it out"
         )
     strengths = [np.ravel(reading.l2_intercept)]
-    if reading.intercept is not None:
-        c = len(np.ravel(reading.intercept))
-        strengths += [np.ravel(part)[-c:] for part in (reading.l2, reading.slope) if np.ndim(part)]
+    for part in (reading.l2, reading.slope):
+        if isinstance(part, np.ndarray) and part.ndim and reading.intercept is not None:
+            strengths.append(part[-len(reading.coef) :])
     moves = any(moved for _, moved in found.values())
     if moves and (reading.intercept is None or any(part.any() for part in strengths)):
         raise ValueError(

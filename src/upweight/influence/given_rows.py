@@ -73,7 +73,11 @@ def given_rows(problem: Objective, rows: Any, weights: ArrayLike | None = None) 
     if numbers is not None:
         if weights is not None:
             raise ValueError("rows by number have the weights of training: leave weights out")
-        names = pd.Index(numbers.numpy()) if problem.train_index is None else problem.train_index[numbers]
+        names = (
+            pd.Index(numbers.numpy())
+            if problem.train_index is None
+            else problem.train_index.take(numbers.numpy())
+        )
         here = numbers.to(problem.device)
         return GivenRows(
             problem.train_batch(numbers), problem.weights[here], problem.sample_weights[here], names

@@ -7,13 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 
 from ..curvature.base import Curvature
 from ..data.row_sets import as_sets
-from ..data.user_terms import batch_index
-from ..measures import Measure, MeasureLike, as_measure, name_of
+from ..measures import Measure, MeasureLike, as_measure
 from ..objective import Objective
 from ..runtime.alone import each_alone
 from ..runtime.fingerprint import content_hash
@@ -23,10 +21,10 @@ from . import checks, self_influence
 from .defaults import Settings, chosen
 from .given_rows import given_rows
 from .leave_one_out import LeaveOneOut, RowSteps, leave_one_out
-from .passes import Answer, compressed, streamed
+from .passes import Answer, as_scores, compressed, provenance, streamed, underivable
 from .removal import Removal, with_newton
 from .scores import Scores
-from .stationarity import warn_away
+from .shown import SHOWN, changes_shown
 from .stored_pass import StoredPass
 
 
@@ -63,6 +61,11 @@ class Influence:
     ) -> None:
         checks.arguments(problem, curvature)
         self.problem, self._curvature, self._solver = problem, curvature, solver
+
+    @property
+    def formulas(self) -> Influence:
+        """Itself: answers by derivatives, where others (`by_refitting`) have None."""
+        return self
 
     @property
     def settings(self) -> Settings:
@@ -119,7 +122,15 @@ class Influence:
                 [ 1.5000]], dtype=torch.float64)
         """
         given = given_rows(self.problem, rows, weights)
-        return -self.solve(given.gradients(self.problem)).value
+        g = given.gradients(self.problem)
+        checks.question(self.problem, g, self.settings.curvature.damping)
+        return -self._moves(g).value
+
+    @cached_property
+    def _moves(self) -> Inverse:
+        """What moves of the parameters are solved with: of a symmetric curvature what all else is solved with too."""
+        curvature = self.settings.curvature.transposed
+        return self.inverse if curvature.adjoint else self.settings.solver.prepare(curvature)
 
     def on_loss(
         self,
@@ -158,16 +169,13 @@ class Influence:
         if store is not None:
             return self._stored(test, asked, top, Path(store))
         if compress is None:
-            answer = self._answer(test, asked)
+            solution = self.solve(self.problem.test_gradients(test, asked))
+            # Where the gradient costs a pass of its own, the scores tell the drift as they pass.
+            answer = self._known(solution, drift=self.problem.facts.closed_form)
         else:
             answer = compressed(self.problem, self.settings.curvature, test, asked, compress)
         values, columns, drift = streamed(self.problem, answer, top)
         return self._scores(values, answer._replace(drift=drift), test, asked, columns=columns)
-
-    def _answer(self, test: Any, measure: Measure | None) -> Answer:
-        solution = self.solve(self.problem.test_gradients(test, measure))
-        # Where the gradient costs a pass of its own, the scores tell the drift as they pass.
-        return self._known(solution, drift=self.problem.facts.closed_form)
 
     def _known(self, solution: Solution, *, drift: bool) -> Answer:
         moved = checks.drift(self._gradient, solution.value) if drift else None
@@ -178,7 +186,7 @@ class Influence:
         v = self.problem.test_gradients(test, measure)
 
         def about(solution: Solution) -> Scores:
-            nothing = v.new_empty(len(v), 0, dtype=torch.float64)
+            nothing = v.new_empty(len(v), 0).double()
             return self._scores(nothing, self._known(solution, drift=True), test, measure)
 
         stored = StoredPass(folder, self.problem, self.settings, self.solve)
@@ -275,18 +283,39 @@ class Influence:
         solved = self.solve(self.problem.test_gradients(test, measure)).value
         return given.weighed(-self.problem.input_gradients(given.batch, solved, at))
 
-    def of_each_removal(self, test: Any, *, measure: MeasureLike | None = None) -> Scores:
+    def of_each_removal(
+        self,
+        test: Any,
+        *,
+        measure: MeasureLike | None = None,
+        steps: int | None = None,
+        top: int = SHOWN,
+        rows: Any = None,
+    ) -> Scores:
         """The change of each test measure if each training row is removed, alone: the best prediction at hand.
 
         Scores (m, n), whose `effect()` is for a linear model with a factorised Hessian the measure at the parameters of
-        the row's own Newton step, with exact leverage (B2), less the measure as it is; for others it is of first order
-        (Eq. 2), as `values` always are. `Scores.prediction` says which. `measure` is what is asked about, default the
-        loss.
+        Newton steps without the row, with exact leverage (B2), less the measure as it is; for others it is of first
+        order (Eq. 2), as `values` always are. Every row has as many steps as it needs where that takes about a second
+        (n^2 p up to 2^30); of more data only those that are shown, the others one. `Scores.steps` and `left` tell.
+
+        Args:
+            test: m test examples.
+            measure: what is asked about, default the loss; one number of a whole set need have no derivative.
+            steps: Newton steps of all rows, at most: 1 costs least; None: as above.
+            top: so many rows of either sign are shown of each test example, the strongest.
+            rows: numbers of training rows that count as shown in any case.
         """
-        scores = self.on_loss(test, measure=measure)
-        if not self.inverse.exact or self.row_steps is None:
-            return scores
-        return dataclasses.replace(scores, changes=self.row_steps.changes(test, as_measure(measure)))
+        asked = as_measure(measure)
+        newton = self.row_steps if self.inverse.exact else None
+        if newton is None:
+            return self.on_loss(test, measure=asked)
+        if asked is None or asked.smooth:
+            first = self.on_loss(test, measure=asked)
+        else:
+            first = underivable(self.problem, asked, self._provenance())
+        found = changes_shown(newton, test, asked, most=steps, top=top, rows=rows)
+        return dataclasses.replace(first, **found._asdict())
 
     def of_removal(
         self, groups: Any, test: Any, *, measure: MeasureLike | None = None, guarantee: int = 0
@@ -370,30 +399,9 @@ class Influence:
         known: dict[str, Any] = {"ids": problem.train_index, "verdict": problem.facts.caution}
         return Scores(values, problem.n, measure="own loss", provenance=provenance, **known)
 
-    # --------------------------------------------------------------------------------------------------------------
-
     def _provenance(self) -> dict[str, Any]:
-        return {
-            "fingerprint": self.fingerprint,
-            "settings": list(self.settings.reasons),
-            "keep": self.problem.keep,
-            "notes": list(self.problem.terms.notes),
-        }
+        return provenance(self.problem, self.settings, self.fingerprint)
 
-    def _scores(
-        self, values: Tensor, answer: Answer, test: Any, measure: Measure | None, **fields: Any
-    ) -> Scores:
+    def _scores(self, values: Tensor, answer: Answer, test: Any, of: Measure | None, **fields: Any) -> Scores:
         """Numbers with all that is known about them; `fields` differ from a removal's."""
-        # A measure of a whole batch, or of the parameters alone, has no test row to be named after.
-        known: dict[str, Any] = {
-            "measure": name_of(measure),
-            "ids": self.problem.train_index,
-            "test_ids": batch_index(test) if measure is None or not measure.single else None,
-            "drift": None if answer.drift is None else answer.drift.double(),
-            "residual": answer.residual.double(),
-            "verdict": "; ".join(filter(None, [answer.verdict, self.problem.facts.caution])),
-            "provenance": self._provenance(),
-        }
-        found = Scores(values, self.problem.n, **{**known, **fields})
-        warn_away(self.problem, found.measure, found.drift, found.effect())
-        return found
+        return as_scores(self.problem, (test, of), values, answer, provenance=self._provenance(), **fields)

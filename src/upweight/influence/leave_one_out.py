@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -13,16 +14,21 @@ from ..curvature.base import ExampleMean
 from ..data.design import CentredDesign, Design
 from ..linalg.coordinates import Coordinates
 from ..linear.following import class_gradients, column_gradients
+from ..losses import Parts
 from ..measures import Measure, MeasureLike, as_measure
 from ..objective import LinearModel
 from ..runtime.progress import track
 from ..types import Tensor, as_tensor
+from .settling import MOST, Settled, rows_held, settled
 from .woodbury import HELD_BYTES, TotalHessian, identity_where, is_determined
 
 FLAT = 1e-10
 """A share of the largest curvature of an example in its output: below it leverages do not tell kernel values."""
 ROWS, NUMBERS = (256, 1024), 1 << 19
 """Rows that meet a piece of the inverse at once: so many that what is solved stays in cache, within bounds."""
+
+ALL = 1 << 30
+"""n^2 p up to which all rows are settled: about a second."""
 
 RowKernels: TypeAlias = tuple[slice, Tensor, Tensor]
 """A block of training rows: its place, K (b, c, c), the error (b,) of S^T K S."""
@@ -163,7 +169,18 @@ def _by_solves(total: TotalHessian, size: int) -> Iterator[RowKernels]:
         part = slice(start, min(start + size, problem.n))
         E = problem.output_gradients(problem.train_batch(torch.arange(part.start, part.stop)))
         solved = total.solve(E)
-        yield part, E @ solved.mT, total.rounding(parts.take(part).root().mT @ solved)
+        roots, _ = parts.take(part).signed_root()
+        yield part, E @ solved.mT, total.rounding(roots.mT @ solved)
+
+
+def _share(problem: LinearModel, here: Parts, K: Float[Tensor, "b c c"]) -> Float[Tensor, "b c c"]:
+    """The share that each row has in the curvature of its own outputs, symmetric: S^T K S, or R W R with R = K^1/2."""
+    if problem.loss.convex:
+        root = here.root()
+        return root.mT @ K @ root
+    values, vectors = torch.linalg.eigh(K)
+    R = vectors * values.clamp(min=0).sqrt()[:, None] @ vectors.mT
+    return R @ here.curve(R)
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,9 +268,9 @@ class RowSteps:
         eye = torch.eye(problem.c, dtype=torch.float64)
         for part, K, error in row_kernels(total, "leave-one-out"):
             here = parts.take(part)
-            KW, root = here.curve(K).mT, here.root()
+            KW = here.curve(K).mT
             right = K @ here.r[:, :, None] + pulled[part, :, None]
-            determined = is_determined(eye - root.mT @ K @ root, error)
+            determined = is_determined(eye - _share(problem, here, K), error)
             z = torch.linalg.solve(identity_where(eye - KW, ~determined), right)
             own[part] = torch.where(determined[:, None], z[:, :, 0], torch.nan)
             pull[part] = here.r + here.curve(own[part][:, :, None])[:, :, 0]
@@ -266,6 +283,30 @@ class RowSteps:
         E = problem.output_gradients(problem.train_batch(rows))
         found = problem.theta + self.total.solve((self.pull[rows, None] @ E)[:, 0]) + self.shared
         return found if self.following is None else found + self.following.steps(rows)
+
+    @property
+    def few(self) -> bool:
+        """Whether there are so few data that all rows are settled in about a second, and their parameters held."""
+        n, p = self.total.problem.n, self.total.problem.p
+        return n * n * p <= ALL and 8 * n * p <= HELD_BYTES
+
+    @cached_property
+    def all_settled(self) -> Settled:
+        """All rows after as many Newton steps as each needs, kept for the next question."""
+        parts = zip(*self.settled(torch.arange(self.total.problem.n)), strict=True)
+        return Settled(*(torch.cat(of_all) for of_all in parts))
+
+    def settled(self, rows: Int[Tensor, " k"], most: int = MOST) -> Iterator[Settled]:
+        """Some training rows after as many Newton steps as each needs, at most `most`; some rows at a time."""
+        blocks = rows.split(rows_held(self.total.problem))
+        for some in track(blocks, "further steps", len(blocks)):
+            yield settled(self.total, some, self.parameters(some), most=most, smallest=self._smallest)
+
+    @cached_property
+    def _smallest(self) -> float:
+        """The length of a step that counts as none, in the norm of the Hessian: a millionth of a usual first step's."""
+        squares = (self.total.problem.derivatives().r * self.own).sum(1).clamp(min=0)
+        return 1e-6 * float(squares.nanmean().sqrt())
 
     def outputs(self, batch: Any) -> Iterator[tuple[slice, Float[Tensor, "b m c"]]]:
         """The outputs of m test examples without each training row, all n of them, some rows at a time.

@@ -63,6 +63,18 @@ def unfinished(measure: str, drift: Float[Tensor, " m"], effects: Float[Tensor, 
     )
 
 
+def told(measure: str, drift: Float[Tensor, " m"], effects: Float[Tensor, "m q"]) -> str:
+    """What `finishing` says of the drift, behind a warning where some of the largest effects lie below it.
+
+    Args:
+        measure: what is asked about.
+        drift: the predicted change of each if training were finished.
+        effects: of the rows or groups that are shown.
+    """
+    reason = unfinished(measure, drift, effects)
+    return (f"Beware: {reason}. " if reason else "") + finishing(measure, drift, effects)
+
+
 def warn_away(
     problem: Objective, measure: str, drift: Float[Tensor, " m"] | None, effects: Float[Tensor, "m q"]
 ) -> None:

@@ -173,7 +173,8 @@ class LinearProblem(LinearModel):
 
     @property
     def facts(self) -> Facts:
-        return Facts(self.n, self.p, self.c, convex=True, linear=True, closed_form=True)
+        convex = self.loss.convex
+        return Facts(self.n, self.p, self.c, convex=convex, linear=convex, closed_form=True)
 
     @property
     def precisions(self) -> tuple[torch.dtype, ...]:
@@ -312,7 +313,8 @@ class LinearProblem(LinearModel):
         return self.map.outer(torch.eye(self.c, dtype=torch.float64).expand(len(X), -1, -1), X)
 
     def hessian_roots(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b c p"]:
-        S = self.derivatives().take(index).root()
+        parts = self.derivatives().take(index)
+        S = parts.root() if self.loss.convex else parts.signed_root()[0]
         X = self.design.take(index).block(slice(None), torch.float64).dense()
         return self.map.outer(S.transpose(1, 2), X)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..influence.scores import effects, left_to_move
 from ..tables.default_models import origin, photograph
 from ..tables.fitted_file import FittedFile
 from ..tables.kinds import Kind
@@ -35,6 +36,7 @@ class Example:
         highlight: Words of the texts and names of columns that are responsible.
         because: The largest parts of the effect by columns, in its unit, and the rest of them; "" where there are none.
         hidden: How many cells more the row has, which are not shown.
+        doubt: Why the effect means little, in a few words; "" where nothing is known against it.
     """
 
     id: Hashable
@@ -46,6 +48,7 @@ class Example:
     highlight: frozenset[str] = frozenset()
     because: str = ""
     hidden: int = 0
+    doubt: str = ""
 
 
 def file_example(
@@ -56,6 +59,7 @@ def file_example(
     effect: float | None = None,
     parts: pd.Series | None = None,
     folder: Path | None = None,
+    left: float = 0.0,
 ) -> Example:
     """A row of a file as it is: its photograph, its texts, and the cells that are responsible before the others.
 
@@ -66,6 +70,7 @@ def file_example(
         effect: The predicted change of the loss without it; None for the example that is asked about.
         parts: The parts of the effect by columns of the model, as `Explanation.parts` has them.
         folder: Where its image is; otherwise beside the training file.
+        left: What was left to move after the Newton steps behind the effect, a share; NaN and 0 say nothing.
     """
     kinds = fitted.model.kinds
     blamed = _blamed(parts, kinds)
@@ -84,6 +89,7 @@ def file_example(
         hidden=len(cells[CELLS:]),
         highlight=blamed,
         because="" if parts is None or effect is None else in_words(parts),
+        doubt=f"not settled: {left:.0%} of the move is left" if left > 0 else "",
     )
 
 
@@ -97,14 +103,15 @@ def training_examples(
         explained: The table: `helpful` or `harmful`.
         parts: The parts of the effects, a line for each of the table; None of models that have none.
     """
-    effect = next(name for name in explained.columns if "effect" in name)
-    for i, (name, line) in enumerate(explained.iterrows()):
+    found, left = effects(explained), left_to_move(explained)
+    for i, name in enumerate(explained.index):
         yield file_example(
             fitted,
             fitted.raw.loc[name],
             label=_cell(fitted.raw.loc[name, fitted.target]),
-            effect=float(line[effect]),
+            effect=float(found.iloc[i]),
             parts=None if parts is None else parts.iloc[i],
+            left=float(left.iloc[i]),
         )
 
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
 
 from ..influence.influence import Influence
 from ..influence.scores import Scores
-from ..measures import MeasureLike
+from ..influence.shown import SHOWN, sides
+from ..measures import MeasureLike, as_measure
 from ..objective import LinearModel
+from ..retraining import Refits
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Tensor
 from .labels import label_names
 from .parts import BEND, FOLLOWS, in_words, part_names, parts_of_effects
-from .said import Said, said_of
+from .said import Said, said_by_refits, said_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,7 @@ class Explanation:
 
 
 def explain(
-    influence: Influence,
+    influence: Influence | Refits,
     test: Any,
     *,
     k: int = 10,
@@ -92,7 +94,7 @@ def explain(
     more factorisation, the next ones little; relative influence takes the self-influence of all rows as well.
 
     Args:
-        influence: of the model.
+        influence: of the model, or what `by_refitting` gives, whose effects have standard errors.
         test: one test example, as the problem takes batches.
         k: rows of each kind, >= 1.
         relative: ranks by I(z, z_test) / sqrt(self-influence of z), so that rows that move every prediction (outliers)
@@ -101,7 +103,7 @@ def explain(
         first_order: whether effects are of first order (Eq. 2) for linear models too.
 
     Raises:
-        ValueError: for more than one test row or k < 1.
+        ValueError: for more than one test row or k < 1, and for relative influence by refits.
 
     >>> import torch
     >>> from upweight import LinearProblem, Squared
@@ -112,22 +114,27 @@ def explain(
     """
     if k < 1:
         raise ValueError(f"k must be >= 1, got {k}")
-    problem, model = influence.problem, influence.problem.linear
+    if (formulas := influence.formulas) is None:
+        if relative:
+            raise ValueError(
+                "relative influence takes self-influence, which refits do not give: leave relative out"
+            )
+        return _by_refits(cast(Refits, influence), test, k, measure)
+    influence, problem, model = formulas, formulas.problem, formulas.problem.linear
     if model is not None:
         test = model.prepared(test)
-    scores = (influence.on_loss if first_order else influence.of_each_removal)(test, measure=measure)
-    if len(scores) != 1:
-        raise ValueError(f"explain answers for one test row, got {len(scores)}; pass them one by one")
-    ranking, own = scores.effect()[0], None
+    k, own, shown = min(k, problem.n), None, None
     if relative:
-        own = scores.values[0] * influence.own.values[0].abs().clamp(min=1e-300).rsqrt()
-        ranking = -own
-    order = ranking.nan_to_num(0).sort(descending=True).indices
-    k = min(k, problem.n)
-    sides = order[:k], order.flip(0)[:k]
-    split = None if model is None else _split(influence, model, scores, test, measure)
+        own = _relative(influence, test, measure)
+        shown = torch.cat(sides(-own, k))
+    if first_order:
+        scores = influence.on_loss(test, measure=measure)
+    else:
+        scores = influence.of_each_removal(test, measure=measure, top=max(k, SHOWN), rows=shown)
+    _check_one(scores)
+    split = None if model is None or not _smooth(measure) else _split(influence, model, scores, test, measure)
     tables, parts = [], []
-    for rows in sides:
+    for rows in sides(scores.effect()[0] if own is None else -own, k):
         table = scores.table(rows)
         if own is not None:
             table.insert(1, "relative influence", own[rows].numpy())
@@ -137,6 +144,41 @@ def explain(
             table["because of"] = [in_words(line) for _, line in parts[-1].iterrows()]
         tables.append(table)
     return Explanation(scores, tables[0], tables[1], said_of(problem, test), relative, tuple(parts))
+
+
+def _check_one(scores: Scores) -> None:
+    if len(scores) != 1:
+        raise ValueError(f"explain answers for one test row, got {len(scores)}; pass them one by one")
+
+
+def _smooth(measure: MeasureLike | None) -> bool:
+    asked = as_measure(measure)
+    return asked is None or asked.smooth
+
+
+def _relative(influence: Influence, test: Any, measure: MeasureLike | None) -> Tensor:
+    """The influence (n,) of each training row, relative to its own pull on the model."""
+    scores = influence.on_loss(test, measure=measure)
+    _check_one(scores)
+    return scores.values[0] * influence.own.values[0].abs().clamp(min=1e-300).rsqrt()
+
+
+def _by_refits(refits: Refits, test: Any, k: int, measure: MeasureLike | None) -> Explanation:
+    """The rows whose removal matters most, by retraining.
+
+    Args:
+        refits: what answers.
+        test: one test example.
+        k: rows of each kind.
+        measure: what is asked about, None for the loss.
+    """
+    scores = refits.of_each_removal(test, measure=measure)
+    _check_one(scores)
+    tables = []
+    for rows in sides(scores.effect()[0], k):
+        tables.append(scores.table(rows))
+        tables[-1]["label"] = refits.problem.labels(scores.numbers(rows))
+    return Explanation(scores, tables[0], tables[1], said_by_refits(refits.problem, test))
 
 
 def _split(

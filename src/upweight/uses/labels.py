@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 
+from ..data.names import called
 from ..measures import Overall, margin
 from ..objective import LinearModel, Objective
 from ..types import Tensor
@@ -19,9 +20,7 @@ ROUNDING = 1e-9
 
 def row_names(problem: Objective, rows: Tensor) -> pd.Index:
     """What training rows (k,) are called in tables: their ids where the data came with some, else their numbers."""
-    index = problem.train_index
-    found = pd.Index(rows.numpy()) if index is None else index.take(rows.numpy())
-    return found.rename("train row")
+    return called(rows.numpy(), problem.train_index).rename("train row")
 
 
 def classifier(problem: Objective) -> LinearModel | None:

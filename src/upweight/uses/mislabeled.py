@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 
+from ..data.names import called
 from ..influence.influence import Influence
 from ..objective import LinearModel
+from ..retraining import Refits
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Batch, Tensor
-from .labels import bars, classifier, contradicted, decided, label_names, mean_loss, row_names
+from .labels import bars, classifier, contradicted, decided, label_names, mean_loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,10 +105,11 @@ class Suspects:
         return as_html(head, self.table.head(25))
 
 
-def mislabeled(influence: Influence, *, validation: Batch | None = None) -> Suspects:
+def mislabeled(influence: Influence | Refits, *, validation: Batch | None = None) -> Suspects:
     """The training rows, ranked by how little their own label is supported by all the others (Sec. 5.4).
 
-    Linear models rank by the loss without the row (B5), others by self-influence; no test data are used. With
+    Linear models rank by the loss without the row (B5), others by self-influence, and what `by_refitting` gives by the
+    mean loss in models trained on random subsets without the row (out of bag); no test data are used. With
     `validation`, a batch (inputs, targets), each row also has the predicted gain of the proposed label: the fall of the
     mean loss on that batch (Eq. 3). Raises ValueError where a gain is asked of a model that is no linear classifier.
 
@@ -119,7 +122,9 @@ def mislabeled(influence: Influence, *, validation: Batch | None = None) -> Susp
     >>> int(suspects.table.index[0]), float(suspects.table["proposed label"].iloc[0])
     (1, -1.0)
     """
-    problem, model = influence.problem, classifier(influence.problem)
+    if (formulas := influence.formulas) is None:
+        return _by_refits(cast(Refits, influence), validation)
+    influence, problem, model = formulas, formulas.problem, classifier(formulas.problem)
     if validation is not None and model is None:
         raise ValueError("the gain of a relabelling is for linear classifiers: leave `validation` out")
     if problem.linear is None:
@@ -152,11 +157,36 @@ def mislabeled(influence: Influence, *, validation: Batch | None = None) -> Susp
     )
 
 
-def _sorted(influence: Influence, suspicion: Float[Tensor, " n"], columns: dict[str, Any]) -> pd.DataFrame:
+def _by_refits(refits: Refits, validation: Batch | None) -> Suspects:
+    """The rows by their loss in models that were trained without them."""
+    if validation is not None:
+        raise ValueError(
+            "the gain of a relabelling takes derivatives, which refits have not: leave `validation` out"
+        )
+    trained, alone = refits.problem, refits.out_of_bag()
+    own = trained.labels(torch.arange(trained.n))
+    columns: dict[str, Any] = {}
+    if trained.classes is not None:
+        proposed = np.asarray(trained.classes, dtype=object)[alone.decided(trained.likelihood).numpy()]
+        columns = {"label": own, "proposed label": proposed}
+    elif own.dtype != object:
+        said = alone.said[:, 0].numpy()
+        columns = {"value": own, "said without the row": said, "error without the row": said - own}
+    columns |= {
+        "loss without the row": alone.loss,
+        "standard error": alone.error,
+        "loss": trained.evaluate((trained.X, trained.y)),
+    }
+    return Suspects(_sorted(refits, alone.loss, columns), "their loss in models that have not seen them")
+
+
+def _sorted(
+    influence: Influence | Refits, suspicion: Float[Tensor, " n"], columns: dict[str, Any]
+) -> pd.DataFrame:
     # Rows of which nothing is known come last, with their NaN to be seen.
     order = suspicion.nan_to_num(-torch.inf).sort(descending=True, stable=True).indices
     table = pd.DataFrame({name: values[order.numpy()] for name, values in columns.items()})
-    return table.set_axis(row_names(influence.problem, order))
+    return table.set_axis(called(order.numpy(), influence.problem.train_index).rename("train row"))
 
 
 def _gain(influence: Influence, model: LinearModel, proposed: Tensor, validation: Any) -> Float[Tensor, " n"]:

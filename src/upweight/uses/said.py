@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..measures import probability
 from ..objective import LinearModel, Objective
+from ..retraining.trainable import Trainable
 from ..runtime.terminal import plain
 from .labels import classifier, decided, label_names
 
@@ -88,3 +91,21 @@ def _probabilities(model: LinearModel, design: Any, classes: list[Any]) -> tuple
         return None
     first, second = (float(model.evaluate((design, its), probability)[0]) for its in classes)
     return first, second
+
+
+def said_by_refits(trained: Trainable, test: Any) -> Said:
+    """What an estimator that was fitted on all rows says of one row, and the row's own label.
+
+    Args:
+        trained: the estimator.
+        test: one test example (X, y), as the estimator takes it.
+    """
+    X, y = test
+    prediction, label = trained.model.predict(X), np.asarray(y)
+    if len(label) != 1 or label.size != 1:
+        return Said()
+    prediction, label = np.ravel(prediction).tolist()[0], np.ravel(label).tolist()[0]
+    loss = float(trained.evaluate(test)[0])
+    if trained.classes is None:
+        return Said(float(prediction), float(label), loss, quantity=True)
+    return Said(prediction, label, loss)

@@ -12,7 +12,9 @@ import torch
 from scipy import stats
 
 from ..influence.influence import Influence
+from ..influence.shown import SHOWN
 from ..measures import MeasureLike, as_measure
+from ..retraining import Refits
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from .refits import Refit, against_estimator, measured_refits, whole_pipeline
@@ -138,7 +140,7 @@ class Verification:
 
 
 def verify(
-    influence: Influence,
+    influence: Influence | Refits,
     test: Any,
     *,
     k: int = 50,
@@ -178,6 +180,7 @@ def verify(
             fixed what predictions hold fixed, and it is said what that costs.
 
     Raises:
+        TypeError: for answers of `by_refitting`, which are refits themselves.
         ValueError: for k < 1, a missing `refit`, and fewer than two finished refits.
         NotConvergedError: where a refit misses the tolerance.
 
@@ -188,16 +191,24 @@ def verify(
     >>> verify(influence, (X[:1], X[:1, 0]), k=5).top.pearson > 0.99
     True
     """
-    problem = influence.problem
+    if (formulas := influence.formulas) is None:
+        raise TypeError(
+            "answers of by_refitting are retrained already: there is nothing to verify; their standard errors and "
+            "remarks say how sure they are"
+        )
+    influence, problem = formulas, formulas.problem
     random = k if random is None else random
     if k < 1 or random < 0:
         raise ValueError(f"k must be >= 1 and random >= 0, got k = {k}, random = {random}")
     k = min(k, problem.n - 1)
-    scores = (influence.on_loss if first_order else influence.of_each_removal)(test, measure=measure)
-    predicted = scores.removal_effect()
-    top = predicted.abs().nan_to_num(0).topk(k, dim=1).indices
     shuffled = torch.randperm(problem.n, generator=torch.Generator().manual_seed(seed))
     control = shuffled[: min(random, problem.n - 1)]
+    if first_order:
+        scores = influence.on_loss(test, measure=measure)
+    else:
+        scores = influence.of_each_removal(test, measure=measure, top=max(k, SHOWN), rows=control)
+    predicted = scores.removal_effect()
+    top = predicted.abs().nan_to_num(0).topk(k, dim=1).indices
     removed = torch.unique(torch.cat([top.flatten(), control]))
     measured, norms, complete = measured_refits(
         problem, test, as_measure(measure), removed, refit=refit, tolerance=tolerance
