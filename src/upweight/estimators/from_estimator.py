@@ -20,7 +20,7 @@ from ..types import Keep
 from .chosen import Chosen, chosen
 from .readers import reader_of, tree_reader_of
 from .reading import Features, Options, Reading
-from .refitting import OWN, refitting
+from .refitting import KINKED, OWN, refitting
 from .sparse_models import certificate
 from .transformers import check_transformers, scales_of
 from .tree_models import Rows, TreeReader, tree_problem
@@ -161,8 +161,9 @@ def _problem(
     check_separable(problem)
     found = at_optimum(problem, polish=asked.polish)
     if reading.slope is not None:
-        notes = (*found.terms.notes, *certificate(found, phi, whole))
-        found = found.changed(terms=replace(found.terms, notes=notes))
+        said, kinked = certificate(found, phi, whole)
+        found = found.changed(terms=replace(found.terms, notes=(*found.terms.notes, *said)))
+        found.cache[KINKED] = kinked
     read = partial(_problem, asked=replace(asked, polish=False))
     found.cache[OWN] = refitting(settled, X, y, sample_weight, read)
     return found
