@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from .capabilities import Facts, LayerGradients, Reduced, SecondDerivative, Stages
 from .data.class_counts import ClassCounts
+from .data.column_scales import ColumnScales
 from .data.design import Design
 from .data.user_terms import Terms
 from .data.weights import check_theta, check_weights
@@ -278,8 +279,8 @@ class Objective(Identified):
         """The data and settings that the fingerprint covers, besides theta and penalty; a pass over the data."""
 
     def identity(self) -> tuple[list[Tensor], str]:
-        slope = [] if self.penalty.slope is None else [self.penalty.slope]
-        return [self.theta, self.l2, *slope, *self.hashed()], repr((self.n, self.keep, self.layout))
+        penalty = [part for part in (self.l2, self.penalty.slope) if part is not None]
+        return [self.theta, *penalty, *self.hashed()], repr((self.n, self.keep, self.layout))
 
     @derived
     def spectra(self) -> dict[str, tuple[float, float]]:
@@ -294,8 +295,11 @@ class LinearModel(Objective):
     design: Design
     y: Tensor
     """The encoded targets, (n,) or (n, c)."""
-    counts: ClassCounts | None
-    """What tells the class weights after a removal, where they follow the counts of the classes."""
+    class_weights: Float[Tensor, " k"] | None  # what the weights of each class's examples were multiplied by
+    counts: (
+        ClassCounts | None
+    )  # what tells class weights after a removal, where they follow the counts of the classes
+    scales: ColumnScales | None  # likewise the scales of columns, where these are scaled anew
 
     @property
     def linear(self) -> LinearModel:
@@ -375,9 +379,7 @@ class LinearModel(Objective):
         """`input_gradients` in the columns of X: where a frozen network ends."""
 
     @abstractmethod
-    def gradients_without(
-        self, sets: Sequence[Int[Tensor, " _"]], thetas: Float[Tensor, "g p"] | None = None
-    ) -> Float[Tensor, "g p"]:
+    def gradients_without(self, sets: Sequence[Tensor], thetas: Tensor | None = None) -> Float[Tensor, "g p"]:
         """The gradient of the objective without each set of training rows, at its own parameters or the problem's."""
 
     @abstractmethod

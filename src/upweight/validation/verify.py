@@ -18,7 +18,7 @@ from ..measures import MeasureLike, as_measure
 from ..retraining import Refits
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
-from .refits import Refit, against_estimator, measured_refits
+from .refits import Refit, against_estimator, measured_refits, whole_pipeline
 
 RESAMPLES = 999
 """Bootstrap samples behind each interval."""
@@ -74,6 +74,8 @@ class Verification:
     """What was asked about."""
     ceiling: Agreement | None = None
     """Of trees: how well leaf values computed anew agree. No formula that holds the splits fixed does better."""
+    whole: Agreement | None = None
+    """Predictions of the largest effects against refits of the whole pipeline, where they were asked for."""
 
     @property
     def judgement(self) -> str:
@@ -123,6 +125,14 @@ class Verification:
             lines.append(
                 f"leaves refitted:  {self.ceiling}; what is left comes from trees that split otherwise"
             )
+        if self.whole is not None:
+            known = self.table.dropna(subset=["actual", "whole pipeline"])
+            held, whole = known["actual"].to_numpy(), known["whole pipeline"].to_numpy()
+            cost = float(_relative_error(held, whole))
+            lines += [
+                f"whole pipeline:   {self.whole}",
+                f"what is held fixed costs {cost:.1%}: so far are refits that hold it from those of the whole pipeline",
+            ]
         if self.estimator is not None:
             lines.append(f"your estimator, fitted again without a few of them: {_words(self.estimator)}")
         lost = self.table["actual"].isna()
@@ -148,6 +158,7 @@ def verify(
     tolerance: float | None = None,
     own: int = 3,
     first_order: bool = False,
+    pipeline: bool = False,
 ) -> Verification:
     """The judge of influence: removes single training examples, retrains, and compares with the predictions (R15).
 
@@ -171,6 +182,9 @@ def verify(
             transformers too: where its changes are others, it was read wrongly, stopped early, or its transformers
             learn from the targets.
         first_order: whether effects of first order (Eq. 2) are judged, not those that `explain` shows.
+        pipeline: whether a problem of `from_estimator` has the user's own pipeline fitted again without every row that
+            is removed, transformers and all: `table` gets a column "whole pipeline" beside "actual", whose refits hold
+            fixed what predictions hold fixed, and it is said what that costs.
 
     Raises:
         TypeError: for answers of `by_refitting`, which are refits themselves.
@@ -218,20 +232,22 @@ def verify(
         by_estimator = against_estimator(
             problem, test, as_measure(measure), removed[places], measured[places]
         )
+    columns = {"actual": measured, "gradient norm": norms[:, None].expand_as(measured)}
+    if pipeline:
+        columns["whole pipeline"] = whole_pipeline(
+            problem, test, as_measure(measure), removed[: len(measured)]
+        )
+    if problem.stages is not None:
+        singles = list(removed[: len(measured)].split(1))
+        columns["recomputed"] = changes_without(problem, problem.stages, singles, test, as_measure(measure)).T
     lines = []
     for t in range(len(predicted)):
         for group, rows in (("top", top[t]), ("random", control)):
             for row in rows.tolist():
                 if (j := position[row]) < len(measured):
-                    lines.append(
-                        (t, row, group, float(predicted[t, row]), float(measured[j, t]), float(norms[j]))
-                    )
-    names = ["test row", "train row", "group", "predicted", "actual", "gradient norm"]
-    table = pd.DataFrame(lines, columns=names)
-    if problem.stages is not None:
-        singles = list(removed[: len(measured)].split(1))
-        anew = changes_without(problem, problem.stages, singles, test, as_measure(measure)).numpy()
-        table["recomputed"] = anew[table["test row"], table["train row"].map(position)]
+                    found = [float(values[j, t]) for values in columns.values()]
+                    lines.append((t, row, group, float(predicted[t, row]), *found))
+    table = pd.DataFrame(lines, columns=["test row", "train row", "group", "predicted", *columns])
     for column, ids in (("train row", scores.ids), ("test row", scores.test_ids)):
         if ids is not None:
             table[column] = ids.take(table[column])
@@ -250,7 +266,14 @@ def verify(
         None
         if problem.stages is None
         else agreement(groups["top"]["recomputed"], groups["top"]["actual"], seed),
+        _against_pipeline(table, seed) if pipeline else None,
     )
+
+
+def _against_pipeline(table: pd.DataFrame, seed: int) -> Agreement:
+    """The predictions of the largest effects against refits of the whole pipeline."""
+    known = table[table["group"] == "top"].dropna(subset=["whole pipeline", "predicted"])
+    return agreement(known["predicted"], known["whole pipeline"], seed)
 
 
 def _some(rows: np.ndarray) -> str:
