@@ -176,7 +176,11 @@ def underivable(problem: Objective, measure: Measure, provenance: dict[str, Any]
     """
     problem.check_current()
     unknown = torch.full((1, problem.n), torch.nan, dtype=torch.float64)
-    known = {"ids": problem.train_index, "doubt": of_stand_in(problem.linear), "provenance": provenance}
+    known: dict[str, Any] = {
+        "ids": problem.train_index,
+        "doubt": of_stand_in(problem.linear),
+        "provenance": provenance,
+    }
     return Scores(unknown, problem.n, measure=measure.name, **known)
 
 
