@@ -152,6 +152,13 @@ def test_solver_zoo_small(tmp_path: Path) -> None:
         assert result["outcomes"][name] == {"right": 8}
 
 
+def test_diagnostics_against_r_small(tmp_path: Path) -> None:
+    pytest.importorskip("statsmodels")
+    for name, line in small("diagnostics_against_r", tmp_path).items():
+        assert line["refits"]["largest"] < (1e-8 if name in ("OLS", "WLS") else 1e-6), name
+        assert all(line[other]["largest"] < 1e-8 for other in ("statsmodels", "R") if other in line), name
+
+
 def test_shown_effects_small(tmp_path: Path) -> None:
     for name, line in small("shown_effects", tmp_path).items():
         assert line["newton"]["error"] < 0.25 * line["first order"]["error"], name
