@@ -16,7 +16,7 @@ are
 
 Stated is the largest relative difference, over rows and measures, in units of a measure's root mean square. Needs
 statsmodels, and Rscript for the comparison with R (Debian: r-base-core), which is left out without it. Writes
-diagnostics_against_r.json.
+diagnostics_against_r.json and diagnostics_against_r.png.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from sklearn import datasets
 
 import upweight as uw
@@ -165,10 +166,23 @@ def measured(model: str, rows: int | None) -> dict[str, Any]:
     return result
 
 
+def picture(result: dict[str, Any]) -> Figure:
+    """The largest difference from each other source, by model."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    for name, mark in (("R", "o"), ("statsmodels", "x"), ("refits", "s")):
+        known = {model: line[name]["largest"] for model, line in result.items() if name in line}
+        axis.plot(list(known), list(known.values()), mark, label=name)
+    axis.set(yscale="log", ylabel="largest relative difference")
+    axis.legend()
+    return figure
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The experiment as a command."""
     chosen = common.options(common.parser(__name__, __doc__, f"{SMALL} rows each"), argv)
     result = {model: measured(model, SMALL if chosen.small else None) for model in FITS}
+    picture(result).savefig(chosen.out / "diagnostics_against_r.png", dpi=160)
     common.publish(result, chosen.out / "diagnostics_against_r.json")
 
 

@@ -276,5 +276,17 @@ class Stages(ABC):
         """A v for every row v, which shows what a solve left over."""
 
     @abstractmethod
+    def recomputed(self, rows: Int[Tensor, " k"]) -> Float[Tensor, " p"]:
+        """Theta as training without those rows gives it, whatever else is held fixed: no linearisation.
+
+        NaN where a parameter had no other rows.
+        """
+
+    @property
+    @abstractmethod
+    def cost(self) -> int:
+        """How many rows meet a stage in one pass: what an answer of `recomputed` costs."""
+
+    @abstractmethod
     def free(self) -> Float[Tensor, " p"]:
         """1 for parameters that move with the data, 0 for those that are clipped or empty and stay as they are."""

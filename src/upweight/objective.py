@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from .capabilities import Facts, LayerGradients, Reduced, SecondDerivative, Stages
 from .data.class_counts import ClassCounts
+from .data.column_scales import ColumnScales
 from .data.design import Design
 from .data.user_terms import Terms
 from .data.weights import check_theta, check_weights
@@ -22,6 +23,7 @@ from .linalg.flat_vectors import Layout
 from .linalg.outer_products import Outer
 from .losses import LinearLoss, Parts
 from .measures import MeasureLike
+from .outputs import OutputModel
 from .penalty import Penalty
 from .runtime.distributed import gather_rows
 from .runtime.fingerprint import Identified
@@ -36,9 +38,9 @@ CHANGEABLE = frozenset({"theta", "weights", "l2", "keep", "terms"})
 class Objective(Identified):
     """The objective that training minimised, at the parameters it arrived at.
 
-    Every gradient of a *training* example is that of w_i l(z_i, theta), plus l2 * theta where `keep="mean"` (the
-    penalty is folded into every L, footnote 1). Gradients of *test* examples have neither weight nor penalty.
-    A problem never changes: `changed` gives a copy. Data changed in place raise `StaleError` at the next question.
+    A gradient of a *training* example is that of w_i l(z_i, theta), plus l2 * theta where `keep="mean"` (footnote 1).
+    Gradients of *test* examples have neither weight nor penalty. A problem never changes: `changed` gives a copy. Data
+    changed in place raise `StaleError` at the next question.
     """
 
     layout: Layout
@@ -82,8 +84,6 @@ class Objective(Identified):
     def at(self: Self, theta: Float[Tensor, " p"]) -> Self:
         """The problem at other parameters (p,), as `changed(theta=theta)` gives it: the data are shared."""
         return self.changed(theta=theta)
-
-    # -- what it is ------------------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -148,17 +148,12 @@ class Objective(Identified):
     @property
     @abstractmethod
     def gauge(self) -> Float[Tensor, "q p"] | None:
-        """Unit directions along which R is flat whatever the data (softmax without penalty), or None.
-
-        Gradients of losses are orthogonal to them, so answers are well defined although the curvature is singular.
-        """
+        """Unit directions along which R is flat whatever the data, orthogonal to all gradients of losses, or None."""
 
     @property
     @abstractmethod
     def remarks(self) -> tuple[str, ...]:
         """How it is evaluated, where that needs saying among the settings: one sentence each."""
-
-    # -- capabilities ----------------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -169,6 +164,11 @@ class Objective(Identified):
     @abstractmethod
     def layers(self) -> LayerGradients | None:
         """Gradients as sums of outer products, layer by layer, or None where they have no such form."""
+
+    @property
+    def output_model(self) -> OutputModel | None:
+        """What the model says of rows, where its outputs are known to be classes or values; else None."""
+        return self.linear
 
     @property
     def stages(self) -> Stages | None:
@@ -184,8 +184,6 @@ class Objective(Identified):
     @abstractmethod
     def gauss_newton(self) -> SecondDerivative:
         """The generalised Gauss-Newton matrix (1/n) sum_i w_i J_i^T H_out J_i + diag(l2), never indefinite."""
-
-    # -- the objective ---------------------------------------------------------------------------------------------
 
     @abstractmethod
     def gradient(self) -> Float[Tensor, " p"]:
@@ -226,10 +224,10 @@ class Objective(Identified):
     def products(
         self, rows: Float[Tensor, "k p"] | Outer, within: slice | None = None
     ) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
-        """S . g_i for every row s and training example i: the streamed pass behind all scores (R11).
+        """S . g_i for every row s and training example i, block by block: the streamed pass behind all scores (R11).
 
-        Given are the place of each block of examples and its products, weight and folded penalty included. `rows` are
-        flat or outer products of the weight matrices of `layers`; `within` is by default this process's share of all.
+        Weight and folded penalty are included. `rows` are flat or outer products of the weight matrices of `layers`;
+        `within` is by default this process's share of all.
         """
 
     def all_products(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k n"]:
@@ -281,8 +279,8 @@ class Objective(Identified):
         """The data and settings that the fingerprint covers, besides theta and penalty; a pass over the data."""
 
     def identity(self) -> tuple[list[Tensor], str]:
-        slope = [] if self.penalty.slope is None else [self.penalty.slope]
-        return [self.theta, self.l2, *slope, *self.hashed()], repr((self.n, self.keep, self.layout))
+        penalty = [part for part in (self.l2, self.penalty.slope) if part is not None]
+        return [self.theta, *penalty, *self.hashed()], repr((self.n, self.keep, self.layout))
 
     @derived
     def spectra(self) -> dict[str, tuple[float, float]]:
@@ -297,8 +295,11 @@ class LinearModel(Objective):
     design: Design
     y: Tensor
     """The encoded targets, (n,) or (n, c)."""
-    counts: ClassCounts | None
-    """What tells the class weights after a removal, where they follow the counts of the classes."""
+    class_weights: Float[Tensor, " k"] | None  # what the weights of each class's examples were multiplied by
+    counts: (
+        ClassCounts | None
+    )  # what tells class weights after a removal, where they follow the counts of the classes
+    scales: ColumnScales | None  # likewise the scales of columns, where these are scaled anew
 
     @property
     def linear(self) -> LinearModel:
@@ -351,18 +352,18 @@ class LinearModel(Objective):
 
         Args:
             batch: m test examples.
-            thetas: parameters (k, p).
-            measure: what is asked about, default the loss.
+            thetas: the parameters.
+            measure: as there.
         """
 
     @abstractmethod
     def measured(self, eta: Tensor, targets: Any, measure: MeasureLike | None = None) -> Tensor:
-        """The measure (k, m) of m test examples with known outputs (k, m, c).
+        """The measure (k, m) of m test examples with known outputs.
 
         Args:
             eta: k stacks of outputs.
             targets: of the m examples, as `prepared` gives them.
-            measure: what is asked about, one number per example, default the loss.
+            measure: one number per example, default the loss.
         """
 
     @abstractmethod
@@ -378,9 +379,7 @@ class LinearModel(Objective):
         """`input_gradients` in the columns of X: where a frozen network ends."""
 
     @abstractmethod
-    def gradients_without(
-        self, sets: Sequence[Int[Tensor, " _"]], thetas: Float[Tensor, "g p"] | None = None
-    ) -> Float[Tensor, "g p"]:
+    def gradients_without(self, sets: Sequence[Tensor], thetas: Tensor | None = None) -> Float[Tensor, "g p"]:
         """The gradient of the objective without each set of training rows, at its own parameters or the problem's."""
 
     @abstractmethod

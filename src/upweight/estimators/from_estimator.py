@@ -20,9 +20,9 @@ from ..types import Keep
 from .chosen import Chosen, chosen
 from .readers import reader_of, tree_reader_of
 from .reading import Features, Options, Reading
-from .refitting import OWN, refitting
+from .refitting import KINKED, OWN, refitting
 from .sparse_models import certificate
-from .transformers import check_transformers
+from .transformers import check_transformers, scales_of
 from .tree_models import Rows, TreeReader, tree_problem
 from .user_data import Inputs, Targets
 
@@ -37,6 +37,7 @@ def from_estimator(
     smoothing: float = 1e-3,
     polish: bool = False,
     rank: int | None = None,
+    follow_scaling: bool = False,
 ) -> Any:
     """The problem that a fitted scikit-learn estimator solved, R = (1/n) sum_i w_i l_i + 1/2 sum_j l2_j theta_j^2.
 
@@ -60,6 +61,8 @@ def from_estimator(
         smoothing: the temperature of the smooth hinge, > 0.
         polish: finishes the training (of the smoothed hinge, where there is one) before anything is answered.
         rank: how many leading features of an SVC's kernel are kept; None keeps all.
+        follow_scaling: whether a StandardScaler, MinMaxScaler or MaxAbsScaler directly before the model is fitted anew
+            in every predicted removal, as in a refit of the whole pipeline (Newton steps; first order holds it fixed).
 
     Returns:
         The problem, a `LinearProblem` at the estimator's parameters.
@@ -81,7 +84,9 @@ def from_estimator(
     >>> problem.keep, problem.l2.tolist(), bool(problem.gradient().norm() < 1e-12)
     ('total', [0.5, 0.5, 0.0], True)
     """
-    return _problem(chosen(estimator), X, y, sample_weight, _Asked(keep, smoothing, polish, rank))
+    return _problem(
+        chosen(estimator), X, y, sample_weight, _Asked(keep, smoothing, polish, rank, follow_scaling)
+    )
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ class _Asked:
     smoothing: float
     polish: bool
     rank: int | None
+    follow_scaling: bool
 
 
 def _problem(
@@ -141,21 +147,23 @@ def _problem(
         class_weights=_class_weights(model, codes, sample_weight, reading),
         slope=reading.slope,
         counted=_counted(model, codes, sample_weight, reading),
+        scales=scales_of(transform, whole, reading) if asked.follow_scaling else None,
         keep=asked.keep or reading.keep,
         terms=Terms(
             prepare=lambda X, y: (inputs(X), targets(settled.targets(y))),
             feature_names=_feature_names(estimator, transform, X, phi),
             train_index=batch_index((X, y)),
             classes=targets.classes,
-            notes=(*settled.notes, *_notes(model, transform, reading), *unknown),
+            notes=(*settled.notes, *_notes(model, transform, reading, asked.follow_scaling), *unknown),
         ),
     )
     check_identified(problem)
     check_separable(problem)
     found = at_optimum(problem, polish=asked.polish)
     if reading.slope is not None:
-        notes = (*found.terms.notes, *certificate(found, phi, whole))
-        found = found.changed(terms=replace(found.terms, notes=notes))
+        said, kinked = certificate(found, phi, whole)
+        found = found.changed(terms=replace(found.terms, notes=(*found.terms.notes, *said)))
+        found.cache[KINKED] = kinked
     read = partial(_problem, asked=replace(asked, polish=False))
     found.cache[OWN] = refitting(settled, X, y, sample_weight, read)
     return found
@@ -173,8 +181,10 @@ def _trees(
         asked: the user's options, which trees have none of.
     """
     (X, y, sample_weight), (model, transform) = data, _unwrap(settled.estimator)
-    if asked.keep == "mean" or asked.polish or asked.rank is not None:
-        raise ValueError("keep, polish and rank are about linear models: leave them out for trees")
+    if asked.keep == "mean" or asked.polish or asked.rank is not None or asked.follow_scaling:
+        raise ValueError(
+            "keep, polish, rank and follow_scaling are about linear models: leave them out for trees"
+        )
     trained_on = settled.targets(y)
     unknown = () if transform is None else check_transformers(transform, X, trained_on)
     inputs = (lambda X: X) if transform is None else transform.transform
@@ -251,10 +261,22 @@ def _column_names(estimator: Any, transform: Any, X: Any) -> tuple[str, ...] | N
     return None if names is None else tuple(names)
 
 
-def _notes(model: Any, transform: Any, reading: Reading) -> tuple[str, ...]:
-    """What was held fixed or approximated, one sentence each."""
+def _notes(model: Any, transform: Any, reading: Reading, follow_scaling: bool) -> tuple[str, ...]:
+    """What was held fixed or approximated, one sentence each.
+
+    Args:
+        model: the final model.
+        transform: the transformers before it, or None.
+        reading: what it minimised.
+        follow_scaling: whether scalers are fitted anew in removals.
+    """
     notes = list(reading.notes)
-    if transform is not None:
+    if follow_scaling:
+        notes.append(
+            "the scales of the columns follow removals by Newton steps, other transformers are held fixed; first order "
+            "(Eq. 2) holds the scales fixed too"
+        )
+    elif transform is not None:
         notes.append("the pipeline's transformers are applied as fitted and held fixed")
     if getattr(model, "class_weight", None) == "balanced":
         notes.append(

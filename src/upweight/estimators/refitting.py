@@ -15,6 +15,8 @@ from .chosen import Chosen
 
 OWN = "own estimator"
 """Where a problem keeps its `Refitting`, among what a changed copy does not take along."""
+KINKED = "kinked rows"
+"""Where a problem keeps the numbers of the rows whose removal leads over a kink of its objective."""
 Refitting = Callable[[Tensor], Objective]
 """Kept training rows (index) -> the problem of the estimator fitted on them alone, its transformers too."""
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from ..curvature.base import ExampleMean
 from ..data.design import CentredDesign, Design
 from ..linalg.coordinates import Coordinates
-from ..linear.reduced_gradients import class_gradients
+from ..linear.following import class_gradients, column_gradients
 from ..losses import Parts
 from ..measures import Measure, MeasureLike, as_measure
 from ..objective import LinearModel
@@ -184,12 +184,12 @@ def _share(problem: LinearModel, here: Parts, K: Float[Tensor, "b c c"]) -> Floa
 
 
 @dataclass(frozen=True, eq=False)
-class Reweighting:
-    """What the class weights of the other rows do as a row is removed, where they follow the counts of the classes.
+class Following:
+    """What the removal of a row does besides taking its own loss away (`LinearModel.counts`, `LinearModel.scales`).
 
-    With the factors f_ik that the removal of row i puts on the weight of class k, the gradient at theta changes by the
-    sum over k of (f_ik - 1) G_k, G_k the gradient of the class's losses. The Hessian is not changed along: it would
-    change the effect by 1/n_k of itself, n_k the size of the class.
+    With the factors f_ik that the removal of row i puts on the weight of class k, or on the penalty of a column, the
+    gradient at theta changes by the sum over k of (f_ik - 1) G_k, G_k the gradient of that class's losses or of that
+    penalty. The Hessian is not changed along: it would change the effect by about f_ik - 1 of itself.
     """
 
     problem: LinearModel
@@ -198,17 +198,24 @@ class Reweighting:
     solved: Float[Tensor, "k p"]
     """A^-1 G_k."""
     own: Float[Tensor, " n"]
-    """The factor of the row's own class."""
+    """The factor of the weight of the row's own class."""
 
     @classmethod
-    def of(cls, total: TotalHessian) -> Reweighting | None:
-        """The reweighting by every row of the problem, or None where class weights stay as they are."""
-        problem, counts = total.problem, total.problem.counts
-        if counts is None:
+    def of(cls, total: TotalHessian) -> Following | None:
+        """What follows each row of the problem, or None where nothing does."""
+        problem, counts, scales = total.problem, total.problem.counts, total.problem.scales
+        if counts is None and scales is None:
             return None
-        factors = counts.factors(torch.arange(problem.n).split(1))
-        own = factors.gather(1, counts.codes[:, None])[:, 0]
-        return cls(problem, 1 - factors, total.solve(class_gradients(problem, counts)), own)
+        alone, own = torch.arange(problem.n).split(1), torch.ones(problem.n, dtype=torch.float64)
+        factors, gradients = [], []
+        if counts is not None:
+            factors.append(counts.factors(alone))
+            gradients.append(class_gradients(problem, counts))
+            own = factors[0].gather(1, counts.codes[:, None])[:, 0]
+        if scales is not None:
+            factors.append(scales.factors(alone)[:, scales.columns])
+            gradients.append(column_gradients(problem, scales))
+        return cls(problem, 1 - torch.cat(factors, 1), total.solve(torch.cat(gradients)), own)
 
     def steps(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
         """What it adds to the step of theta without each of some training rows."""
@@ -243,8 +250,8 @@ class RowSteps:
     leverage: Float[Tensor, " n"]
     shared: Float[Tensor, " p"]
     """A^-1 b, the part of the step that is the same for all rows."""
-    reweighting: Reweighting | None = None
-    """What a removal adds by the class weights of the other rows, where these follow the counts."""
+    following: Following | None = None
+    """What a removal adds by what follows it: class weights of the other rows, scales of columns."""
 
     @classmethod
     def of(cls, problem: LinearModel, curvature: ExampleMean) -> RowSteps:
@@ -252,10 +259,10 @@ class RowSteps:
         total = TotalHessian.of(problem, curvature, 1 if problem.penalty.leaves_with_examples else 0)
         shared = total.solve(problem.folded_penalty[None])[0]
         parts, pulled = problem.derivatives(), problem.outputs(theta=shared)
-        reweighting = Reweighting.of(total)
-        if reweighting is not None:
-            pulled = pulled + reweighting.outputs(problem.design, torch.arange(problem.n), each=True)
-            parts = parts._replace(r=parts.r * reweighting.own[:, None])
+        following = Following.of(total)
+        if following is not None:
+            pulled = pulled + following.outputs(problem.design, torch.arange(problem.n), each=True)
+            parts = parts._replace(r=parts.r * following.own[:, None])
         own, pull = torch.empty_like(pulled), torch.empty_like(pulled)
         leverage = torch.empty(problem.n, dtype=torch.float64)
         eye = torch.eye(problem.c, dtype=torch.float64)
@@ -268,14 +275,14 @@ class RowSteps:
             own[part] = torch.where(determined[:, None], z[:, :, 0], torch.nan)
             pull[part] = here.r + here.curve(own[part][:, :, None])[:, :, 0]
             leverage[part] = KW.diagonal(dim1=1, dim2=2).sum(1)
-        return cls(total, pull, own, leverage, shared, reweighting)
+        return cls(total, pull, own, leverage, shared, following)
 
     def parameters(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
         """Theta without each of some training rows: a solve for each."""
         problem = self.total.problem
         E = problem.output_gradients(problem.train_batch(rows))
         found = problem.theta + self.total.solve((self.pull[rows, None] @ E)[:, 0]) + self.shared
-        return found if self.reweighting is None else found + self.reweighting.steps(rows)
+        return found if self.following is None else found + self.following.steps(rows)
 
     @property
     def few(self) -> bool:
@@ -318,8 +325,8 @@ class RowSteps:
             _, moved = next(problem.outputs_at_each(solved, rows))
             shift = (self.pull[part, None] @ moved)[:, 0]
             found = here + shift.view(-1, *here.shape)
-            if self.reweighting is not None:
-                found += self.reweighting.outputs(design, torch.arange(part.start, part.stop))
+            if self.following is not None:
+                found += self.following.outputs(design, torch.arange(part.start, part.stop))
             yield part, found
 
     def changes(self, batch: Any, measure: Measure | None = None) -> Float[Tensor, "m n"]:

@@ -53,6 +53,8 @@ class Removal:
     first_order: Float[Tensor, "m g"]
     rescaled: Float[Tensor, "m g"] | None = None
     newton: Float[Tensor, "m g"] | None = None
+    recomputed: Float[Tensor, "m g"] | None = None
+    """By stages computed anew without the set, for models that were trained in stages (the leaves of trees)."""
     low: Float[Tensor, "m g"] | None = None
     high: Float[Tensor, "m g"] | None = None
     measure: str = "loss"
@@ -100,8 +102,13 @@ class Removal:
 
     @property
     def averaged(self) -> Removal:
-        """The changes (1, g) of the mean of the measure over the test rows, with the drift of that mean."""
-        fields = ("first_order", "rescaled", "newton", "low", "high", "drift")
+        """The changes (1, g) of the mean of the measure over the test rows, with the drift of that mean.
+
+        Of a measure that is one number anyway they stay as they are.
+        """
+        if len(self.first_order) == 1:
+            return self
+        fields = ("first_order", "rescaled", "newton", "recomputed", "low", "high", "drift")
         each = {name: values for name in fields if (values := getattr(self, name)) is not None}
         means = {name: values.mean(0, keepdim=True) for name, values in each.items()}
         return replace(self, measure=f"mean {self.measure}", **means)
@@ -109,13 +116,18 @@ class Removal:
     @property
     def undetermined(self) -> pd.Index:
         """The groups that alone fit some direction of the parameters, as all rows of a category do."""
-        return self.groups[[] if self.newton is None else self.newton.isnan().all(0).numpy()]
+        return self.groups[self.best.isnan().all(0).numpy()]
+
+    @property
+    def best(self) -> Float[Tensor, "m g"]:
+        """The changes by the best of the predictions that are there."""
+        later = self.newton if self.recomputed is None else self.recomputed
+        return self.first_order if later is None else later
 
     @property
     def remarks(self) -> list[str]:
         """What to beware of, a sentence each: unfinished training, and sets without which nothing is determined."""
-        best = self.first_order if self.newton is None else self.newton
-        unfinished = [] if self.drift is None else [finishing(self.measure, self.drift, best)]
+        unfinished = [] if self.drift is None else [finishing(self.measure, self.drift, self.best)]
         names = ", ".join(map(str, self.undetermined[:5])) + ", ..." * (len(self.undetermined) > 5)
         if not names:
             return unfinished
@@ -138,7 +150,7 @@ class Removal:
             "group": np.tile(self.groups.to_numpy(), m),
             "size": np.tile(self.sizes.numpy(), m),
         }
-        for name in ("first_order", "rescaled", "newton", "low", "high"):
+        for name in ("first_order", "rescaled", "newton", "recomputed", "low", "high"):
             values = getattr(self, name)
             if values is not None:
                 table[name.replace("_", " ")] = values.flatten().numpy()

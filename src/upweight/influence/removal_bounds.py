@@ -158,10 +158,10 @@ def intervals(
         raise ValueError(
             "guaranteed intervals are about the objective itself: use a curvature without damping"
         )
-    if problem.counts is not None:
+    if problem.counts is not None or problem.scales is not None:
         raise ValueError(
-            'guaranteed intervals hold the weights of the other rows fixed, which class weights "balanced" do not: fit '
-            "with the class weights as numbers"
+            'guaranteed intervals hold class weights and scales fixed, which "balanced" and follow_scaling do not: fit '
+            "with the class weights as numbers, and leave follow_scaling out"
         )
     if steps < 1:
         raise ValueError(f"a guarantee takes at least 1 Newton step, got {steps}")

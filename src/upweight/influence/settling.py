@@ -39,6 +39,23 @@ class Settled(NamedTuple):
     left: Float[Tensor, " k"]
 
 
+class Changes(NamedTuple):
+    """The change (m, n) of m test measures as each of n training rows is removed, alone.
+
+    `steps` (m, n) are the Newton steps behind each, `left` (m, n) what was left to move (`settling.Settled`); NaN where
+    nobody looked, after a single step.
+    """
+
+    changes: Float[Tensor, "m n"]
+    steps: Int[Tensor, "m n"]
+    left: Float[Tensor, "m n"]
+
+    @classmethod
+    def of_one_step(cls, changes: Float[Tensor, "m n"]) -> Changes:
+        """Changes by a single step each."""
+        return cls(changes, torch.ones_like(changes, dtype=torch.long), torch.full_like(changes, torch.nan))
+
+
 def rows_held(problem: LinearModel) -> int:
     """How many rows can be settled at once: their vectors of p numbers fill what may be held."""
     return max(1, HELD_BYTES // (8 * problem.p * (2 * problem.c + 3 * MOST)))

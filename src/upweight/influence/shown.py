@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 
 from ..measures import Measure
 from ..types import Tensor
+from .kinks import over_kinks
 from .leave_one_out import RowSteps
-from .settling import MOST, Settled
+from .settling import MOST, Changes, Settled
 
 SHOWN = 10
 """Rows of either sign that a table shows."""
-
-
-class Changes(NamedTuple):
-    """The change (m, n) of m test measures as each of n training rows is removed, alone.
-
-    `steps` (m, n) are the Newton steps behind each, `left` (m, n) what was left to move (`settling.Settled`); NaN where
-    nobody looked, after a single step.
-    """
-
-    changes: Float[Tensor, "m n"]
-    steps: Int[Tensor, "m n"]
-    left: Float[Tensor, "m n"]
-
-    @classmethod
-    def of_one_step(cls, changes: Float[Tensor, "m n"]) -> Changes:
-        """Changes by a single step each."""
-        return cls(changes, torch.ones_like(changes, dtype=torch.long), torch.full_like(changes, torch.nan))
 
 
 def sides(ranking: Float[Tensor, " n"], k: int) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
@@ -65,11 +49,28 @@ def changes_shown(
         top: rows of either sign that are shown of each test example.
         rows: rows that are shown whatever their effect.
     """
-    problem = steps.total.problem
+    problem, given = steps.total.problem, batch
     if measure is None or measure.uses_batch:
         batch = problem.prepared(batch)
     if most == 1:
         return Changes.of_one_step(steps.changes(batch, measure))
+    found = _until_settled(steps, batch, measure, most, (top, rows))
+    return found if most is not None else over_kinks(problem, given, measure, found)
+
+
+def _until_settled(
+    steps: RowSteps, batch: Any, measure: Measure | None, most: int | None, asked: tuple[int, Any]
+) -> Changes:
+    """The changes by Newton steps alone.
+
+    Args:
+        steps: the first steps of all rows.
+        batch: m test examples, prepared.
+        measure: what is asked about, None for the loss.
+        most: steps of all rows, at most, or None.
+        asked: how many rows of either sign are shown, and those that are in any case.
+    """
+    problem, (top, rows) = steps.total.problem, asked
     before = problem.evaluate_each(batch, problem.theta[None], measure)[0]
 
     def at(found: Settled) -> Changes:

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 
 from ..curvature.base import ExampleMean
-from ..data.class_counts import ClassCounts
 from ..linalg.factorizations import Factor
+from ..linear.following import scale_factors
 from ..objective import LinearModel
 from ..runtime.progress import track
 from ..types import Tensor
@@ -24,6 +24,8 @@ UNDETERMINED = 1e-12
 """What is left of the curvature of a direction without a set, as a share: below this it counts as nothing."""
 DIGITS = 100
 """What is left must be so many times its rounding: two digits."""
+ALIKE = 0.02
+"""Weights and scales that differ by less than this share are those of one Hessian."""
 HELD_BYTES = 128 << 20
 """Bytes of the vectors of length p that are held at once."""
 
@@ -248,8 +250,8 @@ def newton_steps(
         Batches of sets: their places in `sets`, their downdated inverses, the steps (G, p); a step is NaN where some
         direction of the parameters is fitted by the set alone.
     """
-    if problem.counts is not None:
-        yield from _reweighted_steps(problem, curvature, sets, problem.counts, title)
+    if problem.counts is not None or problem.scales is not None:
+        yield from _followed_steps(problem, curvature, sets, title)
         return
     totals: dict[int, TotalHessian] = {}
     for batch, g, (C, signs) in track(_batches(problem, sets), title, None):
@@ -260,26 +262,26 @@ def newton_steps(
         yield batch, inverse, inverse.solve(g[:, None])[:, 0]
 
 
-def _reweighted_steps(
-    problem: LinearModel, curvature: ExampleMean, sets: list[Tensor], counts: ClassCounts, title: str
+def _followed_steps(
+    problem: LinearModel, curvature: ExampleMean, sets: list[Tensor], title: str
 ) -> Iterator[tuple[list[int], Downdated, Float[Tensor, "G p"]]]:
-    """The Newton steps where a removal changes the class weights of the rows that are left (`LinearModel.counts`).
+    """The Newton steps where class weights or scales follow a removal (`LinearModel.counts`, `LinearModel.scales`).
 
-    Sets that change them alike to 1 % share the factor of a Hessian with such weights; the gradients are exact.
+    The gradients are exact. Sets that change weights and scales alike, to `ALIKE`, share the factor of a Hessian.
 
     Args:
         problem: the model.
         curvature: its Hessian.
         sets: the training rows of each of G sets.
-        counts: what tells the class weights after a removal.
         title: of the progress bar.
     """
-    factors = counts.factors(sets)
+    known = (problem.counts.factors(sets) if problem.counts else None, scale_factors(problem, sets))
+    factors = torch.cat([part for part in known if part is not None], dim=1)
     alike: dict[tuple[int, ...], list[int]] = {}
-    for j, row in enumerate(factors):
-        alike.setdefault((len(sets[j]), *(100 * row.log()).round().int().tolist()), []).append(j)
+    for j, rows in enumerate(sets):
+        alike.setdefault((len(rows), *(factors[j].log() / ALIKE).round().int().tolist()), []).append(j)
     for places in track(list(alike.values()), title, len(alike)):
-        there = problem.changed(weights=problem.weights * factors[places[0], counts.codes])
+        there = _at_its_start(problem, sets[places[0]])
         size = len(sets[places[0]]) if problem.penalty.leaves_with_examples else 0
         total = TotalHessian.of(there, curvature.of(there), size)
         for batch, _, (C, signs) in _batches(there, [sets[j] for j in places]):
@@ -288,3 +290,12 @@ def _reweighted_steps(
             gone = problem.gradients_without([sets[j] for j in here]) * (problem.n - len(sets[here[0]]))
             step = problem.gradient() * problem.n - gone
             yield here, inverse, inverse.solve(step[:, None])[:, 0]
+
+
+def _at_its_start(problem: LinearModel, rows: Tensor) -> LinearModel:
+    """The problem with all of its rows, but with the class weights and penalties that it has without some."""
+    there, scaled = problem, scale_factors(problem, [rows])
+    if problem.counts is not None:
+        factors = problem.counts.factors([rows])[0]
+        there = there.changed(weights=problem.weights * factors[problem.counts.codes])
+    return there if scaled is None else there.changed(l2=problem.l2 * scaled[0])

@@ -120,6 +120,39 @@ def alike(weights: Float[Tensor, " n"]) -> bool:
     return bool(torch.allclose(weights, weights[:1].expand(len(weights)), rtol=1e-12, atol=0.0))
 
 
+def followed(
+    problem: LinearModel, factors: Float[Tensor, " k"], y: Tensor, weights: Tensor
+) -> dict[str, Any]:
+    """The fields of a problem whose class weights are multiplied with these factors.
+
+    Args:
+        problem: the model.
+        factors: one for each class.
+        y: the encoded targets of b examples.
+        weights: what they weigh before (b,).
+    """
+    found = {"weights": weights * of_labels(factors, y)}
+    own = problem.class_weights
+    return found if own is None else {**found, "class_weights": own * factors}
+
+
+def relabelled(problem: LinearModel, rows: Int[Tensor, " r"], targets: Tensor) -> dict[str, Any]:
+    """The fields of a problem with other targets of some rows.
+
+    Args:
+        problem: the model.
+        rows: their numbers.
+        targets: the encoded targets in place of their own.
+    """
+    y = problem.y.clone()
+    y[rows] = targets.to(y)
+    weights = relabelled_weights(problem.weights, problem.class_weights, problem.y, y, rows)
+    if problem.counts is None:
+        return {"y": y, "weights": weights}
+    counts, factors = problem.counts.relabelled(rows, codes_of(y[rows]))
+    return {"y": y, "counts": counts, **followed(problem, factors, y, weights)}
+
+
 def relabelled_weights(
     weights: Float[Tensor, " n"],
     class_weights: Float[Tensor, " k"] | None,

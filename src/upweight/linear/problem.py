@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 
 from ..capabilities import Facts, LayerGradients, SecondDerivative
+from ..data.column_scales import ColumnScales
 from ..data.design import Design, as_design
 from ..data.design_on_disk import opened
 from ..data.names import own_terms, paired_targets
@@ -33,6 +34,7 @@ from . import class_weights as by_label
 from . import questions
 from .arguments import packed, penalised
 from .first_pass import first_pass
+from .following import scale_factors
 from .newton_training import minimise
 from .one_layer import OneLayer
 from .output_map import OutputMap
@@ -60,6 +62,7 @@ class LinearProblem(LinearModel):
         slope: what an l1 penalty adds to the gradient (p,), its signs held fixed, or None.
         counted: what each example counts for (n,), where class weights are N / (K N_k) of K classes and follow the
             counts in every removal and retraining. None: class weights stay.
+        scales: the columns that are scaled anew in every removal and retraining, as `from_estimator` finds them.
         keep: which retraining is predicted: "mean" (the paper) or "total" (scikit-learn with the same C).
         terms: for data that the user has in another form than X and y, see `Terms`.
 
@@ -76,8 +79,6 @@ class LinearProblem(LinearModel):
 
     map: OutputMap
     """How theta becomes outputs."""
-    class_weights: Float[Tensor, " k"] | None
-    """What the weights of each class's examples were multiplied by."""
     watch: Watch
     """What tells that X has been changed in place."""
 
@@ -95,6 +96,7 @@ class LinearProblem(LinearModel):
         class_weights: Any = None,
         slope: Any = None,
         counted: Any = None,
+        scales: ColumnScales | None = None,
         keep: Keep = "mean",
         terms: Terms | None = None,
     ) -> None:
@@ -115,6 +117,7 @@ class LinearProblem(LinearModel):
             weights=check_weights(own * by_label.of_labels(by_class, targets), n),
             class_weights=by_class,
             counts=by_label.counts_of(counted, targets, max(2, to_outputs.c)),
+            scales=scales,
             terms=terms or own_terms(X, y, weights),
             watch=Watch(design.sample, design.versioned),
         )
@@ -343,6 +346,7 @@ class LinearProblem(LinearModel):
             "y": self.y[index],
             "weights": self.weights[index],
             "counts": None if self.counts is None else self.counts.take(index),
+            "scales": None if self.scales is None else self.scales.take(index),
             "terms": self.terms.take(index),
             "watch": Watch(lambda: []),
         }
@@ -352,23 +356,12 @@ class LinearProblem(LinearModel):
         kept[rows] = False
         fields = self._rows(kept.nonzero()[:, 0])
         if self.counts is not None:
-            fields |= self._followed(self.counts.factors([rows])[0], fields["y"], fields["weights"])
-        return self._copy(**fields, penalty=self.penalty.without(len(rows), self.n))
-
-    def _followed(self, factors: Tensor, y: Tensor, weights: Tensor) -> dict[str, Any]:
-        """The weights of examples with these targets, and the class weights, times those factors of the classes."""
-        own = self.class_weights
-        found = {"weights": weights * by_label.of_labels(factors, y)}
-        return found if own is None else {**found, "class_weights": own * factors}
+            fields |= by_label.followed(self, self.counts.factors([rows])[0], fields["y"], fields["weights"])
+        scaled, penalty = scale_factors(self, [rows]), self.penalty.without(len(rows), self.n)
+        return self._copy(**fields, penalty=penalty if scaled is None else penalty.on_other_scales(scaled[0]))
 
     def relabelled(self, rows: Int[Tensor, " k"], targets: Tensor) -> LinearProblem:
-        y = self.y.clone()
-        y[rows] = targets.to(y)
-        weights = by_label.relabelled_weights(self.weights, self.class_weights, self.y, y, rows)
-        if self.counts is None:
-            return self._copy(y=y, weights=weights)
-        counts, factors = self.counts.relabelled(rows, by_label.codes_of(y[rows]))
-        return self._copy(y=y, counts=counts, **self._followed(factors, y, weights))
+        return self._copy(**by_label.relabelled(self, rows, targets))
 
     def with_design(self, design: Design) -> LinearProblem:
         return self._copy(design=design, watch=Watch(design.sample, design.versioned))
@@ -395,6 +388,7 @@ class LinearProblem(LinearModel):
             )
 
     def hashed(self) -> list[Tensor]:
-        counted = [] if self.counts is None else [self.counts.counted]
+        followed = [] if self.counts is None else [self.counts.counted]
+        followed += [] if self.scales is None else [self.scales.values, self.scales.columns]
         settings = in_bytes(self.loss, self.class_weights)
-        return [*self.design.buffers(), self.y, self.weights, settings, *counted]
+        return [*self.design.buffers(), self.y, self.weights, settings, *followed]

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 
-from ..data.class_counts import ClassCounts
 from ..objective import LinearModel
 from ..types import Tensor
+from .following import class_gradients, scale_factors
 from .output_map import OutputMap
 
 Sets = Sequence[Int[Tensor, " _"]]
@@ -73,14 +73,6 @@ def first_gradients(problem: LinearModel, sets: Sets) -> Float[Tensor, "g p"]:
     return _reduced(problem, total, problem.theta.expand_as(total), sets)
 
 
-def class_gradients(problem: LinearModel, counts: ClassCounts) -> Float[Tensor, "k p"]:
-    """The sum of the weighted losses' gradients over each class, without the penalty."""
-    found = torch.zeros(counts.classes, problem.p, dtype=torch.float64)
-    for rows in torch.arange(problem.n).split(GONE_ROWS):
-        found.index_add_(0, counts.codes[rows], problem.train_gradients(rows) - problem.folded_penalty)
-    return found
-
-
 def _members(sets: Sets) -> tuple[Int[Tensor, " r"], Int[Tensor, " r"]]:
     """All removed rows, and the set that each belongs to."""
     counts = torch.tensor([len(rows) for rows in sets], dtype=torch.long)
@@ -93,4 +85,6 @@ def _reduced(problem: LinearModel, total: Tensor, thetas: Tensor, sets: Sets) ->
     n, penalty, counts = problem.n, problem.penalty, [len(rows) for rows in sets]
     kept = torch.tensor([n - k for k in counts], dtype=torch.float64)
     factors = torch.tensor([penalty.factor(k, n) for k in counts], dtype=torch.float64)
-    return total / kept[:, None] + penalty.gradient(thetas) * factors[:, None]
+    scaled = scale_factors(problem, sets)
+    gradient = penalty.gradient(thetas) if scaled is None else penalty.gradient(thetas, scaled)
+    return total / kept[:, None] + gradient * factors[:, None]

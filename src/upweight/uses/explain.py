@@ -19,7 +19,7 @@ from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Tensor
 from .labels import label_names
-from .parts import BEND, CLASSES, in_words, part_names, parts_of_effects
+from .parts import BEND, FOLLOWS, in_words, part_names, parts_of_effects
 from .said import Said, said_by_refits, said_of
 
 
@@ -138,9 +138,10 @@ def explain(
         table = scores.table(rows)
         if own is not None:
             table.insert(1, "relative influence", own[rows].numpy())
-        if model is not None and split is not None:
+        if (spoken := problem.output_model) is not None:
+            table["label"] = label_names(spoken, spoken.y[rows])
+        if split is not None:
             parts.append(split(rows).set_axis(table.index))
-            table["label"] = label_names(model, model.y[rows])
             table["because of"] = [in_words(line) for _, line in parts[-1].iterrows()]
         tables.append(table)
     return Explanation(scores, tables[0], tables[1], said_of(problem, test), relative, tuple(parts))
@@ -196,9 +197,9 @@ def _split(
 
     def parts(rows: Tensor) -> pd.DataFrame:
         found, names = parts_of_effects(model, rows, solved, steps.pull[rows]), part_names(model)
-        if steps.reweighting is not None:
-            others = steps.reweighting.steps(rows) @ gradient.T
-            found, names = torch.cat([found, others], dim=1), [*names, CLASSES]
+        if steps.following is not None:
+            others = steps.following.steps(rows) @ gradient.T
+            found, names = torch.cat([found, others], dim=1), [*names, FOLLOWS]
         bend = changes[rows] - found.sum(1)
         return pd.DataFrame(torch.cat([found, bend[:, None]], dim=1).numpy(), columns=[*names, BEND])
 
