@@ -10,12 +10,13 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
+from ..capabilities import Reduced
 from ..curvature.base import ExampleMean
 from ..data.row_sets import as_sets
 from ..errors import NotConvergedError
 from ..influence.influence import Influence
 from ..influence.woodbury import newton_steps
-from ..objective import LinearModel
+from ..objective import LinearModel, Objective
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Tensor
@@ -70,7 +71,8 @@ def diagnostics(influence: Influence, by: Any = None, *, refitted: bool = False)
     as R and statsmodels have it, or of a refit without the row or group.
     Leverages and standard errors are those of the expected information, as usual, the scale Pearson's, or 1 where the
     family has no dispersion. With a penalty the refit keeps it (`keep`), and the sum of the leverages takes the place
-    of the number of coefficients.
+    of the number of coefficients. Of Cox's model and NegativeBinomial there are Cook's distances and DFBETAS alone, in
+    the standard errors of all rows.
 
     Args:
         influence: of a linear model of one output: least squares, ridge, logistic regression, or a generalised
@@ -90,6 +92,8 @@ def diagnostics(influence: Influence, by: Any = None, *, refitted: bool = False)
     >>> found.table["leverage"].round(2).tolist(), found.parameters
     ([0.43, 0.33, 0.27, 0.97], 2.0)
     """
+    if influence.problem.reduced is not None:
+        return _of_likelihood(influence.problem, influence.problem.reduced, by, refitted)
     problem, curvature = influence.problem.linear, influence.settings.curvature.examples
     if problem is None or curvature is None:
         raise TypeError(
@@ -146,6 +150,32 @@ def diagnostics(influence: Influence, by: Any = None, *, refitted: bool = False)
     betas = (-moves / (alone[:, None] * covariance.diagonal().sqrt())).numpy()
     coefficients = part_names(problem)[: problem.p]
     return Diagnostics(table, pd.DataFrame(betas, names, coefficients), used, float(scale))
+
+
+def _of_likelihood(problem: Objective, reduced: Reduced, by: Any, refitted: bool) -> Diagnostics:
+    """Cook's distances and DFBETAS of a model by its whole likelihood: Cox, negative binomial.
+
+    Args:
+        problem: the model.
+        reduced: what is left of it without some rows.
+        by: groups in place of rows.
+        refitted: whether they are those of refits.
+    """
+    problem.check_current()
+    names, sets = row_names(problem, torch.arange(problem.n)), list(torch.arange(problem.n).split(1))
+    if by is not None:
+        names, sets = as_sets(by, problem.n, problem.train_index)
+    thetas = torch.stack([reduced.refitted(rows)[0] for rows in sets]) if refitted else reduced.newton(sets)
+    moves, information = thetas - problem.theta, problem.hessian.matrix(torch.float64) * problem.n
+    errors = torch.linalg.inv(information).diagonal().sqrt()
+    table = {
+        "rows": [len(rows) for rows in sets],
+        "cooks distance": (((moves @ information) * moves).sum(1) / problem.p).numpy(),
+    }
+    known = list(problem.feature_names or map(str, range(problem.p)))
+    coefficients = [*known, *problem.layout.names[1:]][: problem.p]
+    betas = pd.DataFrame((-moves / errors).numpy(), names, coefficients)
+    return Diagnostics(pd.DataFrame(table, index=names), betas, float(problem.p), 1.0)
 
 
 def _expected(problem: LinearModel) -> Float[Tensor, " n"]:
