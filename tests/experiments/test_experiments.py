@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -150,6 +152,13 @@ def test_solver_zoo_small(tmp_path: Path) -> None:
     assert result["wrong"] == result["raw errors"] == 0, result["told"]
     for name in ("default", "Exact", "CG", "on_self", "of_removal", "leave_one_out", "network, Exact"):
         assert result["outcomes"][name] == {"right": 8}
+
+
+def test_diagnostics_against_r_small(tmp_path: Path) -> None:
+    pytest.importorskip("statsmodels")
+    for name, line in small("diagnostics_against_r", tmp_path).items():
+        assert line["refits"]["largest"] < (1e-8 if name in ("OLS", "WLS") else 1e-6), name
+        assert all(line[other]["largest"] < 1e-8 for other in ("statsmodels", "R") if other in line), name
 
 
 def test_shown_effects_small(tmp_path: Path) -> None:

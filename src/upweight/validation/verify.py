@@ -223,7 +223,7 @@ def verify(
     )
     position = {int(row): j for j, row in enumerate(removed.tolist())}
     by_estimator = None
-    if refit is None and problem.linear is not None:
+    if refit is None and (problem.linear is not None or problem.reduced is not None):
         places = [
             j
             for row in top[0].tolist()
