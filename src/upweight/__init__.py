@@ -51,6 +51,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         flip_set,
         mislabeled,
         mismatch,
+        stability,
         trust,
         vulnerability,
         vulnerable_targets,
@@ -112,6 +113,7 @@ __all__ = [
     "from_estimator",
     "mislabeled",
     "mismatch",
+    "stability",
     "stream",
     "token_mean",
     "trust",
@@ -135,7 +137,8 @@ _HOMES = {
     "network": "Problem class_weighted token_mean",
     "retraining": "by_refitting",
     "solvers": "Arnoldi ConjugateGradient Exact LiSSA",
-    "uses": "Box attack diagnostics explain flip_set mislabeled mismatch trust vulnerability vulnerable_targets",
+    "uses": "Box attack diagnostics explain flip_set mislabeled mismatch stability trust vulnerability "
+    "vulnerable_targets",
     "validation": "Verification verify",
 }
 """Where the public names are, as the imports above say it to type checkers: module -> names."""

@@ -66,7 +66,16 @@ def explain(
     parts = PARTS if found.parts else ""
     itself = ITSELF if test is None and asked.raw.name in fitted.raw.index else ""
     scores = found.scores
-    for line in (str(asked.said), itself, scores.sign, scores.prediction, asked.unit, parts, *scores.remarks):
+    for line in (
+        str(asked.said),
+        itself,
+        scores.sign,
+        scores.prediction,
+        asked.unit,
+        parts,
+        *scores.remarks,
+        *found.comparisons,
+    ):
         if line:
             tell(line, always=True)
     show(both, format, out, f"Training rows responsible for row {row}")

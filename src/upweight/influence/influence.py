@@ -374,12 +374,9 @@ class Influence:
         return Scores(values, problem.n, measure="own loss", provenance=provenance, **known)
 
     def _provenance(self) -> dict[str, Any]:
-        return {
-            "fingerprint": self.fingerprint,
-            "settings": list(self.settings.reasons),
-            "keep": self.problem.keep,
-            "notes": list(self.problem.terms.notes),
-        }
+        problem, settings = self.problem, list(self.settings.reasons)
+        known = {"fingerprint": self.fingerprint, "settings": settings, "keep": problem.keep}
+        return {**known, "notes": list(problem.terms.notes), "away": problem.facts.away}
 
     def _scores(
         self, values: Tensor, answer: Answer, test: Any, measure: Measure | None, **fields: Any

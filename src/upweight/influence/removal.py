@@ -23,7 +23,7 @@ from ..runtime.terminal import plain
 from ..types import Tensor
 from .removal_bounds import intervals
 from .scores import Scores
-from .stationarity import finishing
+from .stationarity import far_away, finishing
 from .woodbury import newton_steps
 
 
@@ -58,6 +58,8 @@ class Removal:
     measure: str = "loss"
     drift: Float[Tensor, " m"] | None = None
     """Predicted change of each measure if training were finished: effects below it are not to be trusted."""
+    away: str = ""
+    """How far the model is from the optimum of its training data (`Facts.away`), where it is far."""
 
     @classmethod
     def of_first_order(cls, scores: Scores, names: pd.Index, sets: list[Tensor]) -> Removal:
@@ -71,7 +73,8 @@ class Removal:
         effect = scores.removal_effect()
         first = torch.stack([effect[:, rows].sum(1) for rows in sets], dim=1)
         sizes = torch.tensor([len(rows) for rows in sets])
-        return cls(names, sizes, first, measure=scores.measure, drift=scores.drift)
+        away = scores.provenance.get("away", "")
+        return cls(names, sizes, first, measure=scores.measure, drift=scores.drift, away=away)
 
     @classmethod
     def counted(
@@ -96,7 +99,7 @@ class Removal:
         newton = newton_changes(problem, curvature, sets, test, measure)
         unknown = torch.full_like(newton, torch.nan)
         sizes = torch.tensor([len(rows) for rows in sets])
-        return cls(names, sizes, unknown, unknown, newton, measure=measure.name)
+        return cls(names, sizes, unknown, unknown, newton, measure=measure.name, away=problem.facts.away)
 
     @property
     def averaged(self) -> Removal:
@@ -115,7 +118,9 @@ class Removal:
     def remarks(self) -> list[str]:
         """What to beware of, a sentence each: unfinished training, and sets without which nothing is determined."""
         best = self.first_order if self.newton is None else self.newton
-        unfinished = [] if self.drift is None else [finishing(self.measure, self.drift, best)]
+        unfinished = [far_away(self.away)] if self.away else []
+        if self.drift is not None and not self.away:
+            unfinished = [finishing(self.measure, self.drift, best)]
         names = ", ".join(map(str, self.undetermined[:5])) + ", ..." * (len(self.undetermined) > 5)
         if not names:
             return unfinished

@@ -124,7 +124,7 @@ class Scores:
         """
         said = list(self.said[1:])
         if self.drift is not None:
-            said.append(told(self.measure, self.drift, self.effect()))
+            said.append(told(self.measure, self.drift, self.effect(), self.provenance.get("away", "")))
         return [*said, *([f"The linear system behind the effects: {self.verdict}."] if self.verdict else [])]
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from ..capabilities import Facts, LayerGradients, SecondDerivative
+from ..capabilities import AWAY, Facts, LayerGradients, SecondDerivative
 from ..data.design import Design, as_design
 from ..data.design_on_disk import opened
 from ..data.names import own_terms, paired_targets
@@ -164,7 +164,8 @@ class LinearProblem(LinearModel):
 
     @property
     def facts(self) -> Facts:
-        return Facts(self.n, self.p, self.c, convex=True, linear=True, closed_form=True)
+        away = self.cache.get(AWAY, "")
+        return Facts(self.n, self.p, self.c, convex=True, linear=True, closed_form=True, away=away)
 
     @property
     def precisions(self) -> tuple[torch.dtype, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ class Example:
         highlight: Words of the texts and names of columns that are responsible.
         because: The largest parts of the effect by columns, in its unit, and the rest of them; "" where there are none.
         hidden: How many cells more the row has, which are not shown.
+        stable: How often it stands among the strongest when training rows are resampled, in words; "" where not known.
     """
 
     id: Hashable
@@ -46,6 +47,7 @@ class Example:
     highlight: frozenset[str] = frozenset()
     because: str = ""
     hidden: int = 0
+    stable: str = ""
 
 
 def file_example(
@@ -98,14 +100,16 @@ def training_examples(
         parts: The parts of the effects, a line for each of the table; None of models that have none.
     """
     effect = next(name for name in explained.columns if "effect" in name)
+    often = [name for name in explained.columns if name.endswith("resamples")]
     for i, (name, line) in enumerate(explained.iterrows()):
-        yield file_example(
+        found = file_example(
             fitted,
             fitted.raw.loc[name],
             label=_cell(fitted.raw.loc[name, fitted.target]),
             effect=float(line[effect]),
             parts=None if parts is None else parts.iloc[i],
         )
+        yield replace(found, stable="".join(f"{line[column]} times {column}" for column in often))
 
 
 def _cell(value: object) -> str:

@@ -60,6 +60,7 @@ def explained_row(
         labels=fitted.raw[fitted.target],
         settings=_settings(fitted, relative),
         certificate=found.scores.remarks,
+        comparisons=found.comparisons,
         sign=f"{found.scores.sign} {found.scores.prediction} {asked.unit}".strip(),
         measure=found.scores.measure,
         headings=found.headings,
