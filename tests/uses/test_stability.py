@@ -81,16 +81,14 @@ def test_explain_shows_it_and_what_simpler_rankings_find():
     influence = uw.Influence(uw.from_estimator(LogisticRegression().fit(X, y), X, y))
     found = uw.explain(influence, (X[:1], y[:1]), k=5, resamples=20)
     assert found.stable is not None
-    column = found.helpful["in the top 5 of 20 resamples"]
-    assert column.tolist() == found.stable.counts[0, torch.tensor(column.index.tolist())].tolist()
+    column = found.helpful["stays in top 5 (%)"]
+    assert column.tolist() == (5 * found.stable.counts[0, torch.tensor(column.index.tolist())]).tolist()
     stays, beside = found.comparisons
     assert stays.startswith("If the training rows were resampled")
     assert beside.startswith("Of these 10 rows, ")
     assert stays in repr(found)
     assert beside in found._repr_html_()
-    assert "resamples" not in " ".join(
-        uw.explain(influence, (X[:1], y[:1]), k=5, resamples=0).helpful.columns
-    )
+    assert "stays" not in " ".join(uw.explain(influence, (X[:1], y[:1]), k=5, resamples=0).helpful.columns)
     assert uw.explain(influence, (X[:1], y[:1]), k=5, relative=True).comparisons == ()
 
 

@@ -35,7 +35,7 @@ class Example:
         highlight: Words of the texts and names of columns that are responsible.
         because: The largest parts of the effect by columns, in its unit, and the rest of them; "" where there are none.
         hidden: How many cells more the row has, which are not shown.
-        stable: How often it stands among the strongest when training rows are resampled, in words; "" where not known.
+        stable: How often it stays among the strongest when training rows are resampled, in words; "" where not known.
     """
 
     id: Hashable
@@ -100,7 +100,7 @@ def training_examples(
         parts: The parts of the effects, a line for each of the table; None of models that have none.
     """
     effect = next(name for name in explained.columns if "effect" in name)
-    often = [name for name in explained.columns if name.endswith("resamples")]
+    often = [name for name in explained.columns if name.startswith("stays in top")]
     for i, (name, line) in enumerate(explained.iterrows()):
         found = file_example(
             fitted,
@@ -109,7 +109,9 @@ def training_examples(
             effect=float(line[effect]),
             parts=None if parts is None else parts.iloc[i],
         )
-        yield replace(found, stable="".join(f"{line[column]} times {column}" for column in often))
+        yield replace(
+            found, stable="".join(f"{column.removesuffix(' (%)')}: {line[column]}%" for column in often)
+        )
 
 
 def _cell(value: object) -> str:

@@ -147,7 +147,7 @@ def explain(
         if own is not None:
             table.insert(1, "relative influence", own[rows].numpy())
         if stable is not None:
-            table[stable.heading] = stable.counts[side, rows].numpy()
+            table[stable.heading] = stable.shares(side, rows)
         if model is not None and split is not None:
             parts.append(split(rows).set_axis(table.index))
             table["label"] = label_names(model, model.y[rows])

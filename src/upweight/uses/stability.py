@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 
@@ -46,12 +47,16 @@ class Stability:
 
     @property
     def heading(self) -> str:
-        """What the counts are called in tables.
+        """What the shares are called in tables.
 
         >>> Stability(torch.tensor([[5], [0]]), 100, 10).heading
-        'in the top 10 of 100 resamples'
+        'stays in top 10 (%)'
         """
-        return f"in the top {self.k} of {self.resamples} resamples"
+        return f"stays in top {self.k} (%)"
+
+    def shares(self, side: int, rows: Tensor) -> np.ndarray:
+        """In how many of a hundred resamples rows (k,) are there, on the side 0 (helpful) or 1 (harmful)."""
+        return (100 * self.counts[side, rows] / self.resamples).round().long().numpy()
 
     def summary(self, sides: tuple[Tensor, Tensor]) -> str:
         """How many of the rows that are shown stand there nearly always, in a sentence.
@@ -64,8 +69,9 @@ class Stability:
             int((test).sum()) for test in (counts >= 0.9 * self.resamples, counts < 0.5 * self.resamples)
         )
         return (
-            f"If the training rows were resampled, {firm} of these {len(counts)} rows would stay among the "
-            f"{self.k} strongest of their side nine times in ten, {loose} less than every other time."
+            f"If the training rows were resampled ({self.resamples} times, by weights), {firm} of these {len(counts)} "
+            f"rows would stay among the {self.k} strongest of their side nine times in ten, {loose} less than every "
+            "other time."
         )
 
 
