@@ -1,5 +1,7 @@
 """Data that an estimator was not fitted on: said in multiples of one example's share, wherever effects are shown."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -40,7 +42,7 @@ def test_it_is_said_wherever_effects_are_shown(made):
     times = problem.facts.away
     assert "times what one example contributes" in times
     groups = np.arange(len(targets)) % 3
-    shown = [
+    shown: list[Any] = [
         influence.on_loss(batch),
         influence.of_each_removal(batch),
         influence.of_removal(groups, batch),

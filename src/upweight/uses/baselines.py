@@ -50,8 +50,8 @@ def baselines(model: LinearModel, test: Design, rows: Tensor) -> Baselines:
     k = len(rows)
     near = (-distances(model, test)).topk(k).indices
     worst = model.train_losses().topk(k).indices
-    found = (int(torch.isin(rows, other).sum()) for other in (near, worst))
-    return Baselines(k, *found, chance=k * k / model.n)
+    nearest, loss = (int(torch.isin(rows, other).sum()) for other in (near, worst))
+    return Baselines(k, nearest, loss, chance=k * k / model.n)
 
 
 def distances(model: LinearModel, test: Design) -> Float[Tensor, " n"]:

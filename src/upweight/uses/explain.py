@@ -137,7 +137,8 @@ def explain(
         own = scores.values[0] * influence.own.values[0].abs().clamp(min=1e-300).rsqrt()
         ranking = -own
     split = None if model is None else _split(influence, model, scores, test, measure)
-    sides, stable, compared = _sides(ranking, k), None, ()
+    sides, stable = _sides(ranking, k), None
+    compared: tuple[str, ...] = ()
     if model is not None and not relative:
         asked = resamples if scores.changes is not None else 0  # first order: no step without a row is known
         stable, compared = _compared(influence, model, test, sides, measure, asked)
