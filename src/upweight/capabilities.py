@@ -239,3 +239,59 @@ class LayerGradients(ABC):
 
         `work` may thus be begun more than once, and must not build on what an earlier try left.
         """
+
+
+class Reduced(ABC):
+    """What is left of an objective of few parameters without some of its rows, where it is no linear model.
+
+    Its gradient and Hessian are those of the rows that are left, also where rows take part in each other's terms.
+    """
+
+    @abstractmethod
+    def newton(self, sets: list[Tensor]) -> Float[Tensor, "g p"]:
+        """The parameters after one Newton step of what is left without each set of rows; NaN where there is none."""
+
+    @abstractmethod
+    def refitted(self, rows: Tensor) -> tuple[Float[Tensor, " p"], float]:
+        """The parameters that training arrives at without those rows, and the norm of the gradient there.
+
+        Raises:
+            NotConvergedError: where it does not arrive.
+        """
+
+
+class Stages(ABC):
+    """A model whose parameters were computed in stages, each at what the stages before it left: boosting.
+
+    They minimise no objective, but solve one equation each, E(theta) = 0, a sum over the training examples. A, the
+    derivative of these equations in theta per example of training (over n, as a Hessian is), is lower triangular by
+    stages: it takes the place of the Hessian, and is not symmetric.
+    """
+
+    @abstractmethod
+    def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
+        """A^-1 v for every row v: how theta moves as its equations do, from the first stage to the last."""
+
+    @abstractmethod
+    def solve_transposed(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
+        """A^-T v for every row v, the gradients of measures in theta, from the last stage to the first."""
+
+    @abstractmethod
+    def product(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
+        """A v for every row v, which shows what a solve left over."""
+
+    @abstractmethod
+    def recomputed(self, rows: Int[Tensor, " k"]) -> Float[Tensor, " p"]:
+        """Theta as training without those rows gives it, whatever else is held fixed: no linearisation.
+
+        NaN where a parameter had no other rows.
+        """
+
+    @property
+    @abstractmethod
+    def cost(self) -> int:
+        """How many rows meet a stage in one pass: what an answer of `recomputed` costs."""
+
+    @abstractmethod
+    def free(self) -> Float[Tensor, " p"]:
+        """1 for parameters that move with the data, 0 for those that are clipped or empty and stay as they are."""

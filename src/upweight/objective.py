@@ -1,8 +1,6 @@
 """What every problem offers to curvatures, influence and verification: the objective's values and derivatives.
 
 R(theta) = (1/n) sum_i w_i l(z_i, theta) + 1/2 sum_j l2_j theta_j^2
-
-Nobody asks a problem for its class. What only some can do is a capability, a typed object or None: `linear`, `layers`.
 """
 
 from __future__ import annotations
@@ -15,7 +13,9 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from .capabilities import Facts, LayerGradients, SecondDerivative
+from .capabilities import Facts, LayerGradients, Reduced, SecondDerivative, Stages
+from .data.class_counts import ClassCounts
+from .data.column_scales import ColumnScales
 from .data.design import Design
 from .data.user_terms import Terms
 from .data.weights import check_theta, check_weights
@@ -23,6 +23,7 @@ from .linalg.flat_vectors import Layout
 from .linalg.outer_products import Outer
 from .losses import LinearLoss, Parts
 from .measures import MeasureLike
+from .outputs import OutputModel
 from .penalty import Penalty
 from .runtime.distributed import gather_rows
 from .runtime.fingerprint import Identified
@@ -37,9 +38,9 @@ CHANGEABLE = frozenset({"theta", "weights", "l2", "keep", "terms"})
 class Objective(Identified):
     """The objective that training minimised, at the parameters it arrived at.
 
-    Every gradient of a *training* example is that of w_i l(z_i, theta), plus l2 * theta where `keep="mean"` (the
-    penalty is folded into every L, footnote 1). Gradients of *test* examples have neither weight nor penalty.
-    A problem never changes: `changed` gives a copy. Data changed in place raise `StaleError` at the next question.
+    A gradient of a *training* example is that of w_i l(z_i, theta), plus l2 * theta where `keep="mean"` (footnote 1).
+    Gradients of *test* examples have neither weight nor penalty. A problem never changes: `changed` gives a copy. Data
+    changed in place raise `StaleError` at the next question.
     """
 
     layout: Layout
@@ -52,6 +53,10 @@ class Objective(Identified):
     """l2 per parameter, and what of it a retraining without some examples keeps."""
     terms: Terms
     """The user's own terms: the form of their batches and the names of rows, columns and classes."""
+    stages: Stages | None = None
+    """The derivatives of a model that was trained stage by stage, and has no Hessian; None for all others."""
+    reduced: Reduced | None = None
+    """What is left without some rows, of few parameters; None for others, and linear models, which do better."""
 
     def changed(self: Self, **fields: Any) -> Self:
         """A copy with other values of some fields; nothing that was computed from the old ones comes along.
@@ -81,8 +86,6 @@ class Objective(Identified):
     def at(self: Self, theta: Float[Tensor, " p"]) -> Self:
         """The problem at other parameters (p,), as `changed(theta=theta)` gives it: the data are shared."""
         return self.changed(theta=theta)
-
-    # -- what it is ------------------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -122,7 +125,7 @@ class Objective(Identified):
     @property
     @abstractmethod
     def precisions(self) -> tuple[torch.dtype, ...]:
-        """The precisions that products can be evaluated in, from the fastest to `dtype`."""
+        """The precisions of products, from the fastest to `dtype`."""
 
     @property
     def params(self) -> Params:
@@ -147,17 +150,12 @@ class Objective(Identified):
     @property
     @abstractmethod
     def gauge(self) -> Float[Tensor, "q p"] | None:
-        """Unit directions along which R is flat whatever the data (softmax without penalty), or None.
-
-        Gradients of losses are orthogonal to them, so answers are well defined although the curvature is singular.
-        """
+        """Unit directions along which R is flat whatever the data, orthogonal to all gradients of losses, or None."""
 
     @property
     @abstractmethod
     def remarks(self) -> tuple[str, ...]:
         """How it is evaluated, where that needs saying among the settings: one sentence each."""
-
-    # -- capabilities ----------------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -170,6 +168,11 @@ class Objective(Identified):
         """Gradients as sums of outer products, layer by layer, or None where they have no such form."""
 
     @property
+    def output_model(self) -> OutputModel | None:
+        """What the model says of rows, where its outputs are known to be classes or values; else None."""
+        return self.linear
+
+    @property
     @abstractmethod
     def hessian(self) -> SecondDerivative:
         """The Hessian H of R at theta, penalty included, as products and as a matrix; damping is the curvature's."""
@@ -178,8 +181,6 @@ class Objective(Identified):
     @abstractmethod
     def gauss_newton(self) -> SecondDerivative:
         """The generalised Gauss-Newton matrix (1/n) sum_i w_i J_i^T H_out J_i + diag(l2), never indefinite."""
-
-    # -- the objective ---------------------------------------------------------------------------------------------
 
     @abstractmethod
     def gradient(self) -> Float[Tensor, " p"]:
@@ -220,10 +221,10 @@ class Objective(Identified):
     def products(
         self, rows: Float[Tensor, "k p"] | Outer, within: slice | None = None
     ) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
-        """S . g_i for every row s and training example i: the streamed pass behind all scores (R11).
+        """S . g_i for every row s and training example i, block by block: the streamed pass behind all scores (R11).
 
-        Given are the place of each block of examples and its products, weight and folded penalty included. `rows` are
-        flat or outer products of the weight matrices of `layers`; `within` is by default this process's share of all.
+        Weight and folded penalty are included. `rows` are flat or outer products of the weight matrices of `layers`;
+        `within` is by default this process's share of all.
         """
 
     def all_products(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k n"]:
@@ -235,11 +236,11 @@ class Objective(Identified):
     def evaluate(
         self, batch: Any, measure: MeasureLike | None = None, theta: Tensor | None = None
     ) -> Float[Tensor, " m"]:
-        """The measure of each test example.
+        """The measure of each test example: default the loss; a measure of the whole batch is one number, (1,).
 
         Args:
             batch: m test examples, as (inputs, targets) or a mapping.
-            measure: what is asked about, default the loss; of a whole batch it is one number, (1,).
+            measure: what is asked about.
             theta: other parameters (p,) than the problem's own.
         """
 
@@ -255,8 +256,8 @@ class Objective(Identified):
 
         Args:
             batch: b examples as training sees them.
-            rows: k vectors s (k, p).
-            at: a layer of a network, whose outputs then take the place of the inputs.
+            rows: k vectors s.
+            at: a layer of a network, whose outputs are the inputs then.
         """
 
     @abstractmethod
@@ -275,8 +276,8 @@ class Objective(Identified):
         """The data and settings that the fingerprint covers, besides theta and penalty; a pass over the data."""
 
     def identity(self) -> tuple[list[Tensor], str]:
-        slope = [] if self.penalty.slope is None else [self.penalty.slope]
-        return [self.theta, self.l2, *slope, *self.hashed()], repr((self.n, self.keep, self.layout))
+        penalty = [part for part in (self.l2, self.penalty.slope) if part is not None]
+        return [self.theta, *penalty, *self.hashed()], repr((self.n, self.keep, self.layout))
 
     @derived
     def spectra(self) -> dict[str, tuple[float, float]]:
@@ -285,16 +286,17 @@ class Objective(Identified):
 
 
 class LinearModel(Objective):
-    """An objective whose model is linear in its parameters: eta = X theta, H = X^T W X / n + diag(l2), in closed form.
-
-    Letters: d columns of X, c outputs; targets are `encoded` as the loss wants them.
-    """
+    """An objective of a model linear in its parameters, in closed form: eta = X theta, H = X^T W X / n + diag(l2)."""
 
     loss: LinearLoss
     design: Design
-    """X (n, d)."""
     y: Tensor
     """The encoded targets, (n,) or (n, c)."""
+    class_weights: Float[Tensor, " k"] | None  # what the weights of each class's examples were multiplied by
+    counts: (
+        ClassCounts | None
+    )  # what tells class weights after a removal, where they follow the counts of the classes
+    scales: ColumnScales | None  # likewise the scales of columns, where these are scaled anew
 
     @property
     def linear(self) -> LinearModel:
@@ -347,18 +349,18 @@ class LinearModel(Objective):
 
         Args:
             batch: m test examples.
-            thetas: parameters (k, p).
-            measure: what is asked about, default the loss.
+            thetas: the parameters.
+            measure: as there.
         """
 
     @abstractmethod
     def measured(self, eta: Tensor, targets: Any, measure: MeasureLike | None = None) -> Tensor:
-        """The measure (k, m) of m test examples with known outputs (k, m, c).
+        """The measure (k, m) of m test examples with known outputs.
 
         Args:
             eta: k stacks of outputs.
             targets: of the m examples, as `prepared` gives them.
-            measure: what is asked about, one number per example, default the loss.
+            measure: one number per example, default the loss.
         """
 
     @abstractmethod
@@ -367,16 +369,14 @@ class LinearModel(Objective):
 
     @abstractmethod
     def hessian_roots(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b c p"]:
-        """C_i (c, p) of those training examples: C_i^T C_i is the Hessian of w_i l(z_i), without penalty."""
+        """C_i (c, p) of those training examples: C_i^T C_i is the Hessian of w_i l(z_i) (see `Parts.signed_root`)."""
 
     @abstractmethod
     def feature_gradients(self, batch: Any, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k b d"]:
         """`input_gradients` in the columns of X: where a frozen network ends."""
 
     @abstractmethod
-    def gradients_without(
-        self, sets: Sequence[Int[Tensor, " _"]], thetas: Float[Tensor, "g p"] | None = None
-    ) -> Float[Tensor, "g p"]:
+    def gradients_without(self, sets: Sequence[Tensor], thetas: Tensor | None = None) -> Float[Tensor, "g p"]:
         """The gradient of the objective without each set of training rows, at its own parameters or the problem's."""
 
     @abstractmethod

@@ -75,11 +75,14 @@ class Penalty:
         quadratic = 0.5 * (self.l2 * theta.square()).sum()
         return quadratic if self.slope is None else quadratic + self.slope @ theta
 
-    def gradient(self, theta: Float[Tensor, "*k p"]) -> Float[Tensor, "*k p"]:
+    def gradient(
+        self, theta: Float[Tensor, "*k p"], factors: Float[Tensor, "*k p"] | None = None
+    ) -> Float[Tensor, "*k p"]:
         """The gradient of the penalty on the mean loss, l2_j theta_j, and the slope of an l1 penalty.
 
         Args:
             theta: parameters (p,), or a stack of them (..., p).
+            factors: the squares of the scales' ratios, where columns are scaled otherwise (`on_other_scales`).
 
         Returns:
             The gradient, in the shape of `theta`.
@@ -87,6 +90,9 @@ class Penalty:
         >>> Penalty.of(0.5, torch.zeros(2), "mean").gradient(torch.tensor([2.0, -4.0]))
         tensor([ 1., -2.])
         """
+        if factors is not None:
+            linear = 0.0 if self.slope is None else self.slope * factors.sqrt()
+            return self.l2 * factors * theta + linear
         return self.l2 * theta if self.slope is None else self.l2 * theta + self.slope
 
     def folded(self, theta: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
@@ -133,6 +139,11 @@ class Penalty:
         tensor([0.3000])
         """
         return self._times(self.factor(removed, n) * (n - removed) / n)
+
+    def on_other_scales(self, factors: Float[Tensor, " p"]) -> Penalty:
+        """The penalty where columns are scaled otherwise: `factors` (p,) are the squares of the scales' ratios."""
+        slope = None if self.slope is None else self.slope * factors.sqrt()
+        return Penalty(self.l2 * factors, self.keep, slope)
 
     def _times(self, factor: float) -> Penalty:
         return Penalty(self.l2 * factor, self.keep, None if self.slope is None else self.slope * factor)

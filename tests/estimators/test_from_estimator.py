@@ -72,12 +72,27 @@ def test_refits_are_the_estimators_own_and_are_predicted(estimator, task, weight
     ],
     ids=name,
 )
-def test_balanced_weights_are_held_fixed(estimator):
+def test_balanced_weights_follow_the_counts_of_the_classes(estimator):
     for weighted in (False, True):
         problem = fitted(estimator, "two", weighted=weighted)
         assert float(problem.gradient().norm()) < 1e-4 * one_contribution(problem)
-        assert 'the class weights of "balanced" are held fixed' in problem.terms.notes
+        assert 'the class weights of "balanced" follow the counts' in problem.terms.notes[-1]
         assert problem.terms.notes[-1] in Influence(problem).on_self().provenance["notes"]
+        refit, influence, test = problem.cache["own estimator"], Influence(problem), problem.train_batch(ROWS)
+        base = problem.evaluate(test)
+        sets = [*ROWS.split(1), torch.arange(0, 12)]
+        everything = torch.arange(problem.n)
+        kept = [everything[~torch.isin(everything, rows)] for rows in sets]
+        actual = torch.stack([refit(left).evaluate(test) - base for left in kept], 1)
+        again = torch.stack([problem.without(rows).minimised().evaluate(test) - base for rows in sets], 1)
+        assert_close_per_row(again.T, actual.T, 1e-3)
+        newton = influence.of_removal(sets, test).newton
+        assert newton is not None
+        assert_close_per_row(newton.T[:-1], actual.T[:-1], 0.1)
+        each = influence.of_each_removal(test).effect()[:, ROWS]
+        assert_close_per_row(each.T, newton.T[:-1], 0.1)
+        blocks = problem.gradients_without(sets, torch.stack([refit(left).theta for left in kept]))
+        assert float(blocks.norm(dim=1).max()) < 1e-3 * one_contribution(problem)
 
 
 # -- in the user's own terms -----------------------------------------------------------------------------------------

@@ -4,18 +4,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from sklearn.datasets import make_classification
+from sklearn.svm import SVC
 
 from tests.support.cases import BY_NAME, CASES, Case, case_id, newton
 from tests.support.compare import assert_close_per_row
 from tests.support.networks import problem_of
 from tests.support.refits import losses_on_test, plain_step, total_objective
-from upweight import EKFAC, ConjugateGradient, Exact, Influence, Scores
+from upweight import EKFAC, ConjugateGradient, Exact, Influence, Scores, from_estimator
+from upweight.influence.scores import UNSETTLED
+from upweight.influence.settling import ENOUGH, MOST
 from upweight.measures import OfParameters, Overall, logit
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_changes_are_those_of_newton_steps_written_out(case: Case) -> None:
-    found = Influence(case.problem, solver=Exact()).of_each_removal(case.test)
+    found = Influence(case.problem, solver=Exact()).of_each_removal(case.test, steps=1)
     before, picked = losses_on_test(case, case.problem.theta), list(range(0, case.n, 9))
     wanted = [losses_on_test(case, case.problem.theta + plain_step(case, [i])) - before for i in picked]
     assert_close_per_row(found.effect()[:, picked], torch.stack(wanted, dim=1), 1e-6)
@@ -49,7 +53,7 @@ def test_changes_are_nearer_to_refits_than_first_order() -> None:
 def test_any_measure_is_evaluated_at_the_shifted_parameters(name: str, measure, monkeypatch) -> None:
     problem, test = BY_NAME[name].problem, BY_NAME[name].test
     influence = Influence(problem, solver=Exact())
-    found = influence.of_each_removal(test, measure=measure).effect()
+    found = influence.of_each_removal(test, measure=measure, steps=1).effect()
     steps = influence.row_steps
     assert steps is not None
     thetas = steps.parameters(torch.arange(problem.n))
@@ -57,7 +61,79 @@ def test_any_measure_is_evaluated_at_the_shifted_parameters(name: str, measure, 
     wanted = torch.stack([problem.evaluate(test, measure, theta) - before for theta in thetas], dim=1)
     assert_close_per_row(found, wanted, 1e-8)
     monkeypatch.setattr("upweight.influence.leave_one_out.HELD_BYTES", 8 * problem.p * problem.c * 2)
-    assert_close_per_row(influence.of_each_removal(test, measure=measure).effect(), found, 1e-8)
+    assert_close_per_row(influence.of_each_removal(test, measure=measure, steps=1).effect(), found, 1e-8)
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_further_steps_lead_to_the_refit(case: Case) -> None:
+    found = Influence(case.problem, solver=Exact()).of_each_removal(case.test)
+    assert found.left is not None
+    before = losses_on_test(case, case.problem.theta)
+    picked = [i for i in range(0, case.n, 9) if bool((found.left[:, i] <= ENOUGH).all())]
+    thetas = [newton(total_objective(case, [i]), case.problem.theta, 1e-12) for i in picked]
+    wanted = torch.stack([losses_on_test(case, theta) - before for theta in thetas], dim=1)
+    assert float((found.effect()[:, picked] - wanted).norm() / wanted.norm()) < 5 * ENOUGH
+
+
+def of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on no data are few."""
+    monkeypatch.setattr("upweight.influence.leave_one_out.ALL", 0)
+
+
+def test_of_many_data_the_rows_that_are_shown_have_further_steps(monkeypatch) -> None:
+    case = BY_NAME["softmax"]
+    whole = Influence(case.problem).of_each_removal(case.test)
+    one = Influence(case.problem).of_each_removal(case.test, steps=1)
+    of_many(monkeypatch)
+    influence = Influence(case.problem)
+    found = influence.of_each_removal(case.test, top=3, rows=[5])
+    assert found.steps is not None
+    assert found.left is not None
+    assert one.steps is not None
+    further = found.left.isfinite()
+    assert bool(further[:, 5].all())
+    assert_close_per_row(found.effect()[further][None], whole.effect()[further][None], 1e-9)
+    assert_close_per_row(found.effect()[~further][None], one.effect()[~further][None], 1e-9)
+    assert set(one.steps.unique().tolist()) == set(found.steps[~further].tolist()) == {1}
+    for row in range(len(found)):
+        line = found[row]
+        for table in (line.helpful(3), line.harmful(3)):
+            assert bool(further[row, table.index.tolist()].all())
+        alone = influence.of_each_removal(case.problem.train_batch(torch.tensor([row])), top=3)
+        both = influence.of_each_removal(case.problem.train_batch(torch.tensor([row, 7])), top=3)
+        assert_close_per_row(alone.effect(), both[0].effect(), 1e-9)
+
+
+def test_more_steps_can_be_asked_for(monkeypatch) -> None:
+    case = BY_NAME["softmax"]
+    whole = Influence(case.problem).of_each_removal(case.test)
+    of_many(monkeypatch)
+    found = Influence(case.problem).of_each_removal(case.test, steps=MOST)
+    assert_close_per_row(found.effect(), whole.effect(), 1e-9)
+    fewer = Influence(case.problem).of_each_removal(case.test, steps=2)
+    assert fewer.steps is not None
+    assert int(fewer.steps.max()) == 2
+
+
+def test_unfinished_training_moves_no_effect() -> None:
+    case = BY_NAME["logistic"]
+    there = case.problem.at(case.problem.theta * 1.01)
+    found = Influence(there).of_each_removal(case.test).effect()
+    assert_close_per_row(found, Influence(case.problem).of_each_removal(case.test).effect(), 0.2)
+
+
+def test_rows_that_do_not_settle_are_marked() -> None:
+    X, y = make_classification(120, 5, flip_y=0.2, random_state=0)
+    X[:, 0] += 0.5 * X[:, 1]
+    svc = SVC(kernel="linear", tol=1e-10).fit(X, y)
+    influence = Influence(from_estimator(svc, X, y))
+    row = int(svc.support_[0])
+    found = influence.of_each_removal((X[[row]], y[[row]]))
+    assert "do not settle" in found.prediction
+    assert UNSETTLED in found.top(10)
+    assert "Beware" in repr(found)
+    kept = BY_NAME["logistic"]
+    assert UNSETTLED not in Influence(kept.problem).of_each_removal(kept.test)[0].top(5)
 
 
 def test_each_answer_says_how_it_was_predicted() -> None:

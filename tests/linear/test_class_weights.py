@@ -65,3 +65,42 @@ def test_what_is_no_class_weight_is_refused():
 def test_without_class_weights_nothing_changes():
     assert of_labels(None, SIGNS).tolist() == [1.0] * 30
     assert without_labels(OWN, None, SIGNS) is OWN
+
+
+@pytest.mark.parametrize("own", [None, OWN])
+@pytest.mark.parametrize(("loss", "y"), [(Logistic(), SIGNS), (Softmax(), THREE)])
+def test_balanced_weights_of_the_rows_that_are_left(loss, y, own):
+    c = 1 if loss == Logistic() else 3
+
+    def problem_of(kept: torch.Tensor, labels: torch.Tensor) -> LinearProblem:
+        counted = torch.ones(len(kept)).double() if own is None else own[kept]
+        totals = torch.stack([counted[labels[kept] == k].sum() for k in labels.unique()])
+        options: dict[str, Any] = {
+            "loss": loss,
+            "l2": 0.1 * 30 / len(kept),
+            "weights": None if own is None else own[kept],
+            "class_weights": counted.sum() / (len(totals) * totals),
+            "counted": counted,
+            "keep": "total",
+        }
+        return LinearProblem(X[kept], labels[kept], draw(c, 3, seed=2), torch.zeros(c), **options)
+
+    everything, rows = torch.arange(30), torch.tensor([4, 9, 20])
+    problem, kept = problem_of(everything, y), everything[~torch.isin(everything, rows)]
+    wanted = problem_of(kept, y)
+    for found in (problem.without(rows), problem.without(rows[:1]).without(rows[1:] - 1)):
+        assert_close_per_row(found.weights[None], wanted.weights[None], 1e-13)
+        assert_close_per_row(found.gradient()[None], wanted.gradient()[None], 1e-13)
+    thetas = problem.theta[None].expand(2, -1)
+    sets, gradients = [rows, rows[:0]], torch.stack([wanted.gradient(), problem.gradient()])
+    assert_close_per_row(problem.gradients_without(sets), gradients, 1e-13)
+    assert_close_per_row(problem.gradients_without(sets, thetas), gradients, 1e-13)
+    changed = y.clone()
+    changed[rows] = (1 - y if c == 1 else (y + 1) % 3)[rows]
+    relabelled, anew = (
+        problem.relabelled(rows, problem.encode(changed, 30)[rows]),
+        problem_of(everything, changed),
+    )
+    assert_close_per_row(relabelled.weights[None], anew.weights[None], 1e-13)
+    assert_close_per_row(relabelled.without(rows).weights[None], anew.without(rows).weights[None], 1e-13)
+    assert problem.fingerprint() != anew.fingerprint()

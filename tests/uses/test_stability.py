@@ -56,12 +56,12 @@ def test_the_top_ten_of_resamples_are_those_of_refits(name, monkeypatch):
     assert overlap > (0.95 if quantity else 0.85)
 
 
-def test_equal_weights_give_the_effects_that_are_shown(monkeypatch):
+def test_equal_weights_give_the_newton_steps_of_each_row(monkeypatch):
     X, y = data("wine")
     influence = uw.Influence(uw.from_estimator(LogisticRegression(tol=1e-10).fit(X, y), X, y))
     monkeypatch.setattr(torch, "rand", lambda *size, **how: torch.full(size, 0.5, dtype=torch.float64))
     found = stability(influence, (X[:1], y[:1]), resamples=1)
-    effect = influence.of_each_removal((X[:1], y[:1])).effect()[0]
+    effect = influence.leave_one_out().change((X[:1], y[:1]))[0]
     for side, largest in enumerate((True, False)):
         shown = effect.topk(10, largest=largest).indices
         assert set(found.counts[side].nonzero()[:, 0].tolist()) == set(shown.tolist())

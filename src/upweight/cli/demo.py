@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..errors import InfluenceError
 from ..influence.influence import Influence
-from ..influence.scores import Scores
+from ..influence.scores import Scores, effects
 from ..linear.problem import LinearProblem
 from ..losses import Softmax
 from ..runtime.progress import phase, tell
@@ -73,7 +73,7 @@ def _table(scores: Scores, digits: Digits) -> Table:
     for heading in ("train row", "label", "removal effect on the test loss (nats)"):
         table.add_column(heading, justify="right")
     for name, frame in (("helpful", scores.helpful(SHOWN)), ("harmful", scores.harmful(SHOWN))):
-        for row, effect in zip(frame.index, frame.iloc[:, -1], strict=True):
+        for row, effect in effects(frame).items():
             table.add_row(name, str(row), str(digits.train_labels[row]), f"{effect:+.5f}")
         table.add_section()
     return table
@@ -96,8 +96,10 @@ def _page(
     from ..report import Example, Page
 
     def examples(frame: pd.DataFrame) -> list[Example]:
-        rows = zip(frame.index, frame.iloc[:, -1], strict=True)
-        return [Example(int(i), str(digits.train_labels[i]), float(e), digits.train[i]) for i, e in rows]
+        return [
+            Example(int(i), str(digits.train_labels[i]), float(e), digits.train[i])
+            for i, e in effects(frame).items()
+        ]
 
     assert scores.drift is not None
     worst = float(verified.table["gradient norm"].max())

@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from jaxtyping import Float, Int
 
-from ..capabilities import SecondDerivative
+from ..capabilities import SecondDerivative, Stages
 from ..linalg.coordinates import Coordinates
 from ..linalg.factorizations import Factor
 from ..linalg.lanczos import ends_of_spectrum, leading_eigenpairs
@@ -113,6 +113,8 @@ class Curvature(ABC):
     """Coordinates in which parameters have comparable units, as far as anything is known of that."""
     floor: Float[Tensor, " p"] | None = None
     """A diagonal matrix (p,) that this one is known to exceed: it bounds the error of an answer. None: unknown."""
+    adjoint: bool = True
+    """Whether it is the matrix that measures are solved with, and not its transpose, which moves parameters."""
     relative: float = 0.0
     """What is added to each layer's own diagonal, as a share of its mean eigenvalue: EKFAC alone knows that."""
 
@@ -174,6 +176,16 @@ class Curvature(ABC):
     def outer(self) -> OuterInverse | None:
         """The inverse that keeps weight matrices apart, for answers as outer products, or None where there is none."""
         return None
+
+    @property
+    def stages(self) -> Stages | None:
+        """What solves it stage by stage where it is triangular (`Stagewise`), or None where it is symmetric."""
+        return None
+
+    @property
+    def transposed(self: Self) -> Self:
+        """The transposed matrix: itself, where it is symmetric."""
+        return self
 
     @abstractmethod
     def damped(self: Self, damping: float) -> Self:

@@ -1,5 +1,6 @@
-"""From a fitted scikit-learn estimator to the problem that it solved."""
+"""From a fitted estimator of scikit-learn, or fitted results of statsmodels, to the problem that they solved."""
 
 from .from_estimator import from_estimator
+from .from_results import from_results
 
-__all__ = ["from_estimator"]
+__all__ = ["from_estimator", "from_results"]

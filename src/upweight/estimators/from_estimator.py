@@ -15,13 +15,15 @@ from ..data.user_terms import Terms, batch_index, row_index
 from ..linear.diagnostics import at_optimum
 from ..linear.existence import check_identified, check_separable
 from ..linear.problem import LinearProblem
+from ..trees.problem import TreeProblem
 from ..types import Keep
 from .chosen import Chosen, chosen
-from .readers import reader_of
+from .readers import reader_of, tree_reader_of
 from .reading import Features, Options, Reading
-from .refitting import OWN, refitting
+from .refitting import KINKED, OWN, refitting
 from .sparse_models import certificate
-from .transformers import check_transformers
+from .transformers import check_transformers, scales_of
+from .tree_models import Rows, TreeReader, tree_problem
 from .user_data import Inputs, Targets
 
 
@@ -35,13 +37,15 @@ def from_estimator(
     smoothing: float = 1e-3,
     polish: bool = False,
     rank: int | None = None,
-) -> LinearProblem:
+    follow_scaling: bool = False,
+) -> Any:
     """The problem that a fitted scikit-learn estimator solved, R = (1/n) sum_i w_i l_i + 1/2 sum_j l2_j theta_j^2.
 
     For linear models, kernel machines and wrappers of scikit-learn (table in the README), and a Pipeline ending in one.
     Theta is the estimator's own `coef_` and `intercept_`. Fitted transformers, settings that a search or a
-    cross-validation chose, "balanced" class weights and a kernel's gamma are regarded as fixed: choosing them anew
-    would move the answers. `problem.terms.notes` says what was. Class weights multiply into w.
+    cross-validation chose and a kernel's gamma are regarded as fixed: choosing them anew would move the answers.
+    `problem.terms.notes` says what was. Class weights multiply into w; "balanced" ones follow the counts of the classes
+    in every removal.
 
     The hinge has no second derivative: `SmoothHinge(smoothing)` stands in for it, at the weights that the true hinge
     found (Sec. 4.3). Losses of regressions with corners are smoothed over `smoothing` times the targets' deviation.
@@ -57,6 +61,8 @@ def from_estimator(
         smoothing: the temperature of the smooth hinge, > 0.
         polish: finishes the training (of the smoothed hinge, where there is one) before anything is answered.
         rank: how many leading features of an SVC's kernel are kept; None keeps all.
+        follow_scaling: whether a StandardScaler, MinMaxScaler or MaxAbsScaler directly before the model is fitted anew
+            in every predicted removal, as in a refit of the whole pipeline (Newton steps; first order holds it fixed).
 
     Returns:
         The problem, a `LinearProblem` at the estimator's parameters.
@@ -78,7 +84,9 @@ def from_estimator(
     >>> problem.keep, problem.l2.tolist(), bool(problem.gradient().norm() < 1e-12)
     ('total', [0.5, 0.5, 0.0], True)
     """
-    return _problem(chosen(estimator), X, y, sample_weight, _Asked(keep, smoothing, polish, rank))
+    return _problem(
+        chosen(estimator), X, y, sample_weight, _Asked(keep, smoothing, polish, rank, follow_scaling)
+    )
 
 
 @dataclass(frozen=True)
@@ -89,9 +97,12 @@ class _Asked:
     smoothing: float
     polish: bool
     rank: int | None
+    follow_scaling: bool
 
 
-def _problem(settled: Chosen, X: Any, y: Any, sample_weight: Any, asked: _Asked) -> LinearProblem:
+def _problem(
+    settled: Chosen, X: Any, y: Any, sample_weight: Any, asked: _Asked
+) -> LinearProblem | TreeProblem:
     """The problem that an estimator without wrappers solved.
 
     Args:
@@ -106,6 +117,8 @@ def _problem(settled: Chosen, X: Any, y: Any, sample_weight: Any, asked: _Asked)
     same_order(sample_weight, row_index(X), "sample_weight")
     sample_weight = by_position(sample_weight)
     trained_on = settled.targets(y)
+    if (trees := tree_reader_of(model)) is not None:
+        return _trees(settled, trees, (X, y, sample_weight), asked)
     unknown = () if transform is None else check_transformers(transform, X, trained_on)
     inputs = Inputs(estimator, transform)
     features = whole = inputs(X)
@@ -134,23 +147,66 @@ def _problem(settled: Chosen, X: Any, y: Any, sample_weight: Any, asked: _Asked)
         weights=sample_weight,
         class_weights=_class_weights(model, codes, sample_weight, reading),
         slope=reading.slope,
+        counted=_counted(model, codes, sample_weight, reading),
+        scales=scales_of(transform, whole, reading) if asked.follow_scaling else None,
         keep=asked.keep or reading.keep,
         terms=Terms(
             prepare=lambda X, y: (inputs(X), targets(settled.targets(y))),
             feature_names=_feature_names(estimator, transform, X, phi),
             train_index=batch_index((X, y)),
             classes=targets.classes,
-            notes=(*settled.notes, *_notes(model, transform, reading), *unknown),
+            notes=(*settled.notes, *_notes(model, transform, reading, asked.follow_scaling), *unknown),
         ),
     )
     check_identified(problem)
     check_separable(problem)
     found = at_optimum(problem, polish=asked.polish)
     if reading.slope is not None:
-        notes = (*found.terms.notes, *certificate(found, phi, whole))
-        found = found.changed(terms=replace(found.terms, notes=notes))
+        said, kinked = certificate(found, phi, whole)
+        found = found.changed(terms=replace(found.terms, notes=(*found.terms.notes, *said)))
+        found.cache[KINKED] = kinked
     read = partial(_problem, asked=replace(asked, polish=False))
     found.cache[OWN] = refitting(settled, X, y, sample_weight, read)
+    return found
+
+
+def _trees(
+    settled: Chosen, reader: tuple[str, TreeReader], data: tuple[Any, Any, Any], asked: _Asked
+) -> TreeProblem:
+    """The problem of an ensemble of trees in its leaf values.
+
+    Args:
+        settled: the estimator and what it takes targets for.
+        reader: its library, and who reads it.
+        data: n rows as the user has them, their targets and weights.
+        asked: the user's options, which trees have none of.
+    """
+    (X, y, sample_weight), (model, transform) = data, _unwrap(settled.estimator)
+    if asked.keep == "mean" or asked.polish or asked.rank is not None or asked.follow_scaling:
+        raise ValueError(
+            "keep, polish, rank and follow_scaling are about linear models: leave them out for trees"
+        )
+    trained_on = settled.targets(y)
+    unknown = () if transform is None else check_transformers(transform, X, trained_on)
+    inputs = (lambda X: X) if transform is None else transform.transform
+    names = getattr(model, "classes_", None)
+    targets = Targets(None if names is None else tuple(np.asarray(names).tolist()))
+    codes, features = targets(trained_on), inputs(X)
+    if sample_weight is not None:
+        sample_weight = np.broadcast_to(np.asarray(sample_weight, dtype=np.float64), (len(codes),))
+    reading = reader[1](model, Rows(features, codes, sample_weight))
+    held = (
+        ("the pipeline's transformers are applied as fitted and held fixed",) if transform is not None else ()
+    )
+    terms = Terms(
+        prepare=lambda X, y: (inputs(X), targets(settled.targets(y))),
+        feature_names=_column_names(settled.estimator, transform, X),
+        train_index=batch_index((X, y)),
+        classes=targets.classes,
+        notes=(*settled.notes, *held, *reading.notes, *unknown),
+    )
+    found = tree_problem(reading, Rows(features, codes, sample_weight), terms, reader[0])
+    found.cache[OWN] = refitting(settled, X, y, sample_weight, partial(_problem, asked=asked))
     return found
 
 
@@ -172,7 +228,8 @@ def _unwrap(estimator: Any) -> tuple[Any, Any]:
         transform = None if all(step in (None, "passthrough") for step in steps[:-1]) else estimator[:-1]
         if isinstance(model, Pipeline):
             raise TypeError("a Pipeline that ends in a Pipeline is not supported; make it one list of steps")
-    reader_of(model)
+    if tree_reader_of(model) is None:
+        reader_of(model)
     check_is_fitted(model)
     return model, transform
 
@@ -205,13 +262,28 @@ def _column_names(estimator: Any, transform: Any, X: Any) -> tuple[str, ...] | N
     return None if names is None else tuple(names)
 
 
-def _notes(model: Any, transform: Any, reading: Reading) -> tuple[str, ...]:
-    """What was held fixed or approximated, one sentence each."""
+def _notes(model: Any, transform: Any, reading: Reading, follow_scaling: bool) -> tuple[str, ...]:
+    """What was held fixed or approximated, one sentence each.
+
+    Args:
+        model: the final model.
+        transform: the transformers before it, or None.
+        reading: what it minimised.
+        follow_scaling: whether scalers are fitted anew in removals.
+    """
     notes = list(reading.notes)
-    if transform is not None:
+    if follow_scaling:
+        notes.append(
+            "the scales of the columns follow removals by Newton steps, other transformers are held fixed; first order "
+            "(Eq. 2) holds the scales fixed too"
+        )
+    elif transform is not None:
         notes.append("the pipeline's transformers are applied as fitted and held fixed")
     if getattr(model, "class_weight", None) == "balanced":
-        notes.append('the class weights of "balanced" are held fixed')
+        notes.append(
+            'the class weights of "balanced" follow the counts of the classes in removals by Newton steps; first order '
+            "(Eq. 2) holds them fixed"
+        )
     if reading.loss.note:
         notes.append(reading.loss.note)
     return tuple(notes)
@@ -230,7 +302,21 @@ def _class_weights(model: Any, codes: np.ndarray, sample_weight: Any, reading: R
     from sklearn.utils.class_weight import compute_class_weight
 
     options: dict[str, Any] = {"classes": np.asarray(model.classes_), "y": np.asarray(model.classes_)[codes]}
-    # Until scikit-learn 1.7 nobody counted by weights.
-    if reading.counts_weights and "sample_weight" in inspect.signature(compute_class_weight).parameters:
+    if _counts_weights(reading):
         options["sample_weight"] = sample_weight
     return compute_class_weight(class_weight, **options)
+
+
+def _counts_weights(reading: Reading) -> bool:
+    """Whether "balanced" counts examples by their sample weights; until scikit-learn 1.7 nobody did."""
+    from sklearn.utils.class_weight import compute_class_weight
+
+    return reading.counts_weights and "sample_weight" in inspect.signature(compute_class_weight).parameters
+
+
+def _counted(model: Any, codes: np.ndarray, sample_weight: Any, reading: Reading) -> np.ndarray | None:
+    """What each example counts for in the weight of its class, or None for class weights that stay."""
+    if getattr(model, "class_weight", None) != "balanced":
+        return None
+    weighs = sample_weight is not None and _counts_weights(reading)
+    return np.asarray(sample_weight, dtype=np.float64) if weighs else np.ones(len(codes))

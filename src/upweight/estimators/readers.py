@@ -6,11 +6,15 @@ from typing import Any
 
 from .chosen import WRAPPERS
 from .least_squares import elastic_net, kernel_ridge, least_squares, ridge_classifier
+from .lightgbm_trees import lightgbm
 from .logistic import logistic_regression, sgd
 from .reading import Reader
 from .regressions import generalised, huber, linear_svr, quantile, sgd_regressor, svr
+from .scikit_trees import forest, gradient_boosting, hist_gradient_boosting
 from .several import one_against_the_rest, one_for_each_target
 from .support_vectors import linear_svc, svc
+from .tree_models import TreeReader
+from .xgboost_trees import xgboost
 
 READERS: dict[str, Reader] = {
     "LogisticRegression": logistic_regression,
@@ -35,6 +39,24 @@ READERS: dict[str, Reader] = {
     "MultiOutputRegressor": one_for_each_target(lambda model: reader_of(model)),
 }
 """Readers by the name of scikit-learn's class, so that none of these classes need be imported."""
+
+TREES: dict[tuple[str, str], TreeReader] = {
+    ("sklearn", "GradientBoostingClassifier"): gradient_boosting,
+    ("sklearn", "GradientBoostingRegressor"): gradient_boosting,
+    ("sklearn", "HistGradientBoostingClassifier"): hist_gradient_boosting,
+    ("sklearn", "HistGradientBoostingRegressor"): hist_gradient_boosting,
+    ("sklearn", "RandomForestClassifier"): forest,
+    ("sklearn", "RandomForestRegressor"): forest,
+    ("sklearn", "ExtraTreesClassifier"): forest,
+    ("sklearn", "ExtraTreesRegressor"): forest,
+    ("xgboost", "XGBClassifier"): xgboost,
+    ("xgboost", "XGBRegressor"): xgboost,
+    ("xgboost", "Booster"): xgboost,
+    ("lightgbm", "LGBMClassifier"): lightgbm,
+    ("lightgbm", "LGBMRegressor"): lightgbm,
+    ("lightgbm", "Booster"): lightgbm,
+}
+"""Readers of trees by library and class."""
 
 REFUSED = {
     "NuSVR": "its tube is set by the data through nu; use SVR",
@@ -74,3 +96,17 @@ def reader_of(model: Any) -> Reader:
         f"{', '.join(WRAPPERS)} around one; describe other "
         "linear models with LinearProblem and other differentiable ones with Problem"
     )
+
+
+def tree_reader_of(model: Any) -> tuple[str, TreeReader] | None:
+    """The library of a fitted ensemble of trees and its reader, or None for other models.
+
+    >>> from sklearn.ensemble import RandomForestRegressor
+    >>> tree_reader_of(RandomForestRegressor())[0]
+    'sklearn'
+    """
+    for kind in type(model).__mro__:
+        key = kind.__module__.partition(".")[0], kind.__name__
+        if key in TREES:
+            return key[0], TREES[key]
+    return None

@@ -9,18 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from ..linear.problem import LinearProblem
+from ..objective import Objective
 from ..types import Tensor
 from .chosen import Chosen
 
 OWN = "own estimator"
 """Where a problem keeps its `Refitting`, among what a changed copy does not take along."""
-Refitting = Callable[[Tensor], LinearProblem]
+KINKED = "kinked rows"
+"""Where a problem keeps the numbers of the rows whose removal leads over a kink of its objective."""
+Refitting = Callable[[Tensor], Objective]
 """Kept training rows (index) -> the problem of the estimator fitted on them alone, its transformers too."""
 
 
 def refitting(
-    settled: Chosen, X: Any, y: Any, sample_weight: Any, read: Callable[..., LinearProblem]
+    settled: Chosen, X: Any, y: Any, sample_weight: Any, read: Callable[..., Objective]
 ) -> Refitting | None:
     """How the estimator is fitted again, or None where its rows cannot be picked (data on disk, kernel matrices).
 
@@ -41,7 +43,7 @@ def refitting(
         return None
     name = weight_argument(estimator)
 
-    def refit(kept: Tensor) -> LinearProblem:
+    def refit(kept: Tensor) -> Objective:
         rows = kept.numpy()
         own = _safe_indexing(X, rows), _safe_indexing(y, rows)
         weight = None if sample_weight is None else np.asarray(sample_weight)[rows]

@@ -135,30 +135,31 @@ class Active:
         )
 
 
-def certificate(problem: LinearModel, columns: Any, X: Any) -> tuple[str, ...]:
-    """For which training rows the support is known to stay as it is when they are removed, in a sentence.
+def certificate(problem: LinearModel, columns: Any, X: Any) -> tuple[tuple[str, ...], Tensor | None]:
+    """For which training rows the support is known to stay as it is when they are removed.
 
     Args:
         problem: the fitted model in the columns that are not zero.
         columns: which these are.
         X: the inputs with all columns (n, d).
+
+    Returns:
+        It in a sentence, and the numbers of the rows without which the support is another, None where nobody looked.
     """
-    if problem.penalty.slope is None:
-        return ()
     rows = changed_support(problem, columns, X)
     if rows is None:
-        return (
-            "whether a removal changes the columns that the l1 penalty leaves was not looked at: too many numbers",
-        )
+        words = "whether a removal changes the columns that the l1 penalty leaves was not looked at: too many numbers"
+        return (words,), None
     if not len(rows):
-        return ("no training row's removal alone changes these columns, by a Newton step each",)
+        return ("no training row's removal alone changes these columns, by a Newton step each",), rows
     index = problem.train_index
     ids = rows.tolist() if index is None else index[rows.numpy()].tolist()
     more = "" if len(ids) <= NAMED else f" and {len(ids) - NAMED} more"
-    return (
-        f"the removal of each of {len(ids)} of {problem.n} rows changes these columns, by a Newton step: refit to know "
-        f"what it does ({', '.join(map(str, ids[:NAMED]))}{more})",
+    words = (
+        f"the removal of each of {len(ids)} of {problem.n} rows changes these columns, by a Newton step: "
+        f"of_each_removal fits the estimator again without them ({', '.join(map(str, ids[:NAMED]))}{more})"
     )
+    return (words,), rows
 
 
 def changed_support(problem: LinearModel, columns: Columns, X: Any) -> Tensor | None:

@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import sparse
+
+from ..data.column_scales import LARGEST, RANGE, STANDARD, ColumnScales
+from .reading import Reading
 
 PROBED = 1000
 """Training rows on which transformers are fitted once more to see what they give in training."""
@@ -65,6 +69,80 @@ def check_transformers(transform: Any, X: Any, y: Any) -> tuple[str, ...]:
             "fit_transform(X, y), y), where random_state is fixed, and test rows as pipeline[:-1].transform gives them"
         )
     return ()
+
+
+SCALERS = {"StandardScaler": STANDARD, "MinMaxScaler": RANGE, "MaxAbsScaler": LARGEST}
+"""Scalers that are followed as rows are removed, and what each divides a column by."""
+
+
+def scales_of(transform: Any, features: Any, reading: Reading) -> ColumnScales:
+    """The columns of the model that a scaler has divided by their own scale, just before the model.
+
+    Where a scaler moves columns as well, the intercept takes that up, so that only the scales matter: to the penalty.
+
+    Args:
+        transform: the fitted transformers before the model, or None.
+        features: what they give (n, d), before any feature map of the model.
+        reading: what the model minimised.
+
+    Raises:
+        ValueError: where there is no such column, and for models whose penalty does not tell scales from each other.
+    """
+    found = {} if transform is None else _scaled(transform, features.shape[1])
+    if not found:
+        raise ValueError(
+            "follow_scaling=True follows a StandardScaler, MinMaxScaler or MaxAbsScaler directly before the model, and "
+            "there is none: leave follow_scaling out, and what is there is held fixed"
+        )
+    phi = reading.phi
+    if phi is not None and phi.of_kernel:
+        raise ValueError(
+            "follow_scaling=True is for models that are linear in the scaled columns, a kernel is not: leave it out"
+        )
+    strengths = [np.ravel(reading.l2_intercept)]
+    for part in (reading.l2, reading.slope):
+        if isinstance(part, np.ndarray) and part.ndim and reading.intercept is not None:
+            strengths.append(part[-len(reading.coef) :])
+    moves = any(moved for _, moved in found.values())
+    if moves and (reading.intercept is None or any(part.any() for part in strengths)):
+        raise ValueError(
+            "follow_scaling=True needs an intercept without a penalty, which takes up how the scaler moves columns: "
+            "this model has none; leave follow_scaling out"
+        )
+    kept = range(features.shape[1]) if phi is None else phi.kept  # type: ignore[attr-defined]
+    places = [(place, int(j)) for place, j in enumerate(kept) if int(j) in found]
+    numbers = [j for _, j in places]
+    values = (
+        sparse.csc_array(features)[:, numbers].toarray()
+        if sparse.issparse(features)
+        else features[:, numbers]
+    )
+    return ColumnScales(
+        torch.as_tensor(np.asarray(values, dtype=np.float64)),
+        torch.tensor([place for place, _ in places]),
+        tuple(found[j][0] for j in numbers),
+        len(kept),
+    )
+
+
+def _scaled(transform: Any, d: int) -> dict[int, tuple[str, bool]]:
+    """What divides each column of a transformer's d outputs, and whether it is moved as well."""
+    steps = getattr(transform, "steps", None)
+    if steps is not None:
+        last = [step for _, step in steps if step not in (None, "passthrough")]
+        return _scaled(last[-1], d) if last else {}
+    if hasattr(transform, "output_indices_"):
+        found: dict[int, tuple[str, bool]] = {}
+        for name, part, _ in transform.transformers_:
+            own = transform.output_indices_[name]
+            inside = {} if isinstance(part, str) else _scaled(part, own.stop - own.start)
+            found |= {own.start + j: kind for j, kind in inside.items()}
+        return found
+    kind = SCALERS.get(type(transform).__name__)
+    if kind is None or getattr(transform, "with_std", True) is False:
+        return {}
+    moved = kind == RANGE or (kind == STANDARD and bool(transform.with_mean))
+    return dict.fromkeys(range(d), (kind, moved))
 
 
 def _leaves(transform: Any) -> Iterator[Any]:

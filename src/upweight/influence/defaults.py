@@ -11,9 +11,10 @@ from ..curvature.base import Curvature
 from ..curvature.ekfac import EKFAC
 from ..curvature.hessian import EmpiricalCurvature, GaussNewton, Hessian
 from ..curvature.nystrom import Nystrom
+from ..curvature.stagewise import Stagewise
 from ..errors import DerivativeError
 from ..objective import Objective
-from ..solvers import ConjugateGradient, Exact, Solver
+from ..solvers import BackSubstitution, ConjugateGradient, Exact, Solver
 
 DIRECT = 2000
 """Up to this many parameters of a linear problem (or rows, on the dual side) one factorisation is cheapest."""
@@ -93,8 +94,13 @@ def choose_curvature(problem: Objective) -> tuple[Curvature, str]:
     the smallest eigenvalue is below 1e-6 of the largest, the damping is 1.5 times the most negative eigenvalue plus
     1e-3 of the largest. Given with the reason, one sentence.
     """
+    if problem.stages is not None:
+        return Stagewise(problem), "curvature: Stagewise, the equations of the leaves, round by round"
     if problem.facts.convex:
         return Hessian(problem), "curvature: Hessian without damping, since the objective is convex"
+    if problem.facts.closed_form:
+        reason = "curvature: Hessian without damping; its factorisation tells whether it is positive definite"
+        return Hessian(problem), reason
     if problem.facts.linear:
         reason = (
             "curvature: GaussNewton without damping, here the Hessian itself: outputs are linear in the parameters and "
@@ -131,11 +137,13 @@ def choose_solver(problem: Objective, curvature: Curvature) -> tuple[Solver, str
     >>> choose_solver(problem, Hessian(problem))
     (Exact(rtol=1e-06), 'solver: Exact, one factorisation of 3 rows')
     """
+    if curvature.stages is not None:
+        return BackSubstitution(), "solver: BackSubstitution, a pass from the last round to the first"
     if curvature.examples is None:
         if curvature.closed or curvature.p <= DENSE:
             return Exact(), f"solver: Exact, by the closed inverse of {type(curvature).__name__}"
         return ConjugateGradient(rtol=1e-5), f"solver: ConjugateGradient, p = {curvature.p}"
-    if problem.facts.closed_form:
+    if problem.linear is not None:
         return _solver_of_linear(problem, curvature)
     straight = problem.facts.straight
     whole = not straight and curvature.examples.undamped is problem.gauss_newton

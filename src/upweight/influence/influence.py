@@ -11,8 +11,7 @@ from jaxtyping import Float
 
 from ..curvature.base import Curvature
 from ..data.row_sets import as_sets
-from ..data.user_terms import batch_index
-from ..measures import Measure, MeasureLike, as_measure, name_of
+from ..measures import Measure, MeasureLike, as_measure
 from ..objective import Objective
 from ..runtime.alone import each_alone
 from ..runtime.fingerprint import content_hash
@@ -22,10 +21,11 @@ from . import checks, self_influence
 from .defaults import Settings, chosen
 from .given_rows import given_rows
 from .leave_one_out import LeaveOneOut, RowSteps, leave_one_out
-from .passes import Answer, compressed, streamed
-from .removal import Removal, with_newton
+from .passes import Answer, as_scores, compressed, provenance, streamed, underivable
+from .recomputed import with_recomputed, with_shown
+from .removal import Removal, reduced_changes, with_newton
 from .scores import Scores
-from .stationarity import warn_away
+from .shown import SHOWN, changes_shown
 from .stored_pass import StoredPass
 
 
@@ -123,7 +123,15 @@ class Influence:
                 [ 1.5000]], dtype=torch.float64)
         """
         given = given_rows(self.problem, rows, weights)
-        return -self.solve(given.gradients(self.problem)).value
+        g = given.gradients(self.problem)
+        checks.question(self.problem, g, self.settings.curvature.damping)
+        return -self._moves(g).value
+
+    @cached_property
+    def _moves(self) -> Inverse:
+        """What moves of the parameters are solved with: of a symmetric curvature what all else is solved with too."""
+        transposed = self.settings.curvature.transposed
+        return self.inverse if transposed.adjoint else self.settings.solver.prepare(transposed)
 
     def on_loss(
         self,
@@ -141,20 +149,17 @@ class Influence:
             measure: asks about any other differentiable function in place of the loss.
             top: only the k most helpful and the k most harmful training rows of each test row are kept while
                 streaming: no (m, n) matrix.
-            compress: 1e-2, say, for many test rows and EKFAC: answers are kept as a few outer products per layer
-                instead of p numbers each, with at most that relative error, in the norm of the curvature, stated as
-                their residual.
-            store: a folder that keeps factors, solves and blocks of scores as they are finished: a job that was cut
-                off goes on from there and gives the same bytes, and `ScoreStore(folder)` reads the scores of any test
-                row. With `top` as well, the scores need not fit into memory.
+            compress: 1e-2, say, for many test rows and EKFAC: answers are kept as a few outer products per layer, with
+                at most that relative error in the norm of the curvature, stated as their residual.
+            store: a folder that keeps all that is finished: a job that was cut off goes on from there to the same
+                bytes, and `ScoreStore(folder)` reads any test row. With `top` they need not fit into memory.
 
         Returns:
             Scores (m, n), the derivative of each measure as a training example is up-weighted; -1/n of it is the
             predicted effect of its removal.
 
         Raises:
-            StaleError: for a folder with scores of other weights, data, settings or test rows, and where the model or
-                the data changed.
+            StaleError: for a folder with scores of others, and where the model or the data changed.
             InfluenceError: where a solve fails.
         """
         checks.options(top, compress, store)
@@ -162,15 +167,13 @@ class Influence:
         if store is not None:
             return self._stored(test, asked, top, Path(store))
         if compress is None:
-            answer = self._answer(test, asked)
+            solution = self.solve(self.problem.test_gradients(test, asked))
+            # Where the gradient costs a pass of its own, the scores tell the drift as they pass.
+            answer = self._known(solution, drift=self.problem.facts.closed_form)
         else:
             answer = compressed(self.problem, self.settings.curvature, test, asked, compress)
         values, columns, drift = streamed(self.problem, answer, top)
         return self._scores(values, answer._replace(drift=drift), test, asked, columns=columns)
-
-    def _answer(self, test: Any, measure: Measure | None) -> Answer:
-        solution = self.solve(self.problem.test_gradients(test, measure))
-        return self._known(solution, drift=self.problem.facts.closed_form)  # else scores tell it as they pass
 
     def _known(self, solution: Solution, *, drift: bool) -> Answer:
         moved = checks.drift(self._gradient, solution.value) if drift else None
@@ -214,11 +217,7 @@ class Influence:
             corrected: solves for the changes as well and adds t . (v - A s), the dual-weighted residual: the error of
                 a loose solve then is the *product* of the two residuals (B4).
 
-        Returns:
-            Scores (m, b) whose `edit` is "replaced".
-
-        Raises:
-            ValueError: for another number of examples after than before.
+        Gives Scores (m, b) whose `edit` is "replaced". Raises ValueError for another number of examples after.
 
         >>> import torch
         >>> from upweight import Influence, LinearProblem, Squared
@@ -260,12 +259,8 @@ class Influence:
             at: the name of a layer of a network, whose outputs take the place of the inputs: of word vectors (t, d),
                 say, whose sizes `.norm(dim=-1)` tell which tokens matter.
 
-        Returns:
-            One derivative per test example, training example and number of its input, (m, b, ...).
-
-        Raises:
-            TypeError: for inputs without derivatives (whole numbers).
-            ValueError: for a layer that is not there or runs more than once.
+        Gives one derivative per test example, training example and number of its input, (m, b, ...). Raises TypeError
+        for inputs without derivatives (whole numbers), ValueError for a layer that is not there or runs more than once.
 
         >>> import torch
         >>> from upweight import Influence, LinearProblem, Squared
@@ -278,18 +273,43 @@ class Influence:
         solved = self.solve(self.problem.test_gradients(test, measure)).value
         return given.weighed(-self.problem.input_gradients(given.batch, solved, at))
 
-    def of_each_removal(self, test: Any, *, measure: MeasureLike | None = None) -> Scores:
+    def of_each_removal(
+        self,
+        test: Any,
+        *,
+        measure: MeasureLike | None = None,
+        steps: int | None = None,
+        top: int = SHOWN,
+        rows: Any = None,
+    ) -> Scores:
         """The change of each test measure if each training row is removed, alone: the best prediction at hand.
 
         Scores (m, n), whose `effect()` is for a linear model with a factorised Hessian the measure at the parameters of
-        the row's own Newton step, with exact leverage (B2), less the measure as it is; for others it is of first order
-        (Eq. 2), as `values` always are. `Scores.prediction` says which. `measure` is what is asked about, default the
-        loss.
+        Newton steps without the row, with exact leverage (B2), less the measure as it is; for others it is of first
+        order (Eq. 2), as `values` always are. Every row has as many steps as it needs where that takes about a second
+        (n^2 p up to 2^30); of more data only those that are shown, the others one. `Scores.steps` and `left` tell.
+
+        Args:
+            test: m test examples.
+            measure: what is asked about, default the loss; one number of a whole set need have no derivative.
+            steps: Newton steps of all rows, at most: 1 costs least; None: as above.
+            top: so many rows of either sign are shown of each test example, the strongest.
+            rows: numbers of training rows that count as shown in any case.
         """
-        scores = self.on_loss(test, measure=measure)
-        if not self.inverse.exact or self.row_steps is None:
-            return scores
-        return dataclasses.replace(scores, changes=self.row_steps.changes(test, as_measure(measure)))
+        asked = as_measure(measure)
+        newton = self.row_steps if self.inverse.exact else None
+        if newton is None:
+            first = self.on_loss(test, measure=asked)
+            if self.problem.stages is not None:
+                return with_shown(first, self.problem, self.problem.stages, (test, asked), top, rows)
+            changes = reduced_changes(self.problem, None, test, asked) if self.inverse.exact else None
+            return first if changes is None else dataclasses.replace(first, changes=changes)
+        if asked is None or asked.smooth:
+            first = self.on_loss(test, measure=asked)
+        else:
+            first = underivable(self.problem, asked, self._provenance())
+        found = changes_shown(newton, test, asked, most=steps, top=top, rows=rows)
+        return dataclasses.replace(first, **found._asdict())
 
     def of_removal(
         self, groups: Any, test: Any, *, measure: MeasureLike | None = None, guarantee: int = 0
@@ -319,7 +339,9 @@ class Influence:
         if model is not None and curvature is not None and asked is not None and not asked.smooth:
             return Removal.counted(model, curvature, (names, sets), test, asked)
         found = Removal.of_first_order(self.on_loss(test, measure=asked), names, sets)
-        return with_newton(found, model, curvature, sets, (test, asked), guarantee)
+        if self.problem.stages is not None:
+            found = with_recomputed(found, self.problem, self.problem.stages, sets, (test, asked))
+        return with_newton(found, self.problem, curvature, sets, (test, asked), guarantee)
 
     def leave_one_out(self) -> LeaveOneOut:
         """Every training row of a linear model predicted without itself, from one factorisation (B5).
@@ -357,12 +379,8 @@ class Influence:
                 relative standard error of sqrt(2 / k).
             seed: of the random right-hand sides.
 
-        Returns:
-            Scores (1, n); negative, since more weight on an example lowers its own loss.
-
-        Raises:
-            TypeError: for `samples` where the curvature is neither GaussNewton nor that of a convex problem.
-            ValueError: for fewer than two samples.
+        Gives Scores (1, n); negative, since more weight on an example lowers its own loss. Raises ValueError for fewer
+        than two samples, TypeError for some where the curvature is neither GaussNewton nor that of a convex problem.
         """
         problem, provenance = self.problem, self._provenance()
         values = self_influence.values_of(
@@ -374,24 +392,8 @@ class Influence:
         return Scores(values, problem.n, measure="own loss", provenance=provenance, **known)
 
     def _provenance(self) -> dict[str, Any]:
-        problem, settings = self.problem, list(self.settings.reasons)
-        known = {"fingerprint": self.fingerprint, "settings": settings, "keep": problem.keep}
-        return {**known, "notes": list(problem.terms.notes), "away": problem.facts.away}
+        return provenance(self.problem, self.settings, self.fingerprint)
 
-    def _scores(
-        self, values: Tensor, answer: Answer, test: Any, measure: Measure | None, **fields: Any
-    ) -> Scores:
+    def _scores(self, values: Tensor, answer: Answer, test: Any, of: Measure | None, **fields: Any) -> Scores:
         """Numbers with all that is known about them; `fields` differ from a removal's."""
-        # A measure of a whole batch, or of the parameters alone, has no test row to be named after.
-        known: dict[str, Any] = {
-            "measure": name_of(measure),
-            "ids": self.problem.train_index,
-            "test_ids": batch_index(test) if measure is None or not measure.single else None,
-            "drift": None if answer.drift is None else answer.drift.double(),
-            "residual": answer.residual.double(),
-            "verdict": "; ".join(filter(None, [answer.verdict, self.problem.facts.caution])),
-            "provenance": self._provenance(),
-        }
-        found = Scores(values, self.problem.n, **{**known, **fields})
-        warn_away(self.problem, found.measure, found.drift, found.effect())
-        return found
+        return as_scores(self.problem, (test, of), values, answer, provenance=self._provenance(), **fields)

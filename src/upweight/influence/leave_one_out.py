@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 
 from ..curvature.base import ExampleMean
-from ..data.design import CentredDesign
+from ..data.design import CentredDesign, Design
 from ..linalg.coordinates import Coordinates
+from ..linear.following import class_gradients, column_gradients
+from ..losses import Parts
 from ..measures import Measure, MeasureLike, as_measure
 from ..objective import LinearModel
 from ..runtime.progress import track
 from ..types import Tensor, as_tensor
+from .settling import MOST, Settled, rows_held, settled
 from .woodbury import HELD_BYTES, TotalHessian, identity_where, is_determined
 
 FLAT = 1e-10
 """A share of the largest curvature of an example in its output: below it leverages do not tell kernel values."""
 ROWS, NUMBERS = (256, 1024), 1 << 19
 """Rows that meet a piece of the inverse at once: so many that what is solved stays in cache, within bounds."""
+
+ALL = 1 << 30
+"""n^2 p up to which all rows are settled: about a second."""
 
 RowKernels: TypeAlias = tuple[slice, Tensor, Tensor]
 """A block of training rows: its place, K (b, c, c), the error (b,) of S^T K S."""
@@ -162,7 +169,68 @@ def _by_solves(total: TotalHessian, size: int) -> Iterator[RowKernels]:
         part = slice(start, min(start + size, problem.n))
         E = problem.output_gradients(problem.train_batch(torch.arange(part.start, part.stop)))
         solved = total.solve(E)
-        yield part, E @ solved.mT, total.rounding(parts.take(part).root().mT @ solved)
+        roots, _ = parts.take(part).signed_root()
+        yield part, E @ solved.mT, total.rounding(roots.mT @ solved)
+
+
+def _share(problem: LinearModel, here: Parts, K: Float[Tensor, "b c c"]) -> Float[Tensor, "b c c"]:
+    """The share that each row has in the curvature of its own outputs, symmetric: S^T K S, or R W R with R = K^1/2."""
+    if problem.loss.convex:
+        root = here.root()
+        return root.mT @ K @ root
+    values, vectors = torch.linalg.eigh(K)
+    R = vectors * values.clamp(min=0).sqrt()[:, None] @ vectors.mT
+    return R @ here.curve(R)
+
+
+@dataclass(frozen=True, eq=False)
+class Following:
+    """What the removal of a row does besides taking its own loss away (`LinearModel.counts`, `LinearModel.scales`).
+
+    With the factors f_ik that the removal of row i puts on the weight of class k, or on the penalty of a column, the
+    gradient at theta changes by the sum over k of (f_ik - 1) G_k, G_k the gradient of that class's losses or of that
+    penalty. The Hessian is not changed along: it would change the effect by about f_ik - 1 of itself.
+    """
+
+    problem: LinearModel
+    shares: Float[Tensor, "n k"]
+    """1 - f_ik."""
+    solved: Float[Tensor, "k p"]
+    """A^-1 G_k."""
+    own: Float[Tensor, " n"]
+    """The factor of the weight of the row's own class."""
+
+    @classmethod
+    def of(cls, total: TotalHessian) -> Following | None:
+        """What follows each row of the problem, or None where nothing does."""
+        problem, counts, scales = total.problem, total.problem.counts, total.problem.scales
+        if counts is None and scales is None:
+            return None
+        alone, own = torch.arange(problem.n).split(1), torch.ones(problem.n, dtype=torch.float64)
+        factors, gradients = [], []
+        if counts is not None:
+            factors.append(counts.factors(alone))
+            gradients.append(class_gradients(problem, counts))
+            own = factors[0].gather(1, counts.codes[:, None])[:, 0]
+        if scales is not None:
+            factors.append(scales.factors(alone)[:, scales.columns])
+            gradients.append(column_gradients(problem, scales))
+        return cls(problem, 1 - torch.cat(factors, 1), total.solve(torch.cat(gradients)), own)
+
+    def steps(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
+        """What it adds to the step of theta without each of some training rows."""
+        return self.shares[rows] @ self.solved
+
+    def outputs(self, design: Design, rows: Int[Tensor, " b"], each: bool = False) -> Tensor:
+        """What it adds to the outputs of m rows of `design` without each of some training rows, (b, m, c).
+
+        Args:
+            design: the rows that are predicted.
+            rows: the training rows that are removed.
+            each: whether row i of `design` is predicted without row i alone, (b, c).
+        """
+        moved = torch.stack([self.problem.outputs(design, theta=row) for row in self.solved])
+        return torch.einsum("bk,kbc->bc" if each else "bk,kmc->bmc", self.shares[rows], moved)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +250,8 @@ class RowSteps:
     leverage: Float[Tensor, " n"]
     shared: Float[Tensor, " p"]
     """A^-1 b, the part of the step that is the same for all rows."""
+    following: Following | None = None
+    """What a removal adds by what follows it: class weights of the other rows, scales of columns."""
 
     @classmethod
     def of(cls, problem: LinearModel, curvature: ExampleMean) -> RowSteps:
@@ -189,25 +259,54 @@ class RowSteps:
         total = TotalHessian.of(problem, curvature, 1 if problem.penalty.leaves_with_examples else 0)
         shared = total.solve(problem.folded_penalty[None])[0]
         parts, pulled = problem.derivatives(), problem.outputs(theta=shared)
+        following = Following.of(total)
+        if following is not None:
+            pulled = pulled + following.outputs(problem.design, torch.arange(problem.n), each=True)
+            parts = parts._replace(r=parts.r * following.own[:, None])
         own, pull = torch.empty_like(pulled), torch.empty_like(pulled)
         leverage = torch.empty(problem.n, dtype=torch.float64)
         eye = torch.eye(problem.c, dtype=torch.float64)
         for part, K, error in row_kernels(total, "leave-one-out"):
             here = parts.take(part)
-            KW, root = here.curve(K).mT, here.root()
+            KW = here.curve(K).mT
             right = K @ here.r[:, :, None] + pulled[part, :, None]
-            determined = is_determined(eye - root.mT @ K @ root, error)
+            determined = is_determined(eye - _share(problem, here, K), error)
             z = torch.linalg.solve(identity_where(eye - KW, ~determined), right)
             own[part] = torch.where(determined[:, None], z[:, :, 0], torch.nan)
             pull[part] = here.r + here.curve(own[part][:, :, None])[:, :, 0]
             leverage[part] = KW.diagonal(dim1=1, dim2=2).sum(1)
-        return cls(total, pull, own, leverage, shared)
+        return cls(total, pull, own, leverage, shared, following)
 
     def parameters(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
         """Theta without each of some training rows: a solve for each."""
         problem = self.total.problem
         E = problem.output_gradients(problem.train_batch(rows))
-        return problem.theta + self.total.solve((self.pull[rows, None] @ E)[:, 0]) + self.shared
+        found = problem.theta + self.total.solve((self.pull[rows, None] @ E)[:, 0]) + self.shared
+        return found if self.following is None else found + self.following.steps(rows)
+
+    @property
+    def few(self) -> bool:
+        """Whether there are so few data that all rows are settled in about a second, and their parameters held."""
+        n, p = self.total.problem.n, self.total.problem.p
+        return n * n * p <= ALL and 8 * n * p <= HELD_BYTES
+
+    @cached_property
+    def all_settled(self) -> Settled:
+        """All rows after as many Newton steps as each needs, kept for the next question."""
+        parts = zip(*self.settled(torch.arange(self.total.problem.n)), strict=True)
+        return Settled(*(torch.cat(of_all) for of_all in parts))
+
+    def settled(self, rows: Int[Tensor, " k"], most: int = MOST) -> Iterator[Settled]:
+        """Some training rows after as many Newton steps as each needs, at most `most`; some rows at a time."""
+        blocks = rows.split(rows_held(self.total.problem))
+        for some in track(blocks, "further steps", len(blocks)):
+            yield settled(self.total, some, self.parameters(some), most=most, smallest=self._smallest)
+
+    @cached_property
+    def _smallest(self) -> float:
+        """The length of a step that counts as none, in the norm of the Hessian: a millionth of a usual first step's."""
+        squares = (self.total.problem.derivatives().r * self.own).sum(1).clamp(min=0)
+        return 1e-6 * float(squares.nanmean().sqrt())
 
     def outputs(self, batch: Any) -> Iterator[tuple[slice, Float[Tensor, "b m c"]]]:
         """The outputs of m test examples without each training row, all n of them, some rows at a time.
@@ -225,7 +324,10 @@ class RowSteps:
             rows = problem.design.take(torch.arange(part.start, part.stop))
             _, moved = next(problem.outputs_at_each(solved, rows))
             shift = (self.pull[part, None] @ moved)[:, 0]
-            yield part, here + shift.view(-1, *here.shape)
+            found = here + shift.view(-1, *here.shape)
+            if self.following is not None:
+                found += self.following.outputs(design, torch.arange(part.start, part.stop))
+            yield part, found
 
     def changes(self, batch: Any, measure: Measure | None = None) -> Float[Tensor, "m n"]:
         """The change of each test measure without each training row, at the parameters that the row's step gives.

@@ -9,13 +9,17 @@ import torch
 from jaxtyping import Float
 
 from ..curvature.base import Curvature
+from ..data.user_terms import batch_index
 from ..linalg.outer_products import Outer, joined
-from ..measures import Measure
+from ..measures import Measure, name_of
 from ..objective import Objective
 from ..runtime.distributed import gather_rows, sum_across
 from ..runtime.progress import track
 from ..types import Tensor
 from . import checks
+from .defaults import Settings
+from .scores import Scores
+from .stationarity import warn_away
 from .top_k import strongest
 
 Parts = Iterable[tuple[slice, Float[Tensor, "m _"]]]
@@ -127,3 +131,64 @@ def _mean_score(problem: Objective, rows: Tensor | Outer, sums: Float[Tensor, " 
     # What of the penalty's gradient is not in the scores already.
     left = problem.penalty.gradient(problem.theta) - problem.folded_penalty
     return 0.0 + sums / problem.n + (rows.to(problem.theta) @ left).double()
+
+
+def as_scores(
+    problem: Objective,
+    asked: tuple[Any, Measure | None],
+    values: Float[Tensor, "m q"],
+    answer: Answer,
+    **fields: Any,
+) -> Scores:
+    """Numbers with all that is known about them.
+
+    Args:
+        problem: what was trained.
+        asked: m test examples and what is asked about them, None for the loss.
+        values: I_up of Eq. 2.
+        answer: what they come from.
+        fields: of `Scores` that differ from a removal's of all rows.
+    """
+    test, measure = asked
+    # A measure of a whole batch, or of the parameters alone, has no test row to be named after.
+    known: dict[str, Any] = {
+        "measure": name_of(measure),
+        "ids": problem.train_index,
+        "test_ids": batch_index(test) if measure is None or not measure.single else None,
+        "drift": None if answer.drift is None or problem.stages is not None else answer.drift.double(),
+        "residual": answer.residual.double(),
+        "verdict": "; ".join(filter(None, [answer.verdict, problem.facts.caution])),
+    }
+    found = Scores(values, problem.n, **{**known, **fields})
+    warn_away(problem, found.measure, found.drift, found.effect())
+    return found
+
+
+def underivable(problem: Objective, measure: Measure, provenance: dict[str, Any]) -> Scores:
+    """Scores of a measure without a derivative, which first order says nothing of: NaN.
+
+    Args:
+        problem: what was trained.
+        measure: one number of a whole reference set.
+        provenance: what they come from.
+    """
+    problem.check_current()
+    unknown = torch.full((1, problem.n), torch.nan, dtype=torch.float64)
+    return Scores(unknown, problem.n, measure=measure.name, ids=problem.train_index, provenance=provenance)
+
+
+def provenance(problem: Objective, settings: Settings, fingerprint: str) -> dict[str, Any]:
+    """Where scores come from, as they carry it.
+
+    Args:
+        problem: what was trained.
+        settings: curvature and solver, with reasons.
+        fingerprint: the content hash of all of it.
+    """
+    return {
+        "fingerprint": fingerprint,
+        "settings": list(settings.reasons),
+        "keep": problem.keep,
+        "notes": list(problem.terms.notes),
+        "away": problem.facts.away,
+    }

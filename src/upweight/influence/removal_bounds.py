@@ -158,6 +158,11 @@ def intervals(
         raise ValueError(
             "guaranteed intervals are about the objective itself: use a curvature without damping"
         )
+    if problem.counts is not None or problem.scales is not None:
+        raise ValueError(
+            'guaranteed intervals hold class weights and scales fixed, which "balanced" and follow_scaling do not: fit '
+            "with the class weights as numbers, and leave follow_scaling out"
+        )
     if steps < 1:
         raise ValueError(f"a guarantee takes at least 1 Newton step, got {steps}")
     y = problem.prepared(test)[1]

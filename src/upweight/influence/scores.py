@@ -19,15 +19,14 @@ from ..runtime.notebook import as_html
 from ..runtime.tensor_files import read, write
 from ..runtime.terminal import plain
 from ..types import Tensor
+from .checked_scores import of_scores
+from .forecasts import BETTER, FIRST_ORDER, of_newton, unsettled
 from .stationarity import told
 
-EDITS = ("removed", "replaced")
 ROLES = ("helpful", "harmful")
+UNSETTLED = "left to move"
+"""The column of tables that marks effects which mean little: the share of the move that is missing."""
 ERROR = "standard error"
-FIRST_ORDER = "Effects are of first order in an example's weight (Eq. 2)."
-BETTER = "Where the model leans on a row they are too small: of_each_removal takes Newton steps, if there is a factor."
-NEWTON = "Effects are those of a Newton step without the row, with its leverage accounted for."
-UNDETERMINED = "Without {} of the rows nothing determines the model: their effect is not known (NaN)."
 SIGN = "Positive effect = the {measure} would rise if the training example were {edit} ({meaning})."
 
 
@@ -64,6 +63,10 @@ class Scores:
     """How far each row may be off by its solve (m,), relative: bounded where that can be, else ||v - A s|| / ||v||."""
     changes: Tensor | None = None
     """The change (m, q) of each measure as the row is removed, by a Newton step of its own; None: of first order."""
+    steps: Tensor | None = None
+    """The Newton steps behind each of the `changes` (m, q)."""
+    left: Tensor | None = None
+    """What was left to move after them (m, q), a share of the first step; NaN where nobody looked, after one step."""
     errors: Tensor | None = None
     """The standard error (m, q) of each effect, where effects are estimates (`by_refitting`)."""
     said: Sequence[str] = ()
@@ -103,13 +106,16 @@ class Scores:
             found = [getattr(member, name) for member in members]
             return None if any(value is None for value in found) else torch.stack(found)
 
-        drift, residual, changes, errors = map(all_of, ("drift", "residual", "changes", "errors"))
+        names = ("drift", "residual", "changes", "steps", "left", "errors")
+        drift, residual, changes, steps, left, errors = map(all_of, names)
         return replace(
             first,
             values=torch.stack([member.values for member in members]).mean(0),
             drift=None if drift is None else drift.mean(0),
             residual=None if residual is None else residual.amax(0),
             changes=None if changes is None else changes.mean(0),
+            steps=None if steps is None else steps.amax(0),
+            left=None if left is None else left.amax(0),
             errors=None if errors is None else errors.square().mean(0).div(len(members)).sqrt(),
             verdict=f"mean of {len(members)} models: "
             + "; ".join(dict.fromkeys(member.verdict for member in members)),
@@ -143,7 +149,7 @@ class Scores:
         pick = slice(row, row + 1 or None)
         parts: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name)[pick]
-            for name in ("columns", "test_ids", "drift", "residual", "changes", "errors")
+            for name in ("columns", "test_ids", "drift", "residual", "changes", "steps", "left", "errors")
         }
         return replace(self, values=self.values[pick], **parts)
 
@@ -242,10 +248,14 @@ class Scores:
         ids of the rows, or their numbers. Raises ValueError for more than one test row.
         """
         rows = self.numbers(order)
-        columns = {"influence": self.values[0][order].numpy(), self._heading: self._row()[order].numpy()}
+        cells = {"influence": self.values[0][order].numpy(), self._heading: self._row()[order].numpy()}
+        if self.steps is not None:
+            cells["steps"] = self.steps[0][order].numpy()
+        if self.left is not None and bool(unsettled(left := self.left[0][order]).any()):
+            cells[UNSETTLED] = left.where(unsettled(left), torch.nan).numpy()
         if self.errors is not None:
-            columns[ERROR] = self.errors[0][order].numpy()
-        return pd.DataFrame(columns, index=called(rows.numpy(), self.ids).rename("train row"))
+            cells[ERROR] = self.errors[0][order].numpy()
+        return pd.DataFrame(cells, index=called(rows.numpy(), self.ids).rename("train row"))
 
     @property
     def _heading(self) -> str:
@@ -275,8 +285,7 @@ class Scores:
             return self.said[0]
         if self.changes is None:
             return f"{FIRST_ORDER} {BETTER}" if self.edit == "removed" else FIRST_ORDER
-        lost = int(self.changes.isnan().all(0).sum())
-        return f"{NEWTON} {UNDETERMINED.format(lost)}" if lost else NEWTON
+        return of_newton(self.changes, self.steps, self.left)
 
     @property
     def roles(self) -> tuple[str, str]:
@@ -324,7 +333,7 @@ class Scores:
         ...     Scores.load(f"{folder}/scores.safetensors").values
         tensor([[-3.,  6.]], dtype=torch.float64)
         """
-        names = ("values", "columns", "drift", "residual", "changes", "errors")
+        names = ("values", "columns", "drift", "residual", "changes", "steps", "left", "errors")
         tensors = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         words = {name: getattr(self, name) for name in ("n", "edit", "measure", "verdict", "provenance")}
         words |= {name: as_json(getattr(self, name)) for name in ("ids", "test_ids")} | {
@@ -345,7 +354,7 @@ class Scores:
             for name in ("ids", "test_ids"):
                 fields[name] = None if fields.get(name) is None else pd.Index(fields[name])
             scores = cls(**fields)
-            _check(scores)
+            of_scores(scores)
         except (TypeError, AttributeError, ValueError) as failure:
             raise ValueError(f"{path} is not a score file of upweight ({failure})") from failure
         found = scores.provenance.get("fingerprint")
@@ -371,30 +380,21 @@ class Scores:
         return as_html(*self._summary(), *tables)
 
 
-def _check(scores: Scores) -> None:
-    """Raise ValueError for what no scores have: it would turn signs or name other rows."""
-    m, q = scores.values.shape
-    own = {"ids": scores.n, "test_ids": m, "drift": m, "residual": m}
-    sizes = {name: len(getattr(scores, name)) for name in own if getattr(scores, name) is not None}
-    places = scores.columns
-    for right, said in (
-        (type(scores.n) is int and scores.n >= 1, f"n is {scores.n!r}"),
-        (scores.edit in EDITS, f"edit is {scores.edit!r}"),
-        (scores.values.dtype == torch.float64, f"values are {scores.values.dtype}"),
-        (scores.changes is None or scores.changes.shape == (m, q), "changes are for other rows"),
-        (scores.errors is None or scores.errors.shape == (m, q), "errors are for other rows"),
-        (
-            places is not None or q in (0, scores.n) or scores.edit != "removed",
-            f"{q} columns for n = {scores.n}",
-        ),
-        (
-            all(sizes[name] == own[name] or scores.edit != "removed" for name in sizes),
-            f"lengths are {sizes}",
-        ),
-        (
-            places is None or (places.shape == scores.values.shape and bool((places >= 0).all())),
-            "columns are no training rows",
-        ),
-    ):
-        if not right:
-            raise ValueError(said)
+def effects(table: pd.DataFrame) -> pd.Series:
+    """The column of effects of a table of training rows, whatever the measure is called and stands beside it.
+
+    >>> effects(
+    ...     pd.DataFrame({"influence": [1.0], "removal effect on the loss": [-0.5], "steps": [1]})
+    ... ).tolist()
+    [-0.5]
+    """
+    return table[next(name for name in table.columns if "effect on the" in name)]
+
+
+def left_to_move(table: pd.DataFrame) -> pd.Series:
+    """The column of a table of training rows that marks effects which mean little; NaN where it has none.
+
+    >>> left_to_move(pd.DataFrame({"removal effect on the loss": [-0.5]})).isna().tolist()
+    [True]
+    """
+    return table.get(UNSETTLED, pd.Series(np.nan, table.index))

@@ -7,6 +7,7 @@ With A the Hessian of the *total* objective and S the removed set, a Newton step
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from jaxtyping import Float, Int
 
 from ..curvature.base import ExampleMean
 from ..linalg.factorizations import Factor
+from ..linear.following import scale_factors
 from ..objective import LinearModel
 from ..runtime.progress import track
 from ..types import Tensor
@@ -22,6 +24,8 @@ UNDETERMINED = 1e-12
 """What is left of the curvature of a direction without a set, as a share: below this it counts as nothing."""
 DIGITS = 100
 """What is left must be so many times its rounding: two digits."""
+ALIKE = 0.02
+"""Weights and scales that differ by less than this share are those of one Hessian."""
 HELD_BYTES = 128 << 20
 """Bytes of the vectors of length p that are held at once."""
 
@@ -85,26 +89,58 @@ class TotalHessian:
 
 
 class Downdated:
-    """The inverses (n A - C^T C)^-1 of the Hessians without each of G sets, all at once (Woodbury).
+    """The inverses (n A - C^T D C)^-1 of the Hessians without each of G sets, all at once (Woodbury).
 
-    C (G, q, p), q <= p, are roots of the sets' own curvature: C^T C is the Hessian of the set's summed losses. What is
-    factorised is I - C (n A)^-1 C^T, of the size q of the set. Where it is singular to rounding, some direction of the
-    parameters is fitted by the set alone: `determined` (G,) is False, and answers are NaN.
+    C (G, q, p), q <= p, are roots of the sets' own curvature and D signs: C^T D C is the Hessian of the set's summed
+    losses, D = I where these are convex. What is factorised is D - C (n A)^-1 C^T, of the size q of the set. Where it
+    is singular to rounding, or has other signs than D, some direction of the parameters is fitted by the set alone:
+    `determined` (G,) is False, and answers are NaN.
     """
 
-    def __init__(self, total: TotalHessian, C: Float[Tensor, "G q p"]) -> None:
-        self.total, self.C = total, C
+    def __init__(
+        self, total: TotalHessian, C: Float[Tensor, "G q p"], signs: Float[Tensor, "G q"] | None = None
+    ) -> None:
+        self.total, self.C, self.signs = total, C, signs
         self.F = total.solve(C)
         self.overlap = C @ self.F.mT
-        left = torch.eye(C.shape[1], dtype=C.dtype) - self.overlap
-        self.determined = is_determined(left, total.rounding(self.F))
-        self.lower = torch.linalg.cholesky(identity_where(left, ~self.determined))
+        self.left = torch.diag_embed(self._signs) - self.overlap
+        error = total.rounding(self.F)
+        self.determined = (
+            is_determined(self.left, error) if signs is None else keeps_signs(self.left, signs, error)
+        )
+        self.left = identity_where(self.left, ~self.determined)
+        self.lower = None if signs is not None else torch.linalg.cholesky(self.left)
+
+    @property
+    def _signs(self) -> Float[Tensor, "G q"]:
+        return torch.ones_like(self.C[:, :, 0]) if self.signs is None else self.signs
 
     def solve(self, rows: Float[Tensor, "G s p"]) -> Float[Tensor, "G s p"]:
-        """(n A - C^T C)^-1 v for s rows v of each set, each set with its own inverse; NaN where undetermined."""
+        """(n A - C^T D C)^-1 v for s rows v of each set, each set with its own inverse; NaN where undetermined."""
         base = self.total.solve(rows)
-        found = base + torch.cholesky_solve(self.C @ base.mT, self.lower).mT @ self.F
-        return torch.where(self.determined[:, None, None], found, torch.nan)
+        right = self.C @ base.mT
+        lower, left = self.lower, self.left
+        inside = torch.linalg.solve(left, right) if lower is None else torch.cholesky_solve(right, lower)
+        return torch.where(self.determined[:, None, None], base + inside.mT @ self.F, torch.nan)
+
+    @property
+    def own(self) -> Float[Tensor, " G"]:
+        """The leverage of each set: the trace of its share of the curvature, summed over its rows."""
+        return (self._signs * self.overlap.diagonal(dim1=1, dim2=2)).sum(1)
+
+    @property
+    def share_left(self) -> Float[Tensor, " G"]:
+        """What is left of the determinant of the Hessian without each set, as a share."""
+        eye = torch.eye(self.overlap.shape[1], dtype=self.overlap.dtype)
+        return torch.linalg.det(eye - self._signs[:, :, None] * self.overlap)
+
+    def of(self, sets: Tensor) -> Downdated:
+        """The inverses without some of the sets, by a mask (G,)."""
+        some = copy(self)
+        for name in ("C", "signs", "F", "overlap", "left", "determined", "lower"):
+            whole = getattr(self, name)
+            setattr(some, name, None if whole is None else whole[sets])
+        return some
 
     @property
     def leverage(self) -> Float[Tensor, " G"]:
@@ -124,6 +160,21 @@ def is_determined(left: Float[Tensor, "G q q"], rounding: Float[Tensor, " G"]) -
     return (failed == 0) & (pivots > (DIGITS * rounding).clamp(min=UNDETERMINED))
 
 
+def keeps_signs(
+    left: Float[Tensor, "G q q"], signs: Float[Tensor, "G q"], rounding: Float[Tensor, " G"]
+) -> Tensor:
+    """Where A - C^T D C is positive definite beyond rounding (G,): D - C A^-1 C^T then has the signs of D.
+
+    Args:
+        left: the matrices D - C A^-1 C^T.
+        signs: the diagonals of D, 1 or -1.
+        rounding: the error of the entries of each (G,).
+    """
+    values = torch.linalg.eigvalsh(left)
+    least = (DIGITS * rounding).clamp(min=UNDETERMINED)
+    return ((values < 0).sum(1) == (signs < 0).sum(1)) & (values.abs().amin(1) > least)
+
+
 def identity_where(left: Float[Tensor, "G q q"], where: Tensor) -> Float[Tensor, "G q q"]:
     """Matrices of which some are replaced by the identity, so that all of them can be inverted at once.
 
@@ -134,8 +185,10 @@ def identity_where(left: Float[Tensor, "G q q"], where: Tensor) -> Float[Tensor,
     return torch.where(where[:, None, None], torch.eye(left.shape[1], dtype=left.dtype), left)
 
 
-def _batches(problem: LinearModel, sets: list[Tensor]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Sets of equal size in batches: their places, gradients (G, p) and curvature roots C (G, q, p)."""
+def _batches(
+    problem: LinearModel, sets: list[Tensor]
+) -> Iterator[tuple[list[int], Tensor, tuple[Tensor, Tensor | None]]]:
+    """Sets of equal size in batches: their places, gradients (G, p), curvature roots C (G, q, p) and signs (G, q)."""
     held = max(1, HELD_BYTES // (8 * problem.p * problem.c))
     by_size: dict[int, list[int]] = {}
     for j, rows in enumerate(sets):
@@ -146,19 +199,46 @@ def _batches(problem: LinearModel, sets: list[Tensor]) -> Iterator[tuple[list[in
             if size <= held:
                 index = torch.cat([sets[j] for j in batch])
                 g = problem.train_gradients(index).reshape(len(batch), size, -1).sum(1)
-                C = problem.hessian_roots(index).reshape(len(batch), size * problem.c, -1)
+                found = roots_of(problem, index, len(batch))
             else:
                 parts = sets[batch[0]].split(held)
                 g = torch.stack([problem.train_gradients(part).sum(0) for part in parts]).sum(0, keepdim=True)
-                C = problem.hessian_roots(parts[0]).flatten(0, 1)[None]
+                found = roots_of(problem, parts[0], 1)
                 for part in parts[1:]:
-                    C = _thin(torch.cat([C, problem.hessian_roots(part).flatten(0, 1)[None]], dim=1))
-            yield batch, g, _thin(C)
+                    C, signs = _thin(*found)
+                    more, more_signs = roots_of(problem, part, 1)
+                    signs = None if signs is None or more_signs is None else torch.cat([signs, more_signs], 1)
+                    found = torch.cat([C, more], 1), signs
+            yield batch, g, _thin(*found)
 
 
-def _thin(C: Float[Tensor, "G q p"]) -> Float[Tensor, "G s p"]:
-    """A root with the C^T C of `C` from at most p rows, by QR."""
-    return C if C.shape[1] <= C.shape[2] else torch.linalg.qr(C, mode="r").R
+def roots_of(
+    problem: LinearModel, index: Tensor, count: int
+) -> tuple[Float[Tensor, "G q p"], Float[Tensor, "G q"] | None]:
+    """The curvature roots of `count` sets of equal size, whose rows follow each other, and their signs.
+
+    Args:
+        problem: the model.
+        index: the rows of all sets, set by set.
+        count: how many sets there are.
+    """
+    signs = None if problem.loss.convex else problem.derivatives().take(index).signed_root()[1]
+    C = problem.hessian_roots(index).reshape(count, -1, problem.p)
+    return C, None if signs is None else signs.reshape(count, -1)
+
+
+def _thin(
+    C: Float[Tensor, "G q p"], signs: Float[Tensor, "G q"] | None
+) -> tuple[Float[Tensor, "G s p"], Float[Tensor, "G s"] | None]:
+    """A root with the C^T D C of `C` from at most p rows: by QR, or where signs differ by its eigenvalues."""
+    if C.shape[1] <= C.shape[2]:
+        return C, signs
+    if signs is None:
+        return torch.linalg.qr(C, mode="r").R, None
+    size = C.norm(dim=1, keepdim=True).clamp(min=torch.finfo(C.dtype).tiny)
+    values, vectors = torch.linalg.eigh((C / size).mT @ (signs[:, :, None] * (C / size)))
+    thin = values.abs().sqrt()[:, :, None] * vectors.mT * size
+    return thin, torch.where(values < 0, -1.0, 1.0).to(C)
 
 
 def newton_steps(
@@ -176,10 +256,52 @@ def newton_steps(
         Batches of sets: their places in `sets`, their downdated inverses, the steps (G, p); a step is NaN where some
         direction of the parameters is fitted by the set alone.
     """
+    if problem.counts is not None or problem.scales is not None:
+        yield from _followed_steps(problem, curvature, sets, title)
+        return
     totals: dict[int, TotalHessian] = {}
-    for batch, g, C in track(_batches(problem, sets), title, None):
+    for batch, g, (C, signs) in track(_batches(problem, sets), title, None):
         size = len(sets[batch[0]]) if problem.penalty.leaves_with_examples else 0
         if size not in totals:
             totals = {size: TotalHessian.of(problem, curvature, size)}
-        inverse = Downdated(totals[size], C)
+        inverse = Downdated(totals[size], C, signs)
         yield batch, inverse, inverse.solve(g[:, None])[:, 0]
+
+
+def _followed_steps(
+    problem: LinearModel, curvature: ExampleMean, sets: list[Tensor], title: str
+) -> Iterator[tuple[list[int], Downdated, Float[Tensor, "G p"]]]:
+    """The Newton steps where class weights or scales follow a removal (`LinearModel.counts`, `LinearModel.scales`).
+
+    The gradients are exact. Sets that change weights and scales alike, to `ALIKE`, share the factor of a Hessian.
+
+    Args:
+        problem: the model.
+        curvature: its Hessian.
+        sets: the training rows of each of G sets.
+        title: of the progress bar.
+    """
+    known = (problem.counts.factors(sets) if problem.counts else None, scale_factors(problem, sets))
+    factors = torch.cat([part for part in known if part is not None], dim=1)
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for j, rows in enumerate(sets):
+        alike.setdefault((len(rows), *(factors[j].log() / ALIKE).round().int().tolist()), []).append(j)
+    for places in track(list(alike.values()), title, len(alike)):
+        there = _at_its_start(problem, sets[places[0]])
+        size = len(sets[places[0]]) if problem.penalty.leaves_with_examples else 0
+        total = TotalHessian.of(there, curvature.of(there), size)
+        for batch, _, (C, signs) in _batches(there, [sets[j] for j in places]):
+            here = [places[j] for j in batch]
+            inverse = Downdated(total, C, signs)
+            gone = problem.gradients_without([sets[j] for j in here]) * (problem.n - len(sets[here[0]]))
+            step = problem.gradient() * problem.n - gone
+            yield here, inverse, inverse.solve(step[:, None])[:, 0]
+
+
+def _at_its_start(problem: LinearModel, rows: Tensor) -> LinearModel:
+    """The problem with all of its rows, but with the class weights and penalties that it has without some."""
+    there, scaled = problem, scale_factors(problem, [rows])
+    if problem.counts is not None:
+        factors = problem.counts.factors([rows])[0]
+        there = there.changed(weights=problem.weights * factors[problem.counts.codes])
+    return there if scaled is None else there.changed(l2=problem.l2 * scaled[0])

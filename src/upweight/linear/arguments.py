@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from ..losses import LinearLoss
+from ..outputs import first_not_finite
 from ..penalty import Penalty
-from ..runtime.described import described
 from ..types import Keep, Tensor, as_tensor
 from .output_map import OutputMap
 
@@ -46,43 +45,6 @@ def packed(coef: Any, intercept: Any, d: int) -> tuple[Float[Tensor, " p"], Outp
     return theta, OutputMap(len(coef), d, intercept is not None)
 
 
-def encoded(loss: LinearLoss, y: Any, count: int, c: int) -> Tensor:
-    """Targets in the form that the loss computes with (classes 0..c-1, signs or numbers), checked.
-
-    Args:
-        loss: the loss of a model with c outputs.
-        y: the targets as the user has them, one per example.
-        count: the number of examples.
-        c: the number of outputs per example.
-
-    Returns:
-        A tensor (n,) or (n, c), as `LinearLoss.encode` documents it.
-
-    Raises:
-        ValueError: for another number of targets, NaN or infinity, and for what the loss refuses.
-    """
-    targets = one_per_example(y, count)
-    if targets.is_floating_point() and not targets.isfinite().all():
-        raise ValueError(f"y has a NaN or infinity, first in example {first_not_finite(targets)}")
-    return loss.encode(targets, c)
-
-
-def one_per_example(y: Any, count: int) -> Tensor:
-    """Targets as a tensor whose first dimension is the examples; nothing else about them is checked or changed.
-
-    Raises ValueError, naming both numbers, where there are more or fewer targets than `count` examples.
-    """
-    targets = as_tensor(y)
-    if targets.ndim == 0 or len(targets) != count:
-        raise ValueError(f"X has {count} examples, y has {len(targets) if targets.ndim else 0}")
-    return targets
-
-
-def first_not_finite(values: Tensor) -> int:
-    """The place of the first NaN or infinity among the numbers of a tensor, row by row; there must be one."""
-    return int((~values.isfinite()).flatten().nonzero()[0, 0])
-
-
 def penalised(
     strength: tuple[Any, float], theta: Tensor, to_outputs: OutputMap, keep: Keep, slope: Any = None
 ) -> Penalty:
@@ -108,10 +70,3 @@ def penalised(
     if to_outputs.intercept and not each:
         penalty.l2[to_outputs.c * to_outputs.d :] = l2_intercept
     return penalty
-
-
-def in_bytes(loss: LinearLoss, class_weights: Tensor | None = None) -> Tensor:
-    """A loss by its class, settings and class weights as bytes: what a fingerprint covers of it."""
-    settings = repr(described(loss))
-    settings += "" if class_weights is None else repr(class_weights.tolist())
-    return torch.tensor(list(settings.encode()), dtype=torch.uint8)

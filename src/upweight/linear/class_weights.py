@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from ..data.class_counts import ClassCounts
+from ..data.weights import check_weights
 from ..losses import LinearLoss
 from ..objective import LinearModel
 from ..types import Tensor, as_tensor
@@ -48,7 +50,29 @@ def of_labels(class_weights: Float[Tensor, " k"] | None, targets: Tensor) -> Flo
     """
     if class_weights is None:
         return torch.ones(len(targets), dtype=torch.float64)
-    return class_weights[(targets > 0).long() if targets.is_floating_point() else targets]
+    return class_weights[codes_of(targets)]
+
+
+def codes_of(targets: Tensor) -> Int[Tensor, " b"]:
+    """The classes 0..k-1 of encoded targets: whole numbers, or signs of a model of one output.
+
+    >>> codes_of(torch.tensor([-1.0, 1.0])), codes_of(torch.tensor([2, 0]))
+    (tensor([0, 1]), tensor([2, 0]))
+    """
+    return (targets > 0).long() if targets.is_floating_point() else targets
+
+
+def counts_of(counted: Any, targets: Tensor, classes: int) -> ClassCounts | None:
+    """The counts behind class weights that follow them; None stays None.
+
+    Args:
+        counted: what each example counts for (n,), or None.
+        targets: the encoded targets of the n examples.
+        classes: how many classes there are.
+    """
+    if counted is None:
+        return None
+    return ClassCounts(codes_of(targets), check_weights(counted, len(targets)), classes)
 
 
 def of_batch(
@@ -94,6 +118,39 @@ def without_labels(
 def alike(weights: Float[Tensor, " n"]) -> bool:
     """Whether all weights are equal up to rounding."""
     return bool(torch.allclose(weights, weights[:1].expand(len(weights)), rtol=1e-12, atol=0.0))
+
+
+def followed(
+    problem: LinearModel, factors: Float[Tensor, " k"], y: Tensor, weights: Tensor
+) -> dict[str, Any]:
+    """The fields of a problem whose class weights are multiplied with these factors.
+
+    Args:
+        problem: the model.
+        factors: one for each class.
+        y: the encoded targets of b examples.
+        weights: what they weigh before (b,).
+    """
+    found = {"weights": weights * of_labels(factors, y)}
+    own = problem.class_weights
+    return found if own is None else {**found, "class_weights": own * factors}
+
+
+def relabelled(problem: LinearModel, rows: Int[Tensor, " r"], targets: Tensor) -> dict[str, Any]:
+    """The fields of a problem with other targets of some rows.
+
+    Args:
+        problem: the model.
+        rows: their numbers.
+        targets: the encoded targets in place of their own.
+    """
+    y = problem.y.clone()
+    y[rows] = targets.to(y)
+    weights = relabelled_weights(problem.weights, problem.class_weights, problem.y, y, rows)
+    if problem.counts is None:
+        return {"y": y, "weights": weights}
+    counts, factors = problem.counts.relabelled(rows, codes_of(y[rows]))
+    return {"y": y, "counts": counts, **followed(problem, factors, y, weights)}
 
 
 def relabelled_weights(

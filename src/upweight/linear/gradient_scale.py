@@ -59,5 +59,5 @@ def residuals(problem: LinearModel) -> Float[Tensor, "n c"]:
     parts = problem.derivatives()
     unit = 1 + parts.loss[:, None]  # of a class, a loss of 1
     if not problem.loss.classifies:
-        unit = parts.a * problem.y.view(problem.n, -1).square().mean().sqrt()
+        unit = parts.a * problem.y.double().view(problem.n, -1).square().mean().sqrt()
     return torch.maximum(parts.r.abs(), ROUNDING * unit)

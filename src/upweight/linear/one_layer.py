@@ -86,6 +86,8 @@ class OneLayer(LayerGradients):
         self, plan: SidesPlan, title: str
     ) -> Iterator[tuple[Iterator[Sides], Float[Tensor, " b"]]]:
         problem = self.problem
+        if not problem.loss.convex:
+            raise ValueError("the loss is not convex in the outputs: take Hessian, which needs no root of it")
         parts, own = problem.derivatives(plan.precision), shard(problem.n)
         weights = problem.weights.to(wide(plan.precision))
         generator = torch.Generator().manual_seed(plan.seed + own.start)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 
 from ..capabilities import AWAY, Facts, LayerGradients, SecondDerivative
+from ..data.column_scales import ColumnScales
 from ..data.design import Design, as_design
 from ..data.design_on_disk import opened
 from ..data.names import own_terms, paired_targets
@@ -25,12 +26,15 @@ from ..linalg.outer_products import Outer, written_out
 from ..losses import LinearLoss, Parts
 from ..measures import MeasureLike, as_measure
 from ..objective import LinearModel
-from ..runtime.distributed import gather_rows, shard, sum_across
+from ..outputs import encoded, in_bytes, measured_at_each
+from ..runtime.distributed import shard
 from ..runtime.unchanging import derived
 from ..types import Keep, Tensor, as_tensor, wide
 from . import class_weights as by_label
 from . import questions
-from .arguments import encoded, in_bytes, packed, penalised
+from .arguments import packed, penalised
+from .first_pass import first_pass
+from .following import scale_factors
 from .newton_training import minimise
 from .one_layer import OneLayer
 from .output_map import OutputMap
@@ -56,6 +60,9 @@ class LinearProblem(LinearModel):
         weights: the weight w_i of each example (n,), >= 0, 1 unless given.
         class_weights: one number per class that its examples' weights are multiplied by; it follows a changed label.
         slope: what an l1 penalty adds to the gradient (p,), its signs held fixed, or None.
+        counted: what each example counts for (n,), where class weights are N / (K N_k) of K classes and follow the
+            counts in every removal and retraining. None: class weights stay.
+        scales: the columns that are scaled anew in every removal and retraining, as `from_estimator` finds them.
         keep: which retraining is predicted: "mean" (the paper) or "total" (scikit-learn with the same C).
         terms: for data that the user has in another form than X and y, see `Terms`.
 
@@ -72,8 +79,6 @@ class LinearProblem(LinearModel):
 
     map: OutputMap
     """How theta becomes outputs."""
-    class_weights: Float[Tensor, " k"] | None
-    """What the weights of each class's examples were multiplied by."""
     watch: Watch
     """What tells that X has been changed in place."""
 
@@ -90,6 +95,8 @@ class LinearProblem(LinearModel):
         weights: Any = None,
         class_weights: Any = None,
         slope: Any = None,
+        counted: Any = None,
+        scales: ColumnScales | None = None,
         keep: Keep = "mean",
         terms: Terms | None = None,
     ) -> None:
@@ -109,6 +116,8 @@ class LinearProblem(LinearModel):
             penalty=penalty,
             weights=check_weights(own * by_label.of_labels(by_class, targets), n),
             class_weights=by_class,
+            counts=by_label.counts_of(counted, targets, max(2, to_outputs.c)),
+            scales=scales,
             terms=terms or own_terms(X, y, weights),
             watch=Watch(design.sample, design.versioned),
         )
@@ -164,8 +173,8 @@ class LinearProblem(LinearModel):
 
     @property
     def facts(self) -> Facts:
-        away = self.cache.get(AWAY, "")
-        return Facts(self.n, self.p, self.c, convex=True, linear=True, closed_form=True, away=away)
+        convex, away = self.loss.convex, self.cache.get(AWAY, "")
+        return Facts(self.n, self.p, self.c, convex=convex, linear=convex, closed_form=True, away=away)
 
     @property
     def precisions(self) -> tuple[torch.dtype, ...]:
@@ -217,26 +226,7 @@ class LinearProblem(LinearModel):
     @derived
     def _first_pass(self) -> tuple[Parts, Float[Tensor, " p"]]:
         """Losses, derivatives in the outputs and the sum of all gradients: one pass, in float64."""
-        rows = self.theta.view(1, -1)
-        total = torch.zeros(1, self.p, dtype=torch.float64)
-        own = shard(self.n)
-        size = own.stop - own.start
-        loss, a, r = (torch.empty(size, *more, dtype=torch.float64) for more in ((), (self.c,), (self.c,)))
-        u: Tensor | None = None
-        for part, block in self.design.blocks(rows_at_once(self.d), torch.float64, own):
-            here = slice(part.start - own.start, part.stop - own.start)
-            eta, y, w = self.map.forward(block, rows)[:, :, 0], self.y[part], self.weights[part, None]
-            loss[here], r[here] = self.loss.value(eta, y), self.loss.residual(eta, y) * w
-            bend, low = self.loss.curvature(eta, y)
-            a[here] = bend * w
-            if low is not None:
-                u = torch.empty_like(a) if u is None else u
-                u[here] = low * w.sqrt()
-            total += self.map.backward(block, r[here, :, None])
-        parts = Parts(
-            gather_rows(loss), gather_rows(a), None if u is None else gather_rows(u), gather_rows(r)
-        )
-        return parts, sum_across(total)[0]
+        return first_pass(self, self.map)
 
     # -- the objective ---------------------------------------------------------------------------------------------
 
@@ -308,7 +298,7 @@ class LinearProblem(LinearModel):
     def measured(
         self, eta: Float[Tensor, "k m c"], targets: Any, measure: MeasureLike | None = None
     ) -> Float[Tensor, "k _"]:
-        return questions.measured_at_each(self, eta, targets, as_measure(measure))
+        return measured_at_each(self.loss, eta, targets, as_measure(measure))
 
     def test_gradients(self, batch: Any, measure: MeasureLike | None = None) -> Float[Tensor, "m p"]:
         asked = as_measure(measure)
@@ -323,7 +313,8 @@ class LinearProblem(LinearModel):
         return self.map.outer(torch.eye(self.c, dtype=torch.float64).expand(len(X), -1, -1), X)
 
     def hessian_roots(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b c p"]:
-        S = self.derivatives().take(index).root()
+        parts = self.derivatives().take(index)
+        S = parts.root() if self.loss.convex else parts.signed_root()[0]
         X = self.design.take(index).block(slice(None), torch.float64).dense()
         return self.map.outer(S.transpose(1, 2), X)
 
@@ -354,6 +345,8 @@ class LinearProblem(LinearModel):
             "design": self.design.take(index),
             "y": self.y[index],
             "weights": self.weights[index],
+            "counts": None if self.counts is None else self.counts.take(index),
+            "scales": None if self.scales is None else self.scales.take(index),
             "terms": self.terms.take(index),
             "watch": Watch(lambda: []),
         }
@@ -361,14 +354,14 @@ class LinearProblem(LinearModel):
     def without(self, rows: Int[Tensor, " k"]) -> LinearProblem:
         kept = torch.ones(self.n, dtype=torch.bool)
         kept[rows] = False
-        penalty = self.penalty.without(len(rows), self.n)
-        return self._copy(**self._rows(kept.nonzero()[:, 0]), penalty=penalty)
+        fields = self._rows(kept.nonzero()[:, 0])
+        if self.counts is not None:
+            fields |= by_label.followed(self, self.counts.factors([rows])[0], fields["y"], fields["weights"])
+        scaled, penalty = scale_factors(self, [rows]), self.penalty.without(len(rows), self.n)
+        return self._copy(**fields, penalty=penalty if scaled is None else penalty.on_other_scales(scaled[0]))
 
     def relabelled(self, rows: Int[Tensor, " k"], targets: Tensor) -> LinearProblem:
-        y = self.y.clone()
-        y[rows] = targets.to(y)
-        weights = by_label.relabelled_weights(self.weights, self.class_weights, self.y, y, rows)
-        return self._copy(y=y, weights=weights)
+        return self._copy(**by_label.relabelled(self, rows, targets))
 
     def with_design(self, design: Design) -> LinearProblem:
         return self._copy(design=design, watch=Watch(design.sample, design.versioned))
@@ -395,4 +388,7 @@ class LinearProblem(LinearModel):
             )
 
     def hashed(self) -> list[Tensor]:
-        return [*self.design.buffers(), self.y, self.weights, in_bytes(self.loss, self.class_weights)]
+        followed = [] if self.counts is None else [self.counts.counted]
+        followed += [] if self.scales is None else [self.scales.values, self.scales.columns]
+        settings = in_bytes(self.loss, self.class_weights)
+        return [*self.design.buffers(), self.y, self.weights, settings, *followed]

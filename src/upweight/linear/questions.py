@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 
 from ..data.design import Design, distinct_rows
-from ..data.per_example import per_example
 from ..losses import Parts
-from ..measures import Measure, logit, margin, prediction, probability, share_of_sigmoids
+from ..measures import Measure, Nearby
 from ..objective import LinearModel
+from ..outputs import check_probabilities, measure_slopes, measured, measured_at_each, one_per_example
 from ..types import Tensor
-from .arguments import one_per_example
 from .output_map import OutputMap
 from .second_derivative import BLOCK_ELEMENTS, rows_at_once
 
-OUTPUTS_AT_ONCE = 1 << 20
-"""Outputs of a batch at several parameters that are held at once."""
+OUTPUTS_AT_ONCE, SHIFTS_AT_ONCE = 1 << 20, 1 << 22
+"""Outputs of a batch at several parameters that are held at once, and shifts of them in float32."""
+MANY = 1 << 20
+"""So many outputs from which on a measure takes the way of those that differ little."""
 
 
 def outputs_and_targets(
@@ -40,46 +40,6 @@ def outputs_and_targets(
     return problem.outputs(design, theta), one_per_example(y, design.shape[0])
 
 
-def measured(problem: LinearModel, eta: Tensor, y: Any, measure: Measure | None) -> Float[Tensor, " m"]:
-    """The loss or measure of each example (m,), from its outputs alone: no pass over the data.
-
-    Args:
-        problem: the model whose loss it is.
-        eta: the outputs (m, c).
-        y: the targets as the user has them, m of them.
-        measure: a measure that gives one number per example; None stands for the loss, without weight and penalty.
-    """
-    if measure is None:
-        return problem.loss.value(eta, problem.encode(y, len(eta)))
-    if measure.function is prediction and problem.loss.classifies:
-        raise ValueError(
-            "prediction is about quantities, and the targets of this model are classes: ask about "
-            "measures.probability, margin or logit"
-        )
-    if measure.function not in (logit, probability, margin):
-        return per_example(measure.function, eta, one_per_example(y, len(eta)))
-    return per_example(_of_classes(problem, measure), eta, problem.encode(y, len(eta)))
-
-
-def _of_classes(problem: LinearModel, measure: Measure) -> Callable[..., Tensor]:
-    """What a measure of classes means for the model's own loss.
-
-    Raises ValueError where the model has no classes, or gives them no probabilities.
-    """
-    if not problem.loss.classifies:
-        raise ValueError(
-            f"{measure.name} is about classes, and the targets of this model are numbers: ask about its output, "
-            "measures.prediction"
-        )
-    if measure.function is not probability:
-        return measure.function
-    if not problem.loss.likelihood:
-        raise ValueError(
-            f"a model trained with {type(problem.loss).__name__} gives no probabilities: ask about measures.margin"
-        )
-    return share_of_sigmoids if problem.loss.separate_outputs and problem.c > 1 else probability
-
-
 def evaluated(
     problem: LinearModel, batch: Any, theta: Tensor, measure: Measure | None
 ) -> Float[Tensor, " m"]:
@@ -92,28 +52,11 @@ def evaluated(
         measure: what is asked about; None stands for the loss.
     """
     if measure is not None and measure.single:
-        check_probabilities(problem, measure)
+        check_probabilities(problem.loss, measure)
         params = problem.layout.unpack(theta)
         return measure.number(params, lambda: outputs_and_targets(problem, batch, theta)).view(1)
     design, y = problem.prepared(batch)
-    return measured(problem, problem.outputs(design, theta), y, measure)
-
-
-def measured_at_each(
-    problem: LinearModel, eta: Float[Tensor, "k m c"], targets: Any, measure: Measure | None
-) -> Float[Tensor, "k _"]:
-    """The loss or measure of each of m examples at k stacks of their outputs.
-
-    Args:
-        problem: the model whose loss it is.
-        eta: the outputs.
-        targets: the targets as the user has them, m of them.
-        measure: a measure that gives one number per example; None stands for the loss.
-    """
-    k, m = eta.shape[:2]
-    y = one_per_example(targets, m)
-    repeated = y.repeat(k, *[1] * (y.ndim - 1))
-    return measured(problem, eta.flatten(0, 1), repeated, measure).view(k, m)
+    return measured(problem.loss, problem.outputs(design, theta), y, measure)
 
 
 def evaluated_at_each(
@@ -139,7 +82,7 @@ def evaluated_at_each(
     for part in thetas.split(max(1, BLOCK_ELEMENTS // (design.shape[0] * problem.c))):
         blocks = design.blocks(rows_at_once(problem.d), torch.float64)
         eta = torch.cat([to_outputs.forward(block, part) for _, block in blocks]).permute(2, 0, 1)
-        found.append(measured_at_each(problem, eta, y, measure))
+        found.append(measured_at_each(problem.loss, eta, y, measure))
     return torch.cat(found)
 
 
@@ -153,29 +96,47 @@ def _numbers_at_each(
     """
     if not measure.uses_batch:
         return torch.stack([problem.evaluate(batch, measure, theta)[0] for theta in thetas])
-    check_probabilities(problem, measure)
+    check_probabilities(problem.loss, measure)
     design, y = problem.prepared(batch)
     y = one_per_example(y, design.shape[0])
     first, place = distinct_rows(design)
     rows = design if len(first) == len(place) else design.take(first)
-    eta, found, unknown = problem.outputs(rows), [], thetas.isnan().any(1)
+    eta, unknown = problem.outputs(rows), thetas.isnan().any(1)
     steps = torch.where(unknown[:, None], 0, thetas - problem.theta)
-    for part in steps.split(max(1, OUTPUTS_AT_ONCE // eta.numel())):
+    found, parts = torch.full((len(steps),), torch.nan, dtype=torch.float64), OUTPUTS_AT_ONCE // eta.numel()
+    if measure.nearby is not None and rows is design and problem.c == 1 and len(steps) * len(y) >= MANY:
+        found = _nearby(to_outputs, (rows, y), eta[:, 0], steps, measure.nearby)
+    left = found.isnan().nonzero()[:, 0]
+    for index in left.split(max(1, parts)) if len(left) else ():
+        part = steps[index]
         moved = torch.empty(*eta.shape, len(part), dtype=torch.float64)
         for at, block in rows.blocks(rows_at_once(problem.d), torch.float64):
             torch.add(to_outputs.forward(block, part), eta[at, :, None], out=moved[at])
         moved = moved.permute(2, 0, 1)
-        found.append(measure.numbers(moved if rows is design else moved[:, place], y))
-    return torch.where(unknown, torch.nan, torch.cat(found))
+        found[index] = measure.numbers(moved if rows is design else moved[:, place], y)
+    return torch.where(unknown, torch.nan, found)
 
 
-def check_probabilities(problem: LinearModel, measure: Measure) -> None:
-    """Raises ValueError where a measure takes outputs for logits of probabilities and the model's loss gives none."""
-    if measure.probabilities and not problem.loss.likelihood:
-        raise ValueError(
-            f"{measure.name} is about probabilities, and a model trained with {type(problem.loss).__name__} gives "
-            "none: ask about measures.auroc, accuracy or cohens_d"
+def _nearby(
+    to_outputs: OutputMap, batch: tuple[Design, Any], eta: Tensor, steps: Float[Tensor, "k p"], number: Nearby
+) -> Float[Tensor, " k"]:
+    """A number at parameters that differ little, from shifts of the outputs in float32; NaN where it is in doubt.
+
+    Steps of like length meet, so that few outputs are near enough to swap for most of them. The rounding of x . s in
+    float32 is about that of one product |x| |s|, since roundings cancel; twice that is counted as doubt.
+    """
+    order, lengths = eta.argsort(), steps.norm(dim=1)
+    rows, y, eta = batch[0].take(order), batch[1][order], eta[order]
+    found, size = torch.empty(len(steps), dtype=torch.float64), rows_at_once(to_outputs.d)
+    longest = max(float(block.dense().norm(dim=1).max()) for _, block in rows.blocks(size, torch.float64))
+    rounding = torch.finfo(torch.float32).eps * (longest + to_outputs.intercept)
+    for index in lengths.argsort().split(max(1, SHIFTS_AT_ONCE // len(eta))):
+        part = steps[index].float()
+        shifts = torch.cat(
+            [to_outputs.forward(block, part)[:, 0] for _, block in rows.blocks(size, part.dtype)]
         )
+        found[index] = number(eta, shifts, y, rounding * lengths[index])
+    return found
 
 
 def output_derivatives(
@@ -191,12 +152,7 @@ def output_derivatives(
         measure: a measure that gives one number per example, differentiated by autograd; None stands for the loss.
     """
     design, y = batch
-    eta = problem.outputs(design)
-    if measure is None:
-        return problem.loss.residual(eta, problem.encode(y, len(eta)))
-    eta.requires_grad_()
-    # Examples do not mix, so one gradient of the sum holds every row's own.
-    return torch.autograd.grad(measured(problem, eta, y, measure).sum(), eta)[0]
+    return measure_slopes(problem.loss, problem.outputs(design), y, measure)
 
 
 def gradient_of_number(
@@ -213,7 +169,7 @@ def gradient_of_number(
         measure: a measure that gives one number in all.
     """
     measure.check_smooth()
-    check_probabilities(problem, measure)
+    check_probabilities(problem.loss, measure)
     theta = problem.theta.clone().requires_grad_()
     seen: list[tuple[Design, Tensor]] = []
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from ..objective import LinearModel
 from ..types import Tensor
+from .following import class_gradients, scale_factors
 from .output_map import OutputMap
 
 Sets = Sequence[Int[Tensor, " _"]]
@@ -37,10 +38,13 @@ def reduced_gradients(
         The gradients (g, p), penalty included, on the mean over the examples that are left.
     """
     gone, owner = _members(sets)
-    total = torch.zeros_like(thetas)
+    total, counts = torch.zeros_like(thetas), problem.counts
+    factors = total if counts is None else counts.factors(sets)
     for part, block in problem.design.blocks(1024, torch.float64):
         eta = to_outputs.forward(block, thetas)
         r = problem.loss.residual(eta, problem.y[part]).mul_(problem.weights[part, None, None])
+        if counts is not None:
+            r.mul_(factors[:, counts.codes[part]].T[:, None])
         inside = (gone >= part.start) & (gone < part.stop)
         r[gone[inside] - part.start, :, owner[inside]] = 0.0
         total += to_outputs.backward(block, r)
@@ -58,10 +62,14 @@ def first_gradients(problem: LinearModel, sets: Sets) -> Float[Tensor, "g p"]:
         sets: the training rows that each reduced objective lacks, g sets.
     """
     gone, owner = _members(sets)
-    whole = problem.n * (problem.gradient() - problem.penalty.gradient(problem.theta))
-    total = whole.repeat(len(sets), 1)
+    whole, counts = problem.n * (problem.gradient() - problem.penalty.gradient(problem.theta)), problem.counts
+    factors = torch.ones(len(sets), 1) if counts is None else counts.factors(sets)
+    total = whole.repeat(len(sets), 1) if counts is None else factors @ class_gradients(problem, counts)
     for rows, own in zip(gone.split(GONE_ROWS), owner.split(GONE_ROWS), strict=True):
-        total.index_add_(0, own, problem.train_gradients(rows) - problem.folded_penalty, alpha=-1)
+        left = problem.train_gradients(rows) - problem.folded_penalty
+        if counts is not None:
+            left = left * factors[own, counts.codes[rows]][:, None]
+        total.index_add_(0, own, left, alpha=-1)
     return _reduced(problem, total, problem.theta.expand_as(total), sets)
 
 
@@ -77,4 +85,6 @@ def _reduced(problem: LinearModel, total: Tensor, thetas: Tensor, sets: Sets) ->
     n, penalty, counts = problem.n, problem.penalty, [len(rows) for rows in sets]
     kept = torch.tensor([n - k for k in counts], dtype=torch.float64)
     factors = torch.tensor([penalty.factor(k, n) for k in counts], dtype=torch.float64)
-    return total / kept[:, None] + penalty.gradient(thetas) * factors[:, None]
+    scaled = scale_factors(problem, sets)
+    gradient = penalty.gradient(thetas) if scaled is None else penalty.gradient(thetas, scaled)
+    return total / kept[:, None] + gradient * factors[:, None]

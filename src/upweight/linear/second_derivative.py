@@ -136,6 +136,8 @@ class LinearHessian(SecondDerivative):
 
     def sample(self, k: int, generator: torch.Generator) -> Float[Tensor, "k p"]:
         problem = self.problem
+        if not problem.loss.convex:
+            raise ValueError("the loss is not convex in the outputs: its curvature has no root to draw from")
         generator = torch.Generator().manual_seed(own_seed(generator))
         parts, total = problem.derivatives(), torch.zeros(k, problem.p, dtype=torch.float64)
         size = product_rows(k, problem.c)
@@ -147,7 +149,7 @@ class LinearHessian(SecondDerivative):
 
     def root(self) -> Float[Tensor, "r p"] | Rows | None:
         problem = self.problem
-        if problem.n * problem.c >= problem.p:
+        if problem.n * problem.c >= problem.p or not problem.loss.convex:
             return None
         if problem.c == 1 and problem.design.is_sparse and self.columns is None:
             bend = (self._bend[:, 0] / problem.n).sqrt()

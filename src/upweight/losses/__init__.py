@@ -1,10 +1,10 @@
 """Losses of linear models, with their first two derivatives in the outputs."""
 
+from .generalised import GeneralisedLinear
 from .linear import (
     LinearLoss,
     Logistic,
     MarginLoss,
-    Parts,
     SmoothHinge,
     Softmax,
     Squared,
@@ -13,6 +13,9 @@ from .linear import (
     signs,
 )
 from .margins import ModifiedHuber, SquaredMargin
+from .offsets import ReferenceSoftmax, WithOffset
+from .parts import Parts
+from .proportions import Proportion
 from .regressions import (
     Huber,
     ResidualLoss,
@@ -21,14 +24,19 @@ from .regressions import (
     SquaredEpsilonInsensitive,
     Tweedie,
 )
+from .shares import Brier
 
 __all__ = [
+    "Brier",
+    "GeneralisedLinear",
     "Huber",
     "LinearLoss",
     "Logistic",
     "MarginLoss",
     "ModifiedHuber",
     "Parts",
+    "Proportion",
+    "ReferenceSoftmax",
     "ResidualLoss",
     "SmoothEpsilonInsensitive",
     "SmoothHinge",
@@ -39,6 +47,7 @@ __all__ = [
     "SquaredHinge",
     "SquaredMargin",
     "Tweedie",
+    "WithOffset",
     "next_token",
     "signs",
 ]

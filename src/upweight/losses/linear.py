@@ -8,9 +8,9 @@ needs for products, explicit matrices and the dual side.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -19,55 +19,8 @@ from torch.nn import functional as F
 from ..types import Tensor
 
 
-class Parts(NamedTuple):
-    """Losses of n examples and their derivatives in the outputs, with the weights w_i folded in.
-
-    W_i = diag(a_i) - u_i u_i^T is the curvature of example i in its c outputs. A linear model's Hessian is (1/n) sum_i
-    W_i (x) x_i x_i^T, so that these few numbers are all it needs beside X.
-    """
-
-    loss: Tensor
-    """w_i l_i, (n,)."""
-    a: Tensor
-    """(n, c), >= 0."""
-    u: Tensor | None
-    """(n, c), or None where outputs do not share their curvature."""
-    r: Tensor
-    """The first derivatives w_i dl_i/d eta, (n, c)."""
-
-    def to(self, dtype: torch.dtype) -> Parts:
-        """All of it in another precision; numbers that have it already are shared."""
-        loss, a, u, r = self
-        return Parts(loss.to(dtype), a.to(dtype), None if u is None else u.to(dtype), r.to(dtype))
-
-    def take(self, index: Tensor | slice) -> Parts:
-        """The parts of some examples, by their numbers (b,) or a slice, in that order."""
-        loss, a, u, r = self
-        return Parts(loss[index], a[index], None if u is None else u[index], r[index])
-
-    def root(self) -> Float[Tensor, "b c c"]:
-        """S_i with S_i S_i^T = W_i, for every example.
-
-        diag(sqrt(a)) where u is absent. For softmax with the probabilities p, where a = w p and u = sqrt(w) p, it is
-        diag(sqrt(a)) - u sqrt(p)^T; an example of weight 0 has S = 0.
-        """
-        S = torch.diag_embed(self.a.sqrt())
-        if self.u is None:
-            return S
-        weight = self.a.sum(1, keepdim=True)
-        p = self.a / weight.clamp(min=torch.finfo(self.a.dtype).tiny)
-        return S - self.u[:, :, None] * p.sqrt()[:, None]
-
-    def curve(self, E: Float[Tensor, "b c k"]) -> Float[Tensor, "b c k"]:
-        """W_i E_i, example by example: the curvature's product with k changes of the outputs each."""
-        Z = self.a[:, :, None] * E
-        if self.u is None:
-            return Z
-        return Z.addcmul_(self.u[:, :, None], torch.bmm(self.u[:, None], E), value=-1)
-
-
 class LinearLoss(ABC):
-    """A convex loss l(eta, y) of linear outputs eta, with its first two derivatives.
+    """A loss l(eta, y) of linear outputs eta, with its first two derivatives; most are convex.
 
     A new loss is a subclass with four methods. Nobody asks for its class: what sets it apart is said by the flags.
     """
@@ -84,6 +37,12 @@ class LinearLoss(ABC):
     """Whether exp(-loss) is the probability that the model gives to the target."""
     shift_invariant: bool = False
     """Whether it does not see a shift of all outputs of an example."""
+    convex: bool = True
+    """Whether every example's curvature is positive semi-definite at all outputs."""
+    dispersed: bool = False
+    """Whether its variance has a factor, the dispersion, that is estimated beside the parameters."""
+    expected_curvature: Callable[[Tensor, Tensor], Tensor] | None = None
+    """From outputs and targets to the expectation of the curvature (b, c), where that is another than the curvature."""
     stands_in: bool = False
     """Whether it is a smooth stand-in for a loss with a kink, at whose optimum its gradient is not zero."""
     note: str = ""
@@ -125,7 +84,7 @@ class LinearLoss(ABC):
     ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"] | None]:
         """The second derivative of each example in its outputs as (a, u): diag(a) - u u^T, or diag(a) where u is None.
 
-        Both have the shape of eta. The matrix is positive semi-definite: the loss is convex.
+        Both have the shape of eta. The matrix is positive semi-definite where the loss is `convex`.
         """
 
 
@@ -296,6 +255,7 @@ class Squared(LinearLoss):
     classifies = False
     separate_outputs = True
     separable = False
+    dispersed = True
 
     def encode(self, targets: Tensor, outputs: int) -> Tensor:
         targets = targets.to(torch.float64).reshape(len(targets), -1)

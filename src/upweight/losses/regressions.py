@@ -13,7 +13,7 @@ from ..types import Tensor
 from .linear import LinearLoss
 
 
-def _numbers(targets: Tensor, outputs: int) -> Tensor:
+def numbers(targets: Tensor, outputs: int) -> Tensor:
     """Targets (n, c) as numbers; raises ValueError where they have another number of columns than the model outputs."""
     targets = targets.to(torch.float64).reshape(len(targets), -1)
     if targets.shape[1] != outputs:
@@ -21,7 +21,8 @@ def _numbers(targets: Tensor, outputs: int) -> Tensor:
     return targets
 
 
-def _beside(targets: Tensor, eta: Tensor) -> Tensor:
+def beside(targets: Tensor, eta: Tensor) -> Tensor:
+    """Targets with as many dimensions as eta, in its precision."""
     return targets.to(eta).view(*targets.shape, *[1] * (eta.ndim - targets.ndim))
 
 
@@ -45,18 +46,18 @@ class ResidualLoss(LinearLoss):
         """The second derivative of `of_residual`, elementwise; >= 0."""
 
     def encode(self, targets: Tensor, outputs: int) -> Tensor:
-        return _numbers(targets, outputs)
+        return numbers(targets, outputs)
 
     def value(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, " b"]:
-        return self.of_residual(eta - _beside(targets, eta)).sum(1)
+        return self.of_residual(eta - beside(targets, eta)).sum(1)
 
     def residual(self, eta: Float[Tensor, "b c *k"], targets: Tensor) -> Float[Tensor, "b c *k"]:
-        return self.first_derivative(eta - _beside(targets, eta))
+        return self.first_derivative(eta - beside(targets, eta))
 
     def curvature(
         self, eta: Float[Tensor, "b c"], targets: Tensor
     ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"] | None]:
-        return self.second_derivative(eta - _beside(targets, eta)), None
+        return self.second_derivative(eta - beside(targets, eta)), None
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ class Tweedie(LinearLoss):
             )
 
     def encode(self, targets: Tensor, outputs: int) -> Tensor:
-        targets = _numbers(targets, outputs)
+        targets = numbers(targets, outputs)
         bad = (targets < 0) if self.power < 2 else (targets <= 0)
         if bool(bad.any()):
             first = int(bad.any(1).nonzero()[0, 0])
@@ -225,7 +226,7 @@ class Tweedie(LinearLoss):
         return targets
 
     def value(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, " b"]:
-        y, p = _beside(targets, eta), self.power
+        y, p = beside(targets, eta), self.power
         if p == 1:
             own = eta.exp() - y * eta - y + torch.xlogy(y, y)
         elif p == 2:
@@ -236,11 +237,11 @@ class Tweedie(LinearLoss):
         return own.sum(1)
 
     def residual(self, eta: Float[Tensor, "b c *k"], targets: Tensor) -> Float[Tensor, "b c *k"]:
-        y, p = _beside(targets, eta), self.power
+        y, p = beside(targets, eta), self.power
         return ((2 - p) * eta).exp() - y * ((1 - p) * eta).exp()
 
     def curvature(
         self, eta: Float[Tensor, "b c"], targets: Tensor
     ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"] | None]:
-        y, p = _beside(targets, eta), self.power
+        y, p = beside(targets, eta), self.power
         return (2 - p) * ((2 - p) * eta).exp() + (p - 1) * y * ((1 - p) * eta).exp(), None

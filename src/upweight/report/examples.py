@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..influence.scores import effects, left_to_move
 from ..tables.default_models import origin, photograph
 from ..tables.fitted_file import FittedFile
 from ..tables.kinds import Kind
@@ -35,6 +36,7 @@ class Example:
         highlight: Words of the texts and names of columns that are responsible.
         because: The largest parts of the effect by columns, in its unit, and the rest of them; "" where there are none.
         hidden: How many cells more the row has, which are not shown.
+        doubt: Why the effect means little, in a few words; "" where nothing is known against it.
         stable: How often it stays among the strongest when training rows are resampled, in words; "" where not known.
     """
 
@@ -47,6 +49,7 @@ class Example:
     highlight: frozenset[str] = frozenset()
     because: str = ""
     hidden: int = 0
+    doubt: str = ""
     stable: str = ""
 
 
@@ -58,6 +61,7 @@ def file_example(
     effect: float | None = None,
     parts: pd.Series | None = None,
     folder: Path | None = None,
+    left: float = 0.0,
 ) -> Example:
     """A row of a file as it is: its photograph, its texts, and the cells that are responsible before the others.
 
@@ -68,6 +72,7 @@ def file_example(
         effect: The predicted change of the loss without it; None for the example that is asked about.
         parts: The parts of the effect by columns of the model, as `Explanation.parts` has them.
         folder: Where its image is; otherwise beside the training file.
+        left: What was left to move after the Newton steps behind the effect, a share; NaN and 0 say nothing.
     """
     kinds = fitted.model.kinds
     blamed = _blamed(parts, kinds)
@@ -86,6 +91,7 @@ def file_example(
         hidden=len(cells[CELLS:]),
         highlight=blamed,
         because="" if parts is None or effect is None else in_words(parts),
+        doubt=f"not settled: {left:.0%} of the move is left" if left > 0 else "",
     )
 
 
@@ -99,19 +105,19 @@ def training_examples(
         explained: The table: `helpful` or `harmful`.
         parts: The parts of the effects, a line for each of the table; None of models that have none.
     """
-    effect = next(name for name in explained.columns if "effect" in name)
+    found, left = effects(explained), left_to_move(explained)
     often = [name for name in explained.columns if name.startswith("stays in top")]
-    for i, (name, line) in enumerate(explained.iterrows()):
-        found = file_example(
+    for i, name in enumerate(explained.index):
+        stays = [f"{column.removesuffix(' (%)')}: {explained[column].iloc[i]}%" for column in often]
+        example = file_example(
             fitted,
             fitted.raw.loc[name],
             label=_cell(fitted.raw.loc[name, fitted.target]),
-            effect=float(line[effect]),
+            effect=float(found.iloc[i]),
             parts=None if parts is None else parts.iloc[i],
+            left=float(left.iloc[i]),
         )
-        yield replace(
-            found, stable="".join(f"{column.removesuffix(' (%)')}: {line[column]}%" for column in often)
-        )
+        yield replace(example, stable="".join(stays))
 
 
 def _cell(value: object) -> str:

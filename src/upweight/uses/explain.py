@@ -11,6 +11,7 @@ import torch
 
 from ..influence.influence import Influence
 from ..influence.scores import Scores
+from ..influence.shown import SHOWN, sides
 from ..measures import MeasureLike, as_measure
 from ..objective import LinearModel
 from ..retraining import Refits
@@ -19,7 +20,7 @@ from ..runtime.terminal import plain
 from ..types import Tensor
 from .baselines import baselines
 from .labels import label_names
-from .parts import BEND, in_words, part_names, parts_of_effects
+from .parts import BEND, FOLLOWS, in_words, part_names, parts_of_effects
 from .said import Said, said_by_refits, said_of
 from .stability import RESAMPLES, SMALL, Stability, stability
 
@@ -131,44 +132,53 @@ def explain(
     influence, problem, model = formulas, formulas.problem, formulas.problem.linear
     if model is not None:
         test = model.prepared(test)
-    scores = (influence.on_loss if first_order else influence.of_each_removal)(test, measure=measure)
-    ranking, own = _only(scores), None
+    k, own, shown = min(k, problem.n), None, None
     if relative:
-        own = scores.values[0] * influence.own.values[0].abs().clamp(min=1e-300).rsqrt()
-        ranking = -own
-    split = None if model is None else _split(influence, model, scores, test, measure)
-    sides, stable = _sides(ranking, k), None
+        own = _relative(influence, test, measure)
+        shown = torch.cat(sides(-own, k))
+    if first_order:
+        scores = influence.on_loss(test, measure=measure)
+    else:
+        scores = influence.of_each_removal(test, measure=measure, top=max(k, SHOWN), rows=shown)
+    _check_one(scores)
+    split = None if model is None or not _smooth(measure) else _split(influence, model, scores, test, measure)
+    both, stable = sides(scores.effect()[0] if own is None else -own, k), None
     compared: tuple[str, ...] = ()
     if model is not None and not relative:
         asked = resamples if scores.changes is not None else 0  # first order: no step without a row is known
-        stable, compared = _compared(influence, model, test, sides, measure, asked)
+        stable, compared = _compared(influence, model, test, both, measure, asked)
     tables, parts = [], []
-    for side, rows in enumerate(sides):
+    for side, rows in enumerate(both):
         table = scores.table(rows)
         if own is not None:
             table.insert(1, "relative influence", own[rows].numpy())
         if stable is not None:
             table[stable.heading] = stable.shares(side, rows)
-        if model is not None and split is not None:
+        if (spoken := problem.output_model) is not None:
+            table["label"] = label_names(spoken, spoken.y[rows])
+        if split is not None:
             parts.append(split(rows).set_axis(table.index))
-            table["label"] = label_names(model, model.y[rows])
             table["because of"] = [in_words(line) for _, line in parts[-1].iterrows()]
         tables.append(table)
     said = said_of(problem, test)
     return Explanation(scores, tables[0], tables[1], said, relative, tuple(parts), stable, compared)
 
 
-def _only(scores: Scores) -> Tensor:
-    """The effects (q,) of the one test row that was asked about."""
+def _check_one(scores: Scores) -> None:
     if len(scores) != 1:
         raise ValueError(f"explain answers for one test row, got {len(scores)}; pass them one by one")
-    return scores.effect()[0]
 
 
-def _sides(ranking: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The places of the k largest and of the k smallest numbers, the strongest first; unknown ones count as 0."""
-    order = ranking.nan_to_num(0).sort(descending=True).indices
-    return order[:k], order.flip(0)[:k]
+def _smooth(measure: MeasureLike | None) -> bool:
+    asked = as_measure(measure)
+    return asked is None or asked.smooth
+
+
+def _relative(influence: Influence, test: Any, measure: MeasureLike | None) -> Tensor:
+    """The influence (n,) of each training row, relative to its own pull on the model."""
+    scores = influence.on_loss(test, measure=measure)
+    _check_one(scores)
+    return scores.values[0] * influence.own.values[0].abs().clamp(min=1e-300).rsqrt()
 
 
 def _by_refits(refits: Refits, test: Any, k: int, measure: MeasureLike | None) -> Explanation:
@@ -181,8 +191,9 @@ def _by_refits(refits: Refits, test: Any, k: int, measure: MeasureLike | None) -
         measure: what is asked about, None for the loss.
     """
     scores = refits.of_each_removal(test, measure=measure)
+    _check_one(scores)
     tables = []
-    for rows in _sides(_only(scores), k):
+    for rows in sides(scores.effect()[0], k):
         tables.append(scores.table(rows))
         tables[-1]["label"] = refits.problem.labels(scores.numbers(rows))
     return Explanation(scores, tables[0], tables[1], said_by_refits(refits.problem, test))
@@ -192,7 +203,7 @@ def _compared(
     influence: Influence,
     model: LinearModel,
     test: Any,
-    sides: tuple[Tensor, Tensor],
+    both: tuple[Tensor, Tensor],
     measure: MeasureLike | None,
     resamples: int | None,
 ) -> tuple[Stability | None, tuple[str, ...]]:
@@ -202,19 +213,19 @@ def _compared(
         influence: of the model.
         model: the problem.
         test: one prepared test example.
-        sides: the numbers of the rows shown.
+        both: the numbers of the rows shown.
         measure: what is asked about.
         resamples: as `explain` has it.
     """
-    named, asked = torch.cat(sides).unique(), as_measure(measure)
+    named, asked = torch.cat(both).unique(), as_measure(measure)
     if 2 * len(named) > model.n:  # any ranking would name most of them
         return None, ()
     said, stable = [str(baselines(model, test[0], named))], None
     if resamples is None:
         resamples = RESAMPLES if model.n * model.p <= SMALL else 0
     if resamples and (asked is None or not asked.single):
-        stable = stability(influence, test, k=len(sides[0]), measure=measure, resamples=resamples)
-        said.insert(0, stable.summary(sides))
+        stable = stability(influence, test, k=len(both[0]), measure=measure, resamples=resamples)
+        said.insert(0, stable.summary(both))
     return stable, tuple(said)
 
 
@@ -232,10 +243,11 @@ def _split(
     changes, solved = scores.changes[0], model.n * steps.total.solve(gradient)
 
     def parts(rows: Tensor) -> pd.DataFrame:
-        found = parts_of_effects(model, rows, solved, steps.pull[rows])
+        found, names = parts_of_effects(model, rows, solved, steps.pull[rows]), part_names(model)
+        if steps.following is not None:
+            others = steps.following.steps(rows) @ gradient.T
+            found, names = torch.cat([found, others], dim=1), [*names, FOLLOWS]
         bend = changes[rows] - found.sum(1)
-        return pd.DataFrame(
-            torch.cat([found, bend[:, None]], dim=1).numpy(), columns=[*part_names(model), BEND]
-        )
+        return pd.DataFrame(torch.cat([found, bend[:, None]], dim=1).numpy(), columns=[*names, BEND])
 
     return parts

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
+from ..capabilities import Reduced
 from ..curvature.hessian import Hessian
-from ..errors import NoOptimumError, NotConvergedError
-from ..estimators.refitting import OWN
+from ..errors import InfluenceError, NoOptimumError, NotConvergedError
+from ..estimators.refitting import OWN, Refitting
 from ..linalg.factorizations import Factor
 from ..linear.gradient_scale import AIM, ENOUGH, GradientScale
 from ..measures import Measure, MeasureLike
@@ -62,6 +63,11 @@ def measured_refits(
         found = _by_user(problem, test, measure, removed, refit)
     elif problem.linear is not None:
         found = _by_blocks(problem.linear, test, measure, removed, tolerance)
+    elif (own := problem.cache.get(OWN)) is not None:
+        each = track(_by_estimator(problem, own, test, measure, removed), "refitting", len(removed))
+        found = ((change, float("nan")) for change in each)
+    elif problem.reduced is not None:
+        found = _by_reduced(problem, problem.reduced, test, measure, removed)
     else:
         raise ValueError(
             "verify retrains linear problems by itself; for other models give refit=, a function of the kept training "
@@ -107,6 +113,9 @@ def change_without(
         whole, there = (_retrained(problem, refit(left)) for left in (everything, kept))
     elif problem.linear is not None:
         whole, there = problem.linear.minimised(), problem.linear.without(rows).minimised()
+    elif (own := problem.cache.get(OWN)) is not None:
+        everything = torch.arange(problem.n)
+        whole, there = own(everything), own(everything[~torch.isin(everything, rows)])
     else:
         raise ValueError(
             "only linear models are trained again here: for others give refit, a function of the kept training rows "
@@ -134,6 +143,16 @@ def _by_blocks(
         yield from ((value - baseline, norm) for value, norm in zip(values, reached.tolist(), strict=True))
 
 
+def _by_reduced(
+    problem: Objective, reduced: Reduced, test: Any, measure: Measure | None, removed: Tensor
+) -> Iterator[tuple[Tensor, float]]:
+    """Changes and gradient norms, from refits one after the other by what is left of the objective."""
+    start = problem.evaluate(test, measure, reduced.refitted(removed[:0])[0])
+    for row in track(removed.split(1), "refitting", len(removed)):
+        theta, norm = reduced.refitted(row)
+        yield problem.evaluate(test, measure, theta) - start, norm
+
+
 def against_estimator(
     problem: Objective, test: Any, measure: Measure | None, removed: Tensor, measured: Float[Tensor, "r m"]
 ) -> float | None:
@@ -151,11 +170,53 @@ def against_estimator(
         refit is None or not len(removed) or not hasattr(test[0], "__getitem__")
     ):  # rows that are prepared already
         return None
+    actual = torch.stack(list(_by_estimator(problem, refit, test, measure, removed)))
+    known = actual.isfinite().all(1)
+    if not bool(known.any()):
+        return None
+    return float((measured - actual)[known].norm() / actual[known].norm().clamp(min=1e-300))
+
+
+def whole_pipeline(
+    problem: Objective, test: Any, measure: Measure | None, removed: Tensor
+) -> Float[Tensor, "r m"]:
+    """The changes of each measure by refits of the user's estimator without each row, its transformers too.
+
+    Args:
+        problem: of `from_estimator`.
+        test: m test examples as the user has them.
+        measure: what is measured, default the loss.
+        removed: training rows, each removed alone.
+
+    Returns:
+        Changes (r, m); NaN where the estimator refuses the rows that are left.
+
+    Raises:
+        ValueError: for any other problem, and for data whose rows cannot be picked.
+    """
+    refit = problem.cache.get(OWN)
+    if refit is None or not hasattr(test[0], "__getitem__"):
+        raise ValueError(
+            "pipeline=True refits the user's own estimator, which only a problem of from_estimator has, in memory and "
+            "without a precomputed kernel: leave it out"
+        )
+    found = track(
+        _by_estimator(problem, refit, test, measure, removed), "refitting the pipeline", len(removed)
+    )
+    return torch.stack(list(found))
+
+
+def _by_estimator(
+    problem: Objective, refit: Refitting, test: Any, measure: Measure | None, removed: Tensor
+) -> Iterator[Float[Tensor, " m"]]:
+    """Changes by the user's own estimator, fitted again without one row after the other."""
     everything = torch.arange(problem.n)
     start = refit(everything).evaluate(test, measure)
-    found = [refit(everything[everything != row]).evaluate(test, measure) - start for row in removed.tolist()]
-    actual = torch.stack(found)
-    return float((measured - actual).norm() / actual.norm().clamp(min=1e-300))
+    for row in removed.tolist():
+        try:
+            yield refit(everything[everything != row]).evaluate(test, measure) - start
+        except (ValueError, InfluenceError):  # nothing is left to fit: all coefficients zero, a class gone
+            yield torch.full_like(start, torch.nan)
 
 
 def _by_user(

@@ -12,11 +12,15 @@ import torch
 from scipy import stats
 
 from ..influence.influence import Influence
-from ..measures import MeasureLike, as_measure
+from ..influence.recomputed import changes_without
+from ..influence.shown import SHOWN
+from ..measures import Measure, MeasureLike, as_measure
+from ..objective import Objective
 from ..retraining import Refits
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
-from .refits import Refit, against_estimator, measured_refits
+from ..types import Tensor
+from .refits import Refit, against_estimator, measured_refits, whole_pipeline
 
 RESAMPLES = 999
 """Bootstrap samples behind each interval."""
@@ -70,6 +74,10 @@ class Verification:
     """||refits here - refits of the user's estimator|| / ||the latter|| over a few rows; None where there is none."""
     measure: str = "loss"
     """What was asked about."""
+    ceiling: Agreement | None = None
+    """Of trees: how well leaf values computed anew agree. No formula that holds the splits fixed does better."""
+    whole: Agreement | None = None
+    """Predictions of the largest effects against refits of the whole pipeline, where they were asked for."""
 
     @property
     def judgement(self) -> str:
@@ -79,7 +87,7 @@ class Verification:
         from 0.9 alone its ranking holds.
         """
         pearson, error = self.top.pearson, self.top.relative_error
-        if pearson >= 0.99 and error <= 0.1:
+        if error == 0 or (pearson >= 0.99 and error <= 0.1):  # changes that are all 0 have no correlation
             return "The explanation holds"
         if pearson >= 0.9:
             return (
@@ -115,6 +123,18 @@ class Verification:
         lines = [f"most influential: {self.top}"]
         if self.random is not None:
             lines.append(f"random control:   {self.random}")
+        if self.ceiling is not None:
+            lines.append(
+                f"leaves refitted:  {self.ceiling}; what is left comes from trees that split otherwise"
+            )
+        if self.whole is not None:
+            known = self.table.dropna(subset=["actual", "whole pipeline"])
+            held, whole = known["actual"].to_numpy(), known["whole pipeline"].to_numpy()
+            cost = float(_relative_error(held, whole))
+            lines += [
+                f"whole pipeline:   {self.whole}",
+                f"what is held fixed costs {cost:.1%}: so far are refits that hold it from those of the whole pipeline",
+            ]
         if self.estimator is not None:
             lines.append(f"your estimator, fitted again without a few of them: {_words(self.estimator)}")
         lost = self.table["actual"].isna()
@@ -140,6 +160,7 @@ def verify(
     tolerance: float | None = None,
     own: int = 3,
     first_order: bool = False,
+    pipeline: bool = False,
 ) -> Verification:
     """The judge of influence: removes single training examples, retrains, and compares with the predictions (R15).
 
@@ -163,6 +184,9 @@ def verify(
             transformers too: where its changes are others, it was read wrongly, stopped early, or its transformers
             learn from the targets.
         first_order: whether effects of first order (Eq. 2) are judged, not those that `explain` shows.
+        pipeline: whether a problem of `from_estimator` has the user's own pipeline fitted again without every row that
+            is removed, transformers and all: `table` gets a column "whole pipeline" beside "actual", whose refits hold
+            fixed what predictions hold fixed, and it is said what that costs.
 
     Raises:
         TypeError: for answers of `by_refitting`, which are refits themselves.
@@ -186,37 +210,38 @@ def verify(
     if k < 1 or random < 0:
         raise ValueError(f"k must be >= 1 and random >= 0, got k = {k}, random = {random}")
     k = min(k, problem.n - 1)
-    scores = (influence.on_loss if first_order else influence.of_each_removal)(test, measure=measure)
-    predicted = scores.removal_effect()
-    top = predicted.abs().nan_to_num(0).topk(k, dim=1).indices
     shuffled = torch.randperm(problem.n, generator=torch.Generator().manual_seed(seed))
     control = shuffled[: min(random, problem.n - 1)]
+    if first_order:
+        scores = influence.on_loss(test, measure=measure)
+    else:
+        scores = influence.of_each_removal(test, measure=measure, top=max(k, SHOWN), rows=control)
+    predicted = scores.removal_effect()
+    top = predicted.abs().nan_to_num(0).topk(k, dim=1).indices
     removed = torch.unique(torch.cat([top.flatten(), control]))
+    asked = as_measure(measure)
     measured, norms, complete = measured_refits(
-        problem, test, as_measure(measure), removed, refit=refit, tolerance=tolerance
+        problem, test, asked, removed, refit=refit, tolerance=tolerance
     )
-
     position = {int(row): j for j, row in enumerate(removed.tolist())}
     by_estimator = None
-    if refit is None:
+    if refit is None and problem.linear is not None:
         places = [
             j
             for row in top[0].tolist()
             if (j := position[row]) < len(measured) and measured[j].isfinite().all()
         ][:own]
-        by_estimator = against_estimator(
-            problem, test, as_measure(measure), removed[places], measured[places]
-        )
+        by_estimator = against_estimator(problem, test, asked, removed[places], measured[places])
+    columns = {"actual": measured, "gradient norm": norms[:, None].expand_as(measured)}
+    columns |= _beside(problem, test, asked, removed[: len(measured)], pipeline)
     lines = []
     for t in range(len(predicted)):
         for group, rows in (("top", top[t]), ("random", control)):
             for row in rows.tolist():
                 if (j := position[row]) < len(measured):
-                    lines.append(
-                        (t, row, group, float(predicted[t, row]), float(measured[j, t]), float(norms[j]))
-                    )
-    names = ["test row", "train row", "group", "predicted", "actual", "gradient norm"]
-    table = pd.DataFrame(lines, columns=names)
+                    found = [float(values[j, t]) for values in columns.values()]
+                    lines.append((t, row, group, float(predicted[t, row]), *found))
+    table = pd.DataFrame(lines, columns=["test row", "train row", "group", "predicted", *columns])
     for column, ids in (("train row", scores.ids), ("test row", scores.test_ids)):
         if ids is not None:
             table[column] = ids.take(table[column])
@@ -232,7 +257,35 @@ def verify(
         complete,
         by_estimator,
         scores.measure,
+        agreement(groups["top"]["recomputed"], groups["top"]["actual"], seed) if problem.stages else None,
+        _against_pipeline(table, seed) if pipeline else None,
     )
+
+
+def _against_pipeline(table: pd.DataFrame, seed: int) -> Agreement:
+    """The predictions of the largest effects against refits of the whole pipeline."""
+    known = table[table["group"] == "top"].dropna(subset=["whole pipeline", "predicted"])
+    return agreement(known["predicted"], known["whole pipeline"], seed)
+
+
+def _beside(
+    problem: Objective, test: Any, measure: Measure | None, removed: Tensor, pipeline: bool
+) -> dict[str, Tensor]:
+    """What stands beside the refits in the table: changes (r, m) of the whole pipeline, and of leaves refitted.
+
+    Args:
+        problem: what was trained.
+        test: m test examples.
+        measure: what is measured, None for the loss.
+        removed: r training rows, each removed alone.
+        pipeline: whether the whole pipeline is refitted.
+    """
+    found = {"whole pipeline": whole_pipeline(problem, test, measure, removed)} if pipeline else {}
+    if problem.stages is not None:
+        found["recomputed"] = changes_without(
+            problem, problem.stages, list(removed.split(1)), test, measure
+        ).T
+    return found
 
 
 def _some(rows: np.ndarray) -> str:
@@ -310,4 +363,5 @@ def _slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _relative_error(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return _divide(np.sqrt(((x - y) ** 2).sum(-1)), np.sqrt((y**2).sum(-1)))
+    off = np.sqrt(((x - y) ** 2).sum(-1))
+    return np.where(off == 0, 0.0, _divide(off, np.sqrt((y**2).sum(-1))))

@@ -1,0 +1,149 @@
+"""From fitted results of statsmodels and lifelines to the problem that they solved."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..data.user_terms import Terms
+from ..likelihood import LikelihoodProblem
+from ..linear.diagnostics import distance
+from ..linear.existence import check_identified, check_separable
+from ..linear.problem import LinearProblem
+from ..losses import Logistic
+from ..objective import Objective
+from ..types import Tensor
+from .exog import Exog
+from .lifelines_models import cox
+from .refitting import OWN, Refitting
+from .statsmodels_counts import is_negative_binomial, negative_binomial
+from .statsmodels_models import StatsModel, coefficients, reader_of
+
+FAR = 0.1
+"""The largest gradient, in what one row contributes to it, at which a fit counts as finished."""
+
+
+def from_results(results: Any, table: Any = None, *, polish: bool = False) -> Objective:
+    """The problem that fitted results of statsmodels or lifelines solved, with rows and columns by name.
+
+    statsmodels: OLS, WLS, GLS (diagonal), GLM of every family, Logit, Probit, Poisson, MNLogit and NegativeBinomial
+    (alpha is a parameter), fitted on arrays, tables or by a formula. Theta is `params` in their order (MNLogit: the
+    coefficients of one class after the other). Weights, offsets and exposures are read; the dispersion is no parameter.
+    lifelines: CoxPHFitter, with its weights, strata and penalty; the ties are Efron's. What a removal predicts is what
+    fitting the same model class to the rows left gives; the columns that a formula of statsmodels made are held fixed.
+
+    Questions take batches as the model was fitted: `(frame, y)` for a formula, `(exog, y)` else, with the constant;
+    `((exog, offset), y)` where it has an offset, the logarithm of an exposure among it; `(table, None)` for Cox.
+
+    Args:
+        results: what `fit` gave; it is not changed.
+        table: the table that lifelines was given, which keeps none. statsmodels has its own.
+        polish: finishes a fit that stopped early by Newton steps before anything is answered.
+
+    Returns:
+        The problem at the fitted parameters: a `LinearProblem`, or for NegativeBinomial and Cox one of its likelihood,
+        of which `of_each_removal`, `of_removal`, `on_loss`, `on_params` and `verify` answer.
+
+    Raises:
+        TypeError: for models and fits that are not supported, with the nearest that is.
+        ValueError: for settings and data that are not, likewise, and where the gradient at `params` is not zero.
+        NotConvergedError: where polishing fails.
+
+    >>> import pytest
+    >>> sm = pytest.importorskip("statsmodels.api")
+    >>> fitted = sm.OLS([1.0, 3.0, 2.0, 5.0], [[1.0, 0.0], [1.0, 1.0], [1.0, 2.0], [1.0, 3.0]]).fit()
+    >>> from_results(fitted).theta
+    tensor([1.1000, 1.1000], dtype=torch.float64)
+    """
+    names = [
+        kind.__name__ for kind in type(results).__mro__ if kind.__module__.partition(".")[0] == "lifelines"
+    ]
+    found: LinearProblem | LikelihoodProblem
+    if "CoxPHFitter" in names:
+        found = cox(results, table)
+        off = found.off
+    elif names:
+        raise TypeError(
+            f"{type(results).__name__} of lifelines is not supported: from_results knows CoxPHFitter; describe other "
+            "differentiable models with Problem"
+        )
+    elif not hasattr(results, "model") or not hasattr(results, "params"):
+        raise TypeError(
+            f"from_results takes what a model's fit gave, got {type(results).__name__}: pass model.fit(), and "
+            "estimators of scikit-learn to from_estimator"
+        )
+    elif is_negative_binomial(results):
+        found = negative_binomial(results)
+        off = found.off
+    else:
+        found = _linear(results)
+        off = distance(found)
+    if polish:
+        return _kept(found, found.minimised())
+    if not off <= FAR:
+        raise ValueError(
+            f"the gradient at the fitted parameters is {off:.3g} times what one row contributes to it, not zero: "
+            "the fit stopped early or under constraints, or on other rows; fit with a lower tolerance (GLM: tol=1e-10; "
+            'discrete models: method="newton", maxiter=100), or pass polish=True'
+        )
+    return found
+
+
+def _kept(before: Objective, after: Objective) -> Objective:
+    """A copy, which can still be fitted again."""
+    after.cache[OWN] = before.cache[OWN]
+    return after
+
+
+def _linear(results: Any) -> LinearProblem:
+    """The linear problem of results at their parameters, whatever its gradient."""
+    read = reader_of(results)(results)
+    model = results.model
+    inputs, index = Exog(model, read.offset is not None), model.data.row_labels
+    targets = np.asarray(model.endog, dtype=np.float64)
+    y = targets if read.offset is None else np.column_stack([targets, read.offset])
+    dropped = getattr(model.data, "missing_row_idx", None)
+    notes = [
+        read.loss.note,
+        "the columns that the formula made are held fixed" if inputs.spec is not None else "",
+    ]
+    if dropped:
+        notes.append(f"{len(dropped)} rows with missing values were dropped: rows are those that are left")
+    problem = LinearProblem(
+        np.asarray(model.exog, dtype=np.float64),
+        y,
+        read.coef,
+        loss=read.loss,
+        weights=read.weights,
+        keep="total",
+        terms=Terms(
+            prepare=inputs,
+            feature_names=tuple(map(str, model.exog_names[: model.exog.shape[1]])),
+            train_index=None if index is None else pd.Index(index).to_flat_index(),
+            classes=(0, 1) if read.loss.classifies else None,
+            notes=tuple(filter(None, notes)),
+        ),
+    )
+    check_identified(problem)
+    if read.binary:  # whether data are separated is no matter of the link
+        check_separable(
+            LinearProblem(problem.design, targets, read.coef, loss=Logistic(), terms=problem.terms)
+        )
+    problem.cache[OWN] = _refitting(read, problem)
+    return problem
+
+
+def _refitting(read: StatsModel, problem: LinearProblem) -> Refitting:
+    """How the model's own class is fitted again on some of the rows."""
+
+    def refit(kept: Tensor) -> LinearProblem:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it was said when it was fitted the first time
+            coef = coefficients(read.refitted(kept.numpy()))
+        return problem.subset(kept).at(torch.from_numpy(coef.ravel()))
+
+    return refit

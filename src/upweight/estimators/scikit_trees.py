@@ -1,0 +1,251 @@
+"""Boosting and forests of scikit-learn, read from the fitted estimators."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..trees.losses import (
+    BoostedLogistic,
+    BoostedLoss,
+    BoostedShares,
+    BoostedSoftmax,
+    BoostedSquared,
+    BoostedTweedie,
+)
+from ..trees.start import Fixed, FromMean, Start
+from ..trees.structure import Round
+from ..types import Tensor
+from .tree_models import Rows, TreeReading, numbered_leaves, refused, tree
+
+
+def gradient_boosting(model: Any, rows: Rows) -> TreeReading:
+    """GradientBoostingClassifier and -Regressor: leaves are sum w r / sum w h, by the rows of each tree's bag."""
+    n, (rounds, c) = len(rows.codes), model.estimators_.shape
+    loss, start = _gradient_boosting_loss(model, c)
+    trees = [one.tree_ for one in model.estimators_.flat]
+    leaves = [np.flatnonzero(one.children_left < 0) for one in trees]
+    stored = np.concatenate(
+        [one.value[own, 0, 0] for one, own in zip(trees, leaves, strict=True)] or [np.empty(0)]
+    )
+
+    def apply(X: Any) -> Tensor:
+        return numbered_leaves(model.apply(X).reshape(_count(X), -1).astype(np.int64), leaves)
+
+    held_out = None
+    if model.n_iter_no_change is not None:
+        held_out = _held_out(model, n, model.validation_fraction, rows.codes, model.random_state)
+    bags = None
+    if model.subsample < 1:
+        bags = _bags(model, n, rounds, c, held_out)
+    found = tuple(
+        Round(
+            tuple(
+                tree(t * c + k, k, len(leaves[t * c + k]), bag=None if bags is None else t) for k in range(c)
+            ),
+            model.learning_rate,
+        )
+        for t in range(rounds)
+    )
+
+    def margins(X: Any) -> np.ndarray:
+        own = model.decision_function(X) if loss.loss.classifies else model.predict(X)
+        return np.asarray(own).reshape(_count(X), c)
+
+    return TreeReading(
+        loss, start, found, c, apply, stored, margins, bags=bags, held_out=held_out, notes=_stopped(held_out)
+    )
+
+
+def _gradient_boosting_loss(model: Any, c: int) -> tuple[BoostedLoss, Start]:
+    if model.init is not None and model.init != "zero":
+        raise refused(model, "init= an estimator of its own starts every row elsewhere")
+    zero = Fixed((0.0,) * c) if model.init == "zero" else None
+    if model.loss == "log_loss":
+        if c == 1:
+            return BoostedLogistic(), zero or FromMean("logit")
+        return BoostedSoftmax(c / (c - 1)), zero or FromMean("log", centred=True)
+    if model.loss == "squared_error":
+        return BoostedSquared(), zero or FromMean()
+    raise refused(model, f"loss={model.loss!r} has leaves that do not move smoothly with the data")
+
+
+def hist_gradient_boosting(model: Any, rows: Rows) -> TreeReading:
+    """HistGradientBoostingClassifier and -Regressor: leaves are sum w r / (sum w h + l2), with slopes in float32."""
+    c, rounds = model.n_trees_per_iteration_, len(model._predictors)
+    loss, start = _hist_loss(model, c)
+    cst = getattr(model, "monotonic_cst", None)
+    if cst is not None and np.any(np.asarray(list(cst.values()) if isinstance(cst, dict) else cst) != 0):
+        raise refused(model, "monotonic_cst clips a leaf by its neighbours")
+    leaves, values = [], []
+    for one in model._predictors:
+        for predictor in one:
+            own = np.flatnonzero(predictor.nodes["is_leaf"])
+            leaves.append(own)
+            values.append(predictor.nodes["value"][own] / model.learning_rate)
+    numbered = copy.deepcopy(model)
+    numbered._baseline_prediction = np.zeros_like(np.asarray(model._baseline_prediction, dtype=np.float64))
+    for one in numbered._predictors:
+        for predictor in one:
+            predictor.nodes["value"] = np.arange(len(predictor.nodes))
+
+    def apply(X: Any) -> Tensor:
+        before, found = 0.0, []
+        for scores in numbered._staged_raw_predict(X):
+            found.append(np.rint(scores - before))
+            before = scores.copy()
+        nodes = np.concatenate(found, axis=1) if found else np.empty((_count(X), 0))
+        return numbered_leaves(nodes.astype(np.int64), leaves)
+
+    held_out = None
+    if model.do_early_stopping_ and model.validation_fraction is not None:
+        held_out = _held_out(
+            model, len(rows.codes), model.validation_fraction, rows.codes, _drawn_seed(model)
+        )
+    found = tuple(
+        Round(
+            tuple(tree(t * c + k, k, len(leaves[t * c + k]), model.l2_regularization) for k in range(c)),
+            model.learning_rate,
+        )
+        for t in range(rounds)
+    )
+    class_weights = None
+    if getattr(model, "class_weight", None) is not None:
+        from sklearn.utils.class_weight import compute_class_weight
+
+        names = np.asarray(model.classes_)
+        class_weights = compute_class_weight(model.class_weight, classes=names, y=names[rows.codes])
+    return TreeReading(
+        loss,
+        start,
+        found,
+        c,
+        apply,
+        np.concatenate(values) if values else np.empty(0),
+        lambda X: model._raw_predict(X).astype(np.float64),
+        class_weights=class_weights,
+        held_out=held_out,
+        notes=_stopped(held_out),
+    )
+
+
+def _hist_loss(model: Any, c: int) -> tuple[BoostedLoss, Start]:
+    if model.loss == "log_loss":
+        return (
+            (BoostedLogistic(), FromMean("logit"))
+            if c == 1
+            else (BoostedSoftmax(), FromMean("log", centred=True))
+        )
+    if model.loss == "squared_error":
+        return BoostedSquared(), FromMean()
+    if model.loss in ("poisson", "gamma"):
+        return BoostedTweedie(1 if model.loss == "poisson" else 2), FromMean("log")
+    raise refused(model, f"loss={model.loss!r} has leaves that do not move smoothly with the data")
+
+
+def forest(model: Any, rows: Rows) -> TreeReading:
+    """Random forests and extra trees: the mean over trees of the mean target in a leaf, each row as often as drawn."""
+    n, trees = len(rows.codes), [one.tree_ for one in model.estimators_]
+    if getattr(model, "monotonic_cst", None) is not None:
+        raise refused(model, "monotonic_cst clips a leaf by its neighbours")
+    if model.criterion not in ("gini", "entropy", "log_loss", "squared_error", "friedman_mse"):
+        raise refused(model, f"criterion={model.criterion!r} has leaves that are no means")
+    leaves = [np.flatnonzero(one.children_left < 0) for one in trees]
+    classes = len(model.classes_) if hasattr(model, "classes_") else 0
+    c = classes or 1
+    weighs = rows.weight is not None or getattr(model, "class_weight", None) is not None
+    if not model.bootstrap and weighs:
+        raise refused(model, "weights and without bootstrap has leaves of shares that are not read yet")
+    counts = np.ones((1, n), np.uint8)
+    if model.bootstrap:
+        drawn = [np.bincount(own, minlength=n) for own in model.estimators_samples_]
+        counts = np.stack(drawn).astype(np.uint8)
+    found = Round(
+        tuple(
+            tree(t, k, len(own), bag=t if model.bootstrap else 0)
+            for t, own in enumerate(leaves)
+            for k in range(c)
+        ),
+        1 / len(trees),
+    )
+    stored = np.concatenate(
+        [one.value[own, 0, k] for one, own in zip(trees, leaves, strict=True) for k in range(c)]
+    )
+    note = (
+        ("the rows that each tree drew are held fixed; sample weights set the odds of the draw alone",)
+        if model.bootstrap and weighs
+        else ("the rows that each tree drew are held fixed",) * model.bootstrap
+    )
+
+    def margins(X: Any) -> np.ndarray:
+        return model.predict_proba(X) if classes else np.asarray(model.predict(X))[:, None]
+
+    return TreeReading(
+        BoostedShares() if classes else BoostedSquared(),
+        Fixed((0.0,) * c),
+        (found,),
+        c,
+        lambda X: numbered_leaves(model.apply(X).astype(np.int64), leaves),
+        stored,
+        margins,
+        bags=torch.from_numpy(counts),
+        notes=note,
+        weightless=True,
+    )
+
+
+# -- what was drawn --------------------------------------------------------------------------------------------------
+
+
+def _count(X: Any) -> int:
+    return X.shape[0] if hasattr(X, "shape") else len(X)
+
+
+def _stopped(held_out: np.ndarray | None) -> tuple[str, ...]:
+    if held_out is None:
+        return ()
+    return (
+        f"{len(held_out)} rows were held out to stop early: they trained nothing, and when to stop is held fixed",
+    )
+
+
+def _held_out(model: Any, n: int, share: Any, codes: np.ndarray, seed: Any) -> np.ndarray:
+    """The rows that early stopping kept for validation, drawn again from an integer seed."""
+    from sklearn.model_selection import train_test_split
+
+    if not isinstance(model.random_state, (int, np.integer)):
+        raise refused(
+            model, "early stopping and random_state that is no number: the rows held out are not recorded"
+        )
+    stratify = codes if hasattr(model, "classes_") else None
+    _, held = train_test_split(np.arange(n), test_size=share, stratify=stratify, random_state=seed)
+    return np.sort(held)
+
+
+def _drawn_seed(model: Any) -> int:
+    from sklearn.utils import check_random_state
+
+    return int(check_random_state(model.random_state).randint(np.iinfo(np.uint32).max, dtype="u8"))
+
+
+def _bags(model: Any, n: int, rounds: int, c: int, held_out: np.ndarray | None) -> Tensor:
+    """The bags of stochastic gradient boosting, drawn again from an integer seed."""
+    if not isinstance(model.random_state, (int, np.integer)):
+        raise refused(
+            model, "subsample below 1 and random_state that is no number: the bags are not recorded"
+        )
+    if held_out is not None:
+        raise refused(model, "subsample below 1 beside early stopping: which bags were drawn is not rebuilt")
+    state, inside = np.random.RandomState(model.random_state), int(model.subsample * n)
+    found = np.zeros((rounds, n), np.uint8)
+    for t in range(rounds):
+        u, taken = state.uniform(size=n), 0
+        for i in range(n):
+            if u[i] * (n - i) < inside - taken:
+                found[t, i], taken = 1, taken + 1
+        for _ in range(c):
+            state.randint(np.iinfo(np.int32).max)
+    return torch.from_numpy(found)

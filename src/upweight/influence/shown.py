@@ -1,0 +1,100 @@
+"""Which training rows get further Newton steps: all of few data, of more those whose effects are shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+
+from ..measures import Measure
+from ..types import Tensor
+from .kinks import over_kinks
+from .leave_one_out import RowSteps
+from .settling import MOST, Changes, Settled
+
+SHOWN = 10
+"""Rows of either sign that a table shows."""
+
+
+def sides(ranking: Float[Tensor, " n"], k: int) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
+    """The k rows of largest and the k of smallest number, the strongest first; what is not known counts as 0.
+
+    >>> sides(torch.tensor([0.5, -2.0, 1.0]), 1)
+    (tensor([2]), tensor([1]))
+    """
+    order = ranking.nan_to_num(0).sort(descending=True).indices
+    return order[:k], order.flip(0)[:k]
+
+
+def changes_shown(
+    steps: RowSteps,
+    batch: Any,
+    measure: Measure | None,
+    *,
+    most: int | None = None,
+    top: int = SHOWN,
+    rows: Any = None,
+) -> Changes:
+    """The change of each test measure without each training row, by as many Newton steps as it needs where it is shown.
+
+    What is known of a row and a test example does not depend on the other test examples.
+
+    Args:
+        steps: the first steps of all rows.
+        batch: m test examples.
+        measure: what is asked about, None for the loss.
+        most: steps of all rows, at most; None: `settling.MOST` where all rows can be settled in about a second, else
+            of those that are shown.
+        top: rows of either sign that are shown of each test example.
+        rows: rows that are shown whatever their effect.
+    """
+    problem, given = steps.total.problem, batch
+    if measure is None or measure.uses_batch:
+        batch = problem.prepared(batch)
+    if most == 1:
+        return Changes.of_one_step(steps.changes(batch, measure))
+    found = _until_settled(steps, batch, measure, most, (top, rows))
+    return found if most is not None else over_kinks(problem, given, measure, found)
+
+
+def _until_settled(
+    steps: RowSteps, batch: Any, measure: Measure | None, most: int | None, asked: tuple[int, Any]
+) -> Changes:
+    """The changes by Newton steps alone.
+
+    Args:
+        steps: the first steps of all rows.
+        batch: m test examples, prepared.
+        measure: what is asked about, None for the loss.
+        most: steps of all rows, at most, or None.
+        asked: how many rows of either sign are shown, and those that are in any case.
+    """
+    problem, (top, rows) = steps.total.problem, asked
+    before = problem.evaluate_each(batch, problem.theta[None], measure)[0]
+
+    def at(found: Settled) -> Changes:
+        changes = (problem.evaluate_each(batch, found.theta, measure) - before).T
+        return Changes(changes, found.steps.expand_as(changes), found.left.expand_as(changes))
+
+    if most is None and steps.few:
+        return at(steps.all_settled)
+    if most is not None:
+        parts = [at(found) for found in steps.settled(torch.arange(problem.n), most)]
+        return Changes(*(torch.cat(of_all, dim=1) for of_all in zip(*parts, strict=True)))
+    found = Changes.of_one_step(steps.changes(batch, measure))
+    done = torch.zeros(found.changes.shape, dtype=torch.bool)
+    while True:
+        shown = torch.zeros_like(done)
+        for own, line in zip(shown, found.changes, strict=True):
+            own[torch.cat(sides(line, top))] = True
+        if rows is not None:
+            shown[:, torch.as_tensor(rows)] = True
+        new = shown & ~done
+        if not bool(new.any()):
+            return found
+        index = new.any(0).nonzero()[:, 0]
+        parts = [at(some) for some in steps.settled(index, MOST)]
+        for old, of_all in zip(found, zip(*parts, strict=True), strict=True):
+            old[:, index] = torch.where(new[:, index], torch.cat(of_all, dim=1), old[:, index])
+        done |= new

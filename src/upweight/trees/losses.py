@@ -1,0 +1,167 @@
+"""What boosting takes of a loss: the residuals and second derivatives of leaves, and how both move with the scores."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+
+from ..losses import Brier, LinearLoss, Logistic, Softmax, Squared, Tweedie
+from ..types import Tensor
+
+
+class Slopes(NamedTuple):
+    """Residual r and second derivative h of each output of b rows, at their scores F (b, c), and their derivatives.
+
+    dr_k / dF_k' = dr_k (delta_kk' - q_k'), and dh_k / dF_k' = dh_k (delta_kk' - q_k'), with q = 0 where it is None.
+    """
+
+    r: Float[Tensor, "b c"]
+    h: Float[Tensor, "b c"]
+    dr: Float[Tensor, "b c"]
+    dh: Float[Tensor, "b c"]
+    q: Float[Tensor, "b c"] | None
+
+    def pulled(self, k: int, value: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """R - V h of output k: what a row adds to the equation sum w (r - V h) = L V of its leaf, whose value V is."""
+        return torch.addcmul(self.r[:, k], value, self.h[:, k], value=-1)
+
+    def bent(self, k: int, value: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """E = dr - V dh of output k: `pulled` moves by E (dF_k - q . dF) as the scores move by dF."""
+        return torch.addcmul(self.dr[:, k], value, self.dh[:, k], value=-1)
+
+    def relative(self, move: Float[Tensor, "b c k"]) -> Float[Tensor, "b c k"]:
+        """DF_k - q . dF: what of a move of the scores the residuals see, in k directions."""
+        return move if self.q is None else move - (self.q[:, :, None] * move).sum(1, keepdim=True)
+
+    def spread(self, pull: Float[Tensor, "b c k"]) -> Float[Tensor, "b c k"]:
+        """The transpose of `relative`: what pulls at the residuals, as what pulls at the scores."""
+        return pull if self.q is None else pull - self.q[:, :, None] * pull.sum(1, keepdim=True)
+
+
+class BoostedLoss(ABC):
+    """A loss as a library boosts it: `loss` of the scores, with the second derivative that its leaves divide by.
+
+    That is `factor` times the diagonal of the loss's own Hessian: K / (K - 1) for classes in LightGBM, 2 in XGBoost,
+    exp(0.7) for Poisson in both.
+    """
+
+    loss: LinearLoss
+    factor: float
+
+    @abstractmethod
+    def slopes(self, scores: Float[Tensor, "b c"], targets: Tensor) -> Slopes:
+        """Residuals -dl/dF and second derivatives of b rows, with their derivatives.
+
+        Args:
+            scores: F of each row and output.
+            targets: encoded, as `loss` has them.
+        """
+
+    def numbers(self, targets: Tensor, c: int) -> Float[Tensor, "b c"]:
+        """What the start is computed from: the targets, or 0 and 1, whether a row is of the class.
+
+        `targets` are encoded, `c` is the number of outputs.
+        """
+        if not self.loss.classifies:
+            return targets.double().view(len(targets), -1)
+        if c == 1:
+            return (targets.double()[:, None] + 1) / 2
+        return torch.nn.functional.one_hot(targets.long(), c).double()
+
+
+@dataclass(frozen=True)
+class BoostedLogistic(BoostedLoss):
+    """Two classes, one score: r = y - p, h = p (1 - p).
+
+    >>> BoostedLogistic().slopes(torch.zeros(1, 1), torch.ones(1)).h
+    tensor([[0.2500]])
+    """
+
+    factor: float = 1.0
+    loss = Logistic()
+
+    def slopes(self, scores: Float[Tensor, "b c"], targets: Tensor) -> Slopes:
+        sign = targets.to(scores)[:, None]
+        wrong = (-sign * scores).sigmoid()  # the probability of the other class, without cancellation
+        right = 1 - wrong
+        h = wrong * right
+        return Slopes(sign * wrong, self.factor * h, -h, self.factor * sign * h * (wrong - right), None)
+
+
+@dataclass(frozen=True)
+class BoostedSoftmax(BoostedLoss):
+    """Several classes, a score for each: r = e_y - p, h = p (1 - p) times the factor.
+
+    >>> BoostedSoftmax(2.0).slopes(torch.zeros(1, 2), torch.tensor([0])).h
+    tensor([[0.5000, 0.5000]])
+    """
+
+    factor: float = 1.0
+    loss = Softmax()
+
+    def slopes(self, scores: Float[Tensor, "b c"], targets: Tensor) -> Slopes:
+        p = scores.softmax(1)
+        h = self.factor * p * (1 - p)
+        return Slopes(-self.loss.residual(scores, targets), h, -p, self.factor * p * (1 - 2 * p), p)
+
+
+@dataclass(frozen=True)
+class BoostedSquared(BoostedLoss):
+    """Half the squared error of one or several numbers: r = y - F, h = 1.
+
+    >>> BoostedSquared().slopes(torch.zeros(1, 1), torch.ones(1, 1)).r
+    tensor([[1.]])
+    """
+
+    factor: float = 1.0
+    loss = Squared()
+
+    def slopes(self, scores: Float[Tensor, "b c"], targets: Tensor) -> Slopes:
+        y = targets.to(scores).view(len(scores), -1)
+        one = torch.ones_like(scores)
+        return Slopes(y - scores, self.factor * one, -one, torch.zeros_like(scores), None)
+
+
+@dataclass(frozen=True)
+class BoostedTweedie(BoostedLoss):
+    """Half the deviance of a Tweedie distribution with mean exp(F): Poisson (power 1), Gamma (2) and between.
+
+    >>> BoostedTweedie(1).slopes(torch.zeros(1, 1), torch.ones(1, 1)).h
+    tensor([[1.]])
+    """
+
+    power: float
+    factor: float = 1.0
+
+    @property
+    def loss(self) -> Tweedie:  # type: ignore[override]
+        """The loss of its power, whose outputs are logarithms of means too."""
+        return Tweedie(self.power)
+
+    def slopes(self, scores: Float[Tensor, "b c"], targets: Tensor) -> Slopes:
+        y, up, down = targets.to(scores).view(len(scores), -1), 2 - self.power, 1 - self.power
+        high, low = (up * scores).exp(), y * (down * scores).exp()
+        h = up * high - down * low
+        return Slopes(low - high, self.factor * h, -h, self.factor * (up**2 * high - down**2 * low), None)
+
+
+@dataclass(frozen=True)
+class BoostedShares(BoostedLoss):
+    """The shares of classes in a forest's leaves, an output for each class: r = e_y - F, h = 1.
+
+    >>> BoostedShares().slopes(torch.zeros(1, 2), torch.tensor([1])).r
+    tensor([[0., 1.]])
+    """
+
+    factor: float = 1.0
+    loss = Brier()
+
+    def slopes(self, scores: Float[Tensor, "b c"], targets: Tensor) -> Slopes:
+        one = torch.ones_like(scores)
+        return Slopes(
+            -self.loss.residual(scores, targets), self.factor * one, -one, torch.zeros_like(scores), None
+        )
