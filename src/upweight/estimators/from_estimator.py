@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..data.names import same_order
+from ..data.names import by_position, same_order
 from ..data.user_terms import Terms, batch_index, row_index
 from ..linear.diagnostics import at_optimum
 from ..linear.existence import check_identified, check_separable
@@ -52,8 +52,8 @@ def from_estimator(
 
     Args:
         estimator: the fitted estimator; it is not changed.
-        X: n rows as it was fitted on: array, DataFrame, sparse, or what the pipeline takes. Test batches are given in
-            the same form: a DataFrame with the same columns, labels as they are.
+        X: n rows as it was fitted on: array, DataFrame (pandas, polars, a table of Arrow), sparse, or what the pipeline
+            takes. Test batches are given in the same form: a DataFrame with the same columns, labels as they are.
         y: n targets as it was fitted on.
         sample_weight: the weights (n,) that it was fitted with, one number for all, or None.
         keep: which retraining is predicted. By default it is what refitting the same estimator does: "total" where C or
@@ -115,6 +115,7 @@ def _problem(
     estimator, (model, transform) = settled.estimator, _unwrap(settled.estimator)
     same_order(y, row_index(X), "y")
     same_order(sample_weight, row_index(X), "sample_weight")
+    sample_weight = by_position(sample_weight)
     trained_on = settled.targets(y)
     if (trees := tree_reader_of(model)) is not None:
         return _trees(settled, trees, (X, y, sample_weight), asked)

@@ -197,4 +197,5 @@ def provenance(problem: Objective, settings: Settings, fingerprint: str) -> dict
         "settings": list(settings.reasons),
         "keep": problem.keep,
         "notes": list(problem.terms.notes),
+        "away": problem.facts.away,
     }
