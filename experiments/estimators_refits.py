@@ -122,7 +122,7 @@ ESTIMATORS: list[tuple[Any, str, str]] = [
     (LassoCV(cv=3, alphas=20, **TIGHT), "number", "alpha, support held"),
     (BayesianRidge(tol=1e-8, max_iter=3000), "number", "precisions held"),
     (ARDRegression(), "number", ""),
-    (HuberRegressor(tol=1e-8, max_iter=10_000), "number", "sigma held"),
+    (HuberRegressor(tol=1e-8, max_iter=10_000), "number", "sigma follows"),
     (QuantileRegressor(alpha=0.01), "number", SMOOTHED),
     (PoissonRegressor(**GLM), "positive", ""),
     (GammaRegressor(**GLM), "positive", ""),
@@ -200,7 +200,8 @@ def judged(estimator: Any, X: np.ndarray, y: np.ndarray, removals: int) -> dict[
         held.append(there.evaluate(batch) - base)
         same.append(there.p == problem.p and torch.equal(there.theta.sign(), problem.theta.sign()))
         again = clone(estimator).fit(X[kept], y[kept])
-        anew.append(uw.from_estimator(again, X[kept], y[kept], **settings).evaluate(batch) - base)
+        theirs = uw.from_estimator(again, X[kept], y[kept], **settings).with_loss(problem.loss)
+        anew.append(theirs.evaluate(batch) - base)
     actual = torch.stack(held, 1)
     kept_signs = torch.tensor(same)
     support = {"rows": sum(same), **agreement(predicted[:, kept_signs], actual[:, kept_signs])}

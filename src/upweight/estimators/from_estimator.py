@@ -164,7 +164,11 @@ def _problem(
         said, kinked = certificate(found, phi, whole)
         found = found.changed(terms=replace(found.terms, notes=(*found.terms.notes, *said)))
         found.cache[KINKED] = kinked
-    read = partial(_problem, asked=replace(asked, polish=False))
+
+    def read(*given: Any) -> LinearProblem:
+        # What is asked about stays the same loss, where its scale or smoothing is found in the data.
+        return _problem(*given, asked=replace(asked, polish=False)).with_loss(found.loss)
+
     found.cache[OWN] = refitting(settled, X, y, sample_weight, read)
     return found
 

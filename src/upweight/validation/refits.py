@@ -107,6 +107,8 @@ def change_without(
         whole, there = (_retrained(problem, refit(left)) for left in (everything, kept))
     elif problem.linear is not None:
         whole, there = problem.linear.minimised(), problem.linear.without(rows).minimised()
+        # One loss is asked about, also where training fits its scale.
+        whole, there = (one.with_loss(problem.linear.loss) for one in (whole, there))
     else:
         raise ValueError(
             "only linear models are trained again here: for others give refit, a function of the kept training rows "
