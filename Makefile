@@ -36,10 +36,13 @@ check: $(VENV)/installed-dev ## what CI runs: format, lint, types, documentation
 docs: $(VENV)/installed-dev ## build the documentation into site/
 	$(MKDOCS)
 
-oracles: ## compare with curvlinops and kronfluence, in an environment of their own
+oracles: ## compare with curvlinops, kronfluence and lifelines, in environments of their own
 	$(MAKE) VENV=.venv-oracles .venv-oracles/installed-dev
 	.venv-oracles/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[oracles]"
 	.venv-oracles/bin/pytest tests/test_oracles.py
+	$(MAKE) VENV=.venv-lifelines .venv-lifelines/installed-dev
+	.venv-lifelines/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[lifelines]"
+	.venv-lifelines/bin/pytest tests/estimators/test_lifelines.py
 
 lowest: ## the core tests with the lowest versions that pyproject.toml allows (TORCH=2.6.0: also of torch, gigabytes)
 	$(MAKE) VENV=.venv-lowest .venv-lowest/bin/python
@@ -59,7 +62,7 @@ format: $(VENV)/installed-dev ## rewrite the files as `check` wants them, as far
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and the caches of the tools
-	rm -rf $(VENV) site .venv-oracles .venv-lowest .venv-mutants .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) site .venv-oracles .venv-lifelines .venv-lowest .venv-mutants .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 # Stamps: a second call installs nothing until pyproject.toml or constraints.txt changes. The install is editable.
 $(VENV)/bin/python:

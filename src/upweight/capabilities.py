@@ -236,6 +236,25 @@ class LayerGradients(ABC):
         """
 
 
+class Reduced(ABC):
+    """What is left of an objective of few parameters without some of its rows, where it is no linear model.
+
+    Its gradient and Hessian are those of the rows that are left, also where rows take part in each other's terms.
+    """
+
+    @abstractmethod
+    def newton(self, sets: list[Tensor]) -> Float[Tensor, "g p"]:
+        """The parameters after one Newton step of what is left without each set of rows; NaN where there is none."""
+
+    @abstractmethod
+    def refitted(self, rows: Tensor) -> tuple[Float[Tensor, " p"], float]:
+        """The parameters that training arrives at without those rows, and the norm of the gradient there.
+
+        Raises:
+            NotConvergedError: where it does not arrive.
+        """
+
+
 class Stages(ABC):
     """A model whose parameters were computed in stages, each at what the stages before it left: boosting.
 
@@ -255,6 +274,18 @@ class Stages(ABC):
     @abstractmethod
     def product(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         """A v for every row v, which shows what a solve left over."""
+
+    @abstractmethod
+    def recomputed(self, rows: Int[Tensor, " k"]) -> Float[Tensor, " p"]:
+        """Theta as training without those rows gives it, whatever else is held fixed: no linearisation.
+
+        NaN where a parameter had no other rows.
+        """
+
+    @property
+    @abstractmethod
+    def cost(self) -> int:
+        """How many rows meet a stage in one pass: what an answer of `recomputed` costs."""
 
     @abstractmethod
     def free(self) -> Float[Tensor, " p"]:

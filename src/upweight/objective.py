@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from .capabilities import Facts, LayerGradients, SecondDerivative, Stages
+from .capabilities import Facts, LayerGradients, Reduced, SecondDerivative, Stages
 from .data.class_counts import ClassCounts
 from .data.column_scales import ColumnScales
 from .data.design import Design
@@ -23,6 +23,7 @@ from .linalg.flat_vectors import Layout
 from .linalg.outer_products import Outer
 from .losses import LinearLoss, Parts
 from .measures import MeasureLike
+from .outputs import OutputModel
 from .penalty import Penalty
 from .runtime.distributed import gather_rows
 from .runtime.fingerprint import Identified
@@ -37,9 +38,9 @@ CHANGEABLE = frozenset({"theta", "weights", "l2", "keep", "terms"})
 class Objective(Identified):
     """The objective that training minimised, at the parameters it arrived at.
 
-    Every gradient of a *training* example is that of w_i l(z_i, theta), plus l2 * theta where `keep="mean"` (the
-    penalty is folded into every L, footnote 1). Gradients of *test* examples have neither weight nor penalty.
-    A problem never changes: `changed` gives a copy. Data changed in place raise `StaleError` at the next question.
+    A gradient of a *training* example is that of w_i l(z_i, theta), plus l2 * theta where `keep="mean"` (footnote 1).
+    Gradients of *test* examples have neither weight nor penalty. A problem never changes: `changed` gives a copy. Data
+    changed in place raise `StaleError` at the next question.
     """
 
     layout: Layout
@@ -52,6 +53,8 @@ class Objective(Identified):
     """l2 per parameter, and what of it a retraining without some examples keeps."""
     terms: Terms
     """The user's own terms: the form of their batches and the names of rows, columns and classes."""
+    reduced: Reduced | None = None
+    """What is left without some rows, of few parameters; None for others, and linear models, which do better."""
 
     def changed(self: Self, **fields: Any) -> Self:
         """A copy with other values of some fields; nothing that was computed from the old ones comes along.
@@ -145,10 +148,7 @@ class Objective(Identified):
     @property
     @abstractmethod
     def gauge(self) -> Float[Tensor, "q p"] | None:
-        """Unit directions along which R is flat whatever the data (softmax without penalty), or None.
-
-        Gradients of losses are orthogonal to them, so answers are well defined although the curvature is singular.
-        """
+        """Unit directions along which R is flat whatever the data, orthogonal to all gradients of losses, or None."""
 
     @property
     @abstractmethod
@@ -164,6 +164,11 @@ class Objective(Identified):
     @abstractmethod
     def layers(self) -> LayerGradients | None:
         """Gradients as sums of outer products, layer by layer, or None where they have no such form."""
+
+    @property
+    def output_model(self) -> OutputModel | None:
+        """What the model says of rows, where its outputs are known to be classes or values; else None."""
+        return self.linear
 
     @property
     def stages(self) -> Stages | None:
@@ -219,10 +224,10 @@ class Objective(Identified):
     def products(
         self, rows: Float[Tensor, "k p"] | Outer, within: slice | None = None
     ) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
-        """S . g_i for every row s and training example i: the streamed pass behind all scores (R11).
+        """S . g_i for every row s and training example i, block by block: the streamed pass behind all scores (R11).
 
-        Given are the place of each block of examples and its products, weight and folded penalty included. `rows` are
-        flat or outer products of the weight matrices of `layers`; `within` is by default this process's share of all.
+        Weight and folded penalty are included. `rows` are flat or outer products of the weight matrices of `layers`;
+        `within` is by default this process's share of all.
         """
 
     def all_products(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k n"]:
@@ -288,7 +293,6 @@ class LinearModel(Objective):
 
     loss: LinearLoss
     design: Design
-    """X (n, d)."""
     y: Tensor
     """The encoded targets, (n,) or (n, c)."""
     class_weights: Float[Tensor, " k"] | None  # what the weights of each class's examples were multiplied by
@@ -348,18 +352,18 @@ class LinearModel(Objective):
 
         Args:
             batch: m test examples.
-            thetas: parameters (k, p).
-            measure: what is asked about, default the loss.
+            thetas: the parameters.
+            measure: as there.
         """
 
     @abstractmethod
     def measured(self, eta: Tensor, targets: Any, measure: MeasureLike | None = None) -> Tensor:
-        """The measure (k, m) of m test examples with known outputs (k, m, c).
+        """The measure (k, m) of m test examples with known outputs.
 
         Args:
             eta: k stacks of outputs.
             targets: of the m examples, as `prepared` gives them.
-            measure: what is asked about, one number per example, default the loss.
+            measure: one number per example, default the loss.
         """
 
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,39 @@ from .losses import LinearLoss
 from .measures import Measure, logit, margin, prediction, probability, share_of_sigmoids
 from .runtime.described import described
 from .types import Tensor, as_tensor
+
+
+@runtime_checkable
+class OutputModel(Protocol):
+    """A model whose outputs (m, c) are classes or values with one of the losses of `losses`: linear, or trees.
+
+    Objectives give it as `output_model`; networks, of whose outputs nobody knows what they are, have none.
+    """
+
+    @property
+    def loss(self) -> LinearLoss:
+        """What tells how outputs are read."""
+
+    @property
+    def y(self) -> Tensor:
+        """The encoded targets of the training rows."""
+
+    @property
+    def c(self) -> int:
+        """The number of outputs."""
+
+    @property
+    def classes(self) -> tuple[Any, ...] | None:
+        """The names of the classes, where there are some."""
+
+    def prepared(self, batch: Any) -> tuple[Any, Any]:
+        """A test batch as the model computes with it, and its targets as the user has them."""
+
+    def outputs(self, inputs: Any) -> Float[Tensor, "m c"]:
+        """The outputs of prepared inputs."""
+
+    def encode(self, targets: Any, count: int) -> Tensor:
+        """Targets of `count` examples, checked, as the loss wants them."""
 
 
 def one_per_example(y: Any, count: int) -> Tensor:

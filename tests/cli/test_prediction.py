@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.support.files import ridge, run
+from tests.support.files import people, ridge, run
 from upweight.cli import options
 from upweight.validation.verify import ROUGH
 
@@ -155,7 +155,7 @@ def test_explanations_hold_roughly_up_to_the_error_that_verify_says():
 
 def test_the_readme_shows_what_is_answered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "130")
+    monkeypatch.setenv("COLUMNS", "140")
     root = Path(__file__).parents[2]
     code = (
         (root / "docs" / "files.md")
@@ -175,3 +175,74 @@ def test_the_readme_shows_what_is_answered(tmp_path, monkeypatch):
     said = {line.strip() for line in (result.stdout + result.stderr).splitlines()}
     assert len(lines) > 5
     assert [line for line in lines if line not in said] == []
+
+
+TOGETHER = ("--target", "opinion", "--format", "json")
+
+
+@pytest.fixture
+def doubtful(tmp_path) -> tuple[Path, Path]:
+    """People whose opinion the columns do not decide, to train on and to ask about."""
+    table = people(300).dropna().drop(columns="said")
+    random = np.random.default_rng(1)
+    table["tall"], noise = random.normal(size=len(table)), random.random(len(table)) < 0.3
+    table["opinion"] = np.where(noise, "likes", table["opinion"])
+    paths = tmp_path / "train.csv", tmp_path / "test.csv"
+    for path, part in zip(paths, (table[:150], table[150:]), strict=True):
+        part.to_csv(path, index=False)
+    return paths
+
+
+@pytest.mark.parametrize("by", [(), ("--by", "town")])
+@pytest.mark.parametrize("measure", ["auroc", "true_positive_rate", "brier"])
+def test_one_number_of_many_rows_is_explained_and_verified(doubtful, measure, by):
+    train, test = doubtful
+    asked = (train, "--test", test, *TOGETHER, "--measure", measure, *by)
+    name = f"gap of {measure}" if by else measure
+    found = run("explain", *asked, "--k", 2)
+    assert found.exit_code == 0, found.output
+    assert [line["role"] for line in json.loads(found.stdout)] == ["lowers it"] * 2 + ["raises it"] * 2
+    assert f"removal effect on the {name}" in found.stdout
+    assert f"The {name} of the 148 rows asked about" in found.stderr
+    if by:
+        assert "north" in found.stderr
+    judged = run("verify", *asked, "--k", 4, "--fail-over", 0.05)
+    assert judged.exit_code == 0, judged.output
+
+
+def test_one_number_of_many_rows_is_reported_and_asked_of_removals(doubtful, tmp_path):
+    train, test = doubtful
+    out = tmp_path / "report.html"
+    asked = (train, "--test", test, "--target", "opinion", "--measure", "auroc", "--by", "town")
+    found = run("report", *asked, "--checked", 4, "--k", 2, "--out", out, "--fail-over", 1)
+    assert found.exit_code == 0, found.output
+    assert "Which training rows move the gap of auroc?" in out.read_text()
+    gone = run("remove", *asked, "--where", "age < 30", "--format", "json")
+    assert gone.exit_code == 0, gone.output
+    assert "the gap of auroc would rise" in gone.stderr
+    assert "mean" not in gone.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--measure", "auroc", "--row", 3), "one number of many rows: leave --row out"),
+        (("--by", "town"), "--by compares groups"),
+        ((), "--row is needed"),
+        (("--measure", "roc"), "'average_precision'"),
+        (("--measure", "auroc", "--by", "where"), "no column 'where'"),
+        (("--measure", "auroc", "--by", "country"), "a gap needs two"),
+        (("--measure", "auroc", "--by", "name"), "group 'person "),
+    ],
+)
+def test_questions_about_many_rows_that_cannot_be_answered(doubtful, words, said):
+    train, _ = doubtful
+    found = run("explain", train, "--target", "opinion", *words)
+    assert found.exit_code == 2, found.output
+    assert said in found.stderr
+
+
+def test_a_quantity_has_no_ranking_of_classes(houses_file):
+    found = run("explain", houses_file, "--target", "price", "--measure", "auroc")
+    assert found.exit_code == 2
+    assert "auroc is about classes, and price is a quantity" in found.stderr

@@ -30,6 +30,7 @@ BIT = (rng.uniform(size=N) < CHANCE).astype(float)
 VALUE = ETA + 0.3 * rng.normal(size=N)
 TRIALS = np.column_stack([done := rng.binomial(9, CHANCE), 9 - done]).astype(float)
 WEIGHT, SHIFT = rng.uniform(0.5, 2, N), 0.2 * rng.normal(size=N)
+COUNTS = rng.negative_binomial(1.5, 1 / (1 + np.exp(ETA))).astype(float)
 NEWTON = {"disp": 0, "method": "newton", "tol": 1e-13, "maxiter": 300}
 
 
@@ -84,6 +85,12 @@ def model(request):
     return request.param, MODELS[request.param], MODELS[request.param](np.arange(N))
 
 
+def read(results):
+    problem = uw.from_results(results).linear
+    assert problem is not None
+    return problem
+
+
 def theta_of(results) -> np.ndarray:
     found = np.asarray(results.params)
     return found if found.ndim == 1 else found.T.ravel()
@@ -108,7 +115,7 @@ def scores_and_hessian(results):
 
 def test_derivatives_are_those_of_the_model(model):
     _, _, results = model
-    problem = uw.from_results(results)
+    problem = read(results)
     gradient, hessian = scores_and_hessian(results)
     assert np.array_equal(problem.theta.numpy(), theta_of(results))
     size = np.linalg.norm(gradient, axis=1).mean()
@@ -118,7 +125,7 @@ def test_derivatives_are_those_of_the_model(model):
 
 def test_each_removal_is_a_newton_step_of_the_rows_left_and_near_a_refit(model):
     name, fit, results = model
-    problem = uw.from_results(results)
+    problem = read(results)
     influence, every = uw.Influence(problem), np.arange(N)
     assert influence.row_steps is not None
     steps = influence.row_steps.parameters(torch.arange(N)) - problem.theta
@@ -137,7 +144,7 @@ def test_each_removal_is_a_newton_step_of_the_rows_left_and_near_a_refit(model):
 
 def test_sets_are_removed_by_newton_steps_too(model):
     _, _, results = model
-    problem = uw.from_results(results)
+    problem = read(results)
     influence, rows = uw.Influence(problem), torch.arange(5, 17)
     left = problem.without(rows)
     newton = problem.theta - torch.linalg.solve(left.hessian.matrix(), left.gradient())
@@ -151,7 +158,7 @@ def test_sets_are_removed_by_newton_steps_too(model):
 def test_verify_fits_the_users_own_class_again(model):
     name, _, results = model
     y = {"Logit": BIT, "MNLogit": np.digitize(VALUE, [0.3, 0.7])}.get(name)
-    problem = uw.from_results(results)
+    problem = read(results)
     if problem.loss.classifies:
         y = BIT
     inputs = (X.iloc[:4], SHIFT[:4]) if "offset" in problem.loss.note else X.iloc[:4]
@@ -160,6 +167,34 @@ def test_verify_fits_the_users_own_class_again(model):
     assert found.estimator is not None
     assert found.estimator < 1e-5
     assert found.top.relative_error < 0.2
+
+
+@pytest.mark.filterwarnings("ignore:Maximum Likelihood optimization failed")
+@pytest.mark.parametrize(
+    "settings", [{}, {"offset": SHIFT}, {"loglike_method": "nb1"}], ids=["nb2", "offset", "nb1"]
+)
+def test_the_alpha_of_a_negative_binomial_is_a_parameter(settings):
+    def fit(r):
+        own = {name: value if isinstance(value, str) else value[r] for name, value in settings.items()}
+        model = sm.NegativeBinomial(COUNTS[r], X.iloc[r], **own)
+        return model.fit(disp=0, gtol=1e-10, maxiter=5000)
+
+    fitted = fit(np.arange(N))
+    problem = uw.from_results(fitted)
+    params = np.asarray(fitted.params)
+    assert_close_per_row(problem.hessian.matrix() * N, -fitted.model.hessian(params), 1e-6)
+    scores = problem.train_gradients(torch.arange(N))
+    assert np.abs(scores.numpy() + fitted.model.score_obs(params)).max() < 1e-8
+    assert problem.reduced is not None
+    for row in (0, 11, 30):
+        theta, _ = problem.reduced.refitted(torch.tensor([row]))
+        again = np.asarray(fit(np.delete(np.arange(N), row)).params) - params
+        assert_close_per_row(theta[None] - problem.theta, again[None], 1e-4)  # its bfgs ends near the optimum
+    inputs = (X.iloc[:3], SHIFT[:3]) if "offset" in settings else X.iloc[:3]
+    found = uw.verify(uw.Influence(problem), (inputs, COUNTS[:3]), k=5)
+    assert found.estimator is not None
+    assert found.estimator < 1e-4
+    assert found.top.relative_error < 0.35
 
 
 def test_a_formula_gives_names_of_rows_and_columns_and_drops_what_is_missing():

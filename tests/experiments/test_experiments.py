@@ -158,6 +158,13 @@ def test_shown_effects_small(tmp_path: Path) -> None:
         assert line["newton"]["error"] < 0.05, name
 
 
+def test_set_measures_small(tmp_path: Path) -> None:
+    for name, line in small("set_measures", tmp_path)["breast_cancer"].items():
+        found = line["upweight"]
+        assert found["pearson"] is None or found["pearson"] > 0.99, name
+        assert found["predicted as 0"] in (None, 1), name
+
+
 def test_estimators_refits_small(tmp_path: Path) -> None:
     run("estimators_refits", tmp_path, None)
     result = json.loads((tmp_path / "estimators_refits.json").read_text())

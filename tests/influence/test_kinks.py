@@ -33,13 +33,16 @@ def test_rows_over_kinks_are_refitted(monkeypatch):
     found = influence.of_each_removal(TEST)
     everything = list(range(60))
     assert_close_per_row(found.effect().T, refits(everything), 1e-5)
+    assert found.left is not None
     assert float(found.left.nan_to_num(0).max()) < 0.01
     assert verify(influence, TEST, k=3, random=2).complete
     monkeypatch.setattr(kinks, "REFITS", 1)
     fewer = influence.of_each_removal(TEST)
+    assert fewer.left is not None
     assert int((fewer.left[0] == 1).sum()) == len(kinked) - 1
     assert "do not settle" in fewer.prediction
     prepared = influence.of_each_removal(problem.train_batch(torch.arange(3)))
+    assert prepared.left is not None
     assert int((prepared.left[0] == 1).sum()) == len(kinked)
 
 

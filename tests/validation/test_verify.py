@@ -234,3 +234,14 @@ def test_what_was_measured_is_judged_in_words(pearson, error, estimator, complet
     said = found.shortcoming()
     assert bool(said) == bool(reasons)
     assert all(reason in said for reason in reasons)
+
+
+def test_changes_that_are_all_nothing_agree() -> None:
+    """A count that no removal changes, as an AUROC of 1 is."""
+    found = agreement([0.0, 0.0], [0.0, 0.0])
+    assert found.relative_error == 0
+    assert agreement([0.0, 1.0], [0.0, 0.0]).relative_error != 0
+    table = pd.DataFrame({"train row": [0, 1], "actual": [0.0, 0.0]})
+    verified = Verification(table, found, None)
+    assert verified.judgement == "The explanation holds"
+    assert verified.shortcoming() == ""

@@ -11,7 +11,7 @@ import typer
 from .show import Format
 
 if TYPE_CHECKING:
-    from ..measures import MeasureLike
+    from ..measures import MeasureLike, Overall
     from ..tables.fitted_file import FittedFile
 
 # -- how the training file is read, and which model it gets ----------------------------------------------------------
@@ -73,7 +73,12 @@ Sheet = Annotated[
 
 # -- what is asked about ---------------------------------------------------------------------------------------------
 
-Row = Annotated[str, typer.Option(help="The row (or id) that is asked about.", show_default=False)]
+Row = Annotated[
+    str | None,
+    typer.Option(
+        help="The row (or id) that is asked about, unless --measure is of many.", show_default=False
+    ),
+]
 Test = Annotated[
     Path | None, typer.Option(help="File with the rows that are asked about; otherwise the training data.")
 ]
@@ -87,13 +92,21 @@ TestOrHeld = Annotated[
 
 
 class Asking(str, Enum):
-    """What is asked about a prediction: the loss, a value, or how strongly a model speaks for the row's class."""
+    """What is asked about: the loss, a value, how strongly a model speaks for a class, or one number of many rows."""
 
     loss = "loss"
     prediction = "prediction"
     probability = "probability"
     logit = "logit"
     margin = "margin"
+    auroc = "auroc"
+    average_precision = "average_precision"
+    accuracy = "accuracy"
+    brier = "brier"
+    calibration_error = "calibration_error"
+    selection_rate = "selection_rate"
+    true_positive_rate = "true_positive_rate"
+    false_positive_rate = "false_positive_rate"
 
     @classmethod
     def of(cls, asked: Asking | None, fitted: FittedFile) -> MeasureLike | None:
@@ -105,11 +118,27 @@ class Asking(str, Enum):
             return default_measure(fitted)
         return None if asked is cls.loss else getattr(measures, asked.value)
 
+    @property
+    def together(self) -> Overall | None:
+        """The measure where it is one number of many rows together; None where it is one of each row."""
+        from .. import measures
+
+        of_each = (Asking.loss, Asking.prediction, Asking.probability, Asking.logit, Asking.margin)
+        return None if self in of_each else getattr(measures, self.value)
+
 
 Measure = Annotated[
     Asking | None,
     typer.Option(
-        help="What is asked about: otherwise the loss of a class, and the prediction of a quantity, in its own unit.",
+        help="What is asked about: otherwise the loss of a class, and the prediction of a quantity, in its own unit. "
+        "From auroc on it is one number of many rows: --row is left out, and --by makes groups of them.",
+        show_default=False,
+    ),
+]
+By = Annotated[
+    str | None,
+    typer.Option(
+        help="A column of the rows asked about: the gap of --measure between the groups that its values make.",
         show_default=False,
     ),
 ]

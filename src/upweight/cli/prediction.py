@@ -10,7 +10,21 @@ import typer
 from ..errors import InfluenceError
 from ..runtime.progress import tell
 from ..runtime.terminal import give
-from .options import ROUGH, Asking, FailOver, FirstOrder, Format_, K, Measure, Out, Relative, Row, Test
+from .asked import question
+from .options import (
+    ROUGH,
+    By,
+    FailOver,
+    FirstOrder,
+    Format_,
+    K,
+    Measure,
+    Out,
+    Relative,
+    Row,
+    Seed,
+    Test,
+)
 from .questions import asks
 from .show import own_name, show
 
@@ -23,7 +37,6 @@ PARTS = (
     "the bend of the measure and of the training losses) they add up to it."
 )
 """What stands in the column "because of", in a sentence."""
-ITSELF = "The row is one of the training rows: the model has seen it, and it may stand among those that are listed."
 COLUMNS = (
     "predicted: the change that influence predicts if the row is removed; actual: that of training again without it; "
     "error: predicted less actual. A perfect forecast has a slope of 1 and an error of 0."
@@ -34,24 +47,29 @@ COLUMNS = (
 @asks()
 def explain(
     fitted: FittedFile,
-    row: Row,
+    row: Row = None,
     test: Test = None,
     measure: Measure = None,
+    by: By = None,
     relative: Relative = False,
     first_order: FirstOrder = False,
     k: K = 10,
+    seed: Seed = 0,
     format: Format_ = None,
     out: Out = None,
 ) -> None:
-    """Which training rows made the model say this of a row, and which columns of them."""
+    """Which training rows made the model say this of a row, and which columns of them; or move a number of many rows.
+
+    A measure of many rows, such as --measure auroc, is asked about without --row: of the rows of --test, or of a fifth
+    that is held out. With --by it is the gap of the measure between groups of them.
+    """
     import pandas as pd
 
     from .. import uses
-    from ..tables.asked import asked_about
 
-    asked = asked_about(fitted, row, test, Asking.of(measure, fitted))
+    asked = question(fitted, row, test, measure, by, seed)
     found = uses.explain(
-        fitted.model.influence,
+        asked.fitted.model.influence,
         asked.batch,
         k=k,
         relative=relative,
@@ -61,30 +79,32 @@ def explain(
     sides = zip((found.helpful, found.harmful.iloc[::-1]), found.scores.roles, strict=True)
     both = pd.concat([table.assign(role=role) for table, role in sides])
     both = both[["role", *[name for name in both if name not in ("role", "influence")]]]
-    if asked.said.quantity:
+    if found.said.quantity:
         both = own_name(both, "label", fitted)
     parts = PARTS if found.parts else ""
-    itself = ITSELF if test is None and asked.raw.name in fitted.raw.index else ""
     scores = found.scores
-    for line in (str(asked.said), itself, scores.sign, scores.prediction, asked.unit, parts, *scores.remarks):
+    for line in (*asked.words, scores.sign, scores.prediction, parts, *scores.remarks):
         if line:
             tell(line, always=True)
-    show(both, format, out, f"Training rows responsible for row {row}")
+    show(both, format, out, f"Training rows responsible for {asked.about}")
 
 
 @asks()
 def verify(
     fitted: FittedFile,
-    row: Row,
+    row: Row = None,
     test: Test = None,
     measure: Measure = None,
+    by: By = None,
     k: Annotated[
         int,
         typer.Option(
             "--k", help="Retrain without each of the k rows of largest effect and k random ones.", min=2
         ),
     ] = 20,
-    seed: Annotated[int, typer.Option(help="Seed of the random control group.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the random control group, and of rows that are held out.", min=0)
+    ] = 0,
     first_order: FirstOrder = False,
     picture: Annotated[
         Path | None, typer.Option(help="A PNG of predicted against actual changes.", dir_okay=False)
@@ -94,12 +114,11 @@ def verify(
     out: Out = None,
 ) -> None:
     """Whether an explanation holds: retrain without single rows, and compare with what was predicted."""
-    from ..measures import name_of
-    from ..tables.asked import asked_about
     from ..validation.verify import verify as compared_with_retraining
 
     fitted.model.check_refit()
-    asked, model = asked_about(fitted, row, test, Asking.of(measure, fitted)), fitted.model
+    asked = question(fitted, row, test, measure, by, seed)
+    model = asked.fitted.model
     found = compared_with_retraining(
         model.influence,
         asked.batch,
@@ -113,12 +132,11 @@ def verify(
         from .. import plots
 
         plots.verification(found).savefig(picture, dpi=160)
-    for line in (str(asked.said), asked.unit, f"{found.judgement}.", *str(found).splitlines(), COLUMNS):
-        if line:
-            tell(line, always=True)
+    for line in (*asked.words, f"{found.judgement}.", *str(found).splitlines(), COLUMNS):
+        tell(line, always=True)
     table = found.table.set_index("train row")[["group", "predicted", "actual"]]
     table = table.assign(error=table["predicted"] - table["actual"])
-    title = f"Change of the {name_of(asked.measure)} of row {row} without single training rows"
+    title = f"Change of the {found.measure} of {asked.about} without single training rows"
     show(table, format, out, title)
     confirmed(found, fail_over)
 
@@ -132,10 +150,11 @@ def confirmed(found: Verification, most: float) -> None:
 @asks()
 def report(
     fitted: FittedFile,
-    row: Row,
+    row: Row = None,
     out: Annotated[Path, typer.Option(help="The HTML file to write.", dir_okay=False)] = Path("report.html"),
     test: Test = None,
     measure: Measure = None,
+    by: By = None,
     relative: Relative = False,
     first_order: FirstOrder = False,
     k: Annotated[int, typer.Option("--k", help="Helpful and harmful rows to show, each.", min=1)] = 10,
@@ -145,15 +164,16 @@ def report(
             help="Retrain without each of so many rows of largest effect, and as many random ones.", min=2
         ),
     ] = 20,
+    seed: Seed = 0,
     fail_over: FailOver = ROUGH,
 ) -> None:
     """One HTML file that explains a prediction: the rows as they are, what is responsible in them, and the proof."""
-    from ..report import explained_row, write
-    from ..tables.asked import asked_about
+    from ..report import write
 
     fitted.model.check_refit()
-    asked = asked_about(fitted, row, test, Asking.of(measure, fitted))
-    page = explained_row(fitted, asked, k=k, checked=checked, relative=relative, first_order=first_order)
+    asked = question(fitted, row, test, measure, by, seed)
+    assert asked.page is not None
+    page = asked.page(k=k, checked=checked, relative=relative, first_order=first_order)
     write(out, page)
     give(f"{out}\n")
     confirmed(page.verified, fail_over)

@@ -9,7 +9,8 @@ import typer
 
 from ..errors import InfluenceError
 from ..runtime.progress import phase, tell
-from .options import ROUGH, Asking, FailOver, Format_, K, Measure, Out, Seed, TestOrHeld
+from .asked import ITSELF, Question, question
+from .options import ROUGH, Asking, By, FailOver, Format_, K, Measure, Out, Seed, TestOrHeld
 from .questions import asks
 from .show import show
 
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ..influence.removal import Removal
-    from ..measures import MeasureLike
     from ..tables.fitted_file import FittedFile
-    from ..tables.held_out import Unseen
     from ..types import Tensor
 
 STEPS = 3
@@ -80,6 +79,7 @@ def remove(
     ] = None,
     test: TestOrHeld = None,
     measure: Measure = None,
+    by: By = None,
     seed: Seed = 0,
     verify: Annotated[
         bool, typer.Option("--verify", help="Train again without the rows, and show what changed.")
@@ -105,7 +105,7 @@ def remove(
     from ..tables.reading import FileError
     from ..validation.refits import change_without
 
-    asked, wanted = rows_asked(fitted, row, test, measure, seed)
+    asked = rows_asked(fitted, row, test, measure, by, seed)
     model = asked.fitted.model
     if guarantee and not model.classifies:
         raise FileError(
@@ -115,16 +115,16 @@ def remove(
     if verify:
         model.check_refit()
     found = model.influence.of_removal(
-        {where: gone}, asked.batch, measure=wanted, guarantee=STEPS * guarantee
+        {where: gone}, asked.batch, measure=asked.measure, guarantee=STEPS * guarantee
     )
     found = found.averaged if row is None else found
     numbers = found.to_frame().drop(columns=["test row"]).set_index("group")
     if verify:
         with phase("training again without the rows"):
-            change = change_without(model.influence.problem, asked.batch, gone, model.refit, wanted)
+            change = change_without(model.influence.problem, asked.batch, gone, model.refit, asked.measure)
         numbers["retrained"] = float(change.mean())
     words = [
-        asked.words,
+        *asked.words,
         f"{len(gone):,} of {len(asked.fitted.raw):,} training rows removed; positive = the {found.measure} would rise.",
         lost(asked.fitted, gone),
         *found.remarks,
@@ -144,27 +144,32 @@ def unit(fitted: FittedFile) -> str:
 
 
 def rows_asked(
-    fitted: FittedFile, row: str | None, test: Path | None, measure: Asking | None, seed: int
-) -> tuple[Unseen, MeasureLike | None]:
-    """The rows that a removal is asked about, and what of them: of many their loss, of one what `explain` takes.
+    fitted: FittedFile,
+    row: str | None,
+    test: Path | None,
+    measure: Asking | None,
+    by: str | None,
+    seed: int,
+) -> Question:
+    """What a removal is asked about: of many rows their mean loss or one number of all, of one what `explain` takes.
 
     Args:
         fitted: The training file with its model.
         row: The row (or id) of one of them; None stands for many, which the model has not seen.
         test: The file that they are in.
         measure: What is asked about.
+        by: A column that makes groups of many rows.
         seed: The seed of the draw of many.
     """
-    from ..tables.asked import asked_about
-    from ..tables.held_out import Unseen, unseen
+    from ..tables.held_out import unseen
 
-    if row is not None:
-        one = asked_about(fitted, row, test, Asking.of(measure, fitted))
-        return Unseen(fitted, one.batch, "\n".join(filter(None, [str(one.said), one.unit]))), one.measure
+    if row is not None or by is not None or (measure is not None and measure.together is not None):
+        asked = question(fitted, row, test, measure, by, seed)
+        return replace(asked, words=tuple(word for word in asked.words if word != ITSELF))
     wanted = None if measure is None else Asking.of(measure, fitted)
     many = unseen(fitted, test, seed=seed)
-    words = [many.words, "" if wanted else unit(fitted)]
-    return replace(many, words="\n".join(filter(None, words))), wanted
+    words = tuple(filter(None, (many.words, "" if wanted else unit(fitted))))
+    return Question(many.fitted, f"{len(many.rows):,} rows", many.batch, wanted, words)
 
 
 def lost(fitted: FittedFile, gone: Tensor) -> str:

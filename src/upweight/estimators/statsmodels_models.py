@@ -90,7 +90,7 @@ def generalised(results: Any) -> StatsModel:
     model = results.model
     trials = np.asarray(model.n_trials, dtype=np.float64)
     weights = np.asarray(model.freq_weights * model.var_weights, dtype=np.float64) * trials
-    offset = _offset(model)
+    offset = offset_of(model)
     y, loss = np.asarray(model.endog, dtype=np.float64), family_of(model.family)
     endog = np.column_stack([y * trials, (1 - y) * trials]) if np.any(trials != 1) else y
     binary = type(model.family).__name__ == "Binomial" and bool(np.isin(y, (0, 1)).all())
@@ -142,7 +142,7 @@ def multinomial(results: Any) -> StatsModel:
 
 def _discrete(results: Any, loss: LinearLoss, whole: bool) -> StatsModel:
     """A discrete model, which has no weights."""
-    model, offset = results.model, _offset(results.model)
+    model, offset = results.model, offset_of(results.model)
     if offset is not None and not loss.separate_outputs:
         raise ValueError("an offset of several outputs is not supported; fit without it")
 
@@ -163,10 +163,10 @@ def _shifted(loss: LinearLoss, offset: np.ndarray | None) -> LinearLoss:
 def coefficients(results: Any) -> np.ndarray:
     """The coefficients (c, d) of fitted results, one row per output: of MNLogit one for each class but the first."""
     found = np.asarray(results.params, dtype=np.float64)
-    return found.reshape(1, -1) if found.ndim == 1 else found.T.copy()
+    return (found.reshape(1, -1) if found.ndim == 1 else found.T).copy()
 
 
-def _offset(model: Any) -> np.ndarray | None:
+def offset_of(model: Any) -> np.ndarray | None:
     """The offset and the logarithm of the exposure together (n,), or None where there is neither."""
     parts = [
         getattr(model, name, None) for name in ("offset", "exposure")

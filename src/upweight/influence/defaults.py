@@ -143,7 +143,7 @@ def choose_solver(problem: Objective, curvature: Curvature) -> tuple[Solver, str
         if curvature.closed or curvature.p <= DENSE:
             return Exact(), f"solver: Exact, by the closed inverse of {type(curvature).__name__}"
         return ConjugateGradient(rtol=1e-5), f"solver: ConjugateGradient, p = {curvature.p}"
-    if problem.facts.closed_form:
+    if problem.linear is not None:
         return _solver_of_linear(problem, curvature)
     straight = problem.facts.straight
     whole = not straight and curvature.examples.undamped is problem.gauss_newton

@@ -11,8 +11,8 @@ FIRST_ORDER = "Effects are of first order in an example's weight (Eq. 2)."
 BETTER = "Where the model leans on a row they are too small: of_each_removal takes Newton steps, if there is a factor."
 ONE = "Effects are those of a Newton step without the row, with its leverage accounted for."
 SEVERAL = (
-    "Effects are those of a Newton step without the row, with its leverage accounted for, and of further ones ({} in "
-    "all) until less than {:.1%} of the move is left."
+    "Effects are those of a Newton step without the row, its leverage accounted for, and of further ones ({} in all) "
+    "until {:.1%} of the move is left."
 )
 SOME = "Of the {:.0%} that are not among the strongest they are those of the first step alone."
 UNDETERMINED = "Without {} of the rows nothing determines the model: their effect is not known (NaN)."

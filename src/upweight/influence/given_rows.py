@@ -26,16 +26,19 @@ class GivenRows:
     """Training examples with what they weigh in training, sample weight times class weight.
 
     `own` (b,) are their sample weights alone: what a changed example keeps when its label changes. `ids` are what
-    tables call them, or None.
+    tables call them, or None; `numbers` are their numbers, where they came by number.
     """
 
     batch: Any
     weights: Float[Tensor, " b"]
     own: Float[Tensor, " b"]
     ids: pd.Index | None
+    numbers: Int[Tensor, " b"] | None = None
 
     def gradients(self, problem: Objective) -> Float[Tensor, "b p"]:
         """The gradient of each example in training, weight and folded penalty included."""
+        if self.numbers is not None:
+            return problem.train_gradients(self.numbers)
         return problem.gradients_as_train(self.batch, self.weights)
 
     def replaced(self, problem: Objective, batch: Any) -> Float[Tensor, "b p"]:
@@ -80,7 +83,7 @@ def given_rows(problem: Objective, rows: Any, weights: ArrayLike | None = None) 
         )
         here = numbers.to(problem.device)
         return GivenRows(
-            problem.train_batch(numbers), problem.weights[here], problem.sample_weights[here], names
+            problem.train_batch(numbers), problem.weights[here], problem.sample_weights[here], names, numbers
         )
     by_label = problem.label_weights(rows)
     own = _shared(problem, by_label) if weights is None else _checked(weights, by_label)

@@ -22,7 +22,8 @@ from .defaults import Settings, chosen
 from .given_rows import given_rows
 from .leave_one_out import LeaveOneOut, RowSteps, leave_one_out
 from .passes import Answer, as_scores, compressed, provenance, streamed, underivable
-from .removal import Removal, with_newton
+from .recomputed import with_recomputed, with_shown
+from .removal import Removal, reduced_changes, with_newton
 from .scores import Scores
 from .shown import SHOWN, changes_shown
 from .stored_pass import StoredPass
@@ -129,8 +130,8 @@ class Influence:
     @cached_property
     def _moves(self) -> Inverse:
         """What moves of the parameters are solved with: of a symmetric curvature what all else is solved with too."""
-        curvature = self.settings.curvature.transposed
-        return self.inverse if curvature.adjoint else self.settings.solver.prepare(curvature)
+        transposed = self.settings.curvature.transposed
+        return self.inverse if transposed.adjoint else self.settings.solver.prepare(transposed)
 
     def on_loss(
         self,
@@ -148,20 +149,17 @@ class Influence:
             measure: asks about any other differentiable function in place of the loss.
             top: only the k most helpful and the k most harmful training rows of each test row are kept while
                 streaming: no (m, n) matrix.
-            compress: 1e-2, say, for many test rows and EKFAC: answers are kept as a few outer products per layer
-                instead of p numbers each, with at most that relative error, in the norm of the curvature, stated as
-                their residual.
-            store: a folder that keeps factors, solves and blocks of scores as they are finished: a job that was cut
-                off goes on from there and gives the same bytes, and `ScoreStore(folder)` reads the scores of any test
-                row. With `top` as well, the scores need not fit into memory.
+            compress: 1e-2, say, for many test rows and EKFAC: answers are kept as a few outer products per layer, with
+                at most that relative error in the norm of the curvature, stated as their residual.
+            store: a folder that keeps all that is finished: a job that was cut off goes on from there to the same
+                bytes, and `ScoreStore(folder)` reads any test row. With `top` they need not fit into memory.
 
         Returns:
             Scores (m, n), the derivative of each measure as a training example is up-weighted; -1/n of it is the
             predicted effect of its removal.
 
         Raises:
-            StaleError: for a folder with scores of other weights, data, settings or test rows, and where the model or
-                the data changed.
+            StaleError: for a folder with scores of others, and where the model or the data changed.
             InfluenceError: where a solve fails.
         """
         checks.options(top, compress, store)
@@ -265,12 +263,8 @@ class Influence:
             at: the name of a layer of a network, whose outputs take the place of the inputs: of word vectors (t, d),
                 say, whose sizes `.norm(dim=-1)` tell which tokens matter.
 
-        Returns:
-            One derivative per test example, training example and number of its input, (m, b, ...).
-
-        Raises:
-            TypeError: for inputs without derivatives (whole numbers).
-            ValueError: for a layer that is not there or runs more than once.
+        Gives one derivative per test example, training example and number of its input, (m, b, ...). Raises TypeError
+        for inputs without derivatives (whole numbers), ValueError for a layer that is not there or runs more than once.
 
         >>> import torch
         >>> from upweight import Influence, LinearProblem, Squared
@@ -309,7 +303,11 @@ class Influence:
         asked = as_measure(measure)
         newton = self.row_steps if self.inverse.exact else None
         if newton is None:
-            return self.on_loss(test, measure=asked)
+            first = self.on_loss(test, measure=asked)
+            if self.problem.stages is not None:
+                return with_shown(first, self.problem, self.problem.stages, (test, asked), top, rows)
+            changes = reduced_changes(self.problem, None, test, asked) if self.inverse.exact else None
+            return first if changes is None else dataclasses.replace(first, changes=changes)
         if asked is None or asked.smooth:
             first = self.on_loss(test, measure=asked)
         else:
@@ -345,7 +343,9 @@ class Influence:
         if model is not None and curvature is not None and asked is not None and not asked.smooth:
             return Removal.counted(model, curvature, (names, sets), test, asked)
         found = Removal.of_first_order(self.on_loss(test, measure=asked), names, sets)
-        return with_newton(found, model, curvature, sets, (test, asked), guarantee)
+        if self.problem.stages is not None:
+            found = with_recomputed(found, self.problem, self.problem.stages, sets, (test, asked))
+        return with_newton(found, self.problem, curvature, sets, (test, asked), guarantee)
 
     def leave_one_out(self) -> LeaveOneOut:
         """Every training row of a linear model predicted without itself, from one factorisation (B5).

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from ..curvature.base import ExampleMean
 from ..measures import Measure
-from ..objective import LinearModel
+from ..objective import LinearModel, Objective
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Tensor
@@ -53,6 +53,8 @@ class Removal:
     first_order: Float[Tensor, "m g"]
     rescaled: Float[Tensor, "m g"] | None = None
     newton: Float[Tensor, "m g"] | None = None
+    recomputed: Float[Tensor, "m g"] | None = None
+    """By stages computed anew without the set, for models that were trained in stages (the leaves of trees)."""
     low: Float[Tensor, "m g"] | None = None
     high: Float[Tensor, "m g"] | None = None
     measure: str = "loss"
@@ -100,8 +102,13 @@ class Removal:
 
     @property
     def averaged(self) -> Removal:
-        """The changes (1, g) of the mean of the measure over the test rows, with the drift of that mean."""
-        fields = ("first_order", "rescaled", "newton", "low", "high", "drift")
+        """The changes (1, g) of the mean of the measure over the test rows, with the drift of that mean.
+
+        Of a measure that is one number anyway they stay as they are.
+        """
+        if len(self.first_order) == 1:
+            return self
+        fields = ("first_order", "rescaled", "newton", "recomputed", "low", "high", "drift")
         each = {name: values for name in fields if (values := getattr(self, name)) is not None}
         means = {name: values.mean(0, keepdim=True) for name, values in each.items()}
         return replace(self, measure=f"mean {self.measure}", **means)
@@ -109,13 +116,18 @@ class Removal:
     @property
     def undetermined(self) -> pd.Index:
         """The groups that alone fit some direction of the parameters, as all rows of a category do."""
-        return self.groups[[] if self.newton is None else self.newton.isnan().all(0).numpy()]
+        return self.groups[self.best.isnan().all(0).numpy()]
+
+    @property
+    def best(self) -> Float[Tensor, "m g"]:
+        """The changes by the best of the predictions that are there."""
+        later = self.newton if self.recomputed is None else self.recomputed
+        return self.first_order if later is None else later
 
     @property
     def remarks(self) -> list[str]:
         """What to beware of, a sentence each: unfinished training, and sets without which nothing is determined."""
-        best = self.first_order if self.newton is None else self.newton
-        unfinished = [] if self.drift is None else [finishing(self.measure, self.drift, best)]
+        unfinished = [] if self.drift is None else [finishing(self.measure, self.drift, self.best)]
         names = ", ".join(map(str, self.undetermined[:5])) + ", ..." * (len(self.undetermined) > 5)
         if not names:
             return unfinished
@@ -138,7 +150,7 @@ class Removal:
             "group": np.tile(self.groups.to_numpy(), m),
             "size": np.tile(self.sizes.numpy(), m),
         }
-        for name in ("first_order", "rescaled", "newton", "low", "high"):
+        for name in ("first_order", "rescaled", "newton", "recomputed", "low", "high"):
             values = getattr(self, name)
             if values is not None:
                 table[name.replace("_", " ")] = values.flatten().numpy()
@@ -160,7 +172,7 @@ class Removal:
 
 def with_newton(
     found: Removal,
-    problem: LinearModel | None,
+    objective: Objective,
     curvature: ExampleMean | None,
     sets: list[Tensor],
     asked: tuple[Any, Measure | None],
@@ -170,7 +182,7 @@ def with_newton(
 
     Args:
         found: of first order.
-        problem: the model, None for others than linear ones.
+        objective: what was asked; of linear models, and those with `reduced`, there is more than first order.
         curvature: its Hessian, None where there is none.
         sets: the training rows of each of g sets.
         asked: m test examples and the measure, None for the loss.
@@ -179,13 +191,13 @@ def with_newton(
     Raises:
         ValueError: for guarantees that cannot be given.
     """
-    test, measure = asked
+    (test, measure), problem = asked, objective.linear
     if guarantee and measure is not None:
         raise ValueError("guaranteed intervals are about the loss: leave `measure` out")
     if problem is None or curvature is None:
         if guarantee:
             raise ValueError("guaranteed intervals are for logistic and softmax regression")
-        return found
+        return replace(found, newton=reduced_changes(objective, sets, test, measure))
     rescaled, newton = of_sets(problem, curvature, sets, test, measure)
     low, high = intervals(problem, curvature, sets, test, guarantee) if guarantee else (None, None)
     return replace(found, rescaled=rescaled, newton=newton, low=low, high=high)
@@ -220,6 +232,26 @@ def of_sets(
         alone[:, members[batch]] = V @ step.T
     rescaled = torch.stack([alone[:, rows].sum(1) for rows in sets], dim=1)
     return rescaled, changes
+
+
+def reduced_changes(
+    problem: Objective, sets: list[Tensor] | None, test: Any, measure: Measure | None
+) -> Float[Tensor, "m g"] | None:
+    """The Newton prediction of each measure's change as sets are removed, by an objective that knows what is left.
+
+    Args:
+        problem: the objective; None is the answer for one without `reduced`.
+        sets: the training rows of each of g sets, None for each row alone.
+        test: m test examples.
+        measure: what is asked about, None for the loss.
+    """
+    if problem.reduced is None:
+        return None
+    problem.check_current()
+    sets = list(torch.arange(problem.n).split(1)) if sets is None else sets
+    before = problem.evaluate(test, measure)
+    thetas = problem.reduced.newton(sets)
+    return torch.stack([problem.evaluate(test, measure, theta) - before for theta in thetas], dim=1)
 
 
 def newton_changes(

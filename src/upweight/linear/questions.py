@@ -9,15 +9,17 @@ from jaxtyping import Float
 
 from ..data.design import Design, distinct_rows
 from ..losses import Parts
-from ..measures import Measure
+from ..measures import Measure, Nearby
 from ..objective import LinearModel
 from ..outputs import check_probabilities, measure_slopes, measured, measured_at_each, one_per_example
 from ..types import Tensor
 from .output_map import OutputMap
 from .second_derivative import BLOCK_ELEMENTS, rows_at_once
 
-OUTPUTS_AT_ONCE = 1 << 20
-"""Outputs of a batch at several parameters that are held at once."""
+OUTPUTS_AT_ONCE, SHIFTS_AT_ONCE = 1 << 20, 1 << 22
+"""Outputs of a batch at several parameters that are held at once, and shifts of them in float32."""
+MANY = 1 << 20
+"""So many outputs from which on a measure takes the way of those that differ little."""
 
 
 def outputs_and_targets(
@@ -99,15 +101,42 @@ def _numbers_at_each(
     y = one_per_example(y, design.shape[0])
     first, place = distinct_rows(design)
     rows = design if len(first) == len(place) else design.take(first)
-    eta, found, unknown = problem.outputs(rows), [], thetas.isnan().any(1)
+    eta, unknown = problem.outputs(rows), thetas.isnan().any(1)
     steps = torch.where(unknown[:, None], 0, thetas - problem.theta)
-    for part in steps.split(max(1, OUTPUTS_AT_ONCE // eta.numel())):
+    found, parts = torch.full((len(steps),), torch.nan, dtype=torch.float64), OUTPUTS_AT_ONCE // eta.numel()
+    if measure.nearby is not None and rows is design and problem.c == 1 and len(steps) * len(y) >= MANY:
+        found = _nearby(to_outputs, (rows, y), eta[:, 0], steps, measure.nearby)
+    left = found.isnan().nonzero()[:, 0]
+    for index in left.split(max(1, parts)) if len(left) else ():
+        part = steps[index]
         moved = torch.empty(*eta.shape, len(part), dtype=torch.float64)
         for at, block in rows.blocks(rows_at_once(problem.d), torch.float64):
             torch.add(to_outputs.forward(block, part), eta[at, :, None], out=moved[at])
         moved = moved.permute(2, 0, 1)
-        found.append(measure.numbers(moved if rows is design else moved[:, place], y))
-    return torch.where(unknown, torch.nan, torch.cat(found))
+        found[index] = measure.numbers(moved if rows is design else moved[:, place], y)
+    return torch.where(unknown, torch.nan, found)
+
+
+def _nearby(
+    to_outputs: OutputMap, batch: tuple[Design, Any], eta: Tensor, steps: Float[Tensor, "k p"], number: Nearby
+) -> Float[Tensor, " k"]:
+    """A number at parameters that differ little, from shifts of the outputs in float32; NaN where it is in doubt.
+
+    Steps of like length meet, so that few outputs are near enough to swap for most of them. The rounding of x . s in
+    float32 is about that of one product |x| |s|, since roundings cancel; twice that is counted as doubt.
+    """
+    order, lengths = eta.argsort(), steps.norm(dim=1)
+    rows, y, eta = batch[0].take(order), batch[1][order], eta[order]
+    found, size = torch.empty(len(steps), dtype=torch.float64), rows_at_once(to_outputs.d)
+    longest = max(float(block.dense().norm(dim=1).max()) for _, block in rows.blocks(size, torch.float64))
+    rounding = torch.finfo(torch.float32).eps * (longest + to_outputs.intercept)
+    for index in lengths.argsort().split(max(1, SHIFTS_AT_ONCE // len(eta))):
+        part = steps[index].float()
+        shifts = torch.cat(
+            [to_outputs.forward(block, part)[:, 0] for _, block in rows.blocks(size, part.dtype)]
+        )
+        found[index] = number(eta, shifts, y, rounding * lengths[index])
+    return found
 
 
 def output_derivatives(

@@ -1,6 +1,6 @@
 """What is asked about in place of the loss: of an example, of a whole reference set, of the parameters."""
 
-from .kinds import Look, Measure, MeasureLike, OfParameters, Overall, PerExample, as_measure, name_of
+from .kinds import Look, Measure, MeasureLike, Nearby, OfParameters, Overall, PerExample, as_measure, name_of
 from .of_examples import logit, margin, prediction, probability, share_of_sigmoids
 from .of_sets import (
     accuracy,
@@ -22,6 +22,7 @@ __all__ = [
     "Look",
     "Measure",
     "MeasureLike",
+    "Nearby",
     "OfParameters",
     "Overall",
     "PerExample",

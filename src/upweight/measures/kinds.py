@@ -21,6 +21,11 @@ Look: TypeAlias = Callable[[], tuple[Any, Any]]
 """Evaluates the model on the whole test batch and gives (outputs, targets)."""
 
 
+Nearby: TypeAlias = Callable[[Tensor, Tensor, Any, Tensor], Tensor]
+"""From the outputs (m,) of one model, low to high, the float32 shifts (m, k) of those of k others, the targets, and the
+error of each other's shifts (k,) to the number of each (k,), NaN where it is in doubt."""
+
+
 class Measure(ABC):
     """A quantity to ask about in place of the loss: one number per test example, or a single one.
 
@@ -37,6 +42,8 @@ class Measure(ABC):
     """Whether it has a derivative that says how it moves; a count such as an accuracy has none."""
     probabilities: bool = False
     """Whether it takes outputs for logits of probabilities, which not every classifier has."""
+    nearby: Nearby | None = None
+    """A faster way for many models that differ little from one, or None."""
     function: Callable[..., Tensor]
     """What computes it, of torch operations."""
 
@@ -120,6 +127,7 @@ class Overall(Measure):
             only evaluated, at the outputs that the model would have (`LeaveOneOut.change`, `Removal.newton`).
         batched: whether the function takes outputs (k, m, c) of k models as well and gives k numbers.
         probabilities: whether it takes outputs for logits of probabilities, which not every classifier has.
+        nearby: a faster way for many models that differ little from one.
 
     >>> import torch
     >>> Overall(lambda outputs, targets: outputs.mean()).function(torch.ones(3, 1), None)
@@ -130,6 +138,7 @@ class Overall(Measure):
     smooth: bool = True
     batched: bool = False
     probabilities: bool = False
+    nearby: Nearby | None = None
     single = True
     uses_batch = True
 

@@ -7,7 +7,7 @@ All of them take the outputs of k models at once, (k, m, c), as well as those of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,29 @@ import pandas as pd
 import torch
 
 from ..types import Tensor, as_tensor
-from .kinds import Overall
+from .kinds import Nearby, Overall
 from .nearly_sorted import rank_sums
+from .swaps import pairs_in_order
 
 
-def _of_set(smooth: bool, probabilities: bool = False) -> Callable[[Callable[[Any, Any], Tensor]], Overall]:
+def _of_set(
+    smooth: bool, probabilities: bool = False, nearby: Nearby | None = None
+) -> Callable[[Callable[[Any, Any], Tensor]], Overall]:
     """A decorator that makes a measure of a function of the last dimensions of outputs."""
-    return lambda function: Overall(function, smooth, batched=True, probabilities=probabilities)
+    return lambda function: Overall(
+        function, smooth, batched=True, probabilities=probabilities, nearby=nearby
+    )
 
 
-@_of_set(smooth=False)
+def _auroc_nearby(base: Tensor, shifts: Tensor, targets: Any, error: Tensor) -> Tensor:
+    """The AUROC of many models whose outputs are near those of one, by the pairs that swap; NaN where in doubt."""
+    _, positive = _two_classes(base, targets)
+    pairs = int(_some(positive, "second").sum()) * int(_some(~positive, "first").sum())
+    counts, doubtful = pairs_in_order(base.numpy(), shifts.numpy(), positive.numpy(), error.numpy())
+    return torch.where(torch.from_numpy(doubtful), torch.nan, torch.from_numpy(counts).double() / pairs)
+
+
+@_of_set(smooth=False, nearby=_auroc_nearby)
 def auroc(outputs: Tensor, targets: Tensor) -> Tensor:
     """The area under the ROC curve: the share of pairs of a positive and a negative row that the outputs order rightly.
 
@@ -246,7 +259,7 @@ def cohens_d(by: Any) -> Overall:
     >>> cohens_d(["a", "a", "b", "b"]).function(torch.tensor([[0.0], [2.0], [2.0], [4.0]]), None)
     tensor(1.4142)
     """
-    groups = _members(by)
+    groups = list(_members(by).values())
     if len(groups) != 2 or min(map(len, groups)) < 2:
         raise ValueError(
             f"cohens_d is about two groups of at least two rows, got {len(groups)} of {[len(g) for g in groups]} rows"
@@ -269,34 +282,34 @@ def _of_groups(of: Overall, by: Any, word: str, together: Callable[[Tensor], Ten
     """A measure of the values that another has in each group of the reference rows."""
     groups = _members(by)
 
+    def in_group(name: Any, rows: Tensor, outputs: Tensor, targets: Tensor | None) -> Tensor:
+        try:
+            found = of.function(outputs[..., rows, :], None if targets is None else targets[rows])
+        except ValueError as error:
+            raise ValueError(f"group {name!r}: {error}") from error
+        return torch.as_tensor(found)
+
     def combined(outputs: Tensor, targets: Any) -> Tensor:
-        _check_length(groups, outputs.shape[-2] if outputs.ndim > 1 else len(outputs))
+        _check_length(groups.values(), outputs.shape[-2] if outputs.ndim > 1 else len(outputs))
         targets = None if targets is None else as_tensor(targets)
         if outputs.ndim == 1:
             outputs = outputs[:, None]
         return together(
-            torch.stack(
-                [
-                    torch.as_tensor(
-                        of.function(outputs[..., rows, :], None if targets is None else targets[rows])
-                    )
-                    for rows in groups
-                ]
-            )
+            torch.stack([in_group(name, rows, outputs, targets) for name, rows in groups.items()])
         )
 
     combined.__name__ = f"{word} {of.name}"
     return Overall(combined, of.smooth, of.batched, of.probabilities)
 
 
-def _members(by: Any) -> list[Tensor]:
-    """The rows of each group, in the order of the groups' names."""
+def _members(by: Any) -> dict[Any, Tensor]:
+    """The rows of each group by its name, in the order of the names."""
     codes, names = pd.factorize(np.asarray(by), use_na_sentinel=False)
     order = sorted(range(len(names)), key=lambda j: (str(type(names[j])), names[j]))
-    return [torch.from_numpy(np.flatnonzero(codes == j)) for j in order]
+    return {names[j]: torch.from_numpy(np.flatnonzero(codes == j)) for j in order}
 
 
-def _check_length(groups: list[Tensor], m: int) -> None:
+def _check_length(groups: Iterable[Tensor], m: int) -> None:
     if (count := sum(map(len, groups))) != m:
         raise ValueError(
             f"by has the groups of {count} rows, and {m} rows are asked about: one for each, in their order"

@@ -1,7 +1,7 @@
 """Reports: an explanation of a prediction, with its verification, as one HTML file that can be sent on."""
 
 from .examples import Example, file_example, training_examples
-from .file_page import explained_row
+from .file_page import explained_row, explained_rows
 from .page import Page, data_uri, figure_uri, image_uri, in_words, marked, sha256, templates, write
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Page",
     "data_uri",
     "explained_row",
+    "explained_rows",
     "figure_uri",
     "file_example",
     "image_uri",

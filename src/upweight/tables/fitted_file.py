@@ -166,12 +166,23 @@ class FittedFile:
         Raises:
             FileError: There is no such row, or the condition cannot be used or holds of none.
         """
-        raw = self._asked_about(test)
-        if where is not None:
-            raw = raw.loc[fulfilling(raw, where)]
+        raw = self.asked_rows(test, where=where)
         if row is not None:
             raw = raw.loc[[row_label(raw, row)]]
         return self.model.batches(raw, self.folder(test))
+
+    def asked_rows(self, test: Path | None = None, *, where: str | None = None) -> pd.DataFrame:
+        """The rows that are asked about, as they stand in their file.
+
+        Args:
+            test: The file of the rows; otherwise the training file.
+            where: A condition that they fulfil, as pandas queries say it.
+
+        Raises:
+            FileError: The condition cannot be used or holds of none.
+        """
+        raw = self._asked_about(test)
+        return raw if where is None else raw.loc[fulfilling(raw, where)]
 
     def drawn(self, count: int, test: Path | None = None, *, seed: int = 0) -> Batch:
         """Some rows of the file of those asked about, drawn at random, or all of them where there are no more.
@@ -191,8 +202,7 @@ class FittedFile:
 
     def column(self, name: str) -> pd.Series:
         """A column of the training file as words (n,), for groups; a missing value is a group of its own."""
-        check_column(self.raw, name)
-        return self.raw[name].map(str, na_action="ignore").fillna("(missing)")
+        return as_groups(self.raw, name)
 
     def rows(self, where: str) -> list[int]:
         """The places, counted from 0, of the training rows that fulfil a condition.
@@ -211,3 +221,15 @@ class FittedFile:
         raw = opened(test, self.options).table
         raw = raw if self.table is None else self.table.read(raw)
         return raw.set_index(self.id) if self.id is not None and self.id in raw.columns else raw
+
+
+def as_groups(table: pd.DataFrame, name: str) -> pd.Series:
+    """A column of a table as words, for groups; a missing value is a group of its own.
+
+    Raises FileError where there is no such column.
+
+    >>> as_groups(pd.DataFrame({"town": ["north", None]}), "town").tolist()
+    ['north', '(missing)']
+    """
+    check_column(table, name)
+    return table[name].map(str, na_action="ignore").fillna("(missing)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from ..influence.influence import Influence
@@ -24,11 +25,13 @@ class Unseen:
     Attributes:
         fitted: The training file, less what was held out, with the model of it.
         batch: The rows that are asked about, as a batch of the model's.
+        rows: These rows as they stand in their file.
         words: What was held out and why, in a sentence; "" where the rows are those of a second file.
     """
 
     fitted: FittedFile
     batch: Batch
+    rows: pd.DataFrame
     words: str = ""
 
 
@@ -49,7 +52,8 @@ def unseen(fitted: FittedFile, test: Path | None, *, where: str | None = None, s
             none that is fitted again here: then a second file is needed.
     """
     if test is not None:
-        return Unseen(fitted, fitted.batch(test, where=where))
+        rows = fitted.asked_rows(test, where=where)
+        return Unseen(fitted, fitted.model.batches(rows, fitted.folder(test)), rows)
     problem = fitted.model.influence.problem.linear
     if problem is None:
         raise FileError(
@@ -80,6 +84,7 @@ def unseen(fitted: FittedFile, test: Path | None, *, where: str | None = None, s
             model=replace(fitted.model, influence=Influence(left.minimised())),
         ),
         fitted.model.batches(asked, fitted.folder()),
+        asked,
         f"Without --test a fifth of the rows is held out (seed {seed}): the model is fitted to {len(kept):,} rows, and "
         f"asked about {some}the {len(held):,} others, which it has not seen.",
     )

@@ -42,11 +42,15 @@ def leaf_values(tree: Tree, G: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """Leaf values as training gives them: theta (p,), the denominators of the leaves (p,), the last scores (n, c)."""
+    """Leaf values as training gives them: theta (p,), the denominators of the leaves (p,), the last scores (n, c).
+
+    `empty` (p,) are leaves without rows and without damping, whose value 0 stands for nothing.
+    """
 
     theta: Float[Tensor, " p"]
     below: Float[Tensor, " p"]
     scores: Float[Tensor, "n c"]
+    empty: Tensor
 
 
 def fit(trained: Trained, title: str | None = None) -> Fitted:
@@ -58,7 +62,7 @@ def fit(trained: Trained, title: str | None = None) -> Fitted:
     """
     structure, c = trained.structure, trained.structure.c
     theta = torch.zeros(structure.p, dtype=torch.float64)
-    below = torch.ones_like(theta)
+    below, empty = torch.ones_like(theta), torch.zeros_like(theta, dtype=torch.bool)
     theta[:c] = trained.start_scores()
     scores = trained.rounded(theta[:c].repeat(trained.n, 1))
     for one, places in _tracked(structure.numbered(), title):
@@ -66,9 +70,10 @@ def fit(trained: Trained, title: str | None = None) -> Fitted:
             at = _within(trained, one, theta, places[:j], scores)
             for tree, place, (G, H) in zip(one.trees, step, _leaf_sums(trained, one, at), strict=True):
                 theta[place], below[place] = leaf_values(tree, G, H)
+                empty[place] = H + tree.damping <= 0
         _add(trained, one, theta, places, 1, scores)
         scores = trained.rounded(scores)
-    return Fitted(theta, below, scores)
+    return Fitted(theta, below, scores, empty)
 
 
 def _tracked(rounds: list[T], title: str | None) -> Iterator[T]:

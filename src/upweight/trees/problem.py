@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +14,7 @@ from ..data.names import paired_targets
 from ..data.user_terms import Terms
 from ..linalg.flat_vectors import Layout
 from ..linalg.outer_products import Outer, written_out
+from ..losses import LinearLoss
 from ..measures import Measure, MeasureLike, as_measure
 from ..objective import LinearModel, Objective
 from ..outputs import (
@@ -33,6 +34,21 @@ from .trained import Trained
 
 AT_ONCE = 64 << 20
 """Numbers of a state of all rows that are held at once: so many questions go through the rounds together."""
+
+
+ROWS = "training rows"
+"""What stands for training rows in a batch, by their number: their leaves are known."""
+
+
+class Found(NamedTuple):
+    """Examples of a batch: their leaves (t, m), their targets as the user has them, and which training rows they are.
+
+    Of training rows the targets are encoded.
+    """
+
+    leaf: Tensor
+    y: Any
+    rows: Tensor | None
 
 
 class TreeProblem(Objective):
@@ -109,6 +125,20 @@ class TreeProblem(Objective):
     def layers(self) -> LayerGradients | None:
         return None
 
+    @property
+    def output_model(self) -> TreeProblem:
+        return self
+
+    @property
+    def loss(self) -> LinearLoss:
+        """The loss of the scores."""
+        return self.trained.loss.loss
+
+    @property
+    def y(self) -> Tensor:
+        """The encoded targets of the training rows."""
+        return self.trained.targets
+
     @derived
     def stages(self) -> Stages:
         return Boosting(self.trained, self.fitted)
@@ -129,27 +159,37 @@ class TreeProblem(Objective):
         )  # the leaf values are recomputed from the data when the problem is made
 
     def train_losses(self) -> Float[Tensor, " n"]:
-        return self.trained.loss.loss.value(self.fitted.scores, self.trained.targets)
+        return self.loss.value(self.fitted.scores, self.trained.targets)
 
     def train_batch(self, index: Int[Tensor, " b"]) -> Any:
-        return TrainRows(index), None
+        return {ROWS: index}
 
     def train_gradients(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
         return -row_equations(self.trained.rows(index), self.fitted.theta)
 
     def gradients_as_train(self, batch: Any, weights: Tensor | None = None) -> Float[Tensor, "b p"]:
         """What each example takes from the equations of its leaves, as if it were a training row of those weights."""
-        leaf, y = self._found(batch)
-        m = leaf.shape[1]
-        w = torch.ones(m, dtype=torch.float64) if weights is None else weights.double()
-        if isinstance(batch[0], TrainRows):
-            given = replace(self.trained.rows(batch[0].index), w=w)
-        else:
-            targets = self.encode(y, m)
-            numbers = self.trained.loss.numbers(targets, self.c)
-            unseen = None if self.trained.by_label is None else self.label_weights(batch)
-            given = self.trained.others(leaf, (targets, numbers), w, unseen)
-        return -row_equations(given, self.fitted.theta)
+        given = self._given(batch)
+        w = torch.ones(len(given.targets), dtype=torch.float64) if weights is None else weights.double()
+        return -row_equations(replace(given, w=w), self.fitted.theta)
+
+    def _given(self, batch: Any) -> Trained:
+        """The examples of a batch as rows of the training: of the weights that their labels give them."""
+        leaf, y, index = self._found(batch)
+        if index is not None:
+            return self.trained.rows(index)
+        targets = self.encode(y, leaf.shape[1])
+        by_label = self._by_label(targets)
+        unseen = None if self.trained.by_label is None else by_label
+        return self.trained.others(
+            leaf, (targets, self.trained.loss.numbers(targets, self.c)), by_label, unseen
+        )
+
+    def _by_label(self, targets: Tensor) -> Float[Tensor, " b"]:
+        """The class weight of each of b encoded targets."""
+        if self.class_weights is None:
+            return torch.ones(len(targets), dtype=torch.float64)
+        return self.class_weights[(targets > 0).long() if self.c == 1 else targets.long()]
 
     def products(
         self, rows: Float[Tensor, "k p"] | Outer, within: slice | None = None
@@ -160,41 +200,40 @@ class TreeProblem(Objective):
 
     @property
     def sample_weights(self) -> Float[Tensor, " n"]:
-        return self.weights / self.label_weights(self.train_batch(torch.arange(self.n)))
+        return self.weights / self._by_label(self.trained.targets)
 
     def label_weights(self, batch: Any) -> Float[Tensor, " b"]:
-        leaf, y = self._found(batch)
-        if self.class_weights is None:
-            return torch.ones(leaf.shape[1], dtype=torch.float64)
-        targets = y if isinstance(batch[0], TrainRows) else self.encode(y, leaf.shape[1])
-        return self.class_weights[(targets > 0).long() if self.c == 1 else targets.long()]
+        return self._by_label(self._given(batch).targets)
 
     # -- test examples ---------------------------------------------------------------------------------------------
 
-    def _found(self, batch: Any) -> tuple[Tensor, Any]:
-        """The leaves (t, m) of m examples, and their targets as the user has them (of training rows: encoded)."""
+    def _found(self, batch: Any) -> Found:
+        if isinstance(batch, Mapping) and ROWS in batch:
+            index = batch[ROWS]
+            return Found(self.trained.structure.leaf[:, index], self.trained.targets[index], index)
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise TypeError(f"a batch is (inputs, targets), got {type(batch).__name__}")
         X, y = batch
-        if isinstance(X, TrainRows):
-            return self.trained.structure.leaf[:, X.index], self.trained.targets[X.index]
         X, y = (self.terms.prepare or (lambda *both: both))(X, paired_targets(X, y))
-        return self.trained.structure.apply(X), y
+        return Found(self.trained.structure.apply(X), y, None)
 
     def encode(self, targets: Any, count: int) -> Tensor:
         """Targets as the loss takes them, checked."""
-        return encoded(self.trained.loss.loss, targets, count, self.c)
+        return encoded(self.loss, targets, count, self.c)
 
-    def outputs(self, batch: Any, theta: Tensor | None = None) -> Float[Tensor, "m c"]:
-        """The scores of m examples, before any link, at theta or other leaf values."""
-        leaf, _ = self._found(batch)
-        return self.trained.structure.scores((self.theta if theta is None else theta)[None], leaf)[0]
+    def prepared(self, batch: Any) -> tuple[Tensor, Any]:
+        """The leaves (t, m) of m examples, and their targets as the user has them."""
+        return self._found(batch)[:2]
+
+    def outputs(self, inputs: Int[Tensor, "t m"]) -> Float[Tensor, "m c"]:
+        """The scores of m examples by their leaves, before any link."""
+        return self.trained.structure.scores(self.theta[None], inputs)[0]
 
     def evaluate(
         self, batch: Any, measure: MeasureLike | None = None, theta: Tensor | None = None
     ) -> Float[Tensor, " m"]:
-        asked, loss = as_measure(measure), self.trained.loss.loss
-        leaf, y = self._found(batch)
+        asked, loss = as_measure(measure), self.loss
+        leaf, y, _ = self._found(batch)
         eta = self.trained.structure.scores((self.theta if theta is None else theta)[None], leaf)[0]
         if asked is None or not asked.single:
             return measured(loss, eta, y, asked)
@@ -202,8 +241,8 @@ class TreeProblem(Objective):
         return asked.number(self.params, lambda: (eta, one_per_example(y, len(eta)))).view(1)
 
     def test_gradients(self, batch: Any, measure: MeasureLike | None = None) -> Float[Tensor, "m p"]:
-        asked, structure, loss = as_measure(measure), self.trained.structure, self.trained.loss.loss
-        leaf, y = self._found(batch)
+        asked, structure, loss = as_measure(measure), self.trained.structure, self.loss
+        leaf, y, _ = self._found(batch)
         eta = structure.scores(self.theta[None], leaf)[0]
         if asked is None or not asked.single:
             return structure.gradients(measure_slopes(loss, eta, y, asked), leaf)
@@ -211,7 +250,7 @@ class TreeProblem(Objective):
 
     def _slopes_of_number(self, eta: Tensor, y: Any, measure: Measure) -> Float[Tensor, "m c"]:
         measure.check_smooth()
-        check_probabilities(self.trained.loss.loss, measure)
+        check_probabilities(self.loss, measure)
         eta = eta.requires_grad_()
         value = measure.number(self.params, lambda: (eta, one_per_example(y, len(eta))))
         return torch.autograd.grad(value, eta, materialize_grads=True)[0]
@@ -260,7 +299,7 @@ class TreeProblem(Objective):
         own = [structure.leaf, self.trained.targets, self.trained.numbers, self.weights, self.fitted.below]
         return [
             *own,
-            in_bytes(self.trained.loss.loss),
+            in_bytes(self.loss),
             torch.tensor(list(rounds.encode()), dtype=torch.uint8),
         ]
 
@@ -269,13 +308,6 @@ NO_HESSIAN = (
     "trees were trained one after the other and minimise no objective: they have no Hessian; leave curvature out, "
     "Influence solves them round by round"
 )
-
-
-class TrainRows:
-    """Training rows by their number, in the place of inputs: their leaves are known."""
-
-    def __init__(self, index: Int[Tensor, " b"]) -> None:
-        self.index = index
 
 
 class Boosting(Stages):
@@ -292,6 +324,16 @@ class Boosting(Stages):
 
     def product(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         return multiply(self.trained, self.fitted, rows) / self.trained.n
+
+    def recomputed(self, rows: Int[Tensor, " k"]) -> Float[Tensor, " p"]:
+        w = self.trained.w.clone()
+        w[rows] = 0
+        found = fit(self.trained.with_weights(w))
+        return found.theta.masked_fill(found.empty & ~self.fitted.empty, torch.nan)
+
+    @property
+    def cost(self) -> int:
+        return self.trained.n * len(self.trained.structure.leaf)
 
     def free(self) -> Float[Tensor, " p"]:
         return (~self.fitted.below.isinf()).double()

@@ -138,9 +138,10 @@ def explain(
         table = scores.table(rows)
         if own is not None:
             table.insert(1, "relative influence", own[rows].numpy())
-        if model is not None and split is not None:
+        if (spoken := problem.output_model) is not None:
+            table["label"] = label_names(spoken, spoken.y[rows])
+        if split is not None:
             parts.append(split(rows).set_axis(table.index))
-            table["label"] = label_names(model, model.y[rows])
             table["because of"] = [in_words(line) for _, line in parts[-1].iterrows()]
         tables.append(table)
     return Explanation(scores, tables[0], tables[1], said_of(problem, test), relative, tuple(parts))

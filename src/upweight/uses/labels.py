@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from ..data.names import called
 from ..measures import Overall, margin
 from ..objective import LinearModel, Objective
+from ..outputs import OutputModel
 from ..types import Tensor
 
 ROUNDING = 1e-9
@@ -59,7 +60,7 @@ def margins(outputs: Tensor, classes: Tensor) -> Tensor:
     return outputs[:, 0] * classes if outputs.shape[1] == 1 else margin(outputs, classes)
 
 
-def confidences(model: LinearModel, outputs: Tensor) -> Float[Tensor, "b classes"]:
+def confidences(model: OutputModel, outputs: Tensor) -> Float[Tensor, "b classes"]:
     """How sure outputs (b, c) are of each class: probabilities (b, classes), of which every row sums to 1.
 
     Of losses that give no probabilities, as a hinge, they are numbers that rise with the output all the same.
@@ -72,7 +73,7 @@ def confidences(model: LinearModel, outputs: Tensor) -> Float[Tensor, "b classes
     return outputs.softmax(1)
 
 
-def bars(model: LinearModel, outputs: Tensor, labels: Tensor) -> Float[Tensor, " classes"]:
+def bars(model: OutputModel, outputs: Tensor, labels: Tensor) -> Float[Tensor, " classes"]:
     """How sure of each class a model is on average of the rows that bear it (classes,); infinite where unknown.
 
     It knows a class where it is surer of it in these rows than in all others, by more than two standard errors: where
@@ -96,7 +97,7 @@ def bars(model: LinearModel, outputs: Tensor, labels: Tensor) -> Float[Tensor, "
 
 
 def contradicted(
-    model: LinearModel, outputs: Tensor, labels: Tensor, bar: Float[Tensor, " classes"]
+    model: OutputModel, outputs: Tensor, labels: Tensor, bar: Float[Tensor, " classes"]
 ) -> Bool[Tensor, " b"]:
     """Which labels are contradicted by a model that is usually less sure, as confident learning counts them.
 
@@ -127,7 +128,7 @@ def mean_loss(model: LinearModel) -> Overall:
     return Overall(lambda outputs, y: model.loss.value(outputs, model.encode(y, len(outputs))).mean())
 
 
-def margin_of_targets(model: LinearModel, outputs: Tensor, targets: Any) -> Tensor:
+def margin_of_targets(model: OutputModel, outputs: Tensor, targets: Any) -> Tensor:
     """The margins (b,) of targets as the user has them: own class less strongest rival; negative = the model is wrong.
 
     Args:
@@ -138,7 +139,7 @@ def margin_of_targets(model: LinearModel, outputs: Tensor, targets: Any) -> Tens
     return margins(outputs, model.encode(targets, len(outputs)).flatten())
 
 
-def label_names(model: LinearModel, targets: Tensor) -> np.ndarray:
+def label_names(model: OutputModel, targets: Tensor) -> np.ndarray:
     """Encoded targets as the user's own labels (b,); those of a regression, or without names, stay as they are.
 
     Several targets of one example become a tuple.

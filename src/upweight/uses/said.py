@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ..measures import probability
-from ..objective import LinearModel, Objective
+from ..measures import as_measure, probability
+from ..objective import Objective
+from ..outputs import OutputModel, measured
 from ..retraining.trainable import Trainable
 from ..runtime.terminal import plain
-from .labels import classifier, decided, label_names
+from ..types import Tensor
+from .labels import decided, label_names
 
 
 @dataclass(frozen=True)
@@ -64,32 +66,38 @@ class Said:
 
 
 def said_of(problem: Objective, test: Any) -> Said:
-    """What a linear model says of one row, and the row's own label; of other models only the loss is known.
+    """What a model says of one row, and the row's own label; of networks only the loss is known.
+
+    Of several rows it is nothing.
 
     Args:
         problem: the model.
         test: one test example, as the problem takes batches.
     """
-    loss, model = float(problem.evaluate(test)[0]), problem.linear
+    losses, model = problem.evaluate(test), problem.output_model
+    if len(losses) != 1:  # of many rows together nothing is said
+        return Said()
+    loss = float(losses[0])
     if model is None:
         return Said(loss=loss)
-    design, targets = model.prepared(test)
-    outputs = model.outputs(design)
-    if (judge := classifier(problem)) is None:
+    inputs, targets = model.prepared(test)
+    outputs = model.outputs(inputs)
+    if not model.loss.classifies:
         if model.c > 1:
             return Said(loss=loss)
         truth = model.encode(targets, 1).flatten()
         return Said(float(outputs[0, 0]), float(truth[0]), loss, quantity=True)
-    classes = {"prediction": decided(outputs), "label": judge.encode(targets, 1)}
-    names = {what: label_names(judge, its)[0] for what, its in classes.items()}
-    return Said(**names, loss=loss, probabilities=_probabilities(judge, design, list(classes.values())))
+    classes = {"prediction": decided(outputs), "label": model.encode(targets, 1)}
+    names = {what: label_names(model, its)[0] for what, its in classes.items()}
+    return Said(**names, loss=loss, probabilities=_probabilities(model, outputs, list(classes.values())))
 
 
-def _probabilities(model: LinearModel, design: Any, classes: list[Any]) -> tuple[float, float] | None:
+def _probabilities(model: OutputModel, outputs: Tensor, classes: list[Any]) -> tuple[float, float] | None:
     """The probabilities of the predicted class and of the row's own; None where the loss is no likelihood (a hinge)."""
     if not model.loss.likelihood:
         return None
-    first, second = (float(model.evaluate((design, its), probability)[0]) for its in classes)
+    asked = as_measure(probability)
+    first, second = (float(measured(model.loss, outputs, its, asked)[0]) for its in classes)
     return first, second
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
+from ..capabilities import Reduced
 from ..curvature.hessian import Hessian
 from ..errors import InfluenceError, NoOptimumError, NotConvergedError
 from ..estimators.refitting import OWN, Refitting
@@ -62,6 +63,11 @@ def measured_refits(
         found = _by_user(problem, test, measure, removed, refit)
     elif problem.linear is not None:
         found = _by_blocks(problem.linear, test, measure, removed, tolerance)
+    elif (own := problem.cache.get(OWN)) is not None:
+        each = track(_by_estimator(problem, own, test, measure, removed), "refitting", len(removed))
+        found = ((change, float("nan")) for change in each)
+    elif problem.reduced is not None:
+        found = _by_reduced(problem, problem.reduced, test, measure, removed)
     else:
         raise ValueError(
             "verify retrains linear problems by itself; for other models give refit=, a function of the kept training "
@@ -109,6 +115,9 @@ def change_without(
         whole, there = problem.linear.minimised(), problem.linear.without(rows).minimised()
         # One loss is asked about, also where training fits its scale.
         whole, there = (one.with_loss(problem.linear.loss) for one in (whole, there))
+    elif (own := problem.cache.get(OWN)) is not None:
+        everything = torch.arange(problem.n)
+        whole, there = own(everything), own(everything[~torch.isin(everything, rows)])
     else:
         raise ValueError(
             "only linear models are trained again here: for others give refit, a function of the kept training rows "
@@ -134,6 +143,16 @@ def _by_blocks(
         if baseline is None:
             baseline, values, reached = values[0], values[1:], reached[1:]
         yield from ((value - baseline, norm) for value, norm in zip(values, reached.tolist(), strict=True))
+
+
+def _by_reduced(
+    problem: Objective, reduced: Reduced, test: Any, measure: Measure | None, removed: Tensor
+) -> Iterator[tuple[Tensor, float]]:
+    """Changes and gradient norms, from refits one after the other by what is left of the objective."""
+    start = problem.evaluate(test, measure, reduced.refitted(removed[:0])[0])
+    for row in track(removed.split(1), "refitting", len(removed)):
+        theta, norm = reduced.refitted(row)
+        yield problem.evaluate(test, measure, theta) - start, norm
 
 
 def against_estimator(

@@ -12,6 +12,7 @@ import torch
 from scipy import stats
 
 from ..influence.influence import Influence
+from ..influence.recomputed import changes_without
 from ..influence.shown import SHOWN
 from ..measures import MeasureLike, as_measure
 from ..retraining import Refits
@@ -71,6 +72,8 @@ class Verification:
     """||refits here - refits of the user's estimator|| / ||the latter|| over a few rows; None where there is none."""
     measure: str = "loss"
     """What was asked about."""
+    ceiling: Agreement | None = None
+    """Of trees: how well leaf values computed anew agree. No formula that holds the splits fixed does better."""
     whole: Agreement | None = None
     """Predictions of the largest effects against refits of the whole pipeline, where they were asked for."""
 
@@ -82,7 +85,7 @@ class Verification:
         from 0.9 alone its ranking holds.
         """
         pearson, error = self.top.pearson, self.top.relative_error
-        if pearson >= 0.99 and error <= 0.1:
+        if error == 0 or (pearson >= 0.99 and error <= 0.1):  # changes that are all 0 have no correlation
             return "The explanation holds"
         if pearson >= 0.9:
             return (
@@ -118,6 +121,10 @@ class Verification:
         lines = [f"most influential: {self.top}"]
         if self.random is not None:
             lines.append(f"random control:   {self.random}")
+        if self.ceiling is not None:
+            lines.append(
+                f"leaves refitted:  {self.ceiling}; what is left comes from trees that split otherwise"
+            )
         if self.whole is not None:
             known = self.table.dropna(subset=["actual", "whole pipeline"])
             held, whole = known["actual"].to_numpy(), known["whole pipeline"].to_numpy()
@@ -216,7 +223,7 @@ def verify(
 
     position = {int(row): j for j, row in enumerate(removed.tolist())}
     by_estimator = None
-    if refit is None:
+    if refit is None and problem.linear is not None:
         places = [
             j
             for row in top[0].tolist()
@@ -230,6 +237,9 @@ def verify(
         columns["whole pipeline"] = whole_pipeline(
             problem, test, as_measure(measure), removed[: len(measured)]
         )
+    if problem.stages is not None:
+        singles = list(removed[: len(measured)].split(1))
+        columns["recomputed"] = changes_without(problem, problem.stages, singles, test, as_measure(measure)).T
     lines = []
     for t in range(len(predicted)):
         for group, rows in (("top", top[t]), ("random", control)):
@@ -253,6 +263,9 @@ def verify(
         complete,
         by_estimator,
         scores.measure,
+        None
+        if problem.stages is None
+        else agreement(groups["top"]["recomputed"], groups["top"]["actual"], seed),
         _against_pipeline(table, seed) if pipeline else None,
     )
 
@@ -338,4 +351,5 @@ def _slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _relative_error(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return _divide(np.sqrt(((x - y) ** 2).sum(-1)), np.sqrt((y**2).sum(-1)))
+    off = np.sqrt(((x - y) ** 2).sum(-1))
+    return np.where(off == 0, 0.0, _divide(off, np.sqrt((y**2).sum(-1))))

@@ -1,0 +1,60 @@
+"""What a likelihood says of itself: minus its logarithm as a function of parameters and of the weights of all rows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float, Int
+
+from ..linalg.flat_vectors import Layout
+from ..types import Tensor
+
+
+class Likelihood(ABC):
+    """Minus the log-likelihood of n rows, differentiable in the parameters and in the weight of each row.
+
+    Rows need not be independent: a row may take part in the terms of others, as the risk sets of Cox's model have it.
+    Its gradient is then the derivative of the gradient of all in its weight.
+    """
+
+    X: Float[Tensor, "n d"]
+    """The columns that outputs are linear in."""
+    y: Float[Tensor, "n _"]
+    """What else the likelihood knows of each row: counts, or times and events."""
+    rows_apart: bool
+    """Whether it is a sum over rows, so that a row that leaves takes its own term along and nothing else."""
+
+    @property
+    @abstractmethod
+    def layout(self) -> Layout:
+        """The names and shapes of the parameters in the order of theta."""
+
+    @abstractmethod
+    def total(self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+        """Minus the log-likelihood of all rows, of torch operations, homogeneous of degree 1 in the weights."""
+
+    @abstractmethod
+    def losses(self, theta: Tensor, X: Float[Tensor, "b d"], y: Float[Tensor, "b _"]) -> Float[Tensor, " b"]:
+        """The loss of each of some rows, differentiable.
+
+        Args:
+            theta: the parameters (p,).
+            X: the columns of b rows.
+            y: what else is known of them.
+
+        Raises:
+            ValueError: where a row has no loss of its own, with what to ask about.
+        """
+
+    @abstractmethod
+    def outputs(self, theta: Tensor, X: Float[Tensor, "b d"]) -> Float[Tensor, "b 1"]:
+        """The linear predictor of each of some rows, at theta (p,)."""
+
+    @abstractmethod
+    def take(self, index: Int[Tensor, " b"]) -> Likelihood:
+        """The likelihood of some of the rows."""
+
+    @property
+    @abstractmethod
+    def spread(self) -> Float[Tensor, " p"]:
+        """What the penalty on each parameter is measured in: it follows the rows that are left, or is 1."""
