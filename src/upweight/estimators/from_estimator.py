@@ -15,6 +15,7 @@ from ..data.user_terms import Terms, batch_index, row_index
 from ..linear.diagnostics import at_optimum
 from ..linear.existence import check_identified, check_separable
 from ..linear.problem import LinearProblem
+from ..objective import LinearModel
 from ..trees.problem import TreeProblem
 from ..types import Keep
 from .chosen import Chosen, chosen
@@ -165,9 +166,12 @@ def _problem(
         found = found.changed(terms=replace(found.terms, notes=(*found.terms.notes, *said)))
         found.cache[KINKED] = kinked
 
-    def read(*given: Any) -> LinearProblem:
+    def read(*given: Any) -> LinearModel:
         # What is asked about stays the same loss, where its scale or smoothing is found in the data.
-        return _problem(*given, asked=replace(asked, polish=False)).with_loss(found.loss)
+        settled, X, y, weights = given
+        there = _problem(settled, X, y, weights, replace(asked, polish=False)).linear
+        assert there is not None
+        return there.with_loss(found.loss)
 
     found.cache[OWN] = refitting(settled, X, y, sample_weight, read)
     return found
