@@ -6,7 +6,7 @@ from importlib import import_module as _import_module
 from . import moved as _moved
 
 if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for help waits for no torch
-    from .curvature import EKFAC, Dense, GaussNewton, Hessian, Nystrom
+    from .curvature import EKFAC, Dense, GaussNewton, Hessian, Nystrom, Stagewise
     from .data.design_on_disk import stream
     from .errors import (
         ApproximationWarning,
@@ -42,7 +42,8 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
     from .measures import OfParameters, Overall, PerExample
     from .network import Problem, class_weighted, token_mean
     from .retraining import by_refitting
-    from .solvers import Arnoldi, ConjugateGradient, Exact, LiSSA
+    from .solvers import Arnoldi, BackSubstitution, ConjugateGradient, Exact, LiSSA
+    from .trees import TreeProblem
     from .uses import (
         Box,
         attack,
@@ -63,6 +64,7 @@ __all__ = [
     "EKFAC",
     "ApproximationWarning",
     "Arnoldi",
+    "BackSubstitution",
     "Box",
     "ConjugateGradient",
     "Dense",
@@ -100,7 +102,9 @@ __all__ = [
     "SquaredEpsilonInsensitive",
     "SquaredHinge",
     "SquaredMargin",
+    "Stagewise",
     "StaleError",
+    "TreeProblem",
     "Tweedie",
     "Verification",
     "attack",
@@ -122,7 +126,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "curvature": "EKFAC Dense GaussNewton Hessian Nystrom",
+    "curvature": "EKFAC Dense GaussNewton Hessian Nystrom Stagewise",
     "data.design_on_disk": "stream",
     "errors": "ApproximationWarning DerivativeError DerivativeWarning IndefiniteError InfluenceError "
     "NoOptimumError NotConvergedError NotDeterministicError NotStationaryWarning RankError "
@@ -135,7 +139,8 @@ _HOMES = {
     "measures": "OfParameters Overall PerExample",
     "network": "Problem class_weighted token_mean",
     "retraining": "by_refitting",
-    "solvers": "Arnoldi ConjugateGradient Exact LiSSA",
+    "solvers": "Arnoldi BackSubstitution ConjugateGradient Exact LiSSA",
+    "trees": "TreeProblem",
     "uses": "Box attack diagnostics explain flip_set mislabeled mismatch trust vulnerability vulnerable_targets",
     "validation": "Verification verify",
 }

@@ -53,6 +53,8 @@ class Objective(Identified):
     """l2 per parameter, and what of it a retraining without some examples keeps."""
     terms: Terms
     """The user's own terms: the form of their batches and the names of rows, columns and classes."""
+    stages: Stages | None = None
+    """The derivatives of a model that was trained stage by stage, and has no Hessian; None for all others."""
     reduced: Reduced | None = None
     """What is left without some rows, of few parameters; None for others, and linear models, which do better."""
 
@@ -123,7 +125,7 @@ class Objective(Identified):
     @property
     @abstractmethod
     def precisions(self) -> tuple[torch.dtype, ...]:
-        """The precisions that products can be evaluated in, from the fastest to `dtype`."""
+        """The precisions of products, from the fastest to `dtype`."""
 
     @property
     def params(self) -> Params:
@@ -169,11 +171,6 @@ class Objective(Identified):
     def output_model(self) -> OutputModel | None:
         """What the model says of rows, where its outputs are known to be classes or values; else None."""
         return self.linear
-
-    @property
-    def stages(self) -> Stages | None:
-        """The derivatives of a model that was trained stage by stage, and has no Hessian; None for all others."""
-        return None
 
     @property
     @abstractmethod
@@ -239,11 +236,11 @@ class Objective(Identified):
     def evaluate(
         self, batch: Any, measure: MeasureLike | None = None, theta: Tensor | None = None
     ) -> Float[Tensor, " m"]:
-        """The measure of each test example.
+        """The measure of each test example: default the loss; a measure of the whole batch is one number, (1,).
 
         Args:
             batch: m test examples, as (inputs, targets) or a mapping.
-            measure: what is asked about, default the loss; of a whole batch it is one number, (1,).
+            measure: what is asked about.
             theta: other parameters (p,) than the problem's own.
         """
 
@@ -259,8 +256,8 @@ class Objective(Identified):
 
         Args:
             batch: b examples as training sees them.
-            rows: k vectors s (k, p).
-            at: a layer of a network, whose outputs then take the place of the inputs.
+            rows: k vectors s.
+            at: a layer of a network, whose outputs are the inputs then.
         """
 
     @abstractmethod

@@ -217,11 +217,7 @@ class Influence:
             corrected: solves for the changes as well and adds t . (v - A s), the dual-weighted residual: the error of
                 a loose solve then is the *product* of the two residuals (B4).
 
-        Returns:
-            Scores (m, b) whose `edit` is "replaced".
-
-        Raises:
-            ValueError: for another number of examples after than before.
+        Gives Scores (m, b) whose `edit` is "replaced". Raises ValueError for another number of examples after.
 
         >>> import torch
         >>> from upweight import Influence, LinearProblem, Squared
@@ -383,12 +379,8 @@ class Influence:
                 relative standard error of sqrt(2 / k).
             seed: of the random right-hand sides.
 
-        Returns:
-            Scores (1, n); negative, since more weight on an example lowers its own loss.
-
-        Raises:
-            TypeError: for `samples` where the curvature is neither GaussNewton nor that of a convex problem.
-            ValueError: for fewer than two samples.
+        Gives Scores (1, n); negative, since more weight on an example lowers its own loss. Raises ValueError for fewer
+        than two samples, TypeError for some where the curvature is neither GaussNewton nor that of a convex problem.
         """
         problem, provenance = self.problem, self._provenance()
         values = self_influence.values_of(

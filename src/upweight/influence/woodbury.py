@@ -215,7 +215,13 @@ def _batches(
 def roots_of(
     problem: LinearModel, index: Tensor, count: int
 ) -> tuple[Float[Tensor, "G q p"], Float[Tensor, "G q"] | None]:
-    """The curvature roots of `count` sets of equal size, whose rows follow each other, and their signs."""
+    """The curvature roots of `count` sets of equal size, whose rows follow each other, and their signs.
+
+    Args:
+        problem: the model.
+        index: the rows of all sets, set by set.
+        count: how many sets there are.
+    """
     signs = None if problem.loss.convex else problem.derivatives().take(index).signed_root()[1]
     C = problem.hessian_roots(index).reshape(count, -1, problem.p)
     return C, None if signs is None else signs.reshape(count, -1)

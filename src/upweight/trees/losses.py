@@ -14,7 +14,7 @@ from ..types import Tensor
 
 
 class Slopes(NamedTuple):
-    """Of b rows at their scores F (b, c): residual r and second derivative h of each output, and their derivatives.
+    """Residual r and second derivative h of each output of b rows, at their scores F (b, c), and their derivatives.
 
     dr_k / dF_k' = dr_k (delta_kk' - q_k'), and dh_k / dF_k' = dh_k (delta_kk' - q_k'), with q = 0 where it is None.
     """

@@ -27,7 +27,6 @@ from ..outputs import (
 )
 from ..penalty import Penalty
 from ..runtime.progress import track
-from ..runtime.unchanging import derived
 from ..types import Tensor
 from .passes import Fitted, fit, multiply, row_equations, row_products, solve_backwards, solve_forwards
 from .trained import Trained
@@ -85,6 +84,7 @@ class TreeProblem(Objective):
             penalty=Penalty.of(0.0, theta, "total"),
             terms=terms,
             class_weights=class_weights,
+            stages=Boosting(trained, fitted),
         )
 
     # -- what it is ------------------------------------------------------------------------------------------------
@@ -138,10 +138,6 @@ class TreeProblem(Objective):
     def y(self) -> Tensor:
         """The encoded targets of the training rows."""
         return self.trained.targets
-
-    @derived
-    def stages(self) -> Stages:
-        return Boosting(self.trained, self.fitted)
 
     @property
     def hessian(self) -> SecondDerivative:
