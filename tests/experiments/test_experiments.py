@@ -189,3 +189,8 @@ def test_by_refitting_small(tmp_path: Path) -> None:
     for name in ("enumerated", "neighbours", "alone"):
         found = result[name]
         assert abs(found["share"] - 0.95) < 4 * max(found["error"], 0.02), name
+
+
+def test_follow_scaling_small(tmp_path: Path) -> None:
+    worst = small("follow_scaling", tmp_path)["largest error"]
+    assert worst["followed"] < 0.01 < 0.5 < worst["held"]
