@@ -192,5 +192,6 @@ def test_by_refitting_small(tmp_path: Path) -> None:
 
 
 def test_follow_scaling_small(tmp_path: Path) -> None:
-    worst = small("follow_scaling", tmp_path)["largest error"]
+    run("follow_scaling", tmp_path, None)
+    worst = json.loads((tmp_path / "follow_scaling.json").read_text())["largest error"]
     assert worst["followed"] < 0.01 < 0.5 < worst["held"]
