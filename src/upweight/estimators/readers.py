@@ -76,8 +76,6 @@ REFUSED = {
     ),
     "MultiOutputClassifier": "its targets have no loss in common; pass each of its estimators_ with its column of y",
     "GaussianProcessClassifier": f"its approximation has no loss of single rows; use SVC, or {REFIT}",
-    "MLPClassifier": f"it is a network: make it of torch and pass that to Problem, or use {REFIT}",
-    "MLPRegressor": f"it is a network: make it of torch and pass that to Problem, or use {REFIT}",
     "KNeighborsClassifier": f"it has no parameters; use {REFIT}",
     "KNeighborsRegressor": f"it has no parameters; use {REFIT}",
 }
