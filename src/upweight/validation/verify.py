@@ -14,10 +14,12 @@ from scipy import stats
 from ..influence.influence import Influence
 from ..influence.recomputed import changes_without
 from ..influence.shown import SHOWN
-from ..measures import MeasureLike, as_measure
+from ..measures import Measure, MeasureLike, as_measure
+from ..objective import Objective
 from ..retraining import Refits
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
+from ..types import Tensor
 from .refits import Refit, against_estimator, measured_refits, whole_pipeline
 
 RESAMPLES = 999
@@ -217,10 +219,10 @@ def verify(
     predicted = scores.removal_effect()
     top = predicted.abs().nan_to_num(0).topk(k, dim=1).indices
     removed = torch.unique(torch.cat([top.flatten(), control]))
+    asked = as_measure(measure)
     measured, norms, complete = measured_refits(
-        problem, test, as_measure(measure), removed, refit=refit, tolerance=tolerance
+        problem, test, asked, removed, refit=refit, tolerance=tolerance
     )
-
     position = {int(row): j for j, row in enumerate(removed.tolist())}
     by_estimator = None
     if refit is None and problem.linear is not None:
@@ -229,17 +231,9 @@ def verify(
             for row in top[0].tolist()
             if (j := position[row]) < len(measured) and measured[j].isfinite().all()
         ][:own]
-        by_estimator = against_estimator(
-            problem, test, as_measure(measure), removed[places], measured[places]
-        )
+        by_estimator = against_estimator(problem, test, asked, removed[places], measured[places])
     columns = {"actual": measured, "gradient norm": norms[:, None].expand_as(measured)}
-    if pipeline:
-        columns["whole pipeline"] = whole_pipeline(
-            problem, test, as_measure(measure), removed[: len(measured)]
-        )
-    if problem.stages is not None:
-        singles = list(removed[: len(measured)].split(1))
-        columns["recomputed"] = changes_without(problem, problem.stages, singles, test, as_measure(measure)).T
+    columns |= _beside(problem, test, asked, removed[: len(measured)], pipeline)
     lines = []
     for t in range(len(predicted)):
         for group, rows in (("top", top[t]), ("random", control)):
@@ -263,9 +257,7 @@ def verify(
         complete,
         by_estimator,
         scores.measure,
-        None
-        if problem.stages is None
-        else agreement(groups["top"]["recomputed"], groups["top"]["actual"], seed),
+        agreement(groups["top"]["recomputed"], groups["top"]["actual"], seed) if problem.stages else None,
         _against_pipeline(table, seed) if pipeline else None,
     )
 
@@ -274,6 +266,26 @@ def _against_pipeline(table: pd.DataFrame, seed: int) -> Agreement:
     """The predictions of the largest effects against refits of the whole pipeline."""
     known = table[table["group"] == "top"].dropna(subset=["whole pipeline", "predicted"])
     return agreement(known["predicted"], known["whole pipeline"], seed)
+
+
+def _beside(
+    problem: Objective, test: Any, measure: Measure | None, removed: Tensor, pipeline: bool
+) -> dict[str, Tensor]:
+    """What stands beside the refits in the table: changes (r, m) of the whole pipeline, and of leaves refitted.
+
+    Args:
+        problem: what was trained.
+        test: m test examples.
+        measure: what is measured, None for the loss.
+        removed: r training rows, each removed alone.
+        pipeline: whether the whole pipeline is refitted.
+    """
+    found = {"whole pipeline": whole_pipeline(problem, test, measure, removed)} if pipeline else {}
+    if problem.stages is not None:
+        found["recomputed"] = changes_without(
+            problem, problem.stages, list(removed.split(1)), test, measure
+        ).T
+    return found
 
 
 def _some(rows: np.ndarray) -> str:
