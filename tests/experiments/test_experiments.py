@@ -198,3 +198,9 @@ def test_by_refitting_small(tmp_path: Path) -> None:
     for name in ("enumerated", "neighbours", "alone"):
         found = result[name]
         assert abs(found["share"] - 0.95) < 4 * max(found["error"], 0.02), name
+
+
+def test_follow_scaling_small(tmp_path: Path) -> None:
+    run("follow_scaling", tmp_path, None)
+    worst = json.loads((tmp_path / "follow_scaling.json").read_text())["largest error"]
+    assert worst["followed"] < 0.01 < 0.5 < worst["held"]

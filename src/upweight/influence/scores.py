@@ -131,17 +131,12 @@ class Scores:
         """
         said = list(self.said[1:])
         if self.drift is not None:
-<<<<<<< HEAD
-            said.append(told(self.measure, self.drift, self.effect()))
+            said.append(told(self.measure, self.drift, self.effect(), self.provenance.get("away", "")))
         return [
             *filter(None, [self.doubt]),
             *said,
             *([f"The linear system behind the effects: {self.verdict}."] if self.verdict else []),
         ]
-=======
-            said.append(told(self.measure, self.drift, self.effect(), self.provenance.get("away", "")))
-        return [*said, *([f"The linear system behind the effects: {self.verdict}."] if self.verdict else [])]
->>>>>>> w24-R
 
     def __len__(self) -> int:
         return len(self.values)

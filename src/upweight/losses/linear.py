@@ -49,6 +49,8 @@ class LinearLoss(ABC):
     """From outputs and targets to the expectation of the curvature (b, c), where that is another than the curvature."""
     stands_in: bool = False
     """Whether it is a smooth stand-in for a loss with a kink, at whose optimum its gradient is not zero."""
+    fits_scale: bool = False
+    """Whether training fits a scale of the loss beside the coefficients, as `Huber` can have it."""
     note: str = ""
     """What a user should know where an estimator's own loss was replaced by this one."""
 

@@ -113,6 +113,8 @@ def change_without(
         whole, there = (_retrained(problem, refit(left)) for left in (everything, kept))
     elif problem.linear is not None:
         whole, there = problem.linear.minimised(), problem.linear.without(rows).minimised()
+        # One loss is asked about, also where training fits its scale.
+        whole, there = (one.with_loss(problem.linear.loss) for one in (whole, there))
     elif problem.reduced is not None:
         thetas = [problem.reduced.refitted(gone)[0] for gone in (rows[:0], rows)]
         whole, there = (problem.at(theta) for theta in thetas)
