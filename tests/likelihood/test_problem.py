@@ -9,6 +9,7 @@ from tests.support.compare import assert_close_per_row
 from upweight import Influence, NotConvergedError, OfParameters, Overall, diagnostics, measures, verify
 from upweight.data.user_terms import Terms
 from upweight.likelihood import LikelihoodProblem, NegativeBinomial, PartialLikelihood
+from upweight.validation.refits import change_without
 
 N, rng = 40, np.random.default_rng(3)
 X = torch.from_numpy(rng.normal(size=(N, 2)) * [1.0, 30.0])
@@ -147,6 +148,15 @@ def test_dfbetas_are_moves_in_standard_errors(problem, refitted: bool):
     cook = torch.einsum("gi,ij,gj->g", moves, H, moves) / problem.p
     assert_close_per_row(found.table[["cooks distance"]].to_numpy(), cook[:, None], 1e-9)
     assert len(diagnostics(Influence(problem)).table) == N
+
+
+def test_the_change_without_a_set_is_that_of_a_refit(problem):
+    rows, test = torch.arange(6), (problem.likelihood.X[:3], problem.likelihood.y[:3])
+    found = change_without(problem, test, rows, measure=measures.prediction)
+    theta, _ = problem.reduced.refitted(rows)
+    outputs = problem.likelihood.outputs
+    expected = outputs(theta, test[0]) - outputs(problem.theta, test[0])
+    assert_close_per_row(found[:, None], expected, 1e-6)
 
 
 def test_cox_has_no_loss_of_a_row():
