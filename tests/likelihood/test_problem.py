@@ -6,7 +6,7 @@ import torch
 from scipy.stats import nbinom
 
 from tests.support.compare import assert_close_per_row
-from upweight import Influence, NotConvergedError, OfParameters, Overall, measures, verify
+from upweight import Influence, NotConvergedError, OfParameters, Overall, diagnostics, measures, verify
 from upweight.data.user_terms import Terms
 from upweight.likelihood import LikelihoodProblem, NegativeBinomial, PartialLikelihood
 
@@ -132,6 +132,21 @@ def test_questions_of_all_kinds_are_answered(problem):
     each = influence.on_loss(test, measure=measures.prediction)
     assert_close_per_row(mean.values[0], each.values.mean(0), 1e-10)
     assert verify(influence, test, k=5, measure=measures.prediction).top.pearson > 0.9
+
+
+@pytest.mark.parametrize("refitted", [False, True])
+def test_dfbetas_are_moves_in_standard_errors(problem, refitted: bool):
+    groups = np.arange(N) // 8
+    found = diagnostics(Influence(problem), groups, refitted=refitted)
+    sets = list(torch.arange(N).split(8))
+    thetas = torch.stack([problem.reduced.refitted(rows)[0] for rows in sets])
+    thetas = thetas if refitted else problem.reduced.newton(sets)
+    H = problem.hessian.matrix() * N
+    moves, errors = problem.theta - thetas, torch.linalg.inv(H).diagonal().sqrt()
+    assert_close_per_row(found.dfbetas.to_numpy(), moves / errors, 1e-9)
+    cook = torch.einsum("gi,ij,gj->g", moves, H, moves) / problem.p
+    assert_close_per_row(found.table[["cooks distance"]].to_numpy(), cook[:, None], 1e-9)
+    assert len(diagnostics(Influence(problem)).table) == N
 
 
 def test_cox_has_no_loss_of_a_row():

@@ -375,6 +375,8 @@ class LinearProblem(LinearModel):
     def gradients_without(
         self, sets: Sets, thetas: Float[Tensor, "g p"] | None = None
     ) -> Float[Tensor, "g p"]:
+        if thetas is None and self.loss.fits_scale:
+            thetas = self.theta.expand(len(sets), -1)
         if thetas is None:
             return first_gradients(self, sets)
         return reduced_gradients(self, self.map, thetas, sets)

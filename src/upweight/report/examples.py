@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..influence.scores import effects, left_to_move
+from ..influence.score_tables import effects, left_to_move
 from ..tables.default_models import origin, photograph
 from ..tables.fitted_file import FittedFile
 from ..tables.kinds import Kind
