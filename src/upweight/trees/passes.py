@@ -7,19 +7,24 @@ these equations is lower triangular, round by round, so that a question costs a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy import sparse
 
-from ..runtime.progress import track
 from ..types import Tensor
+from .losses import relative, spread
+from .rows import TREES, WIDE, Kept, met_at, met_rows, side_by_side
 from .structure import Round, Tree
-from .trained import Trained
+from .trained import Trained, tracked
 
-T = TypeVar("T")
+Seen: TypeAlias = Callable[[slice], tuple[list[Tensor], Tensor | None]]
+"""Of a block of rows, at one step: w E in each tree of the round (b,), and q of `losses.spread` (b, c)."""
 
 
 def leaf_values(tree: Tree, G: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,13 +49,15 @@ def leaf_values(tree: Tree, G: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
 class Fitted:
     """Leaf values as training gives them: theta (p,), the denominators of the leaves (p,), the last scores (n, c).
 
-    `empty` (p,) are leaves without rows and without damping, whose value 0 stands for nothing.
+    `empty` (p,) are leaves without rows and without damping, whose value 0 stands for nothing. `kept` is what rows add
+    to the equations, where it is kept for the next question.
     """
 
     theta: Float[Tensor, " p"]
     below: Float[Tensor, " p"]
     scores: Float[Tensor, "n c"]
     empty: Tensor
+    kept: Kept | None = None
 
 
 def fit(trained: Trained, title: str | None = None) -> Fitted:
@@ -65,19 +72,15 @@ def fit(trained: Trained, title: str | None = None) -> Fitted:
     below, empty = torch.ones_like(theta), torch.zeros_like(theta, dtype=torch.bool)
     theta[:c] = trained.start_scores()
     scores = trained.rounded(theta[:c].repeat(trained.n, 1))
-    for one, places in _tracked(structure.numbered(), title):
+    for one, places in tracked(structure.numbered(), title, len(structure.rounds)):
         for j, step in enumerate(places):
             at = _within(trained, one, theta, places[:j], scores)
             for tree, place, (G, H) in zip(one.trees, step, _leaf_sums(trained, one, at), strict=True):
                 theta[place], below[place] = leaf_values(tree, G, H)
                 empty[place] = H + tree.damping <= 0
-        _add(trained, one, theta, places, 1, scores)
+        added(trained, one, theta, places, 1, scores)
         scores = trained.rounded(scores)
     return Fitted(theta, below, scores, empty)
-
-
-def _tracked(rounds: list[T], title: str | None) -> Iterator[T]:
-    return iter(rounds) if title is None else track(rounds, title, len(rounds))
 
 
 def _leaf_sums(trained: Trained, one: Round, scores: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -115,17 +118,14 @@ def solve_backwards(
     structure, k = trained.structure, len(rows)
     v, found = rows.T.contiguous(), torch.empty(structure.p, k, dtype=torch.float64)
     felt = torch.zeros(trained.n, structure.c, k, dtype=torch.float64)
-    scores = fitted.scores.clone()
-    for one, places in _tracked(structure.numbered()[::-1], title):
-        _add(trained, one, fitted.theta, places, -1, scores)
+    for one, places, steps in tracked(seen_backwards(trained, fitted), title, len(structure.rounds)):
         inside = None if len(one.steps) == 1 else one.rate * felt
-        for j in reversed(range(len(one.steps))):
-            at = _within(trained, one, fitted.theta, places[:j], scores)
+        for j, seen in reversed(list(enumerate(steps))):
             here, share = (felt, one.rate) if inside is None else (inside, one.steps[j])
             for place, sums in zip(places[j], _sums(trained, one, here), strict=True):
                 found[place] = (share * sums + v[place]) / fitted.below[place, None]
             to = (felt,) if inside is None else (felt, inside)
-            _pull(trained, one, places[j], (fitted.theta, found), at, to)
+            _pull(trained, one, places[j], (found, seen), to)
     found[: structure.c] = felt.sum(0) + v[: structure.c]
     return found.T
 
@@ -161,21 +161,17 @@ def _forwards(
     structure, c = trained.structure, trained.structure.c
     v, found = rows.T.contiguous(), rows.T.clone()
     moves = v if not inverse else found  # of the leaf values
-    scores = fitted.theta[:c].repeat(trained.n, 1)
     moved = v[:c].repeat(trained.n, 1, 1)
-    for one, places in _tracked(structure.numbered(), title):
+    for one, places, steps in tracked(seen_forwards(trained, fitted), title, len(structure.rounds)):
         inside = None if len(one.steps) == 1 else moved.clone()
-        for j, share in enumerate(one.steps):
-            at = _within(trained, one, fitted.theta, places[:j], scores)
-            here = moved if inside is None else inside
-            felt = _felt(trained, one, places[j], fitted.theta, at, here)
+        for j, (share, seen) in enumerate(zip(one.steps, steps, strict=True)):
+            felt = _felt(trained, one, seen, moved if inside is None else inside)
             for place, sums in zip(places[j], felt, strict=True):
                 below = fitted.below[place, None]
                 found[place] = (v[place] + sums) / below if inverse else below * v[place] - sums
                 found[place] = torch.where(below.isinf(), 0 if inverse else v[place], found[place])
             if inside is not None:
                 _add_rows(trained, one, moves, places[j], share, inside)
-        _add(trained, one, fitted.theta, places, 1, scores)
         if inside is None:
             _add_rows(trained, one, moves, places[0], one.rate, moved)
         else:
@@ -194,31 +190,34 @@ def row_products(
         rows: k vectors s (k, p).
         title: of a progress bar; None: there is none.
     """
-    structure, c, k = trained.structure, trained.structure.c, len(rows)
-    s = rows.T.contiguous()
-    found = trained.start_slopes() @ s[:c]
-    scores = fitted.theta[:c].repeat(trained.n, 1)
-    for one, places in _tracked(structure.numbered(), title):
-        for j in range(len(one.steps)):
-            at = _within(trained, one, fitted.theta, places[:j], scores)
+    s, kept = rows.T.contiguous(), fitted.kept
+    found = trained.start_slopes() @ s[: trained.structure.c]
 
-            def work(part: slice, at: Tensor = at, one: Round = one, step: list[slice] = places[j]) -> None:
-                slopes = trained.slopes_at(at[part], part)
-                for tree, place in zip(one.trees, step, strict=True):
-                    where = trained.places_of(tree, part)
-                    value = fitted.theta[place].index_select(0, where)
-                    own = trained.weights_of(tree, part) * slopes.pulled(tree.output, value)
-                    found[part].addcmul_(s[place].index_select(0, where), own[:, None])
+    def work(part: slice) -> None:
+        some = [(kept.place[part], kept.own[part])] if kept is not None else _some(trained, fitted.theta, part)
+        for place, own in some:
+            ends = np.arange(len(own) + 1) * own.shape[1]
+            # A row's places are all different, though not in order.
+            matrix = sparse.csr_array(
+                (own.numpy().ravel(), place.numpy().ravel(), ends.astype(np.int32)), (len(own), len(s))
+            )
+            found[part] += torch.from_numpy(matrix @ s.numpy())
 
-            trained.blocks(c * k, work)
-        _add(trained, one, fitted.theta, places, 1, scores)
+    trained.blocks(WIDE, work, title)
     return found.T
+
+
+def _some(trained: Trained, theta: Tensor, part: slice) -> Iterator[tuple[Tensor, Tensor]]:
+    """Places and equations of some trees at a time."""
+    each = itertools.chain.from_iterable(met_rows(trained, theta, part))
+    while some := list(itertools.islice(each, TREES)):
+        yield side_by_side(some)
 
 
 # -- one round -------------------------------------------------------------------------------------------------------
 
 
-def _add(
+def added(
     trained: Trained, one: Round, theta: Tensor, steps: list[list[slice]], sign: int, scores: Tensor
 ) -> None:
     """Add what a round's leaf values, of all its steps, are to the scores, in place; or take it away again."""
@@ -282,12 +281,7 @@ def _summed(where: Tensor, values: Float[Tensor, "b k"], size: int) -> Float[Ten
 
 
 def _pull(
-    trained: Trained,
-    one: Round,
-    step: list[slice],
-    about: tuple[Tensor, Tensor],
-    scores: Tensor,
-    to: tuple[Tensor, ...],
+    trained: Trained, one: Round, step: list[slice], about: tuple[Tensor, Seen], to: tuple[Tensor, ...]
 ) -> None:
     """Add what the equations of a step, each times its answer, feel of the scores of each row.
 
@@ -295,77 +289,105 @@ def _pull(
         trained: what the leaf values were computed from.
         one: the round.
         step: the places of the step's leaf values.
-        about: theta (p,) and the answers (p, k).
-        scores: those that the step saw.
+        about: the answers (p, k), and what the step saw.
         to: the (n, c, k) that are added to, in place.
     """
-    theta, answers = about
+    answers, seen = about
 
     def work(part: slice) -> None:
-        slopes, pull = trained.slopes_at(scores[part], part), None
-        for tree, place in zip(one.trees, step, strict=True):
-            where = trained.places_of(tree, part)
-            bent = slopes.bent(tree.output, theta[place].index_select(0, where))
-            bent *= trained.weights_of(tree, part)
-            own = answers[place].index_select(0, where).mul_(bent[:, None])
+        bents, q = seen(part)
+        pull = None
+        for tree, place, bent in zip(one.trees, step, bents, strict=True):
+            own = answers[place].index_select(0, trained.places_of(tree, part)).mul_(bent[:, None])
             if trained.structure.c == 1 and pull is None:
                 pull = own[:, None]
             else:
                 pull = torch.zeros_like(to[0][part]) if pull is None else pull
                 pull[:, tree.output] += own
         if pull is not None:
-            spread = slopes.spread(pull)
+            pulled = spread(q, pull)
             for values in to:
-                values[part] += spread
+                values[part] += pulled
 
     trained.blocks(to[0][0].numel(), work)
 
 
 def _felt(
-    trained: Trained, one: Round, step: list[slice], theta: Tensor, scores: Tensor, moved: Tensor
+    trained: Trained, one: Round, seen: Seen, moved: Float[Tensor, "n c k"]
 ) -> list[Float[Tensor, "leaves k"]]:
     """How the equations of each tree of a step move as the scores do: the transpose of `_pull`.
 
     Args:
         trained: what the leaf values were computed from.
         one: the round.
-        step: the places of the step's leaf values.
-        theta: the leaf values.
-        scores: those that the step saw.
-        moved: k moves of them (n, c, k).
+        seen: what the step saw.
+        moved: k moves of the scores.
     """
 
     def work(part: slice) -> list[Tensor]:
-        slopes, found = trained.slopes_at(scores[part], part), []
-        seen = slopes.relative(moved[part])
-        for tree, place in zip(one.trees, step, strict=True):
-            where = trained.places_of(tree, part)
-            bent = slopes.bent(tree.output, theta[place].index_select(0, where))
-            bent *= trained.weights_of(tree, part)
-            found.append(_summed(where, bent[:, None] * seen[:, tree.output], tree.size))
-        return found
+        bents, q = seen(part)
+        move = relative(q, moved[part])
+        return [
+            _summed(trained.places_of(tree, part), bent[:, None] * move[:, tree.output], tree.size)
+            for tree, bent in zip(one.trees, bents, strict=True)
+        ]
 
     return [torch.stack(parts).sum(0) for parts in zip(*trained.blocks(moved[0].numel(), work), strict=True)]
 
 
-def row_equations(trained: Trained, theta: Float[Tensor, " p"]) -> Float[Tensor, "n p"]:
-    """What each row adds to the equation of each leaf, written out: n p numbers, for a few rows.
+# -- what the rounds saw -----------------------------------------------------------------------------------------------
 
-    Args:
-        trained: rows with their leaves, targets and weights; start and leaf values are those of other rows.
-        theta: the leaf values.
-    """
-    structure, c, everything = trained.structure, trained.structure.c, slice(0, trained.n)
-    found = torch.zeros(trained.n, structure.p, dtype=torch.float64)
-    found[:, :c] = trained.start_slopes()
-    scores, rows = theta[:c].repeat(trained.n, 1), torch.arange(trained.n)
-    for one, places in structure.numbered():
-        for j, step in enumerate(places):
-            at = _within(trained, one, theta, places[:j], scores)
-            slopes = trained.slopes_at(at, everything)
-            for tree, place in zip(one.trees, step, strict=True):
-                where = trained.places_of(tree, everything)
-                own = trained.weights_of(tree, everything) * slopes.pulled(tree.output, theta[place][where])
-                found[rows, place.start + where] += own
-        _add(trained, one, theta, places, 1, scores)
+
+def seen_forwards(trained: Trained, fitted: Fitted) -> Iterator[tuple[Round, list[list[slice]], list[Seen]]]:
+    """Each round with the places of its leaf values and what its steps saw, from the first to the last."""
+    if fitted.kept is not None:
+        yield from _kept(trained, fitted.kept)
+        return
+    scores = fitted.theta[: trained.structure.c].repeat(trained.n, 1)
+    for one, places in trained.structure.numbered():
+        yield one, places, _computed(trained, one, places, fitted.theta, scores)
+        added(trained, one, fitted.theta, places, 1, scores)
+
+
+def seen_backwards(trained: Trained, fitted: Fitted) -> Iterator[tuple[Round, list[list[slice]], list[Seen]]]:
+    """The same from the last round to the first."""
+    if fitted.kept is not None:
+        yield from _kept(trained, fitted.kept)[::-1]
+        return
+    scores = fitted.scores.clone()
+    for one, places in trained.structure.numbered()[::-1]:
+        added(trained, one, fitted.theta, places, -1, scores)
+        yield one, places, _computed(trained, one, places, fitted.theta, scores)
+
+
+def _computed(
+    trained: Trained, one: Round, places: list[list[slice]], theta: Tensor, scores: Tensor
+) -> list[Seen]:
+    def step(j: int) -> Seen:
+        at = _within(trained, one, theta, places[:j], scores)
+
+        def seen(part: slice) -> tuple[list[Tensor], Tensor | None]:
+            found = met_at(trained, one, places[j], (theta, at[part]), part)
+            return [met.bent for met in found], found[0].slopes.q
+
+        return seen
+
+    return [step(j) for j in range(len(one.steps))]
+
+
+def _kept(trained: Trained, kept: Kept) -> list[tuple[Round, list[list[slice]], list[Seen]]]:
+    found, at, g = [], 0, 0
+    for one, places in trained.structure.numbered():
+        steps: list[Seen] = []
+        for _ in one.steps:
+
+            def seen(
+                part: slice, at: int = at, g: int = g, one: Round = one
+            ) -> tuple[list[Tensor], Tensor | None]:
+                bents = list(kept.bent[at : at + len(one.trees), part])
+                return bents, None if kept.q is None else kept.q[g, part]
+
+            steps.append(seen)
+            at, g = at + len(one.trees), g + 1
+        found.append((one, places, steps))
     return found
