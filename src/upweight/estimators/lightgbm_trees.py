@@ -133,7 +133,7 @@ def _loss(
     if name == "regression" and "sqrt" not in dump["objective"]:
         return BoostedSquared(), None, True
     if name == "poisson":
-        return BoostedTweedie(1, float(np.exp(float(settings["poisson_max_delta_step"])))), None, True
+        return BoostedTweedie(1.0, float(np.exp(float(settings["poisson_max_delta_step"])))), None, True
     raise refused(
         model, f"objective {name!r}, whose leaves do not move smoothly with the data or are not read"
     )

@@ -138,7 +138,7 @@ def _loss(model: Any, learner: dict[str, Any], c: int) -> tuple[BoostedLoss, flo
         return BoostedSquared(), 0.0
     if name == "count:poisson":
         step = float(learner["objective"]["poisson_regression_param"]["max_delta_step"])
-        return BoostedTweedie(1, float(np.exp(step))), step
+        return BoostedTweedie(1.0, float(np.exp(step))), step
     raise refused(model, f"objective {name!r}, whose leaves are not read")
 
 
