@@ -10,12 +10,13 @@ from ..curvature.base import Curvature
 from ..types import Tensor
 from .base import Inverse, Solution, Solver, Status
 
+
 @dataclass(frozen=True)
 class BackSubstitution(Solver):
     """The exact solve of a triangular matrix, stage by stage: what boosted trees are answered with.
 
-    One pass over the rounds for all right-hand sides. Residuals v - A^T s are seen along one random vector z, as z . v -
-    (A z) . s, since A z costs a pass, once: one residual in a thousand is a thousand times smaller along it. Of A itself
+    One pass over the rounds for all right-hand sides. Residuals v - A^T s are seen along one random vector z, as
+    z . v - (A z) . s, since A z costs a pass, once: one in a thousand is a thousand times smaller along it. Of A itself
     they are computed whole.
 
     Args:

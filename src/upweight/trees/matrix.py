@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from ..types import Tensor
 from .losses import spread
-from .passes import Fitted, Seen, seen_forwards
+from .seen import Fitted, Seen, seen_forwards
 from .structure import Round, Tree
 from .trained import Trained
 

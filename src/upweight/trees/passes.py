@@ -8,9 +8,7 @@ these equations is lower triangular, round by round, so that a question costs a 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -19,12 +17,10 @@ from scipy import sparse
 
 from ..types import Tensor
 from .losses import relative, spread
-from .rows import TREES, WIDE, Kept, met_at, met_rows, side_by_side
+from .rows import TREES, WIDE, met_rows, side_by_side
+from .seen import Fitted, Seen, added, seen_backwards, seen_forwards, within
 from .structure import Round, Tree
 from .trained import Trained, tracked
-
-Seen: TypeAlias = Callable[[slice], tuple[list[Tensor], Tensor | None]]
-"""Of a block of rows, at one step: w E in each tree of the round (b,), and q of `losses.spread` (b, c)."""
 
 
 def leaf_values(tree: Tree, G: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,21 +41,6 @@ def leaf_values(tree: Tree, G: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
     return value, below.masked_fill(still, torch.inf)
 
 
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """Leaf values as training gives them: theta (p,), the denominators of the leaves (p,), the last scores (n, c).
-
-    `empty` (p,) are leaves without rows and without damping, whose value 0 stands for nothing. `kept` is what rows add
-    to the equations, where it is kept for the next question.
-    """
-
-    theta: Float[Tensor, " p"]
-    below: Float[Tensor, " p"]
-    scores: Float[Tensor, "n c"]
-    empty: Tensor
-    kept: Kept | None = None
-
-
 def fit(trained: Trained, title: str | None = None) -> Fitted:
     """The leaf values of the structure from rows and weights, as its library computes them, round after round.
 
@@ -74,7 +55,7 @@ def fit(trained: Trained, title: str | None = None) -> Fitted:
     scores = trained.rounded(theta[:c].repeat(trained.n, 1))
     for one, places in tracked(structure.numbered(), title, len(structure.rounds)):
         for j, step in enumerate(places):
-            at = _within(trained, one, theta, places[:j], scores)
+            at = within(trained, one, theta, places[:j], scores)
             for tree, place, (G, H) in zip(one.trees, step, _leaf_sums(trained, one, at), strict=True):
                 theta[place], below[place] = leaf_values(tree, G, H)
                 empty[place] = H + tree.damping <= 0
@@ -194,7 +175,9 @@ def row_products(
     found = trained.start_slopes() @ s[: trained.structure.c]
 
     def work(part: slice) -> None:
-        some = [(kept.place[part], kept.own[part])] if kept is not None else _some(trained, fitted.theta, part)
+        some = (
+            [(kept.place[part], kept.own[part])] if kept is not None else _some(trained, fitted.theta, part)
+        )
         for place, own in some:
             ends = np.arange(len(own) + 1) * own.shape[1]
             # A row's places are all different, though not in order.
@@ -214,40 +197,20 @@ def _some(trained: Trained, theta: Tensor, part: slice) -> Iterator[tuple[Tensor
         yield side_by_side(some)
 
 
-# -- one round -------------------------------------------------------------------------------------------------------
+def row_equations(trained: Trained, theta: Float[Tensor, " p"]) -> Float[Tensor, "n p"]:
+    """What each row adds to the equation of each leaf: n p numbers, for a few rows.
 
-
-def added(
-    trained: Trained, one: Round, theta: Tensor, steps: list[list[slice]], sign: int, scores: Tensor
-) -> None:
-    """Add what a round's leaf values, of all its steps, are to the scores, in place; or take it away again."""
-
-    def work(part: slice) -> None:
-        for tree, places in zip(one.trees, zip(*steps, strict=True), strict=True):
-            value = _combined(theta, one, places)
-            found = value.index_select(0, trained.places_of(tree, part))
-            scores[part, tree.output].add_(found, alpha=sign * one.rate)
-
-    trained.blocks(trained.structure.c, work)
-
-
-def _combined(theta: Tensor, one: Round, places: tuple[slice, ...]) -> Tensor:
-    """What the first Newton steps of a tree add up to in its leaves."""
-    shares = zip(one.steps, places, strict=False)
-    return torch.stack([share * theta[place] for share, place in shares]).sum(0)
-
-
-def _within(
-    trained: Trained, one: Round, theta: Tensor, before: list[list[slice]], scores: Tensor
-) -> Float[Tensor, "n c"]:
-    """The scores inside a round, after some of its Newton steps, whose whole length is not shrunk yet."""
-    if not before:
-        return scores
-    found = scores.clone()
-    for tree, places in zip(one.trees, zip(*before, strict=True), strict=True):
-        value = _combined(theta, one, places)
-        found[:, tree.output] += value.index_select(0, trained.structure.leaf[tree.leaf].long())
+    `trained` are rows with their leaves, targets and weights; start and leaf values may be those of other rows.
+    """
+    found = torch.zeros(trained.n, trained.structure.p, dtype=torch.float64)
+    found[:, : trained.structure.c] = trained.start_slopes()
+    rows = torch.arange(trained.n)
+    for met in itertools.chain.from_iterable(met_rows(trained, theta, slice(0, trained.n))):
+        found[rows, met.place] += met.own
     return found
+
+
+# -- one round -------------------------------------------------------------------------------------------------------
 
 
 def _add_rows(
@@ -333,61 +296,3 @@ def _felt(
         ]
 
     return [torch.stack(parts).sum(0) for parts in zip(*trained.blocks(moved[0].numel(), work), strict=True)]
-
-
-# -- what the rounds saw -----------------------------------------------------------------------------------------------
-
-
-def seen_forwards(trained: Trained, fitted: Fitted) -> Iterator[tuple[Round, list[list[slice]], list[Seen]]]:
-    """Each round with the places of its leaf values and what its steps saw, from the first to the last."""
-    if fitted.kept is not None:
-        yield from _kept(trained, fitted.kept)
-        return
-    scores = fitted.theta[: trained.structure.c].repeat(trained.n, 1)
-    for one, places in trained.structure.numbered():
-        yield one, places, _computed(trained, one, places, fitted.theta, scores)
-        added(trained, one, fitted.theta, places, 1, scores)
-
-
-def seen_backwards(trained: Trained, fitted: Fitted) -> Iterator[tuple[Round, list[list[slice]], list[Seen]]]:
-    """The same from the last round to the first."""
-    if fitted.kept is not None:
-        yield from _kept(trained, fitted.kept)[::-1]
-        return
-    scores = fitted.scores.clone()
-    for one, places in trained.structure.numbered()[::-1]:
-        added(trained, one, fitted.theta, places, -1, scores)
-        yield one, places, _computed(trained, one, places, fitted.theta, scores)
-
-
-def _computed(
-    trained: Trained, one: Round, places: list[list[slice]], theta: Tensor, scores: Tensor
-) -> list[Seen]:
-    def step(j: int) -> Seen:
-        at = _within(trained, one, theta, places[:j], scores)
-
-        def seen(part: slice) -> tuple[list[Tensor], Tensor | None]:
-            found = met_at(trained, one, places[j], (theta, at[part]), part)
-            return [met.bent for met in found], found[0].slopes.q
-
-        return seen
-
-    return [step(j) for j in range(len(one.steps))]
-
-
-def _kept(trained: Trained, kept: Kept) -> list[tuple[Round, list[list[slice]], list[Seen]]]:
-    found, at, g = [], 0, 0
-    for one, places in trained.structure.numbered():
-        steps: list[Seen] = []
-        for _ in one.steps:
-
-            def seen(
-                part: slice, at: int = at, g: int = g, one: Round = one
-            ) -> tuple[list[Tensor], Tensor | None]:
-                bents = list(kept.bent[at : at + len(one.trees), part])
-                return bents, None if kept.q is None else kept.q[g, part]
-
-            steps.append(seen)
-            at, g = at + len(one.trees), g + 1
-        found.append((one, places, steps))
-    return found

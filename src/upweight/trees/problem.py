@@ -30,8 +30,9 @@ from ..penalty import Penalty
 from ..runtime.progress import track
 from ..types import Tensor
 from .matrix import derivatives, worth_writing
-from .passes import Fitted, fit, multiply, row_products, solve_backwards, solve_forwards
-from .rows import keep, row_equations
+from .passes import fit, multiply, row_equations, row_products, solve_backwards, solve_forwards
+from .rows import keep
+from .seen import Fitted
 from .trained import Trained
 
 AT_ONCE = 64 << 20

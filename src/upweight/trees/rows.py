@@ -88,19 +88,6 @@ def met_rows(trained: Trained, theta: Float[Tensor, " p"], part: slice) -> Itera
                     inside[:, met.output].add_(met.value, alpha=share)
 
 
-def row_equations(trained: Trained, theta: Float[Tensor, " p"]) -> Float[Tensor, "n p"]:
-    """What each row adds to the equation of each leaf: n p numbers, for a few rows.
-
-    `trained` are rows with their leaves, targets and weights; start and leaf values may be those of other rows.
-    """
-    found = torch.zeros(trained.n, trained.structure.p, dtype=torch.float64)
-    found[:, : trained.structure.c] = trained.start_slopes()
-    rows = torch.arange(trained.n)
-    for met in itertools.chain.from_iterable(met_rows(trained, theta, slice(0, trained.n))):
-        found[rows, met.place] += met.own
-    return found
-
-
 @dataclass(frozen=True, eq=False)
 class Kept:
     """What `met_rows` gives of all rows, kept: t trees and steps, g steps of all rounds.
@@ -138,8 +125,9 @@ def keep(trained: Trained, theta: Float[Tensor, " p"], title: str | None = None)
     def work(part: slice) -> None:
         def met() -> Iterator[Met]:
             for g, found in enumerate(met_rows(trained, theta, part)):
-                if kept.q is not None:
-                    kept.q[g, part] = found[0].slopes.q
+                q = found[0].slopes.q
+                if kept.q is not None and q is not None:
+                    kept.q[g, part] = q
                 yield from found
 
         at, each = 0, met()

@@ -22,7 +22,13 @@ NUMBERS = 1 << 15
 
 
 def tracked(items: Iterable[T], title: str | None, total: int) -> Iterable[T]:
-    """The items, with a progress bar where it has a title."""
+    """The items, with a progress bar where it has a title.
+
+    Args:
+        items: what is iterated over.
+        title: what is done with them, or None.
+        total: how many there are.
+    """
     return items if title is None else track(items, title, total)
 
 
