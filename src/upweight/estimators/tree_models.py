@@ -12,8 +12,9 @@ import torch
 from ..data.user_terms import Terms
 from ..errors import InfluenceError
 from ..trees.losses import BoostedLoss
-from ..trees.passes import Fitted, fit
+from ..trees.passes import fit
 from ..trees.problem import TreeProblem
+from ..trees.seen import Fitted
 from ..trees.start import Start
 from ..trees.structure import Round, Structure, Tree
 from ..trees.trained import Trained
