@@ -7,12 +7,13 @@ import json
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ..trees.losses import BoostedLogistic, BoostedLoss, BoostedSoftmax, BoostedSquared, BoostedTweedie
 from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..types import Tensor
-from .tree_models import Rows, TreeReading, numbered_leaves, refused, tree
+from .tree_models import Rows, TreeReading, encoded_rows, numbered_leaves, refused, tree
 
 FirstTree = tuple[np.ndarray, np.ndarray]
 """The sums of w r and w h in the leaves of the first tree."""
@@ -194,7 +195,8 @@ def _start(
     model: Any, learner: dict[str, Any], c: int, class_weights: np.ndarray | None
 ) -> tuple[Start, np.ndarray]:
     """Where the scores begin: as a function of the data, or as given; and as it is (c,)."""
-    stored = np.atleast_1d(np.asarray(json.loads(learner["learner_model_param"]["base_score"]), dtype=float))
+    digits = json.loads(learner["learner_model_param"]["base_score"])  # just enough to tell one float32 from the next
+    stored = np.atleast_1d(np.asarray(digits, dtype=np.float32)).astype(np.float64)
     name = learner["objective"]["name"]
     link = "identity"
     if name in ("binary:logistic", "binary:logitraw", "reg:logistic"):
@@ -220,16 +222,10 @@ def _first_tree(
     values: np.ndarray,
     class_weights: np.ndarray | None,
 ) -> FirstTree:
-    import torch
-
-    n, c = len(rows.codes), len(start)
-    y = rows.codes if loss.loss.classifies else rows.codes.astype(np.float32).astype(float)
-    targets = loss.loss.encode(torch.from_numpy(np.ascontiguousarray(y)), c)
-    slopes = loss.slopes(torch.from_numpy(np.broadcast_to(start, (n, c)).copy()), targets)
-    w = np.ones(n) if rows.weight is None else np.asarray(rows.weight, np.float32).astype(float)
-    if class_weights is not None:
-        w = w * class_weights[rows.codes]
-    sums = [np.bincount(leaf, w * part[:, 0].numpy(), len(values)) for part in (slopes.r, slopes.h)]
+    targets, w, _ = encoded_rows(rows, loss, len(start), class_weights)
+    scores = torch.from_numpy(np.broadcast_to(start, (len(w), len(start))).copy())
+    slopes = loss.slopes(scores, targets)
+    sums = [np.bincount(leaf, w * part[:, 0], len(values)) for part in (slopes.r, slopes.h)]
     return sums[0], sums[1]
 
 
