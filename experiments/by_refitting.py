@@ -139,13 +139,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = common.options(common.parser(__name__, __doc__, "fewer repetitions, a small forest"), argv)
     few = chosen.small
     ratios = {
-        "enumerated": enumerated(25 if few else 200),
-        "neighbours": neighbours(8 if few else 40, 2_000 if few else 20_000),
-        "alone": alone(6 if few else 60, 30 if few else 400),
+        "enumerated": enumerated(25 if few else 100),
+        "neighbours": neighbours(8 if few else 25, 2_000 if few else 8_000),
+        "alone": alone(6 if few else 40, 30 if few else 200),
     }
     factors = {"enumerated": 1.96, "neighbours": 1.96, "alone": float(stats.t.ppf(0.975, SEEDS - 1))}
     result: dict[str, Any] = {name: covered(parts, factors[name]) for name, parts in ratios.items()}
-    result["forest"] = forest(10, 200, 40) if few else forest(100, 2_000, 500)
+    result["forest"] = forest(10, 200, 40) if few else forest(100, 2_000, 60)
     picture(ratios).savefig(chosen.out / "by_refitting.png", dpi=160)
     common.publish(result, chosen.out / "by_refitting.json")
 

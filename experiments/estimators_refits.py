@@ -30,6 +30,8 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401  # makes the next import possible
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, WhiteKernel
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import (
     ARDRegression,
@@ -121,8 +123,8 @@ ESTIMATORS: list[tuple[Any, str, str]] = [
     (ElasticNet(alpha=0.05, **TIGHT), "number", "support held"),
     (LassoCV(cv=3, alphas=20, **TIGHT), "number", "alpha, support held"),
     (BayesianRidge(tol=1e-8, max_iter=3000), "number", "precisions held"),
-    (ARDRegression(), "number", ""),
-    (HuberRegressor(tol=1e-8, max_iter=10_000), "number", "sigma held"),
+    (ARDRegression(), "number", "precisions held"),
+    (HuberRegressor(tol=1e-8, max_iter=10_000), "number", "sigma follows"),
     (QuantileRegressor(alpha=0.01), "number", SMOOTHED),
     (PoissonRegressor(**GLM), "positive", ""),
     (GammaRegressor(**GLM), "positive", ""),
@@ -136,6 +138,7 @@ ESTIMATORS: list[tuple[Any, str, str]] = [
     (LinearSVR(C=0.1, epsilon=0.1, tol=1e-5, max_iter=10**5), "number", SMOOTHED),
     (SVR(tol=1e-9), "number", SMOOTHED),
     (KernelRidge(alpha=1.0, kernel="rbf", gamma=0.05), "number", ""),
+    (GaussianProcessRegressor(RBF(4.0) + WhiteKernel(0.3), random_state=0), "number", "kernel held"),
     (TransformedTargetRegressor(Ridge(), func=np.log, inverse_func=np.exp), "positive", "target held"),
     (SVC(tol=1e-9), "several classes alone", ""),
     (NuSVC(), "two", ""),
@@ -200,7 +203,8 @@ def judged(estimator: Any, X: np.ndarray, y: np.ndarray, removals: int) -> dict[
         held.append(there.evaluate(batch) - base)
         same.append(there.p == problem.p and torch.equal(there.theta.sign(), problem.theta.sign()))
         again = clone(estimator).fit(X[kept], y[kept])
-        anew.append(uw.from_estimator(again, X[kept], y[kept], **settings).evaluate(batch) - base)
+        theirs = uw.from_estimator(again, X[kept], y[kept], **settings).with_loss(problem.loss)
+        anew.append(theirs.evaluate(batch) - base)
     actual = torch.stack(held, 1)
     kept_signs = torch.tensor(same)
     support = {"rows": sum(same), **agreement(predicted[:, kept_signs], actual[:, kept_signs])}

@@ -52,6 +52,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         flip_set,
         mislabeled,
         mismatch,
+        stability,
         trust,
         vulnerability,
         vulnerable_targets,
@@ -117,6 +118,7 @@ __all__ = [
     "from_results",
     "mislabeled",
     "mismatch",
+    "stability",
     "stream",
     "token_mean",
     "trust",
@@ -141,7 +143,8 @@ _HOMES = {
     "retraining": "by_refitting",
     "solvers": "Arnoldi BackSubstitution ConjugateGradient Exact LiSSA",
     "trees": "TreeProblem",
-    "uses": "Box attack diagnostics explain flip_set mislabeled mismatch trust vulnerability vulnerable_targets",
+    "uses": "Box attack diagnostics explain flip_set mislabeled mismatch stability trust vulnerability "
+    "vulnerable_targets",
     "validation": "Verification verify",
 }
 """Where the public names are, as the imports above say it to type checkers: module -> names."""

@@ -17,6 +17,8 @@ from .measures import Measure
 from .types import Operator, Tensor
 
 T = TypeVar("T")
+AWAY = "away"
+"""Where a problem keeps how far it is from its optimum, in words, among what a changed copy does not take along."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Facts:
             construction, and the gradient costs no pass of its own.
         straight: whether the loss is linear in the outputs, which then have no Gauss-Newton matrix.
         caution: what must be said with every answer, where the gradients are not the derivatives of the loss; else "".
+        away: how far a linear model is from the optimum of its training data, in multiples of one example's share,
+            where that is more than one; else "".
     """
 
     n: int
@@ -44,6 +48,7 @@ class Facts:
     closed_form: bool
     straight: bool = False
     caution: str = ""
+    away: str = ""
 
 
 class SecondDerivative(ABC):

@@ -290,12 +290,9 @@ class LinearModel(Objective):
 
     loss: LinearLoss
     design: Design
-    y: Tensor
-    """The encoded targets, (n,) or (n, c)."""
+    y: Tensor  # the encoded targets, (n,) or (n, c)
     class_weights: Float[Tensor, " k"] | None  # what the weights of each class's examples were multiplied by
-    counts: (
-        ClassCounts | None
-    )  # what tells class weights after a removal, where they follow the counts of the classes
+    counts: ClassCounts | None  # what tells class weights that follow the counts of the classes
     scales: ColumnScales | None  # likewise the scales of columns, where these are scaled anew
 
     @property

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import (
     HuberRegressor,
@@ -19,7 +20,7 @@ from sklearn.svm import SVR, LinearSVR
 from tests.support.compare import assert_close_per_row
 from tests.support.estimators import TARGETS, TIGHT, N, X, fitted, name
 from tests.support.refits import one_contribution
-from upweight import Huber, SmoothEpsilonInsensitive, SmoothPinball, from_estimator
+from upweight import Huber, Influence, SmoothEpsilonInsensitive, SmoothPinball, from_estimator, verify
 
 SPREAD = float(np.std(TARGETS["number"][:N]))
 
@@ -40,7 +41,7 @@ def test_at_the_optimum_with_what_was_fitted_beside_it_held(estimator, note: str
 def test_the_scale_of_huber_is_its_tube():
     model = HuberRegressor(alpha=0.1, epsilon=1.5).fit(X[:N], TARGETS["number"][:N])
     problem = from_estimator(model, X[:N], TARGETS["number"][:N])
-    assert problem.loss == Huber(1.5 * float(model.scale_))
+    assert problem.loss == Huber(1.5 * float(model.scale_), 1.5)
 
 
 MACHINES: list[Any] = [
@@ -109,3 +110,36 @@ def test_several_labels_and_other_rows_are_refused():
         from_estimator(ridge, X[: N - 1], TARGETS["number"][: N - 1])
     with pytest.raises(ValueError, match="X is not what the KernelRidge was fitted on"):
         from_estimator(ridge, X[1 : N + 1], TARGETS["number"][1 : N + 1])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_scale_of_a_huber_regression_is_fitted_anew(weighted):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 3))
+    y = x @ [1.0, -2.0, 0.5] + 0.3 * rng.standard_t(2, 60)
+    weights = rng.integers(1, 4, 60).astype(float) if weighted else None
+    model = HuberRegressor(epsilon=1.2, alpha=0.5, tol=1e-10, max_iter=100_000).fit(
+        x, y, sample_weight=weights
+    )
+    problem, test = from_estimator(model, x, y, sample_weight=weights), (x[:8], y[:8])
+    assert problem.loss.fits_scale
+    refit, base, everything = problem.cache["own estimator"], problem.evaluate(test), torch.arange(60)
+    far = int(np.abs(y - model.predict(x)).argmax())
+    sets = [torch.tensor([0]), torch.tensor([far]), torch.arange(10, 20)]
+    own = [refit(everything[~torch.isin(everything, rows)]) for rows in sets]
+    actual = torch.stack([there.evaluate(test) - base for there in own])
+    again = [problem.without(rows).minimised() for rows in sets]
+    assert_close_per_row(
+        torch.stack([one.theta for one in again]), torch.stack([one.theta for one in own]), 1e-3
+    )
+    assert isinstance(problem.loss, Huber)
+    held = problem.with_loss(Huber(problem.loss.delta)).without(sets[1]).minimised()
+    assert float((held.theta - own[1].theta).norm()) > 5 * float((again[1].theta - own[1].theta).norm())
+    left = problem.gradients_without(sets, torch.stack([one.theta for one in again]))
+    assert float(left.norm(dim=1).max()) < 1e-6
+    each = Influence(problem).of_each_removal(test).effect()
+    assert_close_per_row(each[:, [0, far]].T, actual[:2], 0.02)
+    found = verify(Influence(problem), test, k=3, random=2)
+    assert found.top.relative_error < 0.02
+    assert found.estimator is not None
+    assert found.estimator < 0.02

@@ -9,7 +9,7 @@ from sklearn.linear_model import ElasticNet, Lasso, LogisticRegression
 from sklearn.svm import LinearSVC
 
 from tests.support.estimators import TIGHT, N
-from upweight import Influence, from_estimator
+from upweight import Influence, diagnostics, from_estimator
 from upweight.estimators.sparse_models import Columns, changed_support
 
 RNG = np.random.default_rng(4)
@@ -95,3 +95,12 @@ def test_weights_that_differ_are_refused_beside_a_penalty_on_the_mean():
         Lasso(alpha=0.1, **NET).fit(WIDE, Y, sample_weight=same), WIDE, Y, sample_weight=same
     )
     assert float(problem.gradient().norm()) < 1e-6
+
+
+def test_columns_without_names_go_by_their_number_among_all():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 5))
+    y = x @ [0.0, 1.0, 0.0, -1.0, 0.0] + 0.1 * rng.normal(size=60)
+    problem = from_estimator(Lasso(0.1, tol=1e-10).fit(x, y), x, y)
+    assert problem.feature_names == ("column 1", "column 3")
+    assert list(diagnostics(Influence(problem)).dfbetas.columns) == ["column 1", "column 3", "the intercept"]

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -152,6 +154,13 @@ def test_solver_zoo_small(tmp_path: Path) -> None:
         assert result["outcomes"][name] == {"right": 8}
 
 
+def test_diagnostics_against_r_small(tmp_path: Path) -> None:
+    pytest.importorskip("statsmodels")
+    for name, line in small("diagnostics_against_r", tmp_path).items():
+        assert line["refits"]["largest"] < (1e-8 if name in ("OLS", "WLS") else 1e-6), name
+        assert all(line[other]["largest"] < 1e-8 for other in ("statsmodels", "R") if other in line), name
+
+
 def test_shown_effects_small(tmp_path: Path) -> None:
     for name, line in small("shown_effects", tmp_path).items():
         assert line["newton"]["error"] < 0.25 * line["first order"]["error"], name
@@ -189,3 +198,9 @@ def test_by_refitting_small(tmp_path: Path) -> None:
     for name in ("enumerated", "neighbours", "alone"):
         found = result[name]
         assert abs(found["share"] - 0.95) < 4 * max(found["error"], 0.02), name
+
+
+def test_follow_scaling_small(tmp_path: Path) -> None:
+    run("follow_scaling", tmp_path, None)
+    worst = json.loads((tmp_path / "follow_scaling.json").read_text())["largest error"]
+    assert worst["followed"] < 0.01 < 0.5 < worst["held"]

@@ -42,7 +42,7 @@ def test_a_wrong_name_is_told_the_right_ones(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit) as stopped:
         run(FOLDERS[0], ["fig7"])
     assert stopped.value.code == 2
-    assert "no 'fig7' here; there are derivatives_sweep, " in capsys.readouterr().err
+    assert "no 'fig7' here; there are by_refitting, " in capsys.readouterr().err
 
 
 def test_the_command_takes_a_name_and_its_options() -> None:

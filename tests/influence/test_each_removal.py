@@ -12,7 +12,7 @@ from tests.support.compare import assert_close_per_row
 from tests.support.networks import problem_of
 from tests.support.refits import losses_on_test, plain_step, total_objective
 from upweight import EKFAC, ConjugateGradient, Exact, Influence, Scores, from_estimator
-from upweight.influence.scores import UNSETTLED
+from upweight.influence.score_tables import UNSETTLED
 from upweight.influence.settling import ENOUGH, MOST
 from upweight.measures import OfParameters, Overall, logit
 
@@ -132,8 +132,13 @@ def test_rows_that_do_not_settle_are_marked() -> None:
     assert "do not settle" in found.prediction
     assert UNSETTLED in found.top(10)
     assert "Beware" in repr(found)
+    for said in (found, influence.on_loss((X[[row]], y[[row]]))):
+        assert "smooth loss stands in" in said.remarks[0]
+        assert "smoothed with temperature" in said.remarks[0]
     kept = BY_NAME["logistic"]
-    assert UNSETTLED not in Influence(kept.problem).of_each_removal(kept.test)[0].top(5)
+    right = Influence(kept.problem).of_each_removal(kept.test)[0]
+    assert UNSETTLED not in right.top(5)
+    assert right.doubt == ""
 
 
 def test_each_answer_says_how_it_was_predicted() -> None:

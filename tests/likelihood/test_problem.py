@@ -6,9 +6,10 @@ import torch
 from scipy.stats import nbinom
 
 from tests.support.compare import assert_close_per_row
-from upweight import Influence, NotConvergedError, OfParameters, Overall, measures, verify
+from upweight import Influence, NotConvergedError, OfParameters, Overall, diagnostics, measures, verify
 from upweight.data.user_terms import Terms
 from upweight.likelihood import LikelihoodProblem, NegativeBinomial, PartialLikelihood
+from upweight.validation.refits import change_without
 
 N, rng = 40, np.random.default_rng(3)
 X = torch.from_numpy(rng.normal(size=(N, 2)) * [1.0, 30.0])
@@ -132,6 +133,30 @@ def test_questions_of_all_kinds_are_answered(problem):
     each = influence.on_loss(test, measure=measures.prediction)
     assert_close_per_row(mean.values[0], each.values.mean(0), 1e-10)
     assert verify(influence, test, k=5, measure=measures.prediction).top.pearson > 0.9
+
+
+@pytest.mark.parametrize("refitted", [False, True])
+def test_dfbetas_are_moves_in_standard_errors(problem, refitted: bool):
+    groups = np.arange(N) // 8
+    found = diagnostics(Influence(problem), groups, refitted=refitted)
+    sets = list(torch.arange(N).split(8))
+    thetas = torch.stack([problem.reduced.refitted(rows)[0] for rows in sets])
+    thetas = thetas if refitted else problem.reduced.newton(sets)
+    H = problem.hessian.matrix() * N
+    moves, errors = problem.theta - thetas, torch.linalg.inv(H).diagonal().sqrt()
+    assert_close_per_row(found.dfbetas.to_numpy(), moves / errors, 1e-9)
+    cook = torch.einsum("gi,ij,gj->g", moves, H, moves) / problem.p
+    assert_close_per_row(found.table[["cooks distance"]].to_numpy(), cook[:, None], 1e-9)
+    assert len(diagnostics(Influence(problem)).table) == N
+
+
+def test_the_change_without_a_set_is_that_of_a_refit(problem):
+    rows, test = torch.arange(6), (problem.likelihood.X[:3], problem.likelihood.y[:3])
+    found = change_without(problem, test, rows, measure=measures.prediction)
+    theta, _ = problem.reduced.refitted(rows)
+    outputs = problem.likelihood.outputs
+    expected = outputs(theta, test[0]) - outputs(problem.theta, test[0])
+    assert_close_per_row(found[:, None], expected, 1e-6)
 
 
 def test_cox_has_no_loss_of_a_row():

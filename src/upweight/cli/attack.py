@@ -78,7 +78,10 @@ def attack(
     assert drift is not None
     effects = torch.tensor(table["worst effect"].tolist(), dtype=torch.float64)[:, None]
     words = "\n".join(filter(None, [apart.words, words]))
-    tell(f"{words}\n{finishing('margin', drift[place.tolist()], effects)}", always=True)
+    tell(
+        f"{words}\n{finishing('margin', drift[place.tolist()], effects, influence.problem.facts.away)}",
+        always=True,
+    )
     show(table.head(k), format, out, "The predictions that one training row could turn, the weakest first")
 
 

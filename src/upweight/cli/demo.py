@@ -12,7 +12,8 @@ from rich.table import Table
 
 from ..errors import InfluenceError
 from ..influence.influence import Influence
-from ..influence.scores import Scores, effects
+from ..influence.score_tables import effects
+from ..influence.scores import Scores
 from ..linear.problem import LinearProblem
 from ..losses import Softmax
 from ..runtime.progress import phase, tell

@@ -83,7 +83,14 @@ def explain(
         both = own_name(both, "label", fitted)
     parts = PARTS if found.parts else ""
     scores = found.scores
-    for line in (*asked.words, scores.sign, scores.prediction, parts, *scores.remarks):
+    for line in (
+        *asked.words,
+        scores.sign,
+        scores.prediction,
+        parts,
+        *scores.remarks,
+        *found.comparisons,
+    ):
         if line:
             tell(line, always=True)
     show(both, format, out, f"Training rows responsible for {asked.about}")

@@ -73,6 +73,21 @@ def own_terms(X: Any, y: Any, weights: Any = None) -> Terms:
     return Terms(train_index=batch_index((X, y)))
 
 
+def by_position(values: Any) -> Any:
+    """A column of polars or Arrow, whose rows have no names, as an array; anything else as it is.
+
+    >>> import pyarrow as pa
+    >>> by_position(pa.array([True, None])).tolist()
+    [True, <NA>]
+    """
+    if not hasattr(values, "to_pandas") or hasattr(values, "columns"):
+        return values
+    found = np.asarray(values)
+    if found.dtype == object and pd.api.types.infer_dtype(found, skipna=True) == "boolean":
+        return pd.array(found, dtype="boolean")  # some are missing
+    return found
+
+
 def same_order(values: Any, index: pd.Index | None, what: str) -> None:
     """Refuse what belongs to the training rows, and has their names in another order: they were fitted by position.
 

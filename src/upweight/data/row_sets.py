@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 
 from ..types import Tensor, as_tensor
-from .names import not_ambiguous, paired, rows_named
+from .names import by_position, not_ambiguous, paired, rows_named
 from .user_terms import row_index
 
 MISSING = "(missing)"
@@ -38,6 +38,7 @@ def as_sets(groups: Any, n: int, index: pd.Index | None = None) -> tuple[pd.Inde
     >>> as_sets({"a": [0, 2], "b": [1]}, 4)[0].tolist(), as_sets(["x", "y", "x"], 3)[1]
     (['a', 'b'], [tensor([0, 2]), tensor([1])])
     """
+    groups = by_position(groups)
     if isinstance(groups, Mapping):
         names = pd.Index(list(groups), tupleize_cols=False)
         parts = [row_numbers(part, n, index, f"group {name!r}") for name, part in groups.items()]
@@ -69,6 +70,7 @@ def row_numbers(rows: Any, n: int, index: pd.Index | None = None, what: str = "r
     >>> row_numbers(pd.Index(["c", "a"]), 3, pd.Index(["a", "b", "c"])), row_numbers([2, 0], 3)
     (tensor([2, 0]), tensor([2, 0]))
     """
+    rows = by_position(rows)
     if _is_mask(rows):
         mask = as_tensor(_mask(paired(_numbered(rows, n, index), index, "a mask")))
         if mask.shape != (n,):

@@ -225,7 +225,47 @@ def _bayesian_ridge(model: Any) -> Chosen:
     return _plain(model, Ridge, note, alpha=alpha)
 
 
-WRAPPERS: dict[str, Callable[[Any], Chosen]] = {
+def _ard(model: Any) -> Chosen:
+    """A ridge on columns over the square root of their precisions, with which all have the same penalty."""
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    kept = np.asarray(model.coef_) != 0
+    units = np.where(kept, 1 / np.sqrt(np.asarray(model.lambda_, dtype=np.float64)), 0.0)
+    scaled = FunctionTransformer(_times, kw_args={"units": units}, feature_names_out="one-to-one")
+    ridge = Ridge(alpha=1 / float(model.alpha_), fit_intercept=model.fit_intercept)
+    fitted = np.divide(model.coef_, units, out=np.zeros(len(units)), where=kept)
+    names = ("n_features_in_", "feature_names_in_")
+    seen = {name: getattr(model, name) for name in names if hasattr(model, name)}
+    vars(ridge).update(coef_=fitted, intercept_=model.intercept_, n_features_in_=len(units))
+    vars(scaled).update(seen)
+    note = (
+        f"the precisions that the data chose are held fixed, and which columns they left ({int(kept.sum())} of "
+        f"{len(kept)}): a ridge on columns over the square root of their precisions, in whose units coefficients are"
+    )
+    return Chosen(Pipeline([("precisions", scaled), ("ridge", ridge)]), (note,))
+
+
+def _times(X: Any, units: np.ndarray) -> np.ndarray:
+    return np.asarray(X) * units
+
+
+def _gaussian_process(model: Any) -> Chosen | None:
+    if model.optimizer is None:
+        return None
+    kind = type(model)
+    plain = kind(**{**model.get_params(deep=False), "kernel": model.kernel_, "optimizer": None})
+    fitted = {
+        name: value for name, value in vars(model).items() if name.endswith("_") or name in FITTED_PROCESS
+    }
+    vars(plain).update(fitted)
+    return Chosen(plain, (f"the kernel that was fitted is held fixed: {model.kernel_}",))
+
+
+FITTED_PROCESS = ("n_targets", "_rng", "_y_train_mean", "_y_train_std")
+"""What a fitted Gaussian process needs to predict, besides what ends in an underscore."""
+WRAPPERS: dict[str, Callable[[Any], Chosen | None]] = {
     "BaseSearchCV": _search,
     "FrozenEstimator": _frozen,
     "TunedThresholdClassifierCV": _threshold,
@@ -236,6 +276,8 @@ WRAPPERS: dict[str, Callable[[Any], Chosen]] = {
     "RidgeCV": _ridge_cv("Ridge"),
     "RidgeClassifierCV": _ridge_cv("RidgeClassifier"),
     "BayesianRidge": _bayesian_ridge,
+    "ARDRegression": _ard,
+    "GaussianProcessRegressor": _gaussian_process,
     "LassoCV": _net_cv("Lasso"),
     "ElasticNetCV": _net_cv("ElasticNet"),
 }

@@ -9,15 +9,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from scipy import sparse
 
-from ..data.names import same_order
+from ..data.names import by_position, same_order
 from ..data.user_terms import Terms, batch_index, row_index
 from ..linear.diagnostics import at_optimum
 from ..linear.existence import check_identified, check_separable
 from ..linear.problem import LinearProblem
+from ..losses import LinearLoss
+from ..network.problem import Problem
+from ..objective import LinearModel
 from ..trees.problem import TreeProblem
-from ..types import Keep
+from ..types import Keep, Tensor
 from .chosen import Chosen, chosen
+from .perceptrons import is_perceptron, perceptron, trained_further
 from .readers import reader_of, tree_reader_of
 from .reading import Features, Options, Reading
 from .refitting import KINKED, OWN, refitting
@@ -52,8 +58,8 @@ def from_estimator(
 
     Args:
         estimator: the fitted estimator; it is not changed.
-        X: n rows as it was fitted on: array, DataFrame, sparse, or what the pipeline takes. Test batches are given in
-            the same form: a DataFrame with the same columns, labels as they are.
+        X: n rows as it was fitted on: array, DataFrame (pandas, polars, a table of Arrow), sparse, or what the pipeline
+            takes. Test batches are given in the same form: a DataFrame with the same columns, labels as they are.
         y: n targets as it was fitted on.
         sample_weight: the weights (n,) that it was fitted with, one number for all, or None.
         keep: which retraining is predicted. By default it is what refitting the same estimator does: "total" where C or
@@ -102,7 +108,7 @@ class _Asked:
 
 def _problem(
     settled: Chosen, X: Any, y: Any, sample_weight: Any, asked: _Asked
-) -> LinearProblem | TreeProblem:
+) -> LinearProblem | TreeProblem | Problem:
     """The problem that an estimator without wrappers solved.
 
     Args:
@@ -115,7 +121,10 @@ def _problem(
     estimator, (model, transform) = settled.estimator, _unwrap(settled.estimator)
     same_order(y, row_index(X), "y")
     same_order(sample_weight, row_index(X), "sample_weight")
+    sample_weight = by_position(sample_weight)
     trained_on = settled.targets(y)
+    if is_perceptron(model):
+        return _network(settled, (X, y, sample_weight), asked)
     if (trees := tree_reader_of(model)) is not None:
         return _trees(settled, trees, (X, y, sample_weight), asked)
     unknown = () if transform is None else check_transformers(transform, X, trained_on)
@@ -164,9 +173,25 @@ def _problem(
         said, kinked = certificate(found, phi, whole)
         found = found.changed(terms=replace(found.terms, notes=(*found.terms.notes, *said)))
         found.cache[KINKED] = kinked
-    read = partial(_problem, asked=replace(asked, polish=False))
+    read = partial(_read_again, replace(asked, polish=False), found.loss)
     found.cache[OWN] = refitting(settled, X, y, sample_weight, read)
     return found
+
+
+def _read_again(asked: _Asked, loss: LinearLoss, *fitted: Any) -> LinearModel:
+    """The problem of the estimator fitted on other rows, asked about the same loss.
+
+    A scale or smoothing that is found in the data is otherwise that of those rows.
+
+    Args:
+        asked: the user's options.
+        loss: what is asked about.
+        fitted: the estimator, its inputs, targets and weights.
+    """
+    settled, X, y, weights = fitted
+    there = _problem(settled, X, y, weights, asked).linear
+    assert there is not None
+    return there.with_loss(loss)
 
 
 def _trees(
@@ -194,9 +219,7 @@ def _trees(
     if sample_weight is not None:
         sample_weight = np.broadcast_to(np.asarray(sample_weight, dtype=np.float64), (len(codes),))
     reading = reader[1](model, Rows(features, codes, sample_weight))
-    held = (
-        ("the pipeline's transformers are applied as fitted and held fixed",) if transform is not None else ()
-    )
+    held = () if transform is None else (HELD,)
     terms = Terms(
         prepare=lambda X, y: (inputs(X), targets(settled.targets(y))),
         feature_names=_column_names(settled.estimator, transform, X),
@@ -207,6 +230,60 @@ def _trees(
     found = tree_problem(reading, Rows(features, codes, sample_weight), terms, reader[0])
     found.cache[OWN] = refitting(settled, X, y, sample_weight, partial(_problem, asked=asked))
     return found
+
+
+def _network(settled: Chosen, data: tuple[Any, Any, Any], asked: _Asked) -> Problem:
+    """The problem of a multi-layer perceptron.
+
+    Args:
+        settled: the estimator and what it takes targets for.
+        data: n rows as the user has them, their targets and weights.
+        asked: the user's options, of which networks have `keep` alone.
+    """
+    (X, y, sample_weight), (model, transform) = data, _unwrap(settled.estimator)
+    if asked.polish or asked.rank is not None or asked.follow_scaling:
+        raise ValueError(
+            "polish, rank and follow_scaling are about linear models: leave them out for a perceptron"
+        )
+    trained_on, inputs = settled.targets(y), Inputs(settled.estimator, transform)
+    unknown = () if transform is None else check_transformers(transform, X, trained_on)
+    features = _dense(inputs(X))
+    found = perceptron(model, len(features))
+    targets = Targets(found.classes)
+    held = () if transform is None else (HELD,)
+    problem = Problem(
+        found.module,
+        found.loss,
+        (features, found.targets(targets(trained_on))),
+        l2=found.l2,
+        weights=sample_weight,
+        keep=asked.keep or found.keep,
+    )
+    names = _column_names(settled.estimator, transform, X)
+    terms = Terms(
+        prepare=lambda X, y: (_dense(inputs(X)), found.targets(targets(settled.targets(y)))),
+        feature_names=names,
+        train_index=batch_index((X, y)),
+        classes=found.classes,
+        notes=(*settled.notes, *held, *found.notes, *unknown),
+    )
+    problem = problem.changed(terms=terms)
+
+    def again(kept: Tensor) -> Problem:
+        weights = None if sample_weight is None else np.asarray(sample_weight)[kept.numpy()]
+        return problem.retrained(
+            trained_further(model, features[kept], np.asarray(trained_on)[kept.numpy()], weights)
+        )
+
+    problem.cache[OWN] = again
+    return problem
+
+
+def _dense(X: Any) -> Tensor:
+    return torch.from_numpy(np.array(X.toarray() if sparse.issparse(X) else X, dtype=np.float64))  # a copy
+
+
+HELD = "the pipeline's transformers are applied as fitted and held fixed"
 
 
 # -- which estimator, and what it is fed -----------------------------------------------------------------------------
@@ -227,7 +304,7 @@ def _unwrap(estimator: Any) -> tuple[Any, Any]:
         transform = None if all(step in (None, "passthrough") for step in steps[:-1]) else estimator[:-1]
         if isinstance(model, Pipeline):
             raise TypeError("a Pipeline that ends in a Pipeline is not supported; make it one list of steps")
-    if tree_reader_of(model) is None:
+    if tree_reader_of(model) is None and not is_perceptron(model):
         reader_of(model)
     check_is_fitted(model)
     return model, transform
@@ -277,7 +354,7 @@ def _notes(model: Any, transform: Any, reading: Reading, follow_scaling: bool) -
             "(Eq. 2) holds the scales fixed too"
         )
     elif transform is not None:
-        notes.append("the pipeline's transformers are applied as fitted and held fixed")
+        notes.append(HELD)
     if getattr(model, "class_weight", None) == "balanced":
         notes.append(
             'the class weights of "balanced" follow the counts of the classes in removals by Newton steps; first order '

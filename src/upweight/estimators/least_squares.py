@@ -93,22 +93,71 @@ def kernel_ridge(model: Any, X: Any, options: Options) -> Reading:
     Raises:
         ValueError: for other training inputs than it was fitted on, a kernel that is not positive semi-definite.
     """
-    n = X.shape[0]
-    if model.X_fit_.shape[0] != n:
-        raise ValueError(f"X has {n} examples, the KernelRidge was fitted on {model.X_fit_.shape[0]}")
-    precomputed = model.kernel == "precomputed"
-    phi = FeatureMap.of(_kernel(model), X, rank=options.rank, large=n if precomputed else LARGE)
+    if model.X_fit_.shape[0] != X.shape[0]:
+        raise ValueError(
+            f"X has {X.shape[0]} examples, the KernelRidge was fitted on {model.X_fit_.shape[0]}"
+        )
+    fitted = model.dual_coef_, model.alpha, model.predict(X)
+    return _in_features(model, _kernel(model), X, fitted, options)
+
+
+def gaussian_process(model: Any, X: Any, options: Options) -> Reading:
+    """What the mean of a GaussianProcessRegressor minimises: 1/2 the sum of squares + noise/2 ||f||^2, no intercept.
+
+    The noise is alpha and what a WhiteKernel adds to the diagonal: a KernelRidge with the kernel that was fitted, which
+    is held. A refit without rows keeps the noise.
+
+    Args:
+        model: the fitted estimator.
+        X: its n training inputs as it sees them.
+        options: `rank`, the number of features that are kept.
+
+    Raises:
+        ValueError: for normalize_y=True, noise that differs between rows, and other training inputs than at its fit.
+    """
+    if model.normalize_y:
+        raise ValueError(
+            "GaussianProcessRegressor with normalize_y=True is not supported: put it into a TransformedTargetRegressor "
+            "with a StandardScaler"
+        )
+    if len(model.X_train_) != X.shape[0]:
+        raise ValueError(
+            f"X has {X.shape[0]} examples, the GaussianProcessRegressor was fitted on {len(model.X_train_)}"
+        )
+    noise = np.ravel(model.alpha) + model.kernel_.diag(X) - np.diag(model.kernel_(X, X))
+    if np.ptp(noise) > 1e-9 * np.abs(noise).max():
+        raise ValueError(
+            "GaussianProcessRegressor whose noise (alpha, the kernel's diagonal) differs between rows is not "
+            "supported: use one alpha, or KernelRidge with sample weights"
+        )
+    said = model.kernel_(X, model.X_train_) @ model.alpha_
+    return _in_features(model, model.kernel_, X, (model.alpha_, float(noise.mean()), said), options)
+
+
+def _in_features(model: Any, kernel: Any, X: Any, fitted: tuple[Any, Any, Any], options: Options) -> Reading:
+    """A ridge in the features of a kernel.
+
+    Args:
+        model: the fitted estimator.
+        kernel: points (a, ...) and points (b, ...) -> (a, b).
+        X: its n training inputs.
+        fitted: its dual coefficients (n,) or (n, c), the strength of the penalty on the sum of squares, and what it
+            predicts for X.
+        options: `rank`, the number of features that are kept.
+    """
+    n, name = X.shape[0], type(model).__name__
+    precomputed = getattr(model, "kernel", None) == "precomputed"
+    phi = FeatureMap.of(kernel, X, rank=options.rank, large=n if precomputed else LARGE)
     features = phi(X)
-    dual = np.asarray(model.dual_coef_, dtype=np.float64).reshape(n, -1)
-    coef = dual.T @ features
-    l2 = np.broadcast_to(np.asarray(model.alpha, dtype=np.float64).ravel() / n, (len(coef),)).repeat(
+    coef = np.asarray(fitted[0], dtype=np.float64).reshape(n, -1).T @ features
+    l2 = np.broadcast_to(np.asarray(fitted[1], dtype=np.float64).ravel() / n, (len(coef),)).repeat(
         coef.shape[1]
     )
-    away = float(np.abs(features @ coef.T - np.asarray(model.predict(X)).reshape(n, -1)).max())
+    away = float(np.abs(features @ coef.T - np.asarray(fitted[2]).reshape(n, -1)).max())
     size = float(np.abs(features @ coef.T).max())
     if options.rank is None and away > 1e-5 * max(size, 1e-300):
         raise ValueError(
-            f"X is not what the KernelRidge was fitted on: its predictions there are off by {away:.1e}"
+            f"X is not what the {name} was fitted on: its predictions there are off by {away:.1e}"
         )
     notes = ["the kernel and its gamma are held fixed"]
     if options.rank is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .chosen import WRAPPERS
-from .least_squares import elastic_net, kernel_ridge, least_squares, ridge_classifier
+from .least_squares import elastic_net, gaussian_process, kernel_ridge, least_squares, ridge_classifier
 from .lightgbm_trees import lightgbm
 from .logistic import logistic_regression, sgd
 from .reading import Reader
@@ -26,6 +26,7 @@ READERS: dict[str, Reader] = {
     "Lasso": elastic_net,
     "ElasticNet": elastic_net,
     "KernelRidge": kernel_ridge,
+    "GaussianProcessRegressor": gaussian_process,
     "PoissonRegressor": generalised,
     "GammaRegressor": generalised,
     "TweedieRegressor": generalised,
@@ -58,19 +59,25 @@ TREES: dict[tuple[str, str], TreeReader] = {
 }
 """Readers of trees by library and class."""
 
+REFIT = "by_refitting(estimator, X, y), which trains it again"
 REFUSED = {
-    "NuSVR": "its tube is set by the data through nu; use SVR",
-    "NuSVC": "its penalty is set by the data through nu; use SVC",
-    "ARDRegression": "a refit chooses a precision for every column anew, which moves it more; use BayesianRidge",
+    "NuSVR": f"its tube is set by the data through nu; use SVR, or {REFIT}",
+    "NuSVC": f"its penalty is set by the data through nu; use SVC, or {REFIT}",
     "Perceptron": 'it has no optimum that it would end at; use SGDClassifier with loss="hinge"',
     "MultiTaskLasso": "its penalty ties the targets together; use Lasso for each target",
     "MultiTaskElasticNet": "its penalty ties the targets together; use ElasticNet for each target",
     "RANSACRegressor": "it trains on rows drawn at random; use HuberRegressor, or pass its estimator_ with those rows",
     "TheilSenRegressor": "it takes a median of fits to rows drawn at random; use HuberRegressor",
-    "LinearDiscriminantAnalysis": "it minimises no loss of single rows; use LogisticRegression",
-    "GaussianNB": "it minimises no loss of single rows that its outputs are linear in; use LogisticRegression",
-    "OneVsOneClassifier": "it trains a model for every pair of classes; pass one of its estimators_ with those two",
+    "LinearDiscriminantAnalysis": f"it minimises no loss of single rows; use {REFIT}",
+    "QuadraticDiscriminantAnalysis": f"it minimises no loss of single rows; use {REFIT}",
+    "GaussianNB": f"it minimises no loss of single rows; use {REFIT}",
+    "OneVsOneClassifier": (
+        f"it trains a model for every pair of classes; pass one of its estimators_ and its rows, or {REFIT}"
+    ),
     "MultiOutputClassifier": "its targets have no loss in common; pass each of its estimators_ with its column of y",
+    "GaussianProcessClassifier": f"its approximation has no loss of single rows; use SVC, or {REFIT}",
+    "KNeighborsClassifier": f"it has no parameters; use {REFIT}",
+    "KNeighborsRegressor": f"it has no parameters; use {REFIT}",
 }
 """Estimators that are not supported by the name of their class, and what to use in their place."""
 
@@ -94,7 +101,8 @@ def reader_of(model: Any) -> Reader:
         f"{type(model).__name__} is not supported: influence needs a smooth objective in a vector of parameters, and "
         f"from_estimator knows those of {', '.join(READERS)}, of a Pipeline ending in one of them and of "
         f"{', '.join(WRAPPERS)} around one; describe other "
-        "linear models with LinearProblem and other differentiable ones with Problem"
+        "linear models with LinearProblem, other differentiable ones with Problem; uw.by_refitting(estimator, X, y) "
+        "answers of any other by retraining"
     )
 
 

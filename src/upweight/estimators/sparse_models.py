@@ -48,8 +48,8 @@ class Columns:
         return sparse.csr_array(X)[:, self.kept] if sparse.issparse(X) else np.asarray(X)[:, self.kept]
 
     def named(self, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        """The names of the columns that are kept."""
-        return None if names is None else tuple(names[j] for j in self.kept)
+        """The names of the columns that are kept; those without a name go by their number among all."""
+        return tuple(f"column {j}" if names is None else names[j] for j in self.kept)
 
     def others(self, X: Any) -> Tensor:
         """The columns whose coefficients are zero, dense (n, d - k), and the intercept's where that is held too."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -93,6 +93,13 @@ def generalised(results: Any) -> StatsModel:
     offset = offset_of(model)
     y, loss = np.asarray(model.endog, dtype=np.float64), family_of(model.family)
     endog = np.column_stack([y * trials, (1 - y) * trials]) if np.any(trials != 1) else y
+    if loss.dispersed and np.any(model.freq_weights != 1):
+        if np.any(model.var_weights != 1):
+            raise ValueError(
+                "freq_weights and var_weights together are not supported: repeat rows, or use one of them"
+            )
+        loss = GeneralisedLinear("gaussian", "identity") if loss == Squared() else loss
+        loss = replace(loss, repeated=True)  # type: ignore[type-var]
     binary = type(model.family).__name__ == "Binomial" and bool(np.isin(y, (0, 1)).all())
     if binary and loss == Proportion("logit"):
         loss = Logistic()

@@ -35,8 +35,12 @@ class Inputs:
 
         Raises:
             ValueError: for other columns than at fit.
-            TypeError: for data on disk that transformers or a kernel would have to read.
+            TypeError: for data on disk that transformers or a kernel would have to read, and for lazy frames.
         """
+        if hasattr(X, "collect_schema") and not hasattr(X, "to_pandas"):
+            raise TypeError("X is a lazy frame, whose rows nobody has yet: give X.collect()")
+        if hasattr(X, "column_names") and hasattr(X, "to_pandas"):
+            X = X.to_pandas()  # a table of Arrow: scikit-learn wants names that it can read
         if isinstance(X, (Design, np.memmap)) and self.transform is None and self.phi is None:
             check_columns(self.estimator, X)
             return X  # stays on disk

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jaxtyping import Float, Int
 
+from ..objective import LinearModel
 from ..types import Tensor
 from .settling import ENOUGH, UNSETTLED
 
@@ -20,6 +21,20 @@ LEFT = (
     "Beware: {} of the rows do not settle: more than {:.0%} of the move is left (of the worst {:.0%}), so that their "
     "effects say little of what training again without them gives. Verify by retraining."
 )
+
+
+def of_stand_in(model: LinearModel | None) -> str:
+    """Why effects of single rows may mean little, in a sentence: a smooth loss stands in for the model's own.
+
+    "" for models that are trained with the loss itself, and for those that are not linear.
+    """
+    if model is None or not model.loss.stands_in:
+        return ""
+    note = f" ({model.loss.note})" if model.loss.note else ""
+    return (
+        f"Beware: a smooth loss stands in for the model's own{note}. Where training again moves a row across the kink, "
+        "single effects say little, and those of rows near it are the least certain. Verify by retraining."
+    )
 
 
 def of_newton(

@@ -18,6 +18,7 @@ from ..runtime.progress import track
 from ..types import Tensor
 from . import checks
 from .defaults import Settings
+from .forecasts import of_stand_in
 from .scores import Scores
 from .stationarity import warn_away
 from .top_k import strongest
@@ -157,6 +158,7 @@ def as_scores(
         "test_ids": batch_index(test) if measure is None or not measure.single else None,
         "drift": None if answer.drift is None or problem.stages is not None else answer.drift.double(),
         "residual": answer.residual.double(),
+        "doubt": of_stand_in(problem.linear),
         "verdict": "; ".join(filter(None, [answer.verdict, problem.facts.caution])),
     }
     found = Scores(values, problem.n, **{**known, **fields})
@@ -174,7 +176,12 @@ def underivable(problem: Objective, measure: Measure, provenance: dict[str, Any]
     """
     problem.check_current()
     unknown = torch.full((1, problem.n), torch.nan, dtype=torch.float64)
-    return Scores(unknown, problem.n, measure=measure.name, ids=problem.train_index, provenance=provenance)
+    known: dict[str, Any] = {
+        "ids": problem.train_index,
+        "doubt": of_stand_in(problem.linear),
+        "provenance": provenance,
+    }
+    return Scores(unknown, problem.n, measure=measure.name, **known)
 
 
 def provenance(problem: Objective, settings: Settings, fingerprint: str) -> dict[str, Any]:
@@ -190,4 +197,5 @@ def provenance(problem: Objective, settings: Settings, fingerprint: str) -> dict
         "settings": list(settings.reasons),
         "keep": problem.keep,
         "notes": list(problem.terms.notes),
+        "away": problem.facts.away,
     }

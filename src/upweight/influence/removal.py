@@ -23,7 +23,7 @@ from ..runtime.terminal import plain
 from ..types import Tensor
 from .removal_bounds import intervals
 from .scores import Scores
-from .stationarity import finishing
+from .stationarity import far_away, finishing
 from .woodbury import newton_steps
 
 
@@ -60,6 +60,8 @@ class Removal:
     measure: str = "loss"
     drift: Float[Tensor, " m"] | None = None
     """Predicted change of each measure if training were finished: effects below it are not to be trusted."""
+    away: str = ""
+    """How far the model is from the optimum of its training data (`Facts.away`), where it is far."""
 
     @classmethod
     def of_first_order(cls, scores: Scores, names: pd.Index, sets: list[Tensor]) -> Removal:
@@ -73,7 +75,8 @@ class Removal:
         effect = scores.removal_effect()
         first = torch.stack([effect[:, rows].sum(1) for rows in sets], dim=1)
         sizes = torch.tensor([len(rows) for rows in sets])
-        return cls(names, sizes, first, measure=scores.measure, drift=scores.drift)
+        away = scores.provenance.get("away", "")
+        return cls(names, sizes, first, measure=scores.measure, drift=scores.drift, away=away)
 
     @classmethod
     def counted(
@@ -98,7 +101,7 @@ class Removal:
         newton = newton_changes(problem, curvature, sets, test, measure)
         unknown = torch.full_like(newton, torch.nan)
         sizes = torch.tensor([len(rows) for rows in sets])
-        return cls(names, sizes, unknown, unknown, newton, measure=measure.name)
+        return cls(names, sizes, unknown, unknown, newton, measure=measure.name, away=problem.facts.away)
 
     @property
     def averaged(self) -> Removal:
@@ -127,7 +130,9 @@ class Removal:
     @property
     def remarks(self) -> list[str]:
         """What to beware of, a sentence each: unfinished training, and sets without which nothing is determined."""
-        unfinished = [] if self.drift is None else [finishing(self.measure, self.drift, self.best)]
+        unfinished = [far_away(self.away)] if self.away else []
+        if self.drift is not None and not self.away:
+            unfinished = [finishing(self.measure, self.drift, self.best)]
         names = ", ".join(map(str, self.undetermined[:5])) + ", ..." * (len(self.undetermined) > 5)
         if not names:
             return unfinished

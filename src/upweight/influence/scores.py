@@ -21,11 +21,10 @@ from ..runtime.terminal import plain
 from ..types import Tensor
 from .checked_scores import of_scores
 from .forecasts import BETTER, FIRST_ORDER, of_newton, unsettled
+from .score_tables import UNSETTLED
 from .stationarity import told
 
 ROLES = ("helpful", "harmful")
-UNSETTLED = "left to move"
-"""The column of tables that marks effects which mean little: the share of the move that is missing."""
 ERROR = "standard error"
 SIGN = "Positive effect = the {measure} would rise if the training example were {edit} ({meaning})."
 
@@ -72,6 +71,8 @@ class Scores:
     said: Sequence[str] = ()
     """How the effects were got, in place of `prediction`, and what to beware of, a sentence each; () of influence."""
     verdict: str = ""
+    doubt: str = ""
+    """Why effects of single rows may mean little however they were predicted, in a sentence."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Content hash of weights, data and settings, and the settings in words."""
 
@@ -130,8 +131,12 @@ class Scores:
         """
         said = list(self.said[1:])
         if self.drift is not None:
-            said.append(told(self.measure, self.drift, self.effect()))
-        return [*said, *([f"The linear system behind the effects: {self.verdict}."] if self.verdict else [])]
+            said.append(told(self.measure, self.drift, self.effect(), self.provenance.get("away", "")))
+        return [
+            *filter(None, [self.doubt]),
+            *said,
+            *([f"The linear system behind the effects: {self.verdict}."] if self.verdict else []),
+        ]
 
     def __len__(self) -> int:
         return len(self.values)
@@ -335,7 +340,9 @@ class Scores:
         """
         names = ("values", "columns", "drift", "residual", "changes", "steps", "left", "errors")
         tensors = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        words = {name: getattr(self, name) for name in ("n", "edit", "measure", "verdict", "provenance")}
+        words = {
+            name: getattr(self, name) for name in ("n", "edit", "measure", "verdict", "doubt", "provenance")
+        }
         words |= {name: as_json(getattr(self, name)) for name in ("ids", "test_ids")} | {
             "said": list(self.said)
         }
@@ -378,23 +385,3 @@ class Scores:
     def _repr_html_(self) -> str:
         tables = ["Helpful", self.helpful(), "Harmful", self.harmful()] if len(self) == 1 else []
         return as_html(*self._summary(), *tables)
-
-
-def effects(table: pd.DataFrame) -> pd.Series:
-    """The column of effects of a table of training rows, whatever the measure is called and stands beside it.
-
-    >>> effects(
-    ...     pd.DataFrame({"influence": [1.0], "removal effect on the loss": [-0.5], "steps": [1]})
-    ... ).tolist()
-    [-0.5]
-    """
-    return table[next(name for name in table.columns if "effect on the" in name)]
-
-
-def left_to_move(table: pd.DataFrame) -> pd.Series:
-    """The column of a table of training rows that marks effects which mean little; NaN where it has none.
-
-    >>> left_to_move(pd.DataFrame({"removal effect on the loss": [-0.5]})).isna().tolist()
-    [True]
-    """
-    return table.get(UNSETTLED, pd.Series(np.nan, table.index))

@@ -20,7 +20,7 @@ from .woodbury import HELD_BYTES, Downdated, TotalHessian, roots_of
 MOST = 12
 """Steps after which a row that still moves is given up, and marked."""
 ENOUGH = 1e-3
-"""The share of the first step that may be left to move where a row is settled."""
+"""The share of the move that may be left where a row is settled."""
 UNSETTLED = 0.03
 """The share from which on a row is marked: retraining without it gives something else."""
 RIDGE = 1e-12
@@ -30,8 +30,9 @@ RIDGE = 1e-12
 class Settled(NamedTuple):
     """The parameters without each of k training rows, how many Newton steps led there, and what is left to move.
 
-    `left` (k,) is the length of the next step in units of the first one's, both in the norm of the Hessian (Newton
-    decrements): about the share of the move that is missing. NaN where nothing determines the model without the row.
+    `left` (k,) is the length of the next step in units of the first one's, or of the whole move's where that is
+    shorter, in the norm of the Hessian (Newton decrements): about the share of the move that is missing. NaN where
+    nothing determines the model without the row.
     """
 
     theta: Float[Tensor, "k p"]
@@ -86,10 +87,10 @@ def settled(
     if not len(place):
         return found
     walk, theta = _Walk.begun(total, rows[place]), start[place]
-    first = walk.length.clamp(min=max(smallest, torch.finfo(torch.float64).tiny))
+    first, least = walk.length, max(smallest, torch.finfo(torch.float64).tiny)
     for step in range(1, most + 1):
         walk = walk.gone_to(theta)
-        left = walk.length / first
+        left = walk.length / torch.minimum(first, walk.moved).clamp(min=least)
         better = ~(left >= found.left[place])  # of the first place nothing is known: NaN
         found.theta[place[better]], found.left[place[better]] = theta[better], left[better]
         found.steps[place] = step
@@ -143,6 +144,12 @@ class _Walk:
     def length(self) -> Float[Tensor, " k"]:
         """The length of the newest step in the norm of the Hessian: sqrt(g^T H^-1 g)."""
         return (self.gradients[:, -1] * -self.steps[:, -1]).sum(1).clamp(min=0).sqrt()
+
+    @property
+    def moved(self) -> Float[Tensor, " k"]:
+        """The length of the move so far, in the norm of the Hessian between its ends: sqrt(move . change of g)."""
+        move, change = (of_all[:, -1] - of_all[:, 0] for of_all in (self.places, self.gradients))
+        return (move * change).sum(1).clamp(min=0).sqrt()
 
     def onward(self) -> Float[Tensor, "k p"]:
         """The next place: the newest step from there, less what combines older places to the least step."""

@@ -31,14 +31,17 @@ def below_drift(effects: Float[Tensor, "m q"], drift: Float[Tensor, " m"]) -> fl
     return float((shown < drift.abs()[:, None]).double().mean()) if shown.numel() else 0.0
 
 
-def finishing(measure: str, drift: Float[Tensor, " m"], effects: Float[Tensor, "m q"]) -> str:
+def finishing(measure: str, drift: Float[Tensor, " m"], effects: Float[Tensor, "m q"], away: str = "") -> str:
     """One sentence on the drift of m test rows, beside all the effects that are shown.
 
     Args:
         measure: what is asked about.
         drift: the predicted change of each if training were finished.
         effects: of the rows or groups that are shown.
+        away: how far a model is from the optimum (`Facts.away`): where it is far, no step from there predicts a drift.
     """
+    if away:
+        return far_away(away)
     small = (effects.abs() < drift.abs()[:, None]).double().mean()
     return (
         f"Finishing the training would change the {measure} by up to {float(drift.abs().max()):.1e}: "
@@ -63,16 +66,32 @@ def unfinished(measure: str, drift: Float[Tensor, " m"], effects: Float[Tensor, 
     )
 
 
-def told(measure: str, drift: Float[Tensor, " m"], effects: Float[Tensor, "m q"]) -> str:
+def far_away(away: str) -> str:
+    """What is said, in place of a drift, of a model that is not at the optimum of its training data.
+
+    Args:
+        away: how far it is, in multiples of one example's share (`Facts.away`).
+
+    >>> far_away("the gradient is 433 times what one example contributes").partition(":")[0]
+    'Beware'
+    """
+    return (
+        f"Beware: the model is not at the optimum of these training data: {away}. No effect of single examples is to "
+        "be trusted. Are X, y and weights those that it was fitted on, scaled as they were?"
+    )
+
+
+def told(measure: str, drift: Float[Tensor, " m"], effects: Float[Tensor, "m q"], away: str = "") -> str:
     """What `finishing` says of the drift, behind a warning where some of the largest effects lie below it.
 
     Args:
         measure: what is asked about.
         drift: the predicted change of each if training were finished.
         effects: of the rows or groups that are shown.
+        away: as `finishing` has it.
     """
-    reason = unfinished(measure, drift, effects)
-    return (f"Beware: {reason}. " if reason else "") + finishing(measure, drift, effects)
+    reason = "" if away else unfinished(measure, drift, effects)
+    return (f"Beware: {reason}. " if reason else "") + finishing(measure, drift, effects, away)
 
 
 def warn_away(

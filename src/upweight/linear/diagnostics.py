@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 
+from ..capabilities import AWAY
 from ..errors import IndefiniteError, NotConvergedError, NotStationaryWarning
 from ..linalg.coordinates import Coordinates
 from ..linalg.factorizations import CholeskyFactor
@@ -46,6 +47,7 @@ def at_optimum(problem: Model, *, polish: bool) -> Model:
         return problem.minimised()
     found = _unfinished_hinge(problem) if problem.loss.stands_in else _large_gradient(problem)
     if found:
+        problem.cache[AWAY] = found
         warnings.warn(
             f"the estimator is not at its optimum: {found}, so that effects of single examples are uncertain; pass "
             "polish=True, or fit with a lower tol and a higher max_iter (if X, y and weights are those it was fitted "

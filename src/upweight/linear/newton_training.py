@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ SHORTEST = 1e-6
 """The least share of a Newton step that is tried."""
 FAR = 8.0
 """Outputs beyond this may be on their way to infinity: there e^-8 of a loss is left."""
+SCALES, STAYS = 200, 1e-11
+"""Turns of coefficients and scale, and the share by which a scale that is found still moves."""
 SOFT = (1.0, 0.1, 0.01)
 """Temperatures of the cheap training."""
 
@@ -57,6 +59,8 @@ def minimise(problem: Model, tolerance: float | None = None) -> Model:
         NoOptimumError: for separable data without a penalty.
         NotConvergedError: where rounding hides the optimum.
     """
+    if problem.loss.fits_scale:
+        return _with_scale(problem, tolerance)
     here, reached = _by_newton(problem, tolerance)
     if not reached and problem.loss.stands_in:
         here, reached = _by_continuation(problem, tolerance)
@@ -73,6 +77,19 @@ def minimise(problem: Model, tolerance: float | None = None) -> Model:
         f"training stopped at gradient norm {norm:.1e}, wanted {wanted:.0e}; "
         "add a penalty (l2 > 0) or scale the columns of X"
     )
+
+
+def _with_scale(problem: Model, tolerance: float | None) -> Model:
+    """The problem at its optimum in the coefficients and the scale of its loss, each in turn until both stay."""
+    for _ in range(SCALES):
+        loss: Any = problem.loss
+        there = minimise(problem.with_loss(replace(loss, epsilon=None)), tolerance)
+        residual = there.outputs() - there.y
+        ratio = float(loss.scales_without(residual, there.weights, [torch.arange(0)]))
+        problem = there.with_loss(replace(loss, delta=loss.delta * ratio)).changed(l2=there.l2 * ratio)
+        if abs(ratio - 1) < STAYS:
+            return problem
+    raise NotConvergedError(f"the scale of the loss still moves after {SCALES} turns: give a larger epsilon")
 
 
 def _left(here: LinearModel, gradient: Float[Tensor, " p"], tolerance: float | None) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from ..capabilities import Facts, LayerGradients, SecondDerivative
+from ..capabilities import AWAY, Facts, LayerGradients, SecondDerivative
 from ..data.column_scales import ColumnScales
 from ..data.design import Design, as_design
 from ..data.design_on_disk import opened
@@ -173,8 +173,8 @@ class LinearProblem(LinearModel):
 
     @property
     def facts(self) -> Facts:
-        convex = self.loss.convex
-        return Facts(self.n, self.p, self.c, convex=convex, linear=convex, closed_form=True)
+        convex, away = self.loss.convex, self.cache.get(AWAY, "")
+        return Facts(self.n, self.p, self.c, convex=convex, linear=convex, closed_form=True, away=away)
 
     @property
     def precisions(self) -> tuple[torch.dtype, ...]:
@@ -375,6 +375,8 @@ class LinearProblem(LinearModel):
     def gradients_without(
         self, sets: Sets, thetas: Float[Tensor, "g p"] | None = None
     ) -> Float[Tensor, "g p"]:
+        if thetas is None and self.loss.fits_scale:
+            thetas = self.theta.expand(len(sets), -1)
         if thetas is None:
             return first_gradients(self, sets)
         return reduced_gradients(self, self.map, thetas, sets)

@@ -7,6 +7,7 @@ is, keep="total" lets it grow by n/(n-k). A gradient of zero says that theta is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -38,17 +39,24 @@ def reduced_gradients(
         The gradients (g, p), penalty included, on the mean over the examples that are left.
     """
     gone, owner = _members(sets)
-    total, counts = torch.zeros_like(thetas), problem.counts
+    total, counts, ratio = (
+        torch.zeros_like(thetas),
+        problem.counts,
+        scale_ratios(problem, to_outputs, thetas, sets),
+    )
     factors = total if counts is None else counts.factors(sets)
     for part, block in problem.design.blocks(1024, torch.float64):
         eta = to_outputs.forward(block, thetas)
-        r = problem.loss.residual(eta, problem.y[part]).mul_(problem.weights[part, None, None])
+        y, residual = problem.y[part], problem.loss.residual
+        if ratio is not None:
+            residual = partial(problem.loss.residual_at, ratio)  # type: ignore[attr-defined]
+        r = residual(eta, y).mul_(problem.weights[part, None, None])
         if counts is not None:
             r.mul_(factors[:, counts.codes[part]].T[:, None])
         inside = (gone >= part.start) & (gone < part.stop)
         r[gone[inside] - part.start, :, owner[inside]] = 0.0
         total += to_outputs.backward(block, r)
-    return _reduced(problem, total, thetas, sets)
+    return _reduced(problem, total, thetas, sets, ratio)
 
 
 def first_gradients(problem: LinearModel, sets: Sets) -> Float[Tensor, "g p"]:
@@ -80,11 +88,39 @@ def _members(sets: Sets) -> tuple[Int[Tensor, " r"], Int[Tensor, " r"]]:
     return torch.cat([torch.empty(0, dtype=torch.long), *sets]), owner
 
 
-def _reduced(problem: LinearModel, total: Tensor, thetas: Tensor, sets: Sets) -> Float[Tensor, "g p"]:
-    """From the sum of the kept examples' gradients to the gradient of the reduced objective."""
+def scale_ratios(
+    problem: LinearModel, to_outputs: OutputMap, thetas: Float[Tensor, "g p"], sets: Sets
+) -> Float[Tensor, " g"] | None:
+    """The scale that a loss has fitted to each reduced objective at its parameters, over its own; None without one.
+
+    Args:
+        problem: the model with all of its training examples.
+        to_outputs: how its parameters become outputs.
+        thetas: the parameters of each reduced objective, (g, p).
+        sets: the training rows that each of them lacks, g sets.
+    """
+    if not problem.loss.fits_scale:
+        return None
+    blocks = problem.design.blocks(1024, torch.float64)
+    eta = torch.cat([to_outputs.forward(block, thetas)[:, 0] for _, block in blocks])
+    return problem.loss.scales_without(eta - problem.y, problem.weights, sets)  # type: ignore[attr-defined]
+
+
+def _reduced(
+    problem: LinearModel, total: Tensor, thetas: Tensor, sets: Sets, ratio: Tensor | None = None
+) -> Float[Tensor, "g p"]:
+    """From the sum of the kept examples' gradients to the gradient of the reduced objective.
+
+    Args:
+        problem: the model with all of its training examples.
+        total: the sums (g, p).
+        thetas: the parameters of each reduced objective (g, p).
+        sets: the rows that each lacks.
+        ratio: what the penalty is multiplied with where it goes with a fitted scale (g,), or None.
+    """
     n, penalty, counts = problem.n, problem.penalty, [len(rows) for rows in sets]
     kept = torch.tensor([n - k for k in counts], dtype=torch.float64)
     factors = torch.tensor([penalty.factor(k, n) for k in counts], dtype=torch.float64)
     scaled = scale_factors(problem, sets)
     gradient = penalty.gradient(thetas) if scaled is None else penalty.gradient(thetas, scaled)
-    return total / kept[:, None] + gradient * factors[:, None]
+    return total / kept[:, None] + gradient * (factors if ratio is None else factors * ratio)[:, None]

@@ -54,6 +54,7 @@ class GeneralisedLinear(LinearLoss):
             "power".
         shape: alpha of the negative binomial, the power of the variance of Tweedie.
         power: of the link "power", eta = mu^power.
+        repeated: whether the weight of an example says how many rows it stands for.
 
     >>> GeneralisedLinear("gamma", "inverse").value(torch.tensor([[0.5]]), torch.tensor([[2.0]]))
     tensor([0.])
@@ -63,6 +64,7 @@ class GeneralisedLinear(LinearLoss):
     link: str
     shape: float = 1.0
     power: float = 1.0
+    repeated: bool = False
     classifies = False
     separate_outputs = True
     separable = False
@@ -81,6 +83,11 @@ class GeneralisedLinear(LinearLoss):
     def dispersed(self) -> bool:  # type: ignore[override]
         """Whether the variance has a factor that is estimated beside the parameters."""
         return self.family not in ("poisson", "negative binomial")
+
+    @property
+    def falling(self) -> bool:  # type: ignore[override]
+        """Whether the mean falls as the output grows."""
+        return POWERS.get(self.link, self.power if self.link == "power" else 1.0) < 0
 
     @property
     def note(self) -> str:  # type: ignore[override]
@@ -132,7 +139,7 @@ class GeneralisedLinear(LinearLoss):
         expected = slope.square() / v
         return expected + (mu - beside(targets, eta)) * (slope * bend / v - expected * dv / v), None
 
-    def expected_curvature(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, "b c"]:
+    def expected_curvature(self, eta: Float[Tensor, "b c *k"], targets: Tensor) -> Float[Tensor, "b c *k"]:
         """The expectation of the curvature of each example over its target, as Fisher scoring has it."""
         mu, slope, _ = self.mean(eta)
         return slope.square() / self.variance(mu)[0]

@@ -41,10 +41,16 @@ class LinearLoss(ABC):
     """Whether every example's curvature is positive semi-definite at all outputs."""
     dispersed: bool = False
     """Whether its variance has a factor, the dispersion, that is estimated beside the parameters."""
+    falling: bool = False
+    """Whether the mean falls as the output grows, so that a target above its mean pulls the output down."""
+    repeated: bool = False
+    """Whether the weight of an example says how many rows it stands for, which matters where they are counted."""
     expected_curvature: Callable[[Tensor, Tensor], Tensor] | None = None
     """From outputs and targets to the expectation of the curvature (b, c), where that is another than the curvature."""
     stands_in: bool = False
     """Whether it is a smooth stand-in for a loss with a kink, at whose optimum its gradient is not zero."""
+    fits_scale: bool = False
+    """Whether training fits a scale of the loss beside the coefficients, as `Huber` can have it."""
     note: str = ""
     """What a user should know where an estimator's own loss was replaced by this one."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -84,6 +83,16 @@ class WithOffset(LinearLoss):
         return self.loss.dispersed
 
     @property
+    def falling(self) -> bool:  # type: ignore[override]
+        """Whether the mean falls as the output grows."""
+        return self.loss.falling
+
+    @property
+    def repeated(self) -> bool:  # type: ignore[override]
+        """Whether the weight of an example says how many rows it stands for."""
+        return self.loss.repeated
+
+    @property
     def note(self) -> str:  # type: ignore[override]
         """What a user should know of the outputs."""
         return "; ".join(filter(None, [self.loss.note, "outputs are without the offset"]))
@@ -105,11 +114,10 @@ class WithOffset(LinearLoss):
     ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"] | None]:
         return self.loss.curvature(*self._split(eta, targets))
 
-    @property
-    def expected_curvature(self) -> Callable[[Tensor, Tensor], Tensor] | None:  # type: ignore[override]
-        """From outputs and targets to the expectation of the curvature, where that is another than the curvature."""
+    def expected_curvature(self, eta: Float[Tensor, "b c *k"], targets: Tensor) -> Float[Tensor, "b c *k"]:
+        """The expectation of the curvature of each example over its target, as Fisher scoring has it."""
         own = self.loss.expected_curvature
-        return None if own is None else lambda eta, targets: own(*self._split(eta, targets))
+        return self.curvature(eta, targets)[0] if own is None else own(*self._split(eta, targets))
 
     def _split(self, eta: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return eta + beside(targets[:, 1:], eta), targets[:, :1]

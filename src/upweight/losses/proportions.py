@@ -132,7 +132,7 @@ class Proportion(LinearLoss):
         y, at = beside(targets, eta), CHANCES[self.link](eta)
         return _times(1 - y, at.down * (at.bend + at.down)) - _times(y, at.up * (at.bend - at.up)), None
 
-    def expected_curvature(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, "b c"]:
+    def expected_curvature(self, eta: Float[Tensor, "b c *k"], targets: Tensor) -> Float[Tensor, "b c *k"]:
         """The expectation of the curvature of each example over its target, as Fisher scoring has it."""
         at = CHANCES[self.link](eta)
         return at.up * at.down

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,9 @@ from torch.nn import functional as F
 
 from ..types import Tensor
 from .linear import LinearLoss
+
+SCALES = 100
+"""Times that a scale is fitted to the residuals within it, until these stay the same ones."""
 
 
 def numbers(targets: Tensor, outputs: int) -> Tensor:
@@ -64,16 +68,63 @@ class ResidualLoss(LinearLoss):
 class Huber(ResidualLoss):
     """1/2 e^2 of residuals e up to `delta` > 0, in the unit of the targets, and delta (|e| - delta / 2) beyond.
 
+    With an `epsilon` delta is epsilon times a scale sigma that training fits beside the coefficients: the least of the
+    sum of w_i (sigma + sigma h(e_i / sigma)), h(u) = u^2 up to epsilon and 2 epsilon |u| - epsilon^2 beyond, as
+    HuberRegressor has it. The penalty then goes with sigma.
+
     >>> import torch
     >>> Huber(1.0).value(torch.tensor([[3.0]]), torch.tensor([[0.0]]))
     tensor([2.5000])
     """
 
     delta: float | int
+    epsilon: float | None = None
 
     def __post_init__(self) -> None:
         if not self.delta > 0:
             raise ValueError(f"delta must be > 0, got {self.delta}")
+
+    @property
+    def fits_scale(self) -> bool:  # type: ignore[override]
+        """Whether delta is epsilon times a scale that is fitted."""
+        return self.epsilon is not None
+
+    def scales_without(
+        self, residual: Float[Tensor, "n g"], weights: Float[Tensor, " n"], sets: Sequence[Tensor]
+    ) -> Float[Tensor, " g"]:
+        """The scale that fits each of g columns of residuals, over the scale that there is.
+
+        Args:
+            residual: the residuals of n examples.
+            weights: what they weigh (n,).
+            sets: the examples that do not count in each column.
+        """
+        epsilon = float(self.epsilon or 1.0)
+        square, w = (residual * (epsilon / self.delta)).square(), weights[:, None].repeat(1, len(sets))
+        for column, rows in zip(w.T, sets, strict=True):
+            column[rows] = 0.0
+        found, total = residual.new_ones(len(sets)), w.sum(0)
+        for _ in range(SCALES):
+            inside = square <= (epsilon * found).square()
+            left = total - epsilon**2 * (w * ~inside).sum(0)
+            moved = torch.where(left > 0, ((w * square * inside).sum(0) / left).sqrt(), 2 * found)
+            if bool((moved == found).all()):
+                break
+            found = moved
+        return found
+
+    def residual_at(
+        self, ratio: Float[Tensor, " g"], eta: Float[Tensor, "b c g"], targets: Tensor
+    ) -> Float[Tensor, "b c g"]:
+        """`residual` where the scale is multiplied with a number for each of g stacks of outputs.
+
+        Args:
+            ratio: the numbers.
+            eta: the outputs.
+            targets: of b examples.
+        """
+        delta, residual = self.delta * ratio, eta - beside(targets, eta)
+        return torch.minimum(torch.maximum(residual, -delta), delta)
 
     def of_residual(self, residual: Tensor) -> Tensor:
         inside = residual.clamp(-self.delta, self.delta)

@@ -34,6 +34,7 @@ class Passes:
     data: Rows
     weights: Float[Tensor, " n"]
     memory: MemoryPlan
+    prepare: Callable[[Any, Any], tuple[Any, Any]] | None = None
 
     @property
     def n(self) -> int:
@@ -93,7 +94,12 @@ class Passes:
                 self.memory.take_smaller_blocks(error)
 
     def test_rows(self, batch: Any) -> Rows:
-        """Test examples, checked as training examples are. Raises ValueError or TypeError for what cannot be one."""
+        """Test examples, checked as training examples are. Raises ValueError or TypeError for what cannot be one.
+
+        Tensors are what the model computes with; what else a user of `from_estimator` has is prepared first.
+        """
+        if self.prepare is not None and isinstance(batch, (tuple, list)) and not isinstance(batch[0], Tensor):
+            batch = self.prepare(*batch)
         rows = as_rows(batch, self.theta.device, self.theta.dtype, "the batch")
         check_padding(self.evaluation, self.theta, rows, "the batch")
         return rows

@@ -217,7 +217,7 @@ class Problem(Objective):
     @derived
     def passes(self) -> Passes:
         """The training examples at theta, gone through block by block."""
-        return Passes(self.evaluation, self.theta, self.data, self.weights, self.memory)
+        return Passes(self.evaluation, self.theta, self.data, self.weights, self.memory, self.terms.prepare)
 
     @derived
     def layers(self) -> NetworkLayers:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..influence.scores import effects, left_to_move
+from ..influence.score_tables import effects, left_to_move
 from ..tables.default_models import origin, photograph
 from ..tables.fitted_file import FittedFile
 from ..tables.kinds import Kind
@@ -37,6 +37,7 @@ class Example:
         because: The largest parts of the effect by columns, in its unit, and the rest of them; "" where there are none.
         hidden: How many cells more the row has, which are not shown.
         doubt: Why the effect means little, in a few words; "" where nothing is known against it.
+        stable: How often it stays among the strongest when training rows are resampled, in words; "" where not known.
     """
 
     id: Hashable
@@ -49,6 +50,7 @@ class Example:
     because: str = ""
     hidden: int = 0
     doubt: str = ""
+    stable: str = ""
 
 
 def file_example(
@@ -104,8 +106,10 @@ def training_examples(
         parts: The parts of the effects, a line for each of the table; None of models that have none.
     """
     found, left = effects(explained), left_to_move(explained)
+    often = [name for name in explained.columns if name.startswith("stays in top")]
     for i, name in enumerate(explained.index):
-        yield file_example(
+        stays = [f"{column.removesuffix(' (%)')}: {explained[column].iloc[i]}%" for column in often]
+        example = file_example(
             fitted,
             fitted.raw.loc[name],
             label=_cell(fitted.raw.loc[name, fitted.target]),
@@ -113,6 +117,7 @@ def training_examples(
             parts=None if parts is None else parts.iloc[i],
             left=float(left.iloc[i]),
         )
+        yield replace(example, stable="".join(stays))
 
 
 def _cell(value: object) -> str:

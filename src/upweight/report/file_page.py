@@ -118,6 +118,7 @@ def _page(fitted: FittedFile, found: Explanation, verified: Verification, test: 
         labels=fitted.raw[fitted.target],
         settings=_settings(fitted, found.relative),
         certificate=found.scores.remarks,
+        comparisons=found.comparisons,
         sign=f"{found.scores.sign} {found.scores.prediction}",
         measure=found.scores.measure,
         headings=found.headings,

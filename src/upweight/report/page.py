@@ -48,6 +48,7 @@ class Page:
         measure: What was asked about.
         headings: What the two kinds of training examples are to the measure.
         target: What a label is called: of a quantity its own name.
+        comparisons: Whether other data would name the same rows, and what simpler rankings name, a paragraph each.
     """
 
     title: str
@@ -64,6 +65,7 @@ class Page:
     measure: str = "loss"
     headings: tuple[str, str] = ("Helpful", "Harmful")
     target: str = "label"
+    comparisons: Sequence[str] = ()
 
 
 def write(path: str | Path, page: Page) -> Path:
@@ -95,6 +97,7 @@ def write(path: str | Path, page: Page) -> Path:
             numbers=NUMBERS,
             settings=page.settings,
             certificate=page.certificate,
+            comparisons=page.comparisons,
             sign=page.sign,
             style=(folder / "report.css").read_text(encoding="utf-8"),
             script=(folder / "report.js").read_text(encoding="utf-8"),

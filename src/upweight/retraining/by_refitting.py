@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
@@ -383,6 +384,6 @@ def by_refitting(
             f"share must be a probability and seeds >= 2 (one tells nothing of noise), got {share} and {seeds}"
         )
     if sample_weight is not None and not isinstance(sample_weight, pd.Series):
-        sample_weight = torch.as_tensor(sample_weight).double().numpy()
+        sample_weight = np.asarray(sample_weight, dtype=np.float64)
     problem = Trainable(estimator, X, y, sample_weight, seed)
     return Refits(problem, Budget(refits, seconds, jobs, folder), share, seeds)

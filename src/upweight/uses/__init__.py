@@ -7,6 +7,7 @@ from .explain import Explanation, explain
 from .flip_set import FlipSet, flip_set
 from .mislabeled import Suspects, mislabeled
 from .mismatch import Mismatch, mismatch
+from .stability import Stability, stability
 from .trust import Trust, trust
 from .vulnerability import vulnerability, vulnerable_targets
 
@@ -17,6 +18,7 @@ __all__ = [
     "Explanation",
     "FlipSet",
     "Mismatch",
+    "Stability",
     "Suspects",
     "Trust",
     "attack",
@@ -25,6 +27,7 @@ __all__ = [
     "flip_set",
     "mislabeled",
     "mismatch",
+    "stability",
     "trust",
     "vulnerability",
     "vulnerable_targets",

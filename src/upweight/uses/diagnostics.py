@@ -10,11 +10,13 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
+from ..capabilities import Reduced
 from ..curvature.base import ExampleMean
 from ..data.row_sets import as_sets
+from ..errors import NotConvergedError
 from ..influence.influence import Influence
 from ..influence.woodbury import newton_steps
-from ..objective import LinearModel
+from ..objective import LinearModel, Objective
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Tensor
@@ -32,8 +34,9 @@ class Diagnostics:
     `table` has a line per row or group: its number of "rows", "leverage" (the share of its own fit, summed in groups),
     "cooks distance" and "covratio"; of rows also "residual" (Pearson's), "standardised" and "studentised" (the residual
     over its standard deviation, internally with the scale s of all rows, externally with that of all others) and
-    "dffits". `dfbetas` has a column per coefficient: with less without, in standard errors with
-    the scale of the other rows. NaN where a row or group alone determines something.
+    "dffits"; of generalised linear models also "deviance" (its residual) and "likelihood" (the root of what leaving the
+    row out takes off the deviance, over the scale of the others). `dfbetas` has a column per coefficient: with less
+    without, in standard errors with the scale of the other rows. NaN where a row or group alone determines something.
 
     `parameters` is the sum of all leverages, the number of coefficients where there is no penalty. `scale` is s.
     """
@@ -60,16 +63,23 @@ class Diagnostics:
         )
 
 
-def diagnostics(influence: Influence, by: Any = None) -> Diagnostics:
+def diagnostics(influence: Influence, by: Any = None, *, refitted: bool = False) -> Diagnostics:
     """Leverage, Cook's distance, DFBETAS, DFFITS, studentised residuals and COVRATIO of every training row or group.
 
     Of least squares all are exact, as refits without the row give them; sample weights are those of weighted least
-    squares (variances 1 / w). Of logistic regression each is that of one Newton step, with a scale of 1, as usual. With
-    a penalty the refit keeps it (`keep`), and the sum of the leverages takes the place of the number of coefficients.
+    squares (variances 1 / w). Of logistic regression and generalised linear models each is that of one Newton step,
+    as R and statsmodels have it, or of a refit without the row or group.
+    Leverages and standard errors are those of the expected information, as usual, the scale Pearson's, or 1 where the
+    family has no dispersion. With a penalty the refit keeps it (`keep`), and the sum of the leverages takes the place
+    of the number of coefficients. Of Cox's model and NegativeBinomial there are Cook's distances and DFBETAS alone, in
+    the standard errors of all rows.
 
     Args:
-        influence: of a linear model of one output: least squares, ridge or logistic regression.
+        influence: of a linear model of one output: least squares, ridge, logistic regression, or a generalised
+            linear model of `from_results`.
         by: groups in place of rows, as `Influence.of_removal` takes them: a column (n,) of patients or clusters.
+        refitted: whether Cook's distance, DFBETAS, COVRATIO and the scale of the others are those of refits without
+            each row or group, not of one Newton step; some milliseconds each.
 
     Raises:
         TypeError: for models that are not linear.
@@ -82,28 +92,38 @@ def diagnostics(influence: Influence, by: Any = None) -> Diagnostics:
     >>> found.table["leverage"].round(2).tolist(), found.parameters
     ([0.43, 0.33, 0.27, 0.97], 2.0)
     """
+    if influence.problem.reduced is not None:
+        return _of_likelihood(influence.problem, influence.problem.reduced, by, refitted)
     problem, curvature = influence.problem.linear, influence.settings.curvature.examples
     if problem is None or curvature is None:
         raise TypeError(
             "diagnostics are for linear models with their Hessian: of networks ask influence.on_self()"
         )
     problem.check_current()
-    parts = problem.derivatives()
-    squares = _is_least_squares(problem)
+    squares, fisher = _is_least_squares(problem), _expected(problem)
     every = torch.arange(problem.n)
     names, sets = row_names(problem, every), list(every.split(1))
     if by is not None:
         names, sets = as_sets(by, problem.n, problem.train_index)
-    residuals = torch.where(parts.a[:, 0] > 0, -parts.r[:, 0] / parts.a[:, 0].sqrt(), 0)
-    data = problem.hessian.matrix(torch.float64) * problem.n - torch.diag(problem.l2 * problem.n)
     moves, leverage, left = _without(problem, curvature, sets)
-    covariance = influence.solve(torch.eye(problem.p, dtype=torch.float64)).value / problem.n
+    if problem.loss.expected_curvature is None:
+        data = problem.hessian.matrix(torch.float64) * problem.n - torch.diag(problem.l2 * problem.n)
+        covariance = influence.solve(torch.eye(problem.p, dtype=torch.float64)).value / problem.n
+    else:
+        data, covariance, leverage, left = _by_fisher(problem, fisher, sets)
     used = float((data * covariance).sum())
-    count = int((problem.weights > 0).sum())
+    others = None
+    if refitted:
+        moves, left, others = _by_refits(problem, sets, covariance)
+    residuals, present = _pearson(problem), _counted(problem)
     scale, alone = torch.tensor(1.0).double(), torch.ones(len(sets)).double()
-    if squares:
-        scale = (residuals.square().sum() / (count - used)).sqrt()
-        alone = _scales_without(problem, sets, moves, data, count - used)
+    if squares or problem.loss.dispersed:
+        freedom = present.sum() - used
+        scale = (residuals.square().sum() / freedom).sqrt()
+        gone = torch.stack([present[rows].sum() for rows in sets])
+        if others is None:
+            others = (_squares_without if squares else _pearson_without)(problem, sets, moves)
+        alone = (others / (freedom - gone)).clamp(min=0).sqrt()
     root = (1 - leverage).sqrt()
     of_rows: dict[str, Tensor] = {}
     if by is None:
@@ -113,6 +133,10 @@ def diagnostics(influence: Influence, by: Any = None) -> Diagnostics:
             "studentised": residuals / (alone * root),
             "dffits": residuals * leverage.sqrt() / (alone * root**2),
         }
+        if not squares:
+            deviance = residuals.sign() * (2 * problem.weights * problem.train_losses()).sqrt()
+            both = (deviance.square() + leverage * (residuals / root).square()).sqrt()
+            of_rows |= {"deviance": deviance, "likelihood": residuals.sign() * both / alone}
     found = {
         "rows": torch.tensor([len(rows) for rows in sets]),
         "leverage": leverage,
@@ -121,12 +145,102 @@ def diagnostics(influence: Influence, by: Any = None) -> Diagnostics:
         "covratio": (alone / scale) ** (2 * used) / left,
     }
     table = pd.DataFrame({name: values.numpy() for name, values in found.items()}, index=names)
-    table.loc[moves.isnan().any(1).numpy(), table.columns.difference(["rows", "leverage", "residual"])] = (
-        np.nan
-    )
+    known = ["rows", "leverage", "residual", "deviance"]
+    table.loc[moves.isnan().any(1).numpy(), table.columns.difference(known)] = np.nan
     betas = (-moves / (alone[:, None] * covariance.diagonal().sqrt())).numpy()
     coefficients = part_names(problem)[: problem.p]
     return Diagnostics(table, pd.DataFrame(betas, names, coefficients), used, float(scale))
+
+
+def _of_likelihood(problem: Objective, reduced: Reduced, by: Any, refitted: bool) -> Diagnostics:
+    """Cook's distances and DFBETAS of a model by its whole likelihood: Cox, negative binomial.
+
+    Args:
+        problem: the model.
+        reduced: what is left of it without some rows.
+        by: groups in place of rows.
+        refitted: whether they are those of refits.
+    """
+    problem.check_current()
+    names, sets = row_names(problem, torch.arange(problem.n)), list(torch.arange(problem.n).split(1))
+    if by is not None:
+        names, sets = as_sets(by, problem.n, problem.train_index)
+    thetas = torch.stack([reduced.refitted(rows)[0] for rows in sets]) if refitted else reduced.newton(sets)
+    moves, information = thetas - problem.theta, problem.hessian.matrix(torch.float64) * problem.n
+    errors = torch.linalg.inv(information).diagonal().sqrt()
+    table = {
+        "rows": [len(rows) for rows in sets],
+        "cooks distance": (((moves @ information) * moves).sum(1) / problem.p).numpy(),
+    }
+    known = list(problem.feature_names or map(str, range(problem.p)))
+    coefficients = [*known, *problem.layout.names[1:]][: problem.p]
+    betas = pd.DataFrame((-moves / errors).numpy(), names, coefficients)
+    return Diagnostics(pd.DataFrame(table, index=names), betas, float(problem.p), 1.0)
+
+
+def _expected(problem: LinearModel) -> Float[Tensor, " n"]:
+    """The expected curvature of each row in its output, weights included: what Fisher scoring weighs rows by."""
+    own = problem.loss.expected_curvature
+    if own is None:
+        return problem.derivatives().a[:, 0]
+    return own(problem.outputs(), problem.y)[:, 0] * problem.weights
+
+
+def _pearson(problem: LinearModel) -> Float[Tensor, " n"]:
+    """Pearson's residual of each row, positive where the target is above its mean."""
+    fisher, sign = _expected(problem), 1.0 if problem.loss.falling else -1.0
+    return torch.where(fisher > 0, sign * problem.derivatives().r[:, 0] / fisher.sqrt(), 0)
+
+
+def _counted(problem: LinearModel) -> Float[Tensor, " n"]:
+    """How many rows each row counts for: 0 where it has no weight."""
+    return problem.weights if problem.loss.repeated else (problem.weights > 0).double()
+
+
+def _by_refits(
+    problem: LinearModel, sets: list[Tensor], covariance: Float[Tensor, "p p"]
+) -> tuple[Float[Tensor, "G p"], Float[Tensor, " G"], Float[Tensor, " G"]]:
+    """What refits without each set say: moves, the share of the determinant left, Pearson's statistic; NaN for none.
+
+    Args:
+        problem: the model.
+        sets: the rows of each set.
+        covariance: the inverse of the information of all rows.
+    """
+    moves = torch.full((len(sets), problem.p), torch.nan, dtype=torch.float64)
+    left, others = torch.full((2, len(sets)), torch.nan, dtype=torch.float64)
+    for k, rows in enumerate(sets):
+        try:
+            there = problem.without(rows).minimised()
+        except NotConvergedError:  # of separated rows too: there is no optimum
+            continue
+        moves[k], others[k] = there.theta - problem.theta, _pearson(there).square().sum()
+        X = there.output_gradients(there.train_batch(torch.arange(there.n)))[:, 0]
+        information = (X.T * _expected(there)) @ X + torch.diag(there.l2 * there.n)
+        left[k] = torch.linalg.det(information @ covariance)
+    return moves, left, others
+
+
+def _by_fisher(
+    problem: LinearModel, fisher: Float[Tensor, " n"], sets: list[Tensor]
+) -> tuple[Float[Tensor, "p p"], Float[Tensor, "p p"], Float[Tensor, " G"], Float[Tensor, " G"]]:
+    """The expected information, its inverse, and of each set its leverage and the share of the determinant left.
+
+    Args:
+        problem: the model, without a penalty.
+        fisher: the expected curvature of each row.
+        sets: the rows of each set.
+    """
+    X = problem.design.block(slice(None), torch.float64).dense()
+    if problem.has_intercept:
+        X = torch.cat([X, X.new_ones(len(X), 1)], dim=1)
+    R = torch.linalg.qr(X * fisher.sqrt()[:, None], mode="r").R
+    Q = torch.linalg.solve_triangular(R, X * fisher.sqrt()[:, None], upper=True, left=False)
+    leverage = torch.stack([Q[rows].square().sum() for rows in sets])
+    eye = torch.eye(problem.p, dtype=torch.float64)
+    left = torch.stack([torch.linalg.det(eye - Q[rows].T @ Q[rows]) for rows in sets])
+    inverse = torch.linalg.solve_triangular(R, eye, upper=True)
+    return R.T @ R, inverse @ inverse.T, leverage, left
 
 
 def _without(
@@ -137,51 +251,70 @@ def _without(
     leverage, left = torch.empty(2, len(sets), dtype=torch.float64)
     for batch, inverse, step in newton_steps(problem, curvature, sets, "diagnostics"):
         moves[batch] = step
-        leverage[batch] = inverse.overlap.diagonal(dim1=1, dim2=2).sum(1)
-        left[batch] = torch.linalg.det(torch.eye(inverse.overlap.shape[1]) - inverse.overlap)
+        leverage[batch], left[batch] = inverse.own, inverse.share_left
     return moves, leverage, left
 
 
 def _is_least_squares(problem: LinearModel) -> bool:
-    """Whether the scale is estimated from residuals; raises ValueError where diagnostics have no meaning."""
+    """Whether losses are squares; raises ValueError where diagnostics have no meaning."""
     if problem.c > 1:
         raise ValueError(
             f"diagnostics are about one output, the model has {problem.c}: ask influence.leave_one_out()"
         )
     if torch.equal(problem.derivatives().a[:, 0], problem.weights) and not problem.loss.classifies:
-        return True
-    if not problem.loss.likelihood:
+        return not problem.loss.repeated
+    if problem.loss.expected_curvature is None and not problem.loss.likelihood:
         raise ValueError(
-            f"diagnostics are about least squares and logistic regression, not {type(problem.loss).__name__}: "
-            "ask influence.leave_one_out()"
+            "diagnostics are about least squares, logistic regression and generalised linear models, not "
+            f"{type(problem.loss).__name__}: ask influence.leave_one_out()"
         )
     return False
 
 
-def _scales_without(
-    problem: LinearModel,
-    sets: list[Tensor],
-    moves: Float[Tensor, "G p"],
-    data: Float[Tensor, "p p"],
-    freedom: float,
+def _squares_without(
+    problem: LinearModel, sets: list[Tensor], moves: Float[Tensor, "G p"]
 ) -> Float[Tensor, " G"]:
-    """The scale s of least squares fitted without each set, from its residuals on all other rows.
+    """The weighted squares of the residuals of least squares fitted without each set, on all other rows.
 
     Args:
         problem: the model.
         sets: the rows of each set.
         moves: what leaving it out does to the parameters.
-        data: X^T W X.
-        freedom: the degrees of freedom of all rows.
     """
-    eta, w = problem.outputs()[:, 0], problem.weights
+    w = problem.weights
+    data = problem.hessian.matrix(torch.float64) * problem.n - torch.diag(problem.l2 * problem.n)
+    residual = torch.where(w > 0, problem.derivatives().r[:, 0] / w.clamp(min=1e-300), 0)
     pull = (problem.gradient() - problem.penalty.gradient(problem.theta)) * problem.n
-    total = (w * (eta - problem.y[:, 0]).square()).sum() + 2 * moves @ pull + ((moves @ data) * moves).sum(1)
+    total = (w * residual.square()).sum() + 2 * moves @ pull + ((moves @ data) * moves).sum(1)
     own = torch.zeros(len(sets), dtype=torch.float64)
     owners = torch.arange(len(sets)).repeat_interleave(torch.tensor([len(rows) for rows in sets]))
     for rows, owner in zip(torch.cat(sets).split(ROWS), owners.split(ROWS), strict=True):
         gradients = problem.output_gradients(problem.train_batch(rows))[:, 0]
-        off = eta[rows] - problem.y[rows, 0] + (gradients * moves[owner]).sum(1)
+        off = residual[rows] + (gradients * moves[owner]).sum(1)
         own.index_add_(0, owner, w[rows] * off.square())
-    gone = torch.tensor([int((w[rows] > 0).sum()) for rows in sets]).double()
-    return ((total - own) / (freedom - gone)).clamp(min=0).sqrt()
+    return total - own
+
+
+def _pearson_without(
+    problem: LinearModel, sets: list[Tensor], moves: Float[Tensor, "G p"]
+) -> Float[Tensor, " G"]:
+    """Pearson's statistic of all other rows at the parameters without each set: n G numbers, some at a time.
+
+    Args:
+        problem: the model.
+        sets: the rows of each set.
+        moves: what leaving it out does to the parameters.
+    """
+    own = problem.loss.expected_curvature
+    assert own is not None
+    found = torch.zeros(len(sets), dtype=torch.float64)
+    for places in torch.arange(len(sets)).split(ROWS):
+        for part, eta in problem.outputs_at_each(problem.theta + moves[places]):
+            y, w = problem.y[part], problem.weights[part, None]
+            squares = w * problem.loss.residual(eta, y)[:, 0].square() / own(eta, y)[:, 0]
+            for k, place in enumerate(places.tolist()):
+                rows = sets[place]
+                rows = rows[(rows >= part.start) & (rows < part.stop)]
+                squares[rows - part.start, k] = 0
+            found[places] += squares.sum(0)
+    return found

@@ -18,9 +18,11 @@ from ..retraining import Refits
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Tensor
+from .baselines import baselines
 from .labels import label_names
 from .parts import BEND, FOLLOWS, in_words, part_names, parts_of_effects
 from .said import Said, said_by_refits, said_of
+from .stability import RESAMPLES, SMALL, Stability, stability
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,10 @@ class Explanation:
     said: Said = field(default_factory=Said)
     relative: bool = False
     parts: tuple[pd.DataFrame, ...] = ()
+    stable: Stability | None = None
+    """How often each row stands among the k strongest of its side when training rows are resampled, where known."""
+    comparisons: tuple[str, ...] = ()
+    """Whether these rows would stay, and whether simpler rankings name them too, a sentence each."""
 
     @property
     def prediction(self) -> Any:
@@ -72,7 +78,7 @@ class Explanation:
         return plain("\n".join([self.question, *self._words(), tables]))
 
     def _words(self) -> list[str]:
-        return [self.scores.sign, self.scores.prediction, *self.scores.remarks]
+        return [self.scores.sign, self.scores.prediction, *self.scores.remarks, *self.comparisons]
 
     def _repr_html_(self) -> str:
         first, second = self.headings
@@ -87,6 +93,7 @@ def explain(
     relative: bool = False,
     measure: MeasureLike | None = None,
     first_order: bool = False,
+    resamples: int | None = None,
 ) -> Explanation:
     """The k most helpful and the k most harmful training rows of one prediction, and the columns responsible.
 
@@ -101,6 +108,8 @@ def explain(
             do not fill every list (RelatIF: Barshan et al., 2020).
         measure: what is asked about, default the loss.
         first_order: whether effects are of first order (Eq. 2) for linear models too.
+        resamples: how often training rows are resampled to tell whether the rows of a linear model would stay
+            (`stability`), 0 for not at all; None: 100 where that takes about a second.
 
     Raises:
         ValueError: for more than one test row or k < 1, and for relative influence by refits.
@@ -133,18 +142,26 @@ def explain(
         scores = influence.of_each_removal(test, measure=measure, top=max(k, SHOWN), rows=shown)
     _check_one(scores)
     split = None if model is None or not _smooth(measure) else _split(influence, model, scores, test, measure)
+    both, stable = sides(scores.effect()[0] if own is None else -own, k), None
+    compared: tuple[str, ...] = ()
+    if model is not None and not relative:
+        asked = resamples if scores.changes is not None else 0  # first order: no step without a row is known
+        stable, compared = _compared(influence, model, test, both, measure, asked)
     tables, parts = [], []
-    for rows in sides(scores.effect()[0] if own is None else -own, k):
+    for side, rows in enumerate(both):
         table = scores.table(rows)
         if own is not None:
             table.insert(1, "relative influence", own[rows].numpy())
+        if stable is not None:
+            table[stable.heading] = stable.shares(side, rows)
         if (spoken := problem.output_model) is not None:
             table["label"] = label_names(spoken, spoken.y[rows])
         if split is not None:
             parts.append(split(rows).set_axis(table.index))
             table["because of"] = [in_words(line) for _, line in parts[-1].iterrows()]
         tables.append(table)
-    return Explanation(scores, tables[0], tables[1], said_of(problem, test), relative, tuple(parts))
+    said = said_of(problem, test)
+    return Explanation(scores, tables[0], tables[1], said, relative, tuple(parts), stable, compared)
 
 
 def _check_one(scores: Scores) -> None:
@@ -180,6 +197,36 @@ def _by_refits(refits: Refits, test: Any, k: int, measure: MeasureLike | None) -
         tables.append(scores.table(rows))
         tables[-1]["label"] = refits.problem.labels(scores.numbers(rows))
     return Explanation(scores, tables[0], tables[1], said_by_refits(refits.problem, test))
+
+
+def _compared(
+    influence: Influence,
+    model: LinearModel,
+    test: Any,
+    both: tuple[Tensor, Tensor],
+    measure: MeasureLike | None,
+    resamples: int | None,
+) -> tuple[Stability | None, tuple[str, ...]]:
+    """Whether the rows shown would stay among the strongest, and what simpler rankings name, with sentences on both.
+
+    Args:
+        influence: of the model.
+        model: the problem.
+        test: one prepared test example.
+        both: the numbers of the rows shown.
+        measure: what is asked about.
+        resamples: as `explain` has it.
+    """
+    named, asked = torch.cat(both).unique(), as_measure(measure)
+    if 2 * len(named) > model.n:  # any ranking would name most of them
+        return None, ()
+    said, stable = [str(baselines(model, test[0], named))], None
+    if resamples is None:
+        resamples = RESAMPLES if model.n * model.p <= SMALL else 0
+    if resamples and (asked is None or not asked.single):
+        stable = stability(influence, test, k=len(both[0]), measure=measure, resamples=resamples)
+        said.insert(0, stable.summary(both))
+    return stable, tuple(said)
 
 
 def _split(

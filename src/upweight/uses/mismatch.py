@@ -95,7 +95,11 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
         },
         index=found.groups,
     ).sort_values("effect of removal", kind="stable")
-    drift = "" if found.drift is None else finishing("mean loss", found.drift.mean()[None], effect[None])
+    drift = (
+        ""
+        if found.drift is None
+        else finishing("mean loss", found.drift.mean()[None], effect[None], found.away)
+    )
     sets = as_sets(by, problem.n, problem.train_index)[1]
     worst = sets[int(effect.nan_to_num(torch.inf).argmin())]
     if model is None:

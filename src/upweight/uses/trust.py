@@ -14,7 +14,7 @@ from scipy import stats
 from ..errors import InfluenceError
 from ..influence.influence import Influence
 from ..influence.scores import Scores
-from ..influence.stationarity import below_drift, unfinished
+from ..influence.stationarity import below_drift, far_away, unfinished
 from ..measures import MeasureLike
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
@@ -104,8 +104,11 @@ def judge_solves(scores: Scores) -> tuple[int, str]:
 def judge_training(scores: Scores) -> tuple[int, str]:
     """How grave the drift is, held against the largest effects: 2 where it exceeds most of them; and the reason.
 
+    Where the model is not at the optimum of its training data at all, that is the reason, without regard to the drift.
     The reason is empty where none of the effects that a user looks at lies below the drift.
     """
+    if away := scores.provenance.get("away"):
+        return 2, far_away(away)
     if scores.drift is None:
         return 0, ""
     share = below_drift(scores.effect(), scores.drift)

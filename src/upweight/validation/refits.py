@@ -63,11 +63,11 @@ def measured_refits(
         found = _by_user(problem, test, measure, removed, refit)
     elif problem.linear is not None:
         found = _by_blocks(problem.linear, test, measure, removed, tolerance)
+    elif problem.reduced is not None:
+        found = _by_reduced(problem, problem.reduced, test, measure, removed)
     elif (own := problem.cache.get(OWN)) is not None:
         each = track(_by_estimator(problem, own, test, measure, removed), "refitting", len(removed))
         found = ((change, float("nan")) for change in each)
-    elif problem.reduced is not None:
-        found = _by_reduced(problem, problem.reduced, test, measure, removed)
     else:
         raise ValueError(
             "verify retrains linear problems by itself; for other models give refit=, a function of the kept training "
@@ -113,6 +113,11 @@ def change_without(
         whole, there = (_retrained(problem, refit(left)) for left in (everything, kept))
     elif problem.linear is not None:
         whole, there = problem.linear.minimised(), problem.linear.without(rows).minimised()
+        # One loss is asked about, also where training fits its scale.
+        whole, there = (one.with_loss(problem.linear.loss) for one in (whole, there))
+    elif problem.reduced is not None:
+        thetas = [problem.reduced.refitted(gone)[0] for gone in (rows[:0], rows)]
+        whole, there = (problem.at(theta) for theta in thetas)
     elif (own := problem.cache.get(OWN)) is not None:
         everything = torch.arange(problem.n)
         whole, there = own(everything), own(everything[~torch.isin(everything, rows)])

@@ -212,10 +212,8 @@ def verify(
     k = min(k, problem.n - 1)
     shuffled = torch.randperm(problem.n, generator=torch.Generator().manual_seed(seed))
     control = shuffled[: min(random, problem.n - 1)]
-    if first_order:
-        scores = influence.on_loss(test, measure=measure)
-    else:
-        scores = influence.of_each_removal(test, measure=measure, top=max(k, SHOWN), rows=control)
+    shown: dict[str, Any] = {} if first_order else {"top": max(k, SHOWN), "rows": control}
+    scores = (influence.on_loss if first_order else influence.of_each_removal)(test, measure=measure, **shown)
     predicted = scores.removal_effect()
     top = predicted.abs().nan_to_num(0).topk(k, dim=1).indices
     removed = torch.unique(torch.cat([top.flatten(), control]))
@@ -225,7 +223,7 @@ def verify(
     )
     position = {int(row): j for j, row in enumerate(removed.tolist())}
     by_estimator = None
-    if refit is None and problem.linear is not None:
+    if refit is None and (problem.linear is not None or problem.reduced is not None):
         places = [
             j
             for row in top[0].tolist()
