@@ -31,6 +31,24 @@ Model = Annotated[
         help="A fitted scikit-learn model in a skops file; otherwise one is fitted.", show_default=False
     ),
 ]
+
+
+class Library(str, Enum):
+    """The libraries of boosted trees that fit a model of a table."""
+
+    hist = "hist"
+    xgboost = "xgboost"
+    lightgbm = "lightgbm"
+    catboost = "catboost"
+
+
+Booster = Annotated[
+    Library | None,
+    typer.Option(
+        help="Fit boosted trees of this library (hist is scikit-learn's); otherwise the model is linear.",
+        show_default=False,
+    ),
+]
 Trust = Annotated[
     list[str] | None,
     typer.Option(help="A type that the skops file may use, besides those known to be safe."),
