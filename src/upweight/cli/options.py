@@ -28,7 +28,9 @@ Target = Annotated[str, typer.Option(help="The column that the model predicts.",
 Model = Annotated[
     Path | None,
     typer.Option(
-        help="A fitted scikit-learn model in a skops file; otherwise one is fitted.", show_default=False
+        help="A fitted scikit-learn model in a skops file, or trees in a file of XGBoost (.ubj, .json), LightGBM "
+        "(.txt) or CatBoost (.cbm); otherwise one is fitted.",
+        show_default=False,
     ),
 ]
 

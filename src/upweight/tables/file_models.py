@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from jaxtyping import Int
 
 from ..errors import NotStationaryWarning
 from ..estimators.from_estimator import from_estimator
@@ -28,6 +27,7 @@ from .boosted_models import BOOSTERS
 from .columns import Table
 from .default_models import described, feature_names, sensible
 from .kinds import Kind, is_kind, is_quantity, kind_of
+from .native_files import read_native
 from .reading import FileError, check_column
 
 Batches = Callable[[pd.DataFrame, Path], Batch]
@@ -63,8 +63,9 @@ class FileModel:
         """Raises FileError for a model that nobody trains again: a network that came without a `refit`, say."""
         if self.refit is None and self.again is None:
             raise FileError(
-                "this model is not trained again here, only linear ones and trees of estimators are: for a network the "
-                "function of --problem must return (problem, batches, refit), where refit(kept rows) trains it anew"
+                "this model is not trained again here: for a network the function of --problem must return (problem, "
+                "batches, refit), where refit(kept rows) trains it anew; trees in a file do not say how they were "
+                "trained, give --booster in place of --model"
             )
 
     @property
@@ -182,6 +183,43 @@ def from_skops(path: Path, trust: Collection[str], rows: pd.DataFrame, table: Ta
         batches=batches,
         kinds={name: kind for name, kind in table.kinds.items() if name in X.columns},
         classifies=table.classifies,
+    )
+
+
+def from_native(path: Path, rows: pd.DataFrame, table: Table) -> FileModel:
+    """Trees that their user trained, read from a file of their library.
+
+    Args:
+        path: The file.
+        rows: The training file as it was read (n rows): what they were trained on.
+        table: The same file, understood.
+
+    Raises:
+        FileError: The file cannot be read, or needs other columns or classes than are there.
+    """
+    native, target = read_native(path, rows, table.columns("category")), str(table.y.name)
+    frame = native.frame(rows, target)
+    names = tuple(sorted(rows[target].unique().tolist())) if native.classes else None
+    if names is not None and len(names) != native.classes:
+        raise FileError(
+            f"{path.name}: the model tells {native.classes} classes apart, and {target!r} has {len(names)} values"
+        )
+
+    def batches(rows: pd.DataFrame, _: Path) -> tuple[pd.DataFrame, pd.Series]:
+        check_column(rows, target)
+        return frame(rows), rows[target]
+
+    targets, X = Targets(names), frame(rows)
+    codes = pd.Series(targets(rows[target]), rows.index)
+    problem = in_words(from_estimator(native.model, X, codes), targets)
+    problem.cache[OWN] = None  # the file does not say all of how it was trained
+    spelled = "" if names is None else f", classes in sorted order ({', '.join(map(str, names[:5]))})"
+    return FileModel(
+        words=f"{path.name}: trees of {native.library}{spelled}",
+        influence=Influence(problem),
+        batches=batches,
+        kinds={name: kind for name, kind in table.kinds.items() if name in X.columns},
+        classifies=names is not None,
     )
 
 

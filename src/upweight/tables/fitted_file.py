@@ -15,7 +15,8 @@ from ..runtime.progress import phase, tell
 from ..types import Batch
 from .columns import Table, understood
 from .conditions import fulfilling, row_label
-from .file_models import FileModel, fitted_here, from_function, from_skops
+from .file_models import FileModel, fitted_here, from_function, from_native, from_skops
+from .native_files import NATIVE
 from .reading import INPUT, FileError, FileRead, Options, check_column, opened, row_ids
 from .text_files import UTF8
 
@@ -71,7 +72,7 @@ class FittedFile:
         Args:
             path: The training file, one example per row; "-" is standard input.
             target: The column that the model predicts.
-            model: A fitted scikit-learn model in a skops file; otherwise one is fitted.
+            model: A fitted scikit-learn model in a skops file, or trees in a file of XGBoost, LightGBM or CatBoost.
             booster: The library of boosted trees that fits a model, a key of `BOOSTERS`; otherwise it is linear.
             trust: Types that the skops file may use, besides those known to be safe.
             problem: MODULE:FUNCTION that makes a trained PyTorch model's `Problem` of the file's table.
@@ -113,11 +114,12 @@ class FittedFile:
         raw = table.rows if id is None else table.rows.assign(**{id: table.rows.index})[list(raw.columns)]
         for note in table.notes:
             tell(note, always=True)
-        made = (
-            fitted_here(table, path.parent, booster)
-            if model is None
-            else from_skops(model, trust, raw, table)
-        )
+        if model is None:
+            made = fitted_here(table, path.parent, booster)
+        elif model.suffix.lower() in NATIVE:
+            made = from_native(model, raw, table)
+        else:
+            made = from_skops(model, trust, raw, table)
         return cls(file, target, raw, made, table, id, options)
 
     @property
