@@ -213,8 +213,8 @@ def _trees(
     trained_on = settled.targets(y)
     unknown = () if transform is None else check_transformers(transform, X, trained_on)
     inputs = (lambda X: X) if transform is None else transform.transform
-    names = getattr(model, "classes_", None)
-    targets = Targets(None if names is None else tuple(np.asarray(names).tolist()))
+    names = tuple(np.asarray(getattr(model, "classes_", ())).tolist())
+    targets = Targets(names or None)
     codes, features = targets(trained_on), inputs(X)
     if sample_weight is not None:
         sample_weight = np.broadcast_to(np.asarray(sample_weight, dtype=np.float64), (len(codes),))

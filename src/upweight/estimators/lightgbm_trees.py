@@ -13,7 +13,7 @@ from ..trees.losses import BoostedLogistic, BoostedLoss, BoostedSoftmax, Boosted
 from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..types import Tensor
-from .tree_models import Rows, TreeReading, numbered_leaves, refused, tree
+from .tree_models import Rows, TreeReading, encoded_rows, numbered_leaves, refused, tree
 
 BLOCK = 1024
 """Rows that share a stream of random numbers in LightGBM's bagging."""
@@ -133,7 +133,7 @@ def _loss(
     if name == "regression" and "sqrt" not in dump["objective"]:
         return BoostedSquared(), None, True
     if name == "poisson":
-        return BoostedTweedie(1, float(np.exp(float(settings["poisson_max_delta_step"])))), None, True
+        return BoostedTweedie(1.0, float(np.exp(float(settings["poisson_max_delta_step"])))), None, True
     raise refused(
         model, f"objective {name!r}, whose leaves do not move smoothly with the data or are not read"
     )
@@ -148,10 +148,8 @@ def _start(dump: dict[str, Any], settings: dict[str, str], c: int) -> Start:
 
 def _mean(loss: BoostedLoss, rows: Rows, class_weights: np.ndarray | None, c: int) -> Tensor:
     """The weighted mean that the start is computed from."""
-    y = rows.codes if loss.loss.classifies else rows.codes.astype(np.float32).astype(float)
-    numbers = loss.numbers(loss.loss.encode(torch.from_numpy(np.ascontiguousarray(y)), c), c)
-    w = np.ones(len(y)) if rows.weight is None else np.asarray(rows.weight, np.float32).astype(float)
-    weights = torch.from_numpy(w if class_weights is None else w * class_weights[rows.codes.astype(int)])
+    targets, weights, _ = encoded_rows(rows, loss, c, class_weights)
+    numbers = loss.numbers(targets, c)
     return (weights @ numbers) / weights.sum()
 
 

@@ -142,7 +142,7 @@ def _hist_loss(model: Any, c: int) -> tuple[BoostedLoss, Start]:
     if model.loss == "squared_error":
         return BoostedSquared(), FromMean()
     if model.loss in ("poisson", "gamma"):
-        return BoostedTweedie(1 if model.loss == "poisson" else 2), FromMean("log")
+        return BoostedTweedie(1.0 if model.loss == "poisson" else 2.0), FromMean("log")
     raise refused(model, f"loss={model.loss!r} has leaves that do not move smoothly with the data")
 
 

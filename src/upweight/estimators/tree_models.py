@@ -54,6 +54,8 @@ class TreeReading:
     held_out: np.ndarray | None = None
     weightless: bool = False
     """Whether sample weights have no part in the leaves."""
+    damped_by_mean: bool = False
+    """Whether the damping of leaves is so much per mean weight of the rows."""
     single: bool = False
     """Whether the library keeps labels and weights in float32."""
     single_start: Start | None = None
@@ -93,6 +95,48 @@ def tree(leaf: int, output: int, size: int, damping: Any = 0.0, **more: Any) -> 
     return Tree(leaf, output, size, each, **more)
 
 
+class Encoded(NamedTuple):
+    """Rows as training saw them: targets as the loss has them, weights, and what the labels put into these or None."""
+
+    targets: Tensor
+    w: Tensor
+    by_label: Tensor | None
+
+
+def encoded_rows(
+    rows: Rows,
+    loss: BoostedLoss,
+    c: int,
+    class_weights: np.ndarray | None = None,
+    *,
+    single: bool = True,
+    weightless: bool = False,
+) -> Encoded:
+    """The targets and weights of rows as a library trains on them.
+
+    Args:
+        rows: of training.
+        loss: what is boosted.
+        c: the number of outputs.
+        class_weights: what the labels put into the weights (k,), or None.
+        single: whether labels and weights are kept in float32.
+        weightless: whether sample weights have no part in the leaves.
+    """
+    y, weight = rows.codes, np.ones(len(rows.codes))
+    if rows.weight is not None and not weightless:
+        weight = np.array(rows.weight, np.float64)
+    if single:
+        weight = weight.astype(np.float32).astype(np.float64)
+        y = y if y.dtype.kind in "iu" else y.astype(np.float32).astype(np.float64)
+    w = torch.from_numpy(weight)
+    targets = loss.loss.encode(torch.from_numpy(np.ascontiguousarray(y)), c)
+    if class_weights is None:
+        return Encoded(targets, w, None)
+    codes = (targets > 0).long() if c == 1 and loss.loss.classifies else targets.long()
+    by_label = torch.from_numpy(np.asarray(class_weights, np.float64))[codes]
+    return Encoded(targets, w * by_label, by_label)
+
+
 def tree_problem(reading: TreeReading, rows: Rows, terms: Terms, library: str) -> TreeProblem:
     """The problem of an ensemble's leaf values, once they are rebuilt from the data and found equal.
 
@@ -105,24 +149,13 @@ def tree_problem(reading: TreeReading, rows: Rows, terms: Terms, library: str) -
     Raises:
         InfluenceError: where rebuilt leaf values or scores part from those of the model, with the place.
     """
-    c, n = reading.outputs, len(rows.codes)
+    c = reading.outputs
     structure = Structure(reading.rounds, c, reading.apply(rows.X), reading.apply, reading.bags)
-    y, weight = rows.codes, np.ones(n)
-    if rows.weight is not None and not reading.weightless:
-        weight = np.asarray(rows.weight, np.float64)
-    if reading.single:
-        weight = weight.astype(np.float32).astype(np.float64)
-        y = y if y.dtype.kind in "iu" else y.astype(np.float32).astype(np.float64)
-    w = torch.from_numpy(weight.copy())
+    targets, w, by_label = encoded_rows(
+        rows, reading.loss, c, reading.class_weights, single=reading.single, weightless=reading.weightless
+    )
     if reading.held_out is not None:
         w[torch.from_numpy(reading.held_out)] = 0
-    targets = reading.loss.loss.encode(torch.from_numpy(np.ascontiguousarray(y)), c)
-    by_label = None
-    if reading.class_weights is not None:
-        by_label = torch.from_numpy(np.asarray(reading.class_weights, np.float64))
-        codes = (targets > 0).long() if c == 1 and reading.loss.loss.classifies else targets.long()
-        by_label = by_label[codes]
-        w = w * by_label
     trained = Trained(
         structure,
         reading.loss,
@@ -131,6 +164,7 @@ def tree_problem(reading: TreeReading, rows: Rows, terms: Terms, library: str) -
         reading.loss.numbers(targets, c),
         w,
         None if reading.start_sees_them else by_label,
+        by_mean=reading.damped_by_mean,
     )
     fitted = fit(trained, "rebuilding the trees")
     if (parted := _parted(reading, rows, fitted, structure, library)) and reading.single_start is not None:

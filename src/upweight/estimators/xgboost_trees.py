@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ..trees.losses import BoostedLogistic, BoostedLoss, BoostedSoftmax, BoostedSquared, BoostedTweedie
 from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..types import Tensor
-from .tree_models import Rows, TreeReading, numbered_leaves, refused, tree
+from .tree_models import Rows, TreeReading, encoded_rows, numbered_leaves, refused, tree
+
+FirstTree = tuple[np.ndarray, np.ndarray]
+"""The sums of w r and w h in the leaves of the first tree."""
 
 
 def xgboost(model: Any, rows: Rows) -> TreeReading:
@@ -23,72 +28,111 @@ def xgboost(model: Any, rows: Rows) -> TreeReading:
     learner = json.loads(booster.save_raw("json"))["learner"]
     config = json.loads(booster.save_config())["learner"]
     _check(model, learner, config)
-    saved = learner["gradient_booster"]["model"]
-    ends = saved["iteration_indptr"]
-    last = _last_round(model, booster, len(ends) - 1)
-    trees, outputs = saved["trees"][: ends[last]], saved["tree_info"][: ends[last]]
-    leaves = [np.flatnonzero(np.asarray(one["left_children"]) < 0) for one in trees]
-    values = [
-        np.asarray(one["split_conditions"], dtype=np.float64)[own]
-        for one, own in zip(trees, leaves, strict=True)
-    ]
+    saved = _saved(model, booster, learner)
 
     def predicted(X: Any, **how: Any) -> np.ndarray:
-        return booster.predict(_matrix(booster, model, X), iteration_range=(0, last), **how)
+        return booster.predict(_matrix(booster, model, X), iteration_range=(0, len(saved.ends) - 1), **how)
 
     def apply(X: Any) -> Tensor:
         nodes = predicted(X, pred_leaf=True)
-        return numbered_leaves(nodes.reshape(len(nodes), -1).astype(np.int64), leaves)
+        return numbered_leaves(nodes.reshape(len(nodes), -1).astype(np.int64), saved.leaves)
 
     c = max(1, int(learner["learner_model_param"]["num_class"]))
     loss, limit = _loss(model, learner, c)
-    given = config["gradient_booster"]["tree_train_param"]
-    eta, lambda_, alpha, own_limit = (
-        float(given[key]) for key in ("eta", "lambda", "alpha", "max_delta_step")
-    )
     class_weights = _class_weights(learner)
     start, own_start = _start(model, learner, c, class_weights)
-    first = (
-        _first_tree(loss, own_start, rows, apply(rows.X)[0].numpy(), values[0], class_weights)
-        if trees
-        else None
-    )
-    notes: tuple[str, ...] = ()
-    if first is not None and not np.allclose(
-        _value(first, eta, lambda_, alpha, own_limit or limit),
-        values[0],
-        rtol=1e-4,
-        atol=1e-6 * np.abs(values[0]).max(),
-    ):
-        eta, lambda_ = _strengths(first, values[0])
-        alpha = own_limit = 0.0
-        notes = (
-            f"eta = {eta:.6g} and lambda = {lambda_:.6g} follow from its first tree: a saved model has lost them",
-        )
-    clip = own_limit or limit or None
-    found = tuple(
-        Round(
-            tuple(
-                tree(t, outputs[t], len(leaves[t]), lambda_, l1=alpha, limit=clip)
-                for t in range(ends[r], ends[r + 1])
-            ),
-            eta * c / (ends[r + 1] - ends[r]),
-        )
-        for r in range(last)
-    )
-    rates = [one.rate for one in found for _ in one.trees]
+    settings, notes = _settings(config, limit), ()
+    if saved.values:
+        first = _first_tree(loss, own_start, rows, apply(rows.X)[0].numpy(), saved.values[0], class_weights)
+        settings, notes = _known(settings, limit, first, saved.values[0])
+    rounds = _rounds(saved, c, settings)
+    rates = [one.rate for one in rounds for _ in one.trees]
     return TreeReading(
         loss,
         start,
-        found,
+        rounds,
         c,
         apply,
-        np.concatenate([own / rate for own, rate in zip(values, rates, strict=True)] or [np.empty(0)]),
+        np.concatenate([own / rate for own, rate in zip(saved.values, rates, strict=True)] or [np.empty(0)]),
         lambda X: predicted(X, output_margin=True).reshape(-1, c).astype(np.float64),
         class_weights=class_weights,
         single=True,
         single_start=Fixed(tuple(own_start.tolist())),
         notes=notes,
+    )
+
+
+class Saved(NamedTuple):
+    """The trees of a model: where rounds end (r + 1,), the output of each tree, the nodes that are leaves, values."""
+
+    ends: list[int]
+    outputs: list[int]
+    leaves: list[np.ndarray]
+    values: list[np.ndarray]
+
+
+def _saved(model: Any, booster: Any, learner: dict[str, Any]) -> Saved:
+    """The trees that predict, as they are saved: at a leaf the condition is its value."""
+    saved = learner["gradient_booster"]["model"]
+    ends = saved["iteration_indptr"]
+    ends = ends[: _last_round(model, booster, len(ends) - 1) + 1]
+    trees = saved["trees"][: ends[-1]]
+    leaves = [np.flatnonzero(np.asarray(one["left_children"]) < 0) for one in trees]
+    values = [
+        np.asarray(one["split_conditions"], dtype=np.float64)[own]
+        for one, own in zip(trees, leaves, strict=True)
+    ]
+    return Saved(ends, saved["tree_info"], leaves, values)
+
+
+class Settings(NamedTuple):
+    """What the leaf values are computed with; a limit of 0 clips nothing."""
+
+    eta: float
+    damping: float
+    alpha: float
+    limit: float
+
+
+def _settings(config: dict[str, Any], limit: float) -> Settings:
+    """The settings that the model says it has; `limit` is that of the objective itself."""
+    given = config["gradient_booster"]["tree_train_param"]
+    eta, damping, alpha, own = (float(given[key]) for key in ("eta", "lambda", "alpha", "max_delta_step"))
+    return Settings(eta, damping, alpha, own or limit)
+
+
+def _known(
+    said: Settings, limit: float, first: FirstTree, values: np.ndarray
+) -> tuple[Settings, tuple[str, ...]]:
+    """The settings that the first tree was made with, and a note where they are not those that the model says.
+
+    Args:
+        said: by the model.
+        limit: what the objective itself clips at.
+        first: the sums in the leaves of the first tree.
+        values: of these leaves.
+    """
+    if np.allclose(_value(first, said), values, rtol=1e-4, atol=1e-6 * np.abs(values).max()):
+        return said, ()
+    eta, damping = _strengths(first, values)
+    note = (
+        f"eta = {eta:.6g} and lambda = {damping:.6g} follow from its first tree: a saved model has lost them"
+    )
+    return Settings(eta, damping, 0.0, limit), (note,)
+
+
+def _rounds(saved: Saved, c: int, settings: Settings) -> tuple[Round, ...]:
+    """The rounds of trees that were fitted at the same scores; several of one output share the learning rate."""
+    ends, how = saved.ends, {"l1": settings.alpha, "limit": settings.limit or None}
+    return tuple(
+        Round(
+            tuple(
+                tree(t, saved.outputs[t], len(saved.leaves[t]), settings.damping, **how)
+                for t in range(begin, end)
+            ),
+            settings.eta * c / (end - begin),
+        )
+        for begin, end in itertools.pairwise(ends)
     )
 
 
@@ -138,7 +182,7 @@ def _loss(model: Any, learner: dict[str, Any], c: int) -> tuple[BoostedLoss, flo
         return BoostedSquared(), 0.0
     if name == "count:poisson":
         step = float(learner["objective"]["poisson_regression_param"]["max_delta_step"])
-        return BoostedTweedie(1, float(np.exp(step))), step
+        return BoostedTweedie(1.0, float(np.exp(step))), step
     raise refused(model, f"objective {name!r}, whose leaves are not read")
 
 
@@ -151,7 +195,8 @@ def _start(
     model: Any, learner: dict[str, Any], c: int, class_weights: np.ndarray | None
 ) -> tuple[Start, np.ndarray]:
     """Where the scores begin: as a function of the data, or as given; and as it is (c,)."""
-    stored = np.atleast_1d(np.asarray(json.loads(learner["learner_model_param"]["base_score"]), dtype=float))
+    digits = json.loads(learner["learner_model_param"]["base_score"])  # just enough to tell one float32 from the next
+    stored = np.atleast_1d(np.asarray(digits, dtype=np.float32)).astype(np.float64)
     name = learner["objective"]["name"]
     link = "identity"
     if name in ("binary:logistic", "binary:logitraw", "reg:logistic"):
@@ -169,10 +214,6 @@ def _start(
     return FromMean(link, centred=name.startswith("multi")), scores
 
 
-FirstTree = tuple[np.ndarray, np.ndarray]
-"""The sums of w r and w h in the leaves of the first tree."""
-
-
 def _first_tree(
     loss: BoostedLoss,
     start: np.ndarray,
@@ -181,23 +222,18 @@ def _first_tree(
     values: np.ndarray,
     class_weights: np.ndarray | None,
 ) -> FirstTree:
-    import torch
-
-    n, c = len(rows.codes), len(start)
-    y = rows.codes if loss.loss.classifies else rows.codes.astype(np.float32).astype(float)
-    targets = loss.loss.encode(torch.from_numpy(np.ascontiguousarray(y)), c)
-    slopes = loss.slopes(torch.from_numpy(np.broadcast_to(start, (n, c)).copy()), targets)
-    w = np.ones(n) if rows.weight is None else np.asarray(rows.weight, np.float32).astype(float)
-    if class_weights is not None:
-        w = w * class_weights[rows.codes]
-    sums = [np.bincount(leaf, w * part[:, 0].numpy(), len(values)) for part in (slopes.r, slopes.h)]
+    targets, w, _ = encoded_rows(rows, loss, len(start), class_weights)
+    scores = torch.from_numpy(np.broadcast_to(start, (len(w), len(start))).copy())
+    slopes = loss.slopes(scores, targets)
+    sums = [np.bincount(leaf, w * part[:, 0], len(values)) for part in (slopes.r, slopes.h)]
     return sums[0], sums[1]
 
 
-def _value(first: FirstTree, eta: float, lambda_: float, alpha: float, limit: float) -> np.ndarray:
+def _value(first: FirstTree, settings: Settings) -> np.ndarray:
+    """The leaf values of the first tree by these settings."""
     G, H = first
-    found = np.sign(G) * np.maximum(np.abs(G) - alpha, 0) / np.maximum(H + lambda_, 1e-300)
-    return eta * (np.clip(found, -limit, limit) if limit else found)
+    found = np.sign(G) * np.maximum(np.abs(G) - settings.alpha, 0) / np.maximum(H + settings.damping, 1e-300)
+    return settings.eta * (np.clip(found, -settings.limit, settings.limit) if settings.limit else found)
 
 
 def _strengths(first: FirstTree, values: np.ndarray) -> tuple[float, float]:

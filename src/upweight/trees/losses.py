@@ -130,7 +130,7 @@ class BoostedSquared(BoostedLoss):
 class BoostedTweedie(BoostedLoss):
     """Half the deviance of a Tweedie distribution with mean exp(F): Poisson (power 1), Gamma (2) and between.
 
-    >>> BoostedTweedie(1).slopes(torch.zeros(1, 1), torch.ones(1, 1)).h
+    >>> BoostedTweedie(1.0).slopes(torch.zeros(1, 1), torch.ones(1, 1)).h
     tensor([[1.]])
     """
 

@@ -22,16 +22,17 @@ from .trained import Trained
 T = TypeVar("T")
 
 
-def leaf_values(tree: Tree, G: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
+def leaf_values(tree: Tree, G: Tensor, H: Tensor, damped: float = 1.0) -> tuple[Tensor, Tensor]:
     """The values V of a tree's leaves and their denominators, which are infinite where V does not move.
 
     Args:
         tree: whose damping, l1 and limit.
         G: the sums of w r in each leaf.
         H: the sums of w h.
+        damped: what its damping is multiplied by.
     """
     top = G.sign() * (G.abs() - tree.l1).clamp(min=0)
-    below = H + tree.damping
+    below = H + damped * tree.damping
     value = torch.where(below > 0, top / below.clamp(min=torch.finfo(below.dtype).tiny), 0)
     still = (below <= 0) | ((tree.l1 > 0) & (top == 0))
     if tree.limit is not None:
@@ -69,7 +70,7 @@ def fit(trained: Trained, title: str | None = None) -> Fitted:
         for j, step in enumerate(places):
             at = _within(trained, one, theta, places[:j], scores)
             for tree, place, (G, H) in zip(one.trees, step, _leaf_sums(trained, one, at), strict=True):
-                theta[place], below[place] = leaf_values(tree, G, H)
+                theta[place], below[place] = leaf_values(tree, G, H, trained.damped)
                 empty[place] = H + tree.damping <= 0
         _add(trained, one, theta, places, 1, scores)
         scores = trained.rounded(scores)
