@@ -26,7 +26,7 @@ Refitting = Callable[[Tensor], Objective]
 def refitting(
     settled: Chosen, X: Any, y: Any, sample_weight: Any, read: Callable[..., Objective]
 ) -> Refitting | None:
-    """How the estimator is fitted again, or None where its rows cannot be picked (data on disk, kernel matrices).
+    """How the estimator is fitted again, or None where that cannot be: data on disk, kernel matrices, Boosters.
 
     Args:
         settled: the fitted estimator, which is copied, without what chose it.
@@ -41,7 +41,8 @@ def refitting(
     estimator = settled.estimator
     model = estimator.steps[-1] if hasattr(estimator, "steps") else ("", estimator)
     streamed = isinstance(X, np.memmap) or not hasattr(X, "__getitem__")
-    if streamed or getattr(model[1], "kernel", None) == "precomputed":
+    alone = not hasattr(model[1], "fit")  # a Booster does not keep how it was trained
+    if alone or streamed or getattr(model[1], "kernel", None) == "precomputed":
         return None
     name = weight_argument(estimator)
 

@@ -124,8 +124,14 @@ class Removal:
     @property
     def best(self) -> Float[Tensor, "m g"]:
         """The changes by the best of the predictions that are there."""
-        later = self.newton if self.recomputed is None else self.recomputed
-        return self.first_order if later is None else later
+        return getattr(self, self.named.replace(" ", "_"))
+
+    @property
+    def named(self) -> str:
+        """What the best of the predictions that are there is called: "recomputed", "newton" or "first order"."""
+        if self.recomputed is not None:
+            return "recomputed"
+        return "first order" if self.newton is None else "newton"
 
     @property
     def remarks(self) -> list[str]:
@@ -136,6 +142,12 @@ class Removal:
         names = ", ".join(map(str, self.undetermined[:5])) + ", ..." * (len(self.undetermined) > 5)
         if not names:
             return unfinished
+        if self.recomputed is not None:
+            return [
+                *unfinished,
+                f"undetermined (NaN): {names}. A leaf that test rows are in holds rows of such a set alone: train with "
+                "a penalty (lambda > 0), with larger leaves, or remove fewer rows",
+            ]
         return [
             *unfinished,
             f"undetermined (NaN): {names}. Some direction of the parameters is fitted by such a set alone; train with "
