@@ -58,8 +58,10 @@ class TreeReading:
     """Whether the damping of leaves is so much per mean weight of the rows."""
     single: bool = False
     """Whether the library keeps labels and weights in float32."""
-    single_start: Start | None = None
-    """The start as it is rounded by a library that adds the scores up in float32, else None."""
+    own_start: Start | None = None
+    """The start as the library rounds it, where it does."""
+    single_scores: bool = False
+    """Whether the library adds the scores up in float32."""
     notes: tuple[str, ...] = ()
 
 
@@ -167,10 +169,14 @@ def tree_problem(reading: TreeReading, rows: Rows, terms: Terms, library: str) -
         by_mean=reading.damped_by_mean,
     )
     fitted = fit(trained, "rebuilding the trees")
-    if (parted := _parted(reading, rows, fitted, structure, library)) and reading.single_start is not None:
+    parted = _parted(reading, rows, (fitted.theta, fitted.scores), structure, library)
+    if parted and reading.own_start is not None:
         # Far from 0 the rounding of the scores shows in the leaves: then it is followed, to see whether it is that.
-        as_library = replace(trained, single=True, start=reading.single_start)
-        parted = _parted(reading, rows, fit(as_library), structure, library)
+        as_library = replace(trained, single=reading.single_scores, start=reading.own_start)
+        given = torch.cat([fitted.theta[:c], torch.from_numpy(reading.stored)])
+        own = fit(as_library, given=given)
+        if not (parted := _parted(reading, rows, (own.theta, own.scores), structure, library)):
+            terms = replace(terms, notes=(*terms.notes, _rounding(reading, fitted, c)))
     if parted:
         raise InfluenceError(parted)
     per_class = (
@@ -179,10 +185,30 @@ def tree_problem(reading: TreeReading, rows: Rows, terms: Terms, library: str) -
     return TreeProblem(trained, fitted, terms, per_class)
 
 
-def _parted(reading: TreeReading, rows: Rows, fitted: Fitted, structure: Structure, library: str) -> str:
-    """Where rebuilt leaf values or scores part from those of the model, in a sentence; "" where they do not."""
+def _rounding(reading: TreeReading, fitted: Fitted, c: int) -> str:
+    """What is said of a model whose scores were rounded visibly."""
+    stored, own = reading.stored, fitted.theta.numpy()[c:]
+    off = np.nanmax(np.abs(own - stored)) / np.nanmax(np.abs(stored))
+    return (
+        f"the library rounds to float32, and its scores are far from 0: leaf values here are those without rounding, "
+        f"up to {off:.0e} of the largest apart; take the mean off the targets before training to avoid it"
+    )
+
+
+def _parted(
+    reading: TreeReading, rows: Rows, rebuilt: tuple[Tensor, Tensor], structure: Structure, library: str
+) -> str:
+    """Where rebuilt leaf values or scores part from those of the model, in a sentence; "" where they do not.
+
+    Args:
+        reading: of the model.
+        rows: of training.
+        rebuilt: theta (p,) and the scores of the rows (n, c).
+        structure: of the trees.
+        library: its name.
+    """
     advice = "Are these the rows, labels and weights that it was trained on, in this order, with the same categories?"
-    stored, own = reading.stored, fitted.theta.numpy()[structure.c :]
+    stored, own = reading.stored, rebuilt[0].numpy()[structure.c :]
     off = np.abs(np.where(np.isnan(stored), 0, own - stored))
     largest = np.nanmax(np.abs(stored), initial=1e-300)
     if len(off) and not off.max() <= EXACT * largest:
@@ -192,7 +218,7 @@ def _parted(reading: TreeReading, rows: Rows, fitted: Fitted, structure: Structu
             f"the value {stored[at]:.6g}, and {own[at]:.6g} when it is computed from the rows in it "
             f"({off[at] / largest:.1e} of the largest). {advice}"
         )
-    model, scores = reading.margins(rows.X), fitted.scores.numpy()
+    model, scores = reading.margins(rows.X), rebuilt[1].numpy()
     apart, largest = np.abs(model - scores), max(np.abs(model).max(), 1e-300)
     if not apart.max() <= EXACT * largest:
         row = int(apart.max(1).argmax())

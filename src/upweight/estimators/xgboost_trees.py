@@ -57,7 +57,8 @@ def xgboost(model: Any, rows: Rows) -> TreeReading:
         lambda X: predicted(X, output_margin=True).reshape(-1, c).astype(np.float64),
         class_weights=class_weights,
         single=True,
-        single_start=Fixed(tuple(own_start.tolist())),
+        own_start=Fixed(tuple(own_start.tolist())),
+        single_scores=True,
         notes=notes,
     )
 
@@ -195,7 +196,9 @@ def _start(
     model: Any, learner: dict[str, Any], c: int, class_weights: np.ndarray | None
 ) -> tuple[Start, np.ndarray]:
     """Where the scores begin: as a function of the data, or as given; and as it is (c,)."""
-    digits = json.loads(learner["learner_model_param"]["base_score"])  # just enough to tell one float32 from the next
+    digits = json.loads(
+        learner["learner_model_param"]["base_score"]
+    )  # just enough to tell one float32 from the next
     stored = np.atleast_1d(np.asarray(digits, dtype=np.float32)).astype(np.float64)
     name = learner["objective"]["name"]
     link = "identity"
