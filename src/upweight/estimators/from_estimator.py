@@ -306,7 +306,8 @@ def _unwrap(estimator: Any) -> tuple[Any, Any]:
             raise TypeError("a Pipeline that ends in a Pipeline is not supported; make it one list of steps")
     if tree_reader_of(model) is None and not is_perceptron(model):
         reader_of(model)
-    check_is_fitted(model)
+    if hasattr(model, "fit"):  # boosters are born fitted
+        check_is_fitted(model)
     return model, transform
 
 

@@ -19,7 +19,7 @@ from ..trees.losses import (
 from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..types import Tensor
-from .tree_models import Rows, TreeReading, numbered_leaves, refused, tree
+from .tree_models import Rows, TreeReading, held_weights, numbered_leaves, refused, tree
 
 
 def gradient_boosting(model: Any, rows: Rows) -> TreeReading:
@@ -128,7 +128,7 @@ def hist_gradient_boosting(model: Any, rows: Rows) -> TreeReading:
         lambda X: model._raw_predict(X).astype(np.float64),
         class_weights=class_weights,
         held_out=held_out,
-        notes=_stopped(held_out),
+        notes=(*_stopped(held_out), *held_weights(getattr(model, "class_weight", None))),
     )
 
 

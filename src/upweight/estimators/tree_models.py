@@ -19,6 +19,8 @@ from ..trees.structure import Round, Structure, Tree
 from ..trees.trained import Trained
 from ..types import Tensor
 
+ROUNDED = 1e-2
+"""How far the library's own rounding may have moved its leaf values, as a share of the largest."""
 EXACT = 1e-6
 """How far rebuilt leaf values and scores may be off, as a share of the largest."""
 
@@ -170,13 +172,13 @@ def tree_problem(reading: TreeReading, rows: Rows, terms: Terms, library: str) -
     )
     fitted = fit(trained, "rebuilding the trees")
     parted = _parted(reading, rows, (fitted.theta, fitted.scores), structure, library)
-    if parted and reading.own_start is not None:
+    if parted and reading.own_start is not None and _near(fitted.theta[:c], reading.own_start):
         # Far from 0 the rounding of the scores shows in the leaves: then it is followed, to see whether it is that.
         as_library = replace(trained, single=reading.single_scores, start=reading.own_start)
         given = torch.cat([fitted.theta[:c], torch.from_numpy(reading.stored)])
         own = fit(as_library, given=given)
         if not (parted := _parted(reading, rows, (own.theta, own.scores), structure, library)):
-            terms = replace(terms, notes=(*terms.notes, _rounding(reading, fitted, c)))
+            terms = replace(terms, notes=(*terms.notes, _rounding(reading, fitted, c, library)))
     if parted:
         raise InfluenceError(parted)
     per_class = (
@@ -185,14 +187,35 @@ def tree_problem(reading: TreeReading, rows: Rows, terms: Terms, library: str) -
     return TreeProblem(trained, fitted, terms, per_class)
 
 
-def _rounding(reading: TreeReading, fitted: Fitted, c: int) -> str:
-    """What is said of a model whose scores were rounded visibly."""
+def _near(start: Tensor, own: Start) -> bool:
+    """Whether the library's own start is that of the data, but for rounding to float32."""
+    theirs = own.value(start)
+    return bool(((theirs - start).abs() <= 10 * EXACT * (1 + start.abs())).all())
+
+
+def _rounding(reading: TreeReading, fitted: Fitted, c: int, library: str) -> str:
+    """What is said of a model whose scores were rounded visibly.
+
+    Args:
+        reading: of the model.
+        fitted: the leaf values without rounding.
+        c: the number of outputs.
+        library: its name.
+
+    Raises:
+        InfluenceError: where rounding moved them too far.
+    """
     stored, own = reading.stored, fitted.theta.numpy()[c:]
     off = np.nanmax(np.abs(own - stored)) / np.nanmax(np.abs(stored))
-    return (
-        f"the library rounds to float32, and its scores are far from 0: leaf values here are those without rounding, "
-        f"up to {off:.0e} of the largest apart; take the mean off the targets before training to avoid it"
+    told = (
+        f"{library} rounds its start and its scores to float32: leaf values without rounding are up to {off:.0e} of "
+        "the largest apart from those of the model"
     )
+    if off > ROUNDED:
+        raise InfluenceError(
+            f"{told}, too far for answers about it: take the mean off the targets and fit again"
+        )
+    return f"{told}; answers are about the former"
 
 
 def _parted(
@@ -207,7 +230,10 @@ def _parted(
         structure: of the trees.
         library: its name.
     """
-    advice = "Are these the rows, labels and weights that it was trained on, in this order, with the same categories?"
+    advice = "Are these the rows, labels and weights that it was trained on, in this order, with the same categories? "
+    advice += (
+        "A start (base_margin, init_score), an objective or changing learning rates of your own are not read."
+    )
     stored, own = reading.stored, rebuilt[0].numpy()[structure.c :]
     off = np.abs(np.where(np.isnan(stored), 0, own - stored))
     largest = np.nanmax(np.abs(stored), initial=1e-300)
@@ -227,6 +253,16 @@ def _parted(
             f"and {scores[row].tolist()} when they are added up. {advice}"
         )
     return ""
+
+
+def held_weights(how: Any) -> tuple[str, ...]:
+    """The note about class weights that follow the counts of the classes, and do not in removals of rows of trees.
+
+    `how` is the setting: "balanced" or True; of others there is nothing to say.
+    """
+    if how is not True and how != "balanced":
+        return ()
+    return ("the class weights that follow the counts of the classes are held fixed",)
 
 
 def refused(model: Any, reason: str) -> ValueError:
