@@ -63,6 +63,7 @@ def catboost(model: Any, rows: Rows) -> TreeReading:
         lambda X: np.asarray(model.predict(_pool(model, X), prediction_type="RawFormulaVal")).reshape(-1, 1),
         class_weights=class_weights,
         single=True,
+        own_start=Fixed(tuple(bias.tolist())),
         damped_by_mean=True,
         notes=_notes(model, settings, rows, any(set(one.steps) != {1.0} for one in found)),
     )
@@ -149,9 +150,7 @@ def _notes(model: Any, settings: dict[str, Any], rows: Rows, halved: bool) -> tu
     found = []
     if not {"learning_rate", "eta"} & set(model.get_params()):
         rate = settings["learning_rate"]
-        found.append(
-            f"the learning rate {rate:.3g} is held fixed: CatBoost chose it by the number of rows"
-        )
+        found.append(f"the learning rate {rate:.3g} is held fixed: CatBoost chose it by the number of rows")
     if halved:
         found.append(
             "which Newton steps were halved or left out (leaf_estimation_backtracking) is held fixed"

@@ -118,8 +118,9 @@ class Removal:
 
     @property
     def undetermined(self) -> pd.Index:
-        """The groups that alone fit some direction of the parameters, as all rows of a category do."""
-        return self.groups[self.best.isnan().all(0).numpy()]
+        """The groups that alone fit some direction of the parameters, as all rows of a category or of a leaf do."""
+        unknown = self.best.isnan()
+        return self.groups[(unknown.all(0) if self.recomputed is None else unknown.any(0)).numpy()]
 
     @property
     def best(self) -> Float[Tensor, "m g"]:
@@ -142,17 +143,14 @@ class Removal:
         names = ", ".join(map(str, self.undetermined[:5])) + ", ..." * (len(self.undetermined) > 5)
         if not names:
             return unfinished
-        if self.recomputed is not None:
-            return [
-                *unfinished,
-                f"undetermined (NaN): {names}. A leaf that test rows are in holds rows of such a set alone: train with "
-                "a penalty (lambda > 0), with larger leaves, or remove fewer rows",
-            ]
-        return [
-            *unfinished,
-            f"undetermined (NaN): {names}. Some direction of the parameters is fitted by such a set alone; train with "
-            "a penalty (l2 > 0) or remove fewer rows",
-        ]
+        why = (
+            "Some direction of the parameters is fitted by such a set alone; train with a penalty (l2 > 0) or remove "
+            "fewer rows"
+            if self.recomputed is None
+            else "A leaf that test rows are in has no other rows, so that a retraining splits otherwise; fit with more "
+            "rows in a leaf (min_samples_leaf) or remove fewer"
+        )
+        return [*unfinished, f"undetermined (NaN): {names}. {why}"]
 
     def to_frame(self) -> pd.DataFrame:
         """A table with a line per test row and group: size, the predictions, the interval where there is one.

@@ -42,25 +42,28 @@ def leaf_values(tree: Tree, G: Tensor, H: Tensor, damped: float = 1.0) -> tuple[
     return value, below.masked_fill(still, torch.inf)
 
 
-def fit(trained: Trained, title: str | None = None) -> Fitted:
+def fit(trained: Trained, title: str | None = None, given: Tensor | None = None) -> Fitted:
     """The leaf values of the structure from rows and weights, as its library computes them, round after round.
 
     Args:
         trained: structure, loss, start and rows.
         title: of a progress bar; None: there is none.
+        given: leaf values (p,) that each round goes on from in place of those that are computed, but for NaN.
     """
     structure, c = trained.structure, trained.structure.c
     theta = torch.zeros(structure.p, dtype=torch.float64)
     below, empty = torch.ones_like(theta), torch.zeros_like(theta, dtype=torch.bool)
     theta[:c] = trained.start_scores()
+    led = theta if given is None else given.clone()
     scores = trained.rounded(theta[:c].repeat(trained.n, 1))
     for one, places in tracked(structure.numbered(), title, len(structure.rounds)):
         for j, step in enumerate(places):
-            at = within(trained, one, theta, places[:j], scores)
+            at = within(trained, one, led, places[:j], scores)
             for tree, place, (G, H) in zip(one.trees, step, _leaf_sums(trained, one, at), strict=True):
                 theta[place], below[place] = leaf_values(tree, G, H, trained.damped)
                 empty[place] = H + tree.damping <= 0
-        added(trained, one, theta, places, 1, scores)
+                led[place] = torch.where(led[place].isnan(), theta[place], led[place])
+        added(trained, one, led, places, 1, scores)
         scores = trained.rounded(scores)
     return Fitted(theta, below, scores, empty)
 

@@ -92,8 +92,8 @@ class Trained:
         share = self.start_weights / self.total
         return self.start.slopes(self.mean, share[:, None] * (self.numbers - self.mean))
 
-    def rounded(self, scores: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-        """Scores as the library keeps them."""
+    def rounded(self, scores: Tensor) -> Tensor:
+        """Scores, or what is added to them, as the library keeps them."""
         return scores.float().double() if self.single else scores
 
     def with_weights(self, w: Float[Tensor, " n"]) -> Trained:
