@@ -191,7 +191,8 @@ def test_trees_rank_by_the_estimator_fitted_without_each_fold(classes: int) -> N
     found = uw.mislabeled(influence, seed=3)
     assert "out of fold" in found.ranked_by
     assert wrong[found.table.index[: wrong.sum()]].mean() > 0.5  # one in ten by chance
-    fold = folds(influence.problem, 3).numpy()
+    assert influence.problem.output_model is not None
+    fold = folds(influence.problem.output_model, 3).numpy()
     assert sorted(np.bincount(fold)) == [48] * 5
     table = found.table.sort_index()
     for part in range(5):
@@ -215,7 +216,8 @@ def test_quantities_of_trees_have_their_error_out_of_fold(loss: str) -> None:
     model = HistGradientBoostingRegressor(loss=loss, max_iter=10).fit(X, y)
     problem = uw.from_estimator(model, X, y)
     table = uw.mislabeled(uw.Influence(problem)).table.sort_index()
-    fold = folds(problem, 0).numpy()
+    assert problem.output_model is not None
+    fold = folds(problem.output_model, 0).numpy()
     for part in range(5):
         left = fold == part
         there = clone(model).fit(X[~left], y[~left])
