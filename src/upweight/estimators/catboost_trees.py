@@ -149,9 +149,7 @@ def _notes(model: Any, settings: dict[str, Any], rows: Rows, halved: bool) -> tu
     found = []
     if not {"learning_rate", "eta"} & set(model.get_params()):
         rate = settings["learning_rate"]
-        found.append(
-            f"the learning rate {rate:.3g} is held fixed: CatBoost chose it by the number of rows"
-        )
+        found.append(f"the learning rate {rate:.3g} is held fixed: CatBoost chose it by the number of rows")
     if halved:
         found.append(
             "which Newton steps were halved or left out (leaf_estimation_backtracking) is held fixed"

@@ -195,7 +195,9 @@ def _start(
     model: Any, learner: dict[str, Any], c: int, class_weights: np.ndarray | None
 ) -> tuple[Start, np.ndarray]:
     """Where the scores begin: as a function of the data, or as given; and as it is (c,)."""
-    digits = json.loads(learner["learner_model_param"]["base_score"])  # just enough to tell one float32 from the next
+    digits = json.loads(
+        learner["learner_model_param"]["base_score"]
+    )  # just enough to tell one float32 from the next
     stored = np.atleast_1d(np.asarray(digits, dtype=np.float32)).astype(np.float64)
     name = learner["objective"]["name"]
     link = "identity"
