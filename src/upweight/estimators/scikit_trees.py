@@ -20,6 +20,7 @@ from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..types import Tensor
 from .tree_models import Rows, TreeReading, numbered_leaves, refused, tree
+from .tree_paths import above, paths
 
 
 def gradient_boosting(model: Any, rows: Rows) -> TreeReading:
@@ -33,7 +34,10 @@ def gradient_boosting(model: Any, rows: Rows) -> TreeReading:
     )
 
     def apply(X: Any) -> Tensor:
-        return numbered_leaves(model.apply(X).reshape(_count(X), -1).astype(np.int64), leaves)
+        plain = (
+            X.to_numpy() if hasattr(X, "columns") else X
+        )  # its trees were fitted without names, and would say so
+        return numbered_leaves(model.apply(plain).reshape(_count(X), -1).astype(np.int64), leaves)
 
     held_out = None
     if model.n_iter_no_change is not None:
@@ -56,7 +60,17 @@ def gradient_boosting(model: Any, rows: Rows) -> TreeReading:
         return np.asarray(own).reshape(_count(X), c)
 
     return TreeReading(
-        loss, start, found, c, apply, stored, margins, bags=bags, held_out=held_out, notes=_stopped(held_out)
+        loss,
+        start,
+        found,
+        c,
+        apply,
+        stored,
+        margins,
+        bags=bags,
+        held_out=held_out,
+        notes=_stopped(held_out),
+        paths=paths(above(one.children_left, one.children_right, one.feature) for one in trees),
     )
 
 
@@ -128,6 +142,11 @@ def hist_gradient_boosting(model: Any, rows: Rows) -> TreeReading:
         lambda X: model._raw_predict(X).astype(np.float64),
         class_weights=class_weights,
         held_out=held_out,
+        paths=paths(
+            above(one.nodes["left"], one.nodes["right"], one.nodes["feature_idx"])
+            for several in model._predictors
+            for one in several
+        ),
         notes=_stopped(held_out),
     )
 
@@ -192,6 +211,7 @@ def forest(model: Any, rows: Rows) -> TreeReading:
         stored,
         margins,
         bags=torch.from_numpy(counts),
+        paths=paths(above(one.children_left, one.children_right, one.feature) for one in trees),
         notes=note,
         weightless=True,
     )
