@@ -12,9 +12,10 @@ from tests.support.files import people, run
 from upweight.tables.boosted_models import BOOSTERS
 from upweight.tables.fitted_file import FittedFile
 from upweight.tables.reading import FileError
+from upweight.trees import TreeProblem
 
 pytest.importorskip("sklearn")
-LIBRARIES = [name for name in BOOSTERS if name != "catboost"]
+LIBRARIES = list(BOOSTERS)
 
 
 @pytest.fixture
@@ -35,11 +36,9 @@ def test_a_model_says_what_its_library_says_of_the_same_rows(
     pytest.importorskip({"hist": "sklearn"}.get(booster, booster))
     fitted = FittedFile.of(table_file, target, booster=booster, drop_missing=True)
     problem = fitted.model.influence.problem
-    batch = fitted.batch()
-    outputs = problem.outputs(problem.prepared(batch)[0])
-    assert torch.allclose(
-        outputs, problem.trained.structure.scores(problem.theta[None], problem.trained.structure.leaf)[0]
-    )
+    assert isinstance(problem, TreeProblem)
+    outputs = problem.outputs(problem.prepared(fitted.batch())[0])
+    assert torch.allclose(outputs, problem.fitted.scores)
     if target == "opinion":
         assert problem.classes == ("dislikes", "likes")
         said = np.array(problem.classes)[(outputs[:, 0] > 0).long().numpy()]

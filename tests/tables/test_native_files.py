@@ -31,6 +31,20 @@ def trained(table_file: Path, library: str) -> tuple[Path, np.ndarray]:
         path = table_file.with_suffix(".txt")
         model.booster_.save_model(path)
         return path, model.predict(X, raw_score=True)
+    if library == "catboost":
+        catboost = pytest.importorskip("catboost")
+        X = X.astype({"town": object}).fillna({"town": "nan"})
+        model = catboost.CatBoostClassifier(
+            iterations=20,
+            one_hot_max_size=10,
+            cat_features=["town"],
+            thread_count=1,
+            verbose=False,
+            allow_writing_files=False,
+        ).fit(X, rows.opinion)
+        path = table_file.with_suffix(".cbm")
+        model.save_model(str(path))
+        return path, model.predict(X, prediction_type="RawFormulaVal")
     xgboost = pytest.importorskip("xgboost")
     model = xgboost.XGBClassifier(n_estimators=20, n_jobs=1, reg_lambda=2.0, enable_categorical=True).fit(
         X, y
@@ -40,12 +54,13 @@ def trained(table_file: Path, library: str) -> tuple[Path, np.ndarray]:
     return path, model.predict(X, output_margin=True)
 
 
-@pytest.mark.parametrize("library", ["ubj", "json", "lightgbm"])
+@pytest.mark.parametrize("library", ["ubj", "json", "lightgbm", "catboost"])
 def test_a_file_of_trees_says_what_it_said_when_it_was_trained(table_file: Path, library: str) -> None:
     path, scores = trained(table_file, library)
     fitted = FittedFile.of(table_file, "opinion", model=path)
     problem = fitted.model.influence.problem
-    found = problem.outputs(problem.prepared(fitted.batch())[0])
+    assert problem.output_model is not None
+    found = problem.output_model.outputs(problem.output_model.prepared(fitted.batch())[0])
     assert np.allclose(found[:, 0].numpy(), scores, atol=1e-5)
     assert problem.classes == ("dislikes", "likes")
     answer = run("explain", table_file, "--target", "opinion", "--row", 5, "--model", path)
@@ -55,7 +70,7 @@ def test_a_file_of_trees_says_what_it_said_when_it_was_trained(table_file: Path,
     assert "give --booster in place of --model" in refused.stderr
 
 
-@pytest.mark.parametrize("library", ["ubj", "lightgbm"])
+@pytest.mark.parametrize("library", ["ubj", "lightgbm", "catboost"])
 def test_other_columns_and_classes_are_named(table_file: Path, library: str) -> None:
     path, _ = trained(table_file, library)
     rows = pd.read_csv(table_file)
@@ -69,7 +84,7 @@ def test_other_columns_and_classes_are_named(table_file: Path, library: str) -> 
         FittedFile.of(table_file, "opinion", model=path)
 
 
-@pytest.mark.parametrize("library", ["ubj", "lightgbm"])
+@pytest.mark.parametrize("library", ["ubj", "lightgbm", "catboost"])
 def test_other_labels_do_not_follow(table_file: Path, library: str) -> None:
     path, _ = trained(table_file, library)
     rows = pd.read_csv(table_file)
@@ -80,7 +95,7 @@ def test_other_labels_do_not_follow(table_file: Path, library: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("suffix", "library"), [("ubj", "xgboost"), ("json", "xgboost"), ("txt", "lightgbm")]
+    ("suffix", "library"), [("ubj", "xgboost"), ("json", "xgboost"), ("txt", "lightgbm"), ("cbm", "catboost")]
 )
 def test_a_file_of_something_else_is_refused(table_file: Path, suffix: str, library: str) -> None:
     pytest.importorskip(library)

@@ -56,7 +56,7 @@ class Booster:
         Raises FileError for columns of text and images, ImportError where the library is not installed.
         """
         for kind in ("text", "image"):
-            if names := table.columns(kind):  # type: ignore[arg-type]
+            if names := table.columns(kind):
                 raise FileError(
                     f"--booster: trees split numbers and categories, and {', '.join(names)} "
                     f"{'holds' if len(names) == 1 else 'hold'} {kind}{'s' * (kind == 'image')}: leave "

@@ -209,11 +209,14 @@ def from_native(path: Path, rows: pd.DataFrame, table: Table) -> FileModel:
         check_column(rows, target)
         return frame(rows), rows[target]
 
-    targets, X = Targets(names), frame(rows)
-    codes = pd.Series(targets(rows[target]), rows.index)
-    problem = in_words(from_estimator(native.model, X, codes), targets)
+    says = native.classes > 0 and hasattr(
+        native.model, "classes_"
+    )  # the file itself, whose name has which number
+    targets, X = Targets(None if says else names), frame(rows)
+    y = rows[target] if says else pd.Series(targets(rows[target]), rows.index)
+    problem = in_words(from_estimator(native.model, X, y), targets)
     problem.cache[OWN] = None  # the file does not say all of how it was trained
-    spelled = "" if names is None else f", classes in sorted order ({', '.join(map(str, names[:5]))})"
+    spelled = f", classes in sorted order ({', '.join(map(str, names[:5]))})" if names and not says else ""
     return FileModel(
         words=f"{path.name}: trees of {native.library}{spelled}",
         influence=Influence(problem),
