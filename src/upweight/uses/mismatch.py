@@ -85,7 +85,7 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
     if model is not None:
         test, measure = model.prepared(test), mean_loss(model)
     found = influence.of_removal(by, test, measure=measure)
-    effect = (found.first_order if found.newton is None else found.newton).mean(0)
+    effect = found.best.mean(0)
     groups = pd.DataFrame(
         {
             "size": found.sizes.numpy(),
