@@ -22,7 +22,7 @@ from .defaults import Settings, chosen
 from .given_rows import given_rows
 from .leave_one_out import LeaveOneOut, RowSteps, leave_one_out
 from .passes import Answer, as_scores, compressed, provenance, streamed, underivable
-from .recomputed import with_recomputed, with_shown
+from .recomputed import counted_anew, derivable, with_recomputed, with_shown
 from .removal import Removal, reduced_changes, with_newton
 from .scores import Scores
 from .shown import SHOWN, changes_shown
@@ -299,7 +299,7 @@ class Influence:
         asked = as_measure(measure)
         newton = self.row_steps if self.inverse.exact else None
         if newton is None:
-            first = self.on_loss(test, measure=asked)
+            first = self.on_loss(test, measure=derivable(self.problem.stages, asked))
             if self.problem.stages is not None:
                 return with_shown(first, self.problem, self.problem.stages, (test, asked), top, rows)
             changes = reduced_changes(self.problem, None, test, asked) if self.inverse.exact else None
@@ -316,12 +316,11 @@ class Influence:
     ) -> Removal:
         """The change of each test measure if whole sets of training rows are removed (Sec. 7 leaves this open).
 
-        First order for every model; for linear ones also rescaled by leverage and the Newton step.
+        First order for all; for linear models also by leverage and the Newton step, for trees by leaves computed anew.
 
         Args:
             groups: a list of row numbers (one set), a mask (n,), a pandas Index of row names, a list or mapping of
-                these, or a column (n,) of labels, each value one set ("(missing)" of rows that have none). What
-                carries an index is paired by it.
+                these, or a column (n,) of labels, each value one set. What carries an index is paired by it.
             test: m test examples.
             measure: what is asked about, default the loss.
             guarantee: k adds bounds of the loss's exact change after k Newton steps (logistic and softmax regression).
@@ -336,11 +335,13 @@ class Influence:
         asked, model, curvature = as_measure(measure), self.problem.linear, self.settings.curvature.examples
         if model is not None and (asked is None or asked.uses_batch):
             test = model.prepared(test)  # once, for all that follows
-        if model is not None and curvature is not None and asked is not None and not asked.smooth:
+        if asked is not None and not asked.smooth and (stages := self.problem.stages):
+            return counted_anew(self.problem, stages, (names, sets), test, asked)
+        if asked is not None and not asked.smooth and model is not None and curvature is not None:
             return Removal.counted(model, curvature, (names, sets), test, asked)
         found = Removal.of_first_order(self.on_loss(test, measure=asked), names, sets)
-        if self.problem.stages is not None:
-            found = with_recomputed(found, self.problem, self.problem.stages, sets, (test, asked))
+        if stages := self.problem.stages:
+            found = with_recomputed(found, self.problem, stages, sets, (test, asked))
         return with_newton(found, self.problem, curvature, sets, (test, asked), guarantee)
 
     def leave_one_out(self) -> LeaveOneOut:
