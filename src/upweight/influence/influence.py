@@ -22,7 +22,7 @@ from .defaults import Settings, chosen
 from .given_rows import given_rows
 from .leave_one_out import LeaveOneOut, RowSteps, leave_one_out
 from .passes import Answer, as_scores, compressed, provenance, streamed, underivable
-from .recomputed import with_recomputed, with_shown
+from .recomputed import counted_anew, derivable, with_recomputed, with_shown
 from .removal import Removal, reduced_changes, with_newton, with_refits
 from .scores import Scores
 from .shown import SHOWN, changes_shown
@@ -296,7 +296,7 @@ class Influence:
         asked = as_measure(measure)
         newton = self.row_steps if self.inverse.exact else None
         if newton is None:
-            first = self.on_loss(test, measure=asked)
+            first = self.on_loss(test, measure=derivable(self.problem.stages, asked))
             if self.problem.stages is not None:
                 return with_shown(first, self.problem, self.problem.stages, (test, asked), top, rows)
             changes = reduced_changes(self.problem, None, test, asked) if self.inverse.exact else None
@@ -319,8 +319,8 @@ class Influence:
     ) -> Removal:
         """The change of each test measure if whole sets of training rows are removed (Sec. 7 leaves this open).
 
-        First order for every model; for linear ones also rescaled by leverage, and by Newton steps: as many as each set
-        needs for few sets or few data (g n p up to 2^30), else one, but for the 10 strongest of either sign.
+        First order for all; for trees by leaves computed anew; for linear models also rescaled by leverage, and Newton
+        steps: as many as each set needs of few sets or data, else one, but for the 10 strongest of either sign.
 
         Args:
             groups: row numbers (one set), a mask (n,), a pandas Index of row names, a list or mapping of these, or a
@@ -338,12 +338,15 @@ class Influence:
         given = test
         if model is not None and (asked is None or asked.uses_batch):
             test = model.prepared(test)  # once, for all that follows
-        if model is not None and curvature is not None and asked is not None and not asked.smooth:
+        countable = asked is not None and not asked.smooth
+        if countable and (stages := self.problem.stages):
+            return counted_anew(self.problem, stages, (names, sets), test, asked)
+        if countable and model is not None and curvature is not None:
             found = Removal.counted(model, curvature, (names, sets), (test, asked), steps)
         else:
             found = Removal.of_first_order(self.on_loss(test, measure=asked), names, sets)
-            if self.problem.stages is not None:
-                found = with_recomputed(found, self.problem, self.problem.stages, sets, (test, asked))
+            if stages := self.problem.stages:
+                found = with_recomputed(found, self.problem, stages, sets, (test, asked))
             found = with_newton(found, self.problem, curvature, sets, (test, asked), guarantee, steps)
         return found if steps is not None else with_refits(found, self.problem, sets, (given, asked))
 

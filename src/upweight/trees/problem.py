@@ -118,8 +118,8 @@ class TreeProblem(Objective):
     @property
     def remarks(self) -> tuple[str, ...]:
         return (
-            "the splits of the trees are held fixed: a retraining without a row may split otherwise, and moves single "
-            "predictions by more than most single rows do; `verify` prints both",
+            "The splits of the trees are held fixed: a retraining without a row may split otherwise, and moves single "
+            "predictions by more than most single rows do: ask about groups of rows too; `verify` prints both.",
         )
 
     @property
