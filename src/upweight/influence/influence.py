@@ -81,8 +81,8 @@ class Influence:
     def inverse(self) -> Inverse:
         """The inverse of the curvature, digested once: what `solve` applies.
 
-        Raises `IndefiniteError` where a factor shows that there is none, `NotDeterministicError` where two passes over
-        the training data give different gradients, `RankError` where processes of a job hold different problems.
+        Raises `IndefiniteError` where there is none, `NotDeterministicError` where two passes over the data differ,
+        `RankError` where processes of a job hold different problems.
         """
         checks.agreement(self.problem)
         checks.determinism(self.problem)
@@ -90,18 +90,13 @@ class Influence:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A content hash of weights, data, penalty, curvature and solver, as score files carry it.
-
-        Equal hashes mean equal answers, in every process; it costs a pass over the training data.
-        """
+        """A content hash of all that answers depend on, as score files carry it: a pass over the training data."""
         return content_hash([], f"{self.problem.fingerprint()} {self.settings.identity}")
 
     def solve(self, rows: Float[Tensor, "k p"]) -> Solution:
         """A^-1 v for every row v (k, p), with residual and status of each: what all questions begin with.
 
-        Raises:
-            StaleError: where the model or the training data changed since the problem was made.
-            InfluenceError: where a solve fails; its message names the remedy.
+        Raises StaleError where model or data changed since the problem was made, InfluenceError where a solve fails.
         """
         checks.question(self.problem, rows, self.settings.curvature.damping)
         return self.inverse(rows)
@@ -338,11 +333,11 @@ class Influence:
         given = test
         if model is not None and (asked is None or asked.uses_batch):
             test = model.prepared(test)  # once, for all that follows
-        countable = asked is not None and not asked.smooth
-        if countable and (stages := self.problem.stages):
-            return counted_anew(self.problem, stages, (names, sets), test, asked)
-        if countable and model is not None and curvature is not None:
-            found = Removal.counted(model, curvature, (names, sets), (test, asked), steps)
+        count = None if asked is None or asked.smooth else asked
+        if count is not None and (stages := self.problem.stages):
+            return counted_anew(self.problem, stages, (names, sets), test, count)
+        if count is not None and model is not None and curvature is not None:
+            found = Removal.counted(model, curvature, (names, sets), (test, count), steps)
         else:
             found = Removal.of_first_order(self.on_loss(test, measure=asked), names, sets)
             if stages := self.problem.stages:
