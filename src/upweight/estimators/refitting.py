@@ -12,6 +12,7 @@ import numpy as np
 from ..objective import Objective
 from ..types import Tensor
 from .chosen import Chosen
+from .unfitted import settings_of, unfitted
 
 OWN = "own estimator"
 """Where a problem keeps its `Refitting`, among what a changed copy does not take along."""
@@ -33,13 +34,14 @@ def refitting(
         sample_weight: its sample weights (n,), or None.
         read: from the same fitted on some rows, these inputs, targets and weights, to the problem that it solved.
     """
-    from sklearn.base import clone
     from sklearn.utils import _safe_indexing
 
     estimator = settled.estimator
     model = estimator.steps[-1] if hasattr(estimator, "steps") else ("", estimator)
     streamed = isinstance(X, np.memmap) or not hasattr(X, "__getitem__")
     if streamed or getattr(model[1], "kernel", None) == "precomputed":
+        return None
+    if (settings := settings_of(model[1])) is None:
         return None
     name = weight_argument(estimator)
 
@@ -50,7 +52,7 @@ def refitting(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it was said when it was fitted the first time
             extra = {} if weight is None else {name: weight}
-            fitted = clone(estimator).fit(own[0], settled.targets(own[1]), **extra)
+            fitted = unfitted(estimator, settings).fit(own[0], settled.targets(own[1]), **extra)
             return read(replace(settled, estimator=fitted), *own, weight)
 
     return refit
