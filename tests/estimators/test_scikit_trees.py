@@ -1,5 +1,7 @@
 """Boosting and forests of scikit-learn, as they are read from fitted estimators."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.ensemble import (
@@ -71,7 +73,8 @@ def test_leaves_fitted_without_rows_are_those_of_a_retraining_that_splits_as_bef
 def test_data_that_it_was_not_trained_on_are_refused_with_the_place(what):
     y = TARGETS["two"].copy()
     model = fitted(HIST(max_iter=5), X[:N], y[:N], WEIGHTS)
-    rows, weight = X[:N].copy(), WEIGHTS
+    rows = X[:N].copy()
+    weight: Any = WEIGHTS
     if what == "labels":
         y[3] = "no" if y[3] == "yes" else "yes"
     elif what == "rows":
@@ -131,6 +134,7 @@ def test_a_leaf_that_a_removal_leaves_empty_is_undetermined_and_named():
     mine = problem.trained.structure.apply(test[0])[0, 0]
     alone = [int(i) for i in (leaf == mine).nonzero().flatten()]
     found = uw.Influence(problem).of_removal({"alone": alone, "others": [(alone[0] + 1) % N]}, test)
+    assert found.recomputed is not None
     assert found.recomputed[0, 0].isnan()
     assert "alone" in found.undetermined
     assert "A leaf that test rows are in has no other rows" in repr(found)

@@ -33,7 +33,9 @@ def early(library):
 @pytest.mark.parametrize("library", ["xgboost", "lightgbm", "catboost"])
 def test_a_model_that_stopped_early_is_fitted_again_with_the_rounds_that_it_kept(library, capfd):
     model = early(library)
-    again = unfitted(model, settings_of(model)).fit(*TRAIN)
+    settings = settings_of(model)
+    assert settings is not None
+    again = unfitted(model, settings).fit(*TRAIN)
     assert np.abs(again.predict_proba(TEST[0]) - model.predict_proba(TEST[0])).max() < 1e-6
     problem = uw.from_estimator(model, *TRAIN)
     refitted = problem.cache[OWN](torch.arange(N))

@@ -44,7 +44,8 @@ def xgboost(model: Any, rows: Rows) -> TreeReading:
     loss, limit = _loss(model, learner, c)
     class_weights = _class_weights(learner)
     start, own_start = _start(model, learner, c, class_weights)
-    settings, notes = _settings(config, limit, saved, c), ()
+    settings = _settings(config, limit, saved, c)
+    notes: tuple[str, ...] = ()
     if saved.values:
         first = _first_tree(loss, own_start, rows, apply(rows.X)[0].numpy(), saved.values[0], class_weights)
         settings, notes = _known(settings, limit, first, saved.values[0])
