@@ -1,7 +1,5 @@
 """Boosting and forests of scikit-learn, as they are read from fitted estimators."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 from sklearn.ensemble import (
@@ -73,8 +71,8 @@ def test_leaves_fitted_without_rows_are_those_of_a_retraining_that_splits_as_bef
 def test_data_that_it_was_not_trained_on_are_refused_with_the_place(what):
     y = TARGETS["two"].copy()
     model = fitted(HIST(max_iter=5), X[:N], y[:N], WEIGHTS)
-    rows = X[:N].copy()
-    weight: Any = WEIGHTS
+    rows: np.ndarray = X[:N].copy()
+    weight: np.ndarray | None = WEIGHTS
     if what == "labels":
         y[3] = "no" if y[3] == "yes" else "yes"
     elif what == "rows":

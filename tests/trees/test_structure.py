@@ -32,4 +32,6 @@ def test_some_rows_keep_their_leaves_and_bags():
     assert structure.bags is not None
     assert some.bags is not None
     assert torch.equal(some.leaf, structure.leaf[:, index])
+    assert some.bags is not None
+    assert structure.bags is not None
     assert torch.equal(some.bags, structure.bags[:, index])

@@ -14,6 +14,7 @@ from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..types import Tensor
 from .tree_models import Rows, TreeReading, encoded_rows, held_weights, numbered_leaves, refused, tree
+from .tree_paths import paths
 
 BLOCK = 1024
 """Rows that share a stream of random numbers in LightGBM's bagging."""
@@ -81,6 +82,7 @@ def lightgbm(model: Any, rows: Rows) -> TreeReading:
         bags=None if bags is None else torch.from_numpy(bags),
         class_weights=class_weights,
         start_sees_them=sees,
+        paths=paths(_ways(one["tree_structure"]) for one in trees),
         single=True,
         notes=held_weights(getattr(model, "class_weight", None) or _unbalanced(settings)),
     )
@@ -172,6 +174,19 @@ def _leaves(node: dict[str, Any], many: Any, below: bool = False) -> Iterator[tu
             yield node.get("leaf_index", 0), node["leaf_value"], below
             continue
         stack += [(node[side], many(node)) for side in ("left_child", "right_child")]
+
+
+def _ways(node: dict[str, Any]) -> list[list[int]]:
+    """The columns on the path to each leaf under a node, leaves by their numbers."""
+    ways: dict[int, list[int]] = {}
+    stack: list[tuple[dict[str, Any], list[int]]] = [(node, [])]
+    while stack:
+        node, way = stack.pop()
+        if "leaf_value" in node:
+            ways[node.get("leaf_index", 0)] = way
+            continue
+        stack += [(node[side], [*way, node["split_feature"]]) for side in ("left_child", "right_child")]
+    return [ways[leaf] for leaf in sorted(ways)]
 
 
 def _bags(n: int, fraction: float, seed: int, every: int, rounds: int) -> Iterator[np.ndarray]:

@@ -20,6 +20,7 @@ from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..types import Tensor
 from .tree_models import Rows, TreeReading, held_weights, numbered_leaves, refused, tree
+from .tree_paths import above, paths
 
 MOSTLY = 0.5
 """The share of pure leaves from which on it is said of a forest."""
@@ -36,7 +37,10 @@ def gradient_boosting(model: Any, rows: Rows) -> TreeReading:
     )
 
     def apply(X: Any) -> Tensor:
-        return numbered_leaves(model.apply(X).reshape(_count(X), -1).astype(np.int64), leaves)
+        plain = (
+            X.to_numpy() if hasattr(X, "columns") else X
+        )  # its trees were fitted without names, and would say so
+        return numbered_leaves(model.apply(plain).reshape(_count(X), -1).astype(np.int64), leaves)
 
     held_out = None
     if model.n_iter_no_change is not None:
@@ -59,7 +63,17 @@ def gradient_boosting(model: Any, rows: Rows) -> TreeReading:
         return np.asarray(own).reshape(_count(X), c)
 
     return TreeReading(
-        loss, start, found, c, apply, stored, margins, bags=bags, held_out=held_out, notes=_stopped(held_out)
+        loss,
+        start,
+        found,
+        c,
+        apply,
+        stored,
+        margins,
+        bags=bags,
+        held_out=held_out,
+        notes=_stopped(held_out),
+        paths=paths(above(one.children_left, one.children_right, one.feature) for one in trees),
     )
 
 
@@ -125,6 +139,11 @@ def hist_gradient_boosting(model: Any, rows: Rows) -> TreeReading:
         lambda X: model._raw_predict(X).astype(np.float64),
         class_weights=_class_weights(model, rows),
         held_out=held_out,
+        paths=paths(
+            above(one.nodes["left"], one.nodes["right"], one.nodes["feature_idx"])
+            for several in model._predictors
+            for one in several
+        ),
         notes=(*_stopped(held_out), *held_weights(getattr(model, "class_weight", None))),
     )
 
@@ -184,6 +203,7 @@ def forest(model: Any, rows: Rows) -> TreeReading:
         margins,
         bags=counts,
         class_weights=None if model.bootstrap else _class_weights(model, rows),
+        paths=paths(above(one.children_left, one.children_right, one.feature) for one in trees),
         notes=(*_drawn(model, rows), *_pure(trees, leaves)),
         weightless=model.bootstrap,
     )

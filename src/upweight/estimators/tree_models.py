@@ -12,8 +12,9 @@ import torch
 from ..data.user_terms import Terms
 from ..errors import InfluenceError
 from ..trees.losses import BoostedLoss
-from ..trees.passes import Fitted, fit
+from ..trees.passes import fit
 from ..trees.problem import TreeProblem
+from ..trees.seen import Fitted
 from ..trees.start import Start
 from ..trees.structure import Round, Structure, Tree
 from ..trees.trained import Trained
@@ -64,6 +65,8 @@ class TreeReading:
     """The start as the library rounds it, where it does."""
     single_scores: bool = False
     """Whether the library adds the scores up in float32."""
+    paths: Any = None
+    """Which columns are on the path to each leaf, as `Structure` has it; None where they are not known."""
     notes: tuple[str, ...] = ()
 
 
@@ -154,7 +157,9 @@ def tree_problem(reading: TreeReading, rows: Rows, terms: Terms, library: str) -
         InfluenceError: where rebuilt leaf values or scores part from those of the model, with the place.
     """
     c = reading.outputs
-    structure = Structure(reading.rounds, c, reading.apply(rows.X), reading.apply, reading.bags)
+    structure = Structure(
+        reading.rounds, c, reading.apply(rows.X), reading.apply, reading.bags, reading.paths
+    )
     targets, w, by_label = encoded_rows(
         rows, reading.loss, c, reading.class_weights, single=reading.single, weightless=reading.weightless
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 SAYING = ("verbose", "logging_level", "silent", "verbose_eval", "metric_period")
@@ -59,7 +60,10 @@ def unfitted(estimator: Any, settings: dict[str, Any]) -> Any:
     from sklearn.base import clone
 
     if hasattr(estimator, "steps"):
-        found = clone(estimator)
+        try:
+            found = clone(estimator)
+        except RuntimeError:  # CatBoost copies a list of cat_features, which clone takes for a change of it
+            found = copy.deepcopy(estimator)
         found.steps[-1] = (found.steps[-1][0], unfitted(estimator.steps[-1][1], settings))
         return found
     if library_of(estimator) != "catboost":

@@ -14,6 +14,7 @@ from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..types import Tensor
 from .tree_models import Rows, TreeReading, encoded_rows, numbered_leaves, refused, tree
+from .tree_paths import above, paths
 
 FirstTree = tuple[np.ndarray, np.ndarray]
 """The sums of w r and w h in the leaves of the first tree."""
@@ -44,8 +45,7 @@ def xgboost(model: Any, rows: Rows) -> TreeReading:
     loss, limit = _loss(model, learner, c)
     class_weights = _class_weights(learner)
     start, own_start = _start(model, learner, c, class_weights)
-    settings = _settings(config, limit, saved, c)
-    notes: tuple[str, ...] = ()
+    settings, notes = _settings(config, limit, saved, c), tuple[str, ...]()
     if saved.values:
         first = _first_tree(loss, own_start, rows, apply(rows.X)[0].numpy(), saved.values[0], class_weights)
         settings, notes = _known(settings, limit, first, saved.values[0])
@@ -61,17 +61,22 @@ def xgboost(model: Any, rows: Rows) -> TreeReading:
         single=True,
         own_start=Fixed(tuple(own_start.tolist())),
         single_scores=True,
+        paths=saved.paths,
         notes=notes,
     )
 
 
 class Saved(NamedTuple):
-    """The trees of a model: where rounds end (r + 1,), the output of each tree, the nodes that are leaves, values."""
+    """The trees of a model: where rounds end (r + 1,), the output of each tree, the nodes that are leaves, values.
+
+    `paths` are the columns on the path to each leaf.
+    """
 
     ends: list[int]
     outputs: list[int]
     leaves: list[np.ndarray]
     values: list[np.ndarray]
+    paths: Any
 
 
 def _saved(model: Any, booster: Any, learner: dict[str, Any]) -> Saved:
@@ -85,7 +90,8 @@ def _saved(model: Any, booster: Any, learner: dict[str, Any]) -> Saved:
         np.asarray(one["split_conditions"], dtype=np.float64)[own]
         for one, own in zip(trees, leaves, strict=True)
     ]
-    return Saved(ends, saved["tree_info"], leaves, values)
+    ways = paths(above(one["left_children"], one["right_children"], one["split_indices"]) for one in trees)
+    return Saved(ends, saved["tree_info"], leaves, values, ways)
 
 
 class Settings(NamedTuple):
