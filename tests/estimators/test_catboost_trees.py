@@ -97,7 +97,7 @@ def test_a_model_that_was_loaded_or_stopped_early_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"loss_function": "MAE"}, "loss_function='MAE'|leaf_estimation_method='Exact'"),
+        ({"loss_function": "MAE"}, "its leaves are quantiles"),
         ({"langevin": True}, "langevin"),
         ({"model_shrink_rate": 0.1}, "model_shrink_rate"),
         ({"monotone_constraints": [1, 0, 0, 0]}, "monotone_constraints"),
@@ -118,3 +118,8 @@ def test_labels_that_it_was_not_trained_on_are_refused_with_the_place():
     y[3] = "no" if y[3] == "yes" else "yes"
     with pytest.raises(InfluenceError, match=r"leaf \d+ of tree 0 of round \d+ has the value"):
         uw.from_estimator(model, X[:N], y[:N])
+
+
+def test_several_classes_are_refused_since_their_leaves_are_solved_together():
+    with pytest.raises(ValueError, match=r"all classes of a leaf together.*by_refitting"):
+        read(CAT(**SMALL), X, "three")

@@ -122,3 +122,14 @@ def test_a_start_and_learning_rates_of_ones_own_are_refused_with_the_place():
     for model in models:
         with pytest.raises(InfluenceError, match=r"has the value .*base_margin"):
             uw.from_estimator(model, X[:N], y)
+
+
+def test_whether_the_start_follows_the_data_is_known_of_a_loaded_model_too(tmp_path):
+    y = CODED["two"]
+    for given in (None, 0.4):
+        xgboost.XGBClassifier(base_score=given, **SMALL).fit(X[:N], y[:N]).save_model(tmp_path / "model.ubj")
+        loaded = xgboost.XGBClassifier()
+        loaded.load_model(tmp_path / "model.ubj")
+        problem = uw.from_estimator(loaded, X[:N], y[:N])
+        moves = bool(problem.trained.start_slopes().abs().max() > 0)
+        assert moves is (given is None)

@@ -29,6 +29,8 @@ def test_some_rows_keep_their_leaves_and_bags():
     structure = invented(*LOSSES["squared"], bags=True).structure
     index = torch.tensor([5, 2])
     some = structure.take(index)
+    assert structure.bags is not None
+    assert some.bags is not None
     assert torch.equal(some.leaf, structure.leaf[:, index])
     assert some.bags is not None
     assert structure.bags is not None

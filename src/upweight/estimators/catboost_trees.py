@@ -87,6 +87,11 @@ def _check(model: Any, settings: dict[str, Any]) -> None:
         raise refused(model, "model_shrink_rate, which shrinks trees after they were fitted")
     if settings.get("task_type", "CPU") != "CPU":
         raise refused(model, "task_type='GPU', whose leaf values are not read")
+    if settings["leaf_estimation_method"] == "Exact":
+        raise refused(
+            model,
+            f"loss_function={settings['loss_function']!r}: its leaves are quantiles, which do not move smoothly",
+        )
     if settings["leaf_estimation_method"] != "Newton" and settings["loss_function"] != "RMSE":
         raise refused(
             model, f"leaf_estimation_method={settings['leaf_estimation_method']!r}, which is not read"
@@ -130,6 +135,12 @@ def _loss(model: Any, settings: dict[str, Any]) -> tuple[BoostedLoss, str]:
         return BoostedSquared(), "identity"
     if name == "Poisson":
         return BoostedTweedie(1.0), "log"
+    if name == "MultiClass":
+        raise refused(
+            model,
+            "loss_function='MultiClass', which solves for all classes of a leaf together (a matrix for each leaf), and "
+            "that is not read",
+        )
     raise refused(model, f"loss_function={name!r}, whose leaves are not read")
 
 

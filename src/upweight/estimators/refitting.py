@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +12,7 @@ import numpy as np
 from ..objective import Objective
 from ..types import Tensor
 from .chosen import Chosen
+from .unfitted import settings_of, unfitted
 
 OWN = "own estimator"
 """Where a problem keeps its `Refitting`, among what a changed copy does not take along."""
@@ -41,8 +41,9 @@ def refitting(
     estimator = settled.estimator
     model = estimator.steps[-1] if hasattr(estimator, "steps") else ("", estimator)
     streamed = isinstance(X, np.memmap) or not hasattr(X, "__getitem__")
-    alone = not hasattr(model[1], "fit")  # a Booster does not keep how it was trained
-    if alone or streamed or getattr(model[1], "kernel", None) == "precomputed":
+    if streamed or getattr(model[1], "kernel", None) == "precomputed":
+        return None
+    if (settings := settings_of(model[1])) is None:
         return None
     name = weight_argument(estimator)
 
@@ -53,7 +54,7 @@ def refitting(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it was said when it was fitted the first time
             extra = {} if weight is None else {name: weight}
-            fitted = _unfitted(estimator).fit(own[0], settled.targets(own[1]), **extra)
+            fitted = unfitted(estimator, settings).fit(own[0], settled.targets(own[1]), **extra)
             return read(replace(settled, estimator=fitted), *own, weight)
 
     return refit
@@ -64,16 +65,6 @@ def rows_as_given(X: Any, y: Any) -> Callable[[Tensor], tuple[Any, Any]]:
     from sklearn.utils import _safe_indexing
 
     return lambda rows: (_safe_indexing(X, rows.numpy()), _safe_indexing(y, rows.numpy()))
-
-
-def _unfitted(estimator: Any) -> Any:
-    """An estimator of the same settings, to be fitted: a clone, as scikit-learn makes it, where it makes one."""
-    from sklearn.base import clone
-
-    try:
-        return clone(estimator)
-    except RuntimeError:  # CatBoost copies a list of cat_features, which clone takes for a change of it
-        return copy.deepcopy(estimator)
 
 
 def weight_argument(estimator: Any) -> str:

@@ -242,7 +242,7 @@ def _start(
         link, scores = "log", np.broadcast_to(stored, (c,))
     else:
         scores = stored
-    if getattr(model, "base_score", None) is not None:
+    if learner["learner_model_param"].get("boost_from_average", "1") == "0":
         return Fixed(tuple(scores.tolist())), scores
     if class_weights is not None:
         link = "step"

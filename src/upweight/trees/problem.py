@@ -281,7 +281,7 @@ class TreeProblem(Objective):
 
     def retrained(self, module: torch.nn.Module) -> TreeProblem:
         raise TypeError(
-            "trees are no module: give refit= a function that returns the estimator, fitted again"
+            "trees are no module: give refit= a function that returns from_estimator of a model trained on those rows"
         )
 
     # -- what tells that it is still the one that was asked about --------------------------------------------------

@@ -25,7 +25,7 @@ from ..runtime.progress import track
 from ..types import Tensor
 
 Refit = Callable[[Tensor], Any]
-"""Kept training rows (index) -> what was retrained: a module, or parameters alone as a flat (p,) tensor."""
+"""Kept training rows (index) -> what was retrained: a module, parameters alone as a flat (p,) tensor, or a problem."""
 
 BLOCK = 64
 """Refits that run at once."""
@@ -70,8 +70,9 @@ def measured_refits(
         found = ((change, float("nan")) for change in each)
     else:
         raise ValueError(
-            "verify retrains linear problems by itself; for other models give refit=, a function of the kept training "
-            "rows (index tensor) that returns the retrained parameters or module"
+            "verify retrains linear problems and fitted estimators by itself; for other models give refit=, a function "
+            "of the kept training rows (index tensor) that returns the retrained parameters or module, or, of boosters "
+            "and models from a file, which no longer know what they were trained with, from_estimator of a new one"
         )
     changes: list[Tensor] = []
     norms: list[float] = []
@@ -236,9 +237,11 @@ def _by_user(
 
 
 def _retrained(problem: Objective, trained: Any) -> Objective:
-    """The problem at what the user's training returned: a module as a whole, or parameters alone."""
+    """The problem at what the user's training returned: a module as a whole, parameters alone, or a problem itself."""
     if isinstance(trained, torch.nn.Module):
         return problem.retrained(trained)
+    if hasattr(trained, "evaluate"):
+        return trained
     flat = torch.as_tensor(trained)
     if flat.shape != (problem.p,):
         raise ValueError(
