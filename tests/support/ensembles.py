@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from upweight.trees.losses import BoostedLogistic, BoostedLoss, BoostedSoftmax, BoostedSquared, BoostedTweedie
-from upweight.trees.passes import Fitted
+from upweight.trees.seen import Fitted
 from upweight.trees.start import FromMean
 from upweight.trees.structure import Round, Structure, Tree
 from upweight.trees.trained import Trained

@@ -187,7 +187,7 @@ def flipped_classes(classes: int, n: int = 240) -> tuple[np.ndarray, np.ndarray,
 @pytest.mark.parametrize("classes", [2, 3])
 def test_trees_rank_by_the_estimator_fitted_without_each_fold(classes: int) -> None:
     X, y, wrong = flipped_classes(classes)
-    model = GradientBoostingClassifier(n_estimators=15, random_state=0).fit(X, y)
+    model = GradientBoostingClassifier(n_estimators=10, random_state=0).fit(X, y)
     influence = uw.Influence(uw.from_estimator(model, X, y))
     found = uw.mislabeled(influence, seed=3)
     assert "out of fold" in found.ranked_by
@@ -218,7 +218,7 @@ def test_trees_rank_by_the_estimator_fitted_without_each_fold(classes: int) -> N
 def test_quantities_of_trees_have_their_error_out_of_fold(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     X, _, _ = flipped_classes(2)
     y = np.random.default_rng(1).poisson(np.exp(X[:, 0])).astype(float)
-    model = HistGradientBoostingRegressor(loss=loss, max_iter=10).fit(X, y)
+    model = HistGradientBoostingRegressor(loss=loss, max_iter=3).fit(X, y)
     problem = uw.from_estimator(model, X, y)
     assert problem.output_model is not None
     monkeypatch.setattr(out_of_fold, "SMALL", 100)  # one draw
