@@ -287,6 +287,22 @@ class Stages(ABC):
         NaN where a parameter had no other rows.
         """
 
+    @abstractmethod
+    def parts(
+        self, rows: Int[Tensor, " k"], solved: Float[Tensor, "1 p"], inputs: Tensor
+    ) -> Float[Tensor, "k d_2"] | None:
+        """The effects of first order of the removal of k training rows on a test row, taken apart by columns.
+
+        Args:
+            rows: numbers of the training rows.
+            solved: A^-T times the gradient of the measure.
+            inputs: the test row, as `OutputModel.prepared` gives it.
+
+        Returns:
+            For each column what goes through it directly, then what goes through the start, and through other
+            rows; they add up to the effect. None where the columns are not known.
+        """
+
     @property
     @abstractmethod
     def cost(self) -> int:

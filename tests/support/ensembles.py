@@ -65,7 +65,7 @@ def equations(trained: Trained, theta: torch.Tensor, w: torch.Tensor) -> torch.T
             for tree, place in zip(one.trees, step, strict=True):
                 where = structure.leaf[tree.leaf].long()
                 slopes = plain_slopes(loss, inside, trained.targets)
-                own = w if tree.bag is None else w * structure.bags[tree.bag]
+                own = w if tree.bag is None or structure.bags is None else w * structure.bags[tree.bag]
                 G, H = (
                     torch.zeros(tree.size, dtype=w.dtype).index_add(0, where, own * part[:, tree.output])
                     for part in slopes

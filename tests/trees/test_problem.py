@@ -1,50 +1,127 @@
-"""Large models: what would not fit is said, and parts give what the whole gives."""
+"""The problem of an ensemble's leaf values: what can be asked of it, and what it says it cannot answer."""
 
-import numpy as np
 import pytest
 import torch
-from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+)
 
 import upweight as uw
-from upweight.estimators import tree_models
-from upweight.trees import problem as problems
 
+from ..support.boosters import TARGETS, WEIGHTS, N, X, follows_weights, read
 from ..support.compare import assert_close_per_row
 
-
-@pytest.fixture
-def fitted():
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(90, 3))
-    y = (X[:, 0] + 0.3 * rng.normal(size=90) > 0).astype(int)
-    return GradientBoostingClassifier(n_estimators=6, random_state=0).fit(X, y), X, y
+TWO = HistGradientBoostingClassifier(max_iter=8, max_leaf_nodes=6)
 
 
-def test_too_many_rows_times_leaves_are_refused_with_how_many_there_may_be(fitted, monkeypatch):
-    model, X, y = fitted
-    problem = uw.from_estimator(model, X, y)
-    influence = uw.Influence(problem)
-    expected = influence.on_loss((X[:5], y[:5])).values
-    monkeypatch.setattr(problems, "WRITTEN", 5 * problem.p)
-    assert_close_per_row(influence.on_loss((X[:5], y[:5])).values, expected, 1e-12)
-    with pytest.raises(ValueError, match=r"6 rows times .* leaf values .* at most 5 rows"):
-        influence.on_loss((X[:6], y[:6]))
-    with pytest.raises(ValueError, match="at most 5 rows"):
-        influence.on_params(list(range(6)))
-    assert influence.on_loss(
-        (X, y), measure=uw.measures.Overall(lambda outputs, y: outputs.square().mean())
-    ).values.shape == (1, 90)
+@pytest.fixture(scope="module")
+def asked():
+    problem, test = read(TWO, X, "two", WEIGHTS)
+    return problem, uw.Influence(problem), test
 
 
-def test_leaves_are_read_and_states_solved_in_parts(fitted, monkeypatch):
-    model, X, y = fitted
-    whole = uw.from_estimator(model, X, y)
-    rows = torch.randn(4, whole.p, generator=torch.Generator().manual_seed(0)).double()
-    expected = whole.stages.product(rows), whole.stages.solve_transposed(rows)
-    monkeypatch.setattr(tree_models, "ROWS_AT_ONCE", 40)
-    monkeypatch.setattr(problems, "AT_ONCE", 2 * whole.n)
-    monkeypatch.setattr(problems, "worth_writing", lambda *_: False)
-    parts = uw.from_estimator(model, X, y)
-    assert torch.equal(parts.trained.structure.leaf, whole.trained.structure.leaf)
-    assert_close_per_row(parts.stages.product(rows), expected[0], 1e-10)
-    assert_close_per_row(parts.stages.solve_transposed(rows), expected[1], 1e-10)
+def without(problem, rows):
+    w = problem.weights.clone()
+    w[rows] = 0
+    return problem.refitted(w)
+
+
+def test_a_removal_is_told_at_first_order_and_by_leaves_computed_anew(asked):
+    problem, influence, test = asked
+    found = influence.of_removal({"few": [3, 8], "many": list(range(40))}, test)
+    before = problem.evaluate(test)
+    for g, rows in enumerate(([3, 8], list(range(40)))):
+        again = without(problem, rows).evaluate(test) - before
+        assert_close_per_row(found.recomputed[:, g], again, 1e-10)
+        assert_close_per_row(found.best[:, g], again, 1e-10)
+    assert found.rescaled is None
+    assert found.newton is None
+    first = influence.on_loss(test).removal_effect()
+    assert_close_per_row(found.first_order[:, 0], first[:, [3, 8]].sum(1), 1e-10)
+    assert "recomputed" in repr(found)
+
+
+def test_the_effects_that_are_shown_of_single_removals_are_computed_anew(asked):
+    problem, influence, _ = asked
+    one = (X[N : N + 1], TARGETS["two"][N : N + 1])
+    found = influence.of_each_removal(one, top=2, rows=[17])
+    effect, first = found.effect()[0], influence.on_loss(one).removal_effect()[0]
+    shown = sorted({17, *first.argsort()[:2].tolist(), *first.argsort()[-2:].tolist()})
+    expected = torch.cat([without(problem, [i]).evaluate(one) - problem.evaluate(one) for i in shown])
+    assert_close_per_row(effect[shown], expected, 1e-10)
+    others = [i for i in range(N) if i not in shown]
+    assert_close_per_row(effect[others], first[others], 1e-10)
+    assert f"{len(shown)} rows that are shown" in " ".join(found.said)
+
+
+def test_explanations_say_that_splits_are_held_fixed(asked):
+    problem, influence, _ = asked
+    found = uw.explain(influence, (X[N : N + 1], TARGETS["two"][N : N + 1]))
+    assert "splits" in repr(found)
+    assert any("splits" in remark for remark in problem.remarks)
+
+
+def test_retraining_by_the_estimator_stands_beside_leaves_computed_anew(asked):
+    _, influence, _ = asked
+    found = uw.verify(influence, (X[N : N + 1], TARGETS["two"][N : N + 1]), k=3, random=2)
+    assert found.ceiling is not None
+    assert {"actual", "recomputed"} <= set(found.table.columns)
+
+
+def test_measures_and_numbers_of_whole_sets_are_differentiated(asked):
+    problem, influence, test = asked
+    for measure in (uw.measures.probability, uw.measures.brier):
+        follows_weights(problem, test, measure)
+    assert influence.on_loss(test).values.shape == (12, N)
+
+
+def test_a_changed_row_is_the_difference_of_two_additions(asked):
+    problem, influence, test = asked
+    found = influence.of_change([5], (X[N : N + 1], TARGETS["two"][N : N + 1]), test)
+    added = problem.gradients_as_train((X[N : N + 1], TARGETS["two"][N : N + 1]), problem.sample_weights[5:6])
+    own = problem.train_gradients(torch.tensor([5]))
+    as_new = problem.gradients_as_train((X[5:6], TARGETS["two"][5:6]), problem.sample_weights[5:6])
+    assert_close_per_row(as_new, own, 1e-10)
+    moved = problem.stages.solve_transposed(problem.test_gradients(test)) @ (own - added).T
+    assert_close_per_row(found.values, moved, 1e-10)
+
+
+def test_self_influence_is_the_diagonal(asked):
+    _, influence, _ = asked
+    own = influence.on_self()
+    rows = torch.arange(0, N, 17)
+    found = influence.on_loss((X[rows], TARGETS["two"][rows])).values
+    values = getattr(own, "values", own)
+    assert_close_per_row(values.flatten()[rows], found[torch.arange(len(rows)), rows], 1e-8)
+
+
+def test_what_trees_cannot_answer_is_refused_in_a_sentence(asked):
+    problem, influence, test = asked
+    with pytest.raises(TypeError, match="no Hessian"):
+        problem.hessian  # noqa: B018
+    with pytest.raises(TypeError, match="of_change"):
+        influence.on_inputs([0], test)
+    with pytest.raises(TypeError, match="all training rows"):
+        problem.subset(torch.tensor([1]))
+    with pytest.raises(ValueError, match="damped"):
+        uw.Stagewise(problem, damping=0.1)
+
+
+def test_options_of_linear_models_are_refused():
+    model = GradientBoostingClassifier(n_estimators=2).fit(X[:N], TARGETS["two"][:N])
+    with pytest.raises(ValueError, match="about linear models"):
+        uw.from_estimator(model, X[:N], TARGETS["two"][:N], keep="mean")
+
+
+def test_two_problems_of_other_leaves_or_weights_have_other_fingerprints(asked):
+    problem, *_ = asked
+    other, _ = read(TWO, X, "two")
+    assert problem.fingerprint() != other.fingerprint()
+    assert problem.fingerprint() == read(TWO, X, "two", WEIGHTS)[0].fingerprint()
+
+
+def test_numbers_are_explained_too():
+    problem, test = read(HistGradientBoostingRegressor(max_iter=5), X, "number")
+    assert uw.Influence(problem).on_loss(test).values.shape == (12, N)

@@ -28,7 +28,27 @@ Target = Annotated[str, typer.Option(help="The column that the model predicts.",
 Model = Annotated[
     Path | None,
     typer.Option(
-        help="A fitted scikit-learn model in a skops file; otherwise one is fitted.", show_default=False
+        help="A fitted scikit-learn model in a skops file, or trees in a file of XGBoost (.ubj, .json), LightGBM "
+        "(.txt) or CatBoost (.cbm); otherwise one is fitted.",
+        show_default=False,
+    ),
+]
+
+
+class Library(str, Enum):
+    """The libraries of boosted trees that fit a model of a table."""
+
+    hist = "hist"
+    xgboost = "xgboost"
+    lightgbm = "lightgbm"
+    catboost = "catboost"
+
+
+Booster = Annotated[
+    Library | None,
+    typer.Option(
+        help="Fit boosted trees of this library (hist is scikit-learn's); otherwise the model is linear.",
+        show_default=False,
     ),
 ]
 Trust = Annotated[

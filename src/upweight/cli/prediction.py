@@ -37,6 +37,12 @@ PARTS = (
     "the bend of the measure and of the training losses) they add up to it."
 )
 """What stands in the column "because of", in a sentence."""
+MET = (
+    "Because of: the largest parts of the effect by columns, in its unit: what goes through the leaves that both rows "
+    "are in, shared evenly among the columns that were split on before; with the rest (other columns, the start, other "
+    "leaves, what is not of first order) they add up to it."
+)
+"""The same for trees."""
 COLUMNS = (
     "predicted: the change that influence predicts if the row is removed; actual: that of training again without it; "
     "error: predicted less actual. A perfect forecast has a slope of 1 and an error of 0."
@@ -81,7 +87,8 @@ def explain(
     both = both[["role", *[name for name in both if name not in ("role", "influence")]]]
     if found.said.quantity:
         both = own_name(both, "label", fitted)
-    parts = PARTS if found.parts else ""
+    trees = asked.fitted.model.influence.problem.stages is not None
+    parts = (MET if trees else PARTS) if found.parts else ""
     scores = found.scores
     for line in (
         *asked.words,

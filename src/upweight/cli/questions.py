@@ -11,6 +11,7 @@ from ..runtime.paths import not_there
 from ..runtime.progress import phase
 from .app import answering
 from .options import (
+    Booster,
     Category,
     Date,
     Drop,
@@ -37,6 +38,7 @@ def _read(
     file: File,
     target: Target,
     model: Model = None,
+    booster: Booster = None,
     trust: Trust = None,
     problem: Problem = None,
     text: Text = None,
@@ -59,6 +61,7 @@ def _read(
         file,
         target,
         model=model,
+        booster=None if booster is None else booster.value,
         trust=trust or (),
         problem=problem,
         text=text or (),

@@ -133,7 +133,7 @@ def remove(
     tell("\n".join(filter(None, words)), always=True)
     show(numbers, format, out, f"Predicted change of the {found.measure}")
     if verify:
-        confirmed(numbers, fail_over)
+        confirmed(numbers, found.named, fail_over)
 
 
 def unit(fitted: FittedFile) -> str:
@@ -193,6 +193,11 @@ def believed(numbers: pd.DataFrame, found: Removal) -> str:
         return "Believe the column retrained: it is what changed. The others were predicted before."
     if found.low is not None:
         return "Believe the columns low and high: what retraining would change lies between them for certain."
+    if found.recomputed is not None:
+        return (
+            "Believe the column recomputed, as far as trees would split as before: leaf values computed anew without "
+            "the whole set. first order adds up what each row does alone. For more look at --verify, which retrains."
+        )
     if found.newton is None:
         return "Of a network the sum of single effects (first order) is all that is known before: --verify retrains."
     return (
@@ -202,12 +207,17 @@ def believed(numbers: pd.DataFrame, found: Removal) -> str:
     )
 
 
-def confirmed(numbers: pd.DataFrame, most: float) -> None:
-    """Nothing happens where the best prediction is off by at most the share `most` of the change by retraining.
+def confirmed(numbers: pd.DataFrame, best: str, most: float) -> None:
+    """Nothing happens where a prediction is off by at most a share of the change by retraining.
 
-    Raises InfluenceError, which says by how much it is off.
+    Args:
+        numbers: The removal's table, of one line.
+        best: The column of the prediction.
+        most: The share.
+
+    Raises:
+        InfluenceError: By how much it is off.
     """
-    best = "newton" if "newton" in numbers else "first order"
     predicted, actual = float(numbers[best].iloc[0]), float(numbers["retrained"].iloc[0])
     if not abs(predicted - actual) <= most * abs(actual):
         raise InfluenceError(

@@ -213,8 +213,8 @@ def _trees(
     trained_on = settled.targets(y)
     unknown = () if transform is None else check_transformers(transform, X, trained_on)
     inputs = (lambda X: X) if transform is None else transform.transform
-    names = getattr(model, "classes_", None)
-    targets = Targets(None if names is None else tuple(np.asarray(names).tolist()))
+    names = tuple(np.asarray(getattr(model, "classes_", ())).tolist())
+    targets = Targets(names or None)
     codes, features = targets(trained_on), inputs(X)
     if sample_weight is not None:
         sample_weight = np.broadcast_to(np.asarray(sample_weight, dtype=np.float64), (len(codes),))
@@ -307,7 +307,8 @@ def _unwrap(estimator: Any) -> tuple[Any, Any]:
             raise TypeError("a Pipeline that ends in a Pipeline is not supported; make it one list of steps")
     if tree_reader_of(model) is None and not is_perceptron(model):
         reader_of(model)
-    check_is_fitted(model)
+    if hasattr(model, "fit"):  # a Booster has none, it comes fitted
+        check_is_fitted(model)
     return model, transform
 
 

@@ -13,7 +13,8 @@ from ..trees.losses import BoostedLogistic, BoostedLoss, BoostedSoftmax, Boosted
 from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..types import Tensor
-from .tree_models import Rows, TreeReading, numbered_leaves, refused, tree
+from .tree_models import Rows, TreeReading, encoded_rows, held_weights, numbered_leaves, refused, tree
+from .tree_paths import paths
 
 BLOCK = 1024
 """Rows that share a stream of random numbers in LightGBM's bagging."""
@@ -81,7 +82,9 @@ def lightgbm(model: Any, rows: Rows) -> TreeReading:
         bags=None if bags is None else torch.from_numpy(bags),
         class_weights=class_weights,
         start_sees_them=sees,
+        paths=paths(_ways(one["tree_structure"]) for one in trees),
         single=True,
+        notes=held_weights(getattr(model, "class_weight", None) or _unbalanced(settings)),
     )
 
 
@@ -124,7 +127,7 @@ def _loss(
         return BoostedSoftmax(c / (c - 1)), given, True
     if name == "binary":
         positive = float(settings.get("scale_pos_weight", 1))
-        if settings.get("is_unbalance", "0") not in ("0", "false"):
+        if _unbalanced(settings):
             counts = np.bincount(rows.codes.astype(int), minlength=2)
             return BoostedLogistic(), counts.max() / counts, False
         return BoostedLogistic(), None if positive == 1 else np.array([1.0, positive]), False
@@ -134,24 +137,31 @@ def _loss(
         return BoostedSquared(), None, True
     if name == "poisson":
         return BoostedTweedie(1.0, float(np.exp(float(settings["poisson_max_delta_step"])))), None, True
+    if name == "gamma":
+        return BoostedTweedie(2.0), None, True
+    if name == "tweedie":
+        return BoostedTweedie(float(settings["tweedie_variance_power"])), None, True
     raise refused(
         model, f"objective {name!r}, whose leaves do not move smoothly with the data or are not read"
     )
 
 
+def _unbalanced(settings: dict[str, str]) -> bool:
+    return settings.get("is_unbalance", "0") not in ("0", "false")
+
+
 def _start(dump: dict[str, Any], settings: dict[str, str], c: int) -> Start:
     if settings.get("boost_from_average", "1") in ("0", "false"):
         return Fixed((0.0,) * c)
-    links = {"binary": "logit", "poisson": "log", "multiclass": "log"}
+    logs = ("poisson", "gamma", "tweedie", "multiclass")
+    links = {"binary": "logit", **dict.fromkeys(logs, "log")}
     return FromMean(links.get(dump["objective"].split()[0], "identity"))
 
 
 def _mean(loss: BoostedLoss, rows: Rows, class_weights: np.ndarray | None, c: int) -> Tensor:
     """The weighted mean that the start is computed from."""
-    y = rows.codes if loss.loss.classifies else rows.codes.astype(np.float32).astype(float)
-    numbers = loss.numbers(loss.loss.encode(torch.from_numpy(np.ascontiguousarray(y)), c), c)
-    w = np.ones(len(y)) if rows.weight is None else np.asarray(rows.weight, np.float32).astype(float)
-    weights = torch.from_numpy(w if class_weights is None else w * class_weights[rows.codes.astype(int)])
+    targets, weights, _ = encoded_rows(rows, loss, c, class_weights)
+    numbers = loss.numbers(targets, c)
     return (weights @ numbers) / weights.sum()
 
 
@@ -164,6 +174,19 @@ def _leaves(node: dict[str, Any], many: Any, below: bool = False) -> Iterator[tu
             yield node.get("leaf_index", 0), node["leaf_value"], below
             continue
         stack += [(node[side], many(node)) for side in ("left_child", "right_child")]
+
+
+def _ways(node: dict[str, Any]) -> list[list[int]]:
+    """The columns on the path to each leaf under a node, leaves by their numbers."""
+    ways: dict[int, list[int]] = {}
+    stack: list[tuple[dict[str, Any], list[int]]] = [(node, [])]
+    while stack:
+        node, way = stack.pop()
+        if "leaf_value" in node:
+            ways[node.get("leaf_index", 0)] = way
+            continue
+        stack += [(node[side], [*way, node["split_feature"]]) for side in ("left_child", "right_child")]
+    return [ways[leaf] for leaf in sorted(ways)]
 
 
 def _bags(n: int, fraction: float, seed: int, every: int, rounds: int) -> Iterator[np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .catboost_trees import catboost
 from .chosen import WRAPPERS
 from .least_squares import elastic_net, gaussian_process, kernel_ridge, least_squares, ridge_classifier
 from .lightgbm_trees import lightgbm
@@ -56,6 +57,9 @@ TREES: dict[tuple[str, str], TreeReader] = {
     ("lightgbm", "LGBMClassifier"): lightgbm,
     ("lightgbm", "LGBMRegressor"): lightgbm,
     ("lightgbm", "Booster"): lightgbm,
+    ("catboost", "CatBoostClassifier"): catboost,
+    ("catboost", "CatBoostRegressor"): catboost,
+    ("catboost", "CatBoost"): catboost,
 }
 """Readers of trees by library and class."""
 

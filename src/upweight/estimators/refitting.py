@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +27,7 @@ Refitting = Callable[[Tensor], Objective]
 def refitting(
     settled: Chosen, X: Any, y: Any, sample_weight: Any, read: Callable[..., Objective]
 ) -> Refitting | None:
-    """How the estimator is fitted again, or None where its rows cannot be picked (data on disk, kernel matrices).
+    """How the estimator is fitted again, or None where that cannot be: data on disk, kernel matrices, Boosters.
 
     Args:
         settled: the fitted estimator, which is copied, without what chose it.
@@ -35,13 +36,13 @@ def refitting(
         sample_weight: its sample weights (n,), or None.
         read: from the same fitted on some rows, these inputs, targets and weights, to the problem that it solved.
     """
-    from sklearn.base import clone
     from sklearn.utils import _safe_indexing
 
     estimator = settled.estimator
     model = estimator.steps[-1] if hasattr(estimator, "steps") else ("", estimator)
     streamed = isinstance(X, np.memmap) or not hasattr(X, "__getitem__")
-    if streamed or getattr(model[1], "kernel", None) == "precomputed":
+    alone = not hasattr(model[1], "fit")  # a Booster does not keep how it was trained
+    if alone or streamed or getattr(model[1], "kernel", None) == "precomputed":
         return None
     name = weight_argument(estimator)
 
@@ -52,7 +53,7 @@ def refitting(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it was said when it was fitted the first time
             extra = {} if weight is None else {name: weight}
-            fitted = clone(estimator).fit(own[0], settled.targets(own[1]), **extra)
+            fitted = _unfitted(estimator).fit(own[0], settled.targets(own[1]), **extra)
             return read(replace(settled, estimator=fitted), *own, weight)
 
     return refit
@@ -63,6 +64,16 @@ def rows_as_given(X: Any, y: Any) -> Callable[[Tensor], tuple[Any, Any]]:
     from sklearn.utils import _safe_indexing
 
     return lambda rows: (_safe_indexing(X, rows.numpy()), _safe_indexing(y, rows.numpy()))
+
+
+def _unfitted(estimator: Any) -> Any:
+    """An estimator of the same settings, to be fitted: a clone, as scikit-learn makes it, where it makes one."""
+    from sklearn.base import clone
+
+    try:
+        return clone(estimator)
+    except RuntimeError:  # CatBoost copies a list of cat_features, which clone takes for a change of it
+        return copy.deepcopy(estimator)
 
 
 def weight_argument(estimator: Any) -> str:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ..trees.losses import BoostedLogistic, BoostedLoss, BoostedSoftmax, BoostedSquared, BoostedTweedie
 from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..types import Tensor
-from .tree_models import Rows, TreeReading, numbered_leaves, refused, tree
+from .tree_models import Rows, TreeReading, encoded_rows, numbered_leaves, refused, tree
+from .tree_paths import above, paths
+
+FirstTree = tuple[np.ndarray, np.ndarray]
+"""The sums of w r and w h in the leaves of the first tree."""
+
+LOGISTIC = ("binary:logistic", "reg:logistic")
+"""Objectives whose base_score is a probability, and their scores its logit."""
 
 
 def xgboost(model: Any, rows: Rows) -> TreeReading:
@@ -23,72 +32,131 @@ def xgboost(model: Any, rows: Rows) -> TreeReading:
     learner = json.loads(booster.save_raw("json"))["learner"]
     config = json.loads(booster.save_config())["learner"]
     _check(model, learner, config)
+    saved = _saved(model, booster, learner)
+
+    def predicted(X: Any, **how: Any) -> np.ndarray:
+        return booster.predict(_matrix(booster, model, X), iteration_range=(0, len(saved.ends) - 1), **how)
+
+    def apply(X: Any) -> Tensor:
+        nodes = predicted(X, pred_leaf=True)
+        return numbered_leaves(nodes.reshape(len(nodes), -1).astype(np.int64), saved.leaves)
+
+    c = max(1, int(learner["learner_model_param"]["num_class"]))
+    loss, limit = _loss(model, learner, c)
+    class_weights = _class_weights(learner)
+    start, own_start = _start(model, learner, c, class_weights)
+    settings, notes = _settings(config, limit, saved, c), tuple[str, ...]()
+    if saved.values:
+        first = _first_tree(loss, own_start, rows, apply(rows.X)[0].numpy(), saved.values[0], class_weights)
+        settings, notes = _known(settings, limit, first, saved.values[0])
+    return TreeReading(
+        loss,
+        start,
+        _rounds(saved, settings),
+        c,
+        apply,
+        np.concatenate(saved.values) / settings.eta if saved.values else np.empty(0),
+        lambda X: predicted(X, output_margin=True).reshape(-1, c).astype(np.float64),
+        class_weights=class_weights,
+        single=True,
+        own_start=Fixed(tuple(own_start.tolist())),
+        single_scores=True,
+        paths=saved.paths,
+        notes=notes,
+    )
+
+
+class Saved(NamedTuple):
+    """The trees of a model: where rounds end (r + 1,), the output of each tree, the nodes that are leaves, values.
+
+    `paths` are the columns on the path to each leaf.
+    """
+
+    ends: list[int]
+    outputs: list[int]
+    leaves: list[np.ndarray]
+    values: list[np.ndarray]
+    paths: Any
+
+
+def _saved(model: Any, booster: Any, learner: dict[str, Any]) -> Saved:
+    """The trees that predict, as they are saved: at a leaf the condition is its value."""
     saved = learner["gradient_booster"]["model"]
     ends = saved["iteration_indptr"]
-    last = _last_round(model, booster, len(ends) - 1)
-    trees, outputs = saved["trees"][: ends[last]], saved["tree_info"][: ends[last]]
+    ends = ends[: _last_round(model, booster, len(ends) - 1) + 1]
+    trees = saved["trees"][: ends[-1]]
     leaves = [np.flatnonzero(np.asarray(one["left_children"]) < 0) for one in trees]
     values = [
         np.asarray(one["split_conditions"], dtype=np.float64)[own]
         for one, own in zip(trees, leaves, strict=True)
     ]
+    ways = paths(above(one["left_children"], one["right_children"], one["split_indices"]) for one in trees)
+    return Saved(ends, saved["tree_info"], leaves, values, ways)
 
-    def predicted(X: Any, **how: Any) -> np.ndarray:
-        return booster.predict(_matrix(booster, model, X), iteration_range=(0, last), **how)
 
-    def apply(X: Any) -> Tensor:
-        nodes = predicted(X, pred_leaf=True)
-        return numbered_leaves(nodes.reshape(len(nodes), -1).astype(np.int64), leaves)
+class Settings(NamedTuple):
+    """What the leaf values are computed with; a limit of 0 clips nothing."""
 
-    c = max(1, int(learner["learner_model_param"]["num_class"]))
-    loss, limit = _loss(model, learner, c)
+    eta: float
+    damping: float
+    alpha: float
+    limit: float
+
+
+def _settings(config: dict[str, Any], limit: float, saved: Saved, c: int) -> Settings:
+    """The settings that the model says it has; parallel trees share the learning rate.
+
+    Args:
+        config: of the model.
+        limit: what the objective itself clips at.
+        saved: the trees.
+        c: the number of outputs.
+    """
     given = config["gradient_booster"]["tree_train_param"]
-    eta, lambda_, alpha, own_limit = (
-        float(given[key]) for key in ("eta", "lambda", "alpha", "max_delta_step")
+    eta, damping, alpha, own = (float(given[key]) for key in ("eta", "lambda", "alpha", "max_delta_step"))
+    parallel = saved.ends[1] // c if len(saved.ends) > 1 else 1
+    return Settings(eta / parallel, damping, alpha, own or limit)
+
+
+def _known(
+    said: Settings, limit: float, first: FirstTree, values: np.ndarray
+) -> tuple[Settings, tuple[str, ...]]:
+    """The settings that the first tree was made with, and a note where they are not those that the model says.
+
+    Args:
+        said: by the model.
+        limit: what the objective itself clips at.
+        first: the sums in the leaves of the first tree.
+        values: of these leaves.
+    """
+    fits = (
+        said,
+        _strengths(first, values, limit, pulled=False),
+        _strengths(first, values, limit, pulled=True),
     )
-    class_weights = _class_weights(learner)
-    start, own_start = _start(model, learner, c, class_weights)
-    first = (
-        _first_tree(loss, own_start, rows, apply(rows.X)[0].numpy(), values[0], class_weights)
-        if trees
-        else None
-    )
-    notes: tuple[str, ...] = ()
-    if first is not None and not np.allclose(
-        _value(first, eta, lambda_, alpha, own_limit or limit),
-        values[0],
-        rtol=1e-4,
-        atol=1e-6 * np.abs(values[0]).max(),
-    ):
-        eta, lambda_ = _strengths(first, values[0])
-        alpha = own_limit = 0.0
-        notes = (
-            f"eta = {eta:.6g} and lambda = {lambda_:.6g} follow from its first tree: a saved model has lost them",
-        )
-    clip = own_limit or limit or None
-    found = tuple(
+    close = [
+        np.allclose(_value(first, one), values, rtol=1e-4, atol=1e-6 * np.abs(values).max()) for one in fits
+    ]
+    if close[0] or not any(close):
+        return said, ()
+    found = fits[close.index(True)]
+    alpha = f" and alpha = {found.alpha:.6g}" if found.alpha else ""
+    known = f"eta = {found.eta:.6g}, lambda = {found.damping:.6g}{alpha}"
+    return found, (f"{known} follow from its first tree: a saved model has lost them",)
+
+
+def _rounds(saved: Saved, settings: Settings) -> tuple[Round, ...]:
+    """The rounds of trees that were fitted at the same scores."""
+    ends, how = saved.ends, {"l1": settings.alpha, "limit": settings.limit or None}
+    return tuple(
         Round(
             tuple(
-                tree(t, outputs[t], len(leaves[t]), lambda_, l1=alpha, limit=clip)
-                for t in range(ends[r], ends[r + 1])
+                tree(t, saved.outputs[t], len(saved.leaves[t]), settings.damping, **how)
+                for t in range(begin, end)
             ),
-            eta * c / (ends[r + 1] - ends[r]),
+            settings.eta,
         )
-        for r in range(last)
-    )
-    rates = [one.rate for one in found for _ in one.trees]
-    return TreeReading(
-        loss,
-        start,
-        found,
-        c,
-        apply,
-        np.concatenate([own / rate for own, rate in zip(values, rates, strict=True)] or [np.empty(0)]),
-        lambda X: predicted(X, output_margin=True).reshape(-1, c).astype(np.float64),
-        class_weights=class_weights,
-        single=True,
-        single_start=Fixed(tuple(own_start.tolist())),
-        notes=notes,
+        for begin, end in itertools.pairwise(ends)
     )
 
 
@@ -112,6 +180,8 @@ def _last_round(model: Any, booster: Any, rounds: int) -> int:
 
 def _check(model: Any, learner: dict[str, Any], config: dict[str, Any]) -> None:
     """Refuse what leaves the fit undetermined."""
+    if callable(getattr(model, "objective", None)):
+        raise refused(model, "an objective of your own, whose second derivatives are not known")
     kind = learner["gradient_booster"]["name"]
     if kind != "gbtree":
         raise refused(model, f"booster={kind!r}, whose trees change after they were fitted")
@@ -120,7 +190,7 @@ def _check(model: Any, learner: dict[str, Any], config: dict[str, Any]) -> None:
         raise refused(
             model, f"subsample={float(given['subsample']):g}: which rows were drawn is not recorded"
         )
-    if given.get("monotone_constraints", "()") not in ("()", "[]", ""):
+    if "1" in given.get("monotone_constraints", ""):
         raise refused(model, "monotone_constraints, which clip a leaf by its neighbours")
     shape = learner["learner_model_param"]
     if int(shape.get("num_target", "1")) > 1:
@@ -130,7 +200,7 @@ def _check(model: Any, learner: dict[str, Any], config: dict[str, Any]) -> None:
 def _loss(model: Any, learner: dict[str, Any], c: int) -> tuple[BoostedLoss, float]:
     """What is boosted, and what leaf values are clipped at by the objective itself (0: not)."""
     name = learner["objective"]["name"]
-    if name in ("binary:logistic", "binary:logitraw", "reg:logistic"):
+    if name in LOGISTIC:
         return BoostedLogistic(), 0.0
     if name in ("multi:softprob", "multi:softmax"):
         return BoostedSoftmax(2.0), 0.0
@@ -139,6 +209,13 @@ def _loss(model: Any, learner: dict[str, Any], c: int) -> tuple[BoostedLoss, flo
     if name == "count:poisson":
         step = float(learner["objective"]["poisson_regression_param"]["max_delta_step"])
         return BoostedTweedie(1.0, float(np.exp(step))), step
+    if name == "reg:gamma":
+        return BoostedTweedie(2.0), 0.0
+    if name == "reg:tweedie":
+        power = learner["objective"]["tweedie_regression_param"]["tweedie_variance_power"]
+        return BoostedTweedie(float(power)), 0.0
+    if name in ("reg:absoluteerror", "reg:quantileerror"):
+        raise refused(model, f"objective {name!r}: its leaves are quantiles, which do not move smoothly")
     raise refused(model, f"objective {name!r}, whose leaves are not read")
 
 
@@ -151,12 +228,15 @@ def _start(
     model: Any, learner: dict[str, Any], c: int, class_weights: np.ndarray | None
 ) -> tuple[Start, np.ndarray]:
     """Where the scores begin: as a function of the data, or as given; and as it is (c,)."""
-    stored = np.atleast_1d(np.asarray(json.loads(learner["learner_model_param"]["base_score"]), dtype=float))
+    digits = json.loads(
+        learner["learner_model_param"]["base_score"]
+    )  # just enough to tell one float32 from the next
+    stored = np.atleast_1d(np.asarray(digits, dtype=np.float32)).astype(np.float64)
     name = learner["objective"]["name"]
     link = "identity"
-    if name in ("binary:logistic", "binary:logitraw", "reg:logistic"):
+    if name in LOGISTIC:
         link, scores = "logit", np.log(stored / (1 - stored))
-    elif name == "count:poisson":
+    elif name in ("count:poisson", "reg:gamma", "reg:tweedie"):
         link, scores = "log", np.log(stored)
     elif name.startswith("multi"):
         link, scores = "log", np.broadcast_to(stored, (c,))
@@ -169,10 +249,6 @@ def _start(
     return FromMean(link, centred=name.startswith("multi")), scores
 
 
-FirstTree = tuple[np.ndarray, np.ndarray]
-"""The sums of w r and w h in the leaves of the first tree."""
-
-
 def _first_tree(
     loss: BoostedLoss,
     start: np.ndarray,
@@ -181,27 +257,33 @@ def _first_tree(
     values: np.ndarray,
     class_weights: np.ndarray | None,
 ) -> FirstTree:
-    import torch
-
-    n, c = len(rows.codes), len(start)
-    y = rows.codes if loss.loss.classifies else rows.codes.astype(np.float32).astype(float)
-    targets = loss.loss.encode(torch.from_numpy(np.ascontiguousarray(y)), c)
-    slopes = loss.slopes(torch.from_numpy(np.broadcast_to(start, (n, c)).copy()), targets)
-    w = np.ones(n) if rows.weight is None else np.asarray(rows.weight, np.float32).astype(float)
-    if class_weights is not None:
-        w = w * class_weights[rows.codes]
-    sums = [np.bincount(leaf, w * part[:, 0].numpy(), len(values)) for part in (slopes.r, slopes.h)]
+    targets, w, _ = encoded_rows(rows, loss, len(start), class_weights)
+    scores = torch.from_numpy(np.broadcast_to(start, (len(w), len(start))).copy())
+    slopes = loss.slopes(scores, targets)
+    sums = [np.bincount(leaf, w * part[:, 0], len(values)) for part in (slopes.r, slopes.h)]
     return sums[0], sums[1]
 
 
-def _value(first: FirstTree, eta: float, lambda_: float, alpha: float, limit: float) -> np.ndarray:
+def _value(first: FirstTree, settings: Settings) -> np.ndarray:
+    """The leaf values of the first tree by these settings."""
     G, H = first
-    found = np.sign(G) * np.maximum(np.abs(G) - alpha, 0) / np.maximum(H + lambda_, 1e-300)
-    return eta * (np.clip(found, -limit, limit) if limit else found)
+    found = np.sign(G) * np.maximum(np.abs(G) - settings.alpha, 0) / np.maximum(H + settings.damping, 1e-300)
+    return settings.eta * (np.clip(found, -settings.limit, settings.limit) if settings.limit else found)
 
 
-def _strengths(first: FirstTree, values: np.ndarray) -> tuple[float, float]:
-    """Eta and lambda of V (H + lambda) = eta G, by least squares over the leaves of the first tree."""
-    G, H = first
-    found, *_ = np.linalg.lstsq(np.stack([G, -values], axis=1), values * H, rcond=None)
-    return float(found[0]), float(max(found[1], 0.0))
+def _strengths(first: FirstTree, values: np.ndarray, limit: float, *, pulled: bool) -> Settings:
+    """Eta, lambda and alpha of V (H + lambda) = eta (G - alpha sign V), by least squares over leaves of the first tree.
+
+    Args:
+        first: the sums in its leaves.
+        values: of the leaves V.
+        limit: what the objective itself clips at: leaves of the largest value may have been.
+        pulled: whether alpha is fitted, or 0.
+    """
+    most = np.abs(values).max(initial=0)
+    free = (values != 0) & ((np.abs(values) < 0.999 * most) if limit else True)
+    G, H, V = first[0][free], first[1][free], values[free]
+    columns = np.stack([G, -V, -np.sign(V)][: 3 if pulled else 2], axis=1)
+    eta, damping, *rest = np.linalg.lstsq(columns, V * H, rcond=None)[0]
+    alpha = float(rest[0] / eta) if rest and eta else 0.0
+    return Settings(float(eta), float(max(damping, 0.0)), max(alpha, 0.0), limit)

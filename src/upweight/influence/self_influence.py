@@ -123,8 +123,13 @@ def by_solves(
     starts = range(own.start, own.stop, block)
     for start in track(starts, "self-influence", len(starts)):
         part = slice(start, min(start + block, own.stop))
-        bare = problem.test_gradients(problem.train_batch(torch.arange(part.start, part.stop)))
-        solved = (inverse(bare).value * bare).sum(1) if inverse.quadratic is None else inverse.quadratic(bare)
+        batch = problem.train_batch(torch.arange(part.start, part.stop))
+        bare = given = problem.test_gradients(batch)
+        if problem.stages is not None:  # what a row gives to the equations is not the derivative of its loss
+            given = problem.gradients_as_train(batch, torch.ones(len(bare), dtype=torch.float64))
+        solved = (
+            (inverse(bare).value * given).sum(1) if inverse.quadratic is None else inverse.quadratic(bare)
+        )
         yield part, solved, bare @ penalty[0]
 
 

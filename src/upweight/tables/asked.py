@@ -99,13 +99,13 @@ def _of_class(
     Of a network, too, nothing more need be known for that than its loss.
     """
     problem, classes = fitted.model.influence.problem, fitted.raw[fitted.target].drop_duplicates()
-    if own is not None and problem.linear is not None:
+    if own is not None and problem.output_model is not None:
         asked = batch(own)
         return asked, said_of(problem, asked)
     best = int(problem.evaluate(batch(classes)).argmin())
     asked = batch(classes.iloc[[best]] if own is None else own)
     said = said_of(problem, asked)
-    if problem.linear is None:
+    if problem.output_model is None:
         said = replace(
             said, prediction=classes.tolist()[best], label=None if own is None else own.tolist()[0]
         )
@@ -119,7 +119,7 @@ def _of_value(
     problem = fitted.model.influence.problem
     asked = batch(fitted.raw[fitted.target].iloc[[0]] if own is None else own)
     said = said_of(problem, asked)
-    if problem.linear is None:
+    if problem.output_model is None:
         output = float(problem.evaluate(asked, prediction)[0])
         said = replace(
             said, prediction=output, label=None if own is None else float(own.iloc[0]), quantity=True

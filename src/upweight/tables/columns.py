@@ -130,6 +130,7 @@ def understood(
     folder: Path | None = None,
     drop_missing: bool = False,
     plain: bool = False,
+    filled: bool = True,
 ) -> Table:
     """A table's target, and each other column as a number, a date, a category, text, or paths of images.
 
@@ -149,6 +150,7 @@ def understood(
         folder: Where the images are; the current folder by default.
         drop_missing: Whether rows without a target are left out; otherwise they are refused.
         plain: Whether numbers are read as programs write them only, for a model that was fitted elsewhere.
+        filled: Whether the model fills missing numbers; trees take them as they are.
 
     Raises:
         FileError: A column is not there (the closest names are told), no column is left, two rows have one id; or the
@@ -185,7 +187,7 @@ def understood(
             notes.append(f"{name}: left out, {kind}")
             continue
         kinds[name], X[name] = kind, _prepared(column, kind, folder)
-        notes += _notes(name, kind, found, int(column.isna().sum()), name in said)
+        notes += _notes(name, kind, found, int(column.isna().sum()), name in said, filled)
     if not X:
         raise FileError(f"no column is left to learn from: {'; '.join(notes)}")
     readers: dict[str, Reader] = {name: Plain() for name, kind in kinds.items() if kind == "number"}
@@ -248,7 +250,7 @@ def _left_out(found: Cells | None, column: pd.Series) -> str | None:
     )
 
 
-def _notes(name: str, kind: Kind, found: Cells | None, missing: int, said: bool) -> list[str]:
+def _notes(name: str, kind: Kind, found: Cells | None, missing: int, said: bool, filled: bool) -> list[str]:
     """What is to be said about a column that the model sees."""
     notes = []
     if found is not None and kind in ("number", "date") and (told := found.reader.told(found.example)):
@@ -261,7 +263,10 @@ def _notes(name: str, kind: Kind, found: Cells | None, missing: int, said: bool)
         notes.append(f"{name}: {found.odd}: " + ("taken as missing" if said else "taken as a category"))
     if missing:
         written = "" if found is None or (len(found.broken) and not said) else found.written
-        notes.append(f"{name}: {missing:,} missing values{written}, {_FILLED[kind]}")
+        kept = kind in ("number", "date") and not filled
+        notes.append(
+            f"{name}: {missing:,} missing values{written}, {'left missing' if kept else _FILLED[kind]}"
+        )
     return notes
 
 

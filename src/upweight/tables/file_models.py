@@ -11,18 +11,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from ..errors import NotStationaryWarning
 from ..estimators.from_estimator import from_estimator
+from ..estimators.refitting import OWN
+from ..estimators.user_data import Targets
 from ..influence.influence import Influence
-from ..objective import Objective
+from ..objective import LinearModel, Objective
 from ..runtime.paths import not_there
 from ..runtime.progress import phase, tell
-from ..types import Batch
+from ..types import Batch, Tensor
 from ..validation.refits import Refit
+from .boosted_models import BOOSTERS
 from .columns import Table
 from .default_models import described, feature_names, sensible
 from .kinds import Kind, is_kind, is_quantity, kind_of
+from .native_files import read_native
 from .reading import FileError, check_column
 
 Batches = Callable[[pd.DataFrame, Path], Batch]
@@ -55,19 +60,42 @@ class FileModel:
     refit: Refit | None = None
 
     def check_refit(self) -> None:
-        """Raises FileError for a model that nobody trains again: a network that came without a `refit`."""
-        if self.refit is None and self.influence.problem.linear is None:
+        """Raises FileError for a model that nobody trains again: a network that came without a `refit`, say."""
+        if self.refit is None and self.again is None:
             raise FileError(
-                "only linear models are trained again here: for a network the function of --problem must return "
-                "(problem, batches, refit), where refit(kept rows) trains it anew"
+                "this model is not trained again here: for a network the function of --problem must return (problem, "
+                "batches, refit), where refit(kept rows) trains it anew; trees in a file do not say how they were "
+                "trained, give --booster in place of --model"
             )
 
+    @property
+    def again(self) -> Callable[[Tensor], Objective] | None:
+        """What trains the model on some rows (k,) alone; None where that cannot be done here, as for a network.
 
-def fitted_here(table: Table, folder: Path) -> FileModel:
+        A linear model is trained from where it was, and transformers before it stay; other estimators are fitted anew
+        with theirs.
+        """
+        problem = self.influence.problem
+        if (linear := problem.linear) is None:
+            return problem.cache.get(OWN)
+
+        def again(kept: Tensor) -> LinearModel:
+            gone = torch.ones(linear.n, dtype=torch.bool).index_fill(0, kept, False)
+            return linear.without(gone.nonzero()[:, 0]).minimised()
+
+        return again
+
+
+def fitted_here(table: Table, folder: Path, booster: str | None = None) -> FileModel:
     """A model that is fitted here: the sensible pipeline for the table's columns, trained to rounding.
 
-    Features of images are kept in a folder `.upweight` of `folder`, which is that of the file.
+    Args:
+        table: The rows.
+        folder: That of the file; features of images are kept in its folder `.upweight`.
+        booster: The library of boosted trees that fits it, a key of `BOOSTERS`; None: it is linear.
     """
+    if booster is not None:
+        return boosted_here(table, booster)
     pipeline = sensible(table, cache=folder / CACHE)
     from sklearn.exceptions import ConvergenceWarning
 
@@ -88,6 +116,46 @@ def fitted_here(table: Table, folder: Path) -> FileModel:
         classifies=table.classifies,
         notes=table.notes,
     )
+
+
+def boosted_here(table: Table, booster: str) -> FileModel:
+    """Boosted trees that are fitted here, by the library that `booster` names.
+
+    Raises FileError for columns that trees cannot split, ImportError where the library is not installed.
+    """
+    library = BOOSTERS[booster]
+    pipeline, targets = library.pipeline(table), numbered(table)
+    codes = pd.Series(targets(table.y), table.y.index)
+    with phase(f"fitting {len(table.X):,} rows"):
+        pipeline.fit(table.X, codes)
+    problem = in_words(from_estimator(pipeline, table.X, codes), targets)
+    words = library.described(table)
+    tell(f"fitted: {words}", always=True)
+    return FileModel(
+        words=words,
+        influence=Influence(problem),
+        batches=table.batch,
+        kinds=table.kinds,
+        classifies=table.classifies,
+        notes=table.notes,
+    )
+
+
+def numbered(table: Table) -> Targets:
+    """A table's classes as numbers from 0, in their sorted order; not all libraries take names. Quantities stay."""
+    return Targets(tuple(sorted(table.y.unique().tolist())) if table.classifies else None)
+
+
+def in_words(problem: Objective, targets: Targets) -> Objective:
+    """A problem of `from_estimator` whose classes are numbers, in the names that `targets` numbers; and its refits."""
+    if targets.classes is None:
+        return problem
+    prepare, again = problem.terms.prepare, problem.cache.get(OWN)
+    assert prepare is not None
+    terms = replace(problem.terms, classes=targets.classes, prepare=lambda X, y: prepare(X, targets(y)))
+    found = problem.changed(terms=terms)
+    found.cache[OWN] = None if again is None else lambda kept: in_words(again(kept), targets)
+    return found
 
 
 def from_skops(path: Path, trust: Collection[str], rows: pd.DataFrame, table: Table) -> FileModel:
@@ -115,6 +183,46 @@ def from_skops(path: Path, trust: Collection[str], rows: pd.DataFrame, table: Ta
         batches=batches,
         kinds={name: kind for name, kind in table.kinds.items() if name in X.columns},
         classifies=table.classifies,
+    )
+
+
+def from_native(path: Path, rows: pd.DataFrame, table: Table) -> FileModel:
+    """Trees that their user trained, read from a file of their library.
+
+    Args:
+        path: The file.
+        rows: The training file as it was read (n rows): what they were trained on.
+        table: The same file, understood.
+
+    Raises:
+        FileError: The file cannot be read, or needs other columns or classes than are there.
+    """
+    native, target = read_native(path, rows, table.columns("category")), str(table.y.name)
+    frame = native.frame(rows, target)
+    names = tuple(sorted(rows[target].unique().tolist())) if native.classes else None
+    if names is not None and len(names) != native.classes:
+        raise FileError(
+            f"{path.name}: the model tells {native.classes} classes apart, and {target!r} has {len(names)} values"
+        )
+
+    def batches(rows: pd.DataFrame, _: Path) -> tuple[pd.DataFrame, pd.Series]:
+        check_column(rows, target)
+        return frame(rows), rows[target]
+
+    says = native.classes > 0 and hasattr(
+        native.model, "classes_"
+    )  # the file itself, whose name has which number
+    targets, X = Targets(None if says else names), frame(rows)
+    y = rows[target] if says else pd.Series(targets(rows[target]), rows.index)
+    problem = in_words(from_estimator(native.model, X, y), targets)
+    problem.cache[OWN] = None  # the file does not say all of how it was trained
+    spelled = f", classes in sorted order ({', '.join(map(str, names[:5]))})" if names and not says else ""
+    return FileModel(
+        words=f"{path.name}: trees of {native.library}{spelled}",
+        influence=Influence(problem),
+        batches=batches,
+        kinds={name: kind for name, kind in table.kinds.items() if name in X.columns},
+        classifies=names is not None,
     )
 
 

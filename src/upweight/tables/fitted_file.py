@@ -15,7 +15,8 @@ from ..runtime.progress import phase, tell
 from ..types import Batch
 from .columns import Table, understood
 from .conditions import fulfilling, row_label
-from .file_models import FileModel, fitted_here, from_function, from_skops
+from .file_models import FileModel, fitted_here, from_function, from_native, from_skops
+from .native_files import NATIVE
 from .reading import INPUT, FileError, FileRead, Options, check_column, opened, row_ids
 from .text_files import UTF8
 
@@ -51,6 +52,7 @@ class FittedFile:
         target: str,
         *,
         model: Path | None = None,
+        booster: str | None = None,
         trust: Collection[str] = (),
         problem: str | None = None,
         text: Sequence[str] = (),
@@ -70,7 +72,8 @@ class FittedFile:
         Args:
             path: The training file, one example per row; "-" is standard input.
             target: The column that the model predicts.
-            model: A fitted scikit-learn model in a skops file; otherwise one is fitted.
+            model: A fitted scikit-learn model in a skops file, or trees in a file of XGBoost, LightGBM or CatBoost.
+            booster: The library of boosted trees that fits a model, a key of `BOOSTERS`; otherwise it is linear.
             trust: Types that the skops file may use, besides those known to be safe.
             problem: MODULE:FUNCTION that makes a trained PyTorch model's `Problem` of the file's table.
             text: Columns that hold text.
@@ -88,6 +91,8 @@ class FittedFile:
         Raises:
             FileError: Something that was given cannot be used; the message says what to do.
         """
+        if booster is not None and (model is not None or problem is not None):
+            raise FileError("--booster fits a model, which --model and --problem bring along: leave one out")
         path, options = path if path == INPUT else path.resolve(), Options(encoding, separator, sheet)
         with phase(f"reading {path.name}"):
             file = opened(path, options)
@@ -104,11 +109,17 @@ class FittedFile:
         table = understood(
             raw, target, text=text, image=image, category=category, number=number, date=date, drop=drop, id=id,
             folder=path.parent, drop_missing=drop_missing, plain=model is not None,
+            filled=model is None and booster is None,
         )  # fmt: skip
         raw = table.rows if id is None else table.rows.assign(**{id: table.rows.index})[list(raw.columns)]
         for note in table.notes:
             tell(note, always=True)
-        made = fitted_here(table, path.parent) if model is None else from_skops(model, trust, raw, table)
+        if model is None:
+            made = fitted_here(table, path.parent, booster)
+        elif model.suffix.lower() in NATIVE:
+            made = from_native(model, raw, table)
+        else:
+            made = from_skops(model, trust, raw, table)
         return cls(file, target, raw, made, table, id, options)
 
     @property

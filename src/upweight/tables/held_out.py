@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from ..influence.influence import Influence
+from ..runtime.progress import phase
 from ..types import Batch
 from .conditions import fulfilling
 from .fitted_file import FittedFile
@@ -38,8 +39,8 @@ class Unseen:
 def unseen(fitted: FittedFile, test: Path | None, *, where: str | None = None, seed: int = 0) -> Unseen:
     """The rows of a second file; without one, a fifth of the training file, and the model fitted to the others alone.
 
-    A model has made its peace with the rows that it learned from: hardly any group of them can harm the others. It is
-    fitted again from where it was; how columns were scaled and words were weighted stays.
+    A model has made its peace with the rows that it learned from: hardly any group of them can harm the others. A
+    linear model is fitted again from where it was; how columns were scaled and words were weighted stays.
 
     Args:
         fitted: The training file with its model.
@@ -54,19 +55,18 @@ def unseen(fitted: FittedFile, test: Path | None, *, where: str | None = None, s
     if test is not None:
         rows = fitted.asked_rows(test, where=where)
         return Unseen(fitted, fitted.model.batches(rows, fitted.folder(test)), rows)
-    problem = fitted.model.influence.problem.linear
-    if problem is None:
+    if (again := fitted.model.again) is None:
         raise FileError(
             "--test FILE is needed: the rows asked about must be others than the model has seen, and a network is not "
-            "trained again here"
+            "trained again here, nor are trees from a file"
         )
-    n = problem.n
+    n = len(fitted.raw)
     drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     held, kept = (
         rows.sort().values for rows in drawn.split([max(1, round(HELD * n)), n - max(1, round(HELD * n))])
     )
-    left = problem.without(held)
-    if problem.loss.classifies and len(left.y.unique()) < 2:
+    left = fitted.raw.iloc[kept.numpy()]
+    if fitted.model.classifies and left[fitted.target].nunique() < 2:
         raise FileError(f"--test FILE is needed: without a fifth of the {n:,} rows one class is left")
     asked, some = fitted.raw.iloc[held.numpy()], ""
     if where is not None:
@@ -77,12 +77,10 @@ def unseen(fitted: FittedFile, test: Path | None, *, where: str | None = None, s
             f"{where!r} holds of none of the {len(held):,} rows that are held out (seed {seed}): give another --seed, "
             "or rows to ask about by --test FILE"
         )
+    with phase(f"training on {len(kept):,} rows"):
+        model = replace(fitted.model, influence=Influence(again(kept)))
     return Unseen(
-        replace(
-            fitted,
-            raw=fitted.raw.iloc[kept.numpy()],
-            model=replace(fitted.model, influence=Influence(left.minimised())),
-        ),
+        replace(fitted, raw=left, model=model),
         fitted.model.batches(asked, fitted.folder()),
         asked,
         f"Without --test a fifth of the rows is held out (seed {seed}): the model is fitted to {len(kept):,} rows, and "

@@ -136,7 +136,7 @@ class BoostedTweedie(BoostedLoss):
     tensor([[1.]])
     """
 
-    power: float
+    power: float | int
     factor: float = 1.0
 
     @property
@@ -155,8 +155,8 @@ class BoostedTweedie(BoostedLoss):
 class BoostedShares(BoostedLoss):
     """The shares of classes in a forest's leaves, an output for each class: r = e_y - F, h = 1.
 
-    >>> BoostedShares().slopes(torch.zeros(1, 2), torch.tensor([1])).r
-    tensor([[0., 1.]])
+    >>> BoostedShares().slopes(torch.tensor([[0.25, 0.75]]), torch.tensor([1])).r
+    tensor([[-0.2500,  0.2500]])
     """
 
     factor: float = 1.0

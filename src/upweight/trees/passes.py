@@ -23,16 +23,17 @@ from .structure import Round, Tree
 from .trained import Trained, tracked
 
 
-def leaf_values(tree: Tree, G: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
+def leaf_values(tree: Tree, G: Tensor, H: Tensor, damped: float = 1.0) -> tuple[Tensor, Tensor]:
     """The values V of a tree's leaves and their denominators, which are infinite where V does not move.
 
     Args:
         tree: whose damping, l1 and limit.
         G: the sums of w r in each leaf.
         H: the sums of w h.
+        damped: what its damping is multiplied by.
     """
     top = G.sign() * (G.abs() - tree.l1).clamp(min=0)
-    below = H + tree.damping
+    below = H + damped * tree.damping
     value = torch.where(below > 0, top / below.clamp(min=torch.finfo(below.dtype).tiny), 0)
     still = (below <= 0) | ((tree.l1 > 0) & (top == 0))
     if tree.limit is not None:
@@ -41,25 +42,28 @@ def leaf_values(tree: Tree, G: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
     return value, below.masked_fill(still, torch.inf)
 
 
-def fit(trained: Trained, title: str | None = None) -> Fitted:
+def fit(trained: Trained, title: str | None = None, given: Tensor | None = None) -> Fitted:
     """The leaf values of the structure from rows and weights, as its library computes them, round after round.
 
     Args:
         trained: structure, loss, start and rows.
         title: of a progress bar; None: there is none.
+        given: leaf values (p,) that each round goes on from in place of those that are computed, but for NaN.
     """
     structure, c = trained.structure, trained.structure.c
     theta = torch.zeros(structure.p, dtype=torch.float64)
     below, empty = torch.ones_like(theta), torch.zeros_like(theta, dtype=torch.bool)
     theta[:c] = trained.start_scores()
+    led = theta if given is None else given.clone()
     scores = trained.rounded(theta[:c].repeat(trained.n, 1))
     for one, places in tracked(structure.numbered(), title, len(structure.rounds)):
         for j, step in enumerate(places):
-            at = within(trained, one, theta, places[:j], scores)
+            at = within(trained, one, led, places[:j], scores)
             for tree, place, (G, H) in zip(one.trees, step, _leaf_sums(trained, one, at), strict=True):
-                theta[place], below[place] = leaf_values(tree, G, H)
+                theta[place], below[place] = leaf_values(tree, G, H, trained.damped)
                 empty[place] = H + tree.damping <= 0
-        added(trained, one, theta, places, 1, scores)
+                led[place] = torch.where(led[place].isnan(), theta[place], led[place])
+        added(trained, one, led, places, 1, scores)
         scores = trained.rounded(scores)
     return Fitted(theta, below, scores, empty)
 

@@ -374,6 +374,19 @@ class Boosting(Stages):
         found = fit(self.trained.with_weights(w))
         return found.theta.masked_fill(found.empty & ~self.fitted.empty, torch.nan)
 
+    def parts(
+        self, rows: Int[Tensor, " k"], solved: Float[Tensor, "1 p"], inputs: Tensor
+    ) -> Float[Tensor, "k d_2"] | None:
+        structure = self.trained.structure
+        if structure.paths is None:
+            return None
+        each = -row_equations(self.trained.rows(rows), self.fitted.theta) * solved / self.trained.n
+        direct = each * structure.met(inputs[:, 0])
+        columns = torch.from_numpy(direct.numpy() @ structure.columns)
+        start = each[:, : structure.c].sum(1)
+        left = each.sum(1) - start - columns.sum(1)
+        return torch.cat([columns, start[:, None], left[:, None]], dim=1)
+
     @property
     def cost(self) -> int:
         return self.trained.n * len(self.trained.structure.leaf)

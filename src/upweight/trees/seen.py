@@ -104,9 +104,9 @@ def added(
 
     def work(part: slice) -> None:
         for tree, places in zip(one.trees, zip(*steps, strict=True), strict=True):
-            value = _combined(theta, one, places)
+            value = trained.rounded(one.rate * _combined(theta, one, places))
             found = value.index_select(0, trained.places_of(tree, part))
-            scores[part, tree.output].add_(found, alpha=sign * one.rate)
+            scores[part, tree.output].add_(found, alpha=sign)
 
     trained.blocks(trained.structure.c, work)
 

@@ -54,6 +54,7 @@ class Structure:
         leaf: which leaf of each tree (t, n) every training row is in, counted from 0.
         apply: the leaves (t, m) of m rows as the user has them.
         bags: how often each training row (b, n) counted in a bag.
+        paths: whether each column is on the path to each leaf, a sparse matrix, the leaves in the order of `leaf`.
 
     The leaf values stand in a flat vector theta behind the c start scores: round by round, step by step, tree by tree.
     """
@@ -63,6 +64,7 @@ class Structure:
     leaf: Int[Tensor, "t n"]
     apply: Callable[[Any], Tensor]
     bags: Tensor | None = None
+    paths: Any = None
 
     @property
     def n(self) -> int:
@@ -109,10 +111,29 @@ class Structure:
                 for tree, place in zip(one.trees, step, strict=True):
                     yield tree, place, one.rate * share
 
+    def met(self, leaf: Int[Tensor, " t"]) -> Float[Tensor, " p"]:
+        """1 for the leaf values of the leaves that a row is in, its start scores among them; 0 for all others."""
+        found = torch.zeros(self.p, dtype=torch.float64)
+        found[: self.c] = 1
+        for tree, place, _ in self.shares():
+            found[place.start + int(leaf[tree.leaf])] = 1
+        return found
+
+    @cached_property
+    def columns(self) -> Any:
+        """What part of each leaf value each column is given (p, d): one over the columns on its path, sparse."""
+        from scipy import sparse
+
+        sizes = {tree.leaf: tree.size for one in self.rounds for tree in one.trees}
+        starts = dict(zip(sizes, torch.tensor([0, *sizes.values()]).cumsum(0).tolist(), strict=False))
+        rows = torch.cat([torch.arange(tree.size) + starts[tree.leaf] for tree, _, _ in self.shares()])
+        each = sparse.diags(1 / self.paths.getnnz(1).clip(1)) @ self.paths
+        return sparse.vstack([sparse.csr_matrix((self.c, each.shape[1])), each.tocsr()[rows.numpy()]]).tocsr()
+
     def take(self, index: Tensor) -> Structure:
         """The structure for some of the training rows."""
         bags = None if self.bags is None else self.bags[:, index]
-        return Structure(self.rounds, self.c, self.leaf[:, index], self.apply, bags)
+        return Structure(self.rounds, self.c, self.leaf[:, index], self.apply, bags, self.paths)
 
     def scores(self, theta: Float[Tensor, "k p"], leaf: Int[Tensor, "t m"]) -> Float[Tensor, "k m c"]:
         """The scores of m rows by their leaves, at k stacks of leaf values."""

@@ -47,6 +47,8 @@ class Trained:
         single: whether the library adds the scores up in float32.
         mean: the weighted mean of the numbers (c,); None: of these rows.
         total: the sum of the weights that the mean is taken with; None: of these rows.
+        by_mean: whether the damping of leaves is so much per mean weight of the rows that are there.
+        damped: what the damping of all leaves is multiplied by.
     """
 
     structure: Structure
@@ -59,6 +61,8 @@ class Trained:
     single: bool = False
     mean: Tensor | None = None
     total: Tensor | None = None
+    by_mean: bool = False
+    damped: float = 1.0
 
     def __post_init__(self) -> None:
         if self.mean is None:
@@ -88,13 +92,16 @@ class Trained:
         share = self.start_weights / self.total
         return self.start.slopes(self.mean, share[:, None] * (self.numbers - self.mean))
 
-    def rounded(self, scores: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-        """Scores as the library keeps them."""
+    def rounded(self, scores: Tensor) -> Tensor:
+        """Scores, or what is added to them, as the library keeps them."""
         return scores.float().double() if self.single else scores
 
     def with_weights(self, w: Float[Tensor, " n"]) -> Trained:
         """The training with other weights of its rows: 0 leaves a row out, of every bag as well."""
-        return replace(self, w=w, mean=None, total=None)
+        damped = self.damped
+        if self.by_mean:
+            damped *= float(self.w[w > 0].mean() / self.w[self.w > 0].mean())
+        return replace(self, w=w, mean=None, total=None, damped=damped)
 
     def rows(self, index: Int[Tensor, " b"]) -> Trained:
         """Some of the rows, in the training of all of them."""

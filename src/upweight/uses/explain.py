@@ -19,8 +19,8 @@ from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Tensor
 from .baselines import baselines
-from .labels import label_names
-from .parts import BEND, FOLLOWS, in_words, part_names, parts_of_effects
+from .labels import feature_name, label_names
+from .parts import BEND, ELSEWHERE, FOLLOWS, START, in_words, part_names, parts_of_effects
 from .said import Said, said_by_refits, said_of
 from .stability import RESAMPLES, SMALL, Stability, stability
 
@@ -30,10 +30,10 @@ class Explanation:
     """The training rows responsible for one prediction, as `explain` found them.
 
     `helpful` and `harmful` have a line per training row: influence, predicted effect of its removal (positive = the
-    measure would rise; of a linear model by a Newton step without the row), its label, and for linear models "because
-    of": the largest parts of the effect by columns, in its unit, and the rest of them. `parts` are two tables with all
-    of them, for the rows of `helpful` and of `harmful`: a line adds up to the row's effect. `said` is what a linear
-    model says of the test row, and the row's own label.
+    measure would rise; of a linear model by a Newton step without the row), its label, and for linear models and trees
+    "because of": the largest parts of the effect by columns, in its unit, and the rest of them. `parts` are two tables
+    with all of them, for the rows of `helpful` and of `harmful`: a line adds up to the row's effect. `said` is what
+    such a model says of the test row, and the row's own label.
 
     For another measure than the loss `helpful` are the rows without which it would rise (they lower it), `harmful`
     those without which it would fall.
@@ -141,7 +141,11 @@ def explain(
     else:
         scores = influence.of_each_removal(test, measure=measure, top=max(k, SHOWN), rows=shown)
     _check_one(scores)
-    split = None if model is None or not _smooth(measure) else _split(influence, model, scores, test, measure)
+    split = None
+    if model is not None and _smooth(measure):
+        split = _split(influence, model, scores, test, measure)
+    elif problem.stages is not None and problem.output_model is not None:
+        split = _split_by_leaves(influence, scores, problem.output_model.prepared(test)[0], (test, measure))
     both, stable = sides(scores.effect()[0] if own is None else -own, k), None
     compared: tuple[str, ...] = ()
     if model is not None and not relative:
@@ -227,6 +231,37 @@ def _compared(
         stable = stability(influence, test, k=len(both[0]), measure=measure, resamples=resamples)
         said.insert(0, stable.summary(both))
     return stable, tuple(said)
+
+
+def _split_by_leaves(
+    influence: Influence, scores: Scores, inputs: Tensor, asked: tuple[Any, MeasureLike | None]
+) -> Callable[[Tensor], pd.DataFrame] | None:
+    """What takes the effects of some training rows of trees apart by columns, a line for each; None: nobody knows them.
+
+    Through a leaf that the training row shares with the test row an effect goes directly: it is divided evenly among
+    the columns on whose splits the two came there together.
+
+    Args:
+        influence: of trees.
+        scores: the effects.
+        inputs: the test row's leaves.
+        asked: the test row and the measure.
+    """
+    problem = influence.problem
+    assert problem.stages is not None
+    stages, solved = problem.stages, influence.solve(problem.test_gradients(*asked)).value
+    if inputs.shape[1] != 1 or stages.parts(torch.arange(1), solved, inputs) is None:
+        return None
+    effects = scores.effect()[0]
+
+    def parts(rows: Tensor) -> pd.DataFrame:
+        found = stages.parts(rows, solved, inputs)
+        assert found is not None
+        names = [*(feature_name(problem, j) for j in range(found.shape[1] - 2)), START, ELSEWHERE, BEND]
+        bend = effects[rows] - found.sum(1)
+        return pd.DataFrame(torch.cat([found, bend[:, None]], dim=1).numpy(), columns=names)
+
+    return parts
 
 
 def _split(

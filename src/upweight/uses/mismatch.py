@@ -23,6 +23,12 @@ FEATURES = 10
 """Columns that are named for the group that harms most."""
 ROWS = 1024
 """Rows of the group that are taken apart at a time."""
+HOW = {
+    "first order": "of first order",
+    "newton": "by a Newton step without the group",
+    "recomputed": "by leaf values computed anew without the group, the splits held fixed",
+}
+"""What each kind of prediction is, in a few words."""
 PART = "part of first order"
 """The heading of the columns' parts, which add up to the group's effect of first order."""
 
@@ -41,6 +47,8 @@ class Mismatch:
     features: pd.DataFrame
     drift: str = ""
     """One sentence on how far the model is from where training would end, beside these effects."""
+    how: str = "of first order"
+    """How the effects were found, in a few words."""
 
     def __repr__(self) -> str:
         head, responsible = self._words()
@@ -52,10 +60,9 @@ class Mismatch:
         return as_html(head, self.groups.head(10), self.drift, responsible, self.features)
 
     def _words(self) -> tuple[str, str]:
-        how = "of first order" if self.features.empty else "by a Newton step without the group"
         return (
             "Predicted change of the slice's mean loss if a group of rows were removed (negative = it harms), "
-            + how,
+            + self.how,
             f"Columns responsible in group {self.groups.index[0]!r}: parts that add up to its effect of first order",
         )
 
@@ -63,7 +70,8 @@ class Mismatch:
 def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
     """The effect of each group of training rows on the mean loss of a slice of test rows (Sec. 5.3).
 
-    Effects are those of the group's Newton step for linear models (B2), of first order for others.
+    Effects are those of the group's Newton step for linear models (B2), of leaf values computed anew without the group
+    for trees, of first order for others.
 
     Args:
         influence: of the model.
@@ -85,7 +93,7 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
     if model is not None:
         test, measure = model.prepared(test), mean_loss(model)
     found = influence.of_removal(by, test, measure=measure)
-    effect = (found.first_order if found.newton is None else found.newton).mean(0)
+    effect = found.best.mean(0)
     groups = pd.DataFrame(
         {
             "size": found.sizes.numpy(),
@@ -102,9 +110,10 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
     )
     sets = as_sets(by, problem.n, problem.train_index)[1]
     worst = sets[int(effect.nan_to_num(torch.inf).argmin())]
+    how = HOW[found.named]
     if model is None:
-        return Mismatch(groups, pd.DataFrame(columns=["feature", PART]), drift)
-    return Mismatch(groups, _features(influence, model, worst, test, measure), drift)
+        return Mismatch(groups, pd.DataFrame(columns=["feature", PART]), drift, how)
+    return Mismatch(groups, _features(influence, model, worst, test, measure), drift, how)
 
 
 def _features(

@@ -15,7 +15,9 @@ FOLLOWS = "what follows: class weights, scales"
 """The parts of no column: through the intercept, of the penalty that a removed row takes along, what the curvature of
 the measure adds where it is evaluated at the shifted parameters, and what Newton steps after the first, and what
 follows: class weights of other rows, scales of columns."""
-NO_COLUMN = (INTERCEPT, PENALTY, BEND, FOLLOWS)
+START, ELSEWHERE = "the start", "leaves that they do not share"
+"""Of trees: what goes through the scores that boosting starts from, and through other rows."""
+NO_COLUMN = (INTERCEPT, PENALTY, BEND, FOLLOWS, START, ELSEWHERE)
 NAMED = 3
 """Columns that are named for each training row."""
 

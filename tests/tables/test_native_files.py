@@ -1,0 +1,105 @@
+"""`--model` with the files of XGBoost, LightGBM and CatBoost: the table's columns as they were trained on."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.support.files import people, run
+from upweight.tables.fitted_file import FittedFile
+from upweight.tables.reading import FileError
+
+pytest.importorskip("sklearn")
+
+
+@pytest.fixture
+def table_file(tmp_path: Path) -> Path:
+    rows = people(300).drop(columns=["said", "name", "country"]).rename(columns={"age": "the age"})
+    path = tmp_path / "table.csv"
+    rows.to_csv(path, index=False)
+    return path
+
+
+def trained(table_file: Path, library: str) -> tuple[Path, np.ndarray]:
+    """A model of the table in a file of its library, and the scores that this gives."""
+    rows = pd.read_csv(table_file)
+    X, y = rows[["the age", "town"]].astype({"town": "category"}), (rows.opinion == "likes").astype(int)
+    if library == "lightgbm":
+        lightgbm = pytest.importorskip("lightgbm")
+        model = lightgbm.LGBMClassifier(n_estimators=20, n_jobs=1, verbosity=-1).fit(X, y)
+        path = table_file.with_suffix(".txt")
+        model.booster_.save_model(path)
+        return path, model.predict(X, raw_score=True)
+    if library == "catboost":
+        catboost = pytest.importorskip("catboost")
+        X = X.astype({"town": object}).fillna({"town": "nan"})
+        model = catboost.CatBoostClassifier(
+            iterations=20,
+            one_hot_max_size=10,
+            cat_features=["town"],
+            thread_count=1,
+            verbose=False,
+            allow_writing_files=False,
+        ).fit(X, rows.opinion)
+        path = table_file.with_suffix(".cbm")
+        model.save_model(str(path))
+        return path, model.predict(X, prediction_type="RawFormulaVal")
+    xgboost = pytest.importorskip("xgboost")
+    model = xgboost.XGBClassifier(n_estimators=20, n_jobs=1, reg_lambda=2.0, enable_categorical=True).fit(
+        X, y
+    )
+    path = table_file.with_suffix(".json" if library == "json" else ".ubj")
+    model.save_model(path)
+    return path, model.predict(X, output_margin=True)
+
+
+@pytest.mark.parametrize("library", ["ubj", "json", "lightgbm", "catboost"])
+def test_a_file_of_trees_says_what_it_said_when_it_was_trained(table_file: Path, library: str) -> None:
+    path, scores = trained(table_file, library)
+    fitted = FittedFile.of(table_file, "opinion", model=path)
+    problem = fitted.model.influence.problem
+    assert problem.output_model is not None
+    found = problem.output_model.outputs(problem.output_model.prepared(fitted.batch())[0])
+    assert np.allclose(found[:, 0].numpy(), scores, atol=1e-5)
+    assert problem.classes == ("dislikes", "likes")
+    answer = run("explain", table_file, "--target", "opinion", "--row", 5, "--model", path)
+    assert answer.exit_code == 0
+    refused = run("verify", table_file, "--target", "opinion", "--row", 5, "--model", path)
+    assert refused.exit_code == 2
+    assert "give --booster in place of --model" in refused.stderr
+
+
+@pytest.mark.parametrize("library", ["ubj", "lightgbm", "catboost"])
+def test_other_columns_and_classes_are_named(table_file: Path, library: str) -> None:
+    path, _ = trained(table_file, library)
+    rows = pd.read_csv(table_file)
+    rows.rename(columns={"the age": "years"}).to_csv(table_file, index=False)
+    with pytest.raises(FileError, match=r"no column 'the[ _]age'"):
+        FittedFile.of(table_file, "opinion", model=path)
+    rows.assign(opinion=np.where(np.arange(300) < 99, "neither", rows.opinion)).to_csv(
+        table_file, index=False
+    )
+    with pytest.raises(FileError, match=r"tells 2 classes apart, and 'opinion' has 3 values"):
+        FittedFile.of(table_file, "opinion", model=path)
+
+
+@pytest.mark.parametrize("library", ["ubj", "lightgbm", "catboost"])
+def test_other_labels_do_not_follow(table_file: Path, library: str) -> None:
+    path, _ = trained(table_file, library)
+    rows = pd.read_csv(table_file)
+    rows.assign(opinion=rows.opinion.to_numpy()[::-1]).to_csv(table_file, index=False)
+    answer = run("explain", table_file, "--target", "opinion", "--row", 5, "--model", path)
+    assert answer.exit_code != 0
+    assert "do not follow from the data" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("suffix", "library"), [("ubj", "xgboost"), ("json", "xgboost"), ("txt", "lightgbm"), ("cbm", "catboost")]
+)
+def test_a_file_of_something_else_is_refused(table_file: Path, suffix: str, library: str) -> None:
+    pytest.importorskip(library)
+    path = table_file.with_name(f"other.{suffix}")
+    path.write_text("nothing of the kind")
+    with pytest.raises(FileError, match=rf"other\.{suffix}: cannot be read as a model of"):
+        FittedFile.of(table_file, "opinion", model=path)
