@@ -174,26 +174,12 @@ def tree_problem(reading: TreeReading, rows: Rows, terms: Terms, library: str) -
     Raises:
         InfluenceError: where rebuilt leaf values or scores part from those of the model, with the place.
     """
-<<<<<<< HEAD
-    c, n = reading.outputs, len(rows.codes)
-    apply = partial(_leaves_by_parts, reading.apply)
-    structure = Structure(reading.rounds, c, apply(rows.X), apply, reading.bags)
-    y, weight = rows.codes, np.ones(n)
-    if rows.weight is not None and not reading.weightless:
-        weight = np.asarray(rows.weight, np.float64)
-    if reading.single:
-        weight = weight.astype(np.float32).astype(np.float64)
-        y = y if y.dtype.kind in "iu" else y.astype(np.float32).astype(np.float64)
-    w = torch.from_numpy(weight.copy())
-=======
     c = reading.outputs
-    structure = Structure(
-        reading.rounds, c, reading.apply(rows.X), reading.apply, reading.bags, reading.paths
-    )
+    apply = partial(_leaves_by_parts, reading.apply)
+    structure = Structure(reading.rounds, c, apply(rows.X), apply, reading.bags, reading.paths)
     targets, w, by_label = encoded_rows(
         rows, reading.loss, c, reading.class_weights, single=reading.single, weightless=reading.weightless
     )
->>>>>>> main
     if reading.held_out is not None:
         w[torch.from_numpy(reading.held_out)] = 0
     trained = Trained(
