@@ -1,12 +1,25 @@
 """Boosted trees of LightGBM, as they are read from the text of the model."""
 
+import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 
 import upweight as uw
 from upweight.errors import InfluenceError
 
-from ..support.boosters import HOLES, TARGETS, WEIGHTS, N, X, as_retrained, fitted, follows_weights, read
+from ..support.boosters import (
+    HOLES,
+    TARGETS,
+    TOTAL,
+    WEIGHTS,
+    N,
+    X,
+    as_retrained,
+    fitted,
+    follows_weights,
+    read,
+)
 
 lightgbm = pytest.importorskip("lightgbm")
 SMALL = {"n_estimators": 8, "num_leaves": 6, "n_jobs": 1, "verbosity": -1}
@@ -20,6 +33,8 @@ CASES = {
     "unbalanced": (LGBM(is_unbalance=True, **SMALL), "two"),
     "softmax": (LGBM(class_weight="balanced", **SMALL), "three"),
     "squared": (LGBMR(**SMALL), "number"),
+    "gamma": (LGBMR(objective="gamma", **SMALL), "amounts"),
+    "tweedie": (LGBMR(objective="tweedie", **SMALL), "amounts"),
     "poisson": (LGBMR(objective="poisson", **SMALL), "counts"),
 }
 BAGS = LGBM(bagging_fraction=0.5, bagging_freq=2, min_child_samples=5, **SMALL)
@@ -48,3 +63,56 @@ def test_labels_that_it_was_not_trained_on_are_refused_with_the_place():
     y[3] = "no" if y[3] == "yes" else "yes"
     with pytest.raises(InfluenceError, match=r"leaf \d+ of tree 0 of round \d+ has the value"):
         uw.from_estimator(model, X[:N], y[:N])
+
+
+def test_a_model_from_its_text_is_read_like_the_one_that_was_fitted(tmp_path):
+    estimator, task = CASES["every penalty"]
+    y = (TARGETS[task] == "yes").astype(int)
+    model = fitted(estimator, X[:N], y[:N])
+    model.booster_.save_model(tmp_path / "model.txt")
+    loaded = lightgbm.Booster(model_file=tmp_path / "model.txt")
+    own, again = (uw.from_estimator(one, X[:N], y[:N]) for one in (model, loaded))
+    assert own.fingerprint() == again.fingerprint()
+
+
+def test_categories_of_many_against_many_have_a_damping_of_their_own():
+    city = np.random.default_rng(2).integers(0, 12, TOTAL)
+    table = pd.DataFrame(X, columns=list("abcd")).assign(city=pd.Categorical(city))
+    y = TARGETS["number"] + 2.0 * np.isin(city, [1, 4, 7, 9])
+    model = LGBMR(min_data_per_group=5, cat_smooth=1, cat_l2=4.0, **SMALL).fit(table[:N], y[:N])
+    problem = uw.from_estimator(model, table[:N], y[:N])
+    found = {float(v) for one in problem.trained.structure.rounds for t in one.trees for v in t.damping}
+    assert found == {0.0, 4.0}
+    follows_weights(problem, (table[N:], y[N:]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"boosting_type": "dart"}, "boosting='dart'"),
+        ({"data_sample_strategy": "goss"}, "GOSS"),
+        ({"objective": "quantile"}, "objective 'quantile'"),
+        ({"linear_tree": True}, "linear_tree"),
+        ({"path_smooth": 1.0}, "path_smooth"),
+        ({"monotone_constraints": [1, 0, 0, 0]}, "monotone_constraints"),
+        ({"use_quantized_grad": True}, "use_quantized_grad"),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore")
+def test_settings_that_do_not_determine_the_leaves_are_refused_in_a_sentence(settings, said):
+    with pytest.raises(ValueError, match=f"{said}.*by_refitting"):
+        read(LGBMR(**settings, **SMALL), X, "number")
+
+
+def test_a_start_of_ones_own_is_refused_with_the_place():
+    y = TARGETS["number"][:N]
+    model = LGBMR(**SMALL).fit(X[:N], y, init_score=np.linspace(0, 1, N))
+    with pytest.raises(InfluenceError, match=r"round 0 has the value .*init_score"):
+        uw.from_estimator(model, X[:N], y)
+
+
+def test_class_weights_by_the_counts_are_said_to_be_held_fixed():
+    for estimator in (LGBM(class_weight="balanced", **SMALL), LGBM(is_unbalance=True, **SMALL)):
+        problem, _ = read(estimator, X, "two")
+        assert any("counts of the classes are held fixed" in note for note in problem.terms.notes)

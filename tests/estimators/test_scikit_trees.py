@@ -37,14 +37,13 @@ CASES = [
     (RandomForestRegressor(**FOREST), "number"),
     (ExtraTreesClassifier(**FOREST, bootstrap=True), "two"),
     (ExtraTreesRegressor(**FOREST), "number"),
+    (ExtraTreesClassifier(**FOREST, class_weight={"low": 1.0, "mid": 3.0, "top": 0.5}), "three"),
 ]
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
 @pytest.mark.parametrize(("estimator", "task"), CASES, ids=[f"{e}-{t}" for e, t in CASES])
 def test_the_derivative_is_that_of_leaves_fitted_with_other_weights(estimator, task, weighted):
-    if weighted and isinstance(estimator, ExtraTreesRegressor):
-        pytest.skip("refused")
     table = HOLES if isinstance(estimator, (HIST, HISTR)) else X
     problem, test = read(estimator, table, task, WEIGHTS if weighted else None)
     follows_weights(problem, test)
@@ -65,15 +64,15 @@ KEPT = [
 @pytest.mark.parametrize(("estimator", "task"), KEPT, ids=[f"{e}-{t}" for e, t in KEPT])
 def test_leaves_fitted_without_rows_are_those_of_a_retraining_that_splits_as_before(estimator, task):
     as_retrained(estimator, task)
-    if not isinstance(estimator, ExtraTreesRegressor):
-        as_retrained(estimator, task, WEIGHTS)
+    as_retrained(estimator, task, WEIGHTS)
 
 
 @pytest.mark.parametrize("what", ["labels", "rows", "weights", "order"])
 def test_data_that_it_was_not_trained_on_are_refused_with_the_place(what):
     y = TARGETS["two"].copy()
     model = fitted(HIST(max_iter=5), X[:N], y[:N], WEIGHTS)
-    rows, weight = X[:N].copy(), WEIGHTS
+    rows: np.ndarray = X[:N].copy()
+    weight: np.ndarray | None = WEIGHTS
     if what == "labels":
         y[3] = "no" if y[3] == "yes" else "yes"
     elif what == "rows":
@@ -109,9 +108,31 @@ def test_monotonic_constraints_that_bind_nothing_are_read():
 def test_what_was_held_fixed_is_said():
     problem, _ = read(RandomForestClassifier(**FOREST), X, "two")
     assert any("drew" in note for note in problem.terms.notes)
+    balanced, _ = read(HIST(max_iter=2, class_weight="balanced"), X, "two")
+    assert any("counts of the classes are held fixed" in note for note in balanced.terms.notes)
     stopped, _ = read(HIST(max_iter=40, early_stopping=True, n_iter_no_change=3, random_state=1), X, "two")
     assert any("24 rows were held out" in note for note in stopped.terms.notes)
     held = np.flatnonzero(stopped.weights == 0)
     found = uw.Influence(stopped).on_loss((X[N:], TARGETS["two"][N:])).values
     assert len(held) == 24
     assert (found[:, held] == 0).all()
+
+
+def test_of_forests_grown_to_purity_it_is_said_that_weights_move_nothing():
+    pure, test = read(RandomForestClassifier(5, random_state=0), X, "two")
+    assert any("100% of its leaves" in note and "min_samples_leaf" in note for note in pure.terms.notes)
+    assert (uw.Influence(pure).on_loss(test).values.abs() < 1e-12).all()
+    mixed, _ = read(RandomForestClassifier(**FOREST), X, "two")
+    assert not any("of its leaves" in note for note in mixed.terms.notes)
+
+
+def test_a_leaf_that_a_removal_leaves_empty_is_undetermined_and_named():
+    problem, test = read(RandomForestRegressor(3, random_state=0, bootstrap=False), X, "number")
+    leaf = problem.trained.structure.leaf[0]
+    mine = problem.trained.structure.apply(test[0])[0, 0]
+    alone = [int(i) for i in (leaf == mine).nonzero().flatten()]
+    found = uw.Influence(problem).of_removal({"alone": alone, "others": [(alone[0] + 1) % N]}, test)
+    assert found.recomputed is not None
+    assert found.recomputed[0, 0].isnan()
+    assert "alone" in found.undetermined
+    assert "A leaf that test rows are in has no other rows" in repr(found)

@@ -204,3 +204,17 @@ def test_follow_scaling_small(tmp_path: Path) -> None:
     run("follow_scaling", tmp_path, None)
     worst = json.loads((tmp_path / "follow_scaling.json").read_text())["largest error"]
     assert worst["followed"] < 0.01 < 0.5 < worst["held"]
+
+
+def test_trees_small(tmp_path: Path) -> None:
+    booster = small("trees", tmp_path)["breast_cancer"]["GradientBoosting"]
+    half = booster["subsets"]["50%"]
+    assert half["derivative"] > 0.9 * half["ceiling"] > half["random"]
+    assert booster["groups"]["top"]["actual"] > booster["groups"]["random"]["high"]
+    assert booster["single"]["derivative beside refitted leaves"] > 0.5
+
+
+def test_trees_labels_small(tmp_path: Path) -> None:
+    table = small("trees_labels", tmp_path)["wine"]
+    assert table["good"]
+    assert table["recall"]["mislabeled"][1] > 0.9

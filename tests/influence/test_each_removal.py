@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import make_classification
+from sklearn.linear_model import HuberRegressor
 from sklearn.svm import SVC
 
 from tests.support.cases import BY_NAME, CASES, Case, case_id, newton
@@ -139,6 +141,20 @@ def test_rows_that_do_not_settle_are_marked() -> None:
     right = Influence(kept.problem).of_each_removal(kept.test)[0]
     assert UNSETTLED not in right.top(5)
     assert right.doubt == ""
+
+
+def test_a_row_of_no_weight_moves_nothing_where_the_scale_follows_the_residuals() -> None:
+    generator = np.random.default_rng(2)
+    X = generator.normal(size=(80, 4))
+    y, weights = X @ generator.normal(size=4) + generator.standard_t(2, size=80), generator.integers(0, 3, 80)
+    model = HuberRegressor(tol=1e-6).fit(X, y, sample_weight=weights)
+    problem = from_estimator(model, X, y, sample_weight=weights.astype(float))
+    found = Influence(problem).of_each_removal((X[:5], y[:5]))
+    assert found.left is not None
+    assert int((weights == 0).sum()) > 5
+    assert float(found.effect()[:, weights == 0].abs().max()) < 1e-6 * float(found.effect().abs().max())
+    assert float(found.left.max()) <= ENOUGH
+    assert "nothing determines" not in found.prediction
 
 
 def test_each_answer_says_how_it_was_predicted() -> None:

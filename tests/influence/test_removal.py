@@ -16,6 +16,7 @@ from tests.support.refits import losses_on_test, plain_step, total_objective
 from upweight import Hessian
 from upweight.data.row_sets import as_sets
 from upweight.influence.removal import Removal
+from upweight.influence.settling import ENOUGH
 from upweight.influence.stationarity import finishing
 
 SETS = [[3], [0], [1, 2], [0, 2, 3, 4]]
@@ -23,7 +24,7 @@ SETS = [[3], [0], [1, 2], [0, 2, 3, 4]]
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_newton_and_rescaled_equal_plain_algebra(case: Case) -> None:
-    found = uw.Influence(case.problem, solver=uw.Exact()).of_removal(SETS, case.test)
+    found = uw.Influence(case.problem, solver=uw.Exact()).of_removal(SETS, case.test, steps=1)
     theta = case.problem.theta
     expected, linear = [], []
     for rows in SETS:
@@ -64,7 +65,7 @@ def test_newton_against_retraining(case: Case) -> None:
 def test_a_set_of_more_rows_than_parameters(start: int, size: int) -> None:
     case = BY_NAME["logistic"]
     rows = [(start + i) % case.n for i in range(size)]
-    found = uw.Influence(case.problem).of_removal(rows, case.test)
+    found = uw.Influence(case.problem).of_removal(rows, case.test, steps=1)
     step = plain_step(case, rows)
     expected = losses_on_test(case, case.problem.theta + step) - losses_on_test(case, case.problem.theta)
     assert_close_per_row(found.newton[:, 0][None], expected[None], 1e-7)  # type: ignore[index]
@@ -81,11 +82,49 @@ def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_close_per_row(found[1].outputs, expected[1].outputs, 1e-12)
 
 
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_sets_settle_at_the_refit(case: Case) -> None:
+    found = uw.Influence(case.problem, solver=uw.Exact()).of_removal(SETS, case.test)
+    assert found.newton is not None
+    assert found.left is not None
+    before = losses_on_test(case, case.problem.theta)
+    settled = [j for j in range(len(SETS)) if float(found.left[:, j].max()) <= ENOUGH]
+    assert settled
+    thetas = [newton(total_objective(case, SETS[j]), case.problem.theta, 1e-12) for j in settled]
+    wanted = torch.stack([losses_on_test(case, theta) - before for theta in thetas], dim=1)
+    assert float((found.newton[:, settled] - wanted).norm() / wanted.norm()) < 5 * ENOUGH
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_a_set_of_one_row_is_that_row_removed_alone(case: Case) -> None:
+    influence = uw.Influence(case.problem, solver=uw.Exact())
+    found, each = influence.of_removal([[0], [3]], case.test), influence.of_each_removal(case.test)
+    assert_close_per_row(found.newton.T, each.effect()[:, [0, 3]].T, 1e-8)  # type: ignore[union-attr]
+
+
+def test_of_many_sets_the_strongest_settle_and_one_that_does_not_is_named(monkeypatch) -> None:
+    case = BY_NAME["softmax"]
+    influence, sets = uw.Influence(case.problem), [[i] for i in range(case.n)]
+    whole, one = influence.of_removal(sets, case.test), influence.of_removal(sets, case.test, steps=1)
+    monkeypatch.setattr("upweight.influence.removal.ALL", 0)
+    monkeypatch.setattr("upweight.influence.removal.SHOWN", 2)
+    found = influence.of_removal(sets, case.test)
+    further = found.left.isfinite()  # type: ignore[union-attr]
+    assert int(further.sum(1).min()) >= 4
+    assert not bool(further.all())
+    for there, other in ((further, whole), (~further, one)):
+        assert_close_per_row(found.newton[there][None], other.newton[there][None], 1e-9)  # type: ignore[index]
+    assert set(found.steps[~further].tolist()) == {1}  # type: ignore[index]
+    assert "do not settle" not in repr(whole)
+    stuck = replace(whole, left=torch.full_like(whole.newton, 0.5))  # type: ignore[arg-type]
+    assert "Beware: 0, 1, 2, 3, 4, ... do not settle" in repr(stuck)
+
+
 def test_any_measure() -> None:
     case = BY_NAME["softmax"]
     coefficient = uw.OfParameters(lambda params: params["weight"][1, 2])
     influence = uw.Influence(case.problem)
-    found = influence.of_removal([[0], [1, 2]], case.test, measure=coefficient)
+    found = influence.of_removal([[0], [1, 2]], case.test, measure=coefficient, steps=1)
     expected = torch.stack([plain_step(case, rows)[case.dense.shape[1] + 2] for rows in ([0], [1, 2])])
     assert_close_per_row(found.newton, expected[None], 1e-7)
     gap = uw.Overall(lambda outputs, targets: outputs[:2].mean() - outputs[2:].mean())

@@ -59,11 +59,13 @@ def read(estimator: Any, X: Any, task: str, weight: Any = None, targets: Any = T
     return uw.from_estimator(model, X[:N], y[:N], sample_weight=weight), (X[N:], y[N:])
 
 
-def follows_weights(problem: Any, test: Any, measure: Any = None, rtol: float = 1e-7) -> None:
+def follows_weights(
+    problem: Any, test: Any, measure: Any = None, *, rtol: float = 1e-7, step: float = 2e-3
+) -> None:
     """The derivative is that of leaves fitted with other weights, by differences of fourth order, for some rows."""
     found = uw.Influence(problem).on_loss(test, measure=measure).values
     rows = [int(i) for i in np.linspace(0, problem.n - 1, 8) if problem.weights[int(i)] > 0]
-    expected, step = [], 2e-3
+    expected = []
     for i in rows:
         change = torch.zeros(len(found), dtype=torch.float64)
         for times, share in ((1, 8 / 12), (-1, -8 / 12), (2, -1 / 12), (-2, 1 / 12)):

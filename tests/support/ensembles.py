@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from upweight.trees.losses import BoostedLogistic, BoostedLoss, BoostedSoftmax, BoostedSquared, BoostedTweedie
-from upweight.trees.passes import Fitted
+from upweight.trees.seen import Fitted
 from upweight.trees.start import FromMean
 from upweight.trees.structure import Round, Structure, Tree
 from upweight.trees.trained import Trained
@@ -65,7 +65,7 @@ def equations(trained: Trained, theta: torch.Tensor, w: torch.Tensor) -> torch.T
             for tree, place in zip(one.trees, step, strict=True):
                 where = structure.leaf[tree.leaf].long()
                 slopes = plain_slopes(loss, inside, trained.targets)
-                own = w if tree.bag is None else w * structure.bags[tree.bag]
+                own = w if tree.bag is None or structure.bags is None else w * structure.bags[tree.bag]
                 G, H = (
                     torch.zeros(tree.size, dtype=w.dtype).index_add(0, where, own * part[:, tree.output])
                     for part in slopes

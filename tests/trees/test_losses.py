@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from upweight.trees.losses import BoostedShares, BoostedSquared
+from upweight.trees.losses import BoostedShares, BoostedSquared, relative, spread
 
 from ..support.compare import assert_close_per_row
 from ..support.ensembles import LOSSES, differentiated, invented
@@ -39,7 +39,7 @@ def test_what_a_row_adds_moves_with_its_scores_as_the_slopes_say(name):
     move = torch.randn(40, c, 2, generator=torch.Generator().manual_seed(2)).double()
     slopes, step = loss.slopes(scores, y), 1e-6
     for k in range(c):
-        found = slopes.bent(k, value)[:, None] * slopes.relative(move)[:, k]
+        found = slopes.bent(k, value)[:, None] * relative(slopes.q, move)[:, k]
         for j in range(2):
             up, down = (loss.slopes(scores + s * step * move[:, :, j], y).pulled(k, value) for s in (1, -1))
             assert_close_per_row(found[:, j][None], ((up - down) / (2 * step))[None], 1e-7)
@@ -51,7 +51,9 @@ def test_spread_is_the_transpose_of_relative(name):
     slopes = loss.slopes(scores, y)
     draw = torch.Generator().manual_seed(2)
     a, b = (torch.randn(40, c, 1, generator=draw).double() for _ in range(2))
-    assert_close_per_row((slopes.relative(a) * b).sum((1, 2)), (a * slopes.spread(b)).sum((1, 2)), 1e-10)
+    assert_close_per_row(
+        (relative(slopes.q, a) * b).sum((1, 2)), (a * spread(slopes.q, b)).sum((1, 2)), 1e-10
+    )
 
 
 def test_scores_far_out_overflow_nowhere():

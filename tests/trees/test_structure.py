@@ -30,4 +30,6 @@ def test_some_rows_keep_their_leaves_and_bags():
     index = torch.tensor([5, 2])
     some = structure.take(index)
     assert torch.equal(some.leaf, structure.leaf[:, index])
+    assert some.bags is not None
+    assert structure.bags is not None
     assert torch.equal(some.bags, structure.bags[:, index])

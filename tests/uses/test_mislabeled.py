@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
+from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression
 
 import upweight as uw
 from tests.support.cases import BY_NAME
 from tests.support.classifiers import FLIPPED, blobs, estimator, network
 from tests.support.compare import assert_close_per_row
+from upweight.uses.out_of_fold import folds
 
 
 @pytest.mark.parametrize("c", [2, 3])
@@ -169,3 +172,75 @@ def test_where_the_model_knows_nothing_it_is_said() -> None:
     )
     assert not found.table["contradicted"].any()
     assert found.summary.startswith("No label is contradicted, for the model knows nothing of them")
+
+
+def flipped_classes(classes: int, n: int = 240) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, 4))
+    y = np.digitize(X[:, 0] + X[:, 1], [-0.6, 0.6][: classes - 1])
+    wrong = rng.random(n) < 0.1
+    names = np.array(["red", "green", "blue"])
+    return X, names[np.where(wrong, (y + 1) % classes, y)], wrong
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_trees_rank_by_the_estimator_fitted_without_each_fold(classes: int) -> None:
+    X, y, wrong = flipped_classes(classes)
+    model = GradientBoostingClassifier(n_estimators=15, random_state=0).fit(X, y)
+    influence = uw.Influence(uw.from_estimator(model, X, y))
+    found = uw.mislabeled(influence, seed=3)
+    assert "out of fold" in found.ranked_by
+    assert wrong[found.table.index[: wrong.sum()]].mean() > 0.5  # one in ten by chance
+    assert influence.problem.output_model is not None
+    fold = folds(influence.problem.output_model, 3).numpy()
+    assert sorted(np.bincount(fold)) == [48] * 5
+    table = found.table.sort_index()
+    for part in range(5):
+        left = fold == part
+        counts = [np.sum(left & (y == name)) for name in np.unique(y)]
+        assert np.abs(np.array(counts) - np.unique(y, return_counts=True)[1] / 5).max() <= 1
+        there = clone(model).fit(X[~left], y[~left])
+        p = there.predict_proba(X[left])
+        own = p[np.arange(left.sum()), np.searchsorted(there.classes_, y[left])]
+        assert_close_per_row(table["loss without the row"].to_numpy()[left], -np.log(own), 1e-9)
+        assert (table["proposed label"].to_numpy()[left] == there.predict(X[left])).all()
+    assert set(table["label"]) == set(y)
+    assert table["contradicted"].sum() > 10
+    assert uw.mislabeled(influence, seed=3).table.equals(found.table)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "poisson"])
+def test_quantities_of_trees_have_their_error_out_of_fold(loss: str) -> None:
+    X, _, _ = flipped_classes(2)
+    y = np.random.default_rng(1).poisson(np.exp(X[:, 0])).astype(float)
+    model = HistGradientBoostingRegressor(loss=loss, max_iter=10).fit(X, y)
+    problem = uw.from_estimator(model, X, y)
+    table = uw.mislabeled(uw.Influence(problem)).table.sort_index()
+    assert problem.output_model is not None
+    fold = folds(problem.output_model, 0).numpy()
+    for part in range(5):
+        left = fold == part
+        there = clone(model).fit(X[~left], y[~left])
+        assert_close_per_row(
+            table["error without the row"].to_numpy()[left], there.predict(X[left]) - y[left], 1e-6
+        )
+
+
+def test_trees_that_cannot_be_fitted_again_rank_by_their_loss() -> None:
+    X, y, _ = flipped_classes(2)
+    problem = uw.from_estimator(GradientBoostingClassifier(n_estimators=5).fit(X, y), X, y)
+    problem.cache.clear()
+    found = uw.mislabeled(uw.Influence(problem))
+    assert "not there to be fitted again" in found.ranked_by
+    assert found.table["loss"].is_monotonic_decreasing
+    assert "proposed label" not in found.table
+
+
+def test_the_only_row_of_a_class_is_never_left_out() -> None:
+    X, y, _ = flipped_classes(2)
+    y[0] = "blue"
+    model = GradientBoostingClassifier(n_estimators=5).fit(X, y)
+    table = uw.mislabeled(uw.Influence(uw.from_estimator(model, X, y))).table
+    assert np.isnan(table.loc[0, "loss without the row"])
+    assert table.index[-1] == 0
+    assert table["loss without the row"].iloc[:-1].notna().all()

@@ -61,7 +61,9 @@ def _deviations(x: Float[Tensor, " n"], sets: Sequence[Tensor]) -> Float[Tensor,
     gone = torch.stack([torch.stack([x[rows].sum(), x[rows].square().sum()]) for rows in sets])
     left = torch.tensor([len(x) - len(rows) for rows in sets], dtype=torch.float64)
     mean = -gone[:, 0] / left
-    return ((x.square().sum() - gone[:, 1]) / left - mean.square()).clamp(min=0).sqrt()
+    found = (x.square().sum() - gone[:, 1]) / left - mean.square()
+    rounding = 8 * torch.finfo(torch.float64).eps * x.square().sum() / left  # of a difference of such sums
+    return torch.where(found > rounding, found, 0).sqrt()
 
 
 def _ranges(x: Float[Tensor, " n"], sets: Sequence[Tensor]) -> Float[Tensor, " g"]:

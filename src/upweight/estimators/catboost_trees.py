@@ -63,6 +63,7 @@ def catboost(model: Any, rows: Rows) -> TreeReading:
         lambda X: np.asarray(model.predict(_pool(model, X), prediction_type="RawFormulaVal")).reshape(-1, 1),
         class_weights=class_weights,
         single=True,
+        own_start=Fixed(tuple(bias.tolist())),
         damped_by_mean=True,
         notes=_notes(model, settings, rows, any(set(one.steps) != {1.0} for one in found)),
     )

@@ -26,7 +26,7 @@ from .chosen import Chosen, chosen
 from .perceptrons import is_perceptron, perceptron, trained_further
 from .readers import reader_of, tree_reader_of
 from .reading import Features, Options, Reading
-from .refitting import KINKED, OWN, refitting
+from .refitting import GIVEN, KINKED, OWN, refitting, rows_as_given
 from .sparse_models import certificate
 from .transformers import check_transformers, scales_of
 from .tree_models import Rows, TreeReader, tree_problem
@@ -229,6 +229,7 @@ def _trees(
     )
     found = tree_problem(reading, Rows(features, codes, sample_weight), terms, reader[0])
     found.cache[OWN] = refitting(settled, X, y, sample_weight, partial(_problem, asked=asked))
+    found.cache[GIVEN] = rows_as_given(X, y)
     return found
 
 

@@ -13,7 +13,7 @@ from ..trees.losses import BoostedLogistic, BoostedLoss, BoostedSoftmax, Boosted
 from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..types import Tensor
-from .tree_models import Rows, TreeReading, encoded_rows, numbered_leaves, refused, tree
+from .tree_models import Rows, TreeReading, encoded_rows, held_weights, numbered_leaves, refused, tree
 from .tree_paths import paths
 
 BLOCK = 1024
@@ -84,6 +84,7 @@ def lightgbm(model: Any, rows: Rows) -> TreeReading:
         start_sees_them=sees,
         paths=paths(_ways(one["tree_structure"]) for one in trees),
         single=True,
+        notes=held_weights(getattr(model, "class_weight", None) or _unbalanced(settings)),
     )
 
 
@@ -126,7 +127,7 @@ def _loss(
         return BoostedSoftmax(c / (c - 1)), given, True
     if name == "binary":
         positive = float(settings.get("scale_pos_weight", 1))
-        if settings.get("is_unbalance", "0") not in ("0", "false"):
+        if _unbalanced(settings):
             counts = np.bincount(rows.codes.astype(int), minlength=2)
             return BoostedLogistic(), counts.max() / counts, False
         return BoostedLogistic(), None if positive == 1 else np.array([1.0, positive]), False
@@ -136,15 +137,24 @@ def _loss(
         return BoostedSquared(), None, True
     if name == "poisson":
         return BoostedTweedie(1.0, float(np.exp(float(settings["poisson_max_delta_step"])))), None, True
+    if name == "gamma":
+        return BoostedTweedie(2.0), None, True
+    if name == "tweedie":
+        return BoostedTweedie(float(settings["tweedie_variance_power"])), None, True
     raise refused(
         model, f"objective {name!r}, whose leaves do not move smoothly with the data or are not read"
     )
 
 
+def _unbalanced(settings: dict[str, str]) -> bool:
+    return settings.get("is_unbalance", "0") not in ("0", "false")
+
+
 def _start(dump: dict[str, Any], settings: dict[str, str], c: int) -> Start:
     if settings.get("boost_from_average", "1") in ("0", "false"):
         return Fixed((0.0,) * c)
-    links = {"binary": "logit", "poisson": "log", "multiclass": "log"}
+    logs = ("poisson", "gamma", "tweedie", "multiclass")
+    links = {"binary": "logit", **dict.fromkeys(logs, "log")}
     return FromMean(links.get(dump["objective"].split()[0], "identity"))
 
 

@@ -16,6 +16,8 @@ from .chosen import Chosen
 
 OWN = "own estimator"
 """Where a problem keeps its `Refitting`, among what a changed copy does not take along."""
+GIVEN = "rows as given"
+"""Where a problem keeps a function from numbers of training rows to the batch of them, as the user has it."""
 KINKED = "kinked rows"
 """Where a problem keeps the numbers of the rows whose removal leads over a kink of its objective."""
 Refitting = Callable[[Tensor], Objective]
@@ -55,6 +57,13 @@ def refitting(
             return read(replace(settled, estimator=fitted), *own, weight)
 
     return refit
+
+
+def rows_as_given(X: Any, y: Any) -> Callable[[Tensor], tuple[Any, Any]]:
+    """A function from the numbers of training rows to the batch of them; X and y are as the user has them."""
+    from sklearn.utils import _safe_indexing
+
+    return lambda rows: (_safe_indexing(X, rows.numpy()), _safe_indexing(y, rows.numpy()))
 
 
 def _unfitted(estimator: Any) -> Any:

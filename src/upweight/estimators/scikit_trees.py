@@ -19,8 +19,11 @@ from ..trees.losses import (
 from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..types import Tensor
-from .tree_models import Rows, TreeReading, numbered_leaves, refused, tree
+from .tree_models import Rows, TreeReading, held_weights, numbered_leaves, refused, tree
 from .tree_paths import above, paths
+
+MOSTLY = 0.5
+"""The share of pure leaves from which on it is said of a forest."""
 
 
 def gradient_boosting(model: Any, rows: Rows) -> TreeReading:
@@ -126,12 +129,6 @@ def hist_gradient_boosting(model: Any, rows: Rows) -> TreeReading:
         )
         for t in range(rounds)
     )
-    class_weights = None
-    if getattr(model, "class_weight", None) is not None:
-        from sklearn.utils.class_weight import compute_class_weight
-
-        names = np.asarray(model.classes_)
-        class_weights = compute_class_weight(model.class_weight, classes=names, y=names[rows.codes])
     return TreeReading(
         loss,
         start,
@@ -140,14 +137,14 @@ def hist_gradient_boosting(model: Any, rows: Rows) -> TreeReading:
         apply,
         np.concatenate(values) if values else np.empty(0),
         lambda X: model._raw_predict(X).astype(np.float64),
-        class_weights=class_weights,
+        class_weights=_class_weights(model, rows),
         held_out=held_out,
         paths=paths(
             above(one.nodes["left"], one.nodes["right"], one.nodes["feature_idx"])
             for several in model._predictors
             for one in several
         ),
-        notes=_stopped(held_out),
+        notes=(*_stopped(held_out), *held_weights(getattr(model, "class_weight", None))),
     )
 
 
@@ -168,6 +165,8 @@ def _hist_loss(model: Any, c: int) -> tuple[BoostedLoss, Start]:
 def forest(model: Any, rows: Rows) -> TreeReading:
     """Random forests and extra trees: the mean over trees of the mean target in a leaf, each row as often as drawn."""
     n, trees = len(rows.codes), [one.tree_ for one in model.estimators_]
+    if model.n_outputs_ > 1:
+        raise refused(model, "several targets at once")
     if getattr(model, "monotonic_cst", None) is not None:
         raise refused(model, "monotonic_cst clips a leaf by its neighbours")
     if model.criterion not in ("gini", "entropy", "log_loss", "squared_error", "friedman_mse"):
@@ -175,16 +174,13 @@ def forest(model: Any, rows: Rows) -> TreeReading:
     leaves = [np.flatnonzero(one.children_left < 0) for one in trees]
     classes = len(model.classes_) if hasattr(model, "classes_") else 0
     c = classes or 1
-    weighs = rows.weight is not None or getattr(model, "class_weight", None) is not None
-    if not model.bootstrap and weighs:
-        raise refused(model, "weights and without bootstrap has leaves of shares that are not read yet")
-    counts = np.ones((1, n), np.uint8)
+    counts = None
     if model.bootstrap:
         drawn = [np.bincount(own, minlength=n) for own in model.estimators_samples_]
-        counts = np.stack(drawn).astype(np.uint8)
+        counts = torch.from_numpy(np.stack(drawn).astype(np.uint8))
     found = Round(
         tuple(
-            tree(t, k, len(own), bag=t if model.bootstrap else 0)
+            tree(t, k, len(own), bag=t if model.bootstrap else None)
             for t, own in enumerate(leaves)
             for k in range(c)
         ),
@@ -192,11 +188,6 @@ def forest(model: Any, rows: Rows) -> TreeReading:
     )
     stored = np.concatenate(
         [one.value[own, 0, k] for one, own in zip(trees, leaves, strict=True) for k in range(c)]
-    )
-    note = (
-        ("the rows that each tree drew are held fixed; sample weights set the odds of the draw alone",)
-        if model.bootstrap and weighs
-        else ("the rows that each tree drew are held fixed",) * model.bootstrap
     )
 
     def margins(X: Any) -> np.ndarray:
@@ -210,10 +201,47 @@ def forest(model: Any, rows: Rows) -> TreeReading:
         lambda X: numbered_leaves(model.apply(X).astype(np.int64), leaves),
         stored,
         margins,
-        bags=torch.from_numpy(counts),
+        bags=counts,
+        class_weights=None if model.bootstrap else _class_weights(model, rows),
         paths=paths(above(one.children_left, one.children_right, one.feature) for one in trees),
-        notes=note,
-        weightless=True,
+        notes=(*_drawn(model, rows), *_pure(trees, leaves)),
+        weightless=model.bootstrap,
+    )
+
+
+def _drawn(model: Any, rows: Rows) -> tuple[str, ...]:
+    """What is held fixed of what each tree of a forest drew, and of the weights of classes."""
+    how = getattr(model, "class_weight", None)
+    if not model.bootstrap:
+        return held_weights(how)
+    said = "the rows that each tree drew are held fixed"
+    weighs = rows.weight is not None or how is not None
+    return (f"{said}; weights set the odds of the draw alone" if weighs else said,)
+
+
+def _pure(trees: list[Any], leaves: list[np.ndarray]) -> tuple[str, ...]:
+    """What is said of a forest most of whose leaves have rows of one label alone."""
+    share = float(
+        np.mean(np.concatenate([one.impurity[own] <= 0 for one, own in zip(trees, leaves, strict=True)]))
+    )
+    if share < MOSTLY:
+        return ()
+    return (
+        f"{share:.0%} of its leaves have rows of one label alone: what such rows weigh moves nothing while the splits "
+        "are held fixed, though another label would; fit with min_samples_leaf, or ask by retraining "
+        "(uw.by_refitting)",
+    )
+
+
+def _class_weights(model: Any, rows: Rows) -> np.ndarray | None:
+    """What the labels put into the weights, for each class, or None."""
+    if (how := getattr(model, "class_weight", None)) is None:
+        return None
+    from sklearn.utils.class_weight import compute_class_weight
+
+    names = np.asarray(model.classes_)
+    return compute_class_weight(
+        "balanced" if how == "balanced_subsample" else how, classes=names, y=names[rows.codes]
     )
 
 

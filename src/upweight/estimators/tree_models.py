@@ -12,13 +12,16 @@ import torch
 from ..data.user_terms import Terms
 from ..errors import InfluenceError
 from ..trees.losses import BoostedLoss
-from ..trees.passes import Fitted, fit
+from ..trees.passes import fit
 from ..trees.problem import TreeProblem
+from ..trees.seen import Fitted
 from ..trees.start import Start
 from ..trees.structure import Round, Structure, Tree
 from ..trees.trained import Trained
 from ..types import Tensor
 
+ROUNDED = 1e-2
+"""How far the library's own rounding may have moved its leaf values, as a share of the largest."""
 EXACT = 1e-6
 """How far rebuilt leaf values and scores may be off, as a share of the largest."""
 
@@ -58,8 +61,10 @@ class TreeReading:
     """Whether the damping of leaves is so much per mean weight of the rows."""
     single: bool = False
     """Whether the library keeps labels and weights in float32."""
-    single_start: Start | None = None
-    """The start as it is rounded by a library that adds the scores up in float32, else None."""
+    own_start: Start | None = None
+    """The start as the library rounds it, where it does."""
+    single_scores: bool = False
+    """Whether the library adds the scores up in float32."""
     paths: Any = None
     """Which columns are on the path to each leaf, as `Structure` has it; None where they are not known."""
     notes: tuple[str, ...] = ()
@@ -171,10 +176,14 @@ def tree_problem(reading: TreeReading, rows: Rows, terms: Terms, library: str) -
         by_mean=reading.damped_by_mean,
     )
     fitted = fit(trained, "rebuilding the trees")
-    if (parted := _parted(reading, rows, fitted, structure, library)) and reading.single_start is not None:
+    parted = _parted(reading, rows, (fitted.theta, fitted.scores), structure, library)
+    if parted and reading.own_start is not None and _near(fitted.theta[:c], reading.own_start):
         # Far from 0 the rounding of the scores shows in the leaves: then it is followed, to see whether it is that.
-        as_library = replace(trained, single=True, start=reading.single_start)
-        parted = _parted(reading, rows, fit(as_library), structure, library)
+        as_library = replace(trained, single=reading.single_scores, start=reading.own_start)
+        given = torch.cat([fitted.theta[:c], torch.from_numpy(reading.stored)])
+        own = fit(as_library, given=given)
+        if not (parted := _parted(reading, rows, (own.theta, own.scores), structure, library)):
+            terms = replace(terms, notes=(*terms.notes, _rounding(reading, fitted, c, library)))
     if parted:
         raise InfluenceError(parted)
     per_class = (
@@ -183,10 +192,54 @@ def tree_problem(reading: TreeReading, rows: Rows, terms: Terms, library: str) -
     return TreeProblem(trained, fitted, terms, per_class)
 
 
-def _parted(reading: TreeReading, rows: Rows, fitted: Fitted, structure: Structure, library: str) -> str:
-    """Where rebuilt leaf values or scores part from those of the model, in a sentence; "" where they do not."""
-    advice = "Are these the rows, labels and weights that it was trained on, in this order, with the same categories?"
-    stored, own = reading.stored, fitted.theta.numpy()[structure.c :]
+def _near(start: Tensor, own: Start) -> bool:
+    """Whether the library's own start is that of the data, but for rounding to float32."""
+    theirs = own.value(start)
+    return bool(((theirs - start).abs() <= 10 * EXACT * (1 + start.abs())).all())
+
+
+def _rounding(reading: TreeReading, fitted: Fitted, c: int, library: str) -> str:
+    """What is said of a model whose scores were rounded visibly.
+
+    Args:
+        reading: of the model.
+        fitted: the leaf values without rounding.
+        c: the number of outputs.
+        library: its name.
+
+    Raises:
+        InfluenceError: where rounding moved them too far.
+    """
+    stored, own = reading.stored, fitted.theta.numpy()[c:]
+    off = np.nanmax(np.abs(own - stored)) / np.nanmax(np.abs(stored))
+    told = (
+        f"{library} rounds its start and its scores to float32: leaf values without rounding are up to {off:.0e} of "
+        "the largest apart from those of the model"
+    )
+    if off > ROUNDED:
+        raise InfluenceError(
+            f"{told}, too far for answers about it: take the mean off the targets and fit again"
+        )
+    return f"{told}; answers are about the former"
+
+
+def _parted(
+    reading: TreeReading, rows: Rows, rebuilt: tuple[Tensor, Tensor], structure: Structure, library: str
+) -> str:
+    """Where rebuilt leaf values or scores part from those of the model, in a sentence; "" where they do not.
+
+    Args:
+        reading: of the model.
+        rows: of training.
+        rebuilt: theta (p,) and the scores of the rows (n, c).
+        structure: of the trees.
+        library: its name.
+    """
+    advice = "Are these the rows, labels and weights that it was trained on, in this order, with the same categories? "
+    advice += (
+        "A start (base_margin, init_score), an objective or changing learning rates of your own are not read."
+    )
+    stored, own = reading.stored, rebuilt[0].numpy()[structure.c :]
     off = np.abs(np.where(np.isnan(stored), 0, own - stored))
     largest = np.nanmax(np.abs(stored), initial=1e-300)
     if len(off) and not off.max() <= EXACT * largest:
@@ -196,7 +249,7 @@ def _parted(reading: TreeReading, rows: Rows, fitted: Fitted, structure: Structu
             f"the value {stored[at]:.6g}, and {own[at]:.6g} when it is computed from the rows in it "
             f"({off[at] / largest:.1e} of the largest). {advice}"
         )
-    model, scores = reading.margins(rows.X), fitted.scores.numpy()
+    model, scores = reading.margins(rows.X), rebuilt[1].numpy()
     apart, largest = np.abs(model - scores), max(np.abs(model).max(), 1e-300)
     if not apart.max() <= EXACT * largest:
         row = int(apart.max(1).argmax())
@@ -205,6 +258,16 @@ def _parted(reading: TreeReading, rows: Rows, fitted: Fitted, structure: Structu
             f"and {scores[row].tolist()} when they are added up. {advice}"
         )
     return ""
+
+
+def held_weights(how: Any) -> tuple[str, ...]:
+    """The note about class weights that follow the counts of the classes, and do not in removals of rows of trees.
+
+    `how` is the setting: "balanced" or True; of others there is nothing to say.
+    """
+    if how is not True and how != "balanced":
+        return ()
+    return ("the class weights that follow the counts of the classes are held fixed",)
 
 
 def refused(model: Any, reason: str) -> ValueError:

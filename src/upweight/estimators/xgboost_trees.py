@@ -19,6 +19,9 @@ from .tree_paths import above, paths
 FirstTree = tuple[np.ndarray, np.ndarray]
 """The sums of w r and w h in the leaves of the first tree."""
 
+LOGISTIC = ("binary:logistic", "reg:logistic")
+"""Objectives whose base_score is a probability, and their scores its logit."""
+
 
 def xgboost(model: Any, rows: Rows) -> TreeReading:
     """XGBClassifier, XGBRegressor and Booster: V = soft(G, alpha) / (H + lambda), clipped, with eta outside.
@@ -42,23 +45,22 @@ def xgboost(model: Any, rows: Rows) -> TreeReading:
     loss, limit = _loss(model, learner, c)
     class_weights = _class_weights(learner)
     start, own_start = _start(model, learner, c, class_weights)
-    settings, notes = _settings(config, limit), ()
+    settings, notes = _settings(config, limit, saved, c), tuple[str, ...]()
     if saved.values:
         first = _first_tree(loss, own_start, rows, apply(rows.X)[0].numpy(), saved.values[0], class_weights)
         settings, notes = _known(settings, limit, first, saved.values[0])
-    rounds = _rounds(saved, c, settings)
-    rates = [one.rate for one in rounds for _ in one.trees]
     return TreeReading(
         loss,
         start,
-        rounds,
+        _rounds(saved, settings),
         c,
         apply,
-        np.concatenate([own / rate for own, rate in zip(saved.values, rates, strict=True)] or [np.empty(0)]),
+        np.concatenate(saved.values) / settings.eta if saved.values else np.empty(0),
         lambda X: predicted(X, output_margin=True).reshape(-1, c).astype(np.float64),
         class_weights=class_weights,
         single=True,
-        single_start=Fixed(tuple(own_start.tolist())),
+        own_start=Fixed(tuple(own_start.tolist())),
+        single_scores=True,
         paths=saved.paths,
         notes=notes,
     )
@@ -101,11 +103,19 @@ class Settings(NamedTuple):
     limit: float
 
 
-def _settings(config: dict[str, Any], limit: float) -> Settings:
-    """The settings that the model says it has; `limit` is that of the objective itself."""
+def _settings(config: dict[str, Any], limit: float, saved: Saved, c: int) -> Settings:
+    """The settings that the model says it has; parallel trees share the learning rate.
+
+    Args:
+        config: of the model.
+        limit: what the objective itself clips at.
+        saved: the trees.
+        c: the number of outputs.
+    """
     given = config["gradient_booster"]["tree_train_param"]
     eta, damping, alpha, own = (float(given[key]) for key in ("eta", "lambda", "alpha", "max_delta_step"))
-    return Settings(eta, damping, alpha, own or limit)
+    parallel = saved.ends[1] // c if len(saved.ends) > 1 else 1
+    return Settings(eta / parallel, damping, alpha, own or limit)
 
 
 def _known(
@@ -119,17 +129,24 @@ def _known(
         first: the sums in the leaves of the first tree.
         values: of these leaves.
     """
-    if np.allclose(_value(first, said), values, rtol=1e-4, atol=1e-6 * np.abs(values).max()):
-        return said, ()
-    eta, damping = _strengths(first, values)
-    note = (
-        f"eta = {eta:.6g} and lambda = {damping:.6g} follow from its first tree: a saved model has lost them"
+    fits = (
+        said,
+        _strengths(first, values, limit, pulled=False),
+        _strengths(first, values, limit, pulled=True),
     )
-    return Settings(eta, damping, 0.0, limit), (note,)
+    close = [
+        np.allclose(_value(first, one), values, rtol=1e-4, atol=1e-6 * np.abs(values).max()) for one in fits
+    ]
+    if close[0] or not any(close):
+        return said, ()
+    found = fits[close.index(True)]
+    alpha = f" and alpha = {found.alpha:.6g}" if found.alpha else ""
+    known = f"eta = {found.eta:.6g}, lambda = {found.damping:.6g}{alpha}"
+    return found, (f"{known} follow from its first tree: a saved model has lost them",)
 
 
-def _rounds(saved: Saved, c: int, settings: Settings) -> tuple[Round, ...]:
-    """The rounds of trees that were fitted at the same scores; several of one output share the learning rate."""
+def _rounds(saved: Saved, settings: Settings) -> tuple[Round, ...]:
+    """The rounds of trees that were fitted at the same scores."""
     ends, how = saved.ends, {"l1": settings.alpha, "limit": settings.limit or None}
     return tuple(
         Round(
@@ -137,7 +154,7 @@ def _rounds(saved: Saved, c: int, settings: Settings) -> tuple[Round, ...]:
                 tree(t, saved.outputs[t], len(saved.leaves[t]), settings.damping, **how)
                 for t in range(begin, end)
             ),
-            settings.eta * c / (end - begin),
+            settings.eta,
         )
         for begin, end in itertools.pairwise(ends)
     )
@@ -163,6 +180,8 @@ def _last_round(model: Any, booster: Any, rounds: int) -> int:
 
 def _check(model: Any, learner: dict[str, Any], config: dict[str, Any]) -> None:
     """Refuse what leaves the fit undetermined."""
+    if callable(getattr(model, "objective", None)):
+        raise refused(model, "an objective of your own, whose second derivatives are not known")
     kind = learner["gradient_booster"]["name"]
     if kind != "gbtree":
         raise refused(model, f"booster={kind!r}, whose trees change after they were fitted")
@@ -171,7 +190,7 @@ def _check(model: Any, learner: dict[str, Any], config: dict[str, Any]) -> None:
         raise refused(
             model, f"subsample={float(given['subsample']):g}: which rows were drawn is not recorded"
         )
-    if given.get("monotone_constraints", "()") not in ("()", "[]", ""):
+    if "1" in given.get("monotone_constraints", ""):
         raise refused(model, "monotone_constraints, which clip a leaf by its neighbours")
     shape = learner["learner_model_param"]
     if int(shape.get("num_target", "1")) > 1:
@@ -181,7 +200,7 @@ def _check(model: Any, learner: dict[str, Any], config: dict[str, Any]) -> None:
 def _loss(model: Any, learner: dict[str, Any], c: int) -> tuple[BoostedLoss, float]:
     """What is boosted, and what leaf values are clipped at by the objective itself (0: not)."""
     name = learner["objective"]["name"]
-    if name in ("binary:logistic", "binary:logitraw", "reg:logistic"):
+    if name in LOGISTIC:
         return BoostedLogistic(), 0.0
     if name in ("multi:softprob", "multi:softmax"):
         return BoostedSoftmax(2.0), 0.0
@@ -190,6 +209,13 @@ def _loss(model: Any, learner: dict[str, Any], c: int) -> tuple[BoostedLoss, flo
     if name == "count:poisson":
         step = float(learner["objective"]["poisson_regression_param"]["max_delta_step"])
         return BoostedTweedie(1.0, float(np.exp(step))), step
+    if name == "reg:gamma":
+        return BoostedTweedie(2.0), 0.0
+    if name == "reg:tweedie":
+        power = learner["objective"]["tweedie_regression_param"]["tweedie_variance_power"]
+        return BoostedTweedie(float(power)), 0.0
+    if name in ("reg:absoluteerror", "reg:quantileerror"):
+        raise refused(model, f"objective {name!r}: its leaves are quantiles, which do not move smoothly")
     raise refused(model, f"objective {name!r}, whose leaves are not read")
 
 
@@ -208,9 +234,9 @@ def _start(
     stored = np.atleast_1d(np.asarray(digits, dtype=np.float32)).astype(np.float64)
     name = learner["objective"]["name"]
     link = "identity"
-    if name in ("binary:logistic", "binary:logitraw", "reg:logistic"):
+    if name in LOGISTIC:
         link, scores = "logit", np.log(stored / (1 - stored))
-    elif name == "count:poisson":
+    elif name in ("count:poisson", "reg:gamma", "reg:tweedie"):
         link, scores = "log", np.log(stored)
     elif name.startswith("multi"):
         link, scores = "log", np.broadcast_to(stored, (c,))
@@ -245,8 +271,19 @@ def _value(first: FirstTree, settings: Settings) -> np.ndarray:
     return settings.eta * (np.clip(found, -settings.limit, settings.limit) if settings.limit else found)
 
 
-def _strengths(first: FirstTree, values: np.ndarray) -> tuple[float, float]:
-    """Eta and lambda of V (H + lambda) = eta G, by least squares over the leaves of the first tree."""
-    G, H = first
-    found, *_ = np.linalg.lstsq(np.stack([G, -values], axis=1), values * H, rcond=None)
-    return float(found[0]), float(max(found[1], 0.0))
+def _strengths(first: FirstTree, values: np.ndarray, limit: float, *, pulled: bool) -> Settings:
+    """Eta, lambda and alpha of V (H + lambda) = eta (G - alpha sign V), by least squares over leaves of the first tree.
+
+    Args:
+        first: the sums in its leaves.
+        values: of the leaves V.
+        limit: what the objective itself clips at: leaves of the largest value may have been.
+        pulled: whether alpha is fitted, or 0.
+    """
+    most = np.abs(values).max(initial=0)
+    free = (values != 0) & ((np.abs(values) < 0.999 * most) if limit else True)
+    G, H, V = first[0][free], first[1][free], values[free]
+    columns = np.stack([G, -V, -np.sign(V)][: 3 if pulled else 2], axis=1)
+    eta, damping, *rest = np.linalg.lstsq(columns, V * H, rcond=None)[0]
+    alpha = float(rest[0] / eta) if rest and eta else 0.0
+    return Settings(float(eta), float(max(damping, 0.0)), max(alpha, 0.0), limit)

@@ -23,7 +23,7 @@ from .given_rows import given_rows
 from .leave_one_out import LeaveOneOut, RowSteps, leave_one_out
 from .passes import Answer, as_scores, compressed, provenance, streamed, underivable
 from .recomputed import counted_anew, derivable, with_recomputed, with_shown
-from .removal import Removal, reduced_changes, with_newton
+from .removal import Removal, reduced_changes, with_newton, with_refits
 from .scores import Scores
 from .shown import SHOWN, changes_shown
 from .stored_pass import StoredPass
@@ -312,18 +312,28 @@ class Influence:
         return dataclasses.replace(first, **found._asdict())
 
     def of_removal(
-        self, groups: Any, test: Any, *, measure: MeasureLike | None = None, guarantee: int = 0
+        self,
+        groups: Any,
+        test: Any,
+        *,
+        measure: MeasureLike | None = None,
+        guarantee: int = 0,
+        steps: int | None = None,
     ) -> Removal:
         """The change of each test measure if whole sets of training rows are removed (Sec. 7 leaves this open).
 
-        First order for all; for linear models also by leverage and the Newton step, for trees by leaves computed anew.
+        First order for every model; for linear ones also rescaled by leverage, and Newton steps: as many as each set
+        needs where that takes about a second (g n p up to 2^30) or there are at most 20 sets, else of the 10 strongest
+        of either sign for each test row, and one of the others.
 
         Args:
             groups: a list of row numbers (one set), a mask (n,), a pandas Index of row names, a list or mapping of
-                these, or a column (n,) of labels, each value one set. What carries an index is paired by it.
+                these, or a column (n,) of labels, each value one set ("(missing)" of rows that have none). What
+                carries an index is paired by it.
             test: m test examples.
             measure: what is asked about, default the loss.
             guarantee: k adds bounds of the loss's exact change after k Newton steps (logistic and softmax regression).
+            steps: Newton steps of all sets, at most: 1 costs least; None: as above.
 
         Returns:
             Changes (m, g) in the measure's unit; positive = the measure would rise.
@@ -333,16 +343,19 @@ class Influence:
         """
         names, sets = as_sets(groups, self.problem.n, self.problem.train_index)
         asked, model, curvature = as_measure(measure), self.problem.linear, self.settings.curvature.examples
+        given = test
         if model is not None and (asked is None or asked.uses_batch):
             test = model.prepared(test)  # once, for all that follows
         if asked is not None and not asked.smooth and (stages := self.problem.stages):
             return counted_anew(self.problem, stages, (names, sets), test, asked)
-        if asked is not None and not asked.smooth and model is not None and curvature is not None:
-            return Removal.counted(model, curvature, (names, sets), test, asked)
-        found = Removal.of_first_order(self.on_loss(test, measure=asked), names, sets)
-        if stages := self.problem.stages:
-            found = with_recomputed(found, self.problem, stages, sets, (test, asked))
-        return with_newton(found, self.problem, curvature, sets, (test, asked), guarantee)
+        if model is not None and curvature is not None and asked is not None and not asked.smooth:
+            found = Removal.counted(model, curvature, (names, sets), (test, asked), steps)
+        else:
+            found = Removal.of_first_order(self.on_loss(test, measure=asked), names, sets)
+            if self.problem.stages is not None:
+                found = with_recomputed(found, self.problem, self.problem.stages, sets, (test, asked))
+            found = with_newton(found, self.problem, curvature, sets, (test, asked), guarantee, steps)
+        return found if steps is not None else with_refits(found, self.problem, sets, (given, asked))
 
     def leave_one_out(self) -> LeaveOneOut:
         """Every training row of a linear model predicted without itself, from one factorisation (B5).

@@ -19,8 +19,8 @@ from ..measures import Measure, MeasureLike, as_measure
 from ..objective import LinearModel
 from ..runtime.progress import track
 from ..types import Tensor, as_tensor
-from .settling import MOST, Settled, rows_held, settled
-from .woodbury import HELD_BYTES, TotalHessian, identity_where, is_determined
+from .settling import MOST, Settled, least_length, rows_held, settled
+from .woodbury import HELD_BYTES, Downdated, TotalHessian, identity_where, is_determined, roots_of
 
 FLAT = 1e-10
 """A share of the largest curvature of an example in its output: below it leverages do not tell kernel values."""
@@ -300,13 +300,13 @@ class RowSteps:
         """Some training rows after as many Newton steps as each needs, at most `most`; some rows at a time."""
         blocks = rows.split(rows_held(self.total.problem))
         for some in track(blocks, "further steps", len(blocks)):
-            yield settled(self.total, some, self.parameters(some), most=most, smallest=self._smallest)
+            inverse = Downdated(self.total, *roots_of(self.total.problem, some, len(some)))
+            sets, start = list(some.split(1)), self.parameters(some)
+            yield settled(self.total.problem, inverse, sets, start, most=most, smallest=self._smallest)
 
     @cached_property
     def _smallest(self) -> float:
-        """The length of a step that counts as none, in the norm of the Hessian: a millionth of a usual first step's."""
-        squares = (self.total.problem.derivatives().r * self.own).sum(1).clamp(min=0)
-        return 1e-6 * float(squares.nanmean().sqrt())
+        return least_length(self.total)
 
     def outputs(self, batch: Any) -> Iterator[tuple[slice, Float[Tensor, "b m c"]]]:
         """The outputs of m test examples without each training row, all n of them, some rows at a time.

@@ -7,6 +7,7 @@ With A the Hessian of the *total* objective and S the removed set, a Newton step
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,10 +22,20 @@ from ..objective import LinearModel, Objective
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Tensor
+from .forecasts import unsettled
+from .kinks import over_kinks
+from .leave_one_out import ALL
 from .removal_bounds import intervals
 from .scores import Scores
+from .settling import MOST, UNSETTLED, Changes, Settled, least_length, rows_held, settled
+from .shown import SHOWN, settled_where_shown
 from .stationarity import far_away, finishing
 from .woodbury import newton_steps
+
+LEFT = (
+    "Beware: {} do not settle: more than {:.0%} of the move is left (of the worst {:.0%}), so that newton says little of "
+    "what training again without them gives. Verify by retraining."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +64,8 @@ class Removal:
     first_order: Float[Tensor, "m g"]
     rescaled: Float[Tensor, "m g"] | None = None
     newton: Float[Tensor, "m g"] | None = None
+    steps: Int[Tensor, "m g"] | None = None
+    left: Float[Tensor, "m g"] | None = None
     recomputed: Float[Tensor, "m g"] | None = None
     """By stages computed anew without the set, for models that were trained in stages (the leaves of trees)."""
     low: Float[Tensor, "m g"] | None = None
@@ -84,8 +97,8 @@ class Removal:
         problem: LinearModel,
         curvature: ExampleMean,
         groups: tuple[pd.Index, list[Tensor]],
-        test: Any,
-        measure: Measure,
+        asked: tuple[Any, Measure],
+        most: int | None = None,
     ) -> Removal:
         """The Newton predictions of a measure that has no derivative; those of first order are NaN.
 
@@ -93,15 +106,20 @@ class Removal:
             problem: the model.
             curvature: its Hessian.
             groups: the names of the sets (g,) and the training rows of each.
-            test: the reference set.
-            measure: one number of it.
+            asked: the reference set, and one number of it.
+            most: Newton steps of each set, at most; None: as `newton_changes` takes it.
         """
         names, sets = groups
         problem.check_current()
-        newton = newton_changes(problem, curvature, sets, test, measure)
-        unknown = torch.full_like(newton, torch.nan)
+        changes = newton_changes(problem, curvature, sets, asked, most)
+        unknown = torch.full_like(changes.changes, torch.nan)
         sizes = torch.tensor([len(rows) for rows in sets])
-        return cls(names, sizes, unknown, unknown, newton, measure=measure.name, away=problem.facts.away)
+        found = cls(names, sizes, unknown, unknown, measure=asked[1].name, away=problem.facts.away)
+        return found.shown(changes)
+
+    def shown(self, changes: Changes) -> Removal:
+        """The same with these Newton predictions."""
+        return replace(self, newton=changes.changes, steps=changes.steps, left=changes.left)
 
     @property
     def averaged(self) -> Removal:
@@ -114,12 +132,17 @@ class Removal:
         fields = ("first_order", "rescaled", "newton", "recomputed", "low", "high", "drift")
         each = {name: values for name in fields if (values := getattr(self, name)) is not None}
         means = {name: values.mean(0, keepdim=True) for name, values in each.items()}
+        if (
+            self.steps is not None and self.left is not None
+        ):  # of a set that was shown for one row, one step counts
+            means.update(steps=self.steps.amin(0, keepdim=True), left=self.left.amax(0, keepdim=True))
         return replace(self, measure=f"mean {self.measure}", **means)
 
     @property
     def undetermined(self) -> pd.Index:
-        """The groups that alone fit some direction of the parameters, as all rows of a category do."""
-        return self.groups[self.best.isnan().all(0).numpy()]
+        """The groups that alone fit some direction of the parameters, as all rows of a category or of a leaf do."""
+        unknown = self.best.isnan()
+        return self.groups[(unknown.all(0) if self.recomputed is None else unknown.any(0)).numpy()]
 
     @property
     def best(self) -> Float[Tensor, "m g"]:
@@ -134,25 +157,43 @@ class Removal:
         return "first order" if self.newton is None else "newton"
 
     @property
+    def restless(self) -> pd.Index:
+        """The groups whose Newton steps do not settle: training again without them gives something else."""
+        lines = (
+            torch.zeros(1, len(self.groups), dtype=torch.bool) if self.left is None else unsettled(self.left)
+        )
+        return self.groups[lines.any(0).numpy()]
+
+    @property
     def remarks(self) -> list[str]:
-        """What to beware of, a sentence each: unfinished training, and sets without which nothing is determined."""
-        unfinished = [far_away(self.away)] if self.away else []
-        if self.drift is not None and not self.away:
-            unfinished = [finishing(self.measure, self.drift, self.best)]
-        names = ", ".join(map(str, self.undetermined[:5])) + ", ..." * (len(self.undetermined) > 5)
-        if not names:
-            return unfinished
-        if self.recomputed is not None:
-            return [
-                *unfinished,
-                f"undetermined (NaN): {names}. A leaf that test rows are in holds rows of such a set alone: train with "
-                "a penalty (lambda > 0), with larger leaves, or remove fewer rows",
-            ]
-        return [
-            *unfinished,
-            f"undetermined (NaN): {names}. Some direction of the parameters is fitted by such a set alone; train with "
-            "a penalty (l2 > 0) or remove fewer rows",
-        ]
+        """What to beware of, a sentence each: unfinished training, sets that do not settle or determine nothing."""
+        return [*self._of_training, *self._of_steps, *self._of_undetermined]
+
+    @property
+    def _of_steps(self) -> list[str]:
+        if not len(self.restless) or self.left is None:
+            return []
+        most = float(self.left.nan_to_num(0).max())
+        return [LEFT.format(_few(self.restless), UNSETTLED, most)]
+
+    @property
+    def _of_training(self) -> list[str]:
+        if self.away:
+            return [far_away(self.away)]
+        return [] if self.drift is None else [finishing(self.measure, self.drift, self.best)]
+
+    @property
+    def _of_undetermined(self) -> list[str]:
+        if not len(self.undetermined):
+            return []
+        why = (
+            "Some direction of the parameters is fitted by such a set alone; train with a penalty (l2 > 0) or remove "
+            "fewer rows"
+            if self.recomputed is None
+            else "A leaf that test rows are in has no other rows, so that a retraining splits otherwise; fit with more "
+            "rows in a leaf (min_samples_leaf) or remove fewer"
+        )
+        return [f"undetermined (NaN): {_few(self.undetermined)}. {why}"]
 
     def to_frame(self) -> pd.DataFrame:
         """A table with a line per test row and group: size, the predictions, the interval where there is one.
@@ -171,6 +212,8 @@ class Removal:
             values = getattr(self, name)
             if values is not None:
                 table[name.replace("_", " ")] = values.flatten().numpy()
+        if self.steps is not None:
+            table["steps"] = self.steps.flatten().numpy()
         frame = pd.DataFrame(table)
         if self.rescaled is not None:
             frame["only together"] = frame["newton"] - frame["rescaled"]
@@ -187,6 +230,10 @@ class Removal:
         return as_html(head, self.to_frame(), *self.remarks)
 
 
+def _few(names: pd.Index) -> str:
+    return ", ".join(map(str, names[:5])) + ", ..." * (len(names) > 5)
+
+
 def with_newton(
     found: Removal,
     objective: Objective,
@@ -194,6 +241,7 @@ def with_newton(
     sets: list[Tensor],
     asked: tuple[Any, Measure | None],
     guarantee: int,
+    most: int | None = None,
 ) -> Removal:
     """A first-order prediction with what linear models have beside it: leverage, the Newton step, bounds.
 
@@ -204,6 +252,7 @@ def with_newton(
         sets: the training rows of each of g sets.
         asked: m test examples and the measure, None for the loss.
         guarantee: Newton steps behind the bounds; 0: no bounds.
+        most: Newton steps of each set, at most; None: as `newton_changes` takes it.
 
     Raises:
         ValueError: for guarantees that cannot be given.
@@ -215,33 +264,50 @@ def with_newton(
         if guarantee:
             raise ValueError("guaranteed intervals are for logistic and softmax regression")
         return replace(found, newton=reduced_changes(objective, sets, test, measure))
-    rescaled, newton = of_sets(problem, curvature, sets, test, measure)
+    rescaled, changes = of_sets(problem, curvature, sets, asked, most)
     low, high = intervals(problem, curvature, sets, test, guarantee) if guarantee else (None, None)
-    return replace(found, rescaled=rescaled, newton=newton, low=low, high=high)
+    return replace(found, rescaled=rescaled, low=low, high=high).shown(changes)
+
+
+def with_refits(
+    found: Removal, problem: Objective, sets: list[Tensor], asked: tuple[Any, Measure | None]
+) -> Removal:
+    """The same, but by refits where an l1 penalty would leave other columns (`over_kinks`).
+
+    Args:
+        found: the predictions.
+        problem: the model.
+        sets: the training rows of each of g sets.
+        asked: m test examples as the user has them, and the measure, None for the loss.
+    """
+    if found.newton is None or found.steps is None or found.left is None:
+        return found
+    changes = Changes(found.newton, found.steps, found.left)
+    return found.shown(over_kinks(problem, *asked, changes, sets))
 
 
 def of_sets(
     problem: LinearModel,
     curvature: ExampleMean,
     sets: list[Tensor],
-    test: Any,
-    measure: Measure | None = None,
-) -> tuple[Float[Tensor, "m g"], Float[Tensor, "m g"]]:
+    asked: tuple[Any, Measure | None],
+    most: int | None = None,
+) -> tuple[Float[Tensor, "m g"], Changes]:
     """The rescaled (B1) and the Newton (B2) prediction of each measure's change as sets are removed.
 
     Args:
         problem: the model.
         curvature: its Hessian.
         sets: the training rows of each of g sets.
-        test: m test examples.
-        measure: what is asked about, default the loss.
+        asked: m test examples and the measure, None for the loss.
+        most: Newton steps of each set, at most; None: as `newton_changes` takes it.
 
     Returns:
         Both changes, (m, g) each, in the measure's unit; positive = it would rise. NaN where some direction of the
         parameters is fitted by a set alone (Newton), or by a member alone (rescaled).
     """
-    V = problem.test_gradients(test, measure)
-    changes = newton_changes(problem, curvature, sets, test, measure)
+    V = problem.test_gradients(*asked)
+    changes = newton_changes(problem, curvature, sets, asked, most)
     members = torch.cat(sets).unique()
     singles = list(members.split(1))
     alone = torch.empty(len(V), problem.n, dtype=torch.float64)
@@ -275,20 +341,56 @@ def newton_changes(
     problem: LinearModel,
     curvature: ExampleMean,
     sets: list[Tensor],
-    test: Any,
-    measure: Measure | None,
-) -> Float[Tensor, "m g"]:
+    asked: tuple[Any, Measure | None],
+    most: int | None = None,
+) -> Changes:
     """The Newton prediction (B2) of each measure's change as sets are removed: evaluated, not differentiated.
 
     Args:
         problem: the model.
         curvature: its Hessian.
         sets: the training rows of each of g sets.
-        test: m test examples.
-        measure: what is asked about, None for the loss.
+        asked: m test examples and the measure, None for the loss.
+        most: Newton steps of each set, at most; None: `settling.MOST` where all sets can be settled in about a second,
+            else of those that are the strongest.
     """
+    test, measure = asked
     before = problem.evaluate_each(test, problem.theta[None], measure)[0]
-    changes = torch.empty(len(before), len(sets), dtype=torch.float64)
-    for batch, _, step in newton_steps(problem, curvature, sets):
-        changes[:, batch] = (problem.evaluate_each(test, problem.theta + step, measure) - before).T
-    return changes
+
+    def walked(index: list[int], most: int) -> Changes:
+        known, here = torch.empty(3, len(before), len(index), dtype=torch.float64), [sets[j] for j in index]
+        for columns, found in walks(problem, curvature, here, most):
+            known[0][:, columns] = (problem.evaluate_each(test, found.theta, measure) - before).T
+            known[1][:, columns], known[2][:, columns] = found.steps.double(), found.left
+        return Changes(known[0], known[1].long(), known[2])
+
+    everything = list(range(len(sets)))
+    if most is not None:
+        return walked(everything, most)
+    if len(sets) * problem.n * problem.p <= ALL or len(sets) <= 2 * SHOWN:
+        return walked(everything, MOST)
+    first = walked(everything, 1)
+    return settled_where_shown(first, lambda index: walked(index.tolist(), MOST), SHOWN)
+
+
+def walks(
+    problem: LinearModel, curvature: ExampleMean, sets: list[Tensor], most: int
+) -> Iterator[tuple[list[int], Settled]]:
+    """The places of some sets in `sets`, and the parameters without each after as many Newton steps as each needs.
+
+    Args:
+        problem: the model.
+        curvature: its Hessian.
+        sets: the training rows of each set.
+        most: steps in all.
+    """
+    for batch, inverse, step in newton_steps(problem, curvature, sets):
+        smallest = 0.0 if most == 1 else least_length(inverse.total)
+        for part in torch.arange(len(batch)).split(len(batch) if most == 1 else rows_held(problem)):
+            places, start = [batch[j] for j in part.tolist()], problem.theta + step[part]
+            if most == 1:
+                one = torch.ones(len(part), dtype=torch.long)
+                yield places, Settled(start, one, torch.full(one.shape, torch.nan).double())
+                continue
+            own = [sets[j] for j in places]
+            yield places, settled(problem, inverse.of(part), own, start, most=most, smallest=smallest)

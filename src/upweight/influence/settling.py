@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from ..objective import LinearModel
 from ..types import Tensor
-from .woodbury import HELD_BYTES, Downdated, TotalHessian, roots_of
+from .woodbury import HELD_BYTES, Downdated, TotalHessian
 
 MOST = 12
 """Steps after which a row that still moves is given up, and marked."""
@@ -23,12 +23,14 @@ ENOUGH = 1e-3
 """The share of the move that may be left where a row is settled."""
 UNSETTLED = 0.03
 """The share from which on a row is marked: retraining without it gives something else."""
+SAMPLED = 256
+"""Rows that tell how long a usual first step is."""
 RIDGE = 1e-12
 """What tells steps apart that are nearly alike, as a share of the largest."""
 
 
 class Settled(NamedTuple):
-    """The parameters without each of k training rows, how many Newton steps led there, and what is left to move.
+    """The parameters without each of k sets of training rows, how many Newton steps led there, and what is left to move.
 
     `left` (k,) is the length of the next step in units of the first one's, or of the whole move's where that is
     shorter, in the norm of the Hessian (Newton decrements): about the share of the move that is missing. NaN where
@@ -41,7 +43,7 @@ class Settled(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """The change (m, n) of m test measures as each of n training rows is removed, alone.
+    """The change (m, n) of m test measures as each of n training rows, or sets of them, is removed, alone.
 
     `steps` (m, n) are the Newton steps behind each, `left` (m, n) what was left to move (`settling.Settled`); NaN where
     nobody looked, after a single step.
@@ -62,36 +64,48 @@ def rows_held(problem: LinearModel) -> int:
     return max(1, HELD_BYTES // (8 * problem.p * (2 * problem.c + 3 * MOST)))
 
 
+def least_length(total: TotalHessian) -> float:
+    """The length of a step that counts as none, in the norm of the Hessian: a millionth of a usual row's first one."""
+    problem = total.problem
+    some = torch.linspace(0, problem.n - 1, min(problem.n, SAMPLED)).long()
+    g = problem.train_gradients(some).double()
+    return 1e-6 * float((g * total.solve(g)).sum(1).clamp(min=0).mean().sqrt())
+
+
 def settled(
-    total: TotalHessian,
-    rows: Int[Tensor, " k"],
+    problem: LinearModel,
+    inverse: Downdated,
+    sets: list[Tensor],
     start: Float[Tensor, "k p"],
     *,
     most: int = MOST,
     smallest: float = 0.0,
 ) -> Settled:
-    """Newton steps without each of some rows, from where the first one led; at most `rows_held` rows at once.
+    """Newton steps without each of some sets of rows, from where the first one led; at most `rows_held` sets at once.
 
-    Each step costs two products with X for a row. Training that was not finished stays so: its gradient is subtracted,
-    and nothing moves but by the removal. Of all places that a row came through the one with the least left is kept.
+    Each step costs two products with X for a set. Training that was not finished stays so: its gradient is subtracted,
+    and nothing moves but by the removal. Of all places that a set came through the one with the least left is kept.
 
     Args:
-        total: the factor of the total Hessian.
-        rows: the training rows, each removed alone.
+        problem: the model.
+        inverse: the inverse Hessian without each of the sets.
+        sets: the training rows of each of k sets.
         start: the parameters after the first step (k, p); NaN where nothing determines them.
         most: steps in all.
         smallest: first steps that are shorter count as so long: what is left of them is rounding.
     """
-    found = Settled(start.clone(), torch.ones_like(rows), torch.full(rows.shape, torch.nan).double())
+    one = torch.ones(len(sets), dtype=torch.long)
+    found = Settled(start.clone(), one, torch.full(one.shape, torch.nan).double())
     place = (~start.isnan().any(1)).nonzero()[:, 0]
     if not len(place):
         return found
-    walk, theta = _Walk.begun(total, rows[place]), start[place]
-    first, least = walk.length, max(smallest, torch.finfo(torch.float64).tiny)
+    walk = _Walk.begun(problem, inverse.of(place), [sets[j] for j in place.tolist()])
+    theta, first = start[place], walk.length
+    least = max(smallest, torch.finfo(torch.float64).tiny)
     for step in range(1, most + 1):
         walk = walk.gone_to(theta)
         left = walk.length / torch.minimum(first, walk.moved).clamp(min=least)
-        better = ~(left >= found.left[place])  # of the first place nothing is known: NaN
+        better = (left < found.left[place]) | found.left[place].isnan()  # of the first place nothing is known
         found.theta[place[better]], found.left[place[better]] = theta[better], left[better]
         found.steps[place] = step
         moving = found.left[place] > ENOUGH
@@ -104,30 +118,34 @@ def settled(
 
 @dataclass(frozen=True, eq=False)
 class _Walk:
-    """The h places that k rows have come through, with the gradient and the Newton step at each.
+    """The h places that the parameters without k sets have come through, with the gradient and Newton step at each.
 
-    Gradients are those of the total objective without the row, less what training left of the whole one's.
+    Gradients are those of the total objective without the set, less what training left of the whole one's.
     """
 
+    problem: LinearModel
     inverse: Downdated
-    rows: Int[Tensor, " k"]
+    sets: list[Tensor]
+    whole: Float[Tensor, "1 p"]
     places: Float[Tensor, "k h p"]
     gradients: Float[Tensor, "k h p"]
     steps: Float[Tensor, "k h p"]
 
     @classmethod
-    def begun(cls, total: TotalHessian, rows: Int[Tensor, " k"]) -> _Walk:
+    def begun(cls, problem: LinearModel, inverse: Downdated, sets: list[Tensor]) -> _Walk:
         """The walk at the problem's own parameters."""
-        problem = total.problem
-        inverse = Downdated(total, *roots_of(problem, rows, len(rows)))
-        none = problem.theta.new_empty(len(rows), 0, problem.p)
-        return cls(inverse, rows, none, none, none).gone_to(problem.theta.repeat(len(rows), 1))
+        none = problem.theta.new_empty(len(sets), 0, problem.p)
+        # Not `problem.gradient()`: a scale that follows the residuals has to follow those of all rows too.
+        whole = problem.gradients_without([torch.empty(0, dtype=torch.long)], problem.theta[None])
+        walk = cls(problem, inverse, sets, whole, none, none, none)
+        return walk.gone_to(problem.theta.repeat(len(sets), 1))
 
     def gone_to(self, theta: Float[Tensor, "k p"]) -> _Walk:
         """The walk with one place more."""
-        problem = self.inverse.total.problem
-        reduced = problem.gradients_without(list(self.rows.split(1)), theta)
-        gradient = ((problem.n - 1) * reduced - problem.n * problem.gradient())[:, None]
+        problem = self.problem
+        left = torch.tensor([[problem.n - len(rows)] for rows in self.sets])
+        reduced = problem.gradients_without(self.sets, theta)
+        gradient = (left * reduced - problem.n * self.whole)[:, None]
         return replace(
             self,
             places=torch.cat([self.places, theta[:, None]], dim=1),
@@ -136,9 +154,10 @@ class _Walk:
         )
 
     def of(self, moving: Tensor) -> _Walk:
-        """The walk of some of the rows, by a mask (k,)."""
-        rest = (self.rows, self.places, self.gradients, self.steps)
-        return _Walk(self.inverse.of(moving), *(of_all[moving] for of_all in rest))
+        """The walk of some of the sets, by a mask (k,)."""
+        sets = [rows for rows, on in zip(self.sets, moving.tolist(), strict=True) if on]
+        rest = (of_all[moving] for of_all in (self.places, self.gradients, self.steps))
+        return _Walk(self.problem, self.inverse.of(moving), sets, self.whole, *rest)
 
     @property
     def length(self) -> Float[Tensor, " k"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -80,9 +81,31 @@ def _until_settled(
     if most is None and steps.few:
         return at(steps.all_settled)
     if most is not None:
-        parts = [at(found) for found in steps.settled(torch.arange(problem.n), most)]
-        return Changes(*(torch.cat(of_all, dim=1) for of_all in zip(*parts, strict=True)))
-    found = Changes.of_one_step(steps.changes(batch, measure))
+        return side_by_side([at(found) for found in steps.settled(torch.arange(problem.n), most)])
+    first = Changes.of_one_step(steps.changes(batch, measure))
+
+    def of_some(index: Int[Tensor, " k"]) -> Changes:
+        return side_by_side([at(some) for some in steps.settled(index, MOST)])
+
+    return settled_where_shown(first, of_some, top, rows)
+
+
+def side_by_side(parts: list[Changes]) -> Changes:
+    """The changes of some columns and those of others in one."""
+    return Changes(*(torch.cat(of_all, dim=1) for of_all in zip(*parts, strict=True)))
+
+
+def settled_where_shown(
+    found: Changes, settled: Callable[[Tensor], Changes], top: int, rows: Any = None
+) -> Changes:
+    """The changes by first steps, but settled in columns that are among the strongest of a line, which then are shown.
+
+    Args:
+        found: by the first step (m, n), written over.
+        settled: from k columns, by number, to their settled changes (m, k).
+        top: columns of either sign that are shown of each line.
+        rows: columns that are shown whatever their effect.
+    """
     done = torch.zeros(found.changes.shape, dtype=torch.bool)
     while True:
         shown = torch.zeros_like(done)
@@ -94,7 +117,6 @@ def _until_settled(
         if not bool(new.any()):
             return found
         index = new.any(0).nonzero()[:, 0]
-        parts = [at(some) for some in steps.settled(index, MOST)]
-        for old, of_all in zip(found, zip(*parts, strict=True), strict=True):
-            old[:, index] = torch.where(new[:, index], torch.cat(of_all, dim=1), old[:, index])
+        for old, further in zip(found, settled(index), strict=True):
+            old[:, index] = torch.where(new[:, index], further, old[:, index])
         done |= new

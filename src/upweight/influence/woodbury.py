@@ -135,7 +135,7 @@ class Downdated:
         return torch.linalg.det(eye - self._signs[:, :, None] * self.overlap)
 
     def of(self, sets: Tensor) -> Downdated:
-        """The inverses without some of the sets, by a mask (G,)."""
+        """The inverses of some of the sets, by a mask (G,) or by number."""
         some = copy(self)
         for name in ("C", "signs", "F", "overlap", "left", "determined", "lower"):
             whole = getattr(self, name)

@@ -41,6 +41,8 @@ class LinearLoss(ABC):
     """Whether every example's curvature is positive semi-definite at all outputs."""
     dispersed: bool = False
     """Whether its variance has a factor, the dispersion, that is estimated beside the parameters."""
+    logarithms: bool = False
+    """Whether outputs are logarithms of means."""
     falling: bool = False
     """Whether the mean falls as the output grows, so that a target above its mean pulls the output down."""
     repeated: bool = False

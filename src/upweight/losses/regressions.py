@@ -257,6 +257,7 @@ class Tweedie(LinearLoss):
     classifies = False
     separate_outputs = True
     separable = False
+    logarithms = True
     note = "the model's outputs, and so its predictions here, are logarithms of means"
 
     def __post_init__(self) -> None:

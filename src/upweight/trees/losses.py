@@ -33,13 +33,15 @@ class Slopes(NamedTuple):
         """E = dr - V dh of output k: `pulled` moves by E (dF_k - q . dF) as the scores move by dF."""
         return torch.addcmul(self.dr[:, k], value, self.dh[:, k], value=-1)
 
-    def relative(self, move: Float[Tensor, "b c k"]) -> Float[Tensor, "b c k"]:
-        """DF_k - q . dF: what of a move of the scores the residuals see, in k directions."""
-        return move if self.q is None else move - (self.q[:, :, None] * move).sum(1, keepdim=True)
 
-    def spread(self, pull: Float[Tensor, "b c k"]) -> Float[Tensor, "b c k"]:
-        """The transpose of `relative`: what pulls at the residuals, as what pulls at the scores."""
-        return pull if self.q is None else pull - self.q[:, :, None] * pull.sum(1, keepdim=True)
+def relative(q: Float[Tensor, "b c"] | None, move: Float[Tensor, "b c k"]) -> Float[Tensor, "b c k"]:
+    """DF_k - q . dF: what of a move of the scores the residuals see, in k directions; `q` as `Slopes` have it."""
+    return move if q is None else move - (q[:, :, None] * move).sum(1, keepdim=True)
+
+
+def spread(q: Float[Tensor, "b c"] | None, pull: Float[Tensor, "b c k"]) -> Float[Tensor, "b c k"]:
+    """The transpose of `relative`: what pulls at the residuals, as what pulls at the scores."""
+    return pull if q is None else pull - q[:, :, None] * pull.sum(1, keepdim=True)
 
 
 class BoostedLoss(ABC):
@@ -134,7 +136,7 @@ class BoostedTweedie(BoostedLoss):
     tensor([[1.]])
     """
 
-    power: float
+    power: float | int
     factor: float = 1.0
 
     @property
@@ -153,8 +155,8 @@ class BoostedTweedie(BoostedLoss):
 class BoostedShares(BoostedLoss):
     """The shares of classes in a forest's leaves, an output for each class: r = e_y - F, h = 1.
 
-    >>> BoostedShares().slopes(torch.zeros(1, 2), torch.tensor([1])).r
-    tensor([[0., 1.]])
+    >>> BoostedShares().slopes(torch.tensor([[0.25, 0.75]]), torch.tensor([1])).r
+    tensor([[-0.2500,  0.2500]])
     """
 
     factor: float = 1.0

@@ -7,19 +7,20 @@ these equations is lower triangular, round by round, so that a question costs a 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy import sparse
 
-from ..runtime.progress import track
 from ..types import Tensor
+from .losses import relative, spread
+from .rows import TREES, WIDE, met_rows, side_by_side
+from .seen import Fitted, Seen, added, seen_backwards, seen_forwards, within
 from .structure import Round, Tree
-from .trained import Trained
-
-T = TypeVar("T")
+from .trained import Trained, tracked
 
 
 def leaf_values(tree: Tree, G: Tensor, H: Tensor, damped: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -41,44 +42,30 @@ def leaf_values(tree: Tree, G: Tensor, H: Tensor, damped: float = 1.0) -> tuple[
     return value, below.masked_fill(still, torch.inf)
 
 
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """Leaf values as training gives them: theta (p,), the denominators of the leaves (p,), the last scores (n, c).
-
-    `empty` (p,) are leaves without rows and without damping, whose value 0 stands for nothing.
-    """
-
-    theta: Float[Tensor, " p"]
-    below: Float[Tensor, " p"]
-    scores: Float[Tensor, "n c"]
-    empty: Tensor
-
-
-def fit(trained: Trained, title: str | None = None) -> Fitted:
+def fit(trained: Trained, title: str | None = None, given: Tensor | None = None) -> Fitted:
     """The leaf values of the structure from rows and weights, as its library computes them, round after round.
 
     Args:
         trained: structure, loss, start and rows.
         title: of a progress bar; None: there is none.
+        given: leaf values (p,) that each round goes on from in place of those that are computed, but for NaN.
     """
     structure, c = trained.structure, trained.structure.c
     theta = torch.zeros(structure.p, dtype=torch.float64)
     below, empty = torch.ones_like(theta), torch.zeros_like(theta, dtype=torch.bool)
     theta[:c] = trained.start_scores()
+    led = theta if given is None else given.clone()
     scores = trained.rounded(theta[:c].repeat(trained.n, 1))
-    for one, places in _tracked(structure.numbered(), title):
+    for one, places in tracked(structure.numbered(), title, len(structure.rounds)):
         for j, step in enumerate(places):
-            at = _within(trained, one, theta, places[:j], scores)
+            at = within(trained, one, led, places[:j], scores)
             for tree, place, (G, H) in zip(one.trees, step, _leaf_sums(trained, one, at), strict=True):
                 theta[place], below[place] = leaf_values(tree, G, H, trained.damped)
                 empty[place] = H + tree.damping <= 0
-        _add(trained, one, theta, places, 1, scores)
+                led[place] = torch.where(led[place].isnan(), theta[place], led[place])
+        added(trained, one, led, places, 1, scores)
         scores = trained.rounded(scores)
     return Fitted(theta, below, scores, empty)
-
-
-def _tracked(rounds: list[T], title: str | None) -> Iterator[T]:
-    return iter(rounds) if title is None else track(rounds, title, len(rounds))
 
 
 def _leaf_sums(trained: Trained, one: Round, scores: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -116,17 +103,14 @@ def solve_backwards(
     structure, k = trained.structure, len(rows)
     v, found = rows.T.contiguous(), torch.empty(structure.p, k, dtype=torch.float64)
     felt = torch.zeros(trained.n, structure.c, k, dtype=torch.float64)
-    scores = fitted.scores.clone()
-    for one, places in _tracked(structure.numbered()[::-1], title):
-        _add(trained, one, fitted.theta, places, -1, scores)
+    for one, places, steps in tracked(seen_backwards(trained, fitted), title, len(structure.rounds)):
         inside = None if len(one.steps) == 1 else one.rate * felt
-        for j in reversed(range(len(one.steps))):
-            at = _within(trained, one, fitted.theta, places[:j], scores)
+        for j, seen in reversed(list(enumerate(steps))):
             here, share = (felt, one.rate) if inside is None else (inside, one.steps[j])
             for place, sums in zip(places[j], _sums(trained, one, here), strict=True):
                 found[place] = (share * sums + v[place]) / fitted.below[place, None]
             to = (felt,) if inside is None else (felt, inside)
-            _pull(trained, one, places[j], (fitted.theta, found), at, to)
+            _pull(trained, one, places[j], (found, seen), to)
     found[: structure.c] = felt.sum(0) + v[: structure.c]
     return found.T
 
@@ -162,21 +146,17 @@ def _forwards(
     structure, c = trained.structure, trained.structure.c
     v, found = rows.T.contiguous(), rows.T.clone()
     moves = v if not inverse else found  # of the leaf values
-    scores = fitted.theta[:c].repeat(trained.n, 1)
     moved = v[:c].repeat(trained.n, 1, 1)
-    for one, places in _tracked(structure.numbered(), title):
+    for one, places, steps in tracked(seen_forwards(trained, fitted), title, len(structure.rounds)):
         inside = None if len(one.steps) == 1 else moved.clone()
-        for j, share in enumerate(one.steps):
-            at = _within(trained, one, fitted.theta, places[:j], scores)
-            here = moved if inside is None else inside
-            felt = _felt(trained, one, places[j], fitted.theta, at, here)
+        for j, (share, seen) in enumerate(zip(one.steps, steps, strict=True)):
+            felt = _felt(trained, one, seen, moved if inside is None else inside)
             for place, sums in zip(places[j], felt, strict=True):
                 below = fitted.below[place, None]
                 found[place] = (v[place] + sums) / below if inverse else below * v[place] - sums
                 found[place] = torch.where(below.isinf(), 0 if inverse else v[place], found[place])
             if inside is not None:
                 _add_rows(trained, one, moves, places[j], share, inside)
-        _add(trained, one, fitted.theta, places, 1, scores)
         if inside is None:
             _add_rows(trained, one, moves, places[0], one.rate, moved)
         else:
@@ -195,61 +175,46 @@ def row_products(
         rows: k vectors s (k, p).
         title: of a progress bar; None: there is none.
     """
-    structure, c, k = trained.structure, trained.structure.c, len(rows)
-    s = rows.T.contiguous()
-    found = trained.start_slopes() @ s[:c]
-    scores = fitted.theta[:c].repeat(trained.n, 1)
-    for one, places in _tracked(structure.numbered(), title):
-        for j in range(len(one.steps)):
-            at = _within(trained, one, fitted.theta, places[:j], scores)
+    s, kept = rows.T.contiguous(), fitted.kept
+    found = trained.start_slopes() @ s[: trained.structure.c]
 
-            def work(part: slice, at: Tensor = at, one: Round = one, step: list[slice] = places[j]) -> None:
-                slopes = trained.slopes_at(at[part], part)
-                for tree, place in zip(one.trees, step, strict=True):
-                    where = trained.places_of(tree, part)
-                    value = fitted.theta[place].index_select(0, where)
-                    own = trained.weights_of(tree, part) * slopes.pulled(tree.output, value)
-                    found[part].addcmul_(s[place].index_select(0, where), own[:, None])
+    def work(part: slice) -> None:
+        some = (
+            [(kept.place[part], kept.own[part])] if kept is not None else _some(trained, fitted.theta, part)
+        )
+        for place, own in some:
+            ends = np.arange(len(own) + 1) * own.shape[1]
+            # A row's places are all different, though not in order.
+            matrix = sparse.csr_array(
+                (own.numpy().ravel(), place.numpy().ravel(), ends.astype(np.int32)), (len(own), len(s))
+            )
+            found[part] += torch.from_numpy(matrix @ s.numpy())
 
-            trained.blocks(c * k, work)
-        _add(trained, one, fitted.theta, places, 1, scores)
+    trained.blocks(WIDE, work, title)
     return found.T
 
 
-# -- one round -------------------------------------------------------------------------------------------------------
+def _some(trained: Trained, theta: Tensor, part: slice) -> Iterator[tuple[Tensor, Tensor]]:
+    """Places and equations of some trees at a time."""
+    each = itertools.chain.from_iterable(met_rows(trained, theta, part))
+    while some := list(itertools.islice(each, TREES)):
+        yield side_by_side(some)
 
 
-def _add(
-    trained: Trained, one: Round, theta: Tensor, steps: list[list[slice]], sign: int, scores: Tensor
-) -> None:
-    """Add what a round's leaf values, of all its steps, are to the scores, in place; or take it away again."""
+def row_equations(trained: Trained, theta: Float[Tensor, " p"]) -> Float[Tensor, "n p"]:
+    """What each row adds to the equation of each leaf: n p numbers, for a few rows.
 
-    def work(part: slice) -> None:
-        for tree, places in zip(one.trees, zip(*steps, strict=True), strict=True):
-            value = _combined(theta, one, places)
-            found = value.index_select(0, trained.places_of(tree, part))
-            scores[part, tree.output].add_(found, alpha=sign * one.rate)
-
-    trained.blocks(trained.structure.c, work)
-
-
-def _combined(theta: Tensor, one: Round, places: tuple[slice, ...]) -> Tensor:
-    """What the first Newton steps of a tree add up to in its leaves."""
-    shares = zip(one.steps, places, strict=False)
-    return torch.stack([share * theta[place] for share, place in shares]).sum(0)
-
-
-def _within(
-    trained: Trained, one: Round, theta: Tensor, before: list[list[slice]], scores: Tensor
-) -> Float[Tensor, "n c"]:
-    """The scores inside a round, after some of its Newton steps, whose whole length is not shrunk yet."""
-    if not before:
-        return scores
-    found = scores.clone()
-    for tree, places in zip(one.trees, zip(*before, strict=True), strict=True):
-        value = _combined(theta, one, places)
-        found[:, tree.output] += value.index_select(0, trained.structure.leaf[tree.leaf].long())
+    `trained` are rows with their leaves, targets and weights; start and leaf values may be those of other rows.
+    """
+    found = torch.zeros(trained.n, trained.structure.p, dtype=torch.float64)
+    found[:, : trained.structure.c] = trained.start_slopes()
+    rows = torch.arange(trained.n)
+    for met in itertools.chain.from_iterable(met_rows(trained, theta, slice(0, trained.n))):
+        found[rows, met.place] += met.own
     return found
+
+
+# -- one round -------------------------------------------------------------------------------------------------------
 
 
 def _add_rows(
@@ -283,12 +248,7 @@ def _summed(where: Tensor, values: Float[Tensor, "b k"], size: int) -> Float[Ten
 
 
 def _pull(
-    trained: Trained,
-    one: Round,
-    step: list[slice],
-    about: tuple[Tensor, Tensor],
-    scores: Tensor,
-    to: tuple[Tensor, ...],
+    trained: Trained, one: Round, step: list[slice], about: tuple[Tensor, Seen], to: tuple[Tensor, ...]
 ) -> None:
     """Add what the equations of a step, each times its answer, feel of the scores of each row.
 
@@ -296,77 +256,47 @@ def _pull(
         trained: what the leaf values were computed from.
         one: the round.
         step: the places of the step's leaf values.
-        about: theta (p,) and the answers (p, k).
-        scores: those that the step saw.
+        about: the answers (p, k), and what the step saw.
         to: the (n, c, k) that are added to, in place.
     """
-    theta, answers = about
+    answers, seen = about
 
     def work(part: slice) -> None:
-        slopes, pull = trained.slopes_at(scores[part], part), None
-        for tree, place in zip(one.trees, step, strict=True):
-            where = trained.places_of(tree, part)
-            bent = slopes.bent(tree.output, theta[place].index_select(0, where))
-            bent *= trained.weights_of(tree, part)
-            own = answers[place].index_select(0, where).mul_(bent[:, None])
+        bents, q = seen(part)
+        pull = None
+        for tree, place, bent in zip(one.trees, step, bents, strict=True):
+            own = answers[place].index_select(0, trained.places_of(tree, part)).mul_(bent[:, None])
             if trained.structure.c == 1 and pull is None:
                 pull = own[:, None]
             else:
                 pull = torch.zeros_like(to[0][part]) if pull is None else pull
                 pull[:, tree.output] += own
         if pull is not None:
-            spread = slopes.spread(pull)
+            pulled = spread(q, pull)
             for values in to:
-                values[part] += spread
+                values[part] += pulled
 
     trained.blocks(to[0][0].numel(), work)
 
 
 def _felt(
-    trained: Trained, one: Round, step: list[slice], theta: Tensor, scores: Tensor, moved: Tensor
+    trained: Trained, one: Round, seen: Seen, moved: Float[Tensor, "n c k"]
 ) -> list[Float[Tensor, "leaves k"]]:
     """How the equations of each tree of a step move as the scores do: the transpose of `_pull`.
 
     Args:
         trained: what the leaf values were computed from.
         one: the round.
-        step: the places of the step's leaf values.
-        theta: the leaf values.
-        scores: those that the step saw.
-        moved: k moves of them (n, c, k).
+        seen: what the step saw.
+        moved: k moves of the scores.
     """
 
     def work(part: slice) -> list[Tensor]:
-        slopes, found = trained.slopes_at(scores[part], part), []
-        seen = slopes.relative(moved[part])
-        for tree, place in zip(one.trees, step, strict=True):
-            where = trained.places_of(tree, part)
-            bent = slopes.bent(tree.output, theta[place].index_select(0, where))
-            bent *= trained.weights_of(tree, part)
-            found.append(_summed(where, bent[:, None] * seen[:, tree.output], tree.size))
-        return found
+        bents, q = seen(part)
+        move = relative(q, moved[part])
+        return [
+            _summed(trained.places_of(tree, part), bent[:, None] * move[:, tree.output], tree.size)
+            for tree, bent in zip(one.trees, bents, strict=True)
+        ]
 
     return [torch.stack(parts).sum(0) for parts in zip(*trained.blocks(moved[0].numel(), work), strict=True)]
-
-
-def row_equations(trained: Trained, theta: Float[Tensor, " p"]) -> Float[Tensor, "n p"]:
-    """What each row adds to the equation of each leaf, written out: n p numbers, for a few rows.
-
-    Args:
-        trained: rows with their leaves, targets and weights; start and leaf values are those of other rows.
-        theta: the leaf values.
-    """
-    structure, c, everything = trained.structure, trained.structure.c, slice(0, trained.n)
-    found = torch.zeros(trained.n, structure.p, dtype=torch.float64)
-    found[:, :c] = trained.start_slopes()
-    scores, rows = theta[:c].repeat(trained.n, 1), torch.arange(trained.n)
-    for one, places in structure.numbered():
-        for j, step in enumerate(places):
-            at = _within(trained, one, theta, places[:j], scores)
-            slopes = trained.slopes_at(at, everything)
-            for tree, place in zip(one.trees, step, strict=True):
-                where = trained.places_of(tree, everything)
-                own = trained.weights_of(tree, everything) * slopes.pulled(tree.output, theta[place][where])
-                found[rows, place.start + where] += own
-        _add(trained, one, theta, places, 1, scores)
-    return found

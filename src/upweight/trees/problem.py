@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +29,10 @@ from ..outputs import (
 from ..penalty import Penalty
 from ..runtime.progress import track
 from ..types import Tensor
-from .passes import Fitted, fit, multiply, row_equations, row_products, solve_backwards, solve_forwards
+from .matrix import derivatives, worth_writing
+from .passes import fit, multiply, row_equations, row_products, solve_backwards, solve_forwards
+from .rows import keep
+from .seen import Fitted
 from .trained import Trained
 
 AT_ONCE = 64 << 20
@@ -67,6 +71,7 @@ class TreeProblem(Objective):
     trained: Trained
     fitted: Fitted
     class_weights: Tensor | None
+    stages: Boosting
 
     def __init__(
         self, trained: Trained, fitted: Fitted, terms: Terms, class_weights: Tensor | None = None
@@ -190,7 +195,7 @@ class TreeProblem(Objective):
     def products(
         self, rows: Float[Tensor, "k p"] | Outer, within: slice | None = None
     ) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
-        found = -row_products(self.trained, self.fitted, written_out(rows).double())
+        found = -self.stages.row_products(written_out(rows).double())
         part = within or slice(0, self.n)
         yield part, found[:, part]
 
@@ -307,19 +312,49 @@ NO_HESSIAN = (
 
 
 class Boosting(Stages):
-    """The equations of an ensemble's leaves, per training row."""
+    """The equations of an ensemble's leaves, per training row.
+
+    Few questions go through the rounds; for many the matrix of the equations is written out, where it is not too large
+    (`matrix.derivatives`).
+    """
 
     def __init__(self, trained: Trained, fitted: Fitted) -> None:
         self.trained, self.fitted = trained, fitted
 
+    @cached_property
+    def known(self) -> Fitted:
+        """The leaf values, with what rows add to their equations kept for all questions where that is not too much."""
+        return replace(self.fitted, kept=keep(self.trained, self.fitted.theta, "equations of all rows"))
+
+    @cached_property
+    def matrix(self) -> Float[Tensor, "p p"]:
+        """The derivatives of the total of the equations, written out."""
+        return derivatives(self.trained, self.known)
+
+    def _written(self, k: int) -> bool:
+        """Whether k questions are answered by the matrix: where it is there, or costs less than k passes."""
+        return "matrix" in vars(self) or worth_writing(self.trained, k)
+
     def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
-        return self._in_parts(solve_forwards, rows, "forwards through the rounds") * self.trained.n
+        if not self._written(len(rows)):
+            return self._in_parts(solve_forwards, rows, "forwards through the rounds") * self.trained.n
+        moves = (rows.double() * self.free()).T
+        return torch.linalg.solve_triangular(self.matrix, moves, upper=False).T * self.trained.n
 
     def solve_transposed(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
-        return self._in_parts(solve_backwards, rows, "backwards through the rounds") * self.trained.n
+        if not self._written(len(rows)):
+            return self._in_parts(solve_backwards, rows, "backwards through the rounds") * self.trained.n
+        found = torch.linalg.solve_triangular(self.matrix.T, rows.double().T, upper=True).T
+        return found * self.free() * self.trained.n
+
+    def row_products(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k n"]:
+        """S . c_i for every row s and training row i, c_i what the row adds to the equations."""
+        return row_products(self.trained, self.known, rows, "products with all rows")
 
     def product(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
-        return multiply(self.trained, self.fitted, rows) / self.trained.n
+        if not self._written(len(rows)):
+            return multiply(self.trained, self.known, rows) / self.trained.n
+        return rows.double() @ self.matrix.T / self.trained.n
 
     def recomputed(self, rows: Int[Tensor, " k"]) -> Float[Tensor, " p"]:
         w = self.trained.w.clone()
@@ -351,5 +386,5 @@ class Boosting(Stages):
         size = max(1, AT_ONCE // (self.trained.n * self.trained.structure.c))
         parts = rows.double().split(size)
         if len(parts) == 1:
-            return work(self.trained, self.fitted, parts[0], title)
-        return torch.cat([work(self.trained, self.fitted, part) for part in track(parts, title, len(parts))])
+            return work(self.trained, self.known, parts[0], title)
+        return torch.cat([work(self.trained, self.known, part) for part in track(parts, title, len(parts))])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from jaxtyping import Float, Int
 
+from ..runtime.progress import track
 from ..types import Tensor
 from .losses import BoostedLoss, Slopes
 from .start import Start
@@ -18,6 +19,17 @@ from .structure import Structure, Tree
 T = TypeVar("T")
 NUMBERS = 1 << 15
 """Numbers of a block of rows that are worked on at once: they stay in cache, and torch takes one thread for them."""
+
+
+def tracked(items: Iterable[T], title: str | None, total: int) -> Iterable[T]:
+    """The items, with a progress bar where it has a title.
+
+    Args:
+        items: what is iterated over.
+        title: what is done with them, or None.
+        total: how many there are.
+    """
+    return items if title is None else track(items, title, total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +92,8 @@ class Trained:
         share = self.start_weights / self.total
         return self.start.slopes(self.mean, share[:, None] * (self.numbers - self.mean))
 
-    def rounded(self, scores: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-        """Scores as the library keeps them."""
+    def rounded(self, scores: Tensor) -> Tensor:
+        """Scores, or what is added to them, as the library keeps them."""
         return scores.float().double() if self.single else scores
 
     def with_weights(self, w: Float[Tensor, " n"]) -> Trained:
@@ -120,20 +132,21 @@ class Trained:
 
     # -- blocks of rows ----------------------------------------------------------------------------------------------
 
-    def blocks(self, wide: int, work: Callable[[slice], T]) -> list[T]:
+    def blocks(self, wide: int, work: Callable[[slice], T], title: str | None = None) -> list[T]:
         """What `work` gives for each block of rows, on as many threads as torch would take.
 
         Args:
             wide: how many numbers a row has.
             work: of a slice of rows; the threads share nothing but the rows.
+            title: of a progress bar; None: there is none.
         """
         size = max(256, NUMBERS // max(1, wide))
         parts = [slice(at, min(at + size, self.n)) for at in range(0, self.n, size)]
         threads = min(torch.get_num_threads(), len(parts))
         if threads == 1:
-            return [work(part) for part in parts]
+            return list(tracked(map(work, parts), title, len(parts)))
         with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(work, parts))
+            return list(tracked(pool.map(work, parts), title, len(parts)))
 
     def places_of(self, tree: Tree, part: slice) -> Tensor:
         """The leaf of each row of the block."""

@@ -13,11 +13,13 @@ from jaxtyping import Float
 from ..data.names import called
 from ..influence.influence import Influence
 from ..objective import LinearModel
+from ..outputs import OutputModel
 from ..retraining import Refits
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Batch, Tensor
 from .labels import bars, classifier, contradicted, decided, label_names, mean_loss
+from .out_of_fold import outputs_out_of_fold
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +31,9 @@ class Suspects:
     rows in the mean: `labels.contradicted`), the loss without the row (by which they are ranked: the approximate
     leave-one-out loss), the loss with it, self-influence, leverage; `gain` is the predicted fall of the mean validation
     loss if the proposed label is taken, where validation data were given. Of quantities the first columns are the
-    value, what the model says of it without having seen the row, and the error of that, all in the quantity's unit. For
-    other models rows are ranked by self-influence.
+    value, what the model says of it without having seen the row, and the error of that, all in the quantity's unit.
+    Trees have the same of the estimator fitted again without a fifth of the rows, and their loss in that; where it
+    cannot be fitted again (a model from a file) they are ranked by their loss. For networks it is self-influence.
     """
 
     table: pd.DataFrame
@@ -105,13 +108,21 @@ class Suspects:
         return as_html(head, self.table.head(25))
 
 
-def mislabeled(influence: Influence | Refits, *, validation: Batch | None = None) -> Suspects:
+def mislabeled(influence: Influence | Refits, *, validation: Batch | None = None, seed: int = 0) -> Suspects:
     """The training rows, ranked by how little their own label is supported by all the others (Sec. 5.4).
 
-    Linear models rank by the loss without the row (B5), others by self-influence, and what `by_refitting` gives by the
-    mean loss in models trained on random subsets without the row (out of bag); no test data are used. With
-    `validation`, a batch (inputs, targets), each row also has the predicted gain of the proposed label: the fall of the
-    mean loss on that batch (Eq. 3). Raises ValueError where a gain is asked of a model that is no linear classifier.
+    Linear models rank by the loss without the row (B5), trees by the loss out of fold (five fits of the user's own
+    estimator), networks by self-influence, and what `by_refitting` gives by the mean loss in models trained on random
+    subsets without the row (out of bag); no test data are used.
+
+    Args:
+        influence: of the model.
+        validation: a batch (inputs, targets): each row then has the predicted gain of the proposed label too, the fall
+            of the mean loss on that batch (Eq. 3).
+        seed: what the folds of trees are drawn from.
+
+    Raises:
+        ValueError: where a gain is asked of a model that is no linear classifier.
 
     >>> import torch
     >>> from upweight import LinearProblem, Logistic
@@ -127,23 +138,16 @@ def mislabeled(influence: Influence | Refits, *, validation: Batch | None = None
     influence, problem, model = formulas, formulas.problem, classifier(formulas.problem)
     if validation is not None and model is None:
         raise ValueError("the gain of a relabelling is for linear classifiers: leave `validation` out")
+    if problem.linear is None and problem.output_model is not None:
+        return _of_trees(influence, problem.output_model, seed)
     if problem.linear is None:
         suspicion = -influence.own.values[0]
         columns: dict[str, Any] = {"self-influence": suspicion, "loss": problem.train_losses().double()}
         return Suspects(_sorted(influence, suspicion, columns), "self-influence")
     alone = influence.leave_one_out()
-    columns, bar = {}, None
     # A row without which nothing is determined keeps its own decision.
-    proposed = decided(torch.where(alone.outputs.isnan(), problem.linear.outputs(), alone.outputs))
-    if model is not None:
-        columns["label"] = label_names(model, model.y)
-        columns["proposed label"] = label_names(model, proposed)
-        bar = bars(model, alone.outputs, model.y)
-        columns["contradicted"] = contradicted(model, alone.outputs, model.y, bar).numpy()
-    elif problem.linear.c == 1:
-        value = label_names(problem.linear, problem.linear.y)
-        without = alone.outputs[:, 0].numpy()
-        columns = {"value": value, "said without the row": without, "error without the row": without - value}
+    said = torch.where(alone.outputs.isnan(), problem.linear.outputs(), alone.outputs)
+    columns, bar = _without(problem.linear, alone.outputs, said)
     columns |= {
         "loss without the row": alone.loss,
         "loss": problem.train_losses(),
@@ -151,10 +155,50 @@ def mislabeled(influence: Influence | Refits, *, validation: Batch | None = None
         "leverage": alone.leverage,
     }
     if validation is not None and model is not None:
-        columns["gain"] = _gain(influence, model, proposed, model.prepared(validation))
+        columns["gain"] = _gain(influence, model, decided(said), model.prepared(validation))
     return Suspects(
         _sorted(influence, alone.loss, columns), "their loss in a model that has not seen them", bar
     )
+
+
+def _without(model: OutputModel, outputs: Tensor, said: Tensor) -> tuple[dict[str, Any], Tensor | None]:
+    """The columns that say what a model that has not seen a row makes of it, and the bars of its classes.
+
+    Args:
+        model: whose training rows.
+        outputs: of the model without each row (n, c); NaN where there is none.
+        said: the same, with something that decides where there is none.
+    """
+    if model.loss.classifies:
+        bar = bars(model, outputs, model.y)
+        return {
+            "label": label_names(model, model.y),
+            "proposed label": label_names(model, decided(said)),
+            "contradicted": contradicted(model, outputs, model.y, bar).numpy(),
+        }, bar
+    if model.c > 1:
+        return {}, None
+    mean = outputs.exp() if model.loss.logarithms else outputs
+    value, without = label_names(model, model.y), mean[:, 0].numpy()
+    return {"value": value, "said without the row": without, "error without the row": without - value}, None
+
+
+def _of_trees(influence: Influence, model: OutputModel, seed: int) -> Suspects:
+    """The rows by their loss out of fold, or by their loss where the estimator cannot be fitted again."""
+    problem = influence.problem
+    loss = problem.train_losses()
+    outputs = outputs_out_of_fold(problem, model, seed)
+    if outputs is None:
+        return Suspects(
+            _sorted(influence, loss, {"label": label_names(model, model.y), "loss": loss}),
+            "their loss, for the estimator is not there to be fitted again without them",
+        )
+    own = model.outputs(model.prepared(problem.train_batch(torch.arange(problem.n)))[0])
+    columns, bar = _without(model, outputs, torch.where(outputs.isnan(), own, outputs))
+    without = model.loss.value(outputs.nan_to_num(), model.y).where(~outputs.isnan().any(1), torch.nan)
+    columns |= {"loss without the row": without, "loss": loss}
+    ranked_by = "their loss out of fold: in five fits of the estimator, each without a fifth of the rows"
+    return Suspects(_sorted(influence, without, columns), ranked_by, bar)
 
 
 def _by_refits(refits: Refits, validation: Batch | None) -> Suspects:
