@@ -42,9 +42,7 @@ class Influence:
         curvature: A, chosen where it is not given; `settings` says what and why.
         solver: how A s = v is solved, chosen likewise.
 
-    Raises:
-        TypeError: for something else than a problem.
-        ValueError: for a curvature of another size.
+    Raises TypeError for something else than a problem, ValueError for a curvature of another size.
 
     The last of four examples differs from the others, which helps its own kind and harms theirs:
 
@@ -99,9 +97,8 @@ class Influence:
     def solve(self, rows: Float[Tensor, "k p"]) -> Solution:
         """A^-1 v for every row v (k, p), with residual and status of each: what all questions begin with.
 
-        Raises:
-            StaleError: where the model or the training data changed since the problem was made.
-            InfluenceError: where a solve fails; its message names the remedy.
+        Raises StaleError where the model or the training data changed since the problem was made, InfluenceError where
+        a solve fails; its message names the remedy.
         """
         checks.question(self.problem, rows, self.settings.curvature.damping)
         return self.inverse(rows)
@@ -154,13 +151,9 @@ class Influence:
             store: a folder that keeps all that is finished: a job that was cut off goes on from there to the same
                 bytes, and `ScoreStore(folder)` reads any test row. With `top` they need not fit into memory.
 
-        Returns:
-            Scores (m, n), the derivative of each measure as a training example is up-weighted; -1/n of it is the
-            predicted effect of its removal.
-
-        Raises:
-            StaleError: for a folder with scores of others, and where the model or the data changed.
-            InfluenceError: where a solve fails.
+        Gives Scores (m, n), the derivative of each measure as a training example is up-weighted; -1/n of it is the
+        predicted effect of its removal. Raises StaleError for a folder with scores of others, and where the model or
+        the data changed; InfluenceError where a solve fails.
         """
         checks.options(top, compress, store)
         asked = as_measure(measure)
@@ -335,33 +328,29 @@ class Influence:
             guarantee: k adds bounds of the loss's exact change after k Newton steps (logistic and softmax regression).
             steps: Newton steps of all sets, at most: 1 costs least; None: as above.
 
-        Returns:
-            Changes (m, g) in the measure's unit; positive = the measure would rise.
-
-        Raises:
-            ValueError: for sets that are empty, unknown or everything, and guarantees that cannot be given.
+        Gives changes (m, g) in the measure's unit; positive = the measure would rise. Raises ValueError for sets that
+        are empty, unknown or everything, and guarantees that cannot be given.
         """
         names, sets = as_sets(groups, self.problem.n, self.problem.train_index)
         asked, model, curvature = as_measure(measure), self.problem.linear, self.settings.curvature.examples
-        given = test
+        given, groups = test, (names, sets)
         if model is not None and (asked is None or asked.uses_batch):
             test = model.prepared(test)  # once, for all that follows
+        what = test, asked
         if model is not None and curvature is not None and asked is not None and not asked.smooth:
-            found = Removal.counted(model, curvature, (names, sets), (test, asked), steps)
+            found = Removal.counted(model, curvature, groups, what, steps)
         else:
-            found = Removal.of_first_order(self.on_loss(test, measure=asked), names, sets)
+            found = Removal.of_first_order(self.on_loss(test, measure=asked), *groups)
             if self.problem.stages is not None:
-                found = with_recomputed(found, self.problem, self.problem.stages, sets, (test, asked))
-            found = with_newton(found, self.problem, curvature, sets, (test, asked), guarantee, steps)
+                found = with_recomputed(found, self.problem, self.problem.stages, sets, what)
+            found = with_newton(found, self.problem, curvature, sets, what, guarantee, steps)
         return found if steps is not None else with_refits(found, self.problem, sets, (given, asked))
 
     def leave_one_out(self) -> LeaveOneOut:
         """Every training row of a linear model predicted without itself, from one factorisation (B5).
 
         One Newton step for each row, exact for least squares; `change` of it tells what any measure would become.
-
-        Raises:
-            TypeError: for models that are not linear and curvatures that are not their Hessian.
+        Raises TypeError for models that are not linear and curvatures that are not their Hessian.
         """
         if self.row_steps is None:
             raise TypeError("approximate leave-one-out predictions need a linear problem and its Hessian")

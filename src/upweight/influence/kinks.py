@@ -14,7 +14,7 @@ from ..runtime.progress import track
 from .settling import Changes
 
 REFITS = 100
-"""Rows, or sets, without which the estimator is fitted again; of more those with the largest effects by Newton steps."""
+"""Rows, or sets, without which the estimator is fitted again; of more those of largest effect by Newton steps."""
 
 
 def over_kinks(

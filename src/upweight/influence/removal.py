@@ -32,10 +32,9 @@ from .shown import SHOWN, settled_where_shown
 from .stationarity import far_away, finishing
 from .woodbury import newton_steps
 
-
 LEFT = (
-    "Beware: {} do not settle: more than {:.0%} of the move is left (of the worst {:.0%}), so that newton says little of "
-    "what training again without them gives. Verify by retraining."
+    "Beware: {} do not settle: more than {:.0%} of the move is left (of the worst {:.0%}), so that newton says little "
+    "of what training again without them gives. Verify by retraining."
 )
 
 
@@ -119,7 +118,7 @@ class Removal:
         return found.shown(changes)
 
     def shown(self, changes: Changes) -> Removal:
-        """The same with these Newton predictions."""
+        """The removal with Newton predictions in place of those that it had."""
         return replace(self, newton=changes.changes, steps=changes.steps, left=changes.left)
 
     @property
@@ -181,8 +180,8 @@ class Removal:
         if not len(self.undetermined):
             return []
         return [
-            f"undetermined (NaN): {_few(self.undetermined)}. Some direction of the parameters is fitted by such a set alone; train with "
-            "a penalty (l2 > 0) or remove fewer rows",
+            f"undetermined (NaN): {_few(self.undetermined)}. Some direction of the parameters is fitted by such a set "
+            "alone; train with a penalty (l2 > 0) or remove fewer rows"
         ]
 
     def to_frame(self) -> pd.DataFrame:
@@ -262,7 +261,7 @@ def with_newton(
 def with_refits(
     found: Removal, problem: Objective, sets: list[Tensor], asked: tuple[Any, Measure | None]
 ) -> Removal:
-    """The same, but by refits where an l1 penalty would leave other columns (`over_kinks`).
+    """The predictions of a removal, by refits where an l1 penalty would leave other columns (`over_kinks`).
 
     Args:
         found: the predictions.
