@@ -52,7 +52,7 @@ class Mismatch:
         return as_html(head, self.groups.head(10), self.drift, responsible, self.features)
 
     def _words(self) -> tuple[str, str]:
-        how = "of first order" if self.features.empty else "by a Newton step without the group"
+        how = "of first order" if self.features.empty else "by Newton steps without the group"
         return (
             "Predicted change of the slice's mean loss if a group of rows were removed (negative = it harms), "
             + how,
@@ -63,7 +63,7 @@ class Mismatch:
 def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
     """The effect of each group of training rows on the mean loss of a slice of test rows (Sec. 5.3).
 
-    Effects are those of the group's Newton step for linear models (B2), of first order for others.
+    Effects are those of Newton steps without the group for linear models (B2), of first order for others.
 
     Args:
         influence: of the model.
@@ -85,7 +85,7 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
     if model is not None:
         test, measure = model.prepared(test), mean_loss(model)
     found = influence.of_removal(by, test, measure=measure)
-    effect = found.best.mean(0)
+    effect = (found.first_order if found.newton is None else found.newton).mean(0)
     groups = pd.DataFrame(
         {
             "size": found.sizes.numpy(),
