@@ -338,7 +338,7 @@ class Influence:
             test = model.prepared(test)  # once, for all that follows
         what = test, asked
         if model is not None and curvature is not None and asked is not None and not asked.smooth:
-            found = Removal.counted(model, curvature, groups, what, steps)
+            found = Removal.counted(model, curvature, groups, (test, asked), steps)
         else:
             found = Removal.of_first_order(self.on_loss(test, measure=asked), *groups)
             if self.problem.stages is not None:

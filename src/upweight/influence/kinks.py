@@ -11,6 +11,7 @@ from ..estimators.refitting import KINKED, OWN
 from ..measures import Measure
 from ..objective import Objective
 from ..runtime.progress import track
+from ..types import Tensor
 from .settling import Changes
 
 REFITS = 100

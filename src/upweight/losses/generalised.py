@@ -94,7 +94,7 @@ class GeneralisedLinear(LinearLoss):
         """What a user should know of the outputs."""
         return "" if self.link == "identity" else f"outputs are linear predictors: the {self.link} of means"
 
-    def means(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, "b c"]:  # type: ignore[override]
+    def means(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, "b c"]:
         """The means that the outputs stand for."""
         return self.mean(eta).value
 

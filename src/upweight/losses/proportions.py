@@ -117,7 +117,7 @@ class Proportion(LinearLoss):
             raise ValueError(f"targets must lie in 0..1, got {targets[first].tolist()} in example {first}")
         return targets
 
-    def means(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, "b c"]:  # type: ignore[override]
+    def means(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, "b c"]:
         """The chances that the outputs stand for."""
         return CHANCES[self.link](eta).log_mean.exp()
 

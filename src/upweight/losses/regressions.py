@@ -276,7 +276,7 @@ class Tweedie(LinearLoss):
             )
         return targets
 
-    def means(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, "b c"]:  # type: ignore[override]
+    def means(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, "b c"]:
         """The means that the outputs are logarithms of."""
         return eta.exp()
 
