@@ -14,6 +14,8 @@ import upweight as uw
 from tests.support.compare import assert_close_per_row
 from tests.support.estimators import TARGETS, TIGHT, WEIGHTS, N, X
 from tests.support.networks import problem_of
+from upweight.estimators import from_estimator
+from upweight.influence.given_rows import given_rows
 from upweight.influence.given_rows import numbered as row_numbers
 
 EPS = 1e-4
@@ -175,3 +177,20 @@ def test_row_numbers_are_told_from_batches() -> None:
         row_numbers([4], 4)
     with pytest.raises(TypeError, match="whole numbers"):
         row_numbers(np.array([0.5]), 4)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_new_label_moves_the_class_weights_that_follow_the_counts(classes: int, weighted: bool):
+    generator = np.random.default_rng(classes)
+    X, y = generator.normal(size=(30, 3)), np.arange(30) * generator.integers(1, 5, 30) % classes
+    weight = generator.uniform(0.5, 2, 30) if weighted else None
+    fitted = LogisticRegression(class_weight="balanced", tol=1e-10).fit(X, y, sample_weight=weight)
+    problem = from_estimator(fitted, X, y, sample_weight=weight)
+    rows, labels = torch.tensor([3, 17]), (y[[3, 17]] + 1) % classes
+    given = given_rows(problem, rows)
+    found = given.replaced(problem, (X[rows], labels)) - given.gradients(problem)
+    for row, label, change in zip(rows, labels, found, strict=True):
+        there = problem.relabelled(row[None], problem.encode([label], 1))
+        wanted = (there.gradient() - problem.gradient()) * problem.n
+        torch.testing.assert_close(change, wanted, rtol=1e-9, atol=1e-12)

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from ..data.names import check_edit
 from ..data.row_sets import row_numbers
 from ..data.user_terms import batch_index
+from ..linear.following import relabelling_gradients
 from ..objective import Objective
 from ..types import ArrayLike, Tensor, as_tensor
 
@@ -50,7 +51,11 @@ class GivenRows:
         by_label = problem.label_weights(batch)
         if by_label.shape != self.own.shape:
             raise ValueError(f"`before` has {len(self.own)} examples, `after` has {len(by_label)}")
-        return problem.gradients_as_train(batch, by_label * self.own)
+        found = problem.gradients_as_train(batch, by_label * self.own)
+        if (model := problem.linear) is None or self.numbers is None or model.counts is None:
+            return found
+        targets = model.encode(model.prepared(batch)[1], len(found))
+        return found + relabelling_gradients(model, self.numbers, targets, found - model.folded_penalty)
 
     def weighed(self, values: Float[Tensor, "k b *x"]) -> Float[Tensor, "k b *x"]:
         """Numbers of each example, times what it weighs in training."""

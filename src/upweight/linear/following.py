@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ..data.class_counts import ClassCounts
 from ..data.column_scales import ColumnScales
 from ..objective import LinearModel
 from ..types import Tensor
+from .class_weights import codes_of
 
 ROWS = 1024
 """Examples whose gradients are formed at a time."""
@@ -22,6 +23,30 @@ def class_gradients(problem: LinearModel, counts: ClassCounts) -> Float[Tensor, 
     for rows in torch.arange(problem.n).split(ROWS):
         found.index_add_(0, counts.codes[rows], problem.train_gradients(rows) - problem.folded_penalty)
     return found
+
+
+def relabelling_gradients(
+    problem: LinearModel, rows: Int[Tensor, " b"], targets: Tensor, own: Float[Tensor, "b p"]
+) -> Float[Tensor, "b p"]:
+    """What class weights that follow the counts add to the total gradient as each row, alone, has another label.
+
+    The other rows of both classes weigh otherwise, and the row itself does.
+
+    Args:
+        problem: the model.
+        rows: their numbers.
+        targets: the encoded targets in place of their own.
+        own: the gradient of each with that label, at the weight that its class has before, without the penalty.
+    """
+    counts = problem.counts
+    if counts is None:
+        return torch.zeros_like(own)
+    codes, classes = codes_of(targets), class_gradients(problem, counts)
+    before = problem.train_gradients(rows) - problem.folded_penalty
+    each = zip(rows.split(1), codes.split(1), strict=True)
+    shares = torch.stack([counts.relabelled(row, code)[1] for row, code in each]) - 1
+    new, old = (shares.gather(1, its[:, None]) for its in (codes, counts.codes[rows]))
+    return shares @ classes + new * own - old * before
 
 
 def column_gradients(problem: LinearModel, scales: ColumnScales) -> Float[Tensor, "k p"]:
