@@ -276,7 +276,7 @@ def judged(case: Case) -> tuple[str, dict[str, float]]:
             sets = [[i] for i in range(REMOVED)]
             scores, newton = (
                 influence.on_loss(test).values[:, :REMOVED],
-                influence.of_removal(sets, test).newton,
+                influence.of_removal(sets, test, steps=1).newton,
             )
         except (ValueError, uw.InfluenceError) as error:
             return f"refused: {str(error)[:60]}", {}

@@ -6,7 +6,7 @@
 Ten percent of the labels of each table, drawn anew by each seed, become another class. HistGradientBoosting of 50 trees
 is trained on all rows. Told is the share of the wrong labels among the first 10 and 20 % of the rows, as ordered by
 
-- `mislabeled`: `upweight.mislabeled`, the loss out of fold by five fits of the estimator;
+- `mislabeled`: `upweight.mislabeled`, the loss out of fold by fits of the estimator;
 - `loss`: of the model trained on all rows;
 - `loss without the row`: the same with its change by the row's removal, of first order;
 - `self-influence`: `Influence.on_self`;
@@ -41,7 +41,7 @@ def hospital() -> tuple[np.ndarray, np.ndarray]:
     from experiments.sec53_hospital import load
 
     patients, _ = load()
-    order = np.random.default_rng(0).permutation(patients.n)[:2000]
+    order = np.random.default_rng(0).permutation(len(patients.y))[:2000]
     return patients.X.numpy()[order], (patients.y.numpy()[order] > 0).astype(int)
 
 
@@ -99,10 +99,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The experiment as a command."""
     parser = common.parser(__name__, __doc__, "wine, one draw of wrong labels")
     parser.add_argument("--seeds", type=int, default=10, help="draws of wrong labels")
+    parser.add_argument("--data", nargs="+", choices=list(SETS), help="these tables alone")
     chosen = common.options(parser, argv)
     names = list(SETS)[: 3 if "UPWEIGHT_DATA_DIR" not in os.environ else None]
     result = {}
-    for name in names[: 1 if chosen.small else None]:
+    for name in names[:1] if chosen.small else chosen.data or names:
         X, y = SETS[name]()
         each = [one(X, y, seed) for seed in range(1 if chosen.small else chosen.seeds)]
         recall = {way: np.mean([found[way] for found in each], axis=0).tolist() for way in each[0]}

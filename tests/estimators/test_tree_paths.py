@@ -13,7 +13,8 @@ pytest.importorskip("sklearn")
 def data(n: int = 300) -> tuple[pd.DataFrame, np.ndarray]:
     rng = np.random.default_rng(0)
     X = pd.DataFrame(rng.normal(size=(n, 4)), columns=["a", "b", "c", "d"])
-    return X, (X.a + X.b * X.c + rng.normal(size=n) > 0).to_numpy().astype(int)
+    X["d"] = rng.integers(0, 5, n)
+    return X, (X.a + X.b * X.c + (X.d == 2) + rng.normal(size=n) > 0).to_numpy().astype(int)
 
 
 def model(library: str):
@@ -25,12 +26,13 @@ def model(library: str):
 
     return {
         "hist": ensemble.HistGradientBoostingClassifier(max_iter=8),
+        "categories": ensemble.HistGradientBoostingClassifier(max_iter=8, categorical_features=[3]),
         "boosting": ensemble.GradientBoostingClassifier(n_estimators=8),
         "forest": ensemble.RandomForestClassifier(8, max_depth=4, random_state=0),
     }[library]
 
 
-@pytest.mark.parametrize("library", ["hist", "boosting", "forest", "xgboost", "lightgbm"])
+@pytest.mark.parametrize("library", ["hist", "categories", "boosting", "forest", "xgboost", "lightgbm"])
 def test_a_column_off_the_path_changes_no_leaf(library: str) -> None:
     X, y = data()
     problem = uw.from_estimator(model(library).fit(X, y), X, y)
@@ -45,7 +47,7 @@ def test_a_column_off_the_path_changes_no_leaf(library: str) -> None:
             assert changed.any() == on.any() or not changed.any()
 
 
-@pytest.mark.parametrize("library", ["hist", "boosting", "forest", "xgboost", "lightgbm"])
+@pytest.mark.parametrize("library", ["hist", "categories", "boosting", "forest", "xgboost", "lightgbm"])
 def test_parts_add_up_to_the_effect(library: str) -> None:
     X, y = data()
     problem = uw.from_estimator(model(library).fit(X, y), X, y)

@@ -126,3 +126,13 @@ def test_a_removal_is_answered_by_leaves_computed_anew(table_file: Path) -> None
     found = run("remove", table_file, *words)
     assert found.exit_code == 0
     assert "group,size,first order,recomputed,retrained" in found.stdout
+
+
+def test_a_measure_without_a_derivative_is_asked_of_groups(table_file: Path) -> None:
+    ask = ("--target", "opinion", "--booster", "hist", "--measure", "auroc")
+    refused = run("explain", table_file, *ask)
+    assert refused.exit_code == 2
+    assert "remove --where" in refused.stderr
+    found = run("remove", table_file, *ask, "--where", "town == 'north'")
+    assert found.exit_code == 0
+    assert np.isfinite(float(found.stdout.splitlines()[1].split(",")[3]))

@@ -26,8 +26,8 @@ def test_the_group_with_other_labels_drives_the_errors() -> None:
     children = torch.as_tensor((column == "children").nonzero()[0])
     refit = problem.without(children).minimised(1e-10)
     actual = float((refit.evaluate(slice_) - problem.evaluate(slice_)).mean())
-    # Twelve rows that contradict all others: no small change, so one Newton step sees the most of it, not all.
-    assert 0.5 < found.groups["effect of removal"].iloc[0] / actual < 1.0
+    # Twelve rows that contradict all others: no small change, but Newton steps settle at the refit.
+    assert found.groups["effect of removal"].iloc[0] == pytest.approx(actual, rel=5e-3)
     assert found.features["feature"].iloc[0] == "column 0"
     assert "children" in repr(found)
 

@@ -1,12 +1,19 @@
 """What a model says of a row, in words: against scikit-learn's own predictions and probabilities."""
 
+import math
+
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression, Ridge
+import torch
+from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 from sklearn.svm import LinearSVC
 
 import upweight as uw
 from tests.support.classifiers import network
+from upweight.losses import LinearLoss, Squared, Tweedie
+from upweight.losses.generalised import GeneralisedLinear
+from upweight.losses.offsets import WithOffset
+from upweight.losses.proportions import Proportion
 from upweight.uses.said import Said, said_of
 
 rng = np.random.default_rng(0)
@@ -33,6 +40,33 @@ def test_classes_have_their_probabilities_and_the_loss(model, y):
         assert (found.prediction, found.label) == (model.predict(X[[row]])[0], y[row])
         assert found.probabilities == pytest.approx((given[row].max(), own), rel=1e-6)
         assert found.loss == pytest.approx(-np.log(own), rel=1e-6)
+
+
+def test_what_a_model_of_logarithms_says_is_in_the_unit_of_the_target() -> None:
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(60, 2))
+    y = generator.poisson(np.exp(X[:, 0])).astype(float)
+    model = PoissonRegressor(alpha=0.1, tol=1e-10).fit(X, y)
+    said = said_of(uw.from_estimator(model, X, y), (X[:1], y[:1]))
+    assert said.prediction == pytest.approx(model.predict(X[:1])[0], rel=1e-9)
+    assert said.label == y[0]
+    assert "logarithms of means" in str(said)
+
+
+@pytest.mark.parametrize(
+    ("loss", "mean"),
+    [
+        (Tweedie(1.5), math.exp(0.3)),
+        (GeneralisedLinear("gamma", "inverse"), 1 / 0.3),
+        (Proportion("logit"), 1 / (1 + math.exp(-0.3))),
+        (WithOffset(Tweedie(1)), math.exp(0.5)),
+        (WithOffset(Squared()), 0.5),
+    ],
+)
+def test_means_that_outputs_stand_for(loss: LinearLoss, mean: float) -> None:
+    assert loss.means is not None
+    found = loss.means(torch.tensor([[0.3]]), torch.tensor([[0.7, 0.2]]))
+    assert float(found) == pytest.approx(mean, rel=1e-6)
 
 
 def test_a_hinge_gives_a_class_and_no_probability():

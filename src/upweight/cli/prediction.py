@@ -87,15 +87,16 @@ def explain(
     both = both[["role", *[name for name in both if name not in ("role", "influence")]]]
     if found.said.quantity:
         both = own_name(both, "label", fitted)
-    trees = asked.fitted.model.influence.problem.stages is not None
-    parts = (MET if trees else PARTS) if found.parts else ""
-    scores = found.scores
+    problem, scores = asked.fitted.model.influence.problem, found.scores
+    parts = (PARTS if problem.stages is None else MET) if found.parts else ""
+    fixed = () if problem.stages is None else problem.remarks
     for line in (
         *asked.words,
         scores.sign,
         scores.prediction,
         parts,
         *scores.remarks,
+        *fixed,
         *found.comparisons,
     ):
         if line:

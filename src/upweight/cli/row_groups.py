@@ -201,9 +201,9 @@ def believed(numbers: pd.DataFrame, found: Removal) -> str:
     if found.newton is None:
         return "Of a network the sum of single effects (first order) is all that is known before: --verify retrains."
     return (
-        "Believe the column newton: a step of training without the whole set. rescaled and first order add up what "
-        "each row does alone (first order with its leverage left out): they miss what the rows do together. For a "
-        "large set look at --verify, which retrains, or --guarantee."
+        "Believe the column newton: steps of training without the whole set, until 0.1% of the move is left. rescaled "
+        "and first order add up what each row does alone (first order with its leverage left out): they miss what the "
+        "rows do together. For a large set look at --verify, which retrains, or --guarantee."
     )
 
 

@@ -117,6 +117,9 @@ def hist_gradient_boosting(model: Any, rows: Rows) -> TreeReading:
         nodes = np.concatenate(found, axis=1) if found else np.empty((_count(X), 0))
         return numbered_leaves(nodes.astype(np.int64), leaves)
 
+    columns = np.arange(model.n_features_in_)
+    if model._preprocessor is not None:  # it puts columns of categories in front of the others
+        columns = np.argsort(~np.asarray(model.is_categorical_), kind="stable")
     held_out = None
     if model.do_early_stopping_ and model.validation_fraction is not None:
         held_out = _held_out(
@@ -140,7 +143,7 @@ def hist_gradient_boosting(model: Any, rows: Rows) -> TreeReading:
         class_weights=_class_weights(model, rows),
         held_out=held_out,
         paths=paths(
-            above(one.nodes["left"], one.nodes["right"], one.nodes["feature_idx"])
+            above(one.nodes["left"], one.nodes["right"], columns[one.nodes["feature_idx"]])
             for several in model._predictors
             for one in several
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from ..data.user_terms import Terms
 from ..errors import InfluenceError
+from ..runtime.progress import track
 from ..trees.losses import BoostedLoss
 from ..trees.passes import fit
 from ..trees.problem import TreeProblem
@@ -24,6 +26,9 @@ ROUNDED = 1e-2
 """How far the library's own rounding may have moved its leaf values, as a share of the largest."""
 EXACT = 1e-6
 """How far rebuilt leaf values and scores may be off, as a share of the largest."""
+
+ROWS_AT_ONCE = 200_000
+"""Rows whose leaves a library is asked for at once."""
 
 
 class Rows(NamedTuple):
@@ -86,6 +91,19 @@ def numbered_leaves(nodes: np.ndarray, leaves: list[np.ndarray]) -> Tensor:
     for t, own in enumerate(leaves):
         found[t] = np.searchsorted(own, nodes[:, t])
     return torch.from_numpy(found)
+
+
+def _leaves_by_parts(apply: Callable[[Any], Tensor], X: Any) -> Tensor:
+    """The leaves (t, m) of m rows, so many at a time that the numbers of a library, 8 bytes each, stay few."""
+    from sklearn.utils import _safe_indexing
+
+    count = X.shape[0] if hasattr(X, "shape") else len(X)
+    if count <= ROWS_AT_ONCE or not (hasattr(X, "iloc") or isinstance(X, np.ndarray)):
+        return apply(X)
+    parts = np.split(np.arange(count), range(ROWS_AT_ONCE, count, ROWS_AT_ONCE))
+    return torch.cat(
+        [apply(_safe_indexing(X, part)) for part in track(parts, "leaves of all rows", len(parts))], dim=1
+    )
 
 
 def tree(leaf: int, output: int, size: int, damping: Any = 0.0, **more: Any) -> Tree:
@@ -157,9 +175,8 @@ def tree_problem(reading: TreeReading, rows: Rows, terms: Terms, library: str) -
         InfluenceError: where rebuilt leaf values or scores part from those of the model, with the place.
     """
     c = reading.outputs
-    structure = Structure(
-        reading.rounds, c, reading.apply(rows.X), reading.apply, reading.bags, reading.paths
-    )
+    apply = partial(_leaves_by_parts, reading.apply)
+    structure = Structure(reading.rounds, c, apply(rows.X), apply, reading.bags, reading.paths)
     targets, w, by_label = encoded_rows(
         rows, reading.loss, c, reading.class_weights, single=reading.single, weightless=reading.weightless
     )

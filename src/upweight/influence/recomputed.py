@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 
@@ -59,6 +60,39 @@ def with_recomputed(
         asked: m test examples and the measure, None for the loss.
     """
     return replace(found, recomputed=changes_without(problem, stages, sets, *asked))
+
+
+def counted_anew(
+    problem: Objective, stages: Stages, groups: tuple[pd.Index, list[Tensor]], test: Any, measure: Measure
+) -> Removal:
+    """The changes of a measure that has no derivative, by stages computed anew; those of first order are NaN.
+
+    Args:
+        problem: the model.
+        stages: what computes its parameters.
+        groups: the names of the sets (g,) and the training rows of each.
+        test: the reference set.
+        measure: one number of it.
+    """
+    names, sets = groups
+    changes = changes_without(problem, stages, sets, test, measure)
+    sizes = torch.tensor([len(rows) for rows in sets])
+    return Removal(
+        names, sizes, torch.full_like(changes, torch.nan), recomputed=changes, measure=measure.name
+    )
+
+
+def derivable(stages: Stages | None, measure: Measure | None) -> Measure | None:
+    """The measure; refuse to ask stages of every row what has no derivative: each would need them computed anew.
+
+    Raises ValueError, which says what can be asked.
+    """
+    if stages is not None and measure is not None and not measure.smooth:
+        raise ValueError(
+            f"{measure.name} has no derivative, so that trees tell nothing of it row by row: ask what it does to "
+            "remove a group of rows, influence.of_removal (on the command line: remove --where)"
+        )
+    return measure
 
 
 def with_shown(

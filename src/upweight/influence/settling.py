@@ -30,7 +30,7 @@ RIDGE = 1e-12
 
 
 class Settled(NamedTuple):
-    """The parameters without each of k sets of training rows, how many Newton steps led there, and what is left to move.
+    """The parameters without each of k sets of rows, how many Newton steps led there, and what is left to move.
 
     `left` (k,) is the length of the next step in units of the first one's, or of the whole move's where that is
     shorter, in the norm of the Hessian (Newton decrements): about the share of the move that is missing. NaN where

@@ -94,6 +94,10 @@ class GeneralisedLinear(LinearLoss):
         """What a user should know of the outputs."""
         return "" if self.link == "identity" else f"outputs are linear predictors: the {self.link} of means"
 
+    def means(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, "b c"]:
+        """The means that the outputs stand for."""
+        return self.mean(eta).value
+
     def mean(self, eta: Tensor) -> Mean:
         """The mean and its derivatives in the outputs, elementwise."""
         if self.link == "log":

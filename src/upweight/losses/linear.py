@@ -49,6 +49,8 @@ class LinearLoss(ABC):
     """Whether the weight of an example says how many rows it stands for, which matters where they are counted."""
     expected_curvature: Callable[[Tensor, Tensor], Tensor] | None = None
     """From outputs and targets to the expectation of the curvature (b, c), where that is another than the curvature."""
+    means: Callable[[Tensor, Tensor], Tensor] | None = None
+    """From outputs and targets to what the model says in the unit of its targets, where the outputs are not it."""
     stands_in: bool = False
     """Whether it is a smooth stand-in for a loss with a kink, at whose optimum its gradient is not zero."""
     fits_scale: bool = False

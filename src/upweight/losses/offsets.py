@@ -103,6 +103,11 @@ class WithOffset(LinearLoss):
         own = self.loss.encode(targets[:, 0].double(), outputs).double().view(-1, 1)
         return torch.cat([own, targets[:, 1:].double()], dim=1)
 
+    def means(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, "b c"]:
+        """What the outputs and the offset together stand for."""
+        whole, own = self._split(eta, targets)
+        return whole if self.loss.means is None else self.loss.means(whole, own)
+
     def value(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, " b"]:
         return self.loss.value(*self._split(eta, targets))
 

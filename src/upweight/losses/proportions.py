@@ -117,6 +117,10 @@ class Proportion(LinearLoss):
             raise ValueError(f"targets must lie in 0..1, got {targets[first].tolist()} in example {first}")
         return targets
 
+    def means(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, "b c"]:
+        """The chances that the outputs stand for."""
+        return CHANCES[self.link](eta).log_mean.exp()
+
     def value(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, " b"]:
         y, at = beside(targets, eta), CHANCES[self.link](eta)
         own = torch.xlogy(y, y) + torch.xlogy(1 - y, 1 - y)

@@ -277,6 +277,10 @@ class Tweedie(LinearLoss):
             )
         return targets
 
+    def means(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, "b c"]:
+        """The means that the outputs are logarithms of."""
+        return eta.exp()
+
     def value(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, " b"]:
         y, p = beside(targets, eta), self.power
         if p == 1:

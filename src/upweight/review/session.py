@@ -78,7 +78,8 @@ class Session:
         problem = classifier(fitted.model.influence.problem)
         if problem is None:
             raise FileError(
-                "labels are reviewed with a linear classifier: the target must be a class, the model linear"
+                "labels are reviewed with a linear classifier: the target must be a class, the model linear (leave "
+                "--booster out; `mislabeled` ranks labels by trees)"
             )
         assert problem.classes is not None
         self.fitted, self.journal, self.problem = fitted, journal, problem

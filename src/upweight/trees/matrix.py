@@ -11,8 +11,8 @@ from .seen import Fitted, Seen, seen_forwards
 from .structure import Round, Tree
 from .trained import Trained
 
-PLACES = 8192
-"""Leaf values up to which the matrix is written out: half a gigabyte."""
+PLACES = 12_288
+"""Leaf values up to which the matrix is written out: 1.2 GB."""
 TOGETHER = 1 << 17
 """Meetings of a row with an earlier tree that are counted together: they stay in cache."""
 

@@ -129,15 +129,18 @@ def solve_forwards(
     return _forwards(trained, fitted, rows, title, inverse=True)
 
 
-def multiply(trained: Trained, fitted: Fitted, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
+def multiply(
+    trained: Trained, fitted: Fitted, rows: Float[Tensor, "k p"], title: str | None = None
+) -> Float[Tensor, "k p"]:
     """A v for every row v (k, p), by a pass from the first round to the last.
 
     Args:
         trained: what the leaf values were computed from.
         fitted: the leaf values.
         rows: k moves of the leaf values.
+        title: of a progress bar; None: there is none.
     """
-    return _forwards(trained, fitted, rows, None, inverse=False)
+    return _forwards(trained, fitted, rows, title, inverse=False)
 
 
 def _forwards(

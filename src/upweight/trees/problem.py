@@ -37,6 +37,8 @@ from .trained import Trained
 
 AT_ONCE = 64 << 20
 """Numbers of a state of all rows that are held at once: so many questions go through the rounds together."""
+WRITTEN = 1 << 30
+"""Numbers of rows and leaf values that are written out at most: 8 GB."""
 
 
 ROWS = "training rows"
@@ -118,8 +120,8 @@ class TreeProblem(Objective):
     @property
     def remarks(self) -> tuple[str, ...]:
         return (
-            "the splits of the trees are held fixed: a retraining without a row may split otherwise, and moves single "
-            "predictions by more than most single rows do; `verify` prints both",
+            "The splits of the trees are held fixed: a retraining without a row may split otherwise, and moves single "
+            "predictions by more than most single rows do: ask about groups of rows too; `verify` prints both.",
         )
 
     @property
@@ -166,6 +168,7 @@ class TreeProblem(Objective):
         return {ROWS: index}
 
     def train_gradients(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
+        self._check_size(len(index))
         return -row_equations(self.trained.rows(index), self.fitted.theta)
 
     def gradients_as_train(self, batch: Any, weights: Tensor | None = None) -> Float[Tensor, "b p"]:
@@ -246,8 +249,17 @@ class TreeProblem(Objective):
         leaf, y, _ = self._found(batch)
         eta = structure.scores(self.theta[None], leaf)[0]
         if asked is None or not asked.single:
+            self._check_size(len(eta))
             return structure.gradients(measure_slopes(loss, eta, y, asked), leaf)
         return structure.pulled_back(self._slopes_of_number(eta, y, asked)[:, :, None], leaf)
+
+    def _check_size(self, m: int) -> None:
+        """Raises ValueError where numbers for each of m rows and every leaf value would not fit in 8 GB."""
+        if m * self.p > WRITTEN:
+            raise ValueError(
+                f"{m:,} rows times {self.p:,} leaf values are {m * self.p * 8 / 1e9:,.0f} GB: ask about at most "
+                f"{max(1, WRITTEN // self.p):,} rows at a time, or about one number of all of them"
+            )
 
     def _slopes_of_number(self, eta: Tensor, y: Any, measure: Measure) -> Float[Tensor, "m c"]:
         measure.check_smooth()
@@ -353,7 +365,7 @@ class Boosting(Stages):
 
     def product(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         if not self._written(len(rows)):
-            return multiply(self.trained, self.known, rows) / self.trained.n
+            return self._in_parts(multiply, rows, "products through the rounds") / self.trained.n
         return rows.double() @ self.matrix.T / self.trained.n
 
     def recomputed(self, rows: Int[Tensor, " k"]) -> Float[Tensor, " p"]:

@@ -111,9 +111,9 @@ class Suspects:
 def mislabeled(influence: Influence | Refits, *, validation: Batch | None = None, seed: int = 0) -> Suspects:
     """The training rows, ranked by how little their own label is supported by all the others (Sec. 5.4).
 
-    Linear models rank by the loss without the row (B5), trees by the loss out of fold (five fits of the user's own
-    estimator), networks by self-influence, and what `by_refitting` gives by the mean loss in models trained on random
-    subsets without the row (out of bag); no test data are used.
+    Linear models rank by the loss without the row (B5), trees by the loss out of fold (in five fits of the user's own
+    estimator, of up to 5,000 rows in fifteen), networks by self-influence, and what `by_refitting` gives by the mean
+    loss in models trained on random subsets without the row (out of bag); no test data are used.
 
     Args:
         influence: of the model.
@@ -197,7 +197,7 @@ def _of_trees(influence: Influence, model: OutputModel, seed: int) -> Suspects:
     columns, bar = _without(model, outputs, torch.where(outputs.isnan(), own, outputs))
     without = model.loss.value(outputs.nan_to_num(), model.y).where(~outputs.isnan().any(1), torch.nan)
     columns |= {"loss without the row": without, "loss": loss}
-    ranked_by = "their loss out of fold: in five fits of the estimator, each without a fifth of the rows"
+    ranked_by = "their loss out of fold: in fits of the estimator that each lack a fifth of the rows"
     return Suspects(_sorted(influence, without, columns), ranked_by, bar)
 
 

@@ -70,8 +70,8 @@ class Mismatch:
 def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
     """The effect of each group of training rows on the mean loss of a slice of test rows (Sec. 5.3).
 
-    Effects are those of the group's Newton step for linear models (B2), of leaf values computed anew without the group
-    for trees, of first order for others.
+    Effects are those of Newton steps without the group for linear models (B2), of leaf values computed anew without the
+    group for trees, of first order for others.
 
     Args:
         influence: of the model.
@@ -93,7 +93,7 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
     if model is not None:
         test, measure = model.prepared(test), mean_loss(model)
     found = influence.of_removal(by, test, measure=measure)
-    effect = found.best.mean(0)
+    effect = (found.first_order if found.newton is None else found.newton).mean(0)
     groups = pd.DataFrame(
         {
             "size": found.sizes.numpy(),

@@ -23,7 +23,8 @@ class Said:
     `prediction` is a class or a value, None where nobody knows which of a model's outputs is one. `label` is the row's
     own class or value, None where it has none. `loss` is the row's loss before anything is removed, and
     `probabilities` are those of the predicted class and of the row's own, for models that give some. `quantity` says
-    whether the two are values; `unit` is the name of the target, where it has one.
+    whether the two are values; `unit` is the name of the target, where it has one; `note` says what the outputs are
+    where they are not in the unit of the target, as measures of them are not either.
     """
 
     prediction: Any = None
@@ -32,12 +33,14 @@ class Said:
     probabilities: tuple[float, float] | None = None
     quantity: bool = False
     unit: str = ""
+    note: str = ""
 
     def __str__(self) -> str:
         """All of it in a sentence or two; nothing where nothing is known."""
         if self.prediction is None:
             return "" if self.loss is None else f"The loss is {self.loss:.4g}."
-        return plain(self._of_value() if self.quantity else self._of_class())
+        words = self._of_value() if self.quantity else self._of_class()
+        return plain(f"{words} ({self.note[0].upper()}{self.note[1:]}.)" if self.note else words)
 
     def _of_class(self) -> str:
         own = f"the label is {self.label!r}"
@@ -85,8 +88,10 @@ def said_of(problem: Objective, test: Any) -> Said:
     if not model.loss.classifies:
         if model.c > 1:
             return Said(loss=loss)
-        truth = model.encode(targets, 1).flatten()
-        return Said(float(outputs[0, 0]), float(truth[0]), loss, quantity=True)
+        truth, means = model.encode(targets, 1), model.loss.means
+        told = outputs if means is None else means(outputs, truth)
+        note = "" if means is None else model.loss.note
+        return Said(float(told[0, 0]), float(truth.flatten()[0]), loss, quantity=True, note=note)
     classes = {"prediction": decided(outputs), "label": model.encode(targets, 1)}
     names = {what: label_names(model, its)[0] for what, its in classes.items()}
     return Said(**names, loss=loss, probabilities=_probabilities(model, outputs, list(classes.values())))
