@@ -53,9 +53,6 @@ def from_estimator(
     `problem.terms.notes` says what was. Class weights multiply into w; "balanced" ones follow the counts of the classes
     in every removal.
 
-    Boosted trees and forests of scikit-learn, XGBoost, LightGBM and CatBoost, boosters and models from files too, give a
-    `TreeProblem` in their leaf values, once these are computed anew from the data and found equal.
-
     The hinge has no second derivative: `SmoothHinge(smoothing)` stands in for it, at the weights that the true hinge
     found (Sec. 4.3). Losses of regressions with corners are smoothed over `smoothing` times the targets' deviation.
 
