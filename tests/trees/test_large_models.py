@@ -8,6 +8,7 @@ from sklearn.ensemble import GradientBoostingClassifier
 import upweight as uw
 from upweight.estimators import tree_models
 from upweight.trees import problem as problems
+from upweight.trees import stages
 
 from ..support.compare import assert_close_per_row
 
@@ -42,8 +43,8 @@ def test_leaves_are_read_and_states_solved_in_parts(fitted, monkeypatch):
     rows = torch.randn(4, whole.p, generator=torch.Generator().manual_seed(0)).double()
     expected = whole.stages.product(rows), whole.stages.solve_transposed(rows)
     monkeypatch.setattr(tree_models, "ROWS_AT_ONCE", 40)
-    monkeypatch.setattr(problems, "AT_ONCE", 2 * whole.n)
-    monkeypatch.setattr(problems, "worth_writing", lambda *_: False)
+    monkeypatch.setattr(stages, "AT_ONCE", 2 * whole.n)
+    monkeypatch.setattr(stages, "worth_writing", lambda *_: False)
     parts = uw.from_estimator(model, X, y)
     assert torch.equal(parts.trained.structure.leaf, whole.trained.structure.leaf)
     assert_close_per_row(parts.stages.product(rows), expected[0], 1e-10)

@@ -8,8 +8,8 @@ import torch
 from upweight.trees import matrix, rows
 from upweight.trees.matrix import derivatives, worth_writing
 from upweight.trees.passes import fit, multiply, row_products, solve_backwards, solve_forwards
-from upweight.trees.problem import Boosting
 from upweight.trees.rows import keep
+from upweight.trees.stages import Boosting
 
 from ..support.compare import assert_close_per_row
 from ..support.ensembles import LOSSES, invented, jacobians
