@@ -33,9 +33,9 @@ from .stored_pass import StoredPass
 class Influence:
     """Answers about a trained model from its training data, without retraining.
 
-    Nothing is computed before the first question; factors and checks are kept for the next ones. Every answer is for
-    the *problem's* retraining convention (`keep`), with the sign of the paper: `on_loss` is the derivative of the test
-    loss as a training example is up-weighted (Eq. 2); the effect of its removal is -1/n of it.
+    Factors and checks are kept for the next question. Every answer is for the *problem's* retraining convention
+    (`keep`), with the sign of the paper: `on_loss` is the derivative of the test loss as a training example is
+    up-weighted (Eq. 2); the effect of its removal is -1/n of it.
 
     Args:
         problem: what was minimised: a `Problem`, a `LinearProblem`, or what `from_estimator` gives.
@@ -81,8 +81,8 @@ class Influence:
     def inverse(self) -> Inverse:
         """The inverse of the curvature, digested once: what `solve` applies.
 
-        Raises `IndefiniteError` where a factor shows that there is none, `NotDeterministicError` where two passes over
-        the training data give different gradients, `RankError` where processes of a job hold different problems.
+        Raises `IndefiniteError` where there is none, `NotDeterministicError` where two passes over the data differ,
+        `RankError` where processes of a job hold different problems.
         """
         checks.agreement(self.problem)
         checks.determinism(self.problem)
@@ -90,18 +90,13 @@ class Influence:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A content hash of weights, data, penalty, curvature and solver, as score files carry it.
-
-        Equal hashes mean equal answers, in every process; it costs a pass over the training data.
-        """
+        """A content hash of all that answers depend on, as score files carry it: a pass over the training data."""
         return content_hash([], f"{self.problem.fingerprint()} {self.settings.identity}")
 
     def solve(self, rows: Float[Tensor, "k p"]) -> Solution:
         """A^-1 v for every row v (k, p), with residual and status of each: what all questions begin with.
 
-        Raises:
-            StaleError: where the model or the training data changed since the problem was made.
-            InfluenceError: where a solve fails; its message names the remedy.
+        Raises StaleError where model or data changed since the problem was made, InfluenceError where a solve fails.
         """
         checks.question(self.problem, rows, self.settings.curvature.damping)
         return self.inverse(rows)
@@ -147,16 +142,14 @@ class Influence:
         Args:
             test: m test examples, as the problem takes them.
             measure: asks about any other differentiable function in place of the loss.
-            top: only the k most helpful and the k most harmful training rows of each test row are kept while
-                streaming: no (m, n) matrix.
+            top: only the k most helpful and k most harmful training rows of each test row are kept while streaming.
             compress: 1e-2, say, for many test rows and EKFAC: answers are kept as a few outer products per layer, with
                 at most that relative error in the norm of the curvature, stated as their residual.
             store: a folder that keeps all that is finished: a job that was cut off goes on from there to the same
                 bytes, and `ScoreStore(folder)` reads any test row. With `top` they need not fit into memory.
 
         Returns:
-            Scores (m, n), the derivative of each measure as a training example is up-weighted; -1/n of it is the
-            predicted effect of its removal.
+            Scores (m, n), the derivative of each measure as an example is up-weighted; -1/n of it if it is removed.
 
         Raises:
             StaleError: for a folder with scores of others, and where the model or the data changed.
@@ -213,9 +206,9 @@ class Influence:
             after: b examples in their place, a batch. Class weights follow the labels.
             test: m test examples.
             measure: what is asked about, default the loss.
-            weights: the sample weights (b,) of a batch `before`, needed where those of training differ.
-            corrected: solves for the changes as well and adds t . (v - A s), the dual-weighted residual: the error of
-                a loose solve then is the *product* of the two residuals (B4).
+            weights: the sample weights (b,) of a batch `before`, where those of training differ.
+            corrected: adds the dual-weighted residual t . (v - A s): the error of a loose solve then is a *product*
+                of two residuals, at the price of a solve for the changes (B4).
 
         Gives Scores (m, b) whose `edit` is "replaced". Raises ValueError for another number of examples after.
 
@@ -255,9 +248,8 @@ class Influence:
             rows: b training examples, by number or as a batch.
             test: m test examples.
             measure: what is asked about, default the loss.
-            weights: the sample weights (b,) of a batch, needed where those of training differ.
-            at: the name of a layer of a network, whose outputs take the place of the inputs: of word vectors (t, d),
-                say, whose sizes `.norm(dim=-1)` tell which tokens matter.
+            weights: the sample weights (b,) of a batch, where those of training differ.
+            at: a layer of a network whose outputs are the inputs then: `.norm(dim=-1)` of word vectors (t, d), say.
 
         Gives one derivative per test example, training example and number of its input, (m, b, ...). Raises TypeError
         for inputs without derivatives (whole numbers), ValueError for a layer that is not there or runs more than once.
@@ -286,8 +278,8 @@ class Influence:
 
         Scores (m, n), whose `effect()` is for a linear model with a factorised Hessian the measure at the parameters of
         Newton steps without the row, with exact leverage (B2), less the measure as it is; for others it is of first
-        order (Eq. 2), as `values` always are. Every row has as many steps as it needs where that takes about a second
-        (n^2 p up to 2^30); of more data only those that are shown, the others one. `Scores.steps` and `left` tell.
+        order (Eq. 2), as `values` always are. Every row has as many steps as it needs of few data (n^2 p up to 2^30);
+        of more only those that are shown, the others one. `Scores.steps` and `left` tell.
 
         Args:
             test: m test examples.
@@ -322,38 +314,34 @@ class Influence:
     ) -> Removal:
         """The change of each test measure if whole sets of training rows are removed (Sec. 7 leaves this open).
 
-        First order for every model; for linear ones also rescaled by leverage, and Newton steps: as many as each set
-        needs where that takes about a second (g n p up to 2^30) or there are at most 20 sets, else of the 10 strongest
-        of either sign for each test row, and one of the others.
+        First order for all; for trees by leaves computed anew; for linear models also rescaled by leverage, and Newton
+        steps: as many as each set needs of few sets or data, else one, but for the 10 strongest of either sign.
 
         Args:
-            groups: a list of row numbers (one set), a mask (n,), a pandas Index of row names, a list or mapping of
-                these, or a column (n,) of labels, each value one set ("(missing)" of rows that have none). What
-                carries an index is paired by it.
+            groups: row numbers (one set), a mask (n,), a pandas Index of row names, a list or mapping of these, or a
+                column (n,) of labels, each value one set ("(missing)" of none). What has an index is paired by it.
             test: m test examples.
             measure: what is asked about, default the loss.
             guarantee: k adds bounds of the loss's exact change after k Newton steps (logistic and softmax regression).
             steps: Newton steps of all sets, at most: 1 costs least; None: as above.
 
-        Returns:
-            Changes (m, g) in the measure's unit; positive = the measure would rise.
-
-        Raises:
-            ValueError: for sets that are empty, unknown or everything, and guarantees that cannot be given.
+        Gives changes (m, g) in the measure's unit; positive = the measure would rise. Raises ValueError for sets that
+        are empty, unknown or everything, and for guarantees that cannot be given.
         """
         names, sets = as_sets(groups, self.problem.n, self.problem.train_index)
         asked, model, curvature = as_measure(measure), self.problem.linear, self.settings.curvature.examples
         given = test
         if model is not None and (asked is None or asked.uses_batch):
             test = model.prepared(test)  # once, for all that follows
-        if asked is not None and not asked.smooth and (stages := self.problem.stages):
-            return counted_anew(self.problem, stages, (names, sets), test, asked)
-        if model is not None and curvature is not None and asked is not None and not asked.smooth:
-            found = Removal.counted(model, curvature, (names, sets), (test, asked), steps)
+        count = None if asked is None or asked.smooth else asked
+        if count is not None and (stages := self.problem.stages):
+            return counted_anew(self.problem, stages, (names, sets), test, count)
+        if count is not None and model is not None and curvature is not None:
+            found = Removal.counted(model, curvature, (names, sets), (test, count), steps)
         else:
             found = Removal.of_first_order(self.on_loss(test, measure=asked), names, sets)
-            if self.problem.stages is not None:
-                found = with_recomputed(found, self.problem, self.problem.stages, sets, (test, asked))
+            if stages := self.problem.stages:
+                found = with_recomputed(found, self.problem, stages, sets, (test, asked))
             found = with_newton(found, self.problem, curvature, sets, (test, asked), guarantee, steps)
         return found if steps is not None else with_refits(found, self.problem, sets, (given, asked))
 
@@ -362,8 +350,7 @@ class Influence:
 
         One Newton step for each row, exact for least squares; `change` of it tells what any measure would become.
 
-        Raises:
-            TypeError: for models that are not linear and curvatures that are not their Hessian.
+        Raises TypeError for models that are not linear and curvatures that are not their Hessian.
         """
         if self.row_steps is None:
             raise TypeError("approximate leave-one-out predictions need a linear problem and its Hessian")

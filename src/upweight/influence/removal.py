@@ -33,8 +33,8 @@ from .stationarity import far_away, finishing
 from .woodbury import newton_steps
 
 LEFT = (
-    "Beware: {} do not settle: more than {:.0%} of the move is left (of the worst {:.0%}), so that newton says little of "
-    "what training again without them gives. Verify by retraining."
+    "Beware: {} do not settle: more than {:.0%} of the move is left (of the worst {:.0%}), so that newton says little "
+    "of what training again without them gives. Verify by retraining."
 )
 
 
@@ -118,7 +118,7 @@ class Removal:
         return found.shown(changes)
 
     def shown(self, changes: Changes) -> Removal:
-        """The same with these Newton predictions."""
+        """A copy with these Newton predictions in place of its own."""
         return replace(self, newton=changes.changes, steps=changes.steps, left=changes.left)
 
     @property
@@ -272,7 +272,7 @@ def with_newton(
 def with_refits(
     found: Removal, problem: Objective, sets: list[Tensor], asked: tuple[Any, Measure | None]
 ) -> Removal:
-    """The same, but by refits where an l1 penalty would leave other columns (`over_kinks`).
+    """Predictions, but by refits where an l1 penalty would leave other columns (`over_kinks`).
 
     Args:
         found: the predictions.
