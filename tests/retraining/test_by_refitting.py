@@ -485,3 +485,8 @@ def test_bad_input_gets_a_sentence():
         _ = refits.settings
     with pytest.raises(TypeError, match="there is nothing to verify"):
         uw.verify(refits, (X, y))
+
+
+def test_what_it_prints_is_no_data():
+    refits = uw.by_refitting(KNeighborsRegressor(), np.full((20, 1), 987654.0), np.arange(20.0))
+    assert repr(refits) == "Refits of KNeighborsRegressor on 20 rows, at most 500 for a question"

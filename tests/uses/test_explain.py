@@ -165,3 +165,11 @@ def test_relative_influence_is_for_networks_too() -> None:
     found = uw.explain(influence, (X[:1], y[:1]), k=3, relative=True)
     assert found.helpful.index.tolist() == (-wanted).topk(3).indices.tolist()
     assert "because of" not in found.helpful
+
+
+def test_a_count_that_no_row_moves_is_said_and_no_one_row_is_looked_near_to():
+    X = torch.linspace(-2, 2, 40, dtype=torch.float64)[:, None]
+    influence = uw.Influence(uw.LinearProblem.fit(X, (X[:, 0] > 0).long(), loss=uw.Logistic(), l2=0.1))
+    found = repr(uw.explain(influence, (X, (X[:, 0] > 0).long()), measure=uw.measures.auroc, k=2))
+    assert "No training row changes it by its removal alone" in found
+    assert "nearest to the row in question" not in found

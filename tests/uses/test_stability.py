@@ -126,3 +126,8 @@ def test_a_row_that_stays_and_one_that_does_not_are_counted():
     assert "3 rows would" not in found.summary((torch.tensor([0]), torch.tensor([2])))
     assert "2 of these 2 rows would stay" in found.summary((torch.tensor([0]), torch.tensor([2])))
     assert "1 less than every other time" in found.summary((torch.tensor([1]), torch.tensor([2])))
+
+
+def test_it_is_told_in_a_sentence():
+    said = repr(Stability(torch.tensor([[95, 10], [0, 90]]), 100, 1))
+    assert said.startswith("Stability: 1 helpful and 1 harmful rows stay among the 1 strongest")

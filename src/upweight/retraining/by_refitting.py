@@ -74,7 +74,7 @@ class _Changes(NamedTuple):
     seeds: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Refits:
     """Answers about any estimator by training it again without rows, or on random subsets of them.
 
@@ -99,6 +99,10 @@ class Refits:
                 "of_each_removal, of_removal, out_of_bag and noise, and explain and mislabeled take them"
             )
         raise AttributeError(name)
+
+    def __repr__(self) -> str:
+        name, n = type(self.problem.estimator).__name__, len(self.problem.y)
+        return f"Refits of {name} on {n:,} rows, at most {self.budget.refits} for a question"
 
     @cached_property
     def fingerprint(self) -> str:

@@ -78,7 +78,9 @@ class Explanation:
         return plain("\n".join([self.question, *self._words(), tables]))
 
     def _words(self) -> list[str]:
-        return [self.scores.sign, self.scores.prediction, *self.scores.remarks, *self.comparisons]
+        nothing = not bool(self.scores.effect().nan_to_num(0).any())
+        idle = ["No training row changes it by its removal alone."] if nothing else []
+        return [*idle, self.scores.sign, self.scores.prediction, *self.scores.remarks, *self.comparisons]
 
     def _repr_html_(self) -> str:
         first, second = self.headings
@@ -224,7 +226,7 @@ def _compared(
     named, asked = torch.cat(both).unique(), as_measure(measure)
     if 2 * len(named) > model.n:  # any ranking would name most of them
         return None, ()
-    said, stable = [str(baselines(model, test[0], named))], None
+    said, stable = [str(baselines(model, test[0], named))] if test[0].shape[0] == 1 else [], None
     if resamples is None:
         resamples = RESAMPLES if model.n * model.p <= SMALL else 0
     if resamples and (asked is None or not asked.single):

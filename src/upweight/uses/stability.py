@@ -33,7 +33,7 @@ SMALL = 2_000_000
 """Numbers in X, times outputs, up to which `explain` resamples unasked: about a second."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Stability:
     """How often each training row stands among the k strongest of its side, when the training rows are resampled.
 
@@ -44,6 +44,13 @@ class Stability:
     counts: Int[Tensor, "2 n"]
     resamples: int
     k: int
+
+    def __repr__(self) -> str:
+        often = (self.counts >= 0.9 * self.resamples).sum(1).tolist()
+        return (
+            f"Stability: {often[0]} helpful and {often[1]} harmful rows stay among the {self.k} strongest of their side "
+            f"in nine of ten of {self.resamples} resamples"
+        )
 
     @property
     def heading(self) -> str:
