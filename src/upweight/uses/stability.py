@@ -48,8 +48,8 @@ class Stability:
     def __repr__(self) -> str:
         often = (self.counts >= 0.9 * self.resamples).sum(1).tolist()
         return (
-            f"Stability: {often[0]} helpful and {often[1]} harmful rows stay among the {self.k} strongest of their side in "
-            f"nine of ten of {self.resamples} resamples"
+            f"Stability: {often[0]} helpful and {often[1]} harmful rows stay among the {self.k} strongest of their "
+            f"side in nine of ten of {self.resamples} resamples"
         )
 
     @property
