@@ -160,8 +160,19 @@ class SquaredEpsilonInsensitive(ResidualLoss):
         return 2 * (residual.abs() > self.epsilon).to(residual)
 
 
+class SmoothedResidualLoss(ResidualLoss):
+    """A loss with corners that are smoothed by softplus functions of a temperature t > 0, in the targets' unit."""
+
+    temperature: float
+    stands_in = True
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be > 0, got {self.temperature}")
+
+
 @dataclass(frozen=True)
-class SmoothEpsilonInsensitive(ResidualLoss):
+class SmoothEpsilonInsensitive(SmoothedResidualLoss):
     """max(0, |e| - epsilon) of the residual e with both corners smoothed: a softplus of temperature t on either side.
 
     It tends to the loss of support vector regression as t -> 0; `temperature` and `epsilon` are in the unit of the
@@ -174,11 +185,6 @@ class SmoothEpsilonInsensitive(ResidualLoss):
 
     epsilon: float | int
     temperature: float
-    stands_in = True
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be > 0, got {self.temperature}")
 
     @property
     def note(self) -> str:  # type: ignore[override]
@@ -204,7 +210,7 @@ class SmoothEpsilonInsensitive(ResidualLoss):
 
 
 @dataclass(frozen=True)
-class SmoothPinball(ResidualLoss):
+class SmoothPinball(SmoothedResidualLoss):
     """The loss of the `quantile` q, q max(0, y - eta) + (1 - q) max(0, eta - y), with its corner smoothed.
 
     With e = eta - y it is t log(1 + exp(e / t)) - q e, which tends to it as the `temperature` t -> 0, in the unit of
@@ -217,11 +223,6 @@ class SmoothPinball(ResidualLoss):
 
     quantile: float
     temperature: float
-    stands_in = True
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be > 0, got {self.temperature}")
 
     @property
     def note(self) -> str:  # type: ignore[override]

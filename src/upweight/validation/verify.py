@@ -13,6 +13,7 @@ from scipy import stats
 
 from ..influence.influence import Influence
 from ..influence.recomputed import changes_without
+from ..influence.scores import Scores
 from ..influence.shown import SHOWN
 from ..measures import Measure, MeasureLike, as_measure
 from ..objective import Objective
@@ -76,6 +77,8 @@ class Verification:
     """What was asked about."""
     ceiling: Agreement | None = None
     """Of trees: how well leaf values computed anew agree. No formula that holds the splits fixed does better."""
+    derivative: Agreement | None = None
+    """Of trees: how well effects of first order agree."""
     whole: Agreement | None = None
     """Predictions of the largest effects against refits of the whole pipeline, where they were asked for."""
 
@@ -123,6 +126,8 @@ class Verification:
         lines = [f"most influential: {self.top}"]
         if self.random is not None:
             lines.append(f"random control:   {self.random}")
+        if self.derivative is not None:
+            lines.append(f"by the derivative: {self.derivative}")
         if self.ceiling is not None:
             lines.append(
                 f"leaves refitted:  {self.ceiling}; what is left comes from trees that split otherwise"
@@ -231,7 +236,7 @@ def verify(
         ][:own]
         by_estimator = against_estimator(problem, test, asked, removed[places], measured[places])
     columns = {"actual": measured, "gradient norm": norms[:, None].expand_as(measured)}
-    columns |= _beside(problem, test, asked, removed[: len(measured)], pipeline)
+    columns |= _beside(problem, scores, (test, asked), removed[: len(measured)], pipeline)
     lines = []
     for t in range(len(predicted)):
         for group, rows in (("top", top[t]), ("random", control)):
@@ -255,8 +260,8 @@ def verify(
         complete,
         by_estimator,
         scores.measure,
-        agreement(groups["top"]["recomputed"], groups["top"]["actual"], seed) if problem.stages else None,
-        _against_pipeline(table, seed) if pipeline else None,
+        whole=_against_pipeline(table, seed) if pipeline else None,
+        **(_of_leaves(groups["top"], seed) if problem.stages else {}),
     )
 
 
@@ -266,23 +271,33 @@ def _against_pipeline(table: pd.DataFrame, seed: int) -> Agreement:
     return agreement(known["predicted"], known["whole pipeline"], seed)
 
 
+def _of_leaves(top: pd.DataFrame, seed: int) -> dict[str, Agreement]:
+    """How well leaf values computed anew agree, and effects of first order, over the largest effects."""
+    columns = {"ceiling": "recomputed", "derivative": "first order"}
+    return {field: agreement(top[name], top["actual"], seed) for field, name in columns.items()}
+
+
 def _beside(
-    problem: Objective, test: Any, measure: Measure | None, removed: Tensor, pipeline: bool
+    problem: Objective, scores: Scores, asked: tuple[Any, Measure | None], removed: Tensor, pipeline: bool
 ) -> dict[str, Tensor]:
-    """What stands beside the refits in the table: changes (r, m) of the whole pipeline, and of leaves refitted.
+    """What stands beside the refits in the table: changes (r, m) of the whole pipeline; of trees in two ways.
 
     Args:
         problem: what was trained.
-        test: m test examples.
-        measure: what is measured, None for the loss.
+        scores: the predictions; effects that are not those of first order are leaf values computed anew already.
+        asked: m test examples and what is measured, None for the loss.
         removed: r training rows, each removed alone.
         pipeline: whether the whole pipeline is refitted.
     """
-    found = {"whole pipeline": whole_pipeline(problem, test, measure, removed)} if pipeline else {}
+    found = {"whole pipeline": whole_pipeline(problem, *asked, removed)} if pipeline else {}
     if problem.stages is not None:
-        found["recomputed"] = changes_without(
-            problem, problem.stages, list(removed.split(1)), test, measure
-        ).T
+        first = scores.values[:, removed] * (-1 / scores.n)
+        anew = scores.removal_effect()[:, removed].clone()
+        still = (anew == first).all(0).nonzero()[:, 0]
+        if len(still):
+            rows = list(removed[still].split(1))
+            anew[:, still] = changes_without(problem, problem.stages, rows, *asked)
+        found |= {"first order": first.T, "recomputed": anew.T}
     return found
 
 
