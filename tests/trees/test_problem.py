@@ -57,6 +57,14 @@ def test_the_effects_that_are_shown_of_single_removals_are_computed_anew(asked):
     assert f"{len(shown)} rows that are shown" in " ".join(found.said)
 
 
+def test_what_is_shown_of_a_row_is_not_up_to_the_rows_asked_along(asked):
+    _, influence, test = asked
+    together = influence.of_each_removal(test, top=2).effect()
+    for t in range(3):
+        alone = influence.of_each_removal((test[0][t : t + 1], test[1][t : t + 1]), top=2).effect()
+        torch.testing.assert_close(together[t : t + 1], alone, rtol=1e-12, atol=1e-16)
+
+
 def test_explanations_say_that_splits_are_held_fixed(asked):
     problem, influence, _ = asked
     found = uw.explain(influence, (X[N : N + 1], TARGETS["two"][N : N + 1]))

@@ -19,7 +19,7 @@ from .scores import Scores
 from .shown import sides
 
 AFFORDED = 1 << 31
-"""Meetings of a row and a stage that the effects which are shown may cost: some ten seconds."""
+"""Meetings of a row and a stage that the effects which are shown of a test row may cost: some ten seconds."""
 SAID = (
     "Effects of the {} rows that are shown are those of leaf values computed anew without the row, the splits held "
     "fixed; those of the others are of first order (Eq. 2)."
@@ -108,12 +108,15 @@ def with_shown(
         top: rows of either sign that are shown of each test example.
         rows: rows that are shown whatever their effect, or None.
     """
-    effect = scores.removal_effect()
-    shown = torch.unique(torch.cat([torch.cat(sides(line, top)) for line in effect]))
+    effect = scores.removal_effect().clone()
+    shown = torch.zeros(effect.shape, dtype=torch.bool)
+    for own, line in zip(shown, effect, strict=True):  # what is shown of a test row is not up to the others
+        own[torch.cat(sides(line, top))] = True
     if rows is not None:
-        shown = torch.unique(torch.cat([shown, torch.as_tensor(rows)]))
-    if len(shown) * stages.cost > AFFORDED:
+        shown[:, torch.as_tensor(rows)] = True
+    if int(shown.sum(1).max()) * stages.cost > AFFORDED:
         return replace(scores, said=(FIRST,))
-    changes = effect.clone()
-    changes[:, shown] = changes_without(problem, stages, list(shown.split(1)), *asked)
-    return replace(scores, changes=changes, said=(SAID.format(len(shown)),))
+    index = shown.any(0).nonzero()[:, 0]
+    anew = changes_without(problem, stages, list(index.split(1)), *asked)
+    effect[:, index] = torch.where(shown[:, index], anew, effect[:, index])
+    return replace(scores, changes=effect, said=(SAID.format(len(index)),))

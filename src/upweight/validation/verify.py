@@ -293,7 +293,7 @@ def _beside(
     if problem.stages is not None:
         first = scores.values[:, removed] * (-1 / scores.n)
         anew = scores.removal_effect()[:, removed].clone()
-        still = (anew == first).all(0).nonzero()[:, 0]
+        still = (anew == first).any(0).nonzero()[:, 0]
         if len(still):
             rows = list(removed[still].split(1))
             anew[:, still] = changes_without(problem, problem.stages, rows, *asked)
