@@ -29,14 +29,32 @@ class Forward:
     start: Start
     clip: float | None
 
-    def advanced(self, state: State, step: Step) -> State:
-        """What a step leaves, as it was trained; torch's random numbers move on."""
+    def advanced(self, state: State, step: Step, w: Float[Tensor, " b"] | None = None) -> State:
+        """What a step leaves; torch's random numbers move on.
+
+        Args:
+            state: what it begins with.
+            step: the step.
+            w: other weights of its examples than those that it was trained with, as multiples of these.
+        """
+        return self.looked_at(state, step, w)[0]
+
+    def looked_at(
+        self, state: State, step: Step, w: Float[Tensor, " b"] | None = None
+    ) -> tuple[State, dict[str, Tensor | None]]:
+        """What `advanced` gives, and the gradient in each parameter, None where there is none.
+
+        Args:
+            state: what the step begins with.
+            step: the step.
+            w: as there.
+        """
         if state.streams is not None:
             state.streams.set()
         leaves, buffers = self.leaves(state.theta), self.buffers(state)
-        ones = state.theta.new_ones(step.count)
-        grads = self.start.objective.gradient(leaves, buffers, ones, step)
-        return self.arrived(state, step, grads, buffers)
+        w = state.theta.new_ones(step.count) if w is None else w
+        grads = self.start.objective.gradient(leaves, buffers, w, step)
+        return self.arrived(state, step, grads, buffers), grads
 
     def arrived(self, state: State, step: Step, grads: Mapping[str, Tensor | None], buffers: Params) -> State:
         """What a step leaves, from its gradient.

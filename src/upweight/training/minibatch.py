@@ -40,10 +40,16 @@ class StepLoss:
     plain: Loss
     augment: Augment | None = None
 
-    def losses(self, params: Params, batch: Any) -> Float[Tensor, " b"]:
-        """The loss of each example of a batch, the model in train mode."""
-        outputs = opened(self.evaluation.called(params, batch))
-        return self.plain(outputs, targets_of(batch))
+    def value(self, params: Params, factor: Float[Tensor, " b"], batch: Any) -> Float[Tensor, ""]:
+        """What the examples of one part add to the step's loss, the model in train mode.
+
+        Args:
+            params: parameters and buffers, by name; the model may write into the buffers.
+            factor: what the loss of each example is multiplied by.
+            batch: the examples.
+        """
+        losses = self.plain(opened(self.evaluation.called(params, batch)), targets_of(batch))
+        return losses @ factor.to(losses)
 
     def batch(self, index: Tensor) -> Any:
         """The examples of one part of a step, augmented."""
@@ -65,13 +71,39 @@ class StepLoss:
         found: dict[str, Tensor | None] = dict.fromkeys(leaves)
         for number, (index, factor) in enumerate(zip(step.parts, self.averaging.factors(step, w), strict=True)):
             step.begin(number)
-            losses = self.losses({**leaves, **buffers}, self.batch(index))
-            total = losses @ factor.to(losses)
+            total = self.value({**leaves, **buffers}, factor, self.batch(index))
             own = torch.autograd.grad(total, [*leaves.values()], create_graph=graph, allow_unused=True)
             for name, part in zip(leaves, own, strict=True):
                 before = found[name]
                 found[name] = before if part is None else part if before is None else before + part
         return found
+
+    def gradients(
+        self, stacked: Params, buffers: Params, w: Float[Tensor, "r b"], step: Step
+    ) -> Float[Tensor, "r p"]:
+        """The gradient of the step's loss for each of r runs at once.
+
+        Args:
+            stacked: the parameters by name, each with a leading dimension r.
+            buffers: the model's buffers, of all runs alike.
+            w: the weights of the step's examples in each run.
+            step: the step, whose random numbers are those of every run.
+
+        Raises:
+            RuntimeError: for models that torch cannot vectorise.
+        """
+        total: list[Tensor] = []
+        for number, (index, factor) in enumerate(zip(step.parts, self.averaging.factors(step, w), strict=True)):
+            batch = self.batch(index)
+
+            def value(params: Params, own: Tensor, batch: Any = batch) -> Tensor:
+                return self.value({**params, **buffers}, own, batch)
+
+            step.begin(number)
+            found = torch.func.vmap(torch.func.grad(value), randomness="same")(stacked, factor)
+            parts = [part.flatten(1) for part in found.values()]
+            total = parts if not total else [one.add_(other) for one, other in zip(total, parts, strict=True)]
+        return torch.cat(total, dim=1)
 
 
 def plain_loss(of: Evaluation, theta: Tensor, batch: Any) -> Loss:

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,14 +17,16 @@ from ..errors import InfluenceError
 from ..network.problem import Problem
 from ..runtime.alone import alone, differentiating
 from ..runtime.described import described
-from ..runtime.fingerprint import Identified
+from ..runtime.fingerprint import Identified, content_hash
 from ..runtime.progress import track
 from ..runtime.unchanging import derived
 from ..types import ArrayLike, Tensor
 from .groups import Schedule, scheduled
 from .forward import Forward
+from .journal import Begun, Journal
 from .minibatch import Augment
 from .reverse import Cotangents, pulled_back
+from .replays import ReplaysOfRun
 from .start import Meaning, Start, State
 from .steps import Accumulation, Removal, Step, Streams, own_streams, parts_of
 
@@ -177,17 +180,24 @@ class TrainingRun(Identified):
     @derived
     def model(self) -> torch.nn.Module:
         """The trained model, in eval mode: a copy."""
-        model, end = copy.deepcopy(self.start.base.evaluation.model), self.end
-        parts = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        with torch.no_grad():
-            for name, value in {**end.buffers, **self.start.base.layout.unpack(end.theta)}.items():
-                parts[name].copy_(value)
-        return model
+        return self._model_at(self.end)
 
     @derived
     def problem(self) -> Problem:
         """The trained model as a problem: what test measures and their gradients are taken of."""
-        return self.start.base.retrained(self.model)
+        return self.start.base.retrained(self.model).replayed(ReplaysOfRun(self))
+
+    def problem_at(self, state: State) -> Problem:
+        """The model as another replay has left it."""
+        return self.start.base.retrained(self._model_at(state))
+
+    def _model_at(self, state: State) -> torch.nn.Module:
+        model = copy.deepcopy(self.start.base.evaluation.model)
+        parts = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        with torch.no_grad():
+            for name, value in {**state.buffers, **self.start.base.layout.unpack(state.theta)}.items():
+                parts[name].copy_(value)
+        return model
 
     # -- the replay ------------------------------------------------------------------------------------------------
 
@@ -207,33 +217,44 @@ class TrainingRun(Identified):
                 state = self.forward.advanced(state, step)
         return [*found, state]
 
-    def backwards(self) -> Iterator[tuple[int, State, Step]]:
-        """The steps from the last to the first: number, what it began with, step. Segments are computed again."""
-        starts = range(0, len(self.steps), self.length)
+    def backwards(self, count: int) -> Iterator[tuple[int, State, Step]]:
+        """The first steps from the last to the first: number, what it began with, step. Segments are computed again."""
+        starts = range(0, count, self.length)
         for segment in reversed(range(len(starts))):
             first = starts[segment]
-            steps, states = self.steps[first : first + self.length], [self.kept[segment]]
+            steps, states = self.steps[first : min(first + self.length, count)], [self.kept[segment]]
             for step in steps[:-1]:
                 states.append(self.forward.advanced(states[-1], step))
             for back in reversed(range(len(steps))):
                 yield first + back, states.pop(), steps[back]
 
     @alone
-    def derivatives(self, v: Float[Tensor, "m p"]) -> Float[Tensor, "m n"]:
+    def derivatives(self, v: Float[Tensor, "m p"], store: str | Path | None = None) -> Float[Tensor, "m n"]:
         """The derivative of each test measure in the weight of each training example, through the whole run.
 
         Exact for this run: its start, order of batches, random numbers and settings.
 
         Args:
             v: the gradient of m measures in the trained parameters.
+            store: a folder that keeps how far the pass has come, or None.
+
+        Raises:
+            StaleError: where the training data changed since.
         """
-        total = torch.zeros(len(v), self.n, dtype=torch.float64, device=v.device)
-        held = Cotangents(v, tuple(torch.zeros_like(v) for _ in self.start.groups.rule.slots))
+        self.check_current()
+        key = "" if store is None else content_hash([v], self.fingerprint())
+        journal = Journal(None if store is None else Path(store) / f"through_{key}.safetensors")
+        zeros = tuple(torch.zeros_like(v) for _ in self.start.groups.rule.slots)
+        begun = Begun(len(self.steps), Cotangents(v, zeros), torch.zeros(len(v), self.n, dtype=torch.float64))
+        begun = journal.read(begun)
+        held, total = begun.held, begun.total
         with own_streams():
-            for _, state, step in track(self.backwards(), "through training", len(self.steps)):
+            for t, state, step in track(self.backwards(begun.left), "through training", begun.left):
                 held, found = pulled_back(self.forward, state, step, held)
-                total.index_add_(1, step.index.to(total.device), found.double())
-        return total.cpu()
+                total.index_add_(1, step.index, found.double().cpu())
+                if t % self.length == 0:
+                    journal.write(Begun(t, held, total))
+        return total
 
     # -- what tells that it is still the one that was asked about --------------------------------------------------
 
