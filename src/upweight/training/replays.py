@@ -77,7 +77,9 @@ class ReplaysOfRun(Replays):
             later, grads = forward.looked_at(state, step)
             with torch.no_grad():
                 theta, memory = forward.moved(state, (theta, memory, g), step, grads)
-            if t == 0 and float((theta[0] - later.theta).norm()) > SAME * float((later.theta - state.theta).norm()):
+            if t == 0 and float((theta[0] - later.theta).norm()) > SAME * float(
+                (later.theta - state.theta).norm()
+            ):
                 return None
             state = later
         return theta[1:]
