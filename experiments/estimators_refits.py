@@ -28,7 +28,7 @@ from sklearn import datasets
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401  # makes the next import possible
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, WhiteKernel
@@ -142,8 +142,10 @@ ESTIMATORS: list[tuple[Any, str, str]] = [
     (TransformedTargetRegressor(Ridge(), func=np.log, inverse_func=np.exp), "positive", "target held"),
     (SVC(tol=1e-9), "several classes alone", ""),
     (NuSVC(), "two", ""),
-    (LinearDiscriminantAnalysis(), "two", ""),
-    (GaussianNB(), "two", ""),
+    (LinearDiscriminantAnalysis(), "several", ""),
+    (LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.2), "two", ""),
+    (QuadraticDiscriminantAnalysis(reg_param=0.1), "several", ""),
+    (GaussianNB(), "several", "epsilon_ follows"),
 ]
 
 
@@ -203,7 +205,9 @@ def judged(estimator: Any, X: np.ndarray, y: np.ndarray, removals: int) -> dict[
         held.append(there.evaluate(batch) - base)
         same.append(there.p == problem.p and torch.equal(there.theta.sign(), problem.theta.sign()))
         again = clone(estimator).fit(X[kept], y[kept])
-        theirs = uw.from_estimator(again, X[kept], y[kept], **settings).with_loss(problem.loss)
+        theirs = uw.from_estimator(again, X[kept], y[kept], **settings)
+        if theirs.linear is not None:  # one loss is asked about, also where training fits its scale
+            theirs = theirs.linear.with_loss(problem.loss)
         anew.append(theirs.evaluate(batch) - base)
     actual = torch.stack(held, 1)
     kept_signs = torch.tensor(same)

@@ -19,7 +19,7 @@ LEVELS = (
     {"losses", "measures", "penalty", "data", "vision"},
     {"frozen", "capabilities", "outputs"},
     {"objective"},
-    {"linear", "likelihood", "network", "trees", "training", "curvature"},
+    {"linear", "likelihood", "moments", "network", "trees", "training", "curvature"},
     {"estimators", "solvers"},
     {"influence"},
     {"retraining"},

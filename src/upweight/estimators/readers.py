@@ -6,6 +6,7 @@ from typing import Any
 
 from .catboost_trees import catboost
 from .chosen import WRAPPERS
+from .gaussian_classes import MomentReader, linear_discriminant, naive_bayes, quadratic_discriminant
 from .least_squares import elastic_net, gaussian_process, kernel_ridge, least_squares, ridge_classifier
 from .lightgbm_trees import lightgbm
 from .logistic import logistic_regression, sgd
@@ -63,6 +64,13 @@ TREES: dict[tuple[str, str], TreeReader] = {
 }
 """Readers of trees by library and class."""
 
+MOMENTS: dict[str, MomentReader] = {
+    "LinearDiscriminantAnalysis": linear_discriminant,
+    "QuadraticDiscriminantAnalysis": quadratic_discriminant,
+    "GaussianNB": naive_bayes,
+}
+"""Readers of classifiers by the moments of their classes, by the name of scikit-learn's class."""
+
 REFIT = "by_refitting(estimator, X, y), which trains it again"
 REFUSED = {
     "NuSVR": f"its tube is set by the data through nu; use SVR, or {REFIT}",
@@ -72,9 +80,6 @@ REFUSED = {
     "MultiTaskElasticNet": "its penalty ties the targets together; use ElasticNet for each target",
     "RANSACRegressor": "it trains on rows drawn at random; use HuberRegressor, or pass its estimator_ with those rows",
     "TheilSenRegressor": "it takes a median of fits to rows drawn at random; use HuberRegressor",
-    "LinearDiscriminantAnalysis": f"it minimises no loss of single rows; use {REFIT}",
-    "QuadraticDiscriminantAnalysis": f"it minimises no loss of single rows; use {REFIT}",
-    "GaussianNB": f"it minimises no loss of single rows; use {REFIT}",
     "OneVsOneClassifier": (
         f"it trains a model for every pair of classes; pass one of its estimators_ and its rows, or {REFIT}"
     ),
@@ -99,15 +104,33 @@ def reader_of(model: Any) -> Reader:
     for kind in type(model).__mro__:
         if kind.__module__.partition(".")[0] == "sklearn" and kind.__name__ in REFUSED:
             raise TypeError(f"{type(model).__name__} is not supported: {REFUSED[kind.__name__]}")
+        if kind.__module__.partition(".")[0] == "sklearn" and kind.__name__ in MOMENTS:
+            raise TypeError(
+                f"{type(model).__name__} inside another estimator is not supported: it minimises no loss; pass it by "
+                f"itself with its rows, or use {REFIT}"
+            )
         if kind.__module__.partition(".")[0] == "sklearn" and kind.__name__ in READERS:
             return READERS[kind.__name__]
     raise TypeError(
         f"{type(model).__name__} is not supported: influence needs a smooth objective in a vector of parameters, and "
-        f"from_estimator knows those of {', '.join(READERS)}, of a Pipeline ending in one of them and of "
+        f"from_estimator knows those of {', '.join((*READERS, *MOMENTS))}, of a Pipeline ending in one of them and of "
         f"{', '.join(WRAPPERS)} around one; describe other "
         "linear models with LinearProblem, other differentiable ones with Problem; uw.by_refitting(estimator, X, y) "
         "answers of any other by retraining"
     )
+
+
+def moment_reader_of(model: Any) -> MomentReader | None:
+    """The reader of a classifier by the moments of its classes, or None for other models.
+
+    >>> from sklearn.naive_bayes import GaussianNB
+    >>> moment_reader_of(GaussianNB()).__name__
+    'naive_bayes'
+    """
+    for kind in type(model).__mro__:
+        if kind.__module__.partition(".")[0] == "sklearn" and kind.__name__ in MOMENTS:
+            return MOMENTS[kind.__name__]
+    return None
 
 
 def tree_reader_of(model: Any) -> tuple[str, TreeReader] | None:

@@ -13,6 +13,8 @@ from scipy import sparse
 from ..data.design import Design
 from .reading import Features
 
+HELD = "the pipeline's transformers are applied as fitted and held fixed"
+
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
@@ -178,3 +180,23 @@ def check_columns(estimator: Any, X: Any) -> None:
     count = getattr(estimator, "n_features_in_", None)
     if count is not None and len(X.shape) == 2 and X.shape[1] != count:
         raise ValueError(f"X has {X.shape[1]} columns, the estimator was fitted on {count}")
+
+
+def column_names(estimator: Any, transform: Any, X: Any) -> tuple[str, ...] | None:
+    """The names of the columns that the model is fed, or None where nobody knows them.
+
+    Args:
+        estimator: what was fitted.
+        transform: the fitted transformers before the model, or None.
+        X: inputs as the user has them.
+    """
+    if transform is not None:
+        try:
+            names = transform.get_feature_names_out()
+            return None if names is None else tuple(names)
+        except (AttributeError, ValueError):  # a transformer that gives no names
+            return None
+    if isinstance(X, pd.DataFrame):
+        return tuple(str(name) for name in X.columns)
+    names = getattr(estimator, "feature_names_in_", None)
+    return None if names is None else tuple(names)

@@ -294,6 +294,9 @@ class Without(Reduced):
         left = self.problem.without(rows).minimised()
         return left.theta, float(left.gradient().norm())
 
+    def refusal(self, rows: Tensor) -> str:
+        return ""
+
 
 @dataclass(frozen=True, eq=False)
 class DenseHessian(SecondDerivative):
