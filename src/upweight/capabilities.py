@@ -270,6 +270,17 @@ class Reduced(ABC):
         """Why nothing can be trained without those rows, in words; "" where nothing is known against it."""
 
 
+class Replays(ABC):
+    """A model whose training was recorded, and can be gone through again without some of its examples."""
+
+    @abstractmethod
+    def without(self, sets: list[Tensor]) -> Iterator[Any]:
+        """The problem (an `Objective`) at the end of each replay without a set of training rows, in their order.
+
+        Start, batches and random numbers are those of the run: without any rows it is the run itself.
+        """
+
+
 class Stages(ABC):
     """A model whose parameters were computed in stages, each at what the stages before it left: boosting.
 
