@@ -26,6 +26,8 @@ LOSSES: dict[str, tuple[LinearLoss, int]] = {
     "smooth hinge, one against the rest": (SmoothHinge(0.3), 3),
     "squared hinge": (SquaredHinge(), 1),
     "squared hinge, one against the rest": (SquaredHinge(), 3),
+    "squared hinge, one against one": (SquaredHinge(pairs="first"), 3),
+    "logistic, one against one": (Logistic(pairs="surest"), 3),
 }
 every_loss = pytest.mark.parametrize("name", LOSSES)
 

@@ -175,6 +175,7 @@ def _without(model: OutputModel, outputs: Tensor, said: Tensor) -> tuple[dict[st
         said: the same, with something that decides where there is none.
     """
     if model.loss.classifies:
+        outputs, said = model.loss.by_class(outputs), model.loss.by_class(said)
         bar = bars(model, outputs, model.y)
         return {
             "label": label_names(model, model.y),
