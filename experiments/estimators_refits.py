@@ -60,7 +60,8 @@ from sklearn.model_selection import (
     RandomizedSearchCV,
     TunedThresholdClassifierCV,
 )
-from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
+from sklearn.multioutput import MultiOutputClassifier, MultiOutputRegressor
 from sklearn.naive_bayes import GaussianNB
 from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR, NuSVC
 
@@ -77,7 +78,8 @@ SGD: dict[str, Any] = {"alpha": 0.1, "max_iter": 5000, "tol": None, "average": 1
 SMOOTHED = "smoothed"
 """What is said of machines whose loss has corners: a smooth loss stands in, and single effects are a trend."""
 
-# (estimator, task, what is said of it). Tasks: several classes (or two), three and more, two, numbers, numbers > 0.
+# (estimator, task, what is said of it). Tasks: several classes (or two), three and more, two, numbers, numbers > 0;
+# "labels" and "numbers" are two of them for each row.
 ESTIMATORS: list[tuple[Any, str, str]] = [
     (LOGISTIC, "two", ""),
     (LogisticRegression(C=0.1, **TIGHT), "several", "multinomial"),
@@ -106,6 +108,9 @@ ESTIMATORS: list[tuple[Any, str, str]] = [
     (RandomizedSearchCV(LOGISTIC, GRID, n_iter=2, cv=3, random_state=0), "two", "settings held"),
     (HalvingGridSearchCV(LOGISTIC, GRID, cv=3, random_state=0), "two", "settings held"),
     (OneVsRestClassifier(LOGISTIC), "several", ""),
+    (OneVsOneClassifier(LOGISTIC), "several", "a machine for each pair"),
+    (MultiOutputClassifier(LOGISTIC), "labels", ""),
+    (MultiOutputRegressor(Ridge()), "numbers", ""),
     (CalibratedClassifierCV(LOGISTIC, ensemble=False, cv=3), "two", "calibration held"),
     (TunedThresholdClassifierCV(LOGISTIC, cv=3), "two", "threshold held"),
     (RidgeClassifier(), "several", ""),
@@ -160,6 +165,16 @@ def data_of(task: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         return {"wine": wine, "digits 0 to 3": (digits[0][:240], digits[1][:240])}
     if task == "several":
         return {"wine": wine, "breast cancer": cancer}
+    if task == "labels":  # the class, and whether another column is above its median
+        two = data_of("two").items()
+        return {
+            name: (X[:, 1:], np.stack([y, X[:, 0] > np.median(X[:, 0])], 1).astype(int))
+            for name, (X, y) in two
+        }
+    if task == "numbers":
+        return {
+            name: (X[:, 1:], np.stack([y, X[:, 0]], axis=1)) for name, (X, y) in data_of("number").items()
+        }
     if task == "two":
         return {"breast cancer": cancer, "wine": (wine[0], (wine[1] == 0).astype(int))}
     alcohol = (wine[0][:, 1:], wine[0][:, 0])

@@ -50,6 +50,8 @@ def test_every_reader_is_that_of_its_family():
         "SVC": support_vectors.svc,
         "SVR": regressions.svr,
         "OneVsRestClassifier": several.one_against_the_rest(reader_of),
+        "OneVsOneClassifier": several.one_against_one(reader_of),
+        "MultiOutputClassifier": several.labels_of_each_target(reader_of),
         "MultiOutputRegressor": several.one_for_each_target(reader_of),
     }
     # Imported with instrumentation in tests, so that functions are compared by name.

@@ -31,7 +31,7 @@ from .refitting import GIVEN, KINKED, OWN, refitting, rows_as_given
 from .sparse_models import certificate
 from .transformers import check_transformers, scales_of
 from .tree_models import Rows, TreeReader, tree_problem
-from .user_data import HELD, Inputs, Targets, column_names
+from .user_data import HELD, Inputs, Targets, column_names, targets_of
 
 
 def from_estimator(
@@ -145,7 +145,7 @@ def _problem(
         )
     if phi is not None:
         inputs, features = replace(inputs, phi=phi), phi(features)
-    targets = Targets(tuple(model.classes_.tolist()) if reading.loss.classifies else None)
+    targets = targets_of(model, reading.loss.classifies)
     codes = targets(trained_on)
     problem = LinearProblem(
         features,

@@ -13,7 +13,7 @@ from .logistic import logistic_regression, sgd
 from .reading import Reader
 from .regressions import generalised, huber, linear_svr, quantile, sgd_regressor, svr
 from .scikit_trees import forest, gradient_boosting, hist_gradient_boosting
-from .several import one_against_the_rest, one_for_each_target
+from .several import labels_of_each_target, one_against_one, one_against_the_rest, one_for_each_target
 from .support_vectors import linear_svc, svc
 from .tree_models import TreeReader
 from .xgboost_trees import xgboost
@@ -39,6 +39,8 @@ READERS: dict[str, Reader] = {
     "SVC": svc,
     "SVR": svr,
     "OneVsRestClassifier": one_against_the_rest(lambda model: reader_of(model)),
+    "OneVsOneClassifier": one_against_one(lambda model: reader_of(model)),
+    "MultiOutputClassifier": labels_of_each_target(lambda model: reader_of(model)),
     "MultiOutputRegressor": one_for_each_target(lambda model: reader_of(model)),
 }
 """Readers by the name of scikit-learn's class, so that none of these classes need be imported."""
@@ -80,10 +82,6 @@ REFUSED = {
     "MultiTaskElasticNet": "its penalty ties the targets together; use ElasticNet for each target",
     "RANSACRegressor": "it trains on rows drawn at random; use HuberRegressor, or pass its estimator_ with those rows",
     "TheilSenRegressor": "it takes a median of fits to rows drawn at random; use HuberRegressor",
-    "OneVsOneClassifier": (
-        f"it trains a model for every pair of classes; pass one of its estimators_ and its rows, or {REFIT}"
-    ),
-    "MultiOutputClassifier": "its targets have no loss in common; pass each of its estimators_ with its column of y",
     "GaussianProcessClassifier": f"its approximation has no loss of single rows; use SVC, or {REFIT}",
     "KNeighborsClassifier": f"it has no parameters; use {REFIT}",
     "KNeighborsRegressor": f"it has no parameters; use {REFIT}",

@@ -98,6 +98,42 @@ class Targets:
         return codes.astype(np.int64)
 
 
+@dataclass(frozen=True, eq=False)
+class TargetsOfColumns:
+    """Several labels per example, as the user has them -> 0 and 1 (n, c), a column for each.
+
+    Args:
+        columns: how the labels of each column are looked up.
+
+    >>> TargetsOfColumns((Targets(("no", "yes")), Targets((1, 2))))([["yes", 1], ["no", 2]]).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+
+    columns: tuple[Targets, ...]
+    classes = None
+
+    def __call__(self, y: Any) -> np.ndarray:
+        """Look every label up. Raises ValueError for another number of columns, and as `Targets` does."""
+        given = pd.DataFrame(
+            y.toarray() if sparse.issparse(y) else np.asarray(y, dtype=object)
+        ).infer_objects()
+        if given.shape[1] != len(self.columns):
+            raise ValueError(f"y must have {len(self.columns)} columns, got shape {given.shape}")
+        each = [column(given[k]) for k, column in enumerate(self.columns)]
+        return np.stack(each, axis=1).astype(np.float64)
+
+
+def targets_of(model: Any, classifies: bool) -> Targets | TargetsOfColumns:
+    """How the targets of a fitted model are looked up; `classifies` says whether they are one class per example."""
+    if classifies:
+        return Targets(tuple(model.classes_.tolist()))
+    if hasattr(model, "multilabel_"):  # OneVsRestClassifier
+        return TargetsOfColumns((Targets((0, 1)),) * len(model.classes_))
+    if isinstance(getattr(model, "classes_", None), list):
+        return TargetsOfColumns(tuple(Targets(tuple(names.tolist())) for names in model.classes_))
+    return Targets(None)
+
+
 def check_not_infinite(X: Any) -> None:
     """Refuse infinite cells before a transformer says so in its own words. NaN may be what it fills.
 
