@@ -254,6 +254,10 @@ class Reduced(ABC):
     """How effects by it are got, in a sentence, where it is not by Newton steps."""
 
     @abstractmethod
+    def known(self, batch: Any) -> Any:
+        """A batch in a form in which `Objective.evaluate` has nothing to prepare: for many parameters."""
+
+    @abstractmethod
     def newton(self, sets: list[Tensor]) -> Float[Tensor, "g p"]:
         """The parameters after one Newton step of what is left without each set of rows; NaN where there is none."""
 

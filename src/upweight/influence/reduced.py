@@ -49,6 +49,8 @@ def reduced_changes(
         measure: what is asked about, None for the loss.
     """
     problem.check_current()
+    if measure is None or measure.uses_batch:
+        test = reduced.known(test)  # once, for all sets
     before = problem.evaluate(test, measure)
     found = [problem.evaluate(test, measure, theta) - before for theta in _each(problem, reduced, sets)]
     return torch.stack(found, dim=1)

@@ -283,6 +283,9 @@ class Without(Reduced):
 
     problem: LikelihoodProblem
 
+    def known(self, batch: Any) -> tuple[Tensor, Tensor]:
+        return self.problem.prepared(batch)
+
     def newton(self, sets: list[Tensor]) -> Float[Tensor, "g p"]:
         found = []
         for rows in sets:

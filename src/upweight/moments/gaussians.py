@@ -15,7 +15,7 @@ from .sums import Moments
 Rule: TypeAlias = tuple[Tensor, ...]
 """What scores are computed with, differentiable in the moments that it comes from."""
 SINGULAR = 1e-12
-"""The share of the largest eigenvalue below which one of a covariance is rounding, where it has to be inverted."""
+"""The eigenvalue of a correlation, over its size, below which it is rounding, where it has to be inverted."""
 
 
 class Gaussians(ABC):
@@ -72,7 +72,7 @@ class SharedScaled(Gaussians):
         unit = torch.where(square > 0, square, 1.0).sqrt()
         unit = unit[:, None] * unit
         correlation = within / (n - self.taken) / unit
-        inverse = torch.linalg.pinv(correlation, atol=self.tolerance**2, rtol=0.0, hermitian=True) / unit
+        inverse = _inverse(correlation, self.tolerance**2) / unit
         away = at.mean - center
         coef = away @ inverse
         return center, coef, shares.log() - (coef * away).sum(1) / 2
@@ -146,7 +146,7 @@ class FullGaussians(Gaussians):
     def trouble(self, at: Moments) -> str:
         if bool((at.total <= 1).any()):
             return "a class has a single row"
-        if bool((torch.linalg.eigvalsh(self._covariances(at))[:, 0] <= self.tolerance).any()):
+        if not _exceeds(self._covariances(at), self.tolerance):
             return "the covariance of a class is not of full rank: take a larger reg_param"
         return ""
 
@@ -193,7 +193,18 @@ def _linear(rule: Rule, X: Tensor) -> Tensor:
 
 def _singular(covariance: Tensor, name: str) -> str:
     unit = covariance.diagonal().clamp(min=0).sqrt()
-    values = torch.linalg.eigvalsh(covariance / (unit[:, None] * unit)) if bool((unit > 0).all()) else None
-    if values is None or bool(values[0] <= SINGULAR * values[-1]):
-        return f'{name} is singular: take solver="svd", or some shrinkage'
-    return ""
+    known = bool((unit > 0).all()) and _exceeds(covariance / (unit[:, None] * unit), SINGULAR * len(unit))
+    return "" if known else f'{name} is singular: take solver="svd", or some shrinkage'
+
+
+def _exceeds(matrices: Float[Tensor, "*k d d"], least: float) -> bool:
+    """Whether all eigenvalues are above `least`, by a factorisation of the matrix less that."""
+    shifted = matrices.detach() - least * torch.eye(matrices.shape[-1]).to(matrices)
+    return not bool(torch.linalg.cholesky_ex(shifted)[1].any())
+
+
+def _inverse(matrix: Float[Tensor, "d d"], least: float) -> Float[Tensor, "d d"]:
+    """The inverse over the directions whose eigenvalues are above `least`, differentiable while these stay the same."""
+    if _exceeds(matrix, least):
+        return torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+    return torch.linalg.pinv(matrix, atol=least, rtol=0.0, hermitian=True)

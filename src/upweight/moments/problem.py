@@ -28,6 +28,8 @@ from .sums import ClassRows
 
 ROWS = "training rows"
 """What stands for training rows in a batch, by their number."""
+COLUMNS, TARGETS = "prepared columns", "classes"
+"""What a batch that is prepared already is made of."""
 HELD = 1 << 26
 """Numbers of gradients that are held at once."""
 
@@ -165,6 +167,8 @@ class MomentProblem(Objective):
         """The columns of a batch, and its classes 0..k-1."""
         if isinstance(batch, Mapping) and ROWS in batch:
             return self.given.X[batch[ROWS]], self.given.codes[batch[ROWS]]
+        if isinstance(batch, Mapping) and COLUMNS in batch:
+            return batch[COLUMNS], batch[TARGETS]
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise TypeError(f"a batch is (inputs, targets), got {type(batch).__name__}")
         X, y = batch
@@ -268,6 +272,10 @@ class WithoutRows(Reduced):
 
     problem: MomentProblem
     said = "Effects are exact: those of the moments of the other rows, which a fit without the row has."
+
+    def known(self, batch: Any) -> dict[str, Any]:
+        X, y = self.problem.prepared(batch)
+        return {COLUMNS: X, TARGETS: y}
 
     def newton(self, sets: list[Tensor]) -> Float[Tensor, "g p"]:
         rows = self.problem.rows
