@@ -19,7 +19,7 @@ LEVELS = (
     {"losses", "measures", "penalty", "data", "vision"},
     {"frozen", "capabilities", "outputs"},
     {"objective"},
-    {"linear", "likelihood", "network", "trees", "curvature"},
+    {"linear", "likelihood", "moments", "network", "trees", "curvature"},
     {"training", "estimators", "solvers"},
     {"influence"},
     {"retraining"},

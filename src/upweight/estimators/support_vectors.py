@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,10 @@ from ..losses import LinearLoss, SmoothHinge, SquaredHinge
 from .reading import Options, Reading, coefficients, intercept_of, refuse_penalty
 from .sparse_models import Active
 
+PAIRS = (
+    "outputs are those of a machine for each pair of classes, trained on the rows of these two: votes decide between "
+    "classes, and the loss of a row is the sum over the machines of its class"
+)
 VISIBLE, HOPELESS = 0.01, 0.5
 """Changes of an SVC's decision function (its margin is 1) that are warned of, and refused."""
 
@@ -79,7 +85,10 @@ def liblinear_l1(model: Any, l1: float) -> float:
 
 
 def svc(model: Any, X: Any, options: Options) -> Reading:
-    """What an SVC of two classes minimises: C times the sum of hinges + 1/2 ||f||^2 in the space of its kernel (R21).
+    """What an SVC minimises: C times the sum of hinges + 1/2 ||f||^2 in the space of its kernel (R21).
+
+    Of more than two classes that is so for the machine of each pair of them, over the rows of its two classes; the
+    objective is the sum of all, the loss of a row the sum of the hinges of its class's own machines.
 
     In the features of the kernel (`FeatureMap`) f is linear and ||f|| is the length of its coefficients. The features
     are an eigendecomposition of the kernel matrix, n^3 operations; a rank and many points make it cheaper.
@@ -90,18 +99,17 @@ def svc(model: Any, X: Any, options: Options) -> Reading:
         options: `smoothing` is that of the hinge, `rank` the number of features that are kept.
 
     Raises:
-        ValueError: for more than two classes, other training inputs than it was fitted on, a kernel that is not
-            positive semi-definite, rows of weight zero with a kernel of one's own, and a rank that makes another model.
+        ValueError: for other training inputs than it was fitted on, a kernel that is not positive semi-definite, rows
+            of weight zero with a kernel of one's own, and a rank that makes another model.
 
     Warns:
         ApproximationWarning: where `rank` changes the decision function visibly.
     """
-    if len(model.classes_) != 2:
-        raise ValueError(
-            f"SVC with {len(model.classes_)} classes trains a model for every pair of them (one against one), with no "
-            "objective in common; use LinearSVC (one against the rest), or an SVC on two of the classes"
-        )
-    return in_kernel_space(model, X, SmoothHinge(options.smoothing), options)
+    loss = SmoothHinge(options.smoothing)
+    if len(model.classes_) == 2:
+        return in_kernel_space(model, X, loss, options)
+    found = in_kernel_space(model, X, replace(loss, pairs="surest" if model.break_ties else "first"), options)
+    return replace(found, weighs_examples=True, notes=(*found.notes, PAIRS))
 
 
 def in_kernel_space(model: Any, X: Any, loss: LinearLoss, options: Options) -> Reading:
@@ -123,12 +131,36 @@ def in_kernel_space(model: Any, X: Any, loss: LinearLoss, options: Options) -> R
         _kernel(model), X, rank=options.rank, large=n if model.kernel == "precomputed" else LARGE
     )
     features = phi(X)
-    dual = model.dual_coef_.toarray() if sparse.issparse(model.dual_coef_) else model.dual_coef_
-    coef = dual @ features[_support(model, options.sample_weight)]
-    decide = getattr(model, "decision_function", model.predict)
-    change = np.abs(features @ coef[0] + model.intercept_[0] - decide(X)).max()
+    coef = _dual(model) @ features[_support(model, options.sample_weight)]
+    change = np.abs(features @ coef.T + model.intercept_ - _decisions(model, X)).max()
     notes = ("the kernel and its gamma are held fixed", *_approximated(float(change), options.rank, name))
     return Reading(coef, model.intercept_, loss, l2, "total", phi=phi, notes=notes)
+
+
+def _dual(model: Any) -> np.ndarray:
+    """The dual coefficients of each machine, one for each pair of classes, at all support vectors (c, q).
+
+    libsvm keeps those of all pairs in K - 1 rows: a support vector of class i has its coefficient against class j in
+    row j - 1 if j comes later, else in row j.
+    """
+    dual = model.dual_coef_.toarray() if sparse.issparse(model.dual_coef_) else model.dual_coef_
+    if len(model.intercept_) == 1:
+        return dual
+    ends = np.cumsum(model.n_support_)
+    of_class = [slice(end - count, end) for end, count in zip(ends, model.n_support_, strict=True)]
+    found = np.zeros((len(model.intercept_), dual.shape[1]))
+    for own, (i, j) in zip(found, combinations(range(len(of_class)), 2), strict=True):
+        own[of_class[i]], own[of_class[j]] = dual[j - 1, of_class[i]], dual[i, of_class[j]]
+    return found
+
+
+def _decisions(model: Any, X: Any) -> np.ndarray:
+    """What a machine says of rows (m, c): its decision function, for each pair of classes, or its prediction."""
+    if not hasattr(model, "decision_function"):
+        return model.predict(X)[:, None]
+    in_pairs = copy.copy(model)
+    in_pairs.decision_function_shape = "ovo"
+    return in_pairs.decision_function(X).reshape(X.shape[0], -1)
 
 
 def _support(model: Any, sample_weight: Any) -> np.ndarray:
