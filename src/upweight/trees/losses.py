@@ -34,6 +34,26 @@ class Slopes(NamedTuple):
         return torch.addcmul(self.dr[:, k], value, self.dh[:, k], value=-1)
 
 
+def coupled(
+    q: Float[Tensor, "b c"] | None, bents: list[Tensor], values: Float[Tensor, "b c k"]
+) -> Float[Tensor, "b c k"]:
+    """D x, where the classes of a leaf are solved for together: how r - H V moves with the scores, H = diag(q) - q q'.
+
+    D = diag(E) - E q' - q (E + w q)' is symmetric, so that it is its own transpose. E = -w q (1 + V - q . V) sums to
+    -w, which gives w.
+
+    Args:
+        q: the probabilities of the classes.
+        bents: E of each class (b,), times the weights w of the rows.
+        values: x, k of each row.
+    """
+    assert q is not None
+    bent, q = torch.stack(bents, 1)[:, :, None], q[:, :, None]
+    weighed = bent - bent.sum(1, keepdim=True) * q
+    bends = bent * values
+    return bends - weighed * (q * values).sum(1, keepdim=True) - q * bends.sum(1, keepdim=True)
+
+
 def relative(q: Float[Tensor, "b c"] | None, move: Float[Tensor, "b c k"]) -> Float[Tensor, "b c k"]:
     """DF_k - q . dF: what of a move of the scores the residuals see, in k directions; `q` as `Slopes` have it."""
     return move if q is None else move - (q[:, :, None] * move).sum(1, keepdim=True)
@@ -48,11 +68,12 @@ class BoostedLoss(ABC):
     """A loss as a library boosts it: `loss` of the scores, with the second derivative that its leaves divide by.
 
     That is `factor` times the diagonal of the loss's own Hessian: K / (K - 1) for classes in LightGBM, 2 in XGBoost,
-    exp(0.7) for Poisson in both.
+    exp(0.7) for Poisson in both. Where the values of a leaf are solved for `together`, it is all of that Hessian.
     """
 
     loss: LinearLoss
     factor: float
+    together = False
 
     @abstractmethod
     def slopes(self, scores: Float[Tensor, "b c"], targets: Tensor) -> Slopes:
@@ -109,6 +130,25 @@ class BoostedSoftmax(BoostedLoss):
         p = scores.softmax(1)
         h = self.factor * p * (1 - p)
         return Slopes(-self.loss.residual(scores, targets), h, -p, self.factor * p * (1 - 2 * p), p)
+
+
+@dataclass(frozen=True)
+class CoupledSoftmax(BoostedLoss):
+    """Several classes, whose values V in a leaf are solved for together: r = e_y - p, H = diag(p) - p p'.
+
+    H V = p (V - p . V), so that `Slopes` have h = p, and are asked with V - p . V.
+
+    >>> CoupledSoftmax().slopes(torch.zeros(1, 2), torch.tensor([0])).r
+    tensor([[ 0.5000, -0.5000]])
+    """
+
+    factor: float = 1.0
+    loss = Softmax()
+    together = True
+
+    def slopes(self, scores: Float[Tensor, "b c"], targets: Tensor) -> Slopes:
+        p = scores.softmax(1)
+        return Slopes(-self.loss.residual(scores, targets), p, -p, p, p)
 
 
 @dataclass(frozen=True)
