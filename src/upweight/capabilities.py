@@ -303,6 +303,10 @@ class Stages(ABC):
             rows; they add up to the effect. None where the columns are not known.
         """
 
+    @abstractmethod
+    def read(self, batch: Any) -> Any:
+        """A batch whose examples were looked up in all stages once, as `Objective.evaluate` takes it many times."""
+
     @property
     @abstractmethod
     def cost(self) -> int:

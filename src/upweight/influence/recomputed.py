@@ -14,6 +14,7 @@ from ..measures import Measure
 from ..objective import Objective
 from ..runtime.progress import track
 from ..types import Tensor
+from .forecasts import HELD
 from .removal import Removal
 from .scores import Scores
 from .shown import sides
@@ -24,7 +25,6 @@ SAID = (
     "Effects of the {} rows that are shown are those of leaf values computed anew without the row, the splits held "
     "fixed; those of the others are of first order (Eq. 2)."
 )
-FIRST = "Effects are of first order in a row's weight (Eq. 2), the splits held fixed."
 
 
 def changes_without(
@@ -39,9 +39,10 @@ def changes_without(
         test: m test examples.
         measure: what is asked about, None for the loss.
     """
-    before = problem.evaluate(test, measure)
+    read = stages.read(test)
+    before = problem.evaluate(read, measure)
     each = [
-        problem.evaluate(test, measure, stages.recomputed(rows)) - before
+        problem.evaluate(read, measure, stages.recomputed(rows)) - before
         for rows in track(sets, "removing", len(sets))
     ]
     return torch.stack(each, dim=1)
@@ -115,7 +116,7 @@ def with_shown(
     if rows is not None:
         shown[:, torch.as_tensor(rows)] = True
     if int(shown.sum(1).max()) * stages.cost > AFFORDED:
-        return replace(scores, said=(FIRST,))
+        return replace(scores, said=(HELD,))
     index = shown.any(0).nonzero()[:, 0]
     anew = changes_without(problem, stages, list(index.split(1)), *asked)
     effect[:, index] = torch.where(shown[:, index], anew, effect[:, index])

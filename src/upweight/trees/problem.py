@@ -38,6 +38,8 @@ WRITTEN = 1 << 30
 
 ROWS = "training rows"
 """What stands for training rows in a batch, by their number: their leaves are known."""
+READ = "read"
+"""What stands for examples in a batch whose leaves were looked up (`Stages.read`)."""
 
 
 class Found(NamedTuple):
@@ -86,7 +88,7 @@ class TreeProblem(Objective):
             penalty=Penalty.of(0.0, theta, "total"),
             terms=terms,
             class_weights=class_weights,
-            stages=Boosting(trained, fitted),
+            stages=Boosting(trained, fitted, lambda batch: {READ: self._found(batch)}),
         )
 
     # -- what it is ------------------------------------------------------------------------------------------------
@@ -207,6 +209,8 @@ class TreeProblem(Objective):
     # -- test examples ---------------------------------------------------------------------------------------------
 
     def _found(self, batch: Any) -> Found:
+        if isinstance(batch, Mapping) and READ in batch:
+            return batch[READ]
         if isinstance(batch, Mapping) and ROWS in batch:
             index = batch[ROWS]
             return Found(self.trained.structure.leaf[:, index], self.trained.targets[index], index)

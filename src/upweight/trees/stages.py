@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -26,11 +27,13 @@ class Boosting(Stages):
     """The equations of an ensemble's leaves, per training row.
 
     Few questions go through the rounds; for many the matrix of the equations is written out, where it is not too large
-    (`matrix.derivatives`).
+    (`matrix.derivatives`). `read` gives the leaves of a batch.
     """
 
-    def __init__(self, trained: Trained, fitted: Fitted) -> None:
-        self.trained, self.fitted = trained, fitted
+    def __init__(
+        self, trained: Trained, fitted: Fitted, read: Callable[[Any], Any] = lambda batch: batch
+    ) -> None:
+        self.trained, self.fitted, self._read = trained, fitted, read
 
     @cached_property
     def known(self) -> Fitted:
@@ -85,6 +88,9 @@ class Boosting(Stages):
         start = each[:, : structure.c].sum(1)
         left = each.sum(1) - start - columns.sum(1)
         return torch.cat([columns, start[:, None], left[:, None]], dim=1)
+
+    def read(self, batch: Any) -> Any:
+        return self._read(batch)
 
     @property
     def cost(self) -> int:
