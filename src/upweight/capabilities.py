@@ -304,8 +304,8 @@ class Stages(ABC):
         """
 
     @abstractmethod
-    def read(self, batch: Any) -> Any:
-        """A batch whose examples were looked up in all stages once, as `Objective.evaluate` takes it many times."""
+    def read(self, prepared: tuple[Tensor, Any]) -> Any:
+        """Examples that `OutputModel.prepared` has looked up in all stages, as a batch that nobody looks up again."""
 
     @property
     @abstractmethod

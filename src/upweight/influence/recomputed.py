@@ -39,7 +39,9 @@ def changes_without(
         test: m test examples.
         measure: what is asked about, None for the loss.
     """
-    read = stages.read(test)
+    model = problem.output_model
+    assert model is not None
+    read = stages.read(model.prepared(test))
     before = problem.evaluate(read, measure)
     each = [
         problem.evaluate(read, measure, stages.recomputed(rows)) - before

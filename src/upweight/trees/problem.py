@@ -29,7 +29,7 @@ from ..penalty import Penalty
 from ..types import Tensor
 from .passes import fit, row_equations
 from .seen import Fitted
-from .stages import Boosting
+from .stages import READ, Boosting
 from .trained import Trained
 
 WRITTEN = 1 << 30
@@ -38,8 +38,6 @@ WRITTEN = 1 << 30
 
 ROWS = "training rows"
 """What stands for training rows in a batch, by their number: their leaves are known."""
-READ = "read"
-"""What stands for examples in a batch whose leaves were looked up (`Stages.read`)."""
 
 
 class Found(NamedTuple):
@@ -88,7 +86,7 @@ class TreeProblem(Objective):
             penalty=Penalty.of(0.0, theta, "total"),
             terms=terms,
             class_weights=class_weights,
-            stages=Boosting(trained, fitted, lambda batch: {READ: self._found(batch)}),
+            stages=Boosting(trained, fitted),
         )
 
     # -- what it is ------------------------------------------------------------------------------------------------
@@ -210,7 +208,7 @@ class TreeProblem(Objective):
 
     def _found(self, batch: Any) -> Found:
         if isinstance(batch, Mapping) and READ in batch:
-            return batch[READ]
+            return Found(*batch[READ], None)
         if isinstance(batch, Mapping) and ROWS in batch:
             index = batch[ROWS]
             return Found(self.trained.structure.leaf[:, index], self.trained.targets[index], index)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -23,17 +22,19 @@ AT_ONCE = 64 << 20
 """Numbers of a state of all rows that are held at once: so many questions go through the rounds together."""
 
 
+READ = "read"
+"""What stands for examples in a batch whose leaves were looked up, with their targets."""
+
+
 class Boosting(Stages):
     """The equations of an ensemble's leaves, per training row.
 
     Few questions go through the rounds; for many the matrix of the equations is written out, where it is not too large
-    (`matrix.derivatives`). `read` gives the leaves of a batch.
+    (`matrix.derivatives`).
     """
 
-    def __init__(
-        self, trained: Trained, fitted: Fitted, read: Callable[[Any], Any] = lambda batch: batch
-    ) -> None:
-        self.trained, self.fitted, self._read = trained, fitted, read
+    def __init__(self, trained: Trained, fitted: Fitted) -> None:
+        self.trained, self.fitted = trained, fitted
 
     @cached_property
     def known(self) -> Fitted:
@@ -89,8 +90,8 @@ class Boosting(Stages):
         left = each.sum(1) - start - columns.sum(1)
         return torch.cat([columns, start[:, None], left[:, None]], dim=1)
 
-    def read(self, batch: Any) -> Any:
-        return self._read(batch)
+    def read(self, prepared: tuple[Tensor, Any]) -> Any:
+        return {READ: prepared}
 
     @property
     def cost(self) -> int:
