@@ -303,6 +303,11 @@ class Stages(ABC):
             rows; they add up to the effect. None where the columns are not known.
         """
 
+    @property
+    @abstractmethod
+    def smooth(self) -> bool:
+        """Whether theta has a derivative in the weights of rows: without, only `recomputed` answers."""
+
     @abstractmethod
     def read(self, prepared: tuple[Tensor, Any]) -> Any:
         """Examples that `OutputModel.prepared` has looked up in all stages, as a batch that nobody looks up again."""

@@ -95,7 +95,7 @@ def _check(model: Any, settings: dict[str, Any]) -> None:
     if settings["leaf_estimation_method"] == "Exact":
         raise refused(
             model,
-            f"loss_function={settings['loss_function']!r}: its leaves are quantiles, which do not move smoothly",
+            f"loss_function={settings['loss_function']!r}: its leaves are quantiles, which are not read of CatBoost",
         )
     if settings["leaf_estimation_method"] != "Newton" and settings["loss_function"] != "RMSE":
         raise refused(

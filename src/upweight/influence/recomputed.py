@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 
 from ..capabilities import Stages
-from ..measures import Measure
+from ..measures import Measure, name_of
 from ..objective import Objective
 from ..runtime.progress import track
 from ..types import Tensor
@@ -66,22 +66,24 @@ def with_recomputed(
 
 
 def counted_anew(
-    problem: Objective, stages: Stages, groups: tuple[pd.Index, list[Tensor]], test: Any, measure: Measure
+    problem: Objective,
+    stages: Stages,
+    groups: tuple[pd.Index, list[Tensor]],
+    asked: tuple[Any, Measure | None],
 ) -> Removal:
-    """The changes of a measure that has no derivative, by stages computed anew; those of first order are NaN.
+    """The changes of what has no derivative, by stages computed anew; those of first order are NaN.
 
     Args:
         problem: the model.
         stages: what computes its parameters.
         groups: the names of the sets (g,) and the training rows of each.
-        test: the reference set.
-        measure: one number of it.
+        asked: m test examples or a reference set, and the measure; None for the loss.
     """
     names, sets = groups
-    changes = changes_without(problem, stages, sets, test, measure)
+    changes = changes_without(problem, stages, sets, *asked)
     sizes = torch.tensor([len(rows) for rows in sets])
     return Removal(
-        names, sizes, torch.full_like(changes, torch.nan), recomputed=changes, measure=measure.name
+        names, sizes, torch.full_like(changes, torch.nan), recomputed=changes, measure=name_of(asked[1])
     )
 
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 
@@ -64,6 +65,28 @@ def spread(q: Float[Tensor, "b c"] | None, pull: Float[Tensor, "b c k"]) -> Floa
     return pull if q is None else pull - q[:, :, None] * pull.sum(1, keepdim=True)
 
 
+class Quantile(ABC):
+    """A quantile of some numbers, as a library takes it."""
+
+    @abstractmethod
+    def of_sorted(self, values: np.ndarray, w: np.ndarray) -> float:
+        """The quantile of at least one number, ascending, of weights above 0."""
+
+    def of(self, values: Float[Tensor, " n"], w: Float[Tensor, " n"]) -> float:
+        """The quantile of numbers of weights w: those of weight 0 do not count, and one must."""
+        there = (w > 0).numpy()
+        own, weights = values.numpy()[there], w.numpy()[there]
+        order = np.argsort(own, kind="stable")
+        return self.of_sorted(own[order], weights[order])
+
+
+class Quantiles(NamedTuple):
+    """What the scores start from and what leaves are, where these are quantiles."""
+
+    start: Quantile
+    leaf: Quantile
+
+
 class BoostedLoss(ABC):
     """A loss as a library boosts it: `loss` of the scores, with the second derivative that its leaves divide by.
 
@@ -74,6 +97,7 @@ class BoostedLoss(ABC):
     loss: LinearLoss
     factor: float
     together = False
+    quantiles: Quantiles | None = None
 
     @abstractmethod
     def slopes(self, scores: Float[Tensor, "b c"], targets: Tensor) -> Slopes:
@@ -94,6 +118,12 @@ class BoostedLoss(ABC):
         if c == 1:
             return (targets.double()[:, None] + 1) / 2
         return torch.nn.functional.one_hot(targets.long(), c).double()
+
+    def middle(self, numbers: Float[Tensor, "n c"], w: Float[Tensor, " n"]) -> Float[Tensor, " c"]:
+        """What the start is a function of: the means of the numbers, weighted by w, or their quantiles."""
+        if self.quantiles is None:
+            return (w @ numbers) / w.sum()
+        return torch.tensor([self.quantiles.start.of(column, w) for column in numbers.T], dtype=torch.float64)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from scipy import sparse
 
 from ..types import Tensor
 from .losses import coupled, relative, spread
+from .quantiles import leaf_quantiles
 from .rows import TREES, WIDE, met_rows, side_by_side
 from .seen import Fitted, Seen, added, seen_backwards, seen_forwards, within
 from .structure import Round, Tree
@@ -61,7 +62,12 @@ def fit(trained: Trained, title: str | None = None, given: Tensor | None = None)
     for one, places in tracked(structure.numbered(), title, len(structure.rounds)):
         for j, step in enumerate(places):
             at = within(trained, one, led, places[:j], scores)
-            if together is None:
+            if (quantiles := trained.loss.quantiles) is not None:
+                for tree, place in zip(one.trees, step, strict=True):
+                    left = trained.targets[:, tree.output] - at[:, tree.output]
+                    rows = trained.weights_of(tree, slice(None)), trained.places_of(tree, slice(None))
+                    theta[place], empty[place] = leaf_quantiles(quantiles.leaf, left, *rows, tree.size)
+            elif together is None:
                 for tree, place, (G, H) in zip(one.trees, step, _leaf_sums(trained, one, at), strict=True):
                     theta[place], below[place] = leaf_values(tree, G, H, trained.damped)
                     empty[place] = H + tree.damping <= 0

@@ -208,7 +208,8 @@ class TreeProblem(Objective):
 
     def _found(self, batch: Any) -> Found:
         if isinstance(batch, Mapping) and READ in batch:
-            return Found(*batch[READ], None)
+            leaf, y = batch[READ]
+            return Found(leaf, y, None)
         if isinstance(batch, Mapping) and ROWS in batch:
             index = batch[ROWS]
             return Found(self.trained.structure.leaf[:, index], self.trained.targets[index], index)

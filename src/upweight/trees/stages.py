@@ -90,6 +90,10 @@ class Boosting(Stages):
         left = each.sum(1) - start - columns.sum(1)
         return torch.cat([columns, start[:, None], left[:, None]], dim=1)
 
+    @property
+    def smooth(self) -> bool:
+        return self.trained.loss.quantiles is None
+
     def read(self, prepared: tuple[Tensor, Any]) -> Any:
         return {READ: prepared}
 
