@@ -13,6 +13,7 @@ from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..trees.together import leaf_sums, with_damping
 from ..types import Tensor
+from .catboost_paths import catboost_paths
 from .tree_models import Encoded, Rows, TreeReading, encoded_rows, numbered_leaves, refused, tree
 
 CLOSE = 1e-9
@@ -45,7 +46,8 @@ def catboost(model: Any, rows: Rows) -> TreeReading:
 
     leaf, rate = apply(rows.X), float(settings["learning_rate"])
     _check_leaves(model, settings, leaf, data, ends)
-    values = np.split(np.asarray(model.get_leaf_values()).reshape(-1, c) / rate, ends[1:-1])
+    own_values = np.split(np.asarray(model.get_leaf_values()).reshape(-1, c), ends[1:-1])
+    values = [own / rate for own in own_values]
     damping = float(settings["l2_leaf_reg"]) * float(data.w.mean())
     most = int(settings["leaf_estimation_iterations"])
     halved = most > 1 and settings["leaf_estimation_backtracking"] != "No"
@@ -70,6 +72,7 @@ def catboost(model: Any, rows: Rows) -> TreeReading:
         single=True,
         own_start=Fixed(tuple(bias.tolist())),
         damped_by_mean=True,
+        paths=catboost_paths(model, own_values),
         notes=_notes(model, settings, rows, any(set(one.steps) != {1.0} for one in found)),
     )
 
