@@ -135,22 +135,22 @@ def one_attack(
     """The attack on one test image by `count` training images; by one: the better of the two best candidates."""
     began, target, tried = time.process_time(), target_of(photo, [index]), []
     for rows in [[best[0]], [best[1]]] if count == 1 else [best[:count]]:
-        found = attacked(photo, rows, target, iterations)
-        line = {
-            "rows": rows,
-            "flipped": bool(found.flipped[0]),
-            "iterations": len(found.log) - 1,
-            "loss": [float(found.log["loss"].iloc[0]), float(found.log["loss"].iloc[-1])],
-            "margin_left": float(found.log["smallest margin"].iloc[-1]),
-            "margin_refitted": refitted(photo, found, target),
-            "lost": lost(photo, found, target),
-            **observed(photo, found),
-        }
-        tried.append(line)
-        if line["flipped"]:
+        tried.append(attacked(photo, rows, target, iterations))
+        if bool(tried[-1].flipped[0]):
             break
-    best_try = min(tried, key=lambda line: line["margin_left"])
-    return {**best_try, "seconds": time.process_time() - began}
+    found = min(tried, key=lambda one: one.log["smallest margin"].iloc[-1])
+    first, last = found.log.iloc[0], found.log.iloc[-1]
+    return {
+        "rows": found.rows.tolist(),
+        "flipped": bool(found.flipped[0]),
+        "iterations": len(found.log) - 1,
+        "loss": [float(first["loss"]), float(last["loss"])],
+        "margin_left": float(last["smallest margin"]),
+        "margin_refitted": refitted(photo, found, target),
+        "lost": lost(photo, found, target),
+        **observed(photo, found),
+        "seconds": time.process_time() - began,
+    }
 
 
 def many_targets(photo: photos.Photos, count: int, iterations: int, listed: int) -> dict[str, Any]:
