@@ -260,6 +260,17 @@ class Reduced(ABC):
         """
 
 
+class Replays(ABC):
+    """A model whose training was recorded, and can be gone through again without some of its examples."""
+
+    @abstractmethod
+    def without(self, sets: list[Tensor]) -> Iterator[Any]:
+        """The problem (an `Objective`) at the end of each replay without a set of training rows, in their order.
+
+        Start, batches and random numbers are those of the run: without any rows it is the run itself.
+        """
+
+
 class Stages(ABC):
     """A model whose parameters were computed in stages, each at what the stages before it left: boosting.
 

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from .capabilities import Facts, LayerGradients, Reduced, SecondDerivative, Stages
+from .capabilities import Facts, LayerGradients, Reduced, Replays, SecondDerivative, Stages
 from .data.class_counts import ClassCounts
 from .data.column_scales import ColumnScales
 from .data.design import Design
@@ -57,6 +57,8 @@ class Objective(Identified):
     """The derivatives of a model that was trained stage by stage, and has no Hessian; None for all others."""
     reduced: Reduced | None = None
     """What is left without some rows, of few parameters; None for others, and linear models, which do better."""
+    replays: Replays | None = None
+    """The recorded training of the model without some rows; None where it was not recorded."""
 
     def changed(self: Self, **fields: Any) -> Self:
         """A copy with other values of some fields; nothing that was computed from the old ones comes along.

@@ -82,17 +82,28 @@ class Evaluation:
             batch: b examples.
             cast: whether they get theta's precision; else they have the model's.
         """
-        values = {**self.fixed, **self.layout.unpack(theta)}
+        outputs = self.called(self.layout.unpack(theta), batch)
+        return tree_map(lambda leaf: _like(leaf, theta), outputs) if cast else outputs
+
+    def called(self, params: Params, batch: Any) -> Any:
+        """The model's outputs for a batch, as it gives them.
+
+        Args:
+            params: the parameters in question, by name; all others are `fixed`.
+            batch: b examples.
+        """
+        values = {**self.fixed, **params}
         state = {place: values[name] for place, name in self.places.items()}
         batch = self.own(batch)
         args = ((), arguments(self.model, batch)) if isinstance(batch, dict) else ((batch[0],),)
         with ALONE, put_back(self.leaves), twice_differentiable(self.model):
             lower = (
-                nullcontext() if self.autocast is None else torch.autocast(theta.device.type, self.autocast)
+                nullcontext()
+                if self.autocast is None
+                else torch.autocast(next(iter(params.values())).device.type, self.autocast)
             )
             with lower:
-                outputs = held(counted(functional_call(self.model, state, *args, tie_weights=False)))
-        return tree_map(lambda leaf: _like(leaf, theta), outputs) if cast else outputs
+                return held(counted(functional_call(self.model, state, *args, tie_weights=False)))
 
     @cached_property
     def places(self) -> dict[str, str]:

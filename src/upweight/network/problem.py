@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 
-from ..capabilities import Facts
+from ..capabilities import Facts, Replays
 from ..data.examples import Rows, as_rows, count, targets_of
 from ..data.per_example import Loss
 from ..data.user_terms import Terms
@@ -359,6 +359,10 @@ class Problem(Objective):
         return self._copy(
             theta=theta, evaluation=evaluation, trial=replace(self.trial, of=evaluation, theta=theta)
         )
+
+    def replayed(self, replays: Replays) -> Problem:
+        """The problem of a model whose training was recorded: `verify` then needs no retraining by the user."""
+        return self._copy(replays=replays)
 
     def subset(self, index: Int[Tensor, " b"]) -> Problem:
         if len(index) == 0:

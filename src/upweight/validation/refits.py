@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from ..capabilities import Reduced
+from ..capabilities import Reduced, Replays
 from ..curvature.hessian import Hessian
 from ..errors import InfluenceError, NoOptimumError, NotConvergedError
 from ..estimators.refitting import OWN, Refitting
@@ -65,6 +65,8 @@ def measured_refits(
         found = _by_blocks(problem.linear, test, measure, removed, tolerance)
     elif problem.reduced is not None:
         found = _by_reduced(problem, problem.reduced, test, measure, removed)
+    elif problem.replays is not None:
+        found = _by_replays(problem, problem.replays, test, measure, removed)
     elif (own := problem.cache.get(OWN)) is not None:
         each = track(_by_estimator(problem, own, test, measure, removed), "refitting", len(removed))
         found = ((change, float("nan")) for change in each)
@@ -119,6 +121,8 @@ def change_without(
     elif problem.reduced is not None:
         thetas = [problem.reduced.refitted(gone)[0] for gone in (rows[:0], rows)]
         whole, there = (problem.at(theta) for theta in thetas)
+    elif problem.replays is not None:
+        whole, there = problem, next(iter(problem.replays.without([rows])))
     elif (own := problem.cache.get(OWN)) is not None:
         everything = torch.arange(problem.n)
         whole, there = own(everything), own(everything[~torch.isin(everything, rows)])
@@ -157,6 +161,15 @@ def _by_reduced(
     for row in track(removed.split(1), "refitting", len(removed)):
         theta, norm = reduced.refitted(row)
         yield problem.evaluate(test, measure, theta) - start, norm
+
+
+def _by_replays(
+    problem: Objective, replays: Replays, test: Any, measure: Measure | None, removed: Tensor
+) -> Iterator[tuple[Tensor, float]]:
+    """Changes from replays of a recorded training, whose baseline is the run itself; they have no gradient norm."""
+    start = problem.evaluate(test, measure)
+    for after in replays.without(list(removed.split(1))):
+        yield (after.evaluate(test, measure) - start).double().cpu(), float("nan")
 
 
 def against_estimator(

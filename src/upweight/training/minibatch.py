@@ -1,0 +1,154 @@
+"""The loss of one step, with a weight for each of its examples, and its gradient: what an optimiser gets."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+
+from ..data.examples import Rows, targets_of
+from ..data.per_example import Loss, per_example
+from ..network.evaluation import Evaluation, close
+from ..network.outputs import asked, opened
+from ..types import Params, Tensor
+from .steps import Averaging, Step
+
+Augment = Callable[[Any], Any]
+"""What training does to a batch before the model sees it, at random perhaps."""
+
+
+@dataclass(frozen=True, eq=False)
+class StepLoss:
+    """The loss of a step as training computed it: the model in train mode, on whole batches.
+
+    Args:
+        evaluation: the model in train mode, with its loss.
+        data: the training examples.
+        averaging: how their losses become one number.
+        plain: the loss of each of b examples from the outputs of a batch.
+        augment: what is done to batches, or None.
+    """
+
+    evaluation: Evaluation
+    data: Rows
+    averaging: Averaging
+    plain: Loss
+    augment: Augment | None = None
+
+    def value(self, params: Params, factor: Float[Tensor, " b"], batch: Any) -> Float[Tensor, ""]:
+        """What the examples of one part add to the step's loss, the model in train mode.
+
+        Args:
+            params: parameters and buffers, by name; the model may write into the buffers.
+            factor: what the loss of each example is multiplied by.
+            batch: the examples.
+        """
+        losses = self.plain(opened(self.evaluation.called(params, batch)), targets_of(batch))
+        return losses @ factor.to(losses)
+
+    def batch(self, index: Tensor) -> Any:
+        """The examples of one part of a step, augmented."""
+        found = self.data.take(index)
+        return found if self.augment is None else self.augment(found)
+
+    def gradient(
+        self, leaves: Params, buffers: Params, w: Float[Tensor, " b"], step: Step, graph: bool = False
+    ) -> dict[str, Tensor | None]:
+        """The gradient of the step's loss in each parameter; None in those that the loss does not depend on.
+
+        Args:
+            leaves: the parameters, by name.
+            buffers: the model's buffers, by name, which it may write into.
+            w: the weights of the step's examples, 1 as trained.
+            step: the step.
+            graph: whether the gradient is to be differentiated in turn.
+        """
+        found: dict[str, Tensor | None] = dict.fromkeys(leaves)
+        for number, (index, factor) in enumerate(
+            zip(step.parts, self.averaging.factors(step, w), strict=True)
+        ):
+            step.begin(number)
+            total = self.value({**leaves, **buffers}, factor, self.batch(index))
+            own = torch.autograd.grad(total, [*leaves.values()], create_graph=graph, allow_unused=True)
+            for name, part in zip(leaves, own, strict=True):
+                before = found[name]
+                found[name] = before if part is None else part if before is None else before + part
+        return found
+
+    def gradients(
+        self, stacked: Params, buffers: Params, w: Float[Tensor, "r b"], step: Step
+    ) -> Float[Tensor, "r p"]:
+        """The gradient of the step's loss for each of r runs at once.
+
+        Args:
+            stacked: the parameters by name, each with a leading dimension r.
+            buffers: the model's buffers, of all runs alike.
+            w: the weights of the step's examples in each run.
+            step: the step, whose random numbers are those of every run.
+
+        Raises:
+            RuntimeError: for models that torch cannot vectorise.
+        """
+        total: list[Tensor] = []
+        for number, (index, factor) in enumerate(
+            zip(step.parts, self.averaging.factors(step, w), strict=True)
+        ):
+            batch = self.batch(index)
+
+            def value(params: Params, own: Tensor, batch: Any = batch) -> Tensor:
+                return self.value({**params, **buffers}, own, batch)
+
+            step.begin(number)
+            found = torch.func.vmap(torch.func.grad(value), randomness="same")(stacked, factor)
+            parts = [part.flatten(1) for part in found.values()]
+            total = parts if not total else [one.add_(other) for one, other in zip(total, parts, strict=True)]
+        return torch.cat(total, dim=1)
+
+
+def plain_loss(of: Evaluation, theta: Tensor, batch: Any) -> Loss:
+    """The loss of each example from the outputs of a batch: by the loss itself where it gives that, else one by one.
+
+    A mean or sum over the batch is undone by `reduction="none"`, where the loss has it.
+
+    Args:
+        of: the model with its loss.
+        theta: where all ways are compared (p,).
+        batch: a few examples.
+    """
+    loss = asked(of.loss)
+
+    def one_by_one(outputs: Any, targets: Any) -> Tensor:
+        return per_example(loss, outputs, targets)
+
+    with torch.no_grad():
+        outputs = opened(of.call(theta, batch))
+        known = one_by_one(outputs, targets_of(batch))
+
+        def agrees(short: Loss) -> bool:
+            found = short(outputs, targets_of(batch))
+            return found.shape == known.shape and close(found, known, torch.finfo(known.dtype).eps)
+
+        for short in _short_ways(of.loss):
+            try:
+                if agrees(short):
+                    return short
+            except (RuntimeError, TypeError, ValueError, NotImplementedError):  # no such way for this loss
+                continue
+    return one_by_one
+
+
+def _short_ways(loss: Any) -> Iterator[Loss]:
+    """The loss as it is, and without its mean over the batch."""
+    yield loss
+    unreduced: Any = copy.copy(loss)
+    if isinstance(loss, torch.nn.Module):
+        unreduced.reduction = "none"
+    else:
+        unreduced = functools.partial(loss, reduction="none")
+    yield unreduced
+    yield lambda outputs, targets: unreduced(outputs, targets).flatten(1).mean(1)

@@ -1,0 +1,167 @@
+"""How optimisers move parameters: each as a function of the parameters, its own memory and the gradient."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+from jaxtyping import Float
+
+from ..types import Tensor
+
+Memory: TypeAlias = tuple[Tensor, ...]
+"""What an optimiser keeps from step to step, one flat vector (..., p) each."""
+Setting: TypeAlias = float | Tensor
+"""A setting of a parameter group: one number, or (p,) where groups differ."""
+Settings: TypeAlias = Mapping[str, Setting]
+
+
+class OptimizerRule(ABC):
+    """One step of an optimiser, entry by entry of a flat vector, so that it can be replayed and differentiated.
+
+    `slots` are the names of what torch keeps of each parameter in `optimizer.state`, in the order of the memory.
+    Nothing is written in place. Leading dimensions of theta, memory and gradient are those of several runs at once.
+    """
+
+    slots: tuple[str, ...] = ()
+
+    @abstractmethod
+    def moved(
+        self,
+        theta: Float[Tensor, "*r p"],
+        memory: Memory,
+        g: Float[Tensor, "*r p"],
+        count: Setting,
+        at: Settings,
+    ) -> tuple[Float[Tensor, "*r p"], Memory]:
+        """Parameters and memory after one step.
+
+        Args:
+            theta: the parameters before it.
+            memory: what earlier steps left, zeros at first.
+            g: the gradient of the step's loss, clipped where it is clipped.
+            count: how many steps each entry has seen before.
+            at: the settings of this step, by the names that torch gives them in `param_groups`: "lr" above all.
+        """
+
+
+@dataclass(frozen=True)
+class SGD(OptimizerRule):
+    """`torch.optim.SGD`: momentum, Nesterov's, dampening, weight decay inside the gradient.
+
+    The first momentum buffer is the gradient itself, whatever the dampening.
+    """
+
+    momentum: bool = False
+    nesterov: bool = False
+    maximize: bool = False
+
+    @classmethod
+    def of(cls, group: Mapping[str, Any]) -> SGD:
+        """The rule that a parameter group follows."""
+        return cls(group["momentum"] != 0, bool(group["nesterov"]), bool(group["maximize"]))
+
+    @property
+    def slots(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("momentum_buffer",) if self.momentum else ()
+
+    def moved(
+        self, theta: Tensor, memory: Memory, g: Tensor, count: Setting, at: Settings
+    ) -> tuple[Tensor, Memory]:
+        g = (-g if self.maximize else g) + _times(at["weight_decay"], theta)
+        if not self.momentum:
+            return theta - at["lr"] * g, ()
+        later = at["momentum"] * memory[0] + (1 - at["dampening"]) * g
+        buffer = _choose(count, g, later)
+        g = g + at["momentum"] * buffer if self.nesterov else buffer
+        return theta - at["lr"] * g, (buffer,)
+
+
+@dataclass(frozen=True)
+class Adam(OptimizerRule):
+    """`torch.optim.Adam` and `AdamW`: the decay of the second is taken from the parameters, not put into the gradient.
+
+    Where a coordinate's gradients have all been 0, the derivative of sqrt(v) is taken as 0: it does not move there.
+    """
+
+    decoupled: bool = False
+    amsgrad: bool = False
+    maximize: bool = False
+
+    @classmethod
+    def of(cls, group: Mapping[str, Any]) -> Adam:
+        """The rule that a parameter group follows."""
+        return cls(bool(group.get("decoupled_weight_decay")), bool(group["amsgrad"]), bool(group["maximize"]))
+
+    @property
+    def slots(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if self.amsgrad else ()))
+
+    def moved(
+        self, theta: Tensor, memory: Memory, g: Tensor, count: Setting, at: Settings
+    ) -> tuple[Tensor, Memory]:
+        g = -g if self.maximize else g
+        if self.decoupled:
+            theta = theta - _times(at["lr"] * at["weight_decay"], theta)
+        else:
+            g = g + _times(at["weight_decay"], theta)
+        first, second = at["beta1"], at["beta2"]
+        m = first * memory[0] + (1 - first) * g
+        v = second * memory[1] + (1 - second) * g.square()
+        largest = torch.maximum(memory[2], v) if self.amsgrad else v
+        root = square_root(largest) / (1 - second ** (count + 1)) ** 0.5
+        theta = theta - at["lr"] / (1 - first ** (count + 1)) * m / (root + at["eps"])
+        return theta, (m, v, *((largest,) if self.amsgrad else ()))
+
+
+def square_root(v: Tensor) -> Tensor:
+    """The square root, whose derivative at 0 is taken as 0.
+
+    >>> v = torch.zeros(1, requires_grad=True)
+    >>> torch.autograd.grad(square_root(v), v)[0]
+    tensor([0.])
+    """
+    some = v > 0
+    return torch.where(some, torch.where(some, v, 1).sqrt(), 0)
+
+
+def _times(factor: Setting, theta: Tensor) -> Setting | Tensor:
+    """The product, or 0 where the factor is."""
+    return 0.0 if isinstance(factor, float | int) and factor == 0 else factor * theta
+
+
+def _choose(count: Setting, first: Tensor, later: Tensor) -> Tensor:
+    """What holds at an entry's first step, and what at later ones."""
+    if isinstance(count, Tensor):
+        return torch.where(count == 0, first, later)
+    return later if count else first
+
+
+RULES: dict[str, Any] = {"SGD": SGD.of, "Adam": Adam.of, "AdamW": Adam.of}
+"""From the name of an optimiser's class to a function from a parameter group to its rule."""
+R = TypeVar("R")
+
+
+def register_optimizer(name: str, rule: Any) -> None:
+    """Teach `TrainingRun` an optimiser that it does not know: how one step of it moves parameters.
+
+    Args:
+        name: the name of the optimiser's class.
+        rule: a function from a parameter group (a dict, as `optimizer.param_groups` has them) to an `OptimizerRule`.
+
+    Raises:
+        TypeError: for a rule that is no function.
+
+    >>> class Sign(OptimizerRule):
+    ...     def moved(self, theta, memory, g, count, at):
+    ...         return theta - at["lr"] * g.sign(), memory
+    >>> register_optimizer("SignSGD", lambda group: Sign())
+    """
+    if not callable(rule):
+        raise TypeError(
+            f"a rule is a function from a parameter group to an OptimizerRule, got {type(rule).__name__}"
+        )
+    RULES[name] = rule

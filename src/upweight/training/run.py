@@ -1,0 +1,283 @@
+"""A recorded run of training: replayed from its start, step by step."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+
+from ..data.examples import as_rows
+from ..network.problem import Problem
+from ..runtime.alone import alone, differentiating
+from ..runtime.described import described
+from ..runtime.fingerprint import Identified, content_hash
+from ..runtime.progress import track
+from ..runtime.unchanging import derived
+from ..types import ArrayLike, Tensor
+from .ending import check_end
+from .forward import Forward
+from .groups import Schedule, scheduled
+from .journal import Begun, Journal
+from .minibatch import Augment
+from .replays import ReplaysOfRun
+from .reverse import Cotangents, pulled_back
+from .start import Meaning, Start, State
+from .steps import Accumulation, Removal, Step, Streams, own_streams, parts_of
+
+
+class TrainingRun(Identified):
+    """A run of training that can be replayed: its start, and for each step the examples and settings.
+
+    The model is copied. `model` is the trained one, `problem` what is asked about it; `Unrolled(run)` answers.
+
+    Args:
+        model: the model at its start, before the first step.
+        loss: `loss(outputs, targets)`, as `Problem` takes it; of a batch training took the mean.
+        train: the training examples, as `Problem` takes them.
+        optimizer: a function from parameters to the optimiser, `partial(torch.optim.SGD, lr=0.1)` say, or an optimiser
+            over this model's parameters, with what it remembers.
+        batches: for each step the numbers of its examples (b,), or a list of several that are accumulated.
+        schedule: what multiplies the learning rate, a function of the step (from 0) or one number per step.
+        clip: the norm to which gradients were clipped, as `clip_grad_norm_` does it, or None.
+        seed: dropout and augmentation of step t (from 0) begin with `torch.manual_seed(seed * 1_000_003 + t)`; None:
+            with where torch's random numbers stand now, and go on from step to step.
+        weights: what the loss of each example was multiplied by (n,), default 1.
+        counts: what it counted in the denominator of its batch's mean (n,), default 1: its number of tokens, say.
+        accumulation: of several batches in a step "mean" takes the mean of their means, "sum" the sum, "together" one
+            mean over all; a number divides the sum of the means.
+        removal: what weight 0 of an example does to the denominator: "kept", or "lowered".
+        augment: what was done to each batch, at random, before the model saw it.
+        params: the parameters that were trained, by name or pattern, default all that require a gradient.
+        trained: the trained model, against whose weights the replay is held.
+
+    Raises:
+        ValueError: for batches, weights or settings that do not fit.
+        TypeError: for an optimiser that is not known.
+        InfluenceError: where the replay does not end in the weights of `trained`.
+
+    >>> import functools, torch
+    >>> model, data = torch.nn.Linear(2, 1), (torch.eye(2), torch.ones(2, 1))
+    >>> sgd = functools.partial(torch.optim.SGD, lr=0.1)
+    >>> run = TrainingRun(model, torch.nn.MSELoss(), data, optimizer=sgd, batches=[torch.tensor([0, 1])] * 3)
+    >>> len(run.steps), run.n, run.end.theta.shape
+    (3, 2, torch.Size([3]))
+    """
+
+    start: Start
+    """The model, the loss of a step and the optimiser, before the first step."""
+    steps: tuple[Step, ...]
+    clip: float | None
+    gap: float | None
+    """How far the replay ends from the trained weights, as a share of the way they went; None where none were given."""
+
+    @alone
+    def __init__(
+        self,
+        model: Any,
+        loss: Any,
+        train: Any,
+        *,
+        optimizer: Any,
+        batches: Sequence[Any],
+        schedule: Schedule = None,
+        clip: float | None = None,
+        seed: int | None = None,
+        weights: ArrayLike | None = None,
+        counts: ArrayLike | None = None,
+        accumulation: Accumulation = "mean",
+        removal: Removal = "kept",
+        augment: Augment | None = None,
+        params: Any = None,
+        trained: Any = None,
+    ) -> None:
+        streams = Streams.now() if seed is None else None
+        meaning = Meaning(weights, counts, accumulation, removal, augment)
+        start = Start.of(model, loss, train, optimizer=optimizer, params=params, meaning=meaning)
+        parts = [parts_of(batch, start.base.n, t) for t, batch in enumerate(batches)]
+        if not parts:
+            raise ValueError("batches is empty: give the examples of at least one step")
+        seeds = [None if seed is None else seed * 1_000_003 + t for t in range(len(parts))]
+        steps = tuple(map(Step, parts, scheduled(start.groups.start, schedule, len(parts)), seeds))
+        if streams is not None:
+            start = replace(start, state=start.state._replace(streams=streams))
+        super().__init__(start=start, steps=steps, clip=clip, gap=None)
+        vars(self)["gap"] = check_end(self, trained)
+
+    @classmethod
+    def recorded(cls, start: Start, steps: tuple[Step, ...], clip: float | None, trained: Any) -> TrainingRun:
+        """The run that a recorder saw.
+
+        Args:
+            start: the model before the first step, its loss and optimiser.
+            steps: what was seen.
+            clip: the norm to which gradients were clipped, or None.
+            trained: the model after the last step.
+        """
+        run = cls.__new__(cls)
+        Identified.__init__(run, start=start, steps=steps, clip=clip, gap=None)
+        vars(run)["gap"] = check_end(run, trained)
+        return run
+
+    @classmethod
+    def train(
+        cls,
+        model: Any,
+        loss: Any,
+        train: Any,
+        *,
+        optimizer: Any,
+        epochs: int,
+        batch_size: int,
+        seed: int = 0,
+        drop_last: bool = False,
+        **fields: Any,
+    ) -> TrainingRun:
+        """Train a copy of the model, and remember how; `model` of the run is the trained one.
+
+        Args:
+            model: the model at its start.
+            loss: `loss(outputs, targets)`.
+            train: the training examples.
+            optimizer: a function from parameters to the optimiser, or an optimiser over this model's parameters.
+            epochs: how often each example is seen.
+            batch_size: examples of a step.
+            seed: epoch e (from 0) has the order `torch.randperm(n, generator=torch.Generator().manual_seed(seed + e))`;
+                dropout and augmentation as for `TrainingRun`.
+            drop_last: whether an incomplete last batch of an epoch is left out.
+            fields: further keywords of `TrainingRun`.
+
+        Raises:
+            ValueError: where no step is left.
+        """
+        n, batches = len(as_rows(train, torch.device("cpu"), None)), []
+        for epoch in range(epochs):
+            order = torch.randperm(n, generator=torch.Generator().manual_seed(seed + epoch))
+            batches += [part for part in order.split(batch_size) if len(part) == batch_size or not drop_last]
+        return cls(model, loss, train, optimizer=optimizer, batches=batches, seed=seed, **fields)
+
+    # -- what it is ------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        rule, visits = self.start.groups.rule, sum(step.count for step in self.steps)
+        return (
+            f"TrainingRun of {len(self.steps):,} steps of {type(rule).__name__} on {self.n:,} examples, each seen "
+            f"{visits / self.n:.3g} times; {self.start.base.p:,} parameters"
+        )
+
+    @property
+    def n(self) -> int:
+        """The number of training examples."""
+        return self.start.base.n
+
+    @property
+    def forward(self) -> Forward:
+        """Its steps, one at a time."""
+        return Forward(self.start, self.clip)
+
+    @property
+    def end(self) -> State:
+        """What the last step left."""
+        return self.kept[-1]
+
+    @derived
+    def model(self) -> torch.nn.Module:
+        """The trained model, in eval mode: a copy."""
+        return self._model_at(self.end)
+
+    @derived
+    def problem(self) -> Problem:
+        """The trained model as a problem: what test measures and their gradients are taken of."""
+        return self.start.base.retrained(self.model).replayed(ReplaysOfRun(self))
+
+    def problem_at(self, state: State) -> Problem:
+        """The model as another replay has left it."""
+        return self.start.base.retrained(self._model_at(state))
+
+    def _model_at(self, state: State) -> torch.nn.Module:
+        model = copy.deepcopy(self.start.base.evaluation.model)
+        parts = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        with torch.no_grad():
+            for name, value in {**state.buffers, **self.start.base.layout.unpack(state.theta)}.items():
+                parts[name].copy_(value)
+        return model
+
+    # -- the replay ------------------------------------------------------------------------------------------------
+
+    @property
+    def length(self) -> int:
+        """Steps between two states that are kept: about the square root of all."""
+        return math.ceil(math.sqrt(len(self.steps)))
+
+    @derived
+    def kept(self) -> list[State]:
+        """What every segment of steps begins with, and the end, by replaying the run."""
+        found, state = [], self.start.state
+        with differentiating(), own_streams():
+            for t, step in track(list(enumerate(self.steps)), "replaying", len(self.steps)):
+                if t % self.length == 0:
+                    found.append(state)
+                state = self.forward.advanced(state, step)
+        return [*found, state]
+
+    def backwards(self, count: int) -> Iterator[tuple[int, State, Step]]:
+        """The first steps from the last to the first: number, what it began with, step. Segments are computed again."""
+        starts = range(0, count, self.length)
+        for segment in reversed(range(len(starts))):
+            first = starts[segment]
+            steps, states = self.steps[first : min(first + self.length, count)], [self.kept[segment]]
+            for step in steps[:-1]:
+                states.append(self.forward.advanced(states[-1], step))
+            for back in reversed(range(len(steps))):
+                yield first + back, states.pop(), steps[back]
+
+    @alone
+    def derivatives(self, v: Float[Tensor, "m p"], store: str | Path | None = None) -> Float[Tensor, "m n"]:
+        """The derivative of each test measure in the weight of each training example, through the whole run.
+
+        Exact for this run: its start, order of batches, random numbers and settings.
+
+        Args:
+            v: the gradient of m measures in the trained parameters.
+            store: a folder that keeps how far the pass has come, or None.
+
+        Raises:
+            StaleError: where the training data changed since.
+        """
+        self.check_current()
+        key = "" if store is None else content_hash([v], self.fingerprint())
+        journal = Journal(None if store is None else Path(store) / f"through_{key}.safetensors")
+        zeros = tuple(torch.zeros_like(v) for _ in self.start.groups.rule.slots)
+        begun = Begun(len(self.steps), Cotangents(v, zeros), torch.zeros(len(v), self.n, dtype=torch.float64))
+        begun = journal.read(begun)
+        held, total = begun.held, begun.total
+        with own_streams():
+            for t, state, step in track(self.backwards(begun.left), "through training", begun.left):
+                held, found = pulled_back(self.forward, state, step, held)
+                total.index_add_(1, step.index, found.double().cpu())
+                if t % self.length == 0:
+                    journal.write(Begun(t, held, total))
+        return total
+
+    # -- what tells that it is still the one that was asked about --------------------------------------------------
+
+    def identity(self) -> tuple[list[Tensor], str]:
+        steps, averaging = self.steps, self.start.objective.averaging
+        tensors = [self.start.state.theta, *self.start.state.memory, averaging.weights, averaging.counts]
+        for step in steps:
+            tensors += [step.index, *(one.cpu for one in step.streams or ())]
+        sizes = [[len(part) for part in step.parts] for step in steps]
+        words = (
+            f"{self.start.base.fingerprint()} {self.start.groups.rule!r} {self.clip} {averaging.accumulation} "
+            f"{averaging.removal} {sizes} {[step.settings for step in steps]} {[step.seed for step in steps]} "
+            f"{described(self.start.objective.augment)}"
+        )
+        return tensors, words
+
+    def check_data(self) -> None:
+        self.start.base.check_data()
