@@ -113,6 +113,8 @@ def moment_problem(
     """
     X, codes, weights = data
     name = type(model).__name__
+    if len(model.classes_) < 2:
+        raise ValueError(f"{name} was fitted on one class alone: there is nothing to decide")
     if weights is not None and not reading.weighs:
         raise ValueError(f"{name} takes no sample_weight in its fit: leave it out")
     w = np.ones(len(X)) if weights is None else np.broadcast_to(np.asarray(weights, float), (len(X),))
