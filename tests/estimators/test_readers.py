@@ -5,7 +5,6 @@ from sklearn.ensemble import BaggingClassifier
 from sklearn.linear_model import LinearRegression, MultiTaskLasso, Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.svm import NuSVC, NuSVR
 from sklearn.utils import all_estimators
 
 from tests.support.estimators import TARGETS, N, X
@@ -16,8 +15,6 @@ from upweight.estimators.readers import MOMENTS, READERS, REFUSED, reader_of
 
 
 @pytest.mark.parametrize(("estimator", "words"), [
-    (NuSVR(), "use SVR"),
-    (NuSVC(), "use SVC"),
     (MultiTaskLasso(), "use Lasso for each"),
     (BaggingClassifier(), "BaggingClassifier is not supported: influence needs a smooth.*by_refitting"),
     (LinearRegression, "ABCMeta is not supported"),
@@ -49,6 +46,8 @@ def test_every_reader_is_that_of_its_family():
         "LinearSVC": support_vectors.linear_svc,
         "SVC": support_vectors.svc,
         "SVR": regressions.svr,
+        "NuSVC": support_vectors.nu_svc,
+        "NuSVR": regressions.nu_svr,
         "OneVsRestClassifier": several.one_against_the_rest(reader_of),
         "OneVsOneClassifier": several.one_against_one(reader_of),
         "MultiOutputClassifier": several.labels_of_each_target(reader_of),

@@ -27,8 +27,8 @@ from .gaussian_classes import MomentReader, moment_problem
 from .perceptrons import is_perceptron, perceptron, trained_further
 from .readers import moment_reader_of, reader_of, tree_reader_of
 from .reading import Features, Options, Reading
-from .refitting import GIVEN, KINKED, OWN, refitting, rows_as_given
-from .sparse_models import certificate
+from .refitting import GIVEN, OWN, refitting, rows_as_given
+from .sparse_models import with_kinks
 from .transformers import check_transformers, scales_of
 from .tree_models import Rows, TreeReader, tree_problem
 from .user_data import HELD, Inputs, Targets, column_names, targets_of
@@ -106,6 +106,8 @@ class _Asked:
     polish: bool
     rank: int | None
     follow_scaling: bool
+    again: bool = False
+    """Whether it is a refit that is read, of which nobody is told whether it was finished."""
 
 
 def _problem(
@@ -172,12 +174,10 @@ def _problem(
     )
     check_identified(problem)
     check_separable(problem)
-    found = at_optimum(problem, polish=asked.polish)
-    if reading.slope is not None:
-        said, kinked = certificate(found, phi, whole)
-        found = found.changed(terms=replace(found.terms, notes=(*found.terms.notes, *said)))
-        found.cache[KINKED] = kinked
-    read = partial(_read_again, replace(asked, polish=False), found.loss)
+    if asked.again:
+        return problem
+    found = with_kinks(at_optimum(problem, polish=asked.polish), reading, whole)
+    read = partial(_read_again, replace(asked, again=True), found.loss)
     found.cache[OWN] = refitting(settled, X, y, sample_weight, read)
     return found
 

@@ -11,10 +11,10 @@ from .least_squares import elastic_net, gaussian_process, kernel_ridge, least_sq
 from .lightgbm_trees import lightgbm
 from .logistic import logistic_regression, sgd
 from .reading import Reader
-from .regressions import generalised, huber, linear_svr, quantile, sgd_regressor, svr
+from .regressions import generalised, huber, linear_svr, nu_svr, quantile, sgd_regressor, svr
 from .scikit_trees import forest, gradient_boosting, hist_gradient_boosting
 from .several import labels_of_each_target, one_against_one, one_against_the_rest, one_for_each_target
-from .support_vectors import linear_svc, svc
+from .support_vectors import linear_svc, nu_svc, svc
 from .tree_models import TreeReader
 from .xgboost_trees import xgboost
 
@@ -38,6 +38,8 @@ READERS: dict[str, Reader] = {
     "LinearSVR": linear_svr,
     "SVC": svc,
     "SVR": svr,
+    "NuSVC": nu_svc,
+    "NuSVR": nu_svr,
     "OneVsRestClassifier": one_against_the_rest(lambda model: reader_of(model)),
     "OneVsOneClassifier": one_against_one(lambda model: reader_of(model)),
     "MultiOutputClassifier": labels_of_each_target(lambda model: reader_of(model)),
@@ -75,8 +77,6 @@ MOMENTS: dict[str, MomentReader] = {
 
 REFIT = "by_refitting(estimator, X, y), which trains it again"
 REFUSED = {
-    "NuSVR": f"its tube is set by the data through nu; use SVR, or {REFIT}",
-    "NuSVC": f"its penalty is set by the data through nu; use SVC, or {REFIT}",
     "Perceptron": 'it has no optimum that it would end at; use SGDClassifier with loss="hinge"',
     "MultiTaskLasso": "its penalty ties the targets together; use Lasso for each target",
     "MultiTaskElasticNet": "its penalty ties the targets together; use ElasticNet for each target",

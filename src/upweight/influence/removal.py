@@ -23,7 +23,7 @@ from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Tensor
 from .forecasts import unsettled
-from .kinks import over_kinks
+from .kinks import Kinks
 from .leave_one_out import ALL
 from .reduced import check_left, reduced_changes
 from .removal_bounds import intervals
@@ -276,7 +276,7 @@ def with_newton(
 def with_refits(
     found: Removal, problem: Objective, sets: list[Tensor], asked: tuple[Any, Measure | None]
 ) -> Removal:
-    """Predictions, but by refits where an l1 penalty would leave other columns (`over_kinks`).
+    """Predictions, but by refits where an l1 penalty would leave other columns (`Kinks`).
 
     Args:
         found: the predictions.
@@ -286,8 +286,8 @@ def with_refits(
     """
     if found.newton is None or found.steps is None or found.left is None:
         return found
-    changes = Changes(found.newton, found.steps, found.left)
-    return found.shown(over_kinks(problem, *asked, changes, sets))
+    kinks = Kinks(problem, asked, Changes(found.newton, found.steps, found.left), sets)
+    return found.shown(kinks.changes(torch.arange(len(sets))) if kinks.can_be_refitted else kinks.marked)
 
 
 def of_sets(
