@@ -203,6 +203,9 @@ def test_what_was_fitted_on_other_rows_is_refused():
     )
     with pytest.raises(ValueError, match="partial_fit"):
         from_estimator(model, X, y)
+    some = GaussianNB().partial_fit(X, y, classes=["low", "mid", "none", "top"])
+    with pytest.raises(ValueError, match="a class without a row in y"):
+        from_estimator(some, X, y)
     with pytest.raises(ValueError, match="other rows"):
         from_estimator(LDA().fit(X[:70], y[:70]), X, y)
     with pytest.raises(ValueError, match="takes no sample_weight"):

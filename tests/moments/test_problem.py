@@ -131,6 +131,7 @@ def test_products_and_replacements_are_those_of_the_moves(kind: str):
     with pytest.raises(TypeError, match="minimise the loss of their rows"):
         influence.on_self(samples=5)
     few = influence.on_loss(test, top=4)
+    assert few.columns is not None
     assert_close_per_row(few.values, influence.on_loss(test).values.gather(1, few.columns), 1e-12)
     moved = whole.changed(theta=whole.theta + influence.on_params([3])[0] * 1e-5 / N)
     change = (moved.evaluate(test) - whole.evaluate(test)) / 1e-5
