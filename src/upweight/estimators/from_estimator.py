@@ -48,7 +48,8 @@ def from_estimator(
 ) -> Any:
     """The problem that a fitted scikit-learn estimator solved, R = (1/n) sum_i w_i l_i + 1/2 sum_j l2_j theta_j^2.
 
-    For linear models, kernel machines and wrappers of scikit-learn (table in the README), and a Pipeline ending in one.
+    For linear models, kernel machines and wrappers of scikit-learn (table in the README), and a Pipeline ending in one;
+    discriminant analysis and GaussianNB are moments of their classes, whose removals have a closed form.
     Theta is the estimator's own `coef_` and `intercept_`. Fitted transformers, settings that a search or a
     cross-validation chose and a kernel's gamma are regarded as fixed: choosing them anew would move the answers.
     `problem.terms.notes` says what was. Class weights multiply into w; "balanced" ones follow the counts of the classes
@@ -262,7 +263,6 @@ def _moments(
     )
     found = moment_problem(model, reading, (*prepare(X, y), sample_weight), terms)
     found.cache[OWN] = refitting(settled, X, y, sample_weight, partial(_problem, asked=asked))
-    found.cache[GIVEN] = rows_as_given(X, y)
     return found
 
 
