@@ -28,7 +28,7 @@ from sklearn import datasets
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401  # makes the next import possible
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, WhiteKernel
@@ -60,7 +60,8 @@ from sklearn.model_selection import (
     RandomizedSearchCV,
     TunedThresholdClassifierCV,
 )
-from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
+from sklearn.multioutput import MultiOutputClassifier, MultiOutputRegressor
 from sklearn.naive_bayes import GaussianNB
 from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR, NuSVC, NuSVR
 
@@ -80,7 +81,8 @@ SMOOTHED = "smoothed"
 REFITTED = "shown by refits"
 """What is said of machines with a nu: what is shown of removals are refits; first order holds C or epsilon."""
 
-# (estimator, task, what is said of it). Tasks: several classes (or two), three and more, two, numbers, numbers > 0.
+# (estimator, task, what is said of it). Tasks: several classes (or two), three and more, two, numbers, numbers > 0;
+# "labels" and "numbers" are two of them for each row.
 ESTIMATORS: list[tuple[Any, str, str]] = [
     (LOGISTIC, "two", ""),
     (LogisticRegression(C=0.1, **TIGHT), "several", "multinomial"),
@@ -109,6 +111,9 @@ ESTIMATORS: list[tuple[Any, str, str]] = [
     (RandomizedSearchCV(LOGISTIC, GRID, n_iter=2, cv=3, random_state=0), "two", "settings held"),
     (HalvingGridSearchCV(LOGISTIC, GRID, cv=3, random_state=0), "two", "settings held"),
     (OneVsRestClassifier(LOGISTIC), "several", ""),
+    (OneVsOneClassifier(LOGISTIC), "several", "a machine for each pair"),
+    (MultiOutputClassifier(LOGISTIC), "labels", ""),
+    (MultiOutputRegressor(Ridge()), "numbers", ""),
     (CalibratedClassifierCV(LOGISTIC, ensemble=False, cv=3), "two", "calibration held"),
     (TunedThresholdClassifierCV(LOGISTIC, cv=3), "two", "threshold held"),
     (RidgeClassifier(), "several", ""),
@@ -147,8 +152,10 @@ ESTIMATORS: list[tuple[Any, str, str]] = [
     (KernelRidge(alpha=1.0, kernel="rbf", gamma=0.05), "number", ""),
     (GaussianProcessRegressor(RBF(4.0) + WhiteKernel(0.3), random_state=0), "number", "kernel held"),
     (TransformedTargetRegressor(Ridge(), func=np.log, inverse_func=np.exp), "positive", "target held"),
-    (LinearDiscriminantAnalysis(), "two", ""),
-    (GaussianNB(), "two", ""),
+    (LinearDiscriminantAnalysis(), "several", ""),
+    (LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.2), "two", ""),
+    (QuadraticDiscriminantAnalysis(reg_param=0.1), "several", ""),
+    (GaussianNB(), "several", "epsilon_ follows"),
 ]
 
 
@@ -163,6 +170,16 @@ def data_of(task: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         return {"wine": wine, "digits 0 to 3": (digits[0][:240], digits[1][:240])}
     if task == "several":
         return {"wine": wine, "breast cancer": cancer}
+    if task == "labels":  # the class, and whether another column is above its median
+        two = data_of("two").items()
+        return {
+            name: (X[:, 1:], np.stack([y, X[:, 0] > np.median(X[:, 0])], 1).astype(int))
+            for name, (X, y) in two
+        }
+    if task == "numbers":
+        return {
+            name: (X[:, 1:], np.stack([y, X[:, 0]], axis=1)) for name, (X, y) in data_of("number").items()
+        }
     if task == "two":
         return {"breast cancer": cancer, "wine": (wine[0], (wine[1] == 0).astype(int))}
     alcohol = (wine[0][:, 1:], wine[0][:, 0])
@@ -209,7 +226,9 @@ def judged(estimator: Any, X: np.ndarray, y: np.ndarray, removals: int) -> dict[
         held.append(there.evaluate(batch) - base)
         same.append(there.p == problem.p and torch.equal(there.theta.sign(), problem.theta.sign()))
         again = clone(estimator).fit(X[kept], y[kept])
-        theirs = uw.from_estimator(again, X[kept], y[kept], **settings).with_loss(problem.loss)
+        theirs = uw.from_estimator(again, X[kept], y[kept], **settings)
+        if theirs.linear is not None:  # one loss is asked about, also where training fits its scale
+            theirs = theirs.linear.with_loss(problem.loss)
         anew.append(theirs.evaluate(batch) - base)
     actual = torch.stack(held, 1)
     kept_signs = torch.tensor(same)

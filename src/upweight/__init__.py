@@ -23,7 +23,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         StaleError,
     )
     from .estimators import from_estimator, from_results
-    from .influence import Influence, Scores, ScoreStore
+    from .influence import Influence, Scores, ScoreStore, Unrolled
     from .linear import LinearProblem
     from .losses import (
         Huber,
@@ -43,6 +43,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
     from .network import Problem, class_weighted, token_mean
     from .retraining import by_refitting
     from .solvers import Arnoldi, BackSubstitution, ConjugateGradient, Exact, LiSSA
+    from .training import OptimizerRule, Recorder, TrainingRun, register_optimizer
     from .trees import TreeProblem
     from .uses import (
         Box,
@@ -88,10 +89,12 @@ __all__ = [
     "NotStationaryWarning",
     "Nystrom",
     "OfParameters",
+    "OptimizerRule",
     "Overall",
     "PerExample",
     "Problem",
     "RankError",
+    "Recorder",
     "ScoreStore",
     "Scores",
     "SmallerBlocksWarning",
@@ -105,8 +108,10 @@ __all__ = [
     "SquaredMargin",
     "Stagewise",
     "StaleError",
+    "TrainingRun",
     "TreeProblem",
     "Tweedie",
+    "Unrolled",
     "Verification",
     "attack",
     "by_refitting",
@@ -118,6 +123,7 @@ __all__ = [
     "from_results",
     "mislabeled",
     "mismatch",
+    "register_optimizer",
     "stability",
     "stream",
     "token_mean",
@@ -134,7 +140,7 @@ _HOMES = {
     "NoOptimumError NotConvergedError NotDeterministicError NotStationaryWarning RankError "
     "SmallerBlocksWarning StaleError",
     "estimators": "from_estimator from_results",
-    "influence": "Influence Scores ScoreStore",
+    "influence": "Influence Scores ScoreStore Unrolled",
     "linear": "LinearProblem",
     "losses": "Huber Logistic ModifiedHuber SmoothEpsilonInsensitive SmoothHinge SmoothPinball Softmax Squared "
     "SquaredEpsilonInsensitive SquaredHinge SquaredMargin Tweedie",
@@ -142,6 +148,7 @@ _HOMES = {
     "network": "Problem class_weighted token_mean",
     "retraining": "by_refitting",
     "solvers": "Arnoldi BackSubstitution ConjugateGradient Exact LiSSA",
+    "training": "OptimizerRule Recorder TrainingRun register_optimizer",
     "trees": "TreeProblem",
     "uses": "Box attack diagnostics explain flip_set mislabeled mismatch stability trust vulnerability "
     "vulnerable_targets",
@@ -150,7 +157,7 @@ _HOMES = {
 """Where the public names are, as the imports above say it to type checkers: module -> names."""
 _MODULES = (
     "capabilities curvature data errors estimators evaluation frozen influence linalg linear losses measures "
-    "network objective penalty plots retraining runtime solvers types uses validation vision"
+    "network objective penalty plots retraining runtime solvers training types uses validation vision"
 )
 """Modules that are attributes without an import statement of their own."""
 _moved.install()

@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 
 from upweight import LinearProblem, Logistic, SmoothHinge, Softmax, Squared, SquaredHinge
-from upweight.losses import LinearLoss
+from upweight.losses import LinearLoss, SeveralLabels
 
 
 def plain_losses(loss: LinearLoss, eta: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -19,6 +19,10 @@ def plain_losses(loss: LinearLoss, eta: torch.Tensor, y: torch.Tensor) -> torch.
         return eta.exp().sum(1).log() - eta[torch.arange(len(eta)), y]
     if isinstance(loss, Squared):
         return 0.5 * ((eta - y.reshape(len(eta), -1)) ** 2).sum(1)
+    if isinstance(loss, SeveralLabels):  # every label by itself
+        return torch.stack(
+            [plain_losses(loss.binary, eta[:, [k]], y[:, k]) for k in range(eta.shape[1])]
+        ).sum(0)
     if loss.pairs:  # every pair by itself, over the examples of its two classes
         alone: Any = replace(loss, pairs="")  # type: ignore[type-var]
         total = torch.zeros(len(eta), dtype=eta.dtype)
@@ -170,6 +174,8 @@ def make(
     eta = X @ draw(c, d, seed=3).T + noise
     if isinstance(loss, Squared):
         y = eta if c > 1 else eta[:, 0]
+    elif isinstance(loss, SeveralLabels):
+        y = (eta > 0).long()
     elif isinstance(loss, Softmax) or c > 1:
         y = eta[:, : loss.classes(c)].argmax(1)
     else:
@@ -209,6 +215,7 @@ CASES = [
     make("smooth hinge sparse total", SmoothHinge(0.3), kind="sparse", keep="total", zero_one=False),
     make("logistic one against the rest", Logistic(), c=3, intercept=True, weighted=True, keep="total"),
     make("smooth hinge one against the rest n < p", SmoothHinge(0.5), n=10, d=12, c=3),
+    make("logistic several labels", SeveralLabels(Logistic()), c=2, intercept=True, weighted=True),
     make(
         "logistic one against one",
         Logistic(pairs="surest"),

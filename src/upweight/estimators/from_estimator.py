@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from ..data.names import by_position, same_order
 from ..data.user_terms import Terms, batch_index, row_index
@@ -16,19 +14,23 @@ from ..linear.diagnostics import at_optimum
 from ..linear.existence import check_identified, check_separable
 from ..linear.problem import LinearProblem
 from ..losses import LinearLoss
+from ..moments import MomentProblem
 from ..network.problem import Problem
 from ..objective import LinearModel
 from ..trees.problem import TreeProblem
-from ..types import Keep
+from ..types import Keep, Tensor
 from .chosen import Chosen, chosen
+from .class_weights import class_weights, counted
+from .gaussian_classes import MomentReader, moment_problem
 from .networks import NetworkReader, network_problem
-from .readers import network_reader_of, reader_of, tree_reader_of
+from .perceptrons import dense
+from .readers import moment_reader_of, network_reader_of, reader_of, tree_reader_of
 from .reading import Features, Options, Reading
 from .refitting import GIVEN, OWN, refitting, rows_as_given
 from .sparse_models import with_kinks
 from .transformers import check_transformers, scales_of
 from .tree_models import Rows, TreeReader, tree_problem
-from .user_data import Inputs, Targets
+from .user_data import HELD, Inputs, Targets, column_names, targets_of
 
 
 def from_estimator(
@@ -108,7 +110,7 @@ class _Asked:
 
 def _problem(
     settled: Chosen, X: Any, y: Any, sample_weight: Any, asked: _Asked
-) -> LinearProblem | TreeProblem | Problem:
+) -> LinearProblem | TreeProblem | MomentProblem | Problem:
     """The problem that an estimator without wrappers solved.
 
     Args:
@@ -127,6 +129,8 @@ def _problem(
         return _network(settled, network, (X, y, sample_weight), asked)
     if (trees := tree_reader_of(model)) is not None:
         return _trees(settled, trees, (X, y, sample_weight), asked)
+    if (moments := moment_reader_of(model)) is not None:
+        return _moments(settled, moments, (X, y, sample_weight), asked)
     unknown = () if transform is None else check_transformers(transform, X, trained_on)
     inputs = Inputs(estimator, transform)
     features = whole = inputs(X)
@@ -142,7 +146,7 @@ def _problem(
         )
     if phi is not None:
         inputs, features = replace(inputs, phi=phi), phi(features)
-    targets = Targets(tuple(model.classes_.tolist()) if reading.loss.classifies else None)
+    targets = targets_of(model, reading.loss.classifies)
     codes = targets(trained_on)
     problem = LinearProblem(
         features,
@@ -153,9 +157,9 @@ def _problem(
         l2=reading.l2,
         l2_intercept=reading.l2_intercept,
         weights=sample_weight,
-        class_weights=_class_weights(model, codes, sample_weight, reading),
+        class_weights=class_weights(model, codes, sample_weight, reading),
         slope=reading.slope,
-        counted=_counted(model, codes, sample_weight, reading),
+        counted=counted(model, codes, sample_weight, reading),
         scales=scales_of(transform, whole, reading) if asked.follow_scaling else None,
         keep=asked.keep or reading.keep,
         terms=Terms(
@@ -204,10 +208,7 @@ def _trees(
         asked: the user's options, which trees have none of.
     """
     (X, y, sample_weight), (model, transform) = data, _unwrap(settled.estimator)
-    if asked.keep == "mean" or asked.polish or asked.rank is not None or asked.follow_scaling:
-        raise ValueError(
-            "keep, polish, rank and follow_scaling are about linear models: leave them out for trees"
-        )
+    _refuse_options(asked, "trees")
     trained_on = settled.targets(y)
     unknown = () if transform is None else check_transformers(transform, X, trained_on)
     inputs = (lambda X: X) if transform is None else transform.transform
@@ -220,7 +221,7 @@ def _trees(
     held = () if transform is None else (HELD,)
     terms = Terms(
         prepare=lambda X, y: (inputs(X), targets(settled.targets(y))),
-        feature_names=_column_names(settled.estimator, transform, X),
+        feature_names=column_names(settled.estimator, transform, X),
         train_index=batch_index((X, y)),
         classes=targets.classes,
         notes=(*settled.notes, *held, *reading.notes, *unknown),
@@ -229,6 +230,47 @@ def _trees(
     found.cache[OWN] = refitting(settled, X, y, sample_weight, partial(_problem, asked=asked))
     found.cache[GIVEN] = rows_as_given(X, y)
     return found
+
+
+def _moments(
+    settled: Chosen, reader: MomentReader, data: tuple[Any, Any, Any], asked: _Asked
+) -> MomentProblem:
+    """The problem of a classifier by the moments of its classes.
+
+    Args:
+        settled: the estimator and what it takes targets for.
+        reader: who reads it.
+        data: n rows as the user has them, their targets and weights.
+        asked: the user's options, which it has none of.
+    """
+    (X, y, sample_weight), (model, transform) = data, _unwrap(settled.estimator)
+    _refuse_options(asked, "a classifier by moments")
+    unknown = () if transform is None else check_transformers(transform, X, settled.targets(y))
+    inputs, targets = Inputs(settled.estimator, transform), Targets(tuple(model.classes_.tolist()))
+    reading, held = reader(model), () if transform is None else (HELD,)
+
+    def prepare(X: Any, y: Any) -> tuple[Tensor, np.ndarray]:
+        return dense(inputs(X)), targets(settled.targets(y))
+
+    terms = Terms(
+        prepare=prepare,
+        feature_names=column_names(settled.estimator, transform, X),
+        train_index=batch_index((X, y)),
+        classes=targets.classes,
+        notes=(*settled.notes, *held, *reading.notes, *unknown),
+    )
+    found = moment_problem(model, reading, (*prepare(X, y), sample_weight), terms)
+    found.cache[OWN] = refitting(settled, X, y, sample_weight, partial(_problem, asked=asked))
+    found.cache[GIVEN] = rows_as_given(X, y)
+    return found
+
+
+def _refuse_options(asked: _Asked, model: str) -> None:
+    """Raise ValueError for options that are about linear models alone; `model` says what it is."""
+    if asked.keep == "mean" or asked.polish or asked.rank is not None or asked.follow_scaling:
+        raise ValueError(
+            f"keep, polish, rank and follow_scaling are about linear models: leave them out for {model}"
+        )
 
 
 def _network(settled: Chosen, reader: NetworkReader, data: tuple[Any, Any, Any], asked: _Asked) -> Problem:
@@ -255,11 +297,8 @@ def _network(settled: Chosen, reader: NetworkReader, data: tuple[Any, Any, Any],
         (X, y),
         (features, trained_on, sample_weight),
         (inputs, settled.targets),
-        (asked.keep, _column_names(settled.estimator, transform, X), (*settled.notes, *held, *unknown)),
+        (asked.keep, column_names(settled.estimator, transform, X), (*settled.notes, *held, *unknown)),
     )
-
-
-HELD = "the pipeline's transformers are applied as fitted and held fixed"
 
 
 # -- which estimator, and what it is fed -----------------------------------------------------------------------------
@@ -280,7 +319,7 @@ def _unwrap(estimator: Any) -> tuple[Any, Any]:
         transform = None if all(step in (None, "passthrough") for step in steps[:-1]) else estimator[:-1]
         if isinstance(model, Pipeline):
             raise TypeError("a Pipeline that ends in a Pipeline is not supported; make it one list of steps")
-    if tree_reader_of(model) is None and network_reader_of(model) is None:
+    if all(of(model) is None for of in (tree_reader_of, moment_reader_of, network_reader_of)):
         reader_of(model)
     if hasattr(model, "fit"):  # a Booster has none, it comes fitted
         check_is_fitted(model)
@@ -298,21 +337,8 @@ def _refuse_resampling(steps: list[Any]) -> None:
 
 def _feature_names(estimator: Any, transform: Any, X: Any, phi: Features | None) -> tuple[str, ...] | None:
     """The names of the columns that the model is linear in, or None where nobody knows them."""
-    names = _column_names(estimator, transform, X)
+    names = column_names(estimator, transform, X)
     return names if phi is None else phi.named(names)
-
-
-def _column_names(estimator: Any, transform: Any, X: Any) -> tuple[str, ...] | None:
-    if transform is not None:
-        try:
-            names = transform.get_feature_names_out()
-            return None if names is None else tuple(names)
-        except (AttributeError, ValueError):  # a transformer that gives no names
-            return None
-    if isinstance(X, pd.DataFrame):
-        return tuple(str(name) for name in X.columns)
-    names = getattr(estimator, "feature_names_in_", None)
-    return None if names is None else tuple(names)
 
 
 def _notes(model: Any, transform: Any, reading: Reading, follow_scaling: bool) -> tuple[str, ...]:
@@ -340,36 +366,3 @@ def _notes(model: Any, transform: Any, reading: Reading, follow_scaling: bool) -
     if reading.loss.note:
         notes.append(reading.loss.note)
     return tuple(notes)
-
-
-def _class_weights(model: Any, codes: np.ndarray, sample_weight: Any, reading: Reading) -> Any:
-    """The weight of each class, or None."""
-    class_weight = getattr(model, "class_weight", None)  # regressions have none
-    if class_weight is None:
-        return None
-    if reading.loss.separate_outputs and len(reading.coef) > 1 and not reading.weighs_examples:
-        raise ValueError(
-            "class_weight with more than two classes, one against the rest, is not supported: each of the models "
-            "weighs its own class alone, so that an example has no one weight; fit with sample_weight instead"
-        )
-    from sklearn.utils.class_weight import compute_class_weight
-
-    options: dict[str, Any] = {"classes": np.asarray(model.classes_), "y": np.asarray(model.classes_)[codes]}
-    if _counts_weights(reading):
-        options["sample_weight"] = sample_weight
-    return compute_class_weight(class_weight, **options)
-
-
-def _counts_weights(reading: Reading) -> bool:
-    """Whether "balanced" counts examples by their sample weights; until scikit-learn 1.7 nobody did."""
-    from sklearn.utils.class_weight import compute_class_weight
-
-    return reading.counts_weights and "sample_weight" in inspect.signature(compute_class_weight).parameters
-
-
-def _counted(model: Any, codes: np.ndarray, sample_weight: Any, reading: Reading) -> np.ndarray | None:
-    """What each example counts for in the weight of its class, or None for class weights that stay."""
-    if getattr(model, "class_weight", None) != "balanced":
-        return None
-    weighs = sample_weight is not None and _counts_weights(reading)
-    return np.asarray(sample_weight, dtype=np.float64) if weighs else np.ones(len(codes))

@@ -6,5 +6,6 @@ from .leave_one_out import LeaveOneOut
 from .removal import Removal
 from .score_store import ScoreStore
 from .scores import Scores
+from .unrolled import Unrolled
 
-__all__ = ["Influence", "LeaveOneOut", "Removal", "ScoreStore", "Scores", "Settings"]
+__all__ = ["Influence", "LeaveOneOut", "Removal", "ScoreStore", "Scores", "Settings", "Unrolled"]

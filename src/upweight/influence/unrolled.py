@@ -15,7 +15,6 @@ from ..data.user_terms import batch_index
 from ..measures import Measure, MeasureLike, as_measure, name_of
 from ..network.problem import Problem
 from ..runtime.alone import each_alone
-from ..runtime.fingerprint import content_hash
 from ..runtime.progress import track
 from ..training.run import TrainingRun
 from ..types import Tensor
@@ -61,7 +60,7 @@ class Unrolled:
     """
 
     def __init__(self, run: TrainingRun) -> None:
-        if not isinstance(run, TrainingRun):
+        if not callable(getattr(run, "derivatives", None)):
             raise TypeError(
                 f"Unrolled takes a TrainingRun, got {type(run).__name__}: record or replay the training with "
                 "TrainingRun, or ask Influence(problem) about the last weights alone"
@@ -119,7 +118,13 @@ class Unrolled:
         return self._scores(values, test, asked, columns=columns)
 
     def of_each_removal(
-        self, test: Any, *, measure: MeasureLike | None = None, steps: Any = None, top: Any = None, rows: Any = None
+        self,
+        test: Any,
+        *,
+        measure: MeasureLike | None = None,
+        steps: Any = None,
+        top: Any = None,
+        rows: Any = None,
     ) -> Scores:
         """What `on_loss` gives: through training no better number is at hand but the replay itself (`verify`).
 
@@ -150,7 +155,9 @@ class Unrolled:
         for part in track(torch.arange(n).split(block), "on themselves", None):
             v = problem.test_gradients(problem.train_batch(part))
             values[0, part] = self.run.derivatives(v)[:, part].diagonal() * n
-        return Scores(values, n, measure="own loss", ids=problem.train_index, said=(SAID,), provenance=self._about())
+        return Scores(
+            values, n, measure="own loss", ids=problem.train_index, said=(SAID,), provenance=self._about()
+        )
 
     def of_removal(
         self, groups: Any, test: Any, *, measure: MeasureLike | None = None, replay: bool = False

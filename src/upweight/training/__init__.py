@@ -1,1 +1,7 @@
 """Recorded runs of training: replayed step by step, and differentiated from the last step to the first."""
+
+from .recorder import Recorder
+from .rules import OptimizerRule, register_optimizer
+from .run import TrainingRun
+
+__all__ = ["OptimizerRule", "Recorder", "TrainingRun", "register_optimizer"]

@@ -59,7 +59,9 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
-def groups_of(optimizer: torch.optim.Optimizer, names: Mapping[int, str], layout: Layout, like: Tensor) -> Groups:
+def groups_of(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str], layout: Layout, like: Tensor
+) -> Groups:
     """The groups of an optimiser over a model's parameters.
 
     Args:
@@ -88,7 +90,9 @@ def groups_of(optimizer: torch.optim.Optimizer, names: Mapping[int, str], layout
     for number, group in enumerate(optimizer.param_groups):
         for parameter in group["params"]:
             if id(parameter) not in names:
-                raise ValueError("the optimiser moves a parameter that the model does not have: give it this model's")
+                raise ValueError(
+                    "the optimiser moves a parameter that the model does not have: give it this model's"
+                )
             place[names[id(parameter)]] = number
     if missing := [name for name in layout.names if name not in place]:
         raise ValueError(
@@ -121,7 +125,9 @@ def memory_of(
         for slot in rule.slots:
             zeros = layout.unpack(torch.zeros_like(theta))
             kept = {name: state.get(name, {}).get(slot) for name in layout.names}
-            parts = {name: zeros[name] if part is None else part.detach().to(theta) for name, part in kept.items()}
+            parts = {
+                name: zeros[name] if part is None else part.detach().to(theta) for name, part in kept.items()
+            }
             found.append(layout.pack(parts))
         return tuple(found)
 
@@ -146,6 +152,8 @@ def scheduled(start: GroupSettings, schedule: Schedule, count: int) -> list[Grou
     if schedule is None:
         return [start] * count
     if not callable(schedule) and len(schedule) != count:
-        raise ValueError(f"schedule has {len(schedule)} numbers, and there are {count} steps: give one for each")
+        raise ValueError(
+            f"schedule has {len(schedule)} numbers, and there are {count} steps: give one for each"
+        )
     times = [float(schedule(t) if callable(schedule) else schedule[t]) for t in range(count)]
     return [tuple({**group, "lr": group["lr"] * factor} for group in start) for factor in times]

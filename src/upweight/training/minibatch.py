@@ -69,7 +69,9 @@ class StepLoss:
             graph: whether the gradient is to be differentiated in turn.
         """
         found: dict[str, Tensor | None] = dict.fromkeys(leaves)
-        for number, (index, factor) in enumerate(zip(step.parts, self.averaging.factors(step, w), strict=True)):
+        for number, (index, factor) in enumerate(
+            zip(step.parts, self.averaging.factors(step, w), strict=True)
+        ):
             step.begin(number)
             total = self.value({**leaves, **buffers}, factor, self.batch(index))
             own = torch.autograd.grad(total, [*leaves.values()], create_graph=graph, allow_unused=True)
@@ -93,7 +95,9 @@ class StepLoss:
             RuntimeError: for models that torch cannot vectorise.
         """
         total: list[Tensor] = []
-        for number, (index, factor) in enumerate(zip(step.parts, self.averaging.factors(step, w), strict=True)):
+        for number, (index, factor) in enumerate(
+            zip(step.parts, self.averaging.factors(step, w), strict=True)
+        ):
             batch = self.batch(index)
 
             def value(params: Params, own: Tensor, batch: Any = batch) -> Tensor:
@@ -141,9 +145,9 @@ def plain_loss(of: Evaluation, theta: Tensor, batch: Any) -> Loss:
 def _short_ways(loss: Any) -> Iterator[Loss]:
     """The loss as it is, and without its mean over the batch."""
     yield loss
+    unreduced: Any = copy.copy(loss)
     if isinstance(loss, torch.nn.Module):
-        unreduced = copy.copy(loss)
-        unreduced.reduction = "none"  # type: ignore[assignment]
+        unreduced.reduction = "none"
     else:
         unreduced = functools.partial(loss, reduction="none")
     yield unreduced

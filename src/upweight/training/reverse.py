@@ -61,7 +61,10 @@ def _batched(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tenso
     if not outputs:
         m = len(cotangents[0])
         return [one.new_zeros(m, *one.shape) for one in inputs]
-    parts = [_some(outputs, inputs, list(some)) for some in zip(*(c.split(AT_ONCE) for c in cotangents), strict=True)]
+    parts = [
+        _some(outputs, inputs, list(some))
+        for some in zip(*(c.split(AT_ONCE) for c in cotangents), strict=True)
+    ]
     return [torch.cat(one) if len(one) > 1 else one[0] for one in zip(*parts, strict=True)]
 
 

@@ -14,7 +14,7 @@ from ..types import Tensor
 
 Memory: TypeAlias = tuple[Tensor, ...]
 """What an optimiser keeps from step to step, one flat vector (..., p) each."""
-Setting: TypeAlias = float | Tensor
+Setting: TypeAlias = float | int | Tensor
 """A setting of a parameter group: one number, or (p,) where groups differ."""
 Settings: TypeAlias = Mapping[str, Setting]
 
@@ -30,7 +30,12 @@ class OptimizerRule(ABC):
 
     @abstractmethod
     def moved(
-        self, theta: Float[Tensor, "*r p"], memory: Memory, g: Float[Tensor, "*r p"], count: Setting, at: Settings
+        self,
+        theta: Float[Tensor, "*r p"],
+        memory: Memory,
+        g: Float[Tensor, "*r p"],
+        count: Setting,
+        at: Settings,
     ) -> tuple[Float[Tensor, "*r p"], Memory]:
         """Parameters and memory after one step.
 
@@ -156,5 +161,7 @@ def register_optimizer(name: str, rule: Any) -> None:
     >>> register_optimizer("SignSGD", lambda group: Sign())
     """
     if not callable(rule):
-        raise TypeError(f"a rule is a function from a parameter group to an OptimizerRule, got {type(rule).__name__}")
+        raise TypeError(
+            f"a rule is a function from a parameter group to an OptimizerRule, got {type(rule).__name__}"
+        )
     RULES[name] = rule

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +12,6 @@ import torch
 from jaxtyping import Float
 
 from ..data.examples import as_rows
-from ..errors import InfluenceError
 from ..network.problem import Problem
 from ..runtime.alone import alone, differentiating
 from ..runtime.described import described
@@ -21,19 +19,14 @@ from ..runtime.fingerprint import Identified, content_hash
 from ..runtime.progress import track
 from ..runtime.unchanging import derived
 from ..types import ArrayLike, Tensor
-from .groups import Schedule, scheduled
+from .ending import check_end
 from .forward import Forward
+from .groups import Schedule, scheduled
 from .journal import Begun, Journal
-from .minibatch import Augment
-from .reverse import Cotangents, pulled_back
 from .replays import ReplaysOfRun
+from .reverse import Cotangents, pulled_back
 from .start import Meaning, Start, State
-from .steps import Accumulation, Removal, Step, Streams, own_streams, parts_of
-
-PARTED = 1e-3
-"""How far a replay of less than float64 may end from the weights that were trained, as a share of the way they went."""
-EXACT = 1e-10
-"""The same in float64, against the largest weight."""
+from .steps import Step, Streams, own_streams, parts_of
 
 
 class TrainingRun(Identified):
@@ -78,6 +71,8 @@ class TrainingRun(Identified):
     """The model, the loss of a step and the optimiser, before the first step."""
     steps: tuple[Step, ...]
     clip: float | None
+    gap: float | None
+    """How far the replay ends from the trained weights, as a share of the way they went; None where none were given."""
 
     @alone
     def __init__(
@@ -93,9 +88,9 @@ class TrainingRun(Identified):
         seed: int | None = None,
         weights: ArrayLike | None = None,
         counts: ArrayLike | None = None,
-        accumulation: Accumulation = "mean",
-        removal: Removal = "kept",
-        augment: Augment | None = None,
+        accumulation: Any = "mean",
+        removal: Any = "kept",
+        augment: Any = None,
         params: Any = None,
         trained: Any = None,
     ) -> None:
@@ -109,12 +104,23 @@ class TrainingRun(Identified):
         steps = tuple(map(Step, parts, scheduled(start.groups.start, schedule, len(parts)), seeds))
         if streams is not None:
             start = replace(start, state=start.state._replace(streams=streams))
-        self._begin(start, steps, clip, trained)
+        super().__init__(start=start, steps=steps, clip=clip, gap=None)
+        vars(self)["gap"] = check_end(self.forward, self.steps, self.end, trained)
 
-    def _begin(self, start: Start, steps: tuple[Step, ...], clip: float | None, trained: Any) -> None:
-        super().__init__(start=start, steps=steps, clip=clip)
-        gap = _check_end(self, trained)
-        vars(self)["gap"] = gap
+    @classmethod
+    def recorded(cls, start: Start, steps: tuple[Step, ...], clip: float | None, trained: Any) -> TrainingRun:
+        """The run that a recorder saw.
+
+        Args:
+            start: the model before the first step, its loss and optimiser.
+            steps: what was seen.
+            clip: the norm to which gradients were clipped, or None.
+            trained: the model after the last step.
+        """
+        run = cls.__new__(cls)
+        Identified.__init__(run, start=start, steps=steps, clip=clip, gap=None)
+        vars(run)["gap"] = check_end(run.forward, run.steps, run.end, trained)
+        return run
 
     @classmethod
     def train(
@@ -169,7 +175,7 @@ class TrainingRun(Identified):
 
     @property
     def forward(self) -> Forward:
-        """Its steps, one at a time."""
+        """What takes single steps of it, forward."""
         return Forward(self.start, self.clip)
 
     @property
@@ -180,24 +186,18 @@ class TrainingRun(Identified):
     @derived
     def model(self) -> torch.nn.Module:
         """The trained model, in eval mode: a copy."""
-        return self._model_at(self.end)
+        return self.start.model_at(self.end)
 
     @derived
     def problem(self) -> Problem:
         """The trained model as a problem: what test measures and their gradients are taken of."""
-        return self.start.base.retrained(self.model).replayed(ReplaysOfRun(self))
+        return self.replays.problem.replayed(self.replays)
 
-    def problem_at(self, state: State) -> Problem:
-        """The model as another replay has left it."""
-        return self.start.base.retrained(self._model_at(state))
-
-    def _model_at(self, state: State) -> torch.nn.Module:
-        model = copy.deepcopy(self.start.base.evaluation.model)
-        parts = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        with torch.no_grad():
-            for name, value in {**state.buffers, **self.start.base.layout.unpack(state.theta)}.items():
-                parts[name].copy_(value)
-        return model
+    @derived
+    def replays(self) -> ReplaysOfRun:
+        """The run again, with other weights of its examples."""
+        end = self.start.problem_at(self.end)
+        return ReplaysOfRun(self.start, self.steps, self.forward, self.end, end)
 
     # -- the replay ------------------------------------------------------------------------------------------------
 
@@ -245,7 +245,9 @@ class TrainingRun(Identified):
         key = "" if store is None else content_hash([v], self.fingerprint())
         journal = Journal(None if store is None else Path(store) / f"through_{key}.safetensors")
         zeros = tuple(torch.zeros_like(v) for _ in self.start.groups.rule.slots)
-        begun = Begun(len(self.steps), Cotangents(v, zeros), torch.zeros(len(v), self.n, dtype=torch.float64))
+        begun = Begun(
+            len(self.steps), Cotangents(v.clone(), zeros), torch.zeros(len(v), self.n, dtype=torch.float64)
+        )
         begun = journal.read(begun)
         held, total = begun.held, begun.total
         with own_streams():
@@ -273,26 +275,3 @@ class TrainingRun(Identified):
 
     def check_data(self) -> None:
         self.start.base.check_data()
-
-
-def _check_end(run: TrainingRun, trained: Any) -> float | None:
-    """How far a replay ends from the trained weights, as a share of the way they went.
-
-    Raises:
-        InfluenceError: where it is more than rounding, with the step at which they part where that was recorded.
-    """
-    if trained is None:
-        return None
-    layout, theta = run.start.base.layout, run.end.theta
-    parts = {**dict(trained.named_parameters())} if isinstance(trained, torch.nn.Module) else dict(trained)
-    there = layout.taken(parts).to(theta)
-    off, way = (theta - there).norm(), (there - run.start.state.theta).norm()
-    gap = float(off / way.clamp(min=torch.finfo(theta.dtype).tiny))
-    exact = theta.dtype == torch.float64
-    if float((theta - there).abs().max()) <= EXACT * float(there.abs().max()) if exact else gap <= PARTED:
-        return gap
-    raise InfluenceError(
-        f"the replay does not end in the trained weights: it ends {gap:.1%} of the way that training went from them; "
-        "something of the training is not as it was said to be (order of batches, learning rates, clipping, random "
-        "numbers of dropout, what a batch's loss is)"
-    )
