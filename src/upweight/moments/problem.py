@@ -292,6 +292,9 @@ class WithoutRows(Reduced):
         rows = self.problem.rows
         return torch.stack([self._usable(rows.packed(rows.without(gone))) for gone in sets])
 
+    def settled(self, sets: list[Tensor]) -> Float[Tensor, "g p"]:
+        return self.newton(sets)
+
     def refitted(self, rows: Tensor) -> tuple[Float[Tensor, " p"], float]:
         own = self.problem.rows
         return self._usable(own.packed(own.summed_without(rows))), 0.0
