@@ -42,6 +42,7 @@ CASES = {
     "grown leaf by leaf": (CAT(grow_policy="Lossguide", max_leaves=6, **SMALL), "two"),
     "poisson": (CATR(loss_function="Poisson", **SMALL), "counts"),
     "several classes": (CAT(**SMALL), "three"),
+    "against the rest": (CAT(loss_function="MultiClassOneVsAll", **SMALL), "three"),
     "several classes, ten steps": (CAT(**TEN, **SMALL), "three"),
     "several classes, class weights": (
         CAT(auto_class_weights="Balanced", grow_policy="Lossguide", max_leaves=6, **SMALL),
