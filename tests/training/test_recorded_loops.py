@@ -1,0 +1,162 @@
+"""Recorded loops end in the weights of the loop, and their answers are its own derivatives in the weights of examples."""
+
+import functools
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tests.support.loops import Loop, assert_follows_weights, data
+
+CLASS_WEIGHTS = torch.tensor([0.5, 1.0, 2.5], dtype=torch.float64)
+WORDS = 9
+
+
+def over(kind, **settings):
+    return lambda model: kind(model.parameters(), **settings)
+
+
+SGD = functools.partial(over, torch.optim.SGD)
+ADAM = functools.partial(over, torch.optim.Adam)
+ADAMW = functools.partial(over, torch.optim.AdamW)
+
+
+def two_groups(model):
+    first, second = model[0].parameters(), model[3].parameters()
+    groups = [
+        {"params": first, "lr": 0.05, "weight_decay": 0.1, "momentum": 0.5},
+        {"params": second, "lr": 0.2},
+    ]
+    return torch.optim.SGD(groups, momentum=0.9)
+
+
+def decay_groups(model):
+    some = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim == 1]
+    return torch.optim.AdamW(
+        [{"params": some, "weight_decay": 0.3}, {"params": others, "weight_decay": 0}], lr=0.05
+    )
+
+
+class Unused(torch.nn.Module):
+    """A head that the loss never sees: no gradient, and so neither decay nor moments."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.idle = torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.used(x)
+
+
+class Tied(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inside, self.out = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3, bias=False)
+        self.out.weight = self.inside.weight
+
+    def forward(self, x):
+        return self.out(self.inside(x).tanh())
+
+
+class Frozen(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = torch.nn.Linear(3, 4), torch.nn.Linear(4, 3)
+        self.body.requires_grad_(False)
+
+    def forward(self, x):
+        return self.head(self.body(x).tanh())
+
+
+class Words(torch.nn.Module):
+    """Of the words, some occur in no training example."""
+
+    def __init__(self, sparse=False):
+        super().__init__()
+        self.words, self.out = torch.nn.Embedding(WORDS, 4, sparse=sparse), torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.out(self.words(x).mean(1).tanh())
+
+
+def words():
+    draw = torch.Generator().manual_seed(2)
+    return torch.randint(0, WORDS - 3, (17, 3), generator=draw), torch.randint(0, 3, (17,), generator=draw)
+
+
+def probabilities(outputs, y, reduction="mean"):
+    return F.nll_loss((outputs + 1e-8).log(), y, reduction=reduction)
+
+
+def one_cycle(optimizer):
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=15)
+
+
+def halved(optimizer):
+    return torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+
+
+LOOPS = {
+    "sgd": Loop(SGD(lr=0.2)),
+    "sgd, batches of one": Loop(SGD(lr=0.05), batch=1, epochs=1),
+    "sgd, decay": Loop(SGD(lr=0.2, weight_decay=0.1)),
+    "momentum, dampening": Loop(SGD(lr=0.1, momentum=0.9, dampening=0.3, weight_decay=0.01)),
+    "nesterov": Loop(SGD(lr=0.1, momentum=0.9, nesterov=True)),
+    "maximize": Loop(SGD(lr=0.01, momentum=0.5, maximize=True)),
+    "adam": Loop(ADAM(lr=0.05)),
+    "adam, decay, amsgrad": Loop(ADAM(lr=0.05, weight_decay=0.1, amsgrad=True)),
+    "adamw": Loop(ADAMW(lr=0.05, weight_decay=0.1)),
+    "adamw, maximize": Loop(ADAMW(lr=0.01, maximize=True)),
+    "adamw, foreach": Loop(ADAMW(lr=0.05, foreach=True)),
+    "adamw, fused": Loop(ADAMW(lr=0.05, fused=True)),
+    "two groups": Loop(two_groups),
+    "groups with and without decay": Loop(decay_groups),
+    "clipped": Loop(SGD(lr=0.2, momentum=0.5), said={"clip": 0.4}),
+    "clipped, adam": Loop(ADAM(lr=0.05), said={"clip": 0.4}),
+    "momentum in one cycle": Loop(SGD(lr=0.1, momentum=0.9), schedule=one_cycle),
+    "betas in one cycle": Loop(ADAMW(lr=0.1), schedule=one_cycle),
+    "a schedule by epochs": Loop(SGD(lr=0.3), schedule=halved, per_epoch=True),
+    "drop_last": Loop(ADAM(lr=0.05), loader={"shuffle": True, "drop_last": True}),
+    "accumulated by the full number": Loop(ADAMW(lr=0.05), group=3, batch=4, said={"accumulation": 3}),
+    "accumulated, clipped": Loop(SGD(lr=0.3), group=2, said={"accumulation": 2, "clip": 0.3}),
+    "validation in between": Loop(SGD(lr=0.2), validates=True),
+    "a generator of the loader": Loop(
+        SGD(lr=0.2), loader={"shuffle": True, "generator": torch.Generator()}, epochs=1
+    ),
+    "no shuffling, probabilities": Loop(
+        SGD(lr=0.2),
+        model=lambda: torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Softmax(-1)),
+        loader={},
+        loss=probabilities,
+        each=functools.partial(probabilities, reduction="none"),
+    ),
+    "an unused head": Loop(ADAMW(lr=0.05, weight_decay=0.1), model=Unused),
+    "frozen": Loop(lambda model: torch.optim.SGD(model.head.parameters(), lr=0.2), model=Frozen),
+    "frozen, all handed over": Loop(ADAM(lr=0.05), model=Frozen),
+    "tied": Loop(ADAM(lr=0.05), model=Tied),
+    "an optimiser that has stepped": Loop(ADAMW(lr=0.05), warm=3),
+    "momentum that has stepped": Loop(SGD(lr=0.1, momentum=0.9, dampening=0.2), warm=2),
+    "words that do not occur, adam": Loop(ADAM(lr=0.05), model=Words, data=words),
+    "words that do not occur, amsgrad": Loop(ADAMW(lr=0.05, amsgrad=True), model=Words, data=words),
+    "sparse gradients": Loop(SGD(lr=0.2), model=functools.partial(Words, sparse=True), data=words),
+    "smoothed labels": Loop(
+        SGD(lr=0.2),
+        loss=torch.nn.CrossEntropyLoss(label_smoothing=0.1),
+        each=functools.partial(F.cross_entropy, label_smoothing=0.1, reduction="none"),
+    ),
+    "class weights": Loop(
+        SGD(lr=0.2),
+        each=functools.partial(F.cross_entropy, weight=CLASS_WEIGHTS, reduction="none"),
+        shares=lambda y: CLASS_WEIGHTS[y].sum(),
+        said={"weights": CLASS_WEIGHTS[data()[1]], "counts": CLASS_WEIGHTS[data()[1]]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_answers_are_derivatives_of_the_loop_itself(name):
+    loop = LOOPS[name]
+    X, y = loop.data()
+    run = assert_follows_weights(loop.trained, (X[:4], y[:4]))
+    assert run.gap < 1e-12
