@@ -67,8 +67,8 @@ class Forward:
         """
         with torch.no_grad():
             theta, memory = self.moved(state, (state.theta, state.memory, self.packed(grads)), step, grads)
-        count = tuple(c + (grads[name] is not None) for c, name in zip(state.count, self.names, strict=True))
-        return State(theta, memory, count, buffers, None if state.streams is None else Streams.now())
+        counted = tuple(c + (grads[name] is not None) for c, name in zip(state.counted, self.names, strict=True))
+        return State(theta, memory, counted, buffers, None if state.streams is None else Streams.now())
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ class Forward:
         if self.clip is not None:
             norm = square_root(g.square().sum(-1, keepdim=True))
             g = g * (self.clip / (norm + ADDED)).clamp(max=1.0)
-        later, kept = groups.rule.moved(theta, memory, g, self._per_entry(state.count), settings)
+        later, kept = groups.rule.moved(theta, memory, g, self._per_entry(state.counted), settings)
         if all(part is not None for part in grads.values()):
             return later, kept
         there = self._per_entry(tuple(int(grads[name] is not None) for name in self.names)) != 0

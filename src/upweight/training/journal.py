@@ -13,7 +13,7 @@ from .reverse import Cotangents
 
 
 class Begun(NamedTuple):
-    """A pass backwards that has `left` steps to go: the derivatives in what the last of them leaves, and what it found."""
+    """A pass backwards with `left` steps to go: the derivatives in what the last of them leaves, and what was found."""
 
     left: int
     held: Cotangents

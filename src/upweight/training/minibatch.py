@@ -145,9 +145,9 @@ def plain_loss(of: Evaluation, theta: Tensor, batch: Any) -> Loss:
 def _short_ways(loss: Any) -> Iterator[Loss]:
     """The loss as it is, and without its mean over the batch."""
     yield loss
+    unreduced: Any = copy.copy(loss)
     if isinstance(loss, torch.nn.Module):
-        unreduced = copy.copy(loss)
-        unreduced.reduction = "none"  # type: ignore[assignment]
+        unreduced.reduction = "none"
     else:
         unreduced = functools.partial(loss, reduction="none")
     yield unreduced

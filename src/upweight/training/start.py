@@ -22,13 +22,13 @@ from .steps import Accumulation, Averaging, Removal, Streams
 class State(NamedTuple):
     """What one step hands to the next.
 
-    `count` tells how many steps each parameter has seen, `buffers` are the model's own (batch norm's statistics), and
+    `counted` tells how many steps each parameter has seen, `buffers` are the model's own (batch norm's statistics), and
     `streams` where random numbers stand, where steps have no seeds of their own.
     """
 
     theta: Float[Tensor, " p"]
     memory: Memory
-    count: tuple[int, ...]
+    counted: tuple[int, ...]
     buffers: Params
     streams: Streams | None
 
