@@ -45,6 +45,9 @@ class Loop:
         shares: what divides the sum of a batch's weighted losses, from its targets.
         schedule: from the optimiser to a scheduler, or None.
         per_epoch: whether the scheduler steps once an epoch.
+        loader: keywords of its DataLoader.
+        validates: whether another loader goes through the data after each epoch.
+        warm: steps of the optimiser before the recorder is made.
         group: batches whose gradients are added up; each is divided by this number, also where the last are fewer.
         said: keywords of `Recorder`.
     """
@@ -62,7 +65,7 @@ class Loop:
     group: int = 1
     batch: int = 5
     epochs: int = 3
-    loader: dict[str, Any] = field(default_factory=lambda: {"shuffle": True})
+    loader: Callable[[], dict[str, Any]] = lambda: {"shuffle": True}
     validates: bool = False
     warm: int = 0
     said: dict[str, Any] = field(default_factory=dict)
@@ -85,7 +88,7 @@ class Loop:
         seen = None
         if w is None:
             seen, w = Recorder(model, self.loss, (X, y), optimizer=optimizer, **self.said), torch.ones(len(X))
-        loader = DataLoader(TensorDataset(X, y, torch.arange(len(X))), batch_size=self.batch, **self.loader)
+        loader = DataLoader(TensorDataset(X, y, torch.arange(len(X))), batch_size=self.batch, **self.loader())
         for _ in range(self.epochs):
             for k, (x, targets, rows) in enumerate(loader):
                 if seen is not None:

@@ -1,4 +1,4 @@
-"""Recorded loops end in the weights of the loop, and their answers are its own derivatives in the weights of examples."""
+"""Recorded loops end in the weights of the loop, and their answers are its own derivatives."""
 
 import functools
 
@@ -117,17 +117,17 @@ LOOPS = {
     "momentum in one cycle": Loop(SGD(lr=0.1, momentum=0.9), schedule=one_cycle),
     "betas in one cycle": Loop(ADAMW(lr=0.1), schedule=one_cycle),
     "a schedule by epochs": Loop(SGD(lr=0.3), schedule=halved, per_epoch=True),
-    "drop_last": Loop(ADAM(lr=0.05), loader={"shuffle": True, "drop_last": True}),
+    "drop_last": Loop(ADAM(lr=0.05), loader=lambda: {"shuffle": True, "drop_last": True}),
     "accumulated by the full number": Loop(ADAMW(lr=0.05), group=3, batch=4, said={"accumulation": 3}),
     "accumulated, clipped": Loop(SGD(lr=0.3), group=2, said={"accumulation": 2, "clip": 0.3}),
     "validation in between": Loop(SGD(lr=0.2), validates=True),
     "a generator of the loader": Loop(
-        SGD(lr=0.2), loader={"shuffle": True, "generator": torch.Generator()}, epochs=1
+        SGD(lr=0.2), loader=lambda: {"shuffle": True, "generator": torch.Generator().manual_seed(3)}
     ),
     "no shuffling, probabilities": Loop(
         SGD(lr=0.2),
         model=lambda: torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Softmax(-1)),
-        loader={},
+        loader=dict,
         loss=probabilities,
         each=functools.partial(probabilities, reduction="none"),
     ),

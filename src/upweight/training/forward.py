@@ -67,7 +67,9 @@ class Forward:
         """
         with torch.no_grad():
             theta, memory = self.moved(state, (state.theta, state.memory, self.packed(grads)), step, grads)
-        counted = tuple(c + (grads[name] is not None) for c, name in zip(state.counted, self.names, strict=True))
+        counted = tuple(
+            c + (grads[name] is not None) for c, name in zip(state.counted, self.names, strict=True)
+        )
         return State(theta, memory, counted, buffers, None if state.streams is None else Streams.now())
 
     @property
@@ -123,6 +125,6 @@ class Forward:
     def _per_entry(self, values: tuple[int, ...]) -> Setting:
         """One number per parameter as one per entry of theta, or one for all where they are equal."""
         if all(value == values[0] for value in values):
-            return values[0]
+            return float(values[0])
         sizes = torch.tensor(self.start.base.layout.sizes)
         return torch.tensor(values).repeat_interleave(sizes).to(self.start.state.theta)

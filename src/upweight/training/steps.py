@@ -101,7 +101,7 @@ class Averaging:
     accumulation: Accumulation
     removal: Removal
 
-    def factors(self, step: Step, w: Float[Tensor, "*r b"]) -> list[Float[Tensor, "*r b"]]:
+    def factors(self, step: Step, w: Float[Tensor, "*r b"]) -> list[Float[Tensor, "*r _"]]:
         """What the loss of each example is multiplied by in the step's loss, part by part.
 
         Args:
