@@ -1,4 +1,4 @@
-"""Loops of training as people write them, with a weight for the loss of each example, and what judges a recorded one."""
+"""Loops of training as people write them, with a weight for each example, and what judges a recorded one."""
 
 from __future__ import annotations
 
@@ -11,26 +11,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.support.compare import assert_close_per_row
+from tests.support.runs import STEP, data, network
 from upweight import Recorder, TrainingRun, Unrolled
 
-STEP = 1e-5
-"""By how much a weight is moved in central differences."""
 ASKED = (0, 3, 11)
 """Training examples whose weights are moved."""
-
-
-def data(n: int = 23, features: int = 3, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
-    """A small problem of classification, in float64."""
-    draw = torch.Generator().manual_seed(1)
-    X = torch.randn(n, features, dtype=torch.float64, generator=draw)
-    return X, (X @ torch.randn(features, classes, dtype=torch.float64, generator=draw)).argmax(1)
-
-
-def network() -> torch.nn.Module:
-    """A small network with dropout."""
-    return torch.nn.Sequential(
-        torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Dropout(0.2), torch.nn.Linear(5, 3)
-    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.support.loops import Loop, assert_follows_weights, data
+from tests.support.loops import Loop, assert_follows_weights
+from tests.support.runs import C, D, data
 
 CLASS_WEIGHTS = torch.tensor([0.5, 1.0, 2.5], dtype=torch.float64)
 WORDS = 9
@@ -43,7 +44,7 @@ class Unused(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.used, self.idle = torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)
+        self.used, self.idle = torch.nn.Linear(D, C), torch.nn.Linear(D, 2)
 
     def forward(self, x):
         return self.used(x)
@@ -52,7 +53,7 @@ class Unused(torch.nn.Module):
 class Tied(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.inside, self.out = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3, bias=False)
+        self.inside, self.out = torch.nn.Linear(D, C), torch.nn.Linear(3, 3, bias=False)
         self.out.weight = self.inside.weight
 
     def forward(self, x):
@@ -62,7 +63,7 @@ class Tied(torch.nn.Module):
 class Frozen(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.body, self.head = torch.nn.Linear(3, 4), torch.nn.Linear(4, 3)
+        self.body, self.head = torch.nn.Linear(D, 4), torch.nn.Linear(4, 3)
         self.body.requires_grad_(False)
 
     def forward(self, x):
@@ -100,14 +101,8 @@ def halved(optimizer):
 LOOPS = {
     "sgd": Loop(SGD(lr=0.2)),
     "sgd, batches of one": Loop(SGD(lr=0.05), batch=1, epochs=1),
-    "sgd, decay": Loop(SGD(lr=0.2, weight_decay=0.1)),
     "momentum, dampening": Loop(SGD(lr=0.1, momentum=0.9, dampening=0.3, weight_decay=0.01)),
-    "nesterov": Loop(SGD(lr=0.1, momentum=0.9, nesterov=True)),
-    "maximize": Loop(SGD(lr=0.01, momentum=0.5, maximize=True)),
-    "adam": Loop(ADAM(lr=0.05)),
-    "adam, decay, amsgrad": Loop(ADAM(lr=0.05, weight_decay=0.1, amsgrad=True)),
     "adamw": Loop(ADAMW(lr=0.05, weight_decay=0.1)),
-    "adamw, maximize": Loop(ADAMW(lr=0.01, maximize=True)),
     "adamw, foreach": Loop(ADAMW(lr=0.05, foreach=True)),
     "adamw, fused": Loop(ADAMW(lr=0.05, fused=True)),
     "two groups": Loop(two_groups),
@@ -126,7 +121,7 @@ LOOPS = {
     ),
     "no shuffling, probabilities": Loop(
         SGD(lr=0.2),
-        model=lambda: torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Softmax(-1)),
+        model=lambda: torch.nn.Sequential(torch.nn.Linear(D, C), torch.nn.Softmax(-1)),
         loader=dict,
         loss=probabilities,
         each=functools.partial(probabilities, reduction="none"),

@@ -156,7 +156,7 @@ def as_scores(
         "measure": name_of(measure),
         "ids": problem.train_index,
         "test_ids": batch_index(test) if measure is None or not measure.single else None,
-        "drift": None if answer.drift is None or problem.stages is not None else answer.drift.double(),
+        "drift": None if answer.drift is None or not problem.facts.own_loss else answer.drift.double(),
         "residual": answer.residual.double(),
         "doubt": of_stand_in(problem.linear),
         "verdict": "; ".join(filter(None, [answer.verdict, problem.facts.caution])),

@@ -48,18 +48,19 @@ def changes_without(
 
 
 def with_recomputed(
-    found: Removal, problem: Objective, stages: Stages, sets: list[Tensor], asked: tuple[Any, Measure | None]
+    found: Removal, problem: Objective, sets: list[Tensor], asked: tuple[Any, Measure | None]
 ) -> Removal:
-    """A first-order prediction with the changes by stages computed anew beside it.
+    """A first-order prediction with the changes by stages computed anew beside it, for models that have stages.
 
     Args:
         found: of first order.
         problem: the model.
-        stages: what computes its parameters.
         sets: the training rows of each of g sets.
         asked: m test examples and the measure, None for the loss.
     """
-    return replace(found, recomputed=changes_without(problem, stages, sets, *asked))
+    if problem.stages is None:
+        return found
+    return replace(found, recomputed=changes_without(problem, problem.stages, sets, *asked))
 
 
 def counted_anew(

@@ -60,7 +60,7 @@ class Unrolled:
     """
 
     def __init__(self, run: TrainingRun) -> None:
-        if not isinstance(run, TrainingRun):
+        if not callable(getattr(run, "derivatives", None)):
             raise TypeError(
                 f"Unrolled takes a TrainingRun, got {type(run).__name__}: record or replay the training with "
                 "TrainingRun, or ask Influence(problem) about the last weights alone"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,11 +23,10 @@ from .ending import check_end
 from .forward import Forward
 from .groups import Schedule, scheduled
 from .journal import Begun, Journal
-from .minibatch import Augment
 from .replays import ReplaysOfRun
 from .reverse import Cotangents, pulled_back
 from .start import Meaning, Start, State
-from .steps import Accumulation, Removal, Step, Streams, own_streams, parts_of
+from .steps import Step, Streams, own_streams, parts_of
 
 
 class TrainingRun(Identified):
@@ -90,9 +88,9 @@ class TrainingRun(Identified):
         seed: int | None = None,
         weights: ArrayLike | None = None,
         counts: ArrayLike | None = None,
-        accumulation: Accumulation = "mean",
-        removal: Removal = "kept",
-        augment: Augment | None = None,
+        accumulation: Any = "mean",
+        removal: Any = "kept",
+        augment: Any = None,
         params: Any = None,
         trained: Any = None,
     ) -> None:
@@ -107,7 +105,7 @@ class TrainingRun(Identified):
         if streams is not None:
             start = replace(start, state=start.state._replace(streams=streams))
         super().__init__(start=start, steps=steps, clip=clip, gap=None)
-        vars(self)["gap"] = check_end(self, trained)
+        vars(self)["gap"] = check_end(self.forward, self.steps, self.end, trained)
 
     @classmethod
     def recorded(cls, start: Start, steps: tuple[Step, ...], clip: float | None, trained: Any) -> TrainingRun:
@@ -121,7 +119,7 @@ class TrainingRun(Identified):
         """
         run = cls.__new__(cls)
         Identified.__init__(run, start=start, steps=steps, clip=clip, gap=None)
-        vars(run)["gap"] = check_end(run, trained)
+        vars(run)["gap"] = check_end(run.forward, run.steps, run.end, trained)
         return run
 
     @classmethod
@@ -177,7 +175,7 @@ class TrainingRun(Identified):
 
     @property
     def forward(self) -> Forward:
-        """Its steps, one at a time."""
+        """What takes single steps of it, forward."""
         return Forward(self.start, self.clip)
 
     @property
@@ -188,24 +186,18 @@ class TrainingRun(Identified):
     @derived
     def model(self) -> torch.nn.Module:
         """The trained model, in eval mode: a copy."""
-        return self._model_at(self.end)
+        return self.start.model_at(self.end)
 
     @derived
     def problem(self) -> Problem:
         """The trained model as a problem: what test measures and their gradients are taken of."""
-        return self.start.base.retrained(self.model).replayed(ReplaysOfRun(self))
+        return self.replays.problem.replayed(self.replays)
 
-    def problem_at(self, state: State) -> Problem:
-        """The model as another replay has left it."""
-        return self.start.base.retrained(self._model_at(state))
-
-    def _model_at(self, state: State) -> torch.nn.Module:
-        model = copy.deepcopy(self.start.base.evaluation.model)
-        parts = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        with torch.no_grad():
-            for name, value in {**state.buffers, **self.start.base.layout.unpack(state.theta)}.items():
-                parts[name].copy_(value)
-        return model
+    @derived
+    def replays(self) -> ReplaysOfRun:
+        """The run again, with other weights of its examples."""
+        end = self.start.problem_at(self.end)
+        return ReplaysOfRun(self.start, self.steps, self.forward, self.end, end)
 
     # -- the replay ------------------------------------------------------------------------------------------------
 
@@ -253,7 +245,9 @@ class TrainingRun(Identified):
         key = "" if store is None else content_hash([v], self.fingerprint())
         journal = Journal(None if store is None else Path(store) / f"through_{key}.safetensors")
         zeros = tuple(torch.zeros_like(v) for _ in self.start.groups.rule.slots)
-        begun = Begun(len(self.steps), Cotangents(v, zeros), torch.zeros(len(v), self.n, dtype=torch.float64))
+        begun = Begun(
+            len(self.steps), Cotangents(v.clone(), zeros), torch.zeros(len(v), self.n, dtype=torch.float64)
+        )
         begun = journal.read(begun)
         held, total = begun.held, begun.total
         with own_streams():

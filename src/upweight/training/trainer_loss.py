@@ -1,4 +1,4 @@
-"""What a Trainer of transformers minimised, measured on the trainer: the loss of an example, and how losses are averaged.
+"""What a Trainer of transformers minimised, measured on it: the loss of an example, and how losses are averaged.
 
 Which denominator a step has depends on the class of the model, on its `forward` and on settings; none is assumed here.
 """
@@ -98,7 +98,7 @@ def losses(trainer: Any) -> Iterator[Loss]:
 
 
 def _counted(trainer: Any, rows: Rows) -> Iterator[Float[Tensor, " n"]]:
-    """What each example may count (n,): one, or its labels with or without the first; as the trainer counts, if it does."""
+    """What each example may count (n,): one, or its labels with or without the first; as the trainer counts."""
     blocks = [batch for _, batch in rows.blocks(BLOCK)]
     items = [trainer.get_batch_samples(iter([batch]), 1, trainer.args.device)[1] for batch in blocks]
     counts = [torch.ones(len(rows), dtype=torch.float64)]

@@ -102,7 +102,7 @@ class TreeProblem(Objective):
 
     @property
     def facts(self) -> Facts:
-        return Facts(self.n, self.p, self.c, convex=False, linear=False, closed_form=True)
+        return Facts(self.n, self.p, self.c, convex=False, linear=False, closed_form=True, own_loss=False)
 
     @property
     def precisions(self) -> tuple[torch.dtype, ...]:

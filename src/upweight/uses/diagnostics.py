@@ -92,7 +92,7 @@ def diagnostics(influence: Influence, by: Any = None, *, refitted: bool = False)
     >>> found.table["leverage"].round(2).tolist(), found.parameters
     ([0.43, 0.33, 0.27, 0.97], 2.0)
     """
-    if influence.problem.reduced is not None:
+    if influence.problem.reduced is not None and influence.problem.facts.own_loss:
         return _of_likelihood(influence.problem, influence.problem.reduced, by, refitted)
     problem, curvature = influence.problem.linear, influence.settings.curvature.examples
     if problem is None or curvature is None:

@@ -68,7 +68,9 @@ def flip_set(influence: Influence, test: Batch, *, relabel: bool = False, most: 
     """
     problem = classifier(influence.problem)
     if problem is None:
-        raise TypeError("flip_set is for linear classifiers: it retrains many times")
+        raise TypeError(
+            "flip_set is for linear classifiers with an output for each class (or one for two): it retrains many times"
+        )
     batch = problem.prepared(test)
     if batch[0].shape[0] != 1:
         raise ValueError(f"flip_set answers for one test row, got {batch[0].shape[0]}")
