@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.support.compare import assert_close_per_row
 from tests.support.loops import Loop, assert_follows_weights
-from tests.support.runs import C, D, data
+from tests.support.runs import C, D, data, differences
+from upweight import InfluenceError, Unrolled
+from upweight.measures import Overall
 
 CLASS_WEIGHTS = torch.tensor([0.5, 1.0, 2.5], dtype=torch.float64)
 WORDS = 9
@@ -53,7 +56,7 @@ class Unused(torch.nn.Module):
 class Tied(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.inside, self.out = torch.nn.Linear(D, C), torch.nn.Linear(3, 3, bias=False)
+        self.inside, self.out = torch.nn.Linear(D, D), torch.nn.Linear(D, D, bias=False)
         self.out.weight = self.inside.weight
 
     def forward(self, x):
@@ -98,6 +101,32 @@ def halved(optimizer):
     return torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
 
 
+def normed(**settings):
+    def made():
+        layers = (
+            torch.nn.Linear(D, 6),
+            torch.nn.BatchNorm1d(6, **settings),
+            torch.nn.Tanh(),
+            torch.nn.Dropout(0.1),
+        )
+        return torch.nn.Sequential(*layers, torch.nn.Linear(6, C))
+
+    return made
+
+
+class Pictures(torch.nn.Module):
+    """Batch norm of channels, used twice in a forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Conv1d(1, 3, 3), torch.nn.Conv1d(3, 3, 1)
+        self.norm, self.out = torch.nn.BatchNorm1d(3), torch.nn.Linear(3, C)
+
+    def forward(self, x):
+        h = self.norm(self.first(x[:, None])).tanh()
+        return self.out(self.norm(self.second(h)).mean(2))
+
+
 LOOPS = {
     "sgd": Loop(SGD(lr=0.2)),
     "sgd, batches of one": Loop(SGD(lr=0.05), batch=1, epochs=1),
@@ -135,6 +164,16 @@ LOOPS = {
     "words that do not occur, adam": Loop(ADAM(lr=0.05), model=Words, data=words),
     "words that do not occur, amsgrad": Loop(ADAMW(lr=0.05, amsgrad=True), model=Words, data=words),
     "sparse gradients": Loop(SGD(lr=0.2), model=functools.partial(Words, sparse=True), data=words),
+    "batch norm": Loop(SGD(lr=0.1, momentum=0.5), model=normed(), batch=6),
+    "batch norm, the mean of all batches": Loop(SGD(lr=0.1), model=normed(momentum=None), batch=6),
+    "batch norm, adam, accumulated": Loop(
+        ADAM(lr=0.05, eps=1e-3),
+        model=normed(affine=False, momentum=0.3),
+        batch=4,
+        group=2,
+        said={"accumulation": 2},
+    ),
+    "batch norm, used twice": Loop(SGD(lr=0.1), model=Pictures, batch=6),
     "smoothed labels": Loop(
         SGD(lr=0.2),
         loss=torch.nn.CrossEntropyLoss(label_smoothing=0.1),
@@ -155,3 +194,62 @@ def test_answers_are_derivatives_of_the_loop_itself(name):
     X, y = loop.data()
     run = assert_follows_weights(loop.trained, (X[:4], y[:4]))
     assert run.gap < 1e-12
+
+
+def test_a_bias_that_only_rounding_errors_move_parts_nothing():
+    """In front of batch norm a bias has no gradient: Adam divides its rounding errors by their own size."""
+    model, run = Loop(ADAM(lr=0.05), model=normed(), batch=6).trained()
+    assert run.gap < 1e-8
+    theta, bias = run.end.theta.clone(), slice(6 * D, 6 * D + 6)
+    assert run.start.groups.rule.noisy(run.end.memory, theta).nonzero()[:, 0].tolist() == [
+        *range(bias.start, bias.stop)
+    ]
+
+
+def test_replays_with_batch_norm_are_those_one_by_one():
+    run = LOOPS["batch norm"].trained()[1]
+    X, y = data()
+    w = torch.ones(2, run.n, dtype=torch.float64)
+    w[0, 3], w[1, [4, 5]] = 0, 0
+    ends = run.replays.together(w)
+    assert {*ends.buffers} == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    for end, one in zip(run.replays.weighted(w), w, strict=True):
+        assert_close_per_row(end.evaluate((X, y))[None], run.replays.alone(one).evaluate((X, y))[None], 1e-12)
+
+
+def test_what_weight_0_means_under_batch_norm_is_said():
+    run = LOOPS["batch norm"].trained()[1]
+    assert "stays in the batch statistics" in str(Unrolled(run).settings)
+    assert "batch norm" not in str(Unrolled(LOOPS["sgd"].trained()[1]).settings)
+
+
+def test_a_measure_of_all_test_rows_goes_through_running_statistics():
+    run = LOOPS["batch norm"].trained()[1]
+    test = data(n=9, seed=7)
+    measure = Overall(lambda outputs, y: F.cross_entropy(outputs, y).exp())
+    found = run.derivatives(run.gradients(test, measure))[:, [0, 5]]
+    assert_close_per_row(found, differences(run, test, [0, 5], measure), 1e-6)
+
+
+def test_a_pass_through_batch_norm_that_was_cut_off_goes_on(tmp_path):
+    run, test = LOOPS["batch norm"].trained()[1], data(n=4, seed=1)
+    v = run.gradients(test)
+    assert torch.equal(run.derivatives(v, tmp_path), run.derivatives(v))
+    assert torch.equal(run.derivatives(v, tmp_path), run.derivatives(v))
+
+
+def test_buffers_that_move_by_themselves_are_refused():
+    class Averaged(torch.nn.Linear):
+        def __init__(self):
+            super().__init__(D, C)
+            self.register_buffer("mean", torch.zeros(D))
+
+        def forward(self, x):
+            if self.training:
+                with torch.no_grad():
+                    self.mean.mul_(0.9).add_(0.1 * x.mean(0))
+            return super().forward(x - self.mean)
+
+    run = Loop(SGD(lr=0.1), model=Averaged).trained()[1]
+    with pytest.raises(InfluenceError, match="writes into its buffer 'mean' while it trains"):
+        Unrolled(run).on_loss(data())

@@ -53,7 +53,7 @@ class Forward:
             state.streams.set()
         leaves, buffers = self.leaves(state.theta), self.buffers(state)
         w = state.theta.new_ones(step.count) if w is None else w
-        grads = self.start.objective.gradient(leaves, buffers, w, step)
+        grads, buffers = self.start.objective.gradient(leaves, buffers, w, step)
         return self.arrived(state, step, grads, buffers), grads
 
     def arrived(self, state: State, step: Step, grads: Mapping[str, Tensor | None], buffers: Params) -> State:
@@ -70,6 +70,7 @@ class Forward:
         counted = tuple(
             c + (grads[name] is not None) for c, name in zip(state.counted, self.names, strict=True)
         )
+        buffers = {name: value.detach() for name, value in buffers.items()}
         return State(theta, memory, counted, buffers, None if state.streams is None else Streams.now())
 
     @property

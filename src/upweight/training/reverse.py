@@ -7,11 +7,12 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 
+from ..errors import InfluenceError
 from ..runtime.fallback import attempt
-from ..types import Tensor
+from ..types import Params, Tensor
 from .forward import Forward
 from .rules import Memory
-from .start import State
+from .start import Start, State
 from .steps import Step
 
 AT_ONCE = 64
@@ -23,6 +24,16 @@ class Cotangents(NamedTuple):
 
     theta: Float[Tensor, "m p"]
     memory: Memory
+    buffers: Params
+    """In the running statistics of batch norm, by name, (m, ...) each."""
+
+    @classmethod
+    def of(cls, v: Float[Tensor, "m q"], start: Start) -> Cotangents:
+        """Derivatives in what the last step left: parameters, then running statistics; these may be left out."""
+        p, moving = start.base.p, start.objective.moving
+        rest = v[:, p:] if v.shape[1] > p else v.new_zeros(len(v), moving.size)
+        memory = tuple(v.new_zeros(len(v), p) for _ in start.groups.rule.slots)
+        return cls(v[:, :p].clone(), memory, moving.unpack(rest.clone()) if moving.names else {})
 
 
 def pulled_back(
@@ -42,18 +53,42 @@ def pulled_back(
     if state.streams is not None:
         state.streams.set()
     leaves, buffers = forward.leaves(state.theta), forward.buffers(state)
+    begun = {name: buffers[name].requires_grad_() for name in after.buffers}
+    buffers |= {name: value.clone() for name, value in begun.items()}
     w = state.theta.new_ones(step.count).requires_grad_()
-    grads = forward.start.objective.gradient(leaves, buffers, w, step, graph=True)
+    grads, later = _looked_at(forward, leaves, buffers, w, step)
     at = [one.detach().requires_grad_() for one in (state.theta, *state.memory, forward.packed(grads))]
     theta, memory = forward.moved(state, (at[0], tuple(at[1:-1]), at[-1]), step, grads)
     direct = _batched([theta, *memory], at, [after.theta, *after.memory])
     there = {name: part for name, part in grads.items() if part is not None and part.requires_grad}
     pulled = forward.start.base.layout.unpack(direct[-1])
-    through = _batched(list(there.values()), [*leaves.values(), w], [pulled[name] for name in there])
+    outputs = [*there.values(), *(later[name] for name in begun)]
+    cotangents = [*(pulled[name] for name in there), *after.buffers.values()]
+    through = _batched(outputs, [*leaves.values(), *begun.values(), w], cotangents)
     before = forward.start.base.layout.unpack(direct[0])
     for name, part in zip(leaves, through, strict=False):
         before[name].add_(part)
-    return Cotangents(direct[0], tuple(direct[1:-1])), through[-1]
+    held = dict(zip(begun, through[len(leaves) : -1], strict=True))
+    return Cotangents(direct[0], tuple(direct[1:-1]), held), through[-1]
+
+
+def _looked_at(
+    forward: Forward, leaves: Params, buffers: Params, w: Tensor, step: Step
+) -> tuple[dict[str, Tensor | None], Params]:
+    """The gradient of a step, to be differentiated, and the buffers after it.
+
+    Raises InfluenceError for buffers of real numbers that the model writes into by itself: no derivative leads there.
+    """
+    versions = {name: value._version for name, value in buffers.items() if value.is_floating_point()}
+    found = forward.start.objective.gradient(leaves, buffers, w, step, graph=True)
+    for name, version in versions.items():
+        if buffers[name]._version != version:
+            raise InfluenceError(
+                f"the model writes into its buffer {name!r} while it trains, and not as batch norm does, so that no "
+                "derivative leads through it (spectral norm, an average of its own?): leave that part in eval mode "
+                "while you train, or take effects from replays, TrainingRun.replays"
+            )
+    return found
 
 
 def _batched(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:

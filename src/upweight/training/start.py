@@ -16,6 +16,7 @@ from ..types import ArrayLike, Params, Tensor
 from .groups import Groups, groups_of, memory_of
 from .minibatch import StepLoss, plain_loss
 from .rules import Memory
+from .statistics import running_statistics
 from .steps import Averaging, Streams
 
 
@@ -132,7 +133,9 @@ class Start:
         plain = plain_loss(replace(base.evaluation, strategy="batch"), base.theta, base.trial.batch)
         buffers = {name: value.detach().clone() for name, value in training.named_buffers()}
         state = State(base.theta, held(base.theta), seen, buffers, None)
-        return cls(base, StepLoss(evaluation, base.data, averaging, plain, meaning.augment), groups, state)
+        moving = running_statistics(training)
+        objective = StepLoss(evaluation, base.data, averaging, plain, meaning.augment, moving)
+        return cls(base, objective, groups, state)
 
 
 def _length(train: Any) -> int:
