@@ -330,6 +330,15 @@ class Stages(ABC):
 
     @property
     @abstractmethod
+    def smooth(self) -> bool:
+        """Whether theta has a derivative in the weights of rows: without, only `recomputed` answers."""
+
+    @abstractmethod
+    def read(self, prepared: tuple[Tensor, Any]) -> Any:
+        """Examples that `OutputModel.prepared` has looked up in all stages, as a batch that nobody looks up again."""
+
+    @property
+    @abstractmethod
     def cost(self) -> int:
         """How many rows meet a stage in one pass: what an answer of `recomputed` costs."""
 

@@ -198,7 +198,7 @@ def test_answers_are_derivatives_of_the_loop_itself(name):
 
 def test_a_bias_that_only_rounding_errors_move_parts_nothing():
     """In front of batch norm a bias has no gradient: Adam divides its rounding errors by their own size."""
-    model, run = Loop(ADAM(lr=0.05), model=normed(), batch=6).trained()
+    _, run = Loop(ADAM(lr=0.05), model=normed(), batch=6).trained()
     assert run.gap < 1e-8
     theta, bias = run.end.theta.clone(), slice(6 * D, 6 * D + 6)
     assert run.start.groups.rule.noisy(run.end.memory, theta).nonzero()[:, 0].tolist() == [

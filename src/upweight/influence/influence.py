@@ -329,8 +329,8 @@ class Influence:
         if model is not None and (asked is None or asked.uses_batch):
             test = model.prepared(test)  # once, for all that follows
         count = None if asked is None or asked.smooth else asked
-        if count is not None and (stages := self.problem.stages):
-            return counted_anew(self.problem, stages, (names, sets), test, count)
+        if (stages := self.problem.stages) and (count is not None or not stages.smooth):
+            return counted_anew(self.problem, stages, (names, sets), (test, asked))
         if count is not None and model is not None and curvature is not None:
             found = Removal.counted(model, curvature, (names, sets), (test, count), steps)
         else:

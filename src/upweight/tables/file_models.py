@@ -15,7 +15,7 @@ import torch
 
 from ..errors import NotStationaryWarning
 from ..estimators.from_estimator import from_estimator
-from ..estimators.refitting import OWN
+from ..estimators.refitting import OWN, Refitting
 from ..estimators.user_data import Targets
 from ..influence.influence import Influence
 from ..objective import LinearModel, Objective
@@ -27,12 +27,14 @@ from .boosted_models import BOOSTERS
 from .columns import Table
 from .default_models import described, feature_names, sensible
 from .kinds import Kind, is_kind, is_quantity, kind_of
-from .native_files import read_native
+from .native_files import Native, read_native
 from .reading import FileError, check_column
 
 Batches = Callable[[pd.DataFrame, Path], Batch]
 """Rows of a table, and the folder that their images are in -> a batch of the model's."""
 
+SAME = 1e-6
+"""How far leaf values that are trained again on the same rows may be apart, as a share of the largest."""
 CACHE = ".upweight"
 """The folder beside the file in which features of images are kept."""
 
@@ -49,6 +51,7 @@ class FileModel:
         classifies: Whether the target is a class.
         notes: What was left out of the file or filled, and why, a sentence each.
         refit: A user's way to train the model again, for models that upweight cannot train itself.
+        retrained: Finds out how the trees of a file are trained again; FileError where the file does not say.
     """
 
     words: str
@@ -58,14 +61,14 @@ class FileModel:
     classifies: bool
     notes: tuple[str, ...] = ()
     refit: Refit | None = None
+    retrained: Callable[[], Refitting] | None = None
 
     def check_refit(self) -> None:
         """Raises FileError for a model that nobody trains again: a network that came without a `refit`, say."""
         if self.refit is None and self.again is None:
             raise FileError(
                 "this model is not trained again here: for a network the function of --problem must return (problem, "
-                "batches, refit), where refit(kept rows) trains it anew; trees in a file do not say how they were "
-                "trained, give --booster in place of --model"
+                "batches, refit), where refit(kept rows) trains it anew"
             )
 
     @property
@@ -73,8 +76,10 @@ class FileModel:
         """What trains the model on some rows (k,) alone; None where that cannot be done here, as for a network.
 
         A linear model is trained from where it was, and transformers before it stay; other estimators are fitted anew
-        with theirs.
+        with theirs. Raises FileError for trees from a file that does not say how they were trained.
         """
+        if self.retrained is not None:
+            return self.retrained()
         problem = self.influence.problem
         if (linear := problem.linear) is None:
             return problem.cache.get(OWN)
@@ -215,7 +220,21 @@ def from_native(path: Path, rows: pd.DataFrame, table: Table) -> FileModel:
     targets, X = Targets(None if says else names), frame(rows)
     y = rows[target] if says else pd.Series(targets(rows[target]), rows.index)
     problem = in_words(from_estimator(native.model, X, y), targets)
-    problem.cache[OWN] = None  # the file does not say all of how it was trained
+    problem.cache[OWN] = (
+        None  # whether the file says all of how it was trained is found out where it is asked
+    )
+
+    def again(kept: Tensor) -> Objective:
+        assert native.again is not None
+        some = X.iloc[kept.numpy()], y.iloc[kept.numpy()]
+        return in_words(from_estimator(native.again(*some), *some), targets)
+
+    def retrained() -> Refitting:
+        if problem.cache[OWN] is None:
+            _check_again(path.name, native, problem, again)
+            problem.cache[OWN] = again
+        return problem.cache[OWN]
+
     spelled = f", classes in sorted order ({', '.join(map(str, names[:5]))})" if names and not says else ""
     return FileModel(
         words=f"{path.name}: trees of {native.library}{spelled}",
@@ -223,7 +242,37 @@ def from_native(path: Path, rows: pd.DataFrame, table: Table) -> FileModel:
         batches=batches,
         kinds={name: kind for name, kind in table.kinds.items() if name in X.columns},
         classifies=names is not None,
+        retrained=retrained,
     )
+
+
+def _check_again(name: str, native: Native, problem: Objective, again: Refitting) -> None:
+    """Train trees of a file again on all rows, and refuse where they come out otherwise.
+
+    Args:
+        name: The file's.
+        native: What is in it.
+        problem: Its trees.
+        again: How they are trained.
+
+    Raises:
+        FileError: The file does not have the parameters of the training, or these give other trees.
+    """
+    instead = "give --booster in place of --model, or ask in Python with the estimator that was fitted"
+    if native.again is None:
+        raise FileError(
+            f"{name}: a file of {native.library} does not say how its trees were trained, so that they cannot be "
+            f"trained again: {instead}"
+        )
+    with phase("training again as the file says"):
+        found, own = again(torch.arange(problem.n)).theta, problem.theta
+    if found.shape != own.shape or not torch.allclose(
+        found, own, rtol=SAME, atol=SAME * float(own.abs().max())
+    ):
+        raise FileError(
+            f"{name}: trained again by the parameters in the file, the trees come out otherwise, so that nothing could "
+            f"be told of a training without some rows: {instead}"
+        )
 
 
 def read_skops(path: Path, trust: Collection[str] = ()) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -45,7 +46,7 @@ def pulled_back(
         forward: the steps of the run.
         state: what the step began with.
         step: the step.
-        after: the derivatives in what it left.
+        after: the derivatives in what it left, which are written into.
 
     Returns:
         The derivatives in what it began with, and in the weights of its examples.
@@ -56,39 +57,78 @@ def pulled_back(
     begun = {name: buffers[name].requires_grad_() for name in after.buffers}
     buffers |= {name: value.clone() for name, value in begun.items()}
     w = state.theta.new_ones(step.count).requires_grad_()
-    grads, later = _looked_at(forward, leaves, buffers, w, step)
-    at = [one.detach().requires_grad_() for one in (state.theta, *state.memory, forward.packed(grads))]
-    theta, memory = forward.moved(state, (at[0], tuple(at[1:-1]), at[-1]), step, grads)
-    direct = _batched([theta, *memory], at, [after.theta, *after.memory])
-    there = {name: part for name, part in grads.items() if part is not None and part.requires_grad}
-    pulled = forward.start.base.layout.unpack(direct[-1])
-    outputs = [*there.values(), *(later[name] for name in begun)]
-    cotangents = [*(pulled[name] for name in there), *after.buffers.values()]
-    through = _batched(outputs, [*leaves.values(), *begun.values(), w], cotangents)
-    before = forward.start.base.layout.unpack(direct[0])
-    for name, part in zip(leaves, through, strict=False):
-        before[name].add_(part)
-    held = dict(zip(begun, through[len(leaves) : -1], strict=True))
-    return Cotangents(direct[0], tuple(direct[1:-1]), held), through[-1]
-
-
-def _looked_at(
-    forward: Forward, leaves: Params, buffers: Params, w: Tensor, step: Step
-) -> tuple[dict[str, Tensor | None], Params]:
-    """The gradient of a step, to be differentiated, and the buffers after it.
-
-    Raises InfluenceError for buffers of real numbers that the model writes into by itself: no derivative leads there.
-    """
+    weights = forward.start.dense
     versions = {name: value._version for name, value in buffers.items() if value.is_floating_point()}
-    found = forward.start.objective.gradient(leaves, buffers, w, step, graph=True)
-    for name, version in versions.items():
-        if buffers[name]._version != version:
+    grads, products, later = forward.start.objective.tapped(leaves, buffers, w, step, weights)
+    check_written({name: buffers[name]._version - version for name, version in versions.items()})
+    before, pulled, (kept, factor) = _through_rule(forward, state, step, grads, after)
+    layout = forward.start.base.layout
+    directions, into = layout.unpack(pulled), layout.unpack(before.theta)
+    others = {name: part for name, part in grads.items() if name not in weights and part is not None}
+    outputs = [part for part in others.values() if part.requires_grad] + [later[name] for name in begun]
+    cotangents = [directions[name] for name, part in others.items() if part.requires_grad]
+    cotangents += after.buffers.values()
+    at = [*(leaves[name] for name in leaves if name not in weights), *begun.values(), w]
+    for name, tap, delta in products:
+        of_delta, of_input = tap.along(directions[name], delta)
+        outputs.append(delta)
+        cotangents.append(of_delta)
+        at.append(tap.e)
+        if of_input is not None and tap.f is not None:
+            outputs.append(tap.a)
+            cotangents.append(of_input)
+            at.append(tap.f)
+    through = iter(_batched(outputs, at, cotangents))
+    if kept != 1:
+        before.theta.mul_(kept)
+    found = {name: next(through) for name in leaves if name not in weights}
+    held = {name: next(through) for name in begun}
+    of_weights = next(through).mul_(factor)
+    for name, tap, delta in products:
+        zeta, eta = next(through), None if tap.f is None else next(through)
+        tap.add(into[name], delta, zeta, eta, factor)
+    for name, part in found.items():
+        into[name].add_(part, alpha=factor)
+    return before._replace(buffers=held), of_weights
+
+
+def check_written(times: dict[str, int]) -> None:
+    """Refuse buffers of real numbers that a model writes into by itself: no derivative leads through them.
+
+    Raises InfluenceError; `times` says how often a step wrote into each.
+    """
+    for name, count in times.items():
+        if count:
             raise InfluenceError(
                 f"the model writes into its buffer {name!r} while it trains, and not as batch norm does, so that no "
                 "derivative leads through it (spectral norm, an average of its own?): leave that part in eval mode "
                 "while you train, or take effects from replays, TrainingRun.replays"
             )
-    return found
+
+
+def _through_rule(
+    forward: Forward, state: State, step: Step, grads: Mapping[str, Tensor | None], after: Cotangents
+) -> tuple[Cotangents, Float[Tensor, "m p"], tuple[float, float]]:
+    """Through the optimiser's update alone.
+
+    Args:
+        forward: the steps of the run.
+        state: what the step began with.
+        step: the step.
+        grads: the gradient in each parameter.
+        after: the derivatives in what the step left.
+
+    Returns:
+        The derivatives in what the step began with, as far as they do not go through its gradient, those in the
+        gradient, and numbers that both are still to be multiplied by.
+    """
+    straight = forward.straight(step, grads)
+    if straight is not None and not after.buffers:  # whose derivatives have no such factor
+        return after, after.theta, straight
+    at = [one.detach().requires_grad_() for one in (state.theta, *state.memory, forward.packed(grads))]
+    theta, memory = forward.moved(state, (at[0], tuple(at[1:-1]), at[-1]), step, grads)
+    direct = _batched([theta, *memory], at, [after.theta, *after.memory])
+    return Cotangents(direct[0], tuple(direct[1:-1]), after.buffers), direct[-1], (1.0, 1.0)
 
 
 def _batched(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:
