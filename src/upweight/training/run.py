@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 
 from ..data.examples import as_rows
+from ..measures import MeasureLike, as_measure
 from ..network.problem import Problem
 from ..runtime.alone import alone, differentiating
 from ..runtime.described import described
@@ -26,6 +27,7 @@ from .journal import Begun, Journal
 from .replays import ReplaysOfRun
 from .reverse import Cotangents, pulled_back
 from .start import Meaning, Start, State
+from .statistics import gradients_in_buffers
 from .steps import Step, Streams, own_streams, parts_of
 
 
@@ -228,14 +230,27 @@ class TrainingRun(Identified):
             for back in reversed(range(len(steps))):
                 yield first + back, states.pop(), steps[back]
 
+    def gradients(self, test: Any, measure: MeasureLike | None = None) -> Float[Tensor, "m q"]:
+        """The gradient of test measures in what the last step left: the parameters, then batch norm's statistics.
+
+        Args:
+            test: m test examples.
+            measure: what is asked about, default the loss.
+        """
+        asked, moving = as_measure(measure), self.start.objective.moving
+        found = self.problem.test_gradients(test, asked)
+        if not moving.names:
+            return found
+        return torch.cat([found, gradients_in_buffers(self.problem, moving, test, asked)], dim=1)
+
     @alone
-    def derivatives(self, v: Float[Tensor, "m p"], store: str | Path | None = None) -> Float[Tensor, "m n"]:
+    def derivatives(self, v: Float[Tensor, "m q"], store: str | Path | None = None) -> Float[Tensor, "m n"]:
         """The derivative of each test measure in the weight of each training example, through the whole run.
 
         Exact for this run: its start, order of batches, random numbers and settings.
 
         Args:
-            v: the gradient of m measures in the trained parameters.
+            v: what `gradients` gives of m measures, or their gradients in the trained parameters alone.
             store: a folder that keeps how far the pass has come, or None.
 
         Raises:
@@ -244,11 +259,8 @@ class TrainingRun(Identified):
         self.check_current()
         key = "" if store is None else content_hash([v], self.fingerprint())
         journal = Journal(None if store is None else Path(store) / f"through_{key}.safetensors")
-        zeros = tuple(torch.zeros_like(v) for _ in self.start.groups.rule.slots)
-        begun = Begun(
-            len(self.steps), Cotangents(v.clone(), zeros), torch.zeros(len(v), self.n, dtype=torch.float64)
-        )
-        begun = journal.read(begun)
+        total = torch.zeros(len(v), self.n, dtype=torch.float64)
+        begun = journal.read(Begun(len(self.steps), Cotangents.of(v, self.start), total))
         held, total = begun.held, begun.total
         with own_streams():
             for t, state, step in track(self.backwards(begun.left), "through training", begun.left):
