@@ -10,14 +10,17 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 
+from ..data.names import check_edit
 from ..data.row_sets import as_sets
 from ..data.user_terms import batch_index
 from ..measures import Measure, MeasureLike, as_measure, name_of
 from ..network.problem import Problem
 from ..runtime.alone import each_alone
 from ..runtime.progress import track
+from ..training.probes import Changed, Inputs
 from ..training.run import TrainingRun
-from ..types import Tensor
+from ..types import ArrayLike, Tensor
+from .given_rows import GivenRows, given_rows, numbered
 from .influence import Influence
 from .removal import Removal
 from .scores import Scores
@@ -175,6 +178,90 @@ class Unrolled:
         names, sets = as_sets(groups, self.run.n, self.problem.train_index)
         found = Removal.of_first_order(self.on_loss(test, measure=measure), names, sets)
         return replace(found, recomputed=self._replayed(sets, test, as_measure(measure))) if replay else found
+
+    def of_change(
+        self,
+        before: Any,
+        after: Any,
+        test: Any,
+        *,
+        measure: MeasureLike | None = None,
+        weights: ArrayLike | None = None,
+    ) -> Scores:
+        """N times the derivative of each test measure as the loss of a training example becomes that of another (Eq. 3).
+
+        The example's loss is replaced in all recorded places: (1 - e) of its own and e of the other's, at e = 0, with
+        the same weight, count and random numbers. The predicted change of the measure is `effect()` = +1/n of it. Where
+        a model mixes the examples of a batch (batch norm) the losses of the others are held.
+
+        Args:
+            before: b training examples, by number.
+            after: b examples in their place, a batch of the same form.
+            test: m test examples.
+            measure: what is asked about, default the loss.
+            weights: not used here: rows by number have those of training.
+
+        Gives Scores (m, b) whose `edit` is "replaced". Raises ValueError for another number of examples after, and for
+        examples of another form.
+        """
+        given = self._given(before, weights)
+        assert given.numbers is not None
+        rows = self.problem.passes.test_rows(after)
+        check_edit(given.ids, batch_index(after))
+        if len(rows) != len(given.numbers):
+            raise ValueError(f"`before` has {len(given.numbers)} examples, `after` has {len(rows)}")
+        asked = as_measure(measure)
+        probe = Changed(given.numbers, rows.take(slice(0, len(rows))))
+        values = self.run.probed(self.problem.test_gradients(test, asked), probe) * self.run.n
+        return self._scores(values, test, asked, ids=given.ids, edit="replaced")
+
+    def on_inputs(
+        self,
+        rows: Any,
+        test: Any,
+        *,
+        measure: MeasureLike | None = None,
+        weights: ArrayLike | None = None,
+        at: str | None = None,
+    ) -> Float[Tensor, "m b *x"]:
+        """N times the derivative of each test measure in the inputs of training examples, through training (Eq. 5).
+
+        The measure of a replay changes by 1/n of it times delta when x becomes x + delta, in all recorded places and
+        before augmentation.
+
+        Args:
+            rows: b training examples, by number.
+            test: m test examples.
+            measure: what is asked about, default the loss.
+            weights: not used here: rows by number have those of training.
+            at: a layer of the network whose outputs are the inputs then.
+
+        Gives one derivative per test example, training example and number of its input, (m, b, ...). Raises TypeError
+        for inputs without derivatives (whole numbers), ValueError for a layer that is not there or runs more than once.
+        """
+        given = self._given(rows, weights)
+        assert given.numbers is not None
+        v = self.problem.test_gradients(test, measure)
+        return self.run.probed(v, Inputs(given.numbers, at)).to(v) * self.run.n
+
+    def on_params(self, rows: Any, *, weights: ArrayLike | None = None) -> Float[Tensor, "b p"]:
+        """N times the derivative of the trained parameters in the weight of training examples, through training (Eq. 1).
+
+        `rows` are b training examples, by number; `weights` are not used here. One pass forwards for all of them; -1/n
+        of a row is the predicted move of the parameters if that example is removed and training repeated.
+        """
+        given = self._given(rows, weights)
+        assert given.numbers is not None
+        return self.run.moves(given.numbers) * self.run.n
+
+    def _given(self, rows: Any, weights: ArrayLike | None) -> GivenRows:
+        """Training rows by number. Raises TypeError for a batch."""
+        if numbered(rows, self.run.n, self.problem.train_index) is None:
+            raise TypeError(
+                f"through training, rows are numbers of training examples, got {type(rows).__name__}: a batch does not "
+                "say in which steps it was"
+            )
+        return given_rows(self.problem, rows, weights)
 
     def _replayed(self, sets: list[Tensor], test: Any, measure: Measure | None) -> Float[Tensor, "m g"]:
         before, replays = self.problem.evaluate(test, measure), self.problem.replays

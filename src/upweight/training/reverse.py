@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 
 from ..runtime.fallback import attempt
-from ..types import Tensor
+from ..types import Params, Tensor
 from .forward import Forward
 from .rules import Memory
 from .start import State
@@ -25,9 +25,23 @@ class Cotangents(NamedTuple):
     memory: Memory
 
 
+class Pulled(NamedTuple):
+    """Derivatives of m test measures in what one step is made of.
+
+    Args:
+        before: what it begins with.
+        weights: the weights (m, b) of its examples.
+        gradient: the gradient of its loss, by parameter.
+    """
+
+    before: Cotangents
+    weights: Float[Tensor, "m b"]
+    gradient: Params
+
+
 def pulled_back(
     forward: Forward, state: State, step: Step, after: Cotangents
-) -> tuple[Cotangents, Float[Tensor, "m b"]]:
+) -> Pulled:
     """Through one step, for all test measures at once.
 
     Args:
@@ -35,9 +49,6 @@ def pulled_back(
         state: what the step began with.
         step: the step.
         after: the derivatives in what it left.
-
-    Returns:
-        The derivatives in what it began with, and in the weights of its examples.
     """
     if state.streams is not None:
         state.streams.set()
@@ -46,17 +57,17 @@ def pulled_back(
     grads = forward.start.objective.gradient(leaves, buffers, w, step, graph=True)
     at = [one.detach().requires_grad_() for one in (state.theta, *state.memory, forward.packed(grads))]
     theta, memory = forward.moved(state, (at[0], tuple(at[1:-1]), at[-1]), step, grads)
-    direct = _batched([theta, *memory], at, [after.theta, *after.memory])
+    direct = batched([theta, *memory], at, [after.theta, *after.memory])
     there = {name: part for name, part in grads.items() if part is not None and part.requires_grad}
     pulled = forward.start.base.layout.unpack(direct[-1])
-    through = _batched(list(there.values()), [*leaves.values(), w], [pulled[name] for name in there])
+    through = batched(list(there.values()), [*leaves.values(), w], [pulled[name] for name in there])
     before = forward.start.base.layout.unpack(direct[0])
     for name, part in zip(leaves, through, strict=False):
         before[name].add_(part)
-    return Cotangents(direct[0], tuple(direct[1:-1])), through[-1]
+    return Pulled(Cotangents(direct[0], tuple(direct[1:-1])), through[-1], pulled)
 
 
-def _batched(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:
+def batched(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:
     """The derivatives of m combinations of outputs, by one pass, or by one for each where torch cannot vectorise it."""
     if not outputs:
         m = len(cotangents[0])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ..data.examples import as_rows
 from ..network.problem import Problem
@@ -25,10 +25,12 @@ from .forward import Forward
 from .groups import Schedule, scheduled
 from .journal import Begun, Journal
 from .minibatch import Augment
+from .probes import Probe
 from .replays import ReplaysOfRun
-from .reverse import Cotangents, pulled_back
+from .reverse import Cotangents, Pulled, pulled_back
 from .start import Meaning, Start, State
 from .steps import Accumulation, Removal, Step, Streams, own_streams, parts_of
+from .tangents import pushed
 
 
 class TrainingRun(Identified):
@@ -252,17 +254,66 @@ class TrainingRun(Identified):
         self.check_current()
         key = "" if store is None else content_hash([v], self.fingerprint())
         journal = Journal(None if store is None else Path(store) / f"through_{key}.safetensors")
+        begun = journal.read(self._whole(v, torch.zeros(len(v), self.n, dtype=torch.float64)))
+        total = begun.total
+        for t, _, step, (held, found, _) in self._through(begun):
+            total.index_add_(1, step.index, found.double().cpu())
+            if t % self.length == 0:
+                journal.write(Begun(t, held, total))
+        return total
+
+    @alone
+    def probed(self, v: Float[Tensor, "m p"], probe: Probe) -> Float[Tensor, "m b *x"]:
+        """The derivative of each test measure in what a probe changes at each of b training rows, through the whole run.
+
+        Args:
+            v: the gradient of m measures in the trained parameters.
+            probe: changed examples, or inputs.
+
+        Raises:
+            StaleError: where the training data changed since.
+            ValueError: where none of the rows is in any step.
+        """
+        self.check_current()
+        total: Tensor | None = None
+        for _, state, step, (_, _, pulled) in self._through(self._whole(v, v)):
+            for slots, values in probe.found(self.forward, state, step, pulled):
+                if total is None:
+                    total = torch.zeros(len(v), len(probe.rows), *values.shape[2:], dtype=torch.float64)
+                total.index_add_(1, slots, values.double().cpu())
+        if total is None:
+            raise ValueError("none of these training rows is in any step of the run: nothing depends on them")
+        return total
+
+    def _whole(self, v: Float[Tensor, "m p"], total: Tensor) -> Begun:
+        """A pass that begins after the last step."""
         zeros = tuple(torch.zeros_like(v) for _ in self.start.groups.rule.slots)
-        begun = Begun(len(self.steps), Cotangents(v, zeros), torch.zeros(len(v), self.n, dtype=torch.float64))
-        begun = journal.read(begun)
-        held, total = begun.held, begun.total
+        return Begun(len(self.steps), Cotangents(v, zeros), total)
+
+    def _through(self, begun: Begun) -> Iterator[tuple[int, State, Step, Pulled]]:
+        """A pass backwards: the number of each step, what it began with, the step, and the derivatives there."""
+        held = begun.held
         with own_streams():
             for t, state, step in track(self.backwards(begun.left), "through training", begun.left):
-                held, found = pulled_back(self.forward, state, step, held)
-                total.index_add_(1, step.index, found.double().cpu())
-                if t % self.length == 0:
-                    journal.write(Begun(t, held, total))
-        return total
+                pulled = pulled_back(self.forward, state, step, held)
+                held = pulled.before
+                yield t, state, step, pulled
+
+    @alone
+    def moves(self, rows: Int[Tensor, " k"]) -> Float[Tensor, "k p"]:
+        """The derivative of the trained parameters in the weight of each of k training examples, by one pass forwards.
+
+        Raises StaleError where the training data changed since.
+        """
+        self.check_current()
+        state, zeros = self.start.state, self.start.state.theta.new_zeros(len(rows), self.start.base.p)
+        held = Cotangents(zeros, tuple(zeros for _ in state.memory))
+        with own_streams():
+            for step in track(self.steps, "forwards through training", len(self.steps)):
+                dw = (rows[:, None] == step.index).to(zeros)
+                held = pushed(self.forward, state, step, held, dw)
+                state = self.forward.advanced(state, step)
+        return held.theta
 
     # -- what tells that it is still the one that was asked about --------------------------------------------------
 

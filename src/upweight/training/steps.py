@@ -61,7 +61,7 @@ class Step:
         seen: some entries of theta after the step, as a recorder saw them, or None.
     """
 
-    parts: tuple[Int[Tensor, " b"], ...]
+    parts: tuple[Int[Tensor, " _"], ...]
     settings: GroupSettings
     seed: int | None = None
     streams: tuple[Streams, ...] | None = None
