@@ -28,7 +28,7 @@ from .top_k import strongest
 
 SAID = (
     "Effects are derivatives through the recorded run of training (its start, order of batches, random numbers and "
-    "settings), times the removal: of first order in the row's weight."
+    "settings): of first order in the change."
 )
 
 
@@ -188,7 +188,7 @@ class Unrolled:
         measure: MeasureLike | None = None,
         weights: ArrayLike | None = None,
     ) -> Scores:
-        """N times the derivative of each test measure as the loss of a training example becomes that of another (Eq. 3).
+        """N times the derivative of each test measure as an example gets the loss of another, through training (Eq. 3).
 
         The example's loss is replaced in all recorded places: (1 - e) of its own and e of the other's, at e = 0, with
         the same weight, count and random numbers. The predicted change of the measure is `effect()` = +1/n of it. Where
@@ -245,7 +245,7 @@ class Unrolled:
         return self.run.probed(v, Inputs(given.numbers, at)).to(v) * self.run.n
 
     def on_params(self, rows: Any, *, weights: ArrayLike | None = None) -> Float[Tensor, "b p"]:
-        """N times the derivative of the trained parameters in the weight of training examples, through training (Eq. 1).
+        """N times the derivative of the trained parameters in the weight of training examples (Eq. 1).
 
         `rows` are b training examples, by number; `weights` are not used here. One pass forwards for all of them; -1/n
         of a row is the predicted move of the parameters if that example is removed and training repeated.

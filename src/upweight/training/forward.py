@@ -67,7 +67,9 @@ class Forward:
         """
         with torch.no_grad():
             theta, memory = self.moved(state, (state.theta, state.memory, self.packed(grads)), step, grads)
-        counted = tuple(c + (grads[name] is not None) for c, name in zip(state.counted, self.names, strict=True))
+        counted = tuple(
+            c + (grads[name] is not None) for c, name in zip(state.counted, self.names, strict=True)
+        )
         return State(theta, memory, counted, buffers, None if state.streams is None else Streams.now())
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..data.examples import Rows
@@ -99,7 +99,9 @@ class Inputs(Probe):
             grads = probed.gradient(leaves, buffers, state.theta.new_ones(step.count), step, graph=True)
         if len(added) != len(step.parts):
             runs = len(added) / len(step.parts)
-            raise ValueError(f"at: layer {self.at!r} must run once when the model does, it ran {runs:g} times")
+            raise ValueError(
+                f"at: layer {self.at!r} must run once when the model does, it ran {runs:g} times"
+            )
         values = torch.cat(_in(grads, added, pulled), dim=1)
         places, slots = (step.index[:, None] == self.rows).nonzero(as_tuple=True)
         yield slots, values[:, places.to(values.device)]

@@ -39,9 +39,7 @@ class Pulled(NamedTuple):
     gradient: Params
 
 
-def pulled_back(
-    forward: Forward, state: State, step: Step, after: Cotangents
-) -> Pulled:
+def pulled_back(forward: Forward, state: State, step: Step, after: Cotangents) -> Pulled:
     """Through one step, for all test measures at once.
 
     Args:
@@ -68,7 +66,13 @@ def pulled_back(
 
 
 def batched(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:
-    """The derivatives of m combinations of outputs, by one pass, or by one for each where torch cannot vectorise it."""
+    """The derivatives of m combinations of outputs, by one pass, or by one for each where torch cannot vectorise it.
+
+    Args:
+        outputs: what is combined.
+        inputs: what is differentiated in.
+        cotangents: the combinations, (m, *shape) for each output.
+    """
     if not outputs:
         m = len(cotangents[0])
         return [one.new_zeros(m, *one.shape) for one in inputs]

@@ -14,7 +14,7 @@ from ..types import Tensor
 
 Memory: TypeAlias = tuple[Tensor, ...]
 """What an optimiser keeps from step to step, one flat vector (..., p) each."""
-Setting: TypeAlias = float | Tensor
+Setting: TypeAlias = float | int | Tensor
 """A setting of a parameter group: one number, or (p,) where groups differ."""
 Settings: TypeAlias = Mapping[str, Setting]
 

@@ -264,7 +264,7 @@ class TrainingRun(Identified):
 
     @alone
     def probed(self, v: Float[Tensor, "m p"], probe: Probe) -> Float[Tensor, "m b *x"]:
-        """The derivative of each test measure in what a probe changes at each of b training rows, through the whole run.
+        """The derivative of each test measure in what a probe changes at b training rows, through the whole run.
 
         Args:
             v: the gradient of m measures in the trained parameters.

@@ -55,6 +55,10 @@ def pushed(
     outs = [theta, *memory]
     u = [torch.zeros_like(one).requires_grad_() for one in outs]
     back = torch.autograd.grad(outs, at, u, create_graph=True, materialize_grads=True)
-    known = [(one, part) for one, part in zip(back, [before.theta, *before.memory, g], strict=True) if one.requires_grad]
+    known = [
+        (one, part)
+        for one, part in zip(back, [before.theta, *before.memory, g], strict=True)
+        if one.requires_grad
+    ]
     moved = batched([one for one, _ in known], u, [part for _, part in known])
     return Cotangents(moved[0], tuple(moved[1:]))
