@@ -23,6 +23,7 @@ from ..types import ArrayLike, Tensor
 from .given_rows import GivenRows, given_rows, numbered
 from .influence import Influence
 from .removal import Removal
+from .replayed import REMOVALS, Replayed, by_replays
 from .scores import Scores
 from .top_k import strongest
 
@@ -37,6 +38,8 @@ class RunSettings:
     """How a recorded run answers, in words."""
 
     reasons: tuple[str, ...]
+    curvature: None = None
+    """Nothing is solved, and nothing damped."""
 
     def __str__(self) -> str:
         return "\n".join(self.reasons)
@@ -179,6 +182,26 @@ class Unrolled:
         found = Removal.of_first_order(self.on_loss(test, measure=measure), names, sets)
         return replace(found, recomputed=self._replayed(sets, test, as_measure(measure))) if replay else found
 
+    def replayed(
+        self, test: Any, *, measure: MeasureLike | None = None, removals: int = REMOVALS, seed: int = 0
+    ) -> Replayed:
+        """Effects with an error bar each, from replays without some rows: where training is not smooth, they are wide.
+
+        A derivative is right and predicts nothing where training is not smooth in the weights (large steps, kinks,
+        early training from scratch). `scores` of the answer are those of `on_loss` with `errors`: give or take two of
+        them, an effect holds in 95 % of removals.
+
+        Args:
+            test: m test examples.
+            measure: what is asked about, default the loss.
+            removals: rows that are replayed, each with half its weight and with none, at least 19.
+            seed: which rows are drawn.
+        """
+        asked = as_measure(measure)
+        return by_replays(
+            self.on_loss(test, measure=asked), self.problem, (test, asked), removals=removals, seed=seed
+        )
+
     def of_change(
         self,
         before: Any,
@@ -253,6 +276,13 @@ class Unrolled:
         given = self._given(rows, weights)
         assert given.numbers is not None
         return self.run.moves(given.numbers) * self.run.n
+
+    def solve(self, rows: Any) -> Any:
+        """Nothing is solved through training. Raises TypeError, which says what to ask in its place."""
+        raise TypeError(
+            "this use solves with a curvature, and there is none through training: ask on_loss, of_change or on_inputs "
+            "of the Unrolled, or use Influence(run.problem) for the last weights alone"
+        )
 
     def _given(self, rows: Any, weights: ArrayLike | None) -> GivenRows:
         """Training rows by number. Raises TypeError for a batch."""

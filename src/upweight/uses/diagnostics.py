@@ -94,7 +94,8 @@ def diagnostics(influence: Influence, by: Any = None, *, refitted: bool = False)
     """
     if influence.problem.reduced is not None:
         return _of_likelihood(influence.problem, influence.problem.reduced, by, refitted)
-    problem, curvature = influence.problem.linear, influence.settings.curvature.examples
+    problem = influence.problem.linear
+    curvature = None if problem is None else influence.settings.curvature.examples
     if problem is None or curvature is None:
         raise TypeError(
             "diagnostics are for linear models with their Hessian: of networks ask influence.on_self()"
