@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
@@ -208,6 +209,29 @@ class TrainingRun(Identified):
             for name, value in {**state.buffers, **self.start.base.layout.unpack(state.theta)}.items():
                 parts[name].copy_(value)
         return model
+
+    def last(self, steps: int) -> TrainingRun:
+        """The run from so many steps before its end, with the training before them as its start: a warm-up.
+
+        Questions about it are about what the examples did in those steps; replays begin there too. It costs
+        steps / len(run.steps) of the whole run's derivatives. Raises ValueError for fewer than 1 step and more than all.
+        """
+        count = len(self.steps)
+        if not 1 <= steps <= count:
+            raise ValueError(f"last takes 1 to {count:,} steps of this run, got {steps}")
+        first = count - steps
+        state = self.kept[first // self.length]
+        with differentiating(), own_streams():
+            for step in self.steps[first - first % self.length : first]:
+                state = self.forward.advanced(state, step)
+        base = self.start.base.retrained(self._model_at(state))
+        return self._copy(start=replace(self.start, base=base, state=state), steps=self.steps[first:])
+
+    def named(self, index: pd.Index) -> TrainingRun:
+        """The run with names for its training examples (n,), as tables of scores show them."""
+        base = self.start.base
+        terms = replace(base.terms, train_index=index)
+        return self._copy(start=replace(self.start, base=base.changed(terms=terms)))
 
     # -- the replay ------------------------------------------------------------------------------------------------
 

@@ -92,19 +92,19 @@ def trust(
         scores = influence.on_loss(test, measure=measure)
     except InfluenceError as failure:
         return Trust("do not trust", (f"no answer: {failure}",), nothing)
-    found = [judge_training(scores)]
-    table, problem = nothing, influence.problem
+    found, table, problem = list[tuple[int, str]](), nothing, influence.problem
     if removals and problem.replays is not None:
         found.append(judge_replays(by_replays(scores, problem, (test, as_measure(measure)), removals)))
-    if scores.verdict:
-        found.append(judge_solves(scores))
-    if influence.settings.curvature is None:
-        pass  # nothing is solved, and nothing damped
-    elif influence.settings.curvature.damping == influence.settings.curvature.relative == 0:
-        found.append((0, "no damping was needed"))
-    else:
-        table = _sensitivity(influence, scores, test, measure, factors)
-        found.append(judge_damping(table))
+    curvature = influence.settings.curvature
+    if curvature is not None:
+        found += [judge_solves(scores), judge_training(scores)]
+        if curvature.damping == curvature.relative == 0:
+            found.append((0, "no damping was needed"))
+        else:
+            table = _sensitivity(influence, scores, test, measure, factors)
+            found.append(judge_damping(table))
+    if not found:
+        found.append((1, "nothing was replayed: how far the derivatives hold is unknown"))
     levels: tuple[Level, ...] = ("trust", "trust the ranking only", "do not trust")
     worst = max(level for level, _ in found)
     found.sort(key=lambda item: -item[0])
