@@ -35,6 +35,7 @@ class Photos:
     y_test: torch.Tensor
     problem: uw.LinearProblem
     features_test: torch.Tensor
+    l2: float = L2
 
     def scaled(self, pixels: torch.Tensor) -> torch.Tensor:
         """As the network takes them."""
@@ -56,39 +57,54 @@ class Photos:
         return (self.features_test.double() @ weight + bias) * self.y_test
 
 
-def load(name: str, per_class: int, out: Path, device: str = "cpu") -> Photos:
+def load(
+    name: str, per_class: int, out: Path, device: str = "cpu", side: int | None = None, l2: float = L2
+) -> Photos:
     """The first `per_class` of each class to train on and a third of that to test on; features are kept in `out`.
 
-    The network lives on `device` and calculates in whole float32 there; everything else stays on the CPU.
+    Args:
+        name: of the network, see `NETWORKS`.
+        per_class: photographs of each class to train on.
+        out: the folder where features are kept.
+        device: where the network lives, which calculates in whole float32 there; everything else stays on the CPU.
+        side: shrinks every photograph to side x side, and back to what the network takes: fewer are predicted rightly.
+        l2: the penalty of the head.
     """
     torch.backends.cudnn.allow_tf32 = False
     network: torch.nn.Module = (
         EfficientNetLite0() if name == "lite0" else InceptionV3.load(folder() / "inception_v3_trunk_f16.npz")
     )
-    network = network.to(device)
+    # Channels last: a quarter less time on a processor.
+    network = network.to(device).to(memory_format=torch.channels_last)
     flat, y, flat_test, y_test = fig4_rbf.load(per_class)
-    pixels, pixels_test = (_resized(part, SIDE[name]) for part in (flat, flat_test))
+    pixels, pixels_test = (_resized(part, SIDE[name], side) for part in (flat, flat_test))
     made = [_features(network, part, name, out) for part in (pixels, pixels_test)]
     problem = uw.LinearProblem.fit(
         made[0],
         torch.from_numpy(y),
         loss=uw.Logistic(),
-        l2=L2,
+        l2=l2,
         intercept=True,
         tolerance=1e-10,
         terms=Terms(network=network),
     )
-    return Photos(name, pixels, torch.from_numpy(y), pixels_test, torch.from_numpy(y_test), problem, made[1])
+    return Photos(
+        name, pixels, torch.from_numpy(y), pixels_test, torch.from_numpy(y_test), problem, made[1], l2
+    )
 
 
-def _resized(flat: np.ndarray, side: int) -> torch.Tensor:
+def _resized(flat: np.ndarray, wanted: int, side: int | None) -> torch.Tensor:
+    """Images of wanted x wanted pixels, as bytes; by way of side x side, where that is given."""
     images = torch.from_numpy(flat).view(-1, fig4_rbf.SIDE, fig4_rbf.SIDE, 3).permute(0, 3, 1, 2)
-    if side == fig4_rbf.SIDE:
+    if side is None and wanted == fig4_rbf.SIDE:
         return images.contiguous()
-    parts = [
-        F.interpolate(part.float(), (side, side), mode="bilinear", align_corners=False).round().byte()
-        for part in images.split(100)
-    ]
+    parts = []
+    for part in images.split(100):
+        shown = part.float()
+        if side is not None:
+            shown = F.interpolate(shown, (side, side), mode="area")
+        shown = F.interpolate(shown, (wanted, wanted), mode="bilinear", align_corners=False)
+        parts.append(shown.round().byte())
     return torch.cat(parts)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from experiments.fig5_attack import read
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -131,6 +133,27 @@ def test_fig5_attack_small(tmp_path: Path, data_dir: Path) -> None:
             assert after > before
             assert line[count]["pixel_change_share"] < 0.01 < line[count]["feature_change_share"]
     assert result["many"]["loss"][1] > result["many"]["loss"][0]
+
+
+def test_fig5_attack_of_photographs_made_as_hard_as_the_papers(tmp_path: Path, data_dir: Path) -> None:
+    run("fig5_attack", tmp_path, data_dir, "--side", "40", "--l2", "0.01")
+    result = json.loads((tmp_path / "fig5_attack_lite0_30_side40_l2_0.01.json").read_text())
+    assert (tmp_path / "fig5_attack_lite0_side40_l2_0.01.png").stat().st_size > 1000
+    assert (result["side"], result["l2"]) == (40, 0.01)
+    assert result["accuracy"] == result["right"] / result["of"] < 1
+    for count in ("1", "2"):
+        assert result["summary"][count]["largest_gap_of_refits"] < 1e-4
+        for line in result["targets"].values():
+            lost = line[count]["lost"]
+            assert lost["box"] > lost["pixels"] > 0
+            assert lost["found"] == pytest.approx(line["margin"] - line[count]["margin_left"], abs=1e-4)
+
+
+def test_fig5_attack_goes_on_after_a_line_that_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    assert read(path) == {}
+    path.write_text('\n{"test": 3, "1": {"flipped": true}}\n{"test": 3, "2": {"fl\n{"test": 5, "1": {}}')
+    assert read(path) == {"3": {"test": 3, "1": {"flipped": True}}, "5": {"test": 5, "1": {}}}
 
 
 def test_fig4_inception_vs_rbf_small(tmp_path: Path, data_dir: Path) -> None:

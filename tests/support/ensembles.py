@@ -4,7 +4,14 @@ from typing import Any
 
 import torch
 
-from upweight.trees.losses import BoostedLogistic, BoostedLoss, BoostedSoftmax, BoostedSquared, BoostedTweedie
+from upweight.trees.losses import (
+    BoostedLogistic,
+    BoostedLoss,
+    BoostedSoftmax,
+    BoostedSquared,
+    BoostedTweedie,
+    CoupledSoftmax,
+)
 from upweight.trees.seen import Fitted
 from upweight.trees.start import FromMean
 from upweight.trees.structure import Round, Structure, Tree
@@ -19,6 +26,8 @@ LOSSES: dict[str, tuple[BoostedLoss, int]] = {
     "gamma": (BoostedTweedie(2.0), 1),
 }
 """Losses and how many outputs they have here."""
+ALL = {**LOSSES, "coupled": (CoupledSoftmax(), 3)}
+"""With those whose values in a leaf are solved for together."""
 
 
 def invented(
@@ -26,12 +35,16 @@ def invented(
 ) -> Trained:
     """Two rounds of trees with four leaves, on 40 rows with weights."""
     n, rounds, size = 40, 2, 4
+    l1 = 0.0 if loss.together else l1
     draw = torch.Generator().manual_seed(3)
     leaf = torch.randint(0, size, (rounds * c, n), generator=draw).short()
     bag = torch.randint(0, 3, (rounds, n), generator=draw).to(torch.uint8) if bags else None
     damping = torch.rand(size, generator=draw).double() + 0.5
     trees = [
-        [Tree(t * c + k, k, size, damping, l1=l1, bag=t if bags else None) for k in range(c)]
+        [
+            Tree(t * c + k * (not loss.together), k, size, damping, l1=l1, bag=t if bags else None)
+            for k in range(c)
+        ]
         for t in range(rounds)
     ]
     structure = Structure(
@@ -45,7 +58,7 @@ def invented(
     link, y = "identity", torch.rand(n, generator=draw).double()[:, None] + 0.1
     if isinstance(loss, BoostedLogistic):
         link, y = "logit", torch.where(y[:, 0] < 0.5, 1.0, -1.0).double()
-    elif isinstance(loss, BoostedSoftmax):
+    elif isinstance(loss, (BoostedSoftmax, CoupledSoftmax)):
         link, y = "log", torch.randint(0, c, (n,), generator=draw)
     elif isinstance(loss, BoostedTweedie):
         link = "log"
@@ -62,9 +75,14 @@ def equations(trained: Trained, theta: torch.Tensor, w: torch.Tensor) -> torch.T
         inside = scores
         for step, share in zip(places, one.steps, strict=True):
             moved = inside
+            values = torch.stack([theta[place] for place in step], 1)
             for tree, place in zip(one.trees, step, strict=True):
                 where = structure.leaf[tree.leaf].long()
                 slopes = plain_slopes(loss, inside, trained.targets)
+                if loss.together:
+                    p = inside.softmax(1)
+                    Hv = p * values[where] - p * (p * values[where]).sum(1, keepdim=True)
+                    slopes = slopes[0], Hv / values[where]
                 own = w if tree.bag is None or structure.bags is None else w * structure.bags[tree.bag]
                 G, H = (
                     torch.zeros(tree.size, dtype=w.dtype).index_add(0, where, own * part[:, tree.output])

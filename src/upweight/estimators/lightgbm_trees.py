@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..trees.losses import BoostedLogistic, BoostedLoss, BoostedSoftmax, BoostedSquared, BoostedTweedie
+from ..trees.losses import (
+    BoostedLogistic,
+    BoostedLoss,
+    BoostedSoftmax,
+    BoostedSquared,
+    BoostedTweedie,
+    Quantiles,
+)
+from ..trees.quantiles import BoostedQuantile, ByUpperWeight, Interpolated, Pinball
 from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..types import Tensor
@@ -135,15 +143,23 @@ def _loss(
         return BoostedSoftmax(c / (c - 1)), None, True
     if name == "regression" and "sqrt" not in dump["objective"]:
         return BoostedSquared(), None, True
+    if name in ("regression_l1", "quantile"):
+        return _quantile(name, float(settings["alpha"]), rows.weight), None, True
     if name == "poisson":
         return BoostedTweedie(1.0, float(np.exp(float(settings["poisson_max_delta_step"])))), None, True
     if name == "gamma":
         return BoostedTweedie(2.0), None, True
     if name == "tweedie":
         return BoostedTweedie(float(settings["tweedie_variance_power"])), None, True
-    raise refused(
-        model, f"objective {name!r}, whose leaves do not move smoothly with the data or are not read"
-    )
+    raise refused(model, f"objective {name!r}, whose leaves are not read")
+
+
+def _quantile(name: str, alpha: float, weight: np.ndarray | None) -> BoostedLoss:
+    """The absolute error or a quantile's loss, by weights that are not all 1."""
+    level = float(np.float32(alpha)) if name == "quantile" else 0.5
+    rule = Interpolated if weight is None or (np.asarray(weight) == 1).all() else ByUpperWeight
+    loss = Pinball(level) if name == "quantile" else Pinball(0.5, 2.0)
+    return BoostedQuantile(loss, Quantiles(rule(level, single=True), rule(level)))
 
 
 def _unbalanced(settings: dict[str, str]) -> bool:
@@ -161,8 +177,7 @@ def _start(dump: dict[str, Any], settings: dict[str, str], c: int) -> Start:
 def _mean(loss: BoostedLoss, rows: Rows, class_weights: np.ndarray | None, c: int) -> Tensor:
     """The weighted mean that the start is computed from."""
     targets, weights, _ = encoded_rows(rows, loss, c, class_weights)
-    numbers = loss.numbers(targets, c)
-    return (weights @ numbers) / weights.sum()
+    return loss.middle(loss.numbers(targets, c), weights)
 
 
 def _leaves(node: dict[str, Any], many: Any, below: bool = False) -> Iterator[tuple[int, float, bool]]:

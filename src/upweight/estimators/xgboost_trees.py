@@ -215,7 +215,7 @@ def _loss(model: Any, learner: dict[str, Any], c: int) -> tuple[BoostedLoss, flo
         power = learner["objective"]["tweedie_regression_param"]["tweedie_variance_power"]
         return BoostedTweedie(float(power)), 0.0
     if name in ("reg:absoluteerror", "reg:quantileerror"):
-        raise refused(model, f"objective {name!r}: its leaves are quantiles, which do not move smoothly")
+        raise refused(model, f"objective {name!r}: its leaves are quantiles, which are not read of XGBoost")
     raise refused(model, f"objective {name!r}, whose leaves are not read")
 
 

@@ -23,8 +23,9 @@ from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Tensor
 from .forecasts import unsettled
-from .kinks import over_kinks
+from .kinks import Kinks
 from .leave_one_out import ALL
+from .reduced import check_left, reduced_changes
 from .removal_bounds import intervals
 from .scores import Scores
 from .settling import MOST, UNSETTLED, Changes, Settled, least_length, rows_held, settled
@@ -263,7 +264,10 @@ def with_newton(
     if problem is None or curvature is None:
         if guarantee:
             raise ValueError("guaranteed intervals are for logistic and softmax regression")
-        return replace(found, newton=reduced_changes(objective, sets, test, measure))
+        if objective.reduced is None:
+            return found
+        check_left(objective.reduced, sets)
+        return replace(found, newton=reduced_changes(objective, objective.reduced, sets, test, measure))
     rescaled, changes = of_sets(problem, curvature, sets, asked, most)
     low, high = intervals(problem, curvature, sets, test, guarantee) if guarantee else (None, None)
     return replace(found, rescaled=rescaled, low=low, high=high).shown(changes)
@@ -272,7 +276,7 @@ def with_newton(
 def with_refits(
     found: Removal, problem: Objective, sets: list[Tensor], asked: tuple[Any, Measure | None]
 ) -> Removal:
-    """Predictions, but by refits where an l1 penalty would leave other columns (`over_kinks`).
+    """Predictions, but by refits where an l1 penalty would leave other columns (`Kinks`).
 
     Args:
         found: the predictions.
@@ -282,8 +286,8 @@ def with_refits(
     """
     if found.newton is None or found.steps is None or found.left is None:
         return found
-    changes = Changes(found.newton, found.steps, found.left)
-    return found.shown(over_kinks(problem, *asked, changes, sets))
+    kinks = Kinks(problem, asked, Changes(found.newton, found.steps, found.left), sets)
+    return found.shown(kinks.changes(torch.arange(len(sets))) if kinks.can_be_refitted else kinks.marked)
 
 
 def of_sets(
@@ -315,26 +319,6 @@ def of_sets(
         alone[:, members[batch]] = V @ step.T
     rescaled = torch.stack([alone[:, rows].sum(1) for rows in sets], dim=1)
     return rescaled, changes
-
-
-def reduced_changes(
-    problem: Objective, sets: list[Tensor] | None, test: Any, measure: Measure | None
-) -> Float[Tensor, "m g"] | None:
-    """The Newton prediction of each measure's change as sets are removed, by an objective that knows what is left.
-
-    Args:
-        problem: the objective; None is the answer for one without `reduced`.
-        sets: the training rows of each of g sets, None for each row alone.
-        test: m test examples.
-        measure: what is asked about, None for the loss.
-    """
-    if problem.reduced is None:
-        return None
-    problem.check_current()
-    sets = list(torch.arange(problem.n).split(1)) if sets is None else sets
-    before = problem.evaluate(test, measure)
-    thetas = problem.reduced.newton(sets)
-    return torch.stack([problem.evaluate(test, measure, theta) - before for theta in thetas], dim=1)
 
 
 def newton_changes(

@@ -115,7 +115,9 @@ def by_replays(
     if scores.columns is not None:
         raise ValueError("these scores kept only the strongest rows: compute them without top=")
     if removals < FEWEST:
-        raise ValueError(f"removals must be at least {FEWEST} to say where 95 % of the errors end, got {removals}")
+        raise ValueError(
+            f"removals must be at least {FEWEST} to say where 95 % of the errors end, got {removals}"
+        )
     rows = drawn(effect, min(removals, problem.n), seed)
     ends, smooth = _ends(replays, problem, asked, rows)
     half, whole = ends

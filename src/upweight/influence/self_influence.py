@@ -125,11 +125,10 @@ def by_solves(
         part = slice(start, min(start + block, own.stop))
         batch = problem.train_batch(torch.arange(part.start, part.stop))
         bare = given = problem.test_gradients(batch)
-        if problem.stages is not None:  # what a row gives to the equations is not the derivative of its loss
+        if not problem.facts.own_loss:
             given = problem.gradients_as_train(batch, torch.ones(len(bare), dtype=torch.float64))
-        solved = (
-            (inverse(bare).value * given).sum(1) if inverse.quadratic is None else inverse.quadratic(bare)
-        )
+        closed = inverse.quadratic if given is bare else None
+        solved = (inverse(bare).value * given).sum(1) if closed is None else closed(bare)
         yield part, solved, bare @ penalty[0]
 
 

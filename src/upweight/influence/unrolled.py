@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -66,7 +66,7 @@ class Unrolled:
     """
 
     def __init__(self, run: TrainingRun) -> None:
-        if not isinstance(run, TrainingRun):
+        if not callable(getattr(run, "derivatives", None)):
             raise TypeError(
                 f"Unrolled takes a TrainingRun, got {type(run).__name__}: record or replay the training with "
                 "TrainingRun, or ask Influence(problem) about the last weights alone"
@@ -80,9 +80,9 @@ class Unrolled:
         return self.run.problem
 
     @property
-    def formulas(self) -> Influence:
+    def formulas(self) -> Unrolled:
         """Itself: answers by derivatives, in the form of `Influence`."""
-        return cast(Influence, self)
+        return self
 
     @cached_property
     def settings(self) -> RunSettings:
@@ -317,3 +317,7 @@ class Unrolled:
             "provenance": self._about(),
         }
         return Scores(values, self.run.n, **{**known, **fields})
+
+
+Answers: TypeAlias = Influence | Unrolled
+"""What answers by derivatives, at a minimum or through training: with the same names, signs and scales."""

@@ -283,6 +283,9 @@ class Without(Reduced):
 
     problem: LikelihoodProblem
 
+    def known(self, batch: Any) -> tuple[Tensor, Tensor]:
+        return self.problem.prepared(batch)
+
     def newton(self, sets: list[Tensor]) -> Float[Tensor, "g p"]:
         found = []
         for rows in sets:
@@ -293,6 +296,9 @@ class Without(Reduced):
     def refitted(self, rows: Tensor) -> tuple[Float[Tensor, " p"], float]:
         left = self.problem.without(rows).minimised()
         return left.theta, float(left.gradient().norm())
+
+    def refusal(self, rows: Tensor) -> str:
+        return ""
 
 
 @dataclass(frozen=True, eq=False)

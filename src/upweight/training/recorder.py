@@ -9,10 +9,9 @@ import torch
 from ..types import ArrayLike, Tensor
 from .ending import places
 from .groups import numbers_of
-from .minibatch import Augment
 from .run import TrainingRun
 from .start import Meaning, Start
-from .steps import Accumulation, Removal, Step, Streams, parts_of
+from .steps import Step, Streams, parts_of
 
 
 class Recorder:
@@ -61,9 +60,9 @@ class Recorder:
         clip: float | None = None,
         weights: ArrayLike | None = None,
         counts: ArrayLike | None = None,
-        accumulation: Accumulation = "mean",
-        removal: Removal = "kept",
-        augment: Augment | None = None,
+        accumulation: Any = "mean",
+        removal: Any = "kept",
+        augment: Any = None,
         params: Any = None,
     ) -> None:
         meaning = Meaning(weights, counts, accumulation, removal, augment)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -25,12 +24,11 @@ from .ending import check_end
 from .forward import Forward
 from .groups import Schedule, scheduled
 from .journal import Begun, Journal
-from .minibatch import Augment
 from .probes import Probe
 from .replays import ReplaysOfRun
 from .reverse import Cotangents, Pulled, pulled_back
 from .start import Meaning, Start, State
-from .steps import Accumulation, Removal, Step, Streams, own_streams, parts_of
+from .steps import Step, Streams, own_streams, parts_of
 from .tangents import pushed
 
 
@@ -93,9 +91,9 @@ class TrainingRun(Identified):
         seed: int | None = None,
         weights: ArrayLike | None = None,
         counts: ArrayLike | None = None,
-        accumulation: Accumulation = "mean",
-        removal: Removal = "kept",
-        augment: Augment | None = None,
+        accumulation: Any = "mean",
+        removal: Any = "kept",
+        augment: Any = None,
         params: Any = None,
         trained: Any = None,
     ) -> None:
@@ -110,7 +108,7 @@ class TrainingRun(Identified):
         if streams is not None:
             start = replace(start, state=start.state._replace(streams=streams))
         super().__init__(start=start, steps=steps, clip=clip, gap=None)
-        vars(self)["gap"] = check_end(self, trained)
+        vars(self)["gap"] = check_end(self.forward, self.steps, self.end, trained)
 
     @classmethod
     def recorded(cls, start: Start, steps: tuple[Step, ...], clip: float | None, trained: Any) -> TrainingRun:
@@ -124,7 +122,7 @@ class TrainingRun(Identified):
         """
         run = cls.__new__(cls)
         Identified.__init__(run, start=start, steps=steps, clip=clip, gap=None)
-        vars(run)["gap"] = check_end(run, trained)
+        vars(run)["gap"] = check_end(run.forward, run.steps, run.end, trained)
         return run
 
     @classmethod
@@ -180,7 +178,7 @@ class TrainingRun(Identified):
 
     @property
     def forward(self) -> Forward:
-        """Its steps, one at a time."""
+        """What takes single steps of it, forward."""
         return Forward(self.start, self.clip)
 
     @property
@@ -191,30 +189,24 @@ class TrainingRun(Identified):
     @derived
     def model(self) -> torch.nn.Module:
         """The trained model, in eval mode: a copy."""
-        return self._model_at(self.end)
+        return self.start.model_at(self.end)
 
     @derived
     def problem(self) -> Problem:
         """The trained model as a problem: what test measures and their gradients are taken of."""
-        return self.start.base.retrained(self.model).replayed(ReplaysOfRun(self))
+        return self.replays.problem.replayed(self.replays)
 
-    def problem_at(self, state: State) -> Problem:
-        """The model as another replay has left it."""
-        return self.start.base.retrained(self._model_at(state))
-
-    def _model_at(self, state: State) -> torch.nn.Module:
-        model = copy.deepcopy(self.start.base.evaluation.model)
-        parts = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        with torch.no_grad():
-            for name, value in {**state.buffers, **self.start.base.layout.unpack(state.theta)}.items():
-                parts[name].copy_(value)
-        return model
+    @derived
+    def replays(self) -> ReplaysOfRun:
+        """The run again, with other weights of its examples."""
+        end = self.start.problem_at(self.end)
+        return ReplaysOfRun(self.start, self.steps, self.forward, self.end, end)
 
     def last(self, steps: int) -> TrainingRun:
         """The run from so many steps before its end, with the training before them as its start: a warm-up.
 
-        Questions about it are about what the examples did in those steps; replays begin there too. It costs
-        steps / len(run.steps) of the whole run's derivatives. Raises ValueError for fewer than 1 step and more than all.
+        Questions about it are about what the examples did in those steps, and replays begin there too. Derivatives
+        cost that share of the whole run's. Raises ValueError for fewer than 1 step and more than there are.
         """
         count = len(self.steps)
         if not 1 <= steps <= count:
@@ -224,7 +216,7 @@ class TrainingRun(Identified):
         with differentiating(), own_streams():
             for step in self.steps[first - first % self.length : first]:
                 state = self.forward.advanced(state, step)
-        base = self.start.base.retrained(self._model_at(state))
+        base = self.start.problem_at(state)
         return self._copy(start=replace(self.start, base=base, state=state), steps=self.steps[first:])
 
     def named(self, index: pd.Index) -> TrainingRun:
@@ -312,7 +304,7 @@ class TrainingRun(Identified):
     def _whole(self, v: Float[Tensor, "m p"], total: Tensor) -> Begun:
         """A pass that begins after the last step."""
         zeros = tuple(torch.zeros_like(v) for _ in self.start.groups.rule.slots)
-        return Begun(len(self.steps), Cotangents(v, zeros), total)
+        return Begun(len(self.steps), Cotangents(v.clone(), zeros), total)
 
     def _through(self, begun: Begun) -> Iterator[tuple[int, State, Step, Pulled]]:
         """A pass backwards: the number of each step, what it began with, the step, and the derivatives there."""

@@ -14,9 +14,9 @@ from ..network.modules import unwrapped
 from ..network.problem import Problem
 from ..types import ArrayLike, Params, Tensor
 from .groups import Groups, groups_of, memory_of
-from .minibatch import Augment, StepLoss, plain_loss
+from .minibatch import StepLoss, plain_loss
 from .rules import Memory
-from .steps import Accumulation, Averaging, Removal, Streams
+from .steps import Averaging, Streams
 
 
 class State(NamedTuple):
@@ -53,9 +53,9 @@ class Meaning:
 
     weights: ArrayLike | None = None
     counts: ArrayLike | None = None
-    accumulation: Accumulation = "mean"
-    removal: Removal = "kept"
-    augment: Augment | None = None
+    accumulation: Any = "mean"
+    removal: Any = "kept"
+    augment: Any = None
 
     def __post_init__(self) -> None:
         if self.removal not in ("kept", "lowered"):
@@ -88,6 +88,19 @@ class Start:
     objective: StepLoss
     groups: Groups
     state: State
+
+    def model_at(self, state: State) -> torch.nn.Module:
+        """A copy of the model, in eval mode, with what a step has left."""
+        model = copy.deepcopy(self.base.evaluation.model)
+        parts = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        with torch.no_grad():
+            for name, value in {**state.buffers, **self.base.layout.unpack(state.theta)}.items():
+                parts[name].copy_(value)
+        return model
+
+    def problem_at(self, state: State) -> Problem:
+        """The model with what a step has left, as a problem."""
+        return self.base.retrained(self.model_at(state))
 
     @classmethod
     def of(cls, model: Any, loss: Any, train: Any, *, optimizer: Any, params: Any, meaning: Meaning) -> Start:

@@ -16,7 +16,7 @@ from ..influence.influence import Influence
 from ..influence.replayed import REMOVALS, Replayed, by_replays
 from ..influence.scores import Scores
 from ..influence.stationarity import below_drift, far_away, unfinished
-from ..influence.unrolled import Unrolled
+from ..influence.unrolled import Answers
 from ..measures import MeasureLike, as_measure
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
@@ -28,9 +28,7 @@ SIZE = 1.5
 """Ratio of the scores' sizes over the damping above which only the ranking is."""
 MISSED = 0.5
 """Errors against replays, as a share of the effects, above which only the ranking is."""
-HELPS = (
-    "; what helps: begin later, after a warm-up (run.last), smaller steps, the mean over several runs (Scores.mean)"
-)
+HELPS = "; what helps: begin later, after a warm-up (run.last), smaller steps, the mean over several runs (Scores.mean)"
 NOISE, LOOSE = 0.5, 0.1
 """Relative residuals of estimated solves above which nothing, or only the ranking, is to be trusted."""
 
@@ -59,7 +57,7 @@ class Trust:
 
 
 def trust(
-    influence: Influence | Unrolled,
+    influence: Answers,
     test: Any,
     *,
     measure: MeasureLike | None = None,
@@ -119,14 +117,16 @@ def judge_solves(scores: Scores) -> tuple[int, str]:
 
 
 def judge_replays(replayed: Replayed) -> tuple[int, str]:
-    """How grave it is that effects do not hold in replays: a ranking that does not (2), or sizes (1); and the reason."""
+    """How grave it is that effects do not hold in replays, and why: a ranking that does not (2), or sizes (1)."""
     rank, miss = replayed.rank, replayed.miss
     level = 2 if not rank >= UNSTABLE else 1 if rank < SHAKY or miss > MISSED else 0
     scores = replayed.scores
     assert scores.errors is not None
     clear = float((scores.effect().abs() > 2 * scores.errors).double().mean())
     said = f"{replayed.said}; {clear:.0%} of the effects stand out of their error bars"
-    return level, f"{'smooth' if level == 0 else 'training is not smooth in the weights'}: {said}{HELPS if level else ''}"
+    if level == 0:
+        return level, f"smooth: {said}"
+    return level, f"training is not smooth in the weights: {said}{HELPS}"
 
 
 def judge_training(scores: Scores) -> tuple[int, str]:
@@ -145,7 +145,7 @@ def judge_training(scores: Scores) -> tuple[int, str]:
 
 
 def _sensitivity(
-    influence: Influence, scores: Scores, test: Any, measure: MeasureLike | None, factors: Sequence[float]
+    influence: Answers, scores: Scores, test: Any, measure: MeasureLike | None, factors: Sequence[float]
 ) -> pd.DataFrame:
     curvature, rows = influence.settings.curvature, {}
     for factor in factors:
