@@ -1,6 +1,7 @@
 """How far effects hold in replays of a recorded run: error bars, metasmoothness, and the verdict."""
 
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,8 @@ def case(kind):
     )
     test = X[N:], y[N:]
     before = run.problem.evaluate(test).double()
-    ends = run.problem.replays.without(list(torch.arange(N).split(1)))
+    replays: Any = run.problem.replays
+    ends = replays.without(list(torch.arange(N).split(1)))
     return uw.Unrolled(run), test, torch.stack([end.evaluate(test).double() - before for end in ends], dim=1)
 
 

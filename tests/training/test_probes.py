@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import upweight as uw
 from upweight.training.probes import swapped
 
 N, M, ROWS, H = 12, 3, [2, 7], 1e-5
-RULES = {
+RULES: dict[str, Any] = {
     "momentum, dropout": (
         functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
         {"seed": 3},
@@ -58,7 +59,7 @@ def test_derivatives_in_inputs_are_those_of_replays(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_moves_of_parameters_are_those_of_replays(rule):
-    run = recorded(*data(), rule)
+    run = recorded(*data(), rule=rule)
     weights = torch.ones(2 * len(ROWS), N, dtype=torch.float64)
     for b, i in enumerate(ROWS):
         weights[2 * b, i] += H

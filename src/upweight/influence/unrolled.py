@@ -22,6 +22,7 @@ from ..training.run import TrainingRun
 from ..types import ArrayLike, Tensor
 from .given_rows import GivenRows, given_rows, numbered
 from .influence import Influence
+from .leave_one_out import LeaveOneOut
 from .removal import Removal
 from .replayed import REMOVALS, Replayed, by_replays
 from .scores import Scores
@@ -166,7 +167,13 @@ class Unrolled:
         )
 
     def of_removal(
-        self, groups: Any, test: Any, *, measure: MeasureLike | None = None, replay: bool = False
+        self,
+        groups: Any,
+        test: Any,
+        *,
+        measure: MeasureLike | None = None,
+        replay: bool = False,
+        guarantee: int = 0,
     ) -> Removal:
         """The change of each test measure if whole sets of training rows are removed.
 
@@ -175,9 +182,14 @@ class Unrolled:
             test: m test examples.
             measure: what is asked about, default the loss.
             replay: whether training is also replayed without each set, which is no prediction any more: `recomputed`.
+            guarantee: 0: there are guaranteed intervals for linear models alone.
 
         Gives changes (m, g) in the measure's unit; positive = the measure would rise.
         """
+        if guarantee:
+            raise TypeError(
+                "guaranteed intervals are for linear models: of a run replay=True gives the changes themselves"
+            )
         names, sets = as_sets(groups, self.run.n, self.problem.train_index)
         found = Removal.of_first_order(self.on_loss(test, measure=measure), names, sets)
         return replace(found, recomputed=self._replayed(sets, test, as_measure(measure))) if replay else found
@@ -282,6 +294,12 @@ class Unrolled:
         raise TypeError(
             "this use solves with a curvature, and there is none through training: ask on_loss, of_change or on_inputs "
             "of the Unrolled, or use Influence(run.problem) for the last weights alone"
+        )
+
+    def leave_one_out(self) -> LeaveOneOut:
+        """Nothing is known of all rows left out at once. Raises TypeError, which says what to ask in its place."""
+        raise TypeError(
+            "the outputs without each row are for linear models: of a run verify replays some removals"
         )
 
     def _given(self, rows: Any, weights: ArrayLike | None) -> GivenRows:

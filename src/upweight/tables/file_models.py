@@ -319,7 +319,8 @@ def from_function(name: str, rows: pd.DataFrame, target: str) -> FileModel:
     """A PyTorch model that a user's own function makes of the file's table.
 
     The function returns a `Problem` of the rows in their order, or a `TrainingRun` on them (or its `Unrolled`); a
-    function that turns rows of a table into a batch of the problem's; and, for `verify`, a function that trains on the rows that are kept (see `upweight.verify`).
+    function that turns rows of a table into a batch of the problem's; and, for `verify`, a function that trains on the
+    rows that are kept (see `upweight.verify`), which a run does not need.
 
     Args:
         name: Where the function is: MODULE:FUNCTION, as Python imports it from the current folder.

@@ -95,7 +95,8 @@ def diagnostics(influence: Answers, by: Any = None, *, refitted: bool = False) -
     if influence.problem.reduced is not None and influence.problem.facts.own_loss:
         return _of_likelihood(influence.problem, influence.problem.reduced, by, refitted)
     problem = influence.problem.linear
-    curvature = None if problem is None else influence.settings.curvature.examples
+    given = influence.settings.curvature
+    curvature = None if given is None else given.examples
     if problem is None or curvature is None:
         raise TypeError(
             "diagnostics are for linear models with their Hessian: of networks ask influence.on_self()"

@@ -12,12 +12,14 @@ import torch
 from scipy import stats
 
 from ..errors import InfluenceError
+from ..influence.defaults import Settings
 from ..influence.influence import Influence
 from ..influence.replayed import REMOVALS, Replayed, by_replays
 from ..influence.scores import Scores
 from ..influence.stationarity import below_drift, far_away, unfinished
 from ..influence.unrolled import Answers
 from ..measures import MeasureLike, as_measure
+from ..objective import Objective
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 
@@ -93,13 +95,13 @@ def trust(
     found, table, problem = list[tuple[int, str]](), nothing, influence.problem
     if removals and problem.replays is not None:
         found.append(judge_replays(by_replays(scores, problem, (test, as_measure(measure)), removals)))
-    curvature = influence.settings.curvature
-    if curvature is not None:
+    settings = influence.settings
+    if settings.curvature is not None:
         found += [judge_solves(scores), judge_training(scores)]
-        if curvature.damping == curvature.relative == 0:
+        if settings.curvature.damping == settings.curvature.relative == 0:
             found.append((0, "no damping was needed"))
         else:
-            table = _sensitivity(influence, scores, test, measure, factors)
+            table = _sensitivity(problem, settings, scores, (test, measure), factors)
             found.append(judge_damping(table))
     if not found:
         found.append((1, "nothing was replayed: how far the derivatives hold is unknown"))
@@ -145,16 +147,27 @@ def judge_training(scores: Scores) -> tuple[int, str]:
 
 
 def _sensitivity(
-    influence: Answers, scores: Scores, test: Any, measure: MeasureLike | None, factors: Sequence[float]
+    problem: Objective,
+    settings: Settings,
+    scores: Scores,
+    asked: tuple[Any, MeasureLike | None],
+    factors: Sequence[float],
 ) -> pd.DataFrame:
-    curvature, rows = influence.settings.curvature, {}
+    """The table of `Trust.sensitivity`.
+
+    Args:
+        problem: what is asked about.
+        settings: the curvature and the solver in use.
+        scores: the scores with these.
+        asked: the test rows and the measure.
+        factors: multiples of the damping.
+    """
+    curvature, rows = settings.curvature, {}
     for factor in factors:
         damping = factor * (curvature.damping or curvature.relative)
-        other = Influence(
-            influence.problem, curvature=curvature.scaled(factor), solver=influence.settings.solver
-        )
+        other = Influence(problem, curvature=curvature.scaled(factor), solver=settings.solver)
         try:
-            values = other.on_loss(test, measure=measure).values
+            values = other.on_loss(asked[0], measure=asked[1]).values
         except InfluenceError:
             rows[damping] = (math.nan,) * 3
             continue
