@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from jaxtyping import Float, Int
 
 from ..data.examples import as_rows
 from ..network.problem import Problem
-from ..runtime.alone import alone, differentiating
+from ..runtime.alone import alone
 from ..runtime.described import described
 from ..runtime.fingerprint import Identified, content_hash
 from ..runtime.progress import track
@@ -28,6 +27,7 @@ from .probes import Probe
 from .replays import ReplaysOfRun
 from .reverse import Cotangents, Pulled, pulled_back
 from .start import Meaning, Start, State
+from .states import Room, States
 from .steps import Step, Streams, own_streams, parts_of
 from .tangents import pushed
 
@@ -74,6 +74,8 @@ class TrainingRun(Identified):
     """The model, the loss of a step and the optimiser, before the first step."""
     steps: tuple[Step, ...]
     clip: float | None
+    room: Room = Room()
+    """Where the states of its steps are kept."""
     gap: float | None
     """How far the replay ends from the trained weights, as a share of the way they went; None where none were given."""
 
@@ -184,7 +186,7 @@ class TrainingRun(Identified):
     @property
     def end(self) -> State:
         """What the last step left."""
-        return self.kept[-1]
+        return self.states.end
 
     @derived
     def model(self) -> torch.nn.Module:
@@ -212,12 +214,29 @@ class TrainingRun(Identified):
         if not 1 <= steps <= count:
             raise ValueError(f"last takes 1 to {count:,} steps of this run, got {steps}")
         first = count - steps
-        state = self.kept[first // self.length]
-        with differentiating(), own_streams():
-            for step in self.steps[first - first % self.length : first]:
-                state = self.forward.advanced(state, step)
+        state = self.states.at(first)
         base = self.start.problem_at(state)
-        return self._copy(start=replace(self.start, base=base, state=state), steps=self.steps[first:])
+        room = replace(self.room, folder=None)
+        return self._copy(
+            start=replace(self.start, base=base, state=state), steps=self.steps[first:], room=room
+        )
+
+    def within(self, memory: int | None = None, folder: str | Path | None = None) -> TrainingRun:
+        """The run with another place for the states of its steps. Nothing else changes, and no answer.
+
+        Args:
+            memory: bytes of states that are held in memory at once, default 4 GiB. With less room steps are computed
+                again more often: about log2 (steps / states) times.
+            folder: keeps states on disk, so that a process that was killed goes on where it was when it begins again;
+                `on_loss(store=)` does the same for the way back. Delete it when no answer is needed any more.
+
+        Raises:
+            ValueError: for no memory.
+        """
+        memory = self.room.memory if memory is None else memory
+        if memory <= 0:
+            raise ValueError(f"memory must be a positive number of bytes, got {memory}")
+        return self._copy(room=Room(memory, None if folder is None else Path(folder)))
 
     def named(self, index: pd.Index) -> TrainingRun:
         """The run with names for its training examples (n,), as tables of scores show them."""
@@ -227,32 +246,11 @@ class TrainingRun(Identified):
 
     # -- the replay ------------------------------------------------------------------------------------------------
 
-    @property
-    def length(self) -> int:
-        """Steps between two states that are kept: about the square root of all."""
-        return math.ceil(math.sqrt(len(self.steps)))
-
     @derived
-    def kept(self) -> list[State]:
-        """What every segment of steps begins with, and the end, by replaying the run."""
-        found, state = [], self.start.state
-        with differentiating(), own_streams():
-            for t, step in track(list(enumerate(self.steps)), "replaying", len(self.steps)):
-                if t % self.length == 0:
-                    found.append(state)
-                state = self.forward.advanced(state, step)
-        return [*found, state]
-
-    def backwards(self, count: int) -> Iterator[tuple[int, State, Step]]:
-        """The first steps from the last to the first: number, what it began with, step. Segments are computed again."""
-        starts = range(0, count, self.length)
-        for segment in reversed(range(len(starts))):
-            first = starts[segment]
-            steps, states = self.steps[first : min(first + self.length, count)], [self.kept[segment]]
-            for step in steps[:-1]:
-                states.append(self.forward.advanced(states[-1], step))
-            for back in reversed(range(len(steps))):
-                yield first + back, states.pop(), steps[back]
+    def states(self) -> States:
+        """What the steps begin with, by replaying the run."""
+        key = "" if self.room.folder is None else self.fingerprint()
+        return States(self.forward, self.steps, self.room, key)
 
     @alone
     def derivatives(self, v: Float[Tensor, "m p"], store: str | Path | None = None) -> Float[Tensor, "m n"]:
@@ -274,7 +272,7 @@ class TrainingRun(Identified):
         total = begun.total
         for t, _, step, (held, found, _) in self._through(begun):
             total.index_add_(1, step.index, found.double().cpu())
-            if t % self.length == 0:
+            if t % self.states.length == 0:
                 journal.write(Begun(t, held, total))
         return total
 
@@ -310,7 +308,7 @@ class TrainingRun(Identified):
         """A pass backwards: the number of each step, what it began with, the step, and the derivatives there."""
         held = begun.held
         with own_streams():
-            for t, state, step in track(self.backwards(begun.left), "through training", begun.left):
+            for t, state, step in track(self.states.backwards(begun.left), "through training", begun.left):
                 pulled = pulled_back(self.forward, state, step, held)
                 held = pulled.before
                 yield t, state, step, pulled
