@@ -288,6 +288,10 @@ class Replays(ABC):
         Start, batches and random numbers are those of the run: without any rows it is the run itself.
         """
 
+    @abstractmethod
+    def weighted(self, weights: Float[Tensor, "r n"]) -> Iterator[Any]:
+        """The problem at the end of each of r replays, whose examples have those multiples of their weights (r, n)."""
+
 
 class Stages(ABC):
     """A model whose parameters were computed in stages, each at what the stages before it left: boosting.
