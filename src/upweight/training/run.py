@@ -12,10 +12,12 @@ import torch
 from jaxtyping import Float
 
 from ..data.examples import as_rows
+from ..errors import InfluenceError
 from ..measures import MeasureLike, as_measure
 from ..network.problem import Problem
 from ..runtime.alone import alone, differentiating
 from ..runtime.described import described
+from ..runtime.fallback import out_of_memory
 from ..runtime.fingerprint import Identified, content_hash
 from ..runtime.progress import track
 from ..runtime.unchanging import derived
@@ -264,11 +266,23 @@ class TrainingRun(Identified):
         held, total = begun.held, begun.total
         with own_streams():
             for t, state, step in track(self.backwards(begun.left), "through training", begun.left):
-                held, found = pulled_back(self.forward, state, step, held)
+                held, found = self._back(t, state, step, held)
                 total.index_add_(1, step.index, found.double().cpu())
                 if t % self.length == 0:
                     journal.write(Begun(t, held, total))
         return total
+
+    def _back(self, t: int, state: State, step: Step, held: Cotangents) -> tuple[Cotangents, Tensor]:
+        try:
+            return pulled_back(self.forward, state, step, held)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise InfluenceError(
+                f"step {t} of the run does not fit into memory, with the graph of its {step.count} examples and "
+                f"{len(held.theta)} test measures: ask about fewer test rows at once, or free memory; what is done is "
+                "kept in store=, if one is given"
+            ) from error
 
     # -- what tells that it is still the one that was asked about --------------------------------------------------
 
