@@ -114,6 +114,37 @@ def check(run, rows=(0, 5, 11)):
     assert_close_per_row(found[:, list(rows)], differences(run, (X, y), list(rows)), 1e-6)
 
 
+@pytest.mark.parametrize("name", ["sgd", "decay", "ascent", "adamw"])
+@pytest.mark.parametrize("fields", [{}, {"clip": 0.3}])
+def test_products_of_dense_layers_are_taken_apart_to_the_same_derivatives(name, fields, monkeypatch):
+    plain = trained(RULES[name], **fields)
+    monkeypatch.setattr("upweight.training.start.LARGE", 1)
+    apart = trained(RULES[name], **fields)
+    assert plain.start.dense == ()
+    assert apart.start.dense == ("0.weight", "3.weight")
+    v = plain.problem.test_gradients(data(n=9, seed=7))
+    assert_close_per_row(apart.derivatives(v), plain.derivatives(v), 1e-12)
+
+
+def test_a_weight_that_is_used_twice_is_not_taken_apart(monkeypatch):
+    monkeypatch.setattr("upweight.training.start.LARGE", 1)
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(5, 5), nn.Linear(5, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.first(self.first(x).tanh()) @ self.first.weight)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Tied().double()
+    run = uw.TrainingRun.train(model, F.cross_entropy, data(), optimizer=sgd(), epochs=2, batch_size=8)
+    assert run.start.dense == ("last.weight",)
+    check(run)
+
+
 def test_accumulated_means_are_those_of_torch():
     X, y = data()
     model, parts = network(dropout=0.0), [torch.arange(5), torch.arange(5, 12), torch.arange(12, 14)]

@@ -17,7 +17,7 @@ from .settling import MOST, Changes, Settled
 SHOWN = 10
 """Rows of either sign that a table shows."""
 REFITS = 100
-"""Rows over kinks up to which the estimator is fitted again without each; of more those that are shown of a test row."""
+"""Rows over kinks up to which the estimator is fitted again without each; of more those that are shown."""
 
 
 def sides(ranking: Float[Tensor, " n"], k: int) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:

@@ -122,6 +122,13 @@ class Forward:
             torch.where(there, new, old) for new, old in zip(kept, memory, strict=True)
         )
 
+    def straight(self, step: Step, grads: Mapping[str, Tensor | None]) -> tuple[float, float] | None:
+        """Numbers a, b where theta becomes a theta + b gradient and nothing is remembered; else None."""
+        if self.clip is not None or any(part is None for part in grads.values()):
+            return None
+        settings = self.start.groups.expanded(step.settings, self.start.state.theta)
+        return self.start.groups.rule.straight(settings)
+
     def _per_entry(self, values: tuple[int, ...]) -> Setting:
         """One number per parameter as one per entry of theta, or one for all where they are equal."""
         if all(value == values[0] for value in values):

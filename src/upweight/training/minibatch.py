@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..network.evaluation import Evaluation, close
 from ..network.outputs import asked, opened
 from ..types import Params, Tensor
 from .steps import Averaging, Step
+from .taps import Tapped, Taps
 
 Augment = Callable[[Any], Any]
 """What training does to a batch before the model sees it, at random perhaps."""
@@ -79,6 +80,42 @@ class StepLoss:
                 before = found[name]
                 found[name] = before if part is None else part if before is None else before + part
         return found
+
+    def tapped(
+        self, leaves: Params, buffers: Params, w: Float[Tensor, " b"], step: Step, weights: Sequence[str]
+    ) -> tuple[dict[str, Tensor | None], list[Tapped]]:
+        """What `gradient` gives, to be differentiated in turn, with the products of some weights apart.
+
+        Args:
+            leaves: the parameters, by name.
+            buffers: the model's buffers.
+            w: the weights of the step's examples.
+            step: the step.
+            weights: the names of parameters that stand in one product of a dense layer each.
+
+        Returns:
+            The gradient in each parameter, without a graph in those, and every product with the derivative in it.
+        """
+        found: dict[str, Tensor | None] = dict.fromkeys(leaves)
+        products: list[Tapped] = []
+        others = [name for name in leaves if name not in weights]
+        for number, (index, factor) in enumerate(
+            zip(step.parts, self.averaging.factors(step, w), strict=True)
+        ):
+            step.begin(number)
+            with Taps({name: leaves[name] for name in weights}) as taps:
+                total = self.value({**leaves, **buffers}, factor, self.batch(index))
+            at = [*(leaves[name] for name in others), *(tap.e for tap in taps.found.values())]
+            own = torch.autograd.grad(total, at, create_graph=True, allow_unused=True)
+            parts = dict(zip(others, own, strict=False))
+            for (name, tap), delta in zip(taps.found.items(), own[len(others) :], strict=True):
+                if delta is not None:
+                    products.append(Tapped(name, tap, delta))
+                    parts[name] = tap.gradient(delta)
+            for name, part in parts.items():
+                before = found[name]
+                found[name] = before if part is None else part if before is None else before + part
+        return found, products
 
     def gradients(
         self, stacked: Params, buffers: Params, w: Float[Tensor, "r b"], step: Step

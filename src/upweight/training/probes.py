@@ -17,7 +17,7 @@ from ..network.modules import layer_called, real_inputs
 from ..types import Params, Tensor
 from .forward import Forward
 from .minibatch import StepLoss
-from .reverse import batched
+from .reverse import Cotangents, at_gradient, batched
 from .start import State
 from .steps import Step
 
@@ -30,21 +30,21 @@ class Probe(ABC):
 
     rows: Int[Tensor, " b"]
 
-    def found(self, forward: Forward, state: State, step: Step, pulled: Params) -> Iterator[Found]:
+    def found(self, forward: Forward, state: State, step: Step, after: Cotangents) -> Iterator[Found]:
         """What one step adds to the derivatives; nothing where none of the rows is in it.
 
         Args:
             forward: the steps of the run.
             state: what the step began with.
             step: the step.
-            pulled: the derivatives of m measures in the gradient of the step's loss, by parameter.
+            after: the derivatives of m measures in what it left.
         """
         if bool(torch.isin(step.index, self.rows).any()):
-            yield from self._found(forward, state, step, pulled)
+            yield from self._found(forward, state, step, at_gradient(forward, state, step, after))
 
     @abstractmethod
     def _found(self, forward: Forward, state: State, step: Step, pulled: Params) -> Iterator[Found]:
-        """What a step with some of the rows adds."""
+        """What a step with some of the rows adds, from the derivatives in its gradient, by parameter."""
 
 
 @dataclass(frozen=True, eq=False)

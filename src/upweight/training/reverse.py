@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -25,22 +26,57 @@ class Cotangents(NamedTuple):
     memory: Memory
 
 
-class Pulled(NamedTuple):
-    """Derivatives of m test measures in what one step is made of.
+def pulled_back(
+    forward: Forward, state: State, step: Step, after: Cotangents
+) -> tuple[Cotangents, Float[Tensor, "m b"]]:
+    """Through one step, for all test measures at once.
 
     Args:
-        before: what it begins with.
-        weights: the weights (m, b) of its examples.
-        gradient: the gradient of its loss, by parameter.
+        forward: the steps of the run.
+        state: what the step began with.
+        step: the step.
+        after: the derivatives in what it left, which are written into.
+
+    Returns:
+        The derivatives in what it began with, and in the weights of its examples.
     """
+    if state.streams is not None:
+        state.streams.set()
+    leaves, buffers = forward.leaves(state.theta), forward.buffers(state)
+    w = state.theta.new_ones(step.count).requires_grad_()
+    weights = forward.start.dense
+    grads, products = forward.start.objective.tapped(leaves, buffers, w, step, weights)
+    before, pulled, (kept, factor) = _through_rule(forward, state, step, grads, after)
+    layout = forward.start.base.layout
+    directions, into = layout.unpack(pulled), layout.unpack(before.theta)
+    others = {name: part for name, part in grads.items() if name not in weights and part is not None}
+    outputs = [part for part in others.values() if part.requires_grad]
+    cotangents = [directions[name] for name, part in others.items() if part.requires_grad]
+    at = [*(leaves[name] for name in leaves if name not in weights), w]
+    for name, tap, delta in products:
+        of_delta, of_input = tap.along(directions[name], delta)
+        outputs.append(delta)
+        cotangents.append(of_delta)
+        at.append(tap.e)
+        if of_input is not None and tap.f is not None:
+            outputs.append(tap.a)
+            cotangents.append(of_input)
+            at.append(tap.f)
+    through = iter(batched(outputs, at, cotangents))
+    if kept != 1:
+        before.theta.mul_(kept)
+    found = {name: next(through) for name in leaves if name not in weights}
+    of_weights = next(through).mul_(factor)
+    for name, tap, delta in products:
+        zeta, eta = next(through), None if tap.f is None else next(through)
+        tap.add(into[name], delta, zeta, eta, factor)
+    for name, part in found.items():
+        into[name].add_(part, alpha=factor)
+    return before, of_weights
 
-    before: Cotangents
-    weights: Float[Tensor, "m b"]
-    gradient: Params
 
-
-def pulled_back(forward: Forward, state: State, step: Step, after: Cotangents) -> Pulled:
-    """Through one step, for all test measures at once.
+def at_gradient(forward: Forward, state: State, step: Step, after: Cotangents) -> Params:
+    """The derivatives of m test measures in the gradient of a step's loss, by parameter.
 
     Args:
         forward: the steps of the run.
@@ -48,21 +84,36 @@ def pulled_back(forward: Forward, state: State, step: Step, after: Cotangents) -
         step: the step.
         after: the derivatives in what it left.
     """
-    if state.streams is not None:
-        state.streams.set()
+    state.begin()
     leaves, buffers = forward.leaves(state.theta), forward.buffers(state)
-    w = state.theta.new_ones(step.count).requires_grad_()
-    grads = forward.start.objective.gradient(leaves, buffers, w, step, graph=True)
+    grads = forward.start.objective.gradient(leaves, buffers, state.theta.new_ones(step.count), step)
+    _, pulled, (_, factor) = _through_rule(forward, state, step, grads, after)
+    return forward.start.base.layout.unpack(pulled * factor)
+
+
+def _through_rule(
+    forward: Forward, state: State, step: Step, grads: Mapping[str, Tensor | None], after: Cotangents
+) -> tuple[Cotangents, Float[Tensor, "m p"], tuple[float, float]]:
+    """Through the optimiser's update alone.
+
+    Args:
+        forward: the steps of the run.
+        state: what the step began with.
+        step: the step.
+        grads: the gradient in each parameter.
+        after: the derivatives in what the step left.
+
+    Returns:
+        The derivatives in what the step began with, as far as they do not go through its gradient, those in the
+        gradient, and numbers that both are still to be multiplied by.
+    """
+    straight = forward.straight(step, grads)
+    if straight is not None:
+        return after, after.theta, straight
     at = [one.detach().requires_grad_() for one in (state.theta, *state.memory, forward.packed(grads))]
     theta, memory = forward.moved(state, (at[0], tuple(at[1:-1]), at[-1]), step, grads)
     direct = batched([theta, *memory], at, [after.theta, *after.memory])
-    there = {name: part for name, part in grads.items() if part is not None and part.requires_grad}
-    pulled = forward.start.base.layout.unpack(direct[-1])
-    through = batched(list(there.values()), [*leaves.values(), w], [pulled[name] for name in there])
-    before = forward.start.base.layout.unpack(direct[0])
-    for name, part in zip(leaves, through, strict=False):
-        before[name].add_(part)
-    return Pulled(Cotangents(direct[0], tuple(direct[1:-1])), through[-1], pulled)
+    return Cotangents(direct[0], tuple(direct[1:-1])), direct[-1], (1.0, 1.0)
 
 
 def batched(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:

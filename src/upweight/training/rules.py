@@ -47,6 +47,10 @@ class OptimizerRule(ABC):
             at: the settings of this step, by the names that torch gives them in `param_groups`: "lr" above all.
         """
 
+    def straight(self, at: Settings) -> tuple[float, float] | None:
+        """Numbers a, b with theta after = a theta + b g in every entry, where there is no memory; None: not so."""
+        return None
+
 
 @dataclass(frozen=True)
 class SGD(OptimizerRule):
@@ -78,6 +82,12 @@ class SGD(OptimizerRule):
         buffer = _choose(count, g, later)
         g = g + at["momentum"] * buffer if self.nesterov else buffer
         return theta - at["lr"] * g, (buffer,)
+
+    def straight(self, at: Settings) -> tuple[float, float] | None:
+        rate, decay = at["lr"], at["weight_decay"]
+        if self.momentum or isinstance(rate, Tensor) or isinstance(decay, Tensor):
+            return None
+        return 1 - rate * decay, rate if self.maximize else -rate
 
 
 @dataclass(frozen=True)

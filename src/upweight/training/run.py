@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from .groups import Schedule, scheduled
 from .journal import Begun, Journal
 from .probes import Probe
 from .replays import ReplaysOfRun
-from .reverse import Cotangents, Pulled, pulled_back
+from .reverse import Cotangents, pulled_back
 from .start import Meaning, Start, State
 from .states import Room, States
 from .steps import Step, Streams, own_streams, parts_of
@@ -270,7 +270,7 @@ class TrainingRun(Identified):
         journal = Journal(None if store is None else Path(store) / f"through_{key}.safetensors")
         begun = journal.read(self._whole(v, torch.zeros(len(v), self.n, dtype=torch.float64)))
         total = begun.total
-        for t, _, step, (held, found, _) in self._through(begun):
+        for t, step, held, found in self._through(begun):
             total.index_add_(1, step.index, found.double().cpu())
             if t % self.states.length == 0:
                 journal.write(Begun(t, held, total))
@@ -290,11 +290,16 @@ class TrainingRun(Identified):
         """
         self.check_current()
         total: Tensor | None = None
-        for _, state, step, (_, _, pulled) in self._through(self._whole(v, v)):
-            for slots, values in probe.found(self.forward, state, step, pulled):
+
+        def look(state: State, step: Step, after: Cotangents) -> None:
+            nonlocal total
+            for slots, values in probe.found(self.forward, state, step, after):
                 if total is None:
                     total = torch.zeros(len(v), len(probe.rows), *values.shape[2:], dtype=torch.float64)
                 total.index_add_(1, slots, values.double().cpu())
+
+        for _ in self._through(self._whole(v, v), look):
+            pass
         if total is None:
             raise ValueError("none of these training rows is in any step of the run: nothing depends on them")
         return total
@@ -304,14 +309,22 @@ class TrainingRun(Identified):
         zeros = tuple(torch.zeros_like(v) for _ in self.start.groups.rule.slots)
         return Begun(len(self.steps), Cotangents(v.clone(), zeros), total)
 
-    def _through(self, begun: Begun) -> Iterator[tuple[int, State, Step, Pulled]]:
-        """A pass backwards: the number of each step, what it began with, the step, and the derivatives there."""
+    def _through(
+        self, begun: Begun, look: Callable[[State, Step, Cotangents], None] | None = None
+    ) -> Iterator[tuple[int, Step, Cotangents, Float[Tensor, "m b"]]]:
+        """A pass backwards: each step with its number, and the derivatives in what it began with and in its weights.
+
+        Args:
+            begun: how far it has come.
+            look: sees what each step began with, the step, and the derivatives in what it left.
+        """
         held = begun.held
         with own_streams():
             for t, state, step in track(self.states.backwards(begun.left), "through training", begun.left):
-                pulled = pulled_back(self.forward, state, step, held)
-                held = pulled.before
-                yield t, state, step, pulled
+                if look is not None:
+                    look(state, step, held)
+                held, found = pulled_back(self.forward, state, step, held)
+                yield t, step, held, found
 
     @alone
     def moves(self, rows: Int[Tensor, " k"]) -> Float[Tensor, "k p"]:

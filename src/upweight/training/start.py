@@ -16,7 +16,11 @@ from ..types import ArrayLike, Params, Tensor
 from .groups import Groups, groups_of, memory_of
 from .minibatch import StepLoss, plain_loss
 from .rules import Memory
-from .steps import Averaging, Streams
+from .steps import Averaging, Streams, own_streams
+from .taps import dense_weights
+
+LARGE = 1024
+"""Numbers in a weight from which on its second derivatives are taken as outer products."""
 
 
 class State(NamedTuple):
@@ -82,12 +86,14 @@ class Start:
         objective: the loss of a step, the model in train mode.
         groups: the optimiser's rule and its parameter groups.
         state: what the first step begins with.
+        dense: the weights that stand in one product of a dense layer each, and are large.
     """
 
     base: Problem
     objective: StepLoss
     groups: Groups
     state: State
+    dense: tuple[str, ...] = ()
 
     def model_at(self, state: State) -> torch.nn.Module:
         """A copy of the model, in eval mode, with what a step has left."""
@@ -137,7 +143,14 @@ class Start:
         plain = plain_loss(replace(base.evaluation, strategy="batch"), base.theta, base.trial.batch)
         buffers = {name: value.detach().clone() for name, value in training.named_buffers()}
         state = State(base.theta, held(base.theta), seen, buffers, None)
-        return cls(base, StepLoss(evaluation, base.data, averaging, plain, meaning.augment), groups, state)
+        objective = StepLoss(evaluation, base.data, averaging, plain, meaning.augment)
+        leaves = dict(base.params)
+        with torch.no_grad(), own_streams():
+            dense = dense_weights(
+                leaves, lambda: evaluation.called({**leaves, **state.buffers}, base.trial.batch)
+            )
+        large = tuple(name for name in dense if leaves[name].numel() >= LARGE)
+        return cls(base, objective, groups, state, large)
 
 
 def _length(train: Any) -> int:

@@ -116,9 +116,10 @@ class Suspects:
 def mislabeled(influence: Answers | Refits, *, validation: Batch | None = None, seed: int = 0) -> Suspects:
     """The training rows, ranked by how little their own label is supported by all the others (Sec. 5.4).
 
-    Linear models rank by the loss without the row (B5), trees by the loss out of fold (in five fits of the user's own
-    estimator, of up to 5,000 rows in fifteen), networks by self-influence, and what `by_refitting` gives by the mean
-    loss in models trained on random subsets without the row (out of bag); no test data are used.
+    Linear models and moments of classes rank by the loss without the row (B5), trees by the loss out of fold (in five
+    fits of the user's own estimator, of up to 5,000 rows in fifteen), networks by self-influence, and what
+    `by_refitting` gives by the mean loss in models trained on random subsets without the row (out of bag); no test data
+    are used.
 
     Args:
         influence: of the model.
