@@ -46,4 +46,4 @@ class Journal:
         if self.path is not None:
             memory = {f"memory{i}": one for i, one in enumerate(begun.held.memory)}
             tensors = {"theta": begun.held.theta, "total": begun.total, **memory}
-            tensor_files.write(self.path, tensors, {"left": begun.left})
+            tensor_files.write_own(self.path, tensors, {"left": begun.left})

@@ -15,6 +15,7 @@ from ..data.examples import as_rows
 from ..network.problem import Problem
 from ..runtime.alone import alone
 from ..runtime.described import described
+from ..runtime.distributed import gather_rows, shard
 from ..runtime.fingerprint import Identified, content_hash
 from ..runtime.progress import track
 from ..runtime.unchanging import derived
@@ -256,7 +257,8 @@ class TrainingRun(Identified):
     def derivatives(self, v: Float[Tensor, "m p"], store: str | Path | None = None) -> Float[Tensor, "m n"]:
         """The derivative of each test measure in the weight of each training example, through the whole run.
 
-        Exact for this run: its start, order of batches, random numbers and settings.
+        Exact for this run: its start, order of batches, random numbers and settings. Of several processes each goes
+        back for its share of the measures.
 
         Args:
             v: the gradient of m measures in the trained parameters.
@@ -266,15 +268,20 @@ class TrainingRun(Identified):
             StaleError: where the training data changed since.
         """
         self.check_current()
-        key = "" if store is None else content_hash([v], self.fingerprint())
+        own, length = (
+            shard(len(v)),
+            self.states.length,
+        )  # all processes replay before each goes back for its own rows
+        key = "" if store is None else content_hash([v[own]], f"{self.fingerprint()} {own}")
         journal = Journal(None if store is None else Path(store) / f"through_{key}.safetensors")
-        begun = journal.read(self._whole(v, torch.zeros(len(v), self.n, dtype=torch.float64)))
+        begun = self._whole(v[own], torch.zeros(len(v[own]), self.n, dtype=torch.float64))
+        begun = journal.read(begun)
         total = begun.total
         for t, step, held, found in self._through(begun):
             total.index_add_(1, step.index, found.double().cpu())
-            if t % self.states.length == 0:
+            if t % length == 0:
                 journal.write(Begun(t, held, total))
-        return total
+        return gather_rows(total)
 
     @alone
     def probed(self, v: Float[Tensor, "m p"], probe: Probe) -> Float[Tensor, "m b *x"]:
@@ -305,9 +312,9 @@ class TrainingRun(Identified):
         return total
 
     def _whole(self, v: Float[Tensor, "m p"], total: Tensor) -> Begun:
-        """A pass that begins after the last step."""
+        """A pass that begins after the last step; where nothing is asked it is over."""
         zeros = tuple(torch.zeros_like(v) for _ in self.start.groups.rule.slots)
-        return Begun(len(self.steps), Cotangents(v.clone(), zeros), total)
+        return Begun(len(self.steps) if len(v) else 0, Cotangents(v.clone(), zeros), total)
 
     def _through(
         self, begun: Begun, look: Callable[[State, Step, Cotangents], None] | None = None
@@ -333,14 +340,15 @@ class TrainingRun(Identified):
         Raises StaleError where the training data changed since.
         """
         self.check_current()
+        rows = rows[shard(len(rows))]
         state, zeros = self.start.state, self.start.state.theta.new_zeros(len(rows), self.start.base.p)
         held = Cotangents(zeros, tuple(zeros for _ in state.memory))
         with own_streams():
-            for step in track(self.steps, "forwards through training", len(self.steps)):
+            for step in track(self.steps if len(rows) else (), "forwards through training", len(self.steps)):
                 dw = (rows[:, None] == step.index).to(zeros)
                 held = pushed(self.forward, state, step, held, dw)
                 state = self.forward.advanced(state, step)
-        return held.theta
+        return gather_rows(held.theta)
 
     # -- what tells that it is still the one that was asked about --------------------------------------------------
 
