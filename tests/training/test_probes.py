@@ -89,7 +89,7 @@ def test_a_changed_example_is_that_of_replays_with_part_of_each_loss(rule):
             ):
                 state.begin()
                 leaves, buffers = forward.leaves(state.theta), forward.buffers(state)
-                parts[name] = objective.gradient(leaves, buffers, w.double(), step)
+                parts[name] = objective.gradient(leaves, buffers, w.double(), step)[0]
             g = {k: one + e * (parts["after"][k] - parts["before"][k]) for k, one in parts["whole"].items()}
             state = forward.arrived(state, step, g, buffers)
         return run.problem.at(state.theta).evaluate(test)

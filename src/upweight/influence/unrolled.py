@@ -19,6 +19,7 @@ from ..runtime.alone import each_alone
 from ..runtime.progress import track
 from ..training.probes import Changed, Inputs
 from ..training.run import TrainingRun
+from ..training.statistics import KEPT
 from ..types import ArrayLike, Tensor
 from .given_rows import GivenRows, given_rows, numbered
 from .influence import Influence
@@ -88,7 +89,8 @@ class Unrolled:
     @cached_property
     def settings(self) -> RunSettings:
         """How it answers: what was recorded."""
-        return RunSettings((f"through training: {self.run!r}", *self.problem.remarks))
+        said = (KEPT,) if self.run.start.objective.moving.names else ()
+        return RunSettings((f"through training: {self.run!r}", *said, *self.problem.remarks))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -117,7 +119,7 @@ class Unrolled:
             Scores (m, n); -1/n of them are the predicted changes if the example is removed and training repeated.
         """
         asked = as_measure(measure)
-        v = self.problem.test_gradients(test, asked)
+        v = self.run.gradients(test, asked)
         values = self.run.derivatives(v, store) * self.run.n
         columns = None
         if top is not None:
@@ -160,7 +162,7 @@ class Unrolled:
         problem, n = self.problem, self.run.n
         values = torch.empty(1, n, dtype=torch.float64)
         for part in track(torch.arange(n).split(block), "on themselves", None):
-            v = problem.test_gradients(problem.train_batch(part))
+            v = self.run.gradients(problem.train_batch(part))
             values[0, part] = self.run.derivatives(v)[:, part].diagonal() * n
         return Scores(
             values, n, measure="own loss", ids=problem.train_index, said=(SAID,), provenance=self._about()

@@ -17,7 +17,7 @@ from ..network.modules import layer_called, real_inputs
 from ..types import Params, Tensor
 from .forward import Forward
 from .minibatch import StepLoss
-from .reverse import Cotangents, at_gradient, batched
+from .reverse import batched
 from .start import State
 from .steps import Step
 
@@ -30,21 +30,21 @@ class Probe(ABC):
 
     rows: Int[Tensor, " b"]
 
-    def found(self, forward: Forward, state: State, step: Step, after: Cotangents) -> Iterator[Found]:
+    def found(self, forward: Forward, state: State, step: Step, pulled: Params) -> Iterator[Found]:
         """What one step adds to the derivatives; nothing where none of the rows is in it.
 
         Args:
             forward: the steps of the run.
             state: what the step began with.
             step: the step.
-            after: the derivatives of m measures in what it left.
+            pulled: the derivatives of m measures in the gradient of the step's loss, by parameter.
         """
         if bool(torch.isin(step.index, self.rows).any()):
-            yield from self._found(forward, state, step, at_gradient(forward, state, step, after))
+            yield from self._found(forward, state, step, pulled)
 
     @abstractmethod
     def _found(self, forward: Forward, state: State, step: Step, pulled: Params) -> Iterator[Found]:
-        """What a step with some of the rows adds, from the derivatives in its gradient, by parameter."""
+        """What a step with some of the rows adds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,7 @@ class Inputs(Probe):
         with _adding(objective, self.at, plus) as probed:
             state.begin()
             leaves, buffers = forward.leaves(state.theta), forward.buffers(state)
-            grads = probed.gradient(leaves, buffers, state.theta.new_ones(step.count), step, graph=True)
+            grads, _, _ = probed.tapped(leaves, buffers, state.theta.new_ones(step.count), step, ())
         if len(added) != len(step.parts):
             runs = len(added) / len(step.parts)
             raise ValueError(
@@ -111,7 +111,7 @@ def _in_weights(forward: Forward, objective: StepLoss, state: State, step: Step,
     """The derivatives (m, b) in the weights of a step's examples."""
     state.begin()
     w = state.theta.new_ones(step.count).requires_grad_()
-    grads = objective.gradient(forward.leaves(state.theta), forward.buffers(state), w, step, graph=True)
+    grads, _, _ = objective.tapped(forward.leaves(state.theta), forward.buffers(state), w, step, ())
     return _in(grads, [w], pulled)[0]
 
 

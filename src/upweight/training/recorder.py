@@ -98,13 +98,17 @@ class Recorder:
             self._places
         ]
 
+    def stop(self) -> None:
+        """Look at no further step of the optimiser."""
+        self._hook.remove()
+
     def finish(self) -> TrainingRun:
         """The recorded run, replayed and held against the model as it is now.
 
         Raises ValueError where no step was seen, InfluenceError where the replay ends elsewhere, with the step at which
         they part.
         """
-        self._hook.remove()
+        self.stop()
         if not self._steps:
             raise ValueError(
                 "no step was recorded: call step(indices) before each batch, and optimizer.step() after it"

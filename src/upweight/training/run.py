@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 
 from ..data.examples import as_rows
+from ..errors import InfluenceError
+from ..measures import MeasureLike, as_measure
 from ..network.problem import Problem
 from ..runtime.alone import alone
 from ..runtime.described import described
@@ -26,9 +28,10 @@ from .groups import Schedule, scheduled
 from .journal import Begun, Journal
 from .probes import Probe
 from .replays import ReplaysOfRun
-from .reverse import Cotangents, pulled_back
+from .reverse import Cotangents, Pulled, pulled_back
 from .start import Meaning, Start, State
 from .states import Room, States
+from .statistics import gradients_in_buffers
 from .steps import Step, Streams, own_streams, parts_of
 from .tangents import pushed
 
@@ -253,31 +256,42 @@ class TrainingRun(Identified):
         key = "" if self.room.folder is None else self.fingerprint()
         return States(self.forward, self.steps, self.room, key)
 
+    def gradients(self, test: Any, measure: MeasureLike | None = None) -> Float[Tensor, "m q"]:
+        """The gradient of test measures in what the last step left: the parameters, then batch norm's statistics.
+
+        Args:
+            test: m test examples.
+            measure: what is asked about, default the loss.
+        """
+        asked, moving = as_measure(measure), self.start.objective.moving
+        found = self.problem.test_gradients(test, asked)
+        if not moving.names:
+            return found
+        return torch.cat([found, gradients_in_buffers(self.problem, moving, test, asked)], dim=1)
+
     @alone
-    def derivatives(self, v: Float[Tensor, "m p"], store: str | Path | None = None) -> Float[Tensor, "m n"]:
+    def derivatives(self, v: Float[Tensor, "m q"], store: str | Path | None = None) -> Float[Tensor, "m n"]:
         """The derivative of each test measure in the weight of each training example, through the whole run.
 
         Exact for this run: its start, order of batches, random numbers and settings. Of several processes each goes
         back for its share of the measures.
 
         Args:
-            v: the gradient of m measures in the trained parameters.
+            v: what `gradients` gives of m measures, or their gradients in the trained parameters alone.
             store: a folder that keeps how far the pass has come, or None.
 
         Raises:
             StaleError: where the training data changed since.
         """
         self.check_current()
-        own, length = (
-            shard(len(v)),
-            self.states.length,
-        )  # all processes replay before each goes back for its own rows
-        key = "" if store is None else content_hash([v[own]], f"{self.fingerprint()} {own}")
+        length, own = self.states.length, shard(len(v))  # all processes replay before any of them goes back
+        v = v[own]
+        key = "" if store is None else content_hash([v], f"{self.fingerprint()} {own}")
         journal = Journal(None if store is None else Path(store) / f"through_{key}.safetensors")
-        begun = self._whole(v[own], torch.zeros(len(v[own]), self.n, dtype=torch.float64))
-        begun = journal.read(begun)
+        total = torch.zeros(len(v), self.n, dtype=torch.float64)
+        begun = journal.read(Begun(len(self.steps) if len(v) else 0, Cotangents.of(v, self.start), total))
         total = begun.total
-        for t, step, held, found in self._through(begun):
+        for t, _, step, (held, found, _) in self._through(begun):
             total.index_add_(1, step.index, found.double().cpu())
             if t % length == 0:
                 journal.write(Begun(t, held, total))
@@ -296,42 +310,31 @@ class TrainingRun(Identified):
             ValueError: where none of the rows is in any step.
         """
         self.check_current()
+        if self.start.objective.moving.names:
+            raise InfluenceError(
+                "a changed example also moves the batch statistics of batch norm, which is not followed: leave batch "
+                "norm in eval mode while you train, or take the effects of removals, on_loss and of_removal"
+            )
         total: Tensor | None = None
-
-        def look(state: State, step: Step, after: Cotangents) -> None:
-            nonlocal total
-            for slots, values in probe.found(self.forward, state, step, after):
+        begun = Begun(len(self.steps), Cotangents.of(v, self.start), v)
+        for _, state, step, (_, _, pulled) in self._through(begun, keep=True):
+            assert pulled is not None
+            for slots, values in probe.found(self.forward, state, step, pulled):
                 if total is None:
                     total = torch.zeros(len(v), len(probe.rows), *values.shape[2:], dtype=torch.float64)
                 total.index_add_(1, slots, values.double().cpu())
-
-        for _ in self._through(self._whole(v, v), look):
-            pass
         if total is None:
             raise ValueError("none of these training rows is in any step of the run: nothing depends on them")
         return total
 
-    def _whole(self, v: Float[Tensor, "m p"], total: Tensor) -> Begun:
-        """A pass that begins after the last step; where nothing is asked it is over."""
-        zeros = tuple(torch.zeros_like(v) for _ in self.start.groups.rule.slots)
-        return Begun(len(self.steps) if len(v) else 0, Cotangents(v.clone(), zeros), total)
-
-    def _through(
-        self, begun: Begun, look: Callable[[State, Step, Cotangents], None] | None = None
-    ) -> Iterator[tuple[int, Step, Cotangents, Float[Tensor, "m b"]]]:
-        """A pass backwards: each step with its number, and the derivatives in what it began with and in its weights.
-
-        Args:
-            begun: how far it has come.
-            look: sees what each step began with, the step, and the derivatives in what it left.
-        """
+    def _through(self, begun: Begun, keep: bool = False) -> Iterator[tuple[int, State, Step, Pulled]]:
+        """A pass backwards: the number of each step, what it began with, the step, and the derivatives there."""
         held = begun.held
         with own_streams():
             for t, state, step in track(self.states.backwards(begun.left), "through training", begun.left):
-                if look is not None:
-                    look(state, step, held)
-                held, found = pulled_back(self.forward, state, step, held)
-                yield t, step, held, found
+                pulled = pulled_back(self.forward, state, step, held, keep)
+                held = pulled.before
+                yield t, state, step, pulled
 
     @alone
     def moves(self, rows: Int[Tensor, " k"]) -> Float[Tensor, "k p"]:
@@ -342,7 +345,7 @@ class TrainingRun(Identified):
         self.check_current()
         rows = rows[shard(len(rows))]
         state, zeros = self.start.state, self.start.state.theta.new_zeros(len(rows), self.start.base.p)
-        held = Cotangents(zeros, tuple(zeros for _ in state.memory))
+        held = Cotangents(zeros, tuple(zeros for _ in state.memory), {})
         with own_streams():
             for step in track(self.steps if len(rows) else (), "forwards through training", len(self.steps)):
                 dw = (rows[:, None] == step.index).to(zeros)

@@ -30,7 +30,7 @@ def pushed(
     state.begin()
     leaves, buffers = forward.leaves(state.theta), forward.buffers(state)
     w = state.theta.new_ones(step.count).requires_grad_()
-    grads = forward.start.objective.gradient(leaves, buffers, w, step, graph=True)
+    grads, _, _ = forward.start.objective.tapped(leaves, buffers, w, step, ())
     there = {name: part for name, part in grads.items() if part is not None and part.requires_grad}
     u = [torch.zeros_like(part).requires_grad_() for part in there.values()]
     layout = forward.start.base.layout
@@ -61,4 +61,4 @@ def pushed(
         if one.requires_grad
     ]
     moved = batched([one for one, _ in known], u, [part for _, part in known])
-    return Cotangents(moved[0], tuple(moved[1:]))
+    return Cotangents(moved[0], tuple(moved[1:]), {})
