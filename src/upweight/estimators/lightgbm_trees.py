@@ -101,10 +101,7 @@ def lightgbm(model: Any, rows: Rows) -> TreeReading:
         start_sees_them=sees,
         paths=paths(_ways(one["tree_structure"]) for one in trees),
         single=True,
-        notes=(
-            *held_weights(getattr(model, "class_weight", None) or _unbalanced(settings)),
-            *against_the_rest(loss, c),
-        ),
+        notes=(*_weights_held(model, settings), *against_the_rest(loss, c)),
     )
 
 
@@ -174,6 +171,10 @@ def _quantile(name: str, alpha: float, weight: np.ndarray | None) -> BoostedLoss
     rule = Interpolated if weight is None or (np.asarray(weight) == 1).all() else ByUpperWeight
     loss = Pinball(level) if name == "quantile" else Pinball(0.5, 2.0)
     return BoostedQuantile(loss, Quantiles(rule(level, single=True), rule(level)))
+
+
+def _weights_held(model: Any, settings: dict[str, str]) -> tuple[str, ...]:
+    return held_weights(getattr(model, "class_weight", None) or _unbalanced(settings))
 
 
 def _unbalanced(settings: dict[str, str]) -> bool:

@@ -225,13 +225,21 @@ def from_native(path: Path, rows: pd.DataFrame, table: Table) -> FileModel:
         None  # whether the file says all of how it was trained is found out where it is asked
     )
 
-    def again(kept: Tensor) -> Objective:
-        assert native.again is not None
-        some = X.iloc[kept.numpy()], y.iloc[kept.numpy()]
-        return in_words(from_estimator(native.again(*some), *some), targets)
+    def refits(X: pd.DataFrame, y: pd.Series) -> Refitting:
+        """How the trees are trained again on some of those rows; and these on some of theirs."""
+
+        def again(kept: Tensor) -> Objective:
+            assert native.again is not None
+            some = X.iloc[kept.numpy()], y.iloc[kept.numpy()]
+            found = in_words(from_estimator(native.again(*some), *some), targets)
+            found.cache[OWN] = refits(*some)
+            return found
+
+        return again
 
     def retrained() -> Refitting:
         if problem.cache[OWN] is None:
+            again = refits(X, y)
             _check_again(path.name, native, problem, again)
             problem.cache[OWN] = again
         return problem.cache[OWN]
