@@ -53,7 +53,7 @@ class Forward:
             state.streams.set()
         leaves, buffers = self.leaves(state.theta), self.buffers(state)
         w = state.theta.new_ones(step.count) if w is None else w
-        grads = self.start.objective.gradient(leaves, buffers, w, step)
+        grads, buffers = self.start.objective.gradient(leaves, buffers, w, step)
         return self.arrived(state, step, grads, buffers), grads
 
     def arrived(self, state: State, step: Step, grads: Mapping[str, Tensor | None], buffers: Params) -> State:
@@ -70,6 +70,7 @@ class Forward:
         counted = tuple(
             c + (grads[name] is not None) for c, name in zip(state.counted, self.names, strict=True)
         )
+        buffers = {name: value.detach() for name, value in buffers.items()}
         return State(theta, memory, counted, buffers, None if state.streams is None else Streams.now())
 
     @property
@@ -132,6 +133,6 @@ class Forward:
     def _per_entry(self, values: tuple[int, ...]) -> Setting:
         """One number per parameter as one per entry of theta, or one for all where they are equal."""
         if all(value == values[0] for value in values):
-            return values[0]
+            return float(values[0])
         sizes = torch.tensor(self.start.base.layout.sizes)
         return torch.tensor(values).repeat_interleave(sizes).to(self.start.state.theta)

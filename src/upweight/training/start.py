@@ -16,6 +16,7 @@ from ..types import ArrayLike, Params, Tensor
 from .groups import Groups, groups_of, memory_of
 from .minibatch import StepLoss, plain_loss
 from .rules import Memory
+from .statistics import running_statistics
 from .steps import Averaging, Streams, own_streams
 from .taps import dense_weights
 
@@ -35,6 +36,11 @@ class State(NamedTuple):
     counted: tuple[int, ...]
     buffers: Params
     streams: Streams | None
+
+    def begin(self) -> None:
+        """Let torch's random numbers stand where the step began, where its own seeds do not say so."""
+        if self.streams is not None:
+            self.streams.set()
 
 
 @dataclass(frozen=True)
@@ -138,12 +144,13 @@ class Start:
         plain = plain_loss(replace(base.evaluation, strategy="batch"), base.theta, base.trial.batch)
         buffers = {name: value.detach().clone() for name, value in training.named_buffers()}
         state = State(base.theta, held(base.theta), seen, buffers, None)
-        objective = StepLoss(evaluation, base.data, averaging, plain, meaning.augment)
+        objective = StepLoss(
+            evaluation, base.data, averaging, plain, meaning.augment, running_statistics(training)
+        )
         leaves = dict(base.params)
         with torch.no_grad(), own_streams():
-            dense = dense_weights(
-                leaves, lambda: evaluation.called({**leaves, **state.buffers}, base.trial.batch)
-            )
+            own = {name: value.clone() for name, value in buffers.items()}
+            dense = dense_weights(leaves, lambda: evaluation.called({**leaves, **own}, base.trial.batch))
         large = tuple(name for name in dense if leaves[name].numel() >= LARGE)
         return cls(base, objective, groups, state, large)
 
