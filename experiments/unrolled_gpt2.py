@@ -4,17 +4,18 @@
     python -m experiments unrolled_gpt2 --small    64 texts, 4 queries, seconds
 
 A GPT-2 of 208,320 parameters reads characters of Enron's mails, 32 at a time. It is trained on some mails first, as
-language models are, and what is recorded is its further training on 384 texts of others: AdamW, three epochs, batches
-of 32, dropout 0.1, a rate that rises and falls, gradients clipped to 1, as the Trainer of transformers does it. Queries
-are further texts of the same mails. The run is replayed without random tenths and halves of its texts, and, for fewer
-queries, without the 1 % that each method says help that query most, and 1 % at random: same start, batches, dropout.
+language models are, and what is recorded is its further training on 384 texts of others: the same AdamW, three epochs,
+batches of 32, dropout 0.1, a rate that rises and falls, gradients clipped to 1, as the Trainer of transformers does it.
+Queries are further texts of the same mails. The run is replayed without random tenths and halves of its texts, and, for
+fewer queries, without the 1 % that each method says help that query most, and 1 % at random: same start, batches and
+dropout.
 
 Methods: derivatives through the run; Gauss-Newton by conjugate gradients (of fewer queries) and EKFAC, both of the last
-weights, at the damping that is best for these very outcomes; the cosine of gradients; BM25 of the words. A second run
-whose Adam adds 1e-6 in place of 1e-8 to its denominator tells whether smoother training is predicted better. Where
-bergson is installed its MAGIC goes backwards through a run of the same size, for the time of each query. Writes
-unrolled_gpt2.png and unrolled_gpt2.json; scores and outcomes are kept in the folder and found by the next run. Needs
-transformers, and UPWEIGHT_DATA_DIR with enron1.parquet.
+weights, EKFAC at the damping that is best for these very outcomes; the cosine of gradients; BM25 of the words. A second
+run begins with a new AdamW, whose first steps are the signs of gradients: no derivative tells how these flip. Where
+bergson is installed its MAGIC goes backwards through one epoch, for the time of each query. Writes unrolled_gpt2.png
+and unrolled_gpt2.json; scores and outcomes are kept in the folder and found by the next run. Needs transformers, and
+UPWEIGHT_DATA_DIR with enron1.parquet.
 """
 
 from __future__ import annotations
@@ -43,8 +44,7 @@ from upweight.evaluation import random_subsets
 SHARES = {"10 %": 0.1, "50 %": 0.5}
 ASKED, BEFORE = 536, 6400
 """Texts that the run's and the queries are drawn from, and later ones that the model read before."""
-BATCH, WARM_UP, CLIP, RATE, DECAY = 32, 0.1, 1.0, 1e-3, 0.01
-USUAL, SMOOTHER = 1e-8, 1e-6
+BATCH, WARM_UP, CLIP, RATE, EPS, DECAY = 32, 0.1, 1.0, 1e-3, 1e-8, 0.01
 GAUSS_NEWTON_DAMPINGS = (1e-2,)
 
 
@@ -87,8 +87,8 @@ def texts_of(size: Size) -> tuple[Columns, Columns, Columns]:
     return at(order[: size.texts]), at(order[-size.queries :]), at(slice(ASKED, None))
 
 
-def trained_before(texts: Columns, size: Size) -> torch.nn.Module:
-    """A GPT-2 after steps of AdamW on other mails."""
+def trained_before(texts: Columns, size: Size) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """A GPT-2 after steps of AdamW on other mails, and what AdamW remembers."""
     without_torchvision()
     import transformers
 
@@ -104,16 +104,16 @@ def trained_before(texts: Columns, size: Size) -> torch.nn.Module:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimiser.step()
-    return model
+    return model, optimiser.state_dict()
 
 
-def started(texts: Columns, size: Size, path: Path) -> torch.nn.Module:
-    """The model before the recorded run, from a file where it was trained already."""
+def started(texts: Columns, size: Size, path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """The model before the recorded run with the memory of its AdamW, from a file where it was trained already."""
     without_torchvision()
     if not path.exists():
         torch.save(trained_before(texts, size), path)
-    found: torch.nn.Module = torch.load(path, weights_only=False)
-    return found.train()
+    model, memory = torch.load(path, weights_only=False)
+    return model.train(), memory
 
 
 def rate(step: int, steps: int) -> float:
@@ -122,14 +122,20 @@ def rate(step: int, steps: int) -> float:
     return min((step + 1) / rising, (steps - step) / (steps - rising + 1))
 
 
-def run_of(model: torch.nn.Module, texts: Columns, size: Size, eps: float) -> uw.TrainingRun:
-    """The recorded run."""
+def run_of(
+    model: torch.nn.Module, texts: Columns, size: Size, memory: dict[str, Any] | None = None
+) -> uw.TrainingRun:
+    """The recorded run, of the AdamW that trained before or, without its memory, of a new one."""
     steps = math.ceil(size.texts / BATCH) * size.epochs
+    optimiser = torch.optim.AdamW(model.parameters())
+    if memory is not None:
+        optimiser.load_state_dict(memory)
+    optimiser.param_groups[0] |= {"lr": RATE, "eps": EPS, "weight_decay": DECAY}
     return uw.TrainingRun.train(
         model,
         uw.losses.next_token,
         texts,
-        optimizer=partial(torch.optim.AdamW, lr=RATE, eps=eps, weight_decay=DECAY),
+        optimizer=optimiser,
         epochs=size.epochs,
         batch_size=BATCH,
         schedule=lambda step: rate(step, steps),
@@ -245,7 +251,7 @@ def through(run: uw.TrainingRun, queries: Columns, folder: Path) -> tuple[torch.
 def beside_magic(model: torch.nn.Module, texts: Columns, queries: Columns, size: Size) -> dict[str, Any]:
     """Seconds of the processor per query beside bergson's MAGIC, one epoch without dropout, and whether both agree."""
     plain, once = magic.without_dropout(model), replace(size, epochs=1)
-    run, training = timed(lambda: run_of(plain, texts, once, USUAL))
+    run, training = timed(lambda: run_of(plain, texts, once))
     found, together = timed(lambda: uw.Unrolled(run).on_loss(queries).values / run.n)
     _, alone = timed(lambda: uw.Unrolled(run).on_loss({name: part[:1] for name, part in queries.items()}))
     order = torch.cat([step.index for step in run.steps])
@@ -256,7 +262,7 @@ def beside_magic(model: torch.nn.Module, texts: Columns, queries: Columns, size:
         lambda step: RATE * rate(step, len(run.steps)),
         batch=BATCH,
         clip=CLIP,
-        eps=USUAL,
+        eps=EPS,
         weight_decay=DECAY,
     )
     ours, each = found[0, order], together / size.queries
@@ -294,8 +300,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     texts, queries, other = texts_of(size)
     folder = options.out / f"unrolled_gpt2_{size.texts}_{size.epochs}"
     folder.mkdir(exist_ok=True)
-    model = started(other, size, folder / "start.pt")
-    run, training = timed(lambda: run_of(model, texts, size, USUAL))
+    model, memory = started(other, size, folder / "before.pt")
+    run, training = timed(lambda: run_of(model, texts, size, memory))
     effects, seconds = through(run, queries, folder)
     outcomes = outcomes_of(run, queries, size, folder)
     result: dict[str, Any] = {
@@ -319,10 +325,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = {name: by[str(result["lds"][name]["10 %"]["damping"])] for name, by in known.items()}
     methods = {"through training": effects, **chosen, **single}
     result["without_strongest"] = without_strongest(run, methods, queries, size.few, folder)
-    smooth = folder / "smoother"
-    smoother = run_of(model, texts, size, SMOOTHER)
-    found, _ = through(smoother, queries, smooth)
-    result["lds_smoother"] = judged(found, outcomes_of(smoother, queries, size, smooth))
+    fresh, anew = folder / "anew", run_of(model, texts, size)
+    found, _ = through(anew, queries, fresh)
+    result["lds_of_a_new_adam"] = judged(found, outcomes_of(anew, queries, size, fresh))
     if find_spec("bergson") is not None:
         result["beside_magic"] = beside_magic(model, texts, queries, size)
     common.publish(result, options.out / "unrolled_gpt2.json")

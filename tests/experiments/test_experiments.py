@@ -241,3 +241,12 @@ def test_trees_labels_small(tmp_path: Path) -> None:
     table = small("trees_labels", tmp_path)["wine"]
     assert table["good"]
     assert table["recall"]["mislabeled"][1] > 0.9
+
+
+def test_unrolled_gpt2_small(tmp_path: Path, data_dir: Path) -> None:
+    pytest.importorskip("transformers")
+    result = small("unrolled_gpt2", tmp_path, data_dir)
+    assert set(result["lds"]) == {"through training", "Gauss-Newton", "EKFAC", "cosine", "BM25"}
+    assert set(result["without_strongest"]) == {*result["lds"], "at random"}
+    again = small("unrolled_gpt2", tmp_path, data_dir)  # what is kept is found
+    assert again["lds"]["through training"] == result["lds"]["through training"]
