@@ -216,6 +216,13 @@ def test_estimators_sweep_small(tmp_path: Path) -> None:
     assert max(result["largest_difference_of_the_right"].values()) < 0.01
 
 
+def test_smooth_training_small(tmp_path: Path) -> None:
+    result = small("smooth_training", tmp_path)
+    assert result["SGD 0.05, tanh"]["rank correlation"] > 0.95
+    assert all(one["metasmoothness"] > 0.9 for one in result["SGD 0.05, tanh"]["replayed"])
+    assert all(one["metasmoothness"] < 0.9 for one in result["Adam 0.1, ReLU"]["replayed"])
+
+
 def test_by_refitting_small(tmp_path: Path) -> None:
     result = small("by_refitting", tmp_path)
     for name in ("enumerated", "neighbours", "alone"):
