@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..errors import InfluenceError
+from ..network.modules import unwrapped
 from ..runtime.alone import differentiating
 from ..types import Tensor
 from .forward import Forward
@@ -42,12 +43,15 @@ def check_end(forward: Forward, steps: tuple[Step, ...], end: State, trained: An
         trained: the trained model, or its parameters by name, or None.
 
     Raises:
-        InfluenceError: where it is more than rounding, with the step at which they part where that was recorded.
+        InfluenceError: where it is more than rounding, with the step at which they part where that was recorded, and
+            where two steps do not give the same again.
     """
+    _check_repeats(forward, steps)
     if trained is None:
         return None
     start = forward.start
     layout, theta = start.base.layout, end.theta
+    trained = unwrapped(trained)
     parts = dict(trained.named_parameters()) if isinstance(trained, torch.nn.Module) else dict(trained)
     there = layout.taken(parts).to(theta)
     off, way = (theta - there).norm(), (there - start.state.theta).norm()
@@ -65,6 +69,24 @@ def check_end(forward: Forward, steps: tuple[Step, ...], end: State, trained: An
         f"the replay does not end in the trained weights, but {gap:.1%} of the way that training went from them"
         f"{where}: {CAUSES}"
     )
+
+
+def _check_repeats(forward: Forward, steps: tuple[Step, ...]) -> None:
+    """Refuse a run whose first two steps give other weights when they are taken again."""
+    ends, start = [], forward.start.state
+    with differentiating(), own_streams():
+        for _ in range(2):
+            state = start
+            for step in steps[:2]:
+                state = forward.advanced(state, step)
+            ends.append(state.theta)
+    off, way = (ends[0] - ends[1]).norm(), (ends[0] - start.theta).norm()
+    if not bool(off <= PARTED * way):
+        raise InfluenceError(
+            f"the first steps, taken twice, part by {float(off / way):.1%} of their way: something draws "
+            "from random numbers that are not torch's (augmentation by numpy or random?), or a kernel is not deterministic: draw "
+            "by torch, and set torch.use_deterministic_algorithms(True)"
+        )
 
 
 def _parting(forward: Forward, steps: tuple[Step, ...]) -> int | None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from ..errors import InfluenceError
-from ..runtime.fallback import attempt
+from ..runtime.fallback import attempt, out_of_memory
 from ..types import Params, Tensor
 from .forward import Forward
 from .rules import Memory
@@ -153,11 +153,18 @@ def batched(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor
     if not outputs:
         m = len(cotangents[0])
         return [one.new_zeros(m, *one.shape) for one in inputs]
-    parts = [
-        _some(outputs, inputs, list(some))
-        for some in zip(*(c.split(AT_ONCE) for c in cotangents), strict=True)
-    ]
-    return [torch.cat(one) if len(one) > 1 else one[0] for one in zip(*parts, strict=True)]
+    size = min(AT_ONCE, len(cotangents[0]))
+    while True:
+        try:
+            parts = [
+                _some(outputs, inputs, list(some))
+                for some in zip(*(c.split(size) for c in cotangents), strict=True)
+            ]
+            return [torch.cat(one) if len(one) > 1 else one[0] for one in zip(*parts, strict=True)]
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or size == 1:
+                raise
+            size //= 2  # fewer test measures at once
 
 
 def _some(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:

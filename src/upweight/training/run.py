@@ -18,6 +18,7 @@ from ..network.problem import Problem
 from ..runtime.alone import alone
 from ..runtime.described import described
 from ..runtime.distributed import gather_rows, shard
+from ..runtime.fallback import out_of_memory
 from ..runtime.fingerprint import Identified, content_hash
 from ..runtime.progress import track
 from ..runtime.unchanging import derived
@@ -332,9 +333,21 @@ class TrainingRun(Identified):
         held = begun.held
         with own_streams():
             for t, state, step in track(self.states.backwards(begun.left), "through training", begun.left):
-                pulled = pulled_back(self.forward, state, step, held, keep)
+                pulled = self._back(t, state, step, held, keep)
                 held = pulled.before
                 yield t, state, step, pulled
+
+    def _back(self, t: int, state: State, step: Step, held: Cotangents, keep: bool) -> Pulled:
+        try:
+            return pulled_back(self.forward, state, step, held, keep)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise InfluenceError(
+                f"step {t} of the run does not fit into memory, with the graph of its {step.count} examples and "
+                f"{len(held.theta)} test measures: ask about fewer test rows at once, or free memory; what is done is "
+                "kept in store=, if one is given"
+            ) from error
 
     @alone
     def moves(self, rows: Int[Tensor, " k"]) -> Float[Tensor, "k p"]:
