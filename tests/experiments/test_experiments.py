@@ -95,6 +95,12 @@ def test_lds_mnist_small(tmp_path: Path) -> None:
     assert set(result["choice"]) == {"0.01", "0.1"}
 
 
+def test_unrolled_mnist_small(tmp_path: Path) -> None:
+    result = small("unrolled_mnist", tmp_path)
+    assert result["lds"]["through training"]["10 %"]["lds"] > 0.9
+    assert len(result["other_seeds"]) == 2
+
+
 def test_mislabel_mnist_small(tmp_path: Path) -> None:
     result = small("mislabel_mnist", tmp_path)
     assert max(part["auc"] for part in result["found"].values()) > 0.7
