@@ -216,7 +216,7 @@ def judged(estimator: Any, X: np.ndarray, y: np.ndarray, removals: int) -> dict[
         return {"refused": str(error)}
     influence, base = uw.Influence(problem), problem.evaluate(batch)
     rows = np.unique(np.linspace(0, len(X) - 1, removals).astype(int)).tolist()
-    shown = influence.of_each_removal(batch)
+    shown = influence.of_each_removal(batch, rows=rows)  # shown in any case, as `verify` asks too
     predicted, first = shown.effect()[:, rows], -shown.values[:, rows] / problem.n
     anew, held, same = [], [], []
     refit = problem.cache["own estimator"]

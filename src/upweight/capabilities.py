@@ -262,6 +262,10 @@ class Reduced(ABC):
         """The parameters after one Newton step of what is left without each set of rows; NaN where there is none."""
 
     @abstractmethod
+    def settled(self, sets: list[Tensor]) -> Float[Tensor, "g p"]:
+        """The parameters after as many Newton steps as each set needs; NaN where they do not arrive."""
+
+    @abstractmethod
     def refitted(self, rows: Tensor) -> tuple[Float[Tensor, " p"], float]:
         """The parameters that training arrives at without those rows, and the norm of the gradient there.
 
@@ -283,6 +287,10 @@ class Replays(ABC):
 
         Start, batches and random numbers are those of the run: without any rows it is the run itself.
         """
+
+    @abstractmethod
+    def weighted(self, weights: Float[Tensor, "r n"]) -> Iterator[Any]:
+        """The problem at the end of each of r replays, whose examples have those multiples of their weights (r, n)."""
 
 
 class Stages(ABC):

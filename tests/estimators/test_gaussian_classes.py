@@ -203,12 +203,19 @@ def test_what_was_fitted_on_other_rows_is_refused():
     )
     with pytest.raises(ValueError, match="partial_fit"):
         from_estimator(model, X, y)
+    some = GaussianNB().partial_fit(X, y, classes=["low", "mid", "none", "top"])
+    with pytest.raises(ValueError, match="a class without a row in y"):
+        from_estimator(some, X, y)
     with pytest.raises(ValueError, match="other rows"):
         from_estimator(LDA().fit(X[:70], y[:70]), X, y)
     with pytest.raises(ValueError, match="takes no sample_weight"):
         from_estimator(LDA().fit(X, y), X, y, sample_weight=np.ones(len(X)))
     with pytest.raises(ValueError, match="leave them out for a classifier by moments"):
         from_estimator(LDA().fit(X, y), X, y, polish=True)
+    with pytest.raises(ValueError, match="X has a NaN or infinity, first in example 1"):
+        from_estimator(LDA().fit(X, y), X, y).evaluate(
+            (np.where(np.arange(3)[:, None] == 1, np.nan, X[:3]), y[:3])
+        )
     with pytest.raises(TypeError, match="inside another estimator"):
         from_estimator(OneVsRestClassifier(GaussianNB()).fit(X, y), X, y)
 

@@ -32,6 +32,7 @@ CASES = {
     ),
     "unbalanced": (LGBM(is_unbalance=True, **SMALL), "two"),
     "softmax": (LGBM(class_weight="balanced", **SMALL), "three"),
+    "against the rest": (LGBM(objective="multiclassova", **SMALL), "three"),
     "squared": (LGBMR(**SMALL), "number"),
     "gamma": (LGBMR(objective="gamma", **SMALL), "amounts"),
     "tweedie": (LGBMR(objective="tweedie", **SMALL), "amounts"),

@@ -121,10 +121,18 @@ def test_products_and_replacements_are_those_of_the_moves(kind: str):
     ((part, found),) = whole.products(S)
     assert part == slice(0, N)
     assert_close_per_row(found, S @ G.T, 1e-10)
+    ((part, found),) = whole.products(S, within=slice(11, 30))
+    assert part == slice(11, 30)
+    assert_close_per_row(found, S @ G[11:30].T, 1e-10)
     influence, test = Influence(whole), (whole.given.X[:5] * 1.001, whole.given.codes[:5])
     own = influence.on_self().values[0]
     full = influence.on_loss(whole.train_batch(everything)).values.diagonal()
     assert_close_per_row(own[None], full[None], 1e-9)
+    with pytest.raises(TypeError, match="minimise the loss of their rows"):
+        influence.on_self(samples=5)
+    few = influence.on_loss(test, top=4)
+    assert few.columns is not None
+    assert_close_per_row(few.values, influence.on_loss(test).values.gather(1, few.columns), 1e-12)
     moved = whole.changed(theta=whole.theta + influence.on_params([3])[0] * 1e-5 / N)
     change = (moved.evaluate(test) - whole.evaluate(test)) / 1e-5
     assert_close_per_row(influence.on_loss(test).values[:, 3][None] / N, change[None], 1e-3)

@@ -19,6 +19,7 @@ from upweight.trees.trained import Trained
 
 LOSSES: dict[str, tuple[BoostedLoss, int]] = {
     "logistic": (BoostedLogistic(), 1),
+    "against the rest": (BoostedLogistic(), 3),
     "softmax": (BoostedSoftmax(1.5), 3),
     "squared": (BoostedSquared(), 1),
     "poisson": (BoostedTweedie(1.0, 2.0), 1),
@@ -56,9 +57,9 @@ def invented(
     )
     w = torch.rand(n, generator=draw).double() + 0.5
     link, y = "identity", torch.rand(n, generator=draw).double()[:, None] + 0.1
-    if isinstance(loss, BoostedLogistic):
+    if isinstance(loss, BoostedLogistic) and c == 1:
         link, y = "logit", torch.where(y[:, 0] < 0.5, 1.0, -1.0).double()
-    elif isinstance(loss, (BoostedSoftmax, CoupledSoftmax)):
+    elif loss.loss.classifies:
         link, y = "log", torch.randint(0, c, (n,), generator=draw)
     elif isinstance(loss, BoostedTweedie):
         link = "log"
@@ -104,7 +105,7 @@ def plain_slopes(
     loss: BoostedLoss, scores: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Residuals and second derivatives (n, c) that autograd can go through: those of classes are computed in place."""
-    if scores.shape[1] == 1:
+    if scores.shape[1] == 1 or isinstance(loss, BoostedLogistic):
         return loss.slopes(scores, targets)[:2]
     p = scores.softmax(1)
     return torch.nn.functional.one_hot(targets, scores.shape[1]) - p, loss.factor * p * (1 - p)

@@ -79,6 +79,9 @@ def test_trees_whose_file_has_the_parameters_are_trained_again(table_file: Path,
     assert answer.stdout.startswith("train row,group,predicted,actual"), answer.stderr
     answer = run("mismatch", table_file, "--target", "opinion", "--by", "town", "--model", path)
     assert answer.exit_code == 0, answer.stderr
+    where = ("--where", "town == 'north'", "--verify", "--format", "csv")
+    answer = run("remove", table_file, "--target", "opinion", *where, "--model", path)
+    assert "retrained" in answer.stdout, answer.stderr  # whether the prediction holds is another matter
 
 
 def test_trees_whose_file_lacks_the_parameters_are_not_trained_again(table_file: Path) -> None:

@@ -241,6 +241,8 @@ def test_a_pass_through_batch_norm_that_was_cut_off_goes_on(tmp_path):
 
 def test_buffers_that_move_by_themselves_are_refused():
     class Averaged(torch.nn.Linear):
+        mean: torch.Tensor
+
         def __init__(self):
             super().__init__(D, C)
             self.register_buffer("mean", torch.zeros(D))

@@ -1,6 +1,7 @@
 """Runs of transformers' Trainer: the replay ends in the trainer's weights, whatever the model's class averages over."""
 
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -95,15 +96,17 @@ def trainer_of(folder, model, labels=TEXTS, dtype=torch.float64, **settings):
     return transformers.Trainer(model, args, train_dataset=rows, data_collator=collate)
 
 
-def recorded(folder, model, **settings):
+def recorded(folder, model, **settings) -> Any:
     trainer = trainer_of(folder, model, **settings)
     recorder = TrainerRecorder(trainer)
     trainer.train()
-    return recorder.finish()
+    run = recorder.finish()
+    assert run.gap is not None
+    return run
 
 
 VALUES = torch.randn(13, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-CASES = {
+CASES: dict[str, tuple[dict[str, Any], str]] = {
     "GPT-2": ({"model": gpt2}, "together"),
     "Llama": ({"model": llama}, "together"),
     "GPT-2, classes": (
@@ -154,7 +157,7 @@ def test_a_run_that_goes_on_within_an_epoch(tmp_path):
     again = trainer_of(tmp_path, gpt2)
     recorder = TrainerRecorder(again)
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    run = recorder.finish()
+    run: Any = recorder.finish()
     assert (len(run.steps), run.gap < 1e-12) == (4, True)
 
 
@@ -219,4 +222,5 @@ def test_a_loss_that_is_not_known_is_asked_for(tmp_path):
     trainer = trainer_of(tmp_path, Other, labels=CLASSES)
     recorder = TrainerRecorder(trainer, lambda o, b: (o["logits"].logsumexp(1) * (1 + b["labels"])).mean())
     trainer.train()
-    assert recorder.finish().gap < 1e-12
+    run: Any = recorder.finish()
+    assert run.gap < 1e-12

@@ -14,7 +14,16 @@ from ..trees.structure import Round
 from ..trees.together import leaf_sums, with_damping
 from ..types import Tensor
 from .catboost_paths import catboost_paths
-from .tree_models import Encoded, Rows, TreeReading, encoded_rows, numbered_leaves, refused, tree
+from .tree_models import (
+    Encoded,
+    Rows,
+    TreeReading,
+    against_the_rest,
+    encoded_rows,
+    numbered_leaves,
+    refused,
+    tree,
+)
 
 CLOSE = 1e-9
 """How far the end of Newton steps may be from the leaf values of a tree, as a share of the largest."""
@@ -73,7 +82,10 @@ def catboost(model: Any, rows: Rows) -> TreeReading:
         own_start=Fixed(tuple(bias.tolist())),
         damped_by_mean=True,
         paths=catboost_paths(model, own_values),
-        notes=_notes(model, settings, rows, any(set(one.steps) != {1.0} for one in found)),
+        notes=(
+            *_notes(model, settings, rows, any(set(one.steps) != {1.0} for one in found)),
+            *against_the_rest(loss, c),
+        ),
     )
 
 
@@ -137,7 +149,7 @@ def _check_leaves(
 def _loss(model: Any, settings: dict[str, Any]) -> tuple[BoostedLoss, str]:
     """What is boosted, and the link of the start."""
     name = settings["loss_function"]
-    if name == "Logloss":
+    if name in ("Logloss", "MultiClassOneVsAll"):
         return BoostedLogistic(), "logit"
     if name == "RMSE":
         return BoostedSquared(), "identity"
@@ -220,9 +232,13 @@ def _newton(
         if loss.together:
             G, H = leaf_sums(slopes, data.w, leaf, size)
             return torch.linalg.solve(with_damping(H, torch.full((size,), damping).to(H)), G).numpy()
-        G, H = (torch.bincount(leaf, data.w * part[:, 0], size) for part in (slopes.r, slopes.h))
+        c = scores.shape[1]
+        G, H = (
+            scores.new_zeros(size, c).index_add_(0, leaf, data.w[:, None] * part)
+            for part in (slopes.r, slopes.h)
+        )
         below = H + damping
-        return torch.where(below > 0, G / below, 0).numpy()[:, None]
+        return torch.where(below > 0, G / below, 0).numpy()
 
     return step
 

@@ -7,8 +7,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from scipy import sparse
 
 from ..data.names import by_position, same_order
 from ..data.user_terms import Terms, batch_index, row_index
@@ -24,8 +22,9 @@ from ..types import Keep, Tensor
 from .chosen import Chosen, chosen
 from .class_weights import class_weights, counted
 from .gaussian_classes import MomentReader, moment_problem
-from .perceptrons import is_perceptron, perceptron, trained_further
-from .readers import moment_reader_of, reader_of, tree_reader_of
+from .networks import NetworkReader, network_problem
+from .perceptrons import dense
+from .readers import moment_reader_of, network_reader_of, reader_of, tree_reader_of
 from .reading import Features, Options, Reading
 from .refitting import GIVEN, OWN, refitting, rows_as_given
 from .sparse_models import with_kinks
@@ -48,7 +47,8 @@ def from_estimator(
 ) -> Any:
     """The problem that a fitted scikit-learn estimator solved, R = (1/n) sum_i w_i l_i + 1/2 sum_j l2_j theta_j^2.
 
-    For linear models, kernel machines and wrappers of scikit-learn (table in the README), and a Pipeline ending in one.
+    For linear models, kernel machines and wrappers of scikit-learn (table in the README), and a Pipeline ending in one;
+    discriminant analysis and GaussianNB are moments of their classes, whose removals have a closed form.
     Theta is the estimator's own `coef_` and `intercept_`. Fitted transformers, settings that a search or a
     cross-validation chose and a kernel's gamma are regarded as fixed: choosing them anew would move the answers.
     `problem.terms.notes` says what was. Class weights multiply into w; "balanced" ones follow the counts of the classes
@@ -126,8 +126,8 @@ def _problem(
     same_order(sample_weight, row_index(X), "sample_weight")
     sample_weight = by_position(sample_weight)
     trained_on = settled.targets(y)
-    if is_perceptron(model):
-        return _network(settled, (X, y, sample_weight), asked)
+    if (network := network_reader_of(model)) is not None:
+        return _network(settled, network, (X, y, sample_weight), asked)
     if (trees := tree_reader_of(model)) is not None:
         return _trees(settled, trees, (X, y, sample_weight), asked)
     if (moments := moment_reader_of(model)) is not None:
@@ -251,7 +251,7 @@ def _moments(
     reading, held = reader(model), () if transform is None else (HELD,)
 
     def prepare(X: Any, y: Any) -> tuple[Tensor, np.ndarray]:
-        return _dense(inputs(X)), targets(settled.targets(y))
+        return dense(inputs(X)), targets(settled.targets(y))
 
     terms = Terms(
         prepare=prepare,
@@ -262,7 +262,6 @@ def _moments(
     )
     found = moment_problem(model, reading, (*prepare(X, y), sample_weight), terms)
     found.cache[OWN] = refitting(settled, X, y, sample_weight, partial(_problem, asked=asked))
-    found.cache[GIVEN] = rows_as_given(X, y)
     return found
 
 
@@ -274,55 +273,32 @@ def _refuse_options(asked: _Asked, model: str) -> None:
         )
 
 
-def _network(settled: Chosen, data: tuple[Any, Any, Any], asked: _Asked) -> Problem:
-    """The problem of a multi-layer perceptron.
+def _network(settled: Chosen, reader: NetworkReader, data: tuple[Any, Any, Any], asked: _Asked) -> Problem:
+    """The problem of a network that an estimator trained.
 
     Args:
         settled: the estimator and what it takes targets for.
+        reader: who reads it.
         data: n rows as the user has them, their targets and weights.
         asked: the user's options, of which networks have `keep` alone.
     """
     (X, y, sample_weight), (model, transform) = data, _unwrap(settled.estimator)
     if asked.polish or asked.rank is not None or asked.follow_scaling:
         raise ValueError(
-            "polish, rank and follow_scaling are about linear models: leave them out for a perceptron"
+            "polish, rank and follow_scaling are about linear models: leave them out for a network"
         )
-    trained_on, inputs = settled.targets(y), Inputs(settled.estimator, transform)
+    trained_on, inputs = settled.targets(y), (lambda X: X) if transform is None else transform.transform
+    if hasattr(model, "n_features_in_"):  # a net of skorch takes inputs of any form
+        inputs = Inputs(settled.estimator, transform)
     unknown = () if transform is None else check_transformers(transform, X, trained_on)
-    features = _dense(inputs(X))
-    found = perceptron(model, len(features))
-    targets = Targets(found.classes)
-    held = () if transform is None else (HELD,)
-    problem = Problem(
-        found.module,
-        found.loss,
-        (features, found.targets(targets(trained_on))),
-        l2=found.l2,
-        weights=sample_weight,
-        keep=asked.keep or found.keep,
+    features, held = inputs(X), () if transform is None else (HELD,)
+    return network_problem(
+        reader(model, features, trained_on, sample_weight),
+        (X, y),
+        (features, trained_on, sample_weight),
+        (inputs, settled.targets),
+        (asked.keep, column_names(settled.estimator, transform, X), (*settled.notes, *held, *unknown)),
     )
-    names = column_names(settled.estimator, transform, X)
-    terms = Terms(
-        prepare=lambda X, y: (_dense(inputs(X)), found.targets(targets(settled.targets(y)))),
-        feature_names=names,
-        train_index=batch_index((X, y)),
-        classes=found.classes,
-        notes=(*settled.notes, *held, *found.notes, *unknown),
-    )
-    problem = problem.changed(terms=terms)
-
-    def again(kept: Tensor) -> Problem:
-        weights = None if sample_weight is None else np.asarray(sample_weight)[kept.numpy()]
-        return problem.retrained(
-            trained_further(model, features[kept], np.asarray(trained_on)[kept.numpy()], weights)
-        )
-
-    problem.cache[OWN] = again
-    return problem
-
-
-def _dense(X: Any) -> Tensor:
-    return torch.from_numpy(np.array(X.toarray() if sparse.issparse(X) else X, dtype=np.float64))  # a copy
 
 
 # -- which estimator, and what it is fed -----------------------------------------------------------------------------
@@ -343,7 +319,7 @@ def _unwrap(estimator: Any) -> tuple[Any, Any]:
         transform = None if all(step in (None, "passthrough") for step in steps[:-1]) else estimator[:-1]
         if isinstance(model, Pipeline):
             raise TypeError("a Pipeline that ends in a Pipeline is not supported; make it one list of steps")
-    if tree_reader_of(model) is None and moment_reader_of(model) is None and not is_perceptron(model):
+    if all(of(model) is None for of in (tree_reader_of, moment_reader_of, network_reader_of)):
         reader_of(model)
     if hasattr(model, "fit"):  # a Booster has none, it comes fitted
         check_is_fitted(model)

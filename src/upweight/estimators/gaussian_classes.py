@@ -55,7 +55,7 @@ MomentReader = Callable[[Any], MomentReading]
 
 
 def linear_discriminant(model: Any) -> MomentReading:
-    """LinearDiscriminantAnalysis: one covariance, which "svd" divides by n, or by n less the classes (to 1.8).
+    """LinearDiscriminantAnalysis: one covariance, which "svd" divides by n, or in other versions by n less the classes.
 
     Raises ValueError for a shrinkage that is found in the data, and a covariance estimator of another class.
     """
@@ -70,7 +70,7 @@ def linear_discriminant(model: Any) -> MomentReading:
 
 
 def quadratic_discriminant(model: Any) -> MomentReading:
-    """QuadraticDiscriminantAnalysis: a covariance each, divided by the rows of the class, or by one less (to 1.8).
+    """QuadraticDiscriminantAnalysis: a covariance each, over the rows of its class, in other versions one less.
 
     Raises ValueError for a shrinkage that is found in the data, and a covariance estimator of another class.
     """
@@ -113,6 +113,10 @@ def moment_problem(
     """
     X, codes, weights = data
     name = type(model).__name__
+    if len(model.classes_) < 2:
+        raise ValueError(f"{name} was fitted on one class alone: there is nothing to decide")
+    if len(np.unique(codes)) < len(model.classes_):
+        raise ValueError(f"{name} has a class without a row in y: fit it on X and y at once")
     if weights is not None and not reading.weighs:
         raise ValueError(f"{name} takes no sample_weight in its fit: leave it out")
     w = np.ones(len(X)) if weights is None else np.broadcast_to(np.asarray(weights, float), (len(X),))

@@ -21,7 +21,16 @@ from ..trees.quantiles import BoostedQuantile, ByUpperWeight, Interpolated, Pinb
 from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..types import Tensor
-from .tree_models import Rows, TreeReading, encoded_rows, held_weights, numbered_leaves, refused, tree
+from .tree_models import (
+    Rows,
+    TreeReading,
+    against_the_rest,
+    encoded_rows,
+    held_weights,
+    numbered_leaves,
+    refused,
+    tree,
+)
 from .tree_paths import paths
 
 BLOCK = 1024
@@ -92,7 +101,7 @@ def lightgbm(model: Any, rows: Rows) -> TreeReading:
         start_sees_them=sees,
         paths=paths(_ways(one["tree_structure"]) for one in trees),
         single=True,
-        notes=held_weights(getattr(model, "class_weight", None) or _unbalanced(settings)),
+        notes=(*_weights_held(model, settings), *against_the_rest(loss, c)),
     )
 
 
@@ -130,15 +139,17 @@ def _loss(
 
         names = np.asarray(model.classes_)
         given = compute_class_weight(by_class, classes=names, y=names[rows.codes])
-        if name == "binary":
-            return BoostedLogistic(), given, True
-        return BoostedSoftmax(c / (c - 1)), given, True
+        return (BoostedSoftmax(c / (c - 1)) if name == "multiclass" else BoostedLogistic()), given, True
     if name == "binary":
         positive = float(settings.get("scale_pos_weight", 1))
         if _unbalanced(settings):
             counts = np.bincount(rows.codes.astype(int), minlength=2)
             return BoostedLogistic(), counts.max() / counts, False
         return BoostedLogistic(), None if positive == 1 else np.array([1.0, positive]), False
+    if name == "multiclassova":
+        if _unbalanced(settings) or float(settings.get("scale_pos_weight", 1)) != 1:
+            raise refused(model, "is_unbalance or scale_pos_weight and several classes: give sample_weight")
+        return BoostedLogistic(), None, True
     if name == "multiclass":
         return BoostedSoftmax(c / (c - 1)), None, True
     if name == "regression" and "sqrt" not in dump["objective"]:
@@ -162,6 +173,10 @@ def _quantile(name: str, alpha: float, weight: np.ndarray | None) -> BoostedLoss
     return BoostedQuantile(loss, Quantiles(rule(level, single=True), rule(level)))
 
 
+def _weights_held(model: Any, settings: dict[str, str]) -> tuple[str, ...]:
+    return held_weights(getattr(model, "class_weight", None) or _unbalanced(settings))
+
+
 def _unbalanced(settings: dict[str, str]) -> bool:
     return settings.get("is_unbalance", "0") not in ("0", "false")
 
@@ -170,7 +185,7 @@ def _start(dump: dict[str, Any], settings: dict[str, str], c: int) -> Start:
     if settings.get("boost_from_average", "1") in ("0", "false"):
         return Fixed((0.0,) * c)
     logs = ("poisson", "gamma", "tweedie", "multiclass")
-    links = {"binary": "logit", **dict.fromkeys(logs, "log")}
+    links = {"binary": "logit", "multiclassova": "logit", **dict.fromkeys(logs, "log")}
     return FromMean(links.get(dump["objective"].split()[0], "identity"))
 
 

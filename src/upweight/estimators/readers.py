@@ -10,10 +10,13 @@ from .gaussian_classes import MomentReader, linear_discriminant, naive_bayes, qu
 from .least_squares import elastic_net, gaussian_process, kernel_ridge, least_squares, ridge_classifier
 from .lightgbm_trees import lightgbm
 from .logistic import logistic_regression, sgd
+from .networks import NetworkReader
+from .perceptrons import is_perceptron, perceptron
 from .reading import Reader
 from .regressions import generalised, huber, linear_svr, nu_svr, quantile, sgd_regressor, svr
 from .scikit_trees import forest, gradient_boosting, hist_gradient_boosting
 from .several import labels_of_each_target, one_against_one, one_against_the_rest, one_for_each_target
+from .skorch_nets import is_skorch, skorch_net
 from .support_vectors import linear_svc, nu_svc, svc
 from .tree_models import TreeReader
 from .xgboost_trees import xgboost
@@ -143,3 +146,15 @@ def tree_reader_of(model: Any) -> tuple[str, TreeReader] | None:
         if key in TREES:
             return key[0], TREES[key]
     return None
+
+
+def network_reader_of(model: Any) -> NetworkReader | None:
+    """The reader of a fitted estimator that trained a network, or None for other models.
+
+    >>> from sklearn.neural_network import MLPClassifier
+    >>> network_reader_of(MLPClassifier()).__name__
+    'perceptron'
+    """
+    if is_perceptron(model):
+        return perceptron
+    return skorch_net if is_skorch(model) else None

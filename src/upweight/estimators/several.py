@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -58,12 +58,11 @@ def one_against_one(reader_of: Callable[[Any], Reader]) -> Reader:
             )
         if len(model.estimators_) == 1:
             return found
-        assert isinstance(found.loss, MarginLoss)
         return replace(  # scikit-learn's speak for the second class of a pair
             found,
             coef=-found.coef,
             intercept=None if found.intercept is None else -found.intercept,
-            loss=replace(found.loss, pairs="surest"),
+            loss=replace(cast(MarginLoss, found.loss), pairs="surest"),
             notes=(*found.notes, PAIRS),
         )
 
@@ -95,8 +94,7 @@ def _of_labels(model: Any, found: Reading) -> Reading:
         raise ValueError(
             f"{type(model).__name__} of a single column is not supported: pass its estimators_[0] with that column"
         )
-    assert isinstance(found.loss, MarginLoss)
-    return replace(found, loss=SeveralLabels(found.loss))
+    return replace(found, loss=SeveralLabels(cast(MarginLoss, found.loss)))
 
 
 def _stacked(model: Any, X: Any, options: Options, reader_of: Callable[[Any], Reader]) -> Reading:

@@ -296,7 +296,7 @@ class Influence:
             return dataclasses.replace(first, **shown._asdict())
         if (stages := self.problem.stages) is not None:
             return with_shown(first, self.problem, stages, (test, asked), top, rows)
-        return first if reduced is None else with_reduced(first, self.problem, reduced, test, asked)
+        return first if reduced is None else with_reduced(first, self.problem, reduced, (test, asked), steps)
 
     def of_removal(
         self,
@@ -310,7 +310,7 @@ class Influence:
         """The change of each test measure if whole sets of training rows are removed (Sec. 7 leaves this open).
 
         First order for all; for trees by leaves computed anew; of moments exact; for linear models also rescaled by
-        leverage, and Newton steps: as many as each set needs of few sets or data, else one, but for the 10 strongest.
+        leverage, and Newton steps, as many as each set needs, whatever other sets are asked along.
 
         Args:
             groups: row numbers (one set), a mask (n,), a pandas Index of row names, a list or mapping of these, or a
@@ -318,7 +318,7 @@ class Influence:
             test: m test examples.
             measure: what is asked about, default the loss.
             guarantee: k adds bounds of the loss's exact change after k Newton steps (logistic and softmax regression).
-            steps: Newton steps of all sets, at most: 1 costs least; None: as above.
+            steps: Newton steps of all sets, at most: 1 costs least, for many sets of many data; None: as above.
 
         Gives changes (m, g) in the measure's unit; positive = the measure would rise. Raises ValueError for sets that
         are empty, unknown or everything, and for guarantees that cannot be given.

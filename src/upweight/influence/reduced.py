@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,11 @@ HELD = 1 << 24
 
 
 def with_reduced(
-    scores: Scores, problem: Objective, reduced: Reduced, test: Any, measure: Measure | None
+    scores: Scores,
+    problem: Objective,
+    reduced: Reduced,
+    asked: tuple[Any, Measure | None],
+    steps: int | None = None,
 ) -> Scores:
     """First-order scores with the changes as each training row is removed, alone.
 
@@ -29,15 +33,19 @@ def with_reduced(
         scores: of all training rows.
         problem: the objective.
         reduced: what is left of it.
-        test: m test examples.
-        measure: what is asked about, None for the loss.
+        asked: m test examples and the measure, None for the loss.
+        steps: 1 for one Newton step; else as many as each row needs.
     """
-    changes = reduced_changes(problem, reduced, list(torch.arange(problem.n).split(1)), test, measure)
+    changes = reduced_changes(problem, reduced, list(torch.arange(problem.n).split(1)), asked, steps)
     return replace(scores, changes=changes, said=tuple(filter(None, [reduced.said])))
 
 
 def reduced_changes(
-    problem: Objective, reduced: Reduced, sets: list[Tensor], test: Any, measure: Measure | None
+    problem: Objective,
+    reduced: Reduced,
+    sets: list[Tensor],
+    asked: tuple[Any, Measure | None],
+    steps: int | None = None,
 ) -> Float[Tensor, "m g"]:
     """The change of each measure at the parameters without each set of rows.
 
@@ -45,14 +53,16 @@ def reduced_changes(
         problem: the objective.
         reduced: what is left of it.
         sets: the training rows of each of g sets.
-        test: m test examples.
-        measure: what is asked about, None for the loss.
+        asked: m test examples and the measure, None for the loss.
+        steps: 1 for one Newton step; else as many as each set needs.
     """
+    test, measure = asked
     problem.check_current()
     if measure is None or measure.uses_batch:
         test = reduced.known(test)  # once, for all sets
     before = problem.evaluate(test, measure)
-    found = [problem.evaluate(test, measure, theta) - before for theta in _each(problem, reduced, sets)]
+    thetas = _each(problem, sets, reduced.newton if steps == 1 else reduced.settled)
+    found = [problem.evaluate(test, measure, theta) - before for theta in thetas]
     return torch.stack(found, dim=1)
 
 
@@ -62,7 +72,7 @@ def outputs_without(problem: Objective, reduced: Reduced) -> Float[Tensor, "n c"
     `problem` has an output model, and `reduced` is what is left of it without rows.
     """
     found = []
-    for i, theta in enumerate(_each(problem, reduced, list(torch.arange(problem.n).split(1)))):
+    for i, theta in enumerate(_each(problem, list(torch.arange(problem.n).split(1)), reduced.settled)):
         model = problem.at(theta).output_model
         assert model is not None
         inputs, _ = model.prepared(problem.train_batch(torch.tensor([i])))
@@ -79,9 +89,17 @@ def check_left(reduced: Reduced, sets: list[Tensor]) -> None:
             )
 
 
-def _each(problem: Objective, reduced: Reduced, sets: list[Tensor]) -> Iterator[Float[Tensor, " p"]]:
-    """The parameters without each set, of which not all are held at once."""
+def _each(
+    problem: Objective, sets: list[Tensor], moved: Callable[[list[Tensor]], Tensor]
+) -> Iterator[Float[Tensor, " p"]]:
+    """The parameters without each set, of which not all are held at once.
+
+    Args:
+        problem: the objective.
+        sets: the training rows of each set.
+        moved: from some of them to the parameters (g, p) without each.
+    """
     size = max(1, HELD // problem.p)
     parts = [sets[start : start + size] for start in range(0, len(sets), size)]
     for part in track(parts, "removing", len(parts)):
-        yield from reduced.newton(part)
+        yield from moved(part)

@@ -24,12 +24,10 @@ from ..runtime.terminal import plain
 from ..types import Tensor
 from .forecasts import unsettled
 from .kinks import Kinks
-from .leave_one_out import ALL
 from .reduced import check_left, reduced_changes
 from .removal_bounds import intervals
 from .scores import Scores
 from .settling import MOST, UNSETTLED, Changes, Settled, least_length, rows_held, settled
-from .shown import SHOWN, settled_where_shown
 from .stationarity import far_away, finishing
 from .woodbury import newton_steps
 
@@ -267,7 +265,9 @@ def with_newton(
         if objective.reduced is None:
             return found
         check_left(objective.reduced, sets)
-        return replace(found, newton=reduced_changes(objective, objective.reduced, sets, test, measure))
+        return replace(
+            found, newton=reduced_changes(objective, objective.reduced, sets, (test, measure), most)
+        )
     rescaled, changes = of_sets(problem, curvature, sets, asked, most)
     low, high = intervals(problem, curvature, sets, test, guarantee) if guarantee else (None, None)
     return replace(found, rescaled=rescaled, low=low, high=high).shown(changes)
@@ -335,8 +335,7 @@ def newton_changes(
         curvature: its Hessian.
         sets: the training rows of each of g sets.
         asked: m test examples and the measure, None for the loss.
-        most: Newton steps of each set, at most; None: `settling.MOST` where all sets can be settled in about a second,
-            else of those that are the strongest.
+        most: Newton steps of each set, at most; None: `settling.MOST`. What a set has is not up to the others.
     """
     test, measure = asked
     before = problem.evaluate_each(test, problem.theta[None], measure)[0]
@@ -348,13 +347,7 @@ def newton_changes(
             known[1][:, columns], known[2][:, columns] = found.steps.double(), found.left
         return Changes(known[0], known[1].long(), known[2])
 
-    everything = list(range(len(sets)))
-    if most is not None:
-        return walked(everything, most)
-    if len(sets) * problem.n * problem.p <= ALL or len(sets) <= 2 * SHOWN:
-        return walked(everything, MOST)
-    first = walked(everything, 1)
-    return settled_where_shown(first, lambda index: walked(index.tolist(), MOST), SHOWN)
+    return walked(list(range(len(sets))), MOST if most is None else most)
 
 
 def walks(

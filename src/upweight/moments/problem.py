@@ -17,7 +17,15 @@ from ..linalg.outer_products import Outer, written_out
 from ..losses import LinearLoss, Logistic, Softmax
 from ..measures import MeasureLike, as_measure
 from ..objective import LinearModel, Objective
-from ..outputs import check_probabilities, encoded, in_bytes, measure_slopes, measured, one_per_example
+from ..outputs import (
+    check_probabilities,
+    encoded,
+    first_not_finite,
+    in_bytes,
+    measure_slopes,
+    measured,
+    one_per_example,
+)
 from ..penalty import Penalty
 from ..runtime.described import described
 from ..runtime.distributed import shard
@@ -152,7 +160,7 @@ class MomentProblem(Objective):
         self, rows: Float[Tensor, "k p"] | Outer, within: slice | None = None
     ) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
         part = within or shard(self.n)
-        yield part, -(self.rows.products(written_out(rows).double()) * self.weights)[:, part]
+        yield part, -self.rows.products(written_out(rows).double(), part) * self.weights[part]
 
     @property
     def sample_weights(self) -> Float[Tensor, " n"]:
@@ -173,7 +181,10 @@ class MomentProblem(Objective):
             raise TypeError(f"a batch is (inputs, targets), got {type(batch).__name__}")
         X, y = batch
         X, y = (self.terms.prepare or (lambda *both: both))(X, paired_targets(X, y))
-        return as_tensor(X).double(), as_tensor(y)
+        X = as_tensor(X).double()
+        if not bool(X.isfinite().all()):
+            raise ValueError(f"X has a NaN or infinity, first in example {first_not_finite(X) // X.shape[1]}")
+        return X, as_tensor(y)
 
     def encode(self, targets: Any, count: int) -> Tensor:
         """Targets as the loss takes them, checked."""
@@ -280,6 +291,9 @@ class WithoutRows(Reduced):
     def newton(self, sets: list[Tensor]) -> Float[Tensor, "g p"]:
         rows = self.problem.rows
         return torch.stack([self._usable(rows.packed(rows.without(gone))) for gone in sets])
+
+    def settled(self, sets: list[Tensor]) -> Float[Tensor, "g p"]:
+        return self.newton(sets)
 
     def refitted(self, rows: Tensor) -> tuple[Float[Tensor, " p"], float]:
         own = self.problem.rows

@@ -114,14 +114,15 @@ class ClassRows:
         scatter[b, codes] = own[:, :, None] * own[:, None] if self.crossed else own.square()
         return torch.cat([part.flatten(1) for part in (total, mean, scatter, X.new_zeros(len(X), 1))], dim=1)
 
-    def products(self, rows: Float[Tensor, "q p"]) -> Float[Tensor, "q n"]:
-        """The products of q vectors with the moves of all training rows, which are not written out."""
-        parts, found = self.layout.unpack(rows), rows.new_empty(len(rows), len(self.X))
-        for c, own in enumerate(self.members):
+    def products(self, rows: Float[Tensor, "q p"], part: slice) -> Float[Tensor, "q b"]:
+        """The products of q vectors with the moves of a part of the training rows, which are not written out."""
+        parts, found = self.layout.unpack(rows), rows.new_empty(len(rows), part.stop - part.start)
+        for c, members in enumerate(self.members):
+            own = members[(members >= part.start) & (members < part.stop)]
             U = self.X[own] - self.all.mean[c]
             S = parts["scatter"][:, c]
             square = ((U @ S) * U).sum(2) if self.crossed else S @ U.square().T
-            found[:, own] = (
+            found[:, own - part.start] = (
                 parts["total"][:, c, None] + parts["mean"][:, c] @ U.T / self.all.total[c] + square
             )
         return found

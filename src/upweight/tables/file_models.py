@@ -18,6 +18,7 @@ from ..estimators.from_estimator import from_estimator
 from ..estimators.refitting import OWN, Refitting
 from ..estimators.user_data import Targets
 from ..influence.influence import Influence
+from ..influence.unrolled import Answers, Unrolled
 from ..objective import LinearModel, Objective
 from ..runtime.paths import not_there
 from ..runtime.progress import phase, tell
@@ -55,7 +56,7 @@ class FileModel:
     """
 
     words: str
-    influence: Influence
+    influence: Answers
     batches: Batches
     kinds: Mapping[str, Kind]
     classifies: bool
@@ -65,10 +66,10 @@ class FileModel:
 
     def check_refit(self) -> None:
         """Raises FileError for a model that nobody trains again: a network that came without a `refit`, say."""
-        if self.refit is None and self.again is None:
+        if self.refit is None and self.again is None and self.influence.problem.replays is None:
             raise FileError(
                 "this model is not trained again here: for a network the function of --problem must return (problem, "
-                "batches, refit), where refit(kept rows) trains it anew"
+                "batches, refit), where refit(kept rows) trains it anew, or a TrainingRun in the problem's place"
             )
 
     @property
@@ -224,13 +225,21 @@ def from_native(path: Path, rows: pd.DataFrame, table: Table) -> FileModel:
         None  # whether the file says all of how it was trained is found out where it is asked
     )
 
-    def again(kept: Tensor) -> Objective:
-        assert native.again is not None
-        some = X.iloc[kept.numpy()], y.iloc[kept.numpy()]
-        return in_words(from_estimator(native.again(*some), *some), targets)
+    def refits(X: pd.DataFrame, y: pd.Series) -> Refitting:
+        """How the trees are trained again on some of those rows; and these on some of theirs."""
+
+        def again(kept: Tensor) -> Objective:
+            assert native.again is not None
+            some = X.iloc[kept.numpy()], y.iloc[kept.numpy()]
+            found = in_words(from_estimator(native.again(*some), *some), targets)
+            found.cache[OWN] = refits(*some)
+            return found
+
+        return again
 
     def retrained() -> Refitting:
         if problem.cache[OWN] is None:
+            again = refits(X, y)
             _check_again(path.name, native, problem, again)
             problem.cache[OWN] = again
         return problem.cache[OWN]
@@ -317,8 +326,9 @@ def _own_columns(estimator: object, rows: pd.DataFrame, target: str) -> pd.DataF
 def from_function(name: str, rows: pd.DataFrame, target: str) -> FileModel:
     """A PyTorch model that a user's own function makes of the file's table.
 
-    The function returns a `Problem` of the rows in their order, a function that turns rows of a table into a batch of
-    the problem's, and, for `verify`, a function that trains on the rows that are kept (see `upweight.verify`).
+    The function returns a `Problem` of the rows in their order, or a `TrainingRun` on them (or its `Unrolled`); a
+    function that turns rows of a table into a batch of the problem's; and, for `verify`, a function that trains on the
+    rows that are kept (see `upweight.verify`), which a run does not need.
 
     Args:
         name: Where the function is: MODULE:FUNCTION, as Python imports it from the current folder.
@@ -329,12 +339,12 @@ def from_function(name: str, rows: pd.DataFrame, target: str) -> FileModel:
         FileError: There is no such column or function, the function fails, or it returns something else.
     """
     check_column(rows, target)
-    problem, batches, refit = _as_promised(name, _called(name, rows), len(rows))
-    problem = problem.changed(terms=replace(problem.terms, train_index=rows.index))
+    influence, batches, refit = _as_promised(name, _called(name, rows), rows.index)
+    problem = influence.problem
     kinds = {column: kind_of(rows[column]) for column in rows.columns.drop(target)}
     return FileModel(
         words=f"{name}: {problem.n:,} examples, {problem.p:,} parameters",
-        influence=Influence(problem),
+        influence=influence,
         batches=lambda rows, _: batches(rows),
         kinds={column: kind for column, kind in kinds.items() if is_kind(kind)},
         classifies=not is_quantity(rows[target]),
@@ -363,17 +373,24 @@ def _called(name: str, rows: pd.DataFrame) -> object:
 
 
 def _as_promised(
-    name: str, made: object, n: int
-) -> tuple[Objective, Callable[[pd.DataFrame], Batch], Refit | None]:
-    """What a user's function made, if it is a problem of n examples with its batches and perhaps a refit."""
-    problem, batches, refit = (
+    name: str, made: object, index: pd.Index
+) -> tuple[Answers, Callable[[pd.DataFrame], Batch], Refit | None]:
+    """What answers about what a user's function made, with the names of its n rows; its batches, perhaps a refit."""
+    found, batches, refit = (
         (*made, None)[:3] if isinstance(made, tuple) and len(made) > 1 else (None, None, None)
     )
+    run = getattr(found, "run", found)  # of an Unrolled, or the run itself
+    problem = getattr(run, "problem", run)
     if not isinstance(problem, Objective) or not callable(batches):
         raise FileError(
             f"--problem {name} must return (problem, batches) or (problem, batches, refit), where batches(table) makes "
-            f"a batch of the problem's of rows of a table; it returned {type(made).__name__}"
+            "a batch of the problem's of rows of a table, and a TrainingRun may take the place of the problem; it "
+            f"returned {type(made).__name__}"
         )
-    if problem.n != n:
-        raise FileError(f"--problem {name}: the problem has {problem.n:,} examples, the file {n:,} rows")
-    return problem, batches, refit
+    if problem.n != len(index):
+        raise FileError(
+            f"--problem {name}: the problem has {problem.n:,} examples, the file {len(index):,} rows"
+        )
+    if run is not problem:
+        return Unrolled(run.named(index)), batches, refit
+    return Influence(problem.changed(terms=replace(problem.terms, train_index=index))), batches, refit

@@ -78,7 +78,7 @@ def unseen(fitted: FittedFile, test: Path | None, *, where: str | None = None, s
             "or rows to ask about by --test FILE"
         )
     with phase(f"training on {len(kept):,} rows"):
-        model = replace(fitted.model, influence=Influence(again(kept)))
+        model = replace(fitted.model, influence=Influence(again(kept)), retrained=None)
     return Unseen(
         replace(fitted, raw=left, model=model),
         fitted.model.batches(asked, fitted.folder()),

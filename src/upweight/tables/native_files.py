@@ -151,7 +151,7 @@ def _catboost(path: Path, rows: pd.DataFrame, category: Sequence[str]) -> Native
 
     model = catboost.CatBoost()
     model.load_model(str(path))
-    classifies = model.get_all_params()["loss_function"] in ("Logloss", "MultiClass")
+    classifies = model.get_all_params()["loss_function"] in ("Logloss", "MultiClass", "MultiClassOneVsAll")
     model = catboost.CatBoostClassifier() if classifies else catboost.CatBoostRegressor()
     model.load_model(str(path))
     names = [str(name) for name in model.feature_names_]

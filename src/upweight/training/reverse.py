@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -37,9 +38,21 @@ class Cotangents(NamedTuple):
         return cls(v[:, :p].clone(), memory, moving.unpack(rest.clone()) if moving.names else {})
 
 
-def pulled_back(
-    forward: Forward, state: State, step: Step, after: Cotangents
-) -> tuple[Cotangents, Float[Tensor, "m b"]]:
+class Pulled(NamedTuple):
+    """Derivatives of m test measures in what one step is made of.
+
+    Args:
+        before: what it begins with.
+        weights: the weights (m, b) of its examples.
+        gradient: the gradient of its loss, by parameter, where it was asked for.
+    """
+
+    before: Cotangents
+    weights: Float[Tensor, "m b"]
+    gradient: Params | None
+
+
+def pulled_back(forward: Forward, state: State, step: Step, after: Cotangents, keep: bool = False) -> Pulled:
     """Through one step, for all test measures at once.
 
     Args:
@@ -47,9 +60,7 @@ def pulled_back(
         state: what the step began with.
         step: the step.
         after: the derivatives in what it left, which are written into.
-
-    Returns:
-        The derivatives in what it began with, and in the weights of its examples.
+        keep: whether the derivatives in the gradient are wanted as well.
     """
     if state.streams is not None:
         state.streams.set()
@@ -64,6 +75,7 @@ def pulled_back(
     before, pulled, (kept, factor) = _through_rule(forward, state, step, grads, after)
     layout = forward.start.base.layout
     directions, into = layout.unpack(pulled), layout.unpack(before.theta)
+    gradient = layout.unpack(pulled * factor) if keep else None
     others = {name: part for name, part in grads.items() if name not in weights and part is not None}
     outputs = [part for part in others.values() if part.requires_grad] + [later[name] for name in begun]
     cotangents = [directions[name] for name, part in others.items() if part.requires_grad]
@@ -78,7 +90,7 @@ def pulled_back(
             outputs.append(tap.a)
             cotangents.append(of_input)
             at.append(tap.f)
-    through = iter(_batched(outputs, at, cotangents))
+    through = iter(batched(outputs, at, cotangents))
     if kept != 1:
         before.theta.mul_(kept)
     found = {name: next(through) for name in leaves if name not in weights}
@@ -89,7 +101,21 @@ def pulled_back(
         tap.add(into[name], delta, zeta, eta, factor)
     for name, part in found.items():
         into[name].add_(part, alpha=factor)
-    return before._replace(buffers=held), of_weights
+    return Pulled(before._replace(buffers=held), of_weights, gradient)
+
+
+@contextmanager
+def fitting(t: int, step: Step, m: int) -> Iterator[None]:
+    """What does not fit into memory inside is refused with InfluenceError, which names step t and m test measures."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise InfluenceError(
+            f"step {t} of the run does not fit into memory, with the graph of its {step.count} examples and {m} test "
+            "measures: ask about fewer test rows at once, or free memory; what is done is kept in store=, if given"
+        ) from error
 
 
 def check_written(times: dict[str, int]) -> None:
@@ -127,12 +153,18 @@ def _through_rule(
         return after, after.theta, straight
     at = [one.detach().requires_grad_() for one in (state.theta, *state.memory, forward.packed(grads))]
     theta, memory = forward.moved(state, (at[0], tuple(at[1:-1]), at[-1]), step, grads)
-    direct = _batched([theta, *memory], at, [after.theta, *after.memory])
+    direct = batched([theta, *memory], at, [after.theta, *after.memory])
     return Cotangents(direct[0], tuple(direct[1:-1]), after.buffers), direct[-1], (1.0, 1.0)
 
 
-def _batched(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:
-    """The derivatives of m combinations of outputs, by one pass, or by one for each where torch cannot vectorise it."""
+def batched(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:
+    """The derivatives of m combinations of outputs, by one pass, or by one for each where torch cannot vectorise it.
+
+    Args:
+        outputs: what is combined.
+        inputs: what is differentiated in.
+        cotangents: the combinations, (m, *shape) for each output.
+    """
     if not outputs:
         m = len(cotangents[0])
         return [one.new_zeros(m, *one.shape) for one in inputs]

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ..data.examples import as_rows
 from ..errors import InfluenceError
 from ..measures import MeasureLike, as_measure
 from ..network.problem import Problem
-from ..runtime.alone import alone, differentiating
+from ..runtime.alone import alone
 from ..runtime.described import described
-from ..runtime.fallback import out_of_memory
 from ..runtime.fingerprint import Identified, content_hash
 from ..runtime.progress import track
 from ..runtime.unchanging import derived
@@ -26,11 +25,14 @@ from .ending import check_end
 from .forward import Forward
 from .groups import Schedule, scheduled
 from .journal import Begun, Journal
+from .probes import Probe
 from .replays import ReplaysOfRun
-from .reverse import Cotangents, pulled_back
+from .reverse import Cotangents, Pulled, fitting, pulled_back
 from .start import Meaning, Start, State
+from .states import Room, States
 from .statistics import gradients_in_buffers
 from .steps import Step, Streams, own_streams, parts_of
+from .tangents import pushed
 
 
 class TrainingRun(Identified):
@@ -75,6 +77,8 @@ class TrainingRun(Identified):
     """The model, the loss of a step and the optimiser, before the first step."""
     steps: tuple[Step, ...]
     clip: float | None
+    room: Room = Room()
+    """Where the states of its steps are kept."""
     gap: float | None
     """How far the replay ends from the trained weights, as a share of the way they went; None where none were given."""
 
@@ -185,7 +189,7 @@ class TrainingRun(Identified):
     @property
     def end(self) -> State:
         """What the last step left."""
-        return self.kept[-1]
+        return self.states.end
 
     @derived
     def model(self) -> torch.nn.Module:
@@ -203,34 +207,53 @@ class TrainingRun(Identified):
         end = self.start.problem_at(self.end)
         return ReplaysOfRun(self.start, self.steps, self.forward, self.end, end)
 
+    def last(self, steps: int) -> TrainingRun:
+        """The run from so many steps before its end, with the training before them as its start: a warm-up.
+
+        Questions about it are about what the examples did in those steps, and replays begin there too. Derivatives
+        cost that share of the whole run's. Raises ValueError for fewer than 1 step and more than there are.
+        """
+        count = len(self.steps)
+        if not 1 <= steps <= count:
+            raise ValueError(f"last takes 1 to {count:,} steps of this run, got {steps}")
+        first = count - steps
+        state = self.states.at(first)
+        base = self.start.problem_at(state)
+        room = replace(self.room, folder=None)
+        return self._copy(
+            start=replace(self.start, base=base, state=state), steps=self.steps[first:], room=room
+        )
+
+    def within(self, memory: int | None = None, folder: str | Path | None = None) -> TrainingRun:
+        """The run with another place for the states of its steps. Nothing else changes, and no answer.
+
+        Args:
+            memory: bytes of states that are held in memory at once, default 4 GiB. With less room steps are computed
+                again more often: about log2 (steps / states) times.
+            folder: keeps states on disk, so that a process that was killed goes on where it was when it begins again;
+                `on_loss(store=)` does the same for the way back. Delete it when no answer is needed any more.
+
+        Raises:
+            ValueError: for no memory.
+        """
+        memory = self.room.memory if memory is None else memory
+        if memory <= 0:
+            raise ValueError(f"memory must be a positive number of bytes, got {memory}")
+        return self._copy(room=Room(memory, None if folder is None else Path(folder)))
+
+    def named(self, index: pd.Index) -> TrainingRun:
+        """The run with names for its training examples (n,), as tables of scores show them."""
+        base = self.start.base
+        terms = replace(base.terms, train_index=index)
+        return self._copy(start=replace(self.start, base=base.changed(terms=terms)))
+
     # -- the replay ------------------------------------------------------------------------------------------------
 
-    @property
-    def length(self) -> int:
-        """Steps between two states that are kept: about the square root of all."""
-        return math.ceil(math.sqrt(len(self.steps)))
-
     @derived
-    def kept(self) -> list[State]:
-        """What every segment of steps begins with, and the end, by replaying the run."""
-        found, state = [], self.start.state
-        with differentiating(), own_streams():
-            for t, step in track(list(enumerate(self.steps)), "replaying", len(self.steps)):
-                if t % self.length == 0:
-                    found.append(state)
-                state = self.forward.advanced(state, step)
-        return [*found, state]
-
-    def backwards(self, count: int) -> Iterator[tuple[int, State, Step]]:
-        """The first steps from the last to the first: number, what it began with, step. Segments are computed again."""
-        starts = range(0, count, self.length)
-        for segment in reversed(range(len(starts))):
-            first = starts[segment]
-            steps, states = self.steps[first : min(first + self.length, count)], [self.kept[segment]]
-            for step in steps[:-1]:
-                states.append(self.forward.advanced(states[-1], step))
-            for back in reversed(range(len(steps))):
-                yield first + back, states.pop(), steps[back]
+    def states(self) -> States:
+        """What the steps begin with, by replaying the run."""
+        key = "" if self.room.folder is None else self.fingerprint()
+        return States(self.forward, self.steps, self.room, key)
 
     def gradients(self, test: Any, measure: MeasureLike | None = None) -> Float[Tensor, "m q"]:
         """The gradient of test measures in what the last step left: the parameters, then batch norm's statistics.
@@ -263,26 +286,68 @@ class TrainingRun(Identified):
         journal = Journal(None if store is None else Path(store) / f"through_{key}.safetensors")
         total = torch.zeros(len(v), self.n, dtype=torch.float64)
         begun = journal.read(Begun(len(self.steps), Cotangents.of(v, self.start), total))
-        held, total = begun.held, begun.total
-        with own_streams():
-            for t, state, step in track(self.backwards(begun.left), "through training", begun.left):
-                held, found = self._back(t, state, step, held)
-                total.index_add_(1, step.index, found.double().cpu())
-                if t % self.length == 0:
-                    journal.write(Begun(t, held, total))
+        total = begun.total
+        for t, _, step, (held, found, _) in self._through(begun):
+            total.index_add_(1, step.index, found.double().cpu())
+            if t % self.states.length == 0:
+                journal.write(Begun(t, held, total))
         return total
 
-    def _back(self, t: int, state: State, step: Step, held: Cotangents) -> tuple[Cotangents, Tensor]:
-        try:
-            return pulled_back(self.forward, state, step, held)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
+    @alone
+    def probed(self, v: Float[Tensor, "m p"], probe: Probe) -> Float[Tensor, "m b *x"]:
+        """The derivative of each test measure in what a probe changes at b training rows, through the whole run.
+
+        Args:
+            v: the gradient of m measures in the trained parameters.
+            probe: changed examples, or inputs.
+
+        Raises:
+            StaleError: where the training data changed since.
+            ValueError: where none of the rows is in any step.
+        """
+        self.check_current()
+        if self.start.objective.moving.names:
             raise InfluenceError(
-                f"step {t} of the run does not fit into memory, with the graph of its {step.count} examples and "
-                f"{len(held.theta)} test measures: ask about fewer test rows at once, or free memory; what is done is "
-                "kept in store=, if one is given"
-            ) from error
+                "a changed example also moves the batch statistics of batch norm, which is not followed: leave batch "
+                "norm in eval mode while you train, or take the effects of removals, on_loss and of_removal"
+            )
+        total: Tensor | None = None
+        begun = Begun(len(self.steps), Cotangents.of(v, self.start), v)
+        for _, state, step, (_, _, pulled) in self._through(begun, keep=True):
+            assert pulled is not None
+            for slots, values in probe.found(self.forward, state, step, pulled):
+                if total is None:
+                    total = torch.zeros(len(v), len(probe.rows), *values.shape[2:], dtype=torch.float64)
+                total.index_add_(1, slots, values.double().cpu())
+        if total is None:
+            raise ValueError("none of these training rows is in any step of the run: nothing depends on them")
+        return total
+
+    def _through(self, begun: Begun, keep: bool = False) -> Iterator[tuple[int, State, Step, Pulled]]:
+        """A pass backwards: the number of each step, what it began with, the step, and the derivatives there."""
+        held = begun.held
+        with own_streams():
+            for t, state, step in track(self.states.backwards(begun.left), "through training", begun.left):
+                with fitting(t, step, len(held.theta)):
+                    pulled = pulled_back(self.forward, state, step, held, keep)
+                held = pulled.before
+                yield t, state, step, pulled
+
+    @alone
+    def moves(self, rows: Int[Tensor, " k"]) -> Float[Tensor, "k p"]:
+        """The derivative of the trained parameters in the weight of each of k training examples, by one pass forwards.
+
+        Raises StaleError where the training data changed since.
+        """
+        self.check_current()
+        state, zeros = self.start.state, self.start.state.theta.new_zeros(len(rows), self.start.base.p)
+        held = Cotangents(zeros, tuple(zeros for _ in state.memory), {})
+        with own_streams():
+            for step in track(self.steps, "forwards through training", len(self.steps)):
+                dw = (rows[:, None] == step.index).to(zeros)
+                held = pushed(self.forward, state, step, held, dw)
+                state = self.forward.advanced(state, step)
+        return held.theta
 
     # -- what tells that it is still the one that was asked about --------------------------------------------------
 

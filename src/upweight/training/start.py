@@ -37,6 +37,11 @@ class State(NamedTuple):
     buffers: Params
     streams: Streams | None
 
+    def begin(self) -> None:
+        """Let torch's random numbers stand where the step began, where its own seeds do not say so."""
+        if self.streams is not None:
+            self.streams.set()
+
 
 @dataclass(frozen=True)
 class Meaning:

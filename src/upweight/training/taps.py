@@ -28,12 +28,12 @@ class _Through(torch.autograd.Function):
     """The identity, whose derivative has another tensor added: what is derived in that tells what went back here."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, f: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, a: Tensor, f: Tensor) -> Tensor:
         ctx.save_for_backward(f)
         return a.view_as(a)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         (f,) = ctx.saved_tensors
         return g + f, None
 

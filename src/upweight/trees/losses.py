@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from ..losses import Brier, LinearLoss, Logistic, Softmax, Squared, Tweedie
+from ..losses import Brier, LinearLoss, Logistic, Softmax, Squared, Tweedie, signs
 from ..types import Tensor
 
 
@@ -128,7 +128,7 @@ class BoostedLoss(ABC):
 
 @dataclass(frozen=True)
 class BoostedLogistic(BoostedLoss):
-    """Two classes, one score: r = y - p, h = p (1 - p).
+    """Two classes, one score: r = y - p, h = p (1 - p). Of several, a score for each: one class against the rest.
 
     >>> BoostedLogistic().slopes(torch.zeros(1, 1), torch.ones(1)).h
     tensor([[0.2500]])
@@ -138,7 +138,7 @@ class BoostedLogistic(BoostedLoss):
     loss = Logistic()
 
     def slopes(self, scores: Float[Tensor, "b c"], targets: Tensor) -> Slopes:
-        sign = targets.to(scores)[:, None]
+        sign = signs(targets, scores)
         wrong = (-sign * scores).sigmoid()  # the probability of the other class, without cancellation
         right = 1 - wrong
         h = wrong * right

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ class Interpolated(Quantile):
     level: float
     single: bool = False
     """Whether it is rounded to float32."""
+    method: Literal["linear", "weibull"] = "linear"
+    """The `method` of numpy.quantile: where among n numbers the level is, at (n - 1) of it or at n + 1 of it."""
 
     def of_sorted(self, values: np.ndarray, w: np.ndarray) -> float:
         if (w != w[0]).any():
@@ -38,7 +41,7 @@ class Interpolated(Quantile):
                 "a model that was trained without weights has no leaf values for rows of different weights: remove "
                 "rows, weight 0, or train with sample_weight"
             )
-        found = np.quantile(values, self.level)
+        found = np.quantile(values, self.level, method=self.method)
         return float(np.float32(found)) if self.single else float(found)
 
 

@@ -12,8 +12,8 @@ from jaxtyping import Float
 
 from ..capabilities import Reduced
 from ..data.names import called
-from ..influence.influence import Influence
 from ..influence.reduced import outputs_without
+from ..influence.unrolled import Answers
 from ..objective import LinearModel
 from ..outputs import OutputModel
 from ..retraining import Refits
@@ -113,12 +113,13 @@ class Suspects:
         return as_html(head, self.table.head(25))
 
 
-def mislabeled(influence: Influence | Refits, *, validation: Batch | None = None, seed: int = 0) -> Suspects:
+def mislabeled(influence: Answers | Refits, *, validation: Batch | None = None, seed: int = 0) -> Suspects:
     """The training rows, ranked by how little their own label is supported by all the others (Sec. 5.4).
 
-    Linear models rank by the loss without the row (B5), trees by the loss out of fold (in five fits of the user's own
-    estimator, of up to 5,000 rows in fifteen), networks by self-influence, and what `by_refitting` gives by the mean
-    loss in models trained on random subsets without the row (out of bag); no test data are used.
+    Linear models and moments of classes rank by the loss without the row (B5), trees by the loss out of fold (in five
+    fits of the user's own estimator, of up to 5,000 rows in fifteen), networks by self-influence, and what
+    `by_refitting` gives by the mean loss in models trained on random subsets without the row (out of bag); no test data
+    are used.
 
     Args:
         influence: of the model.
@@ -189,7 +190,7 @@ def _without(model: OutputModel, outputs: Tensor, said: Tensor) -> tuple[dict[st
     return {"value": value, "said without the row": without, "error without the row": without - value}, None
 
 
-def _of_trees(influence: Influence, model: OutputModel, seed: int) -> Suspects:
+def _of_trees(influence: Answers, model: OutputModel, seed: int) -> Suspects:
     """The rows by their loss out of fold, or by their loss where the estimator cannot be fitted again."""
     problem = influence.problem
     loss = problem.train_losses()
@@ -207,7 +208,7 @@ def _of_trees(influence: Influence, model: OutputModel, seed: int) -> Suspects:
     return Suspects(_sorted(influence, without, columns), ranked_by, bar)
 
 
-def _of_reduced(influence: Influence, reduced: Reduced, model: OutputModel) -> Suspects:
+def _of_reduced(influence: Answers, reduced: Reduced, model: OutputModel) -> Suspects:
     """The rows by their loss without them, where what is left without a row is known."""
     problem = influence.problem
     outputs, loss = outputs_without(problem, reduced), problem.train_losses()
@@ -246,7 +247,7 @@ def _by_refits(refits: Refits, validation: Batch | None) -> Suspects:
 
 
 def _sorted(
-    influence: Influence | Refits, suspicion: Float[Tensor, " n"], columns: dict[str, Any]
+    influence: Answers | Refits, suspicion: Float[Tensor, " n"], columns: dict[str, Any]
 ) -> pd.DataFrame:
     # Rows of which nothing is known come last, with their NaN to be seen.
     order = suspicion.nan_to_num(-torch.inf).sort(descending=True, stable=True).indices
@@ -254,7 +255,7 @@ def _sorted(
     return table.set_axis(called(order.numpy(), influence.problem.train_index).rename("train row"))
 
 
-def _gain(influence: Influence, model: LinearModel, proposed: Tensor, validation: Any) -> Float[Tensor, " n"]:
+def _gain(influence: Answers, model: LinearModel, proposed: Tensor, validation: Any) -> Float[Tensor, " n"]:
     """The predicted fall of the mean validation loss if each row had its proposed label, alone (Eq. 3)."""
     solved = influence.solve(model.test_gradients(validation, mean_loss(model))).value
     edited = model.relabelled(torch.arange(model.n), proposed)
