@@ -106,7 +106,13 @@ def pulled_back(forward: Forward, state: State, step: Step, after: Cotangents, k
 
 @contextmanager
 def fitting(t: int, step: Step, m: int) -> Iterator[None]:
-    """What does not fit into memory inside is refused with InfluenceError, which names step t and m test measures."""
+    """What does not fit into memory inside is refused, as InfluenceError.
+
+    Args:
+        t: the number of the step.
+        step: the step.
+        m: how many test measures go back through it.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
