@@ -59,7 +59,8 @@ def test_derivatives_in_inputs_are_those_of_replays(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_moves_of_parameters_are_those_of_replays(rule):
-    run = recorded(*data(), rule=rule)
+    X, y = data()
+    run = recorded(X, y, rule)
     weights = torch.ones(2 * len(ROWS), N, dtype=torch.float64)
     for b, i in enumerate(ROWS):
         weights[2 * b, i] += H

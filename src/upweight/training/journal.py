@@ -48,4 +48,4 @@ class Journal:
             memory = {f"memory{i}": one for i, one in enumerate(begun.held.memory)}
             buffers = {f"buffer {name}": one for name, one in begun.held.buffers.items()}
             tensors = {"theta": begun.held.theta, "total": begun.total, **memory, **buffers}
-            tensor_files.write(self.path, tensors, {"left": begun.left})
+            tensor_files.write_own(self.path, tensors, {"left": begun.left})

@@ -53,22 +53,25 @@ class ReplaysOfRun(Replays):
     problem: Problem
 
     def without(self, sets: list[Tensor]) -> Iterator[Objective]:
-        state = self.start.state
-        vectors = 4 + 2 * len(state.memory)
-        room = TOGETHER_BYTES // (vectors * self.start.base.p * state.theta.element_size())
-        size = max(1, min(MOST_TOGETHER, room))
-        weights = state.theta.new_ones(len(sets), self.start.base.n)
+        weights = self.start.state.theta.new_ones(len(sets), self.start.base.n)
         for w, rows in zip(weights, sets, strict=True):
             w[rows] = 0
-        for some in weights.split(size):
-            yield from self.weighted(some)
+        yield from self.weighted(weights)
 
     def weighted(self, weights: Float[Tensor, "r n"]) -> Iterator[Objective]:
-        """The model at the end of each of r replays, whose examples have those weights.
+        """The model at the end of each of r replays with those weights: as many at once as there is room for.
 
         Args:
             weights: multiples (r, n) of the weights in training.
         """
+        state = self.start.state
+        vectors = 4 + 2 * len(state.memory)
+        room = TOGETHER_BYTES // (vectors * self.start.base.p * state.theta.element_size())
+        for some in weights.split(max(1, min(MOST_TOGETHER, room))):
+            yield from self._some(some)
+
+    def _some(self, weights: Float[Tensor, "r n"]) -> Iterator[Objective]:
+        """The ends of r replays, all at once where that can be."""
         with differentiating(), own_streams():
             ends = attempt(lambda: self.together(weights), lambda: None)
             if ends is None:

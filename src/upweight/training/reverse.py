@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -102,26 +101,6 @@ def pulled_back(forward: Forward, state: State, step: Step, after: Cotangents, k
     for name, part in found.items():
         into[name].add_(part, alpha=factor)
     return Pulled(before._replace(buffers=held), of_weights, gradient)
-
-
-@contextmanager
-def fitting(t: int, step: Step, m: int) -> Iterator[None]:
-    """What does not fit into memory inside is refused, as InfluenceError.
-
-    Args:
-        t: the number of the step.
-        step: the step.
-        m: how many test measures go back through it.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        raise InfluenceError(
-            f"step {t} of the run does not fit into memory, with the graph of its {step.count} examples and {m} test "
-            "measures: ask about fewer test rows at once, or free memory; what is done is kept in store=, if given"
-        ) from error
 
 
 def check_written(times: dict[str, int]) -> None:

@@ -17,6 +17,8 @@ from ..measures import MeasureLike, as_measure
 from ..network.problem import Problem
 from ..runtime.alone import alone
 from ..runtime.described import described
+from ..runtime.distributed import gather_rows, shard
+from ..runtime.fallback import out_of_memory
 from ..runtime.fingerprint import Identified, content_hash
 from ..runtime.progress import track
 from ..runtime.unchanging import derived
@@ -27,7 +29,7 @@ from .groups import Schedule, scheduled
 from .journal import Begun, Journal
 from .probes import Probe
 from .replays import ReplaysOfRun
-from .reverse import Cotangents, Pulled, fitting, pulled_back
+from .reverse import Cotangents, Pulled, pulled_back
 from .start import Meaning, Start, State
 from .states import Room, States
 from .statistics import gradients_in_buffers
@@ -272,7 +274,8 @@ class TrainingRun(Identified):
     def derivatives(self, v: Float[Tensor, "m q"], store: str | Path | None = None) -> Float[Tensor, "m n"]:
         """The derivative of each test measure in the weight of each training example, through the whole run.
 
-        Exact for this run: its start, order of batches, random numbers and settings.
+        Exact for this run: its start, order of batches, random numbers and settings. Of several processes each goes
+        back for its share of the measures.
 
         Args:
             v: what `gradients` gives of m measures, or their gradients in the trained parameters alone.
@@ -282,16 +285,18 @@ class TrainingRun(Identified):
             StaleError: where the training data changed since.
         """
         self.check_current()
-        key = "" if store is None else content_hash([v], self.fingerprint())
+        length, own = self.states.length, shard(len(v))  # all processes replay before any of them goes back
+        v = v[own]
+        key = "" if store is None else content_hash([v], f"{self.fingerprint()} {own}")
         journal = Journal(None if store is None else Path(store) / f"through_{key}.safetensors")
         total = torch.zeros(len(v), self.n, dtype=torch.float64)
-        begun = journal.read(Begun(len(self.steps), Cotangents.of(v, self.start), total))
+        begun = journal.read(Begun(len(self.steps) if len(v) else 0, Cotangents.of(v, self.start), total))
         total = begun.total
         for t, _, step, (held, found, _) in self._through(begun):
             total.index_add_(1, step.index, found.double().cpu())
-            if t % self.states.length == 0:
+            if t % length == 0:
                 journal.write(Begun(t, held, total))
-        return total
+        return gather_rows(total)
 
     @alone
     def probed(self, v: Float[Tensor, "m p"], probe: Probe) -> Float[Tensor, "m b *x"]:
@@ -328,10 +333,21 @@ class TrainingRun(Identified):
         held = begun.held
         with own_streams():
             for t, state, step in track(self.states.backwards(begun.left), "through training", begun.left):
-                with fitting(t, step, len(held.theta)):
-                    pulled = pulled_back(self.forward, state, step, held, keep)
+                pulled = self._back(t, state, step, held, keep)
                 held = pulled.before
                 yield t, state, step, pulled
+
+    def _back(self, t: int, state: State, step: Step, held: Cotangents, keep: bool) -> Pulled:
+        try:
+            return pulled_back(self.forward, state, step, held, keep)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise InfluenceError(
+                f"step {t} of the run does not fit into memory, with the graph of its {step.count} examples and "
+                f"{len(held.theta)} test measures: ask about fewer test rows at once, or free memory; what is done is "
+                "kept in store=, if one is given"
+            ) from error
 
     @alone
     def moves(self, rows: Int[Tensor, " k"]) -> Float[Tensor, "k p"]:
@@ -340,14 +356,15 @@ class TrainingRun(Identified):
         Raises StaleError where the training data changed since.
         """
         self.check_current()
+        rows = rows[shard(len(rows))]
         state, zeros = self.start.state, self.start.state.theta.new_zeros(len(rows), self.start.base.p)
         held = Cotangents(zeros, tuple(zeros for _ in state.memory), {})
         with own_streams():
-            for step in track(self.steps, "forwards through training", len(self.steps)):
+            for step in track(self.steps if len(rows) else (), "forwards through training", len(self.steps)):
                 dw = (rows[:, None] == step.index).to(zeros)
                 held = pushed(self.forward, state, step, held, dw)
                 state = self.forward.advanced(state, step)
-        return held.theta
+        return gather_rows(held.theta)
 
     # -- what tells that it is still the one that was asked about --------------------------------------------------
 
