@@ -37,8 +37,28 @@ def network(seed: int = 0) -> tuple[uw.Problem, Any]:
     return problem, (X[:3] + 0.1, y[:3])
 
 
+def unrolled(folder: Path | None = None) -> tuple[uw.Unrolled, Any]:
+    """A recorded run; of several processes that share a folder the first one replays it."""
+    from tests.support.runs import data, sgd, trained
+
+    run = trained(sgd(momentum=0.9)) if folder is None else trained(sgd(momentum=0.9)).within(folder=folder)
+    return uw.Unrolled(run), data(n=4, seed=1)
+
+
+def through_training() -> dict[str, torch.Tensor]:
+    """What is divided over processes by test rows, and by training rows; one row is fewer than there are processes."""
+    run, test = unrolled()
+    return {
+        "through training": run.on_loss(test).values,
+        "of one row through training": run.on_loss((test[0][:1], test[1][:1])).values,
+        "own through training": run.on_self(block=10).values,
+        "moves through training": run.on_params([0, 5, 7]),
+        "inputs through training": run.on_inputs([0, 5], test),
+    }
+
+
 def answers() -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
+    found = through_training()
     models: dict[str, tuple[uw.LinearProblem | uw.Problem, Any]] = {"linear": linear(), "network": network()}
     for name, (problem, test) in models.items():
         gauss_newton = uw.GaussNewton(problem, damping=0.1)

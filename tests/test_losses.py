@@ -12,7 +12,7 @@ import upweight as uw
 from tests.support.cases import draw, plain_losses
 from tests.support.compare import assert_close_per_row
 from upweight import Logistic, SmoothHinge, Softmax, Squared, SquaredHinge
-from upweight.losses import LinearLoss, Parts, next_token, signs
+from upweight.losses import LinearLoss, Parts, SeveralLabels, next_token, signs
 
 B = 6
 CLASSES = torch.tensor([0, 2, 1, 1, 0, 2])
@@ -26,6 +26,10 @@ LOSSES: dict[str, tuple[LinearLoss, int]] = {
     "smooth hinge, one against the rest": (SmoothHinge(0.3), 3),
     "squared hinge": (SquaredHinge(), 1),
     "squared hinge, one against the rest": (SquaredHinge(), 3),
+    "squared hinge, one against one": (SquaredHinge(pairs="first"), 3),
+    "logistic, several labels": (SeveralLabels(Logistic()), 3),
+    "smooth hinge, several labels": (SeveralLabels(SmoothHinge(0.3)), 2),
+    "logistic, one against one": (Logistic(pairs="surest"), 3),
 }
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
@@ -34,6 +38,8 @@ def given_targets(loss: LinearLoss, c: int) -> torch.Tensor:
     """Targets as a user has them."""
     if isinstance(loss, Squared):
         return draw(B, c, seed=9) if c > 1 else draw(B, seed=9)
+    if isinstance(loss, SeveralLabels):
+        return (draw(B, c, seed=9) > 0).long()
     if c == 1:
         return torch.zeros(B).long() if isinstance(loss, Softmax) else CLASSES % 2
     return CLASSES
@@ -148,7 +154,7 @@ def test_softmax_does_not_see_a_shift_and_others_do():
 def test_what_others_need_to_know_of_a_loss():
     classifying = [loss for loss, _ in LOSSES.values() if loss.classifies]
     assert not any(isinstance(loss, Squared) for loss in classifying)
-    assert len(classifying) == len(LOSSES) - 2
+    assert len(classifying) == len(LOSSES) - 4  # squares, and several labels at once
     assert not Squared().separable  # it has a minimum on any data
     assert [loss.self_concordant for loss in (Softmax(), Logistic(), Squared(), SquaredHinge())] == [
         1,

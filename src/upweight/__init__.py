@@ -43,7 +43,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
     from .network import Problem, class_weighted, token_mean
     from .retraining import by_refitting
     from .solvers import Arnoldi, BackSubstitution, ConjugateGradient, Exact, LiSSA
-    from .training import OptimizerRule, Recorder, TrainingRun, register_optimizer
+    from .training import OptimizerRule, Recorder, TrainerRecorder, TrainingRun, register_optimizer
     from .trees import TreeProblem
     from .uses import (
         Box,
@@ -108,6 +108,7 @@ __all__ = [
     "SquaredMargin",
     "Stagewise",
     "StaleError",
+    "TrainerRecorder",
     "TrainingRun",
     "TreeProblem",
     "Tweedie",
@@ -148,7 +149,7 @@ _HOMES = {
     "network": "Problem class_weighted token_mean",
     "retraining": "by_refitting",
     "solvers": "Arnoldi BackSubstitution ConjugateGradient Exact LiSSA",
-    "training": "OptimizerRule Recorder TrainingRun register_optimizer",
+    "training": "OptimizerRule Recorder TrainerRecorder TrainingRun register_optimizer",
     "trees": "TreeProblem",
     "uses": "Box attack diagnostics explain flip_set mislabeled mismatch stability trust vulnerability "
     "vulnerable_targets",

@@ -38,6 +38,8 @@ class Facts:
         caution: what must be said with every answer, where the gradients are not the derivatives of the loss; else "".
         away: how far a linear model is from the optimum of its training data, in multiples of one example's share,
             where that is more than one; else "".
+        own_loss: whether training minimised the loss that examples have; else an example's part in training is not the
+            derivative of its loss.
     """
 
     n: int
@@ -49,6 +51,7 @@ class Facts:
     straight: bool = False
     caution: str = ""
     away: str = ""
+    own_loss: bool = True
 
 
 class SecondDerivative(ABC):
@@ -247,9 +250,20 @@ class Reduced(ABC):
     Its gradient and Hessian are those of the rows that are left, also where rows take part in each other's terms.
     """
 
+    said: str = ""
+    """How effects by it are got, in a sentence, where it is not by Newton steps."""
+
+    @abstractmethod
+    def known(self, batch: Any) -> Any:
+        """A batch in a form in which `Objective.evaluate` has nothing to prepare: for many parameters."""
+
     @abstractmethod
     def newton(self, sets: list[Tensor]) -> Float[Tensor, "g p"]:
         """The parameters after one Newton step of what is left without each set of rows; NaN where there is none."""
+
+    @abstractmethod
+    def settled(self, sets: list[Tensor]) -> Float[Tensor, "g p"]:
+        """The parameters after as many Newton steps as each set needs; NaN where they do not arrive."""
 
     @abstractmethod
     def refitted(self, rows: Tensor) -> tuple[Float[Tensor, " p"], float]:
@@ -258,6 +272,10 @@ class Reduced(ABC):
         Raises:
             NotConvergedError: where it does not arrive.
         """
+
+    @abstractmethod
+    def refusal(self, rows: Tensor) -> str:
+        """Why nothing can be trained without those rows, in words; "" where nothing is known against it."""
 
 
 class Replays(ABC):
@@ -269,6 +287,10 @@ class Replays(ABC):
 
         Start, batches and random numbers are those of the run: without any rows it is the run itself.
         """
+
+    @abstractmethod
+    def weighted(self, weights: Float[Tensor, "r n"]) -> Iterator[Any]:
+        """The problem at the end of each of r replays, whose examples have those multiples of their weights (r, n)."""
 
 
 class Stages(ABC):
@@ -313,6 +335,15 @@ class Stages(ABC):
             For each column what goes through it directly, then what goes through the start, and through other
             rows; they add up to the effect. None where the columns are not known.
         """
+
+    @property
+    @abstractmethod
+    def smooth(self) -> bool:
+        """Whether theta has a derivative in the weights of rows: without, only `recomputed` answers."""
+
+    @abstractmethod
+    def read(self, prepared: tuple[Tensor, Any]) -> Any:
+        """Examples that `OutputModel.prepared` has looked up in all stages, as a batch that nobody looks up again."""
 
     @property
     @abstractmethod

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from .data.per_example import per_example
-from .losses import LinearLoss
+from .losses import LinearLoss, signs
 from .measures import Measure, logit, margin, prediction, probability, share_of_sigmoids
 from .runtime.described import described
 from .types import Tensor, as_tensor
@@ -116,13 +116,32 @@ def _of_classes(loss: LinearLoss, c: int, measure: Measure) -> Callable[..., Ten
             f"{measure.name} is about classes, and the targets of this model are numbers: ask about its output, "
             "measures.prediction"
         )
+    if loss.pairs and measure.function is margin:
+        return lambda outputs, targets: least_margin(loss, outputs, targets)
+    if loss.pairs and measure.function is logit:
+        raise ValueError(
+            "a machine for each pair of classes has no output for a class alone: ask about measures.margin, the least "
+            "margin of the class's own pairs, or about the pairs with a function of their outputs"
+        )
     if measure.function is not probability:
         return measure.function
-    if not loss.likelihood:
+    if not loss.gives_probabilities:
         raise ValueError(
             f"a model trained with {type(loss).__name__} gives no probabilities: ask about measures.margin"
         )
     return share_of_sigmoids if loss.separate_outputs and c > 1 else probability
+
+
+def least_margin(loss: LinearLoss, outputs: Float[Tensor, "m c"], targets: Tensor) -> Float[Tensor, " m"]:
+    """The least margin of the pairs that each encoded target is in: where it is positive, the class wins all of them.
+
+    Args:
+        loss: of a machine for each pair of classes.
+        outputs: those of all pairs.
+        targets: classes (m,).
+    """
+    s = signs(targets, outputs, loss.pairs)
+    return torch.where(s == 0, torch.inf, s * outputs).amin(1)
 
 
 def measured_at_each(
@@ -162,7 +181,7 @@ def measure_slopes(
 
 def check_probabilities(loss: LinearLoss, measure: Measure) -> None:
     """Raises ValueError where a measure takes outputs for logits of probabilities and the model's loss gives none."""
-    if measure.probabilities and not loss.likelihood:
+    if measure.probabilities and not loss.gives_probabilities:
         raise ValueError(
             f"{measure.name} is about probabilities, and a model trained with {type(loss).__name__} gives "
             "none: ask about measures.auroc, accuracy or cohens_d"

@@ -41,6 +41,13 @@ CASES = {
     ),
     "grown leaf by leaf": (CAT(grow_policy="Lossguide", max_leaves=6, **SMALL), "two"),
     "poisson": (CATR(loss_function="Poisson", **SMALL), "counts"),
+    "several classes": (CAT(**SMALL), "three"),
+    "against the rest": (CAT(loss_function="MultiClassOneVsAll", **SMALL), "three"),
+    "several classes, ten steps": (CAT(**TEN, **SMALL), "three"),
+    "several classes, class weights": (
+        CAT(auto_class_weights="Balanced", grow_policy="Lossguide", max_leaves=6, **SMALL),
+        "three",
+    ),
 }
 
 
@@ -51,7 +58,7 @@ def test_the_derivative_is_that_of_leaves_fitted_with_other_weights(name, weight
     follows_weights(*read(estimator, HOLES, task, weight), step=1e-2 if task == "counts" else 2e-3)
 
 
-@pytest.mark.parametrize("name", ["logistic", "ten steps", "squared", "poisson"])
+@pytest.mark.parametrize("name", ["logistic", "ten steps", "squared", "poisson", "several classes"])
 def test_leaves_fitted_without_rows_are_those_of_a_retraining_that_splits_as_before(name):
     estimator, task = CASES[name]
     estimator = clone(estimator).set_params(
@@ -120,6 +127,18 @@ def test_labels_that_it_was_not_trained_on_are_refused_with_the_place():
         uw.from_estimator(model, X[:N], y[:N])
 
 
-def test_several_classes_are_refused_since_their_leaves_are_solved_together():
-    with pytest.raises(ValueError, match=r"all classes of a leaf together.*by_refitting"):
-        read(CAT(**SMALL), X, "three")
+def test_several_classes_without_a_penalty_are_refused_since_their_values_are_not_determined():
+    with pytest.raises(ValueError, match=r"l2_leaf_reg=0 and several classes.*by_refitting"):
+        read(CAT(l2_leaf_reg=0, **SMALL), X, "three")
+
+
+def test_on_real_data_of_several_classes_scores_and_derivatives_are_those_of_the_model():
+    from sklearn.datasets import load_wine
+
+    every, y = load_wine(return_X_y=True)
+    model = CAT(**{**SMALL, "iterations": 60, "learning_rate": 0.2}).fit(every[20:], y[20:])
+    problem = uw.from_estimator(model, every[20:], y[20:])
+    raw = model.predict(every[:20], prediction_type="RawFormulaVal")
+    test = every[:20], y[:20]
+    assert np.abs(problem.outputs(problem.prepared(test)[0]).numpy() - raw).max() < 1e-9
+    follows_weights(problem, test)

@@ -32,6 +32,7 @@ CASES = {
     ),
     "unbalanced": (LGBM(is_unbalance=True, **SMALL), "two"),
     "softmax": (LGBM(class_weight="balanced", **SMALL), "three"),
+    "against the rest": (LGBM(objective="multiclassova", **SMALL), "three"),
     "squared": (LGBMR(**SMALL), "number"),
     "gamma": (LGBMR(objective="gamma", **SMALL), "amounts"),
     "tweedie": (LGBMR(objective="tweedie", **SMALL), "amounts"),
@@ -55,6 +56,18 @@ def test_leaves_fitted_without_rows_are_those_of_a_retraining_that_splits_as_bef
     estimator = clone(estimator).set_params(min_child_samples=1, num_leaves=4)
     as_retrained(estimator, task)
     as_retrained(estimator, task, WEIGHTS)
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHTS], ids=["", "weights"])
+@pytest.mark.parametrize("settings", [{"objective": "l1"}, {"objective": "quantile", "alpha": 0.3}], ids=str)
+def test_leaves_that_are_quantiles_are_computed_anew_without_rows(settings, weight):
+    estimator = LGBMR(**settings, **{**SMALL, "num_leaves": 4, "min_child_samples": 1})
+    as_retrained(estimator, "amounts", weight)
+    bags = LGBMR(bagging_fraction=0.5, bagging_freq=2, **settings, **SMALL)
+    problem, test = read(bags, HOLES, "number", weight)
+    with pytest.raises(ValueError, match=r"have no derivative.*of_removal"):
+        uw.Influence(problem).on_loss(test)
+    assert uw.Influence(problem).of_removal([1, 2], test).best.isfinite().all()
 
 
 def test_labels_that_it_was_not_trained_on_are_refused_with_the_place():
@@ -91,7 +104,7 @@ def test_categories_of_many_against_many_have_a_damping_of_their_own():
     [
         ({"boosting_type": "dart"}, "boosting='dart'"),
         ({"data_sample_strategy": "goss"}, "GOSS"),
-        ({"objective": "quantile"}, "objective 'quantile'"),
+        ({"objective": "huber"}, "objective 'huber'"),
         ({"linear_tree": True}, "linear_tree"),
         ({"path_smooth": 1.0}, "path_smooth"),
         ({"monotone_constraints": [1, 0, 0, 0]}, "monotone_constraints"),

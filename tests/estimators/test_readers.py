@@ -5,19 +5,16 @@ from sklearn.ensemble import BaggingClassifier
 from sklearn.linear_model import LinearRegression, MultiTaskLasso, Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.svm import NuSVC, NuSVR
 from sklearn.utils import all_estimators
 
 from tests.support.estimators import TARGETS, N, X
 from upweight import from_estimator
 from upweight.estimators import least_squares, logistic, regressions, several, support_vectors
 from upweight.estimators.chosen import WRAPPERS
-from upweight.estimators.readers import READERS, REFUSED, reader_of
+from upweight.estimators.readers import MOMENTS, READERS, REFUSED, reader_of
 
 
 @pytest.mark.parametrize(("estimator", "words"), [
-    (NuSVR(), "use SVR"),
-    (NuSVC(), "use SVC"),
     (MultiTaskLasso(), "use Lasso for each"),
     (BaggingClassifier(), "BaggingClassifier is not supported: influence needs a smooth.*by_refitting"),
     (LinearRegression, "ABCMeta is not supported"),
@@ -49,7 +46,11 @@ def test_every_reader_is_that_of_its_family():
         "LinearSVC": support_vectors.linear_svc,
         "SVC": support_vectors.svc,
         "SVR": regressions.svr,
+        "NuSVC": support_vectors.nu_svc,
+        "NuSVR": regressions.nu_svr,
         "OneVsRestClassifier": several.one_against_the_rest(reader_of),
+        "OneVsOneClassifier": several.one_against_one(reader_of),
+        "MultiOutputClassifier": several.labels_of_each_target(reader_of),
         "MultiOutputRegressor": several.one_for_each_target(reader_of),
     }
     # Imported with instrumentation in tests, so that functions are compared by name.
@@ -63,8 +64,10 @@ def test_names_are_those_of_scikit_learn():
     known = dict(all_estimators())
     assert READERS.keys() <= known.keys()
     assert REFUSED.keys() <= known.keys()
+    assert MOMENTS.keys() <= known.keys()
     assert WRAPPERS.keys() - {"BaseSearchCV"} <= known.keys()
     assert not READERS.keys() & REFUSED.keys()
+    assert not MOMENTS.keys() & (READERS.keys() | REFUSED.keys())
     # A Gaussian process chooses its kernel, and is then read with it.
     assert WRAPPERS.keys() & (READERS.keys() | REFUSED.keys()) == {"GaussianProcessRegressor"}
 

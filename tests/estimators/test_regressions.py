@@ -100,11 +100,7 @@ def test_settings_that_are_refused(estimator, task: str, words: str):
         from_estimator(model, X[:N], TARGETS[task][:N])
 
 
-def test_several_labels_and_other_rows_are_refused():
-    labels = np.stack([TARGETS["number"][:N] > 0, X[:N, 0] > 0], 1).astype(int)
-    model = OneVsRestClassifier(LogisticRegression()).fit(X[:N], labels)
-    with pytest.raises(ValueError, match=r"several labels per example.*pass each of its estimators_"):
-        from_estimator(model, X[:N], labels)
+def test_other_rows_are_refused():
     ridge = KernelRidge(kernel="rbf").fit(X[:N], TARGETS["number"][:N])
     with pytest.raises(ValueError, match="X has 59 examples, the KernelRidge was fitted on 60"):
         from_estimator(ridge, X[: N - 1], TARGETS["number"][: N - 1])

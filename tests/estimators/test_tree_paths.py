@@ -10,6 +10,9 @@ import upweight as uw
 pytest.importorskip("sklearn")
 
 
+CATBOOST = ["catboost", "catboost Depthwise", "catboost Lossguide"]
+
+
 def data(n: int = 300) -> tuple[pd.DataFrame, np.ndarray]:
     rng = np.random.default_rng(0)
     X = pd.DataFrame(rng.normal(size=(n, 4)), columns=["a", "b", "c", "d"])
@@ -22,6 +25,11 @@ def model(library: str):
         return pytest.importorskip("xgboost").XGBClassifier(n_estimators=8, max_depth=3, n_jobs=1)
     if library == "lightgbm":
         return pytest.importorskip("lightgbm").LGBMClassifier(n_estimators=8, n_jobs=1, verbosity=-1)
+    if library.startswith("catboost"):
+        kind = pytest.importorskip("catboost").CatBoostClassifier
+        how = {"iterations": 8, "depth": 3, "verbose": 0, "thread_count": 1, "allow_writing_files": False}
+        policy = library.partition(" ")[2] or "SymmetricTree"
+        return kind(grow_policy=policy, one_hot_max_size=9, cat_features=["d"], **how)
     from sklearn import ensemble
 
     return {
@@ -32,7 +40,9 @@ def model(library: str):
     }[library]
 
 
-@pytest.mark.parametrize("library", ["hist", "categories", "boosting", "forest", "xgboost", "lightgbm"])
+@pytest.mark.parametrize(
+    "library", ["hist", "categories", "boosting", "forest", "xgboost", "lightgbm", *CATBOOST]
+)
 def test_a_column_off_the_path_changes_no_leaf(library: str) -> None:
     X, y = data()
     problem = uw.from_estimator(model(library).fit(X, y), X, y)
@@ -47,7 +57,9 @@ def test_a_column_off_the_path_changes_no_leaf(library: str) -> None:
             assert changed.any() == on.any() or not changed.any()
 
 
-@pytest.mark.parametrize("library", ["hist", "categories", "boosting", "forest", "xgboost", "lightgbm"])
+@pytest.mark.parametrize(
+    "library", ["hist", "categories", "boosting", "forest", "xgboost", "lightgbm", *CATBOOST]
+)
 def test_parts_add_up_to_the_effect(library: str) -> None:
     X, y = data()
     problem = uw.from_estimator(model(library).fit(X, y), X, y)

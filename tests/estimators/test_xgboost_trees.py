@@ -57,6 +57,27 @@ def test_leaves_fitted_without_rows_are_those_of_a_retraining_that_splits_as_bef
     as_retrained(estimator, task, WEIGHTS, targets=numbered(SWITCHED), rtol=1e-6)
 
 
+@pytest.mark.parametrize("weight", [None, WEIGHTS], ids=["", "weights"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"objective": "reg:absoluteerror"}, {"objective": "reg:quantileerror", "quantile_alpha": 0.3}],
+    ids=lambda one: one["objective"],
+)
+def test_leaves_that_are_quantiles_are_computed_anew_without_rows(settings, weight, tmp_path):
+    estimator = xgboost.XGBRegressor(**settings, **{**SMALL, "max_depth": 2, "min_child_weight": 0})
+    as_retrained(estimator, "number", weight)
+    problem, test = read(estimator, HOLES, "number", weight)
+    with pytest.raises(ValueError, match=r"have no derivative.*of_removal"):
+        uw.Influence(problem).on_loss(test)
+    y = TARGETS["number"][:N]
+    slow = clone(estimator).set_params(learning_rate=0.2)
+    fitted(slow, X[:N], y, weight).save_model(tmp_path / "model.ubj")
+    loaded = xgboost.Booster(model_file=tmp_path / "model.ubj")
+    again = uw.from_estimator(loaded, X[:N], y, sample_weight=weight)
+    assert again.trained.structure.rounds[0].rate == pytest.approx(0.2, rel=1e-5)
+    assert any("eta = 0.2" in note for note in again.terms.notes)
+
+
 def test_labels_that_it_was_not_trained_on_are_refused_with_the_place():
     y = CODED["two"].copy()
     model = fitted(xgboost.XGBClassifier(**SMALL), X[:N], y[:N])
@@ -100,7 +121,7 @@ def test_of_a_model_that_stopped_early_the_trees_that_predict_are_read():
         ({"booster": "dart"}, "booster='dart'"),
         ({"subsample": 0.5}, "subsample=0.5"),
         ({"monotone_constraints": (1, 0, 0, 0)}, "monotone_constraints"),
-        ({"objective": "reg:quantileerror", "quantile_alpha": 0.3}, "quantiles"),
+        ({"objective": "reg:quantileerror", "quantile_alpha": [0.3, 0.6]}, "several targets at once"),
         ({"objective": lambda y, p: (p - y, np.ones_like(y))}, "objective of your own"),
     ],
     ids=lambda one: next(iter(one)) if isinstance(one, dict) else one,

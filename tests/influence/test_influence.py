@@ -109,7 +109,7 @@ def test_r4_of_change_is_the_derivative_of_refits(case: Case):
     X, y = one(case, i)
     edited = X + 0.5
     zero_one = bool(((case.y == 0) | (case.y == 1)).all())
-    classes = case.c > 1 and not isinstance(case.loss, Squared)
+    classes = case.c > 1 and case.loss.classifies
     flipped = (y + 1) % 3 if classes else -y + zero_one
     influence = Influence(case.problem)
     for after in ((edited, y), (X, flipped)):

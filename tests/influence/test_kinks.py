@@ -6,7 +6,7 @@ from sklearn.linear_model import Lasso
 
 from tests.support.compare import assert_close_per_row
 from upweight import Influence, from_estimator, verify
-from upweight.influence import kinks
+from upweight.influence import shown
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 8))
@@ -36,10 +36,17 @@ def test_rows_over_kinks_are_refitted(monkeypatch):
     assert found.left is not None
     assert float(found.left.nan_to_num(0).max()) < 0.01
     assert verify(influence, TEST, k=3, random=2).complete
-    monkeypatch.setattr(kinks, "REFITS", 1)
-    fewer = influence.of_each_removal(TEST)
+    monkeypatch.setattr(shown, "REFITS", 1)
+    fewer = influence.of_each_removal(TEST, top=1)
     assert fewer.left is not None
-    assert int((fewer.left[0] == 1).sum()) == len(kinked) - 1
+    for line, test_row in zip(fewer.left, range(5), strict=True):
+        strongest = fewer.effect()[test_row].argsort()[[0, -1]]
+        assert float(line[strongest].max()) < 0.01
+        alone = influence.of_each_removal(
+            (X[[test_row]], Y[[test_row]]), top=1
+        )  # not up to the rows asked along
+        assert_close_per_row(alone.effect(), fewer.effect()[[test_row]], 1e-12)
+    assert bool((fewer.left == 1).any())
     assert "do not settle" in fewer.prediction
     prepared = influence.of_each_removal(problem.train_batch(torch.arange(3)))
     assert prepared.left is not None

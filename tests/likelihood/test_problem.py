@@ -119,14 +119,26 @@ def test_the_penalty_of_cox_follows_the_deviations_of_the_rows_left():
 
 def test_questions_of_all_kinds_are_answered(problem):
     influence, test = Influence(problem), (problem.likelihood.X[:3], problem.likelihood.y[:3])
-    found = influence.of_each_removal(test, measure=measures.prediction)
+    found = influence.of_each_removal(test, measure=measures.prediction, steps=1)
     newton = problem.reduced.newton(list(torch.arange(N).split(1)))
     outputs = problem.likelihood.outputs
     change = torch.cat([outputs(theta, test[0]) - outputs(problem.theta, test[0]) for theta in newton], 1)
     assert_close_per_row(found.effect(), change, 1e-8)
+    refits = torch.stack([problem.reduced.refitted(row)[0] for row in torch.arange(N).split(1)])
+    change = torch.cat([outputs(theta, test[0]) - outputs(problem.theta, test[0]) for theta in refits], 1)
+    further = influence.of_each_removal(test, measure=measures.prediction)
+    assert_close_per_row(further.effect(), change, 1e-5)
     groups = influence.of_removal(np.arange(N) // 10, test, measure=measures.prediction)
     assert groups.newton is not None
     assert groups.newton.shape == (3, 4)
+    for rows, column in zip(torch.arange(N).split(10), groups.newton.T, strict=True):
+        try:
+            theta = problem.reduced.refitted(rows)[0]
+        except NotConvergedError:  # without them there is no optimum
+            assert bool(column.isnan().all())
+            continue
+        change = outputs(theta, test[0]) - outputs(problem.theta, test[0])
+        assert_close_per_row(column[None], change.T, 1e-5)
     first = influence.on_loss(test, measure=OfParameters(lambda params: params["weight"][0, 0]))
     assert_close_per_row(first.values[0], influence.on_params(list(range(N)))[:, 0], 1e-10)
     mean = influence.on_loss(test, measure=Overall(lambda outputs, _: outputs.mean()))

@@ -1,7 +1,8 @@
 """Small linear problems of every kind, each with its objective written out plainly: the twin of all fast paths."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from scipy import sparse
 
 from upweight import LinearProblem, Logistic, SmoothHinge, Softmax, Squared, SquaredHinge
-from upweight.losses import LinearLoss
+from upweight.losses import LinearLoss, SeveralLabels
 
 
 def plain_losses(loss: LinearLoss, eta: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -18,6 +19,16 @@ def plain_losses(loss: LinearLoss, eta: torch.Tensor, y: torch.Tensor) -> torch.
         return eta.exp().sum(1).log() - eta[torch.arange(len(eta)), y]
     if isinstance(loss, Squared):
         return 0.5 * ((eta - y.reshape(len(eta), -1)) ** 2).sum(1)
+    if isinstance(loss, SeveralLabels):  # every label by itself
+        return torch.stack(
+            [plain_losses(loss.binary, eta[:, [k]], y[:, k]) for k in range(eta.shape[1])]
+        ).sum(0)
+    if loss.pairs:  # every pair by itself, over the examples of its two classes
+        alone: Any = replace(loss, pairs="")  # type: ignore[type-var]
+        total = torch.zeros(len(eta), dtype=eta.dtype)
+        for k, (i, j) in enumerate(combinations(range(loss.classes(eta.shape[1])), 2)):
+            total = total + ((y == i) | (y == j)) * plain_losses(alone, eta[:, [k]], (y == i).long())
+        return total
     if eta.shape[1] > 1:  # one against the rest: every output by itself
         columns = [plain_losses(loss, eta[:, [k]], (y == k).long()) for k in range(eta.shape[1])]
         return torch.stack(columns).sum(0)
@@ -163,8 +174,10 @@ def make(
     eta = X @ draw(c, d, seed=3).T + noise
     if isinstance(loss, Squared):
         y = eta if c > 1 else eta[:, 0]
+    elif isinstance(loss, SeveralLabels):
+        y = (eta > 0).long()
     elif isinstance(loss, Softmax) or c > 1:
-        y = eta.argmax(1)
+        y = eta[:, : loss.classes(c)].argmax(1)
     else:
         y = (eta[:, 0] > 0).long()
         y = y if fields.pop("zero_one", True) else 2 * y - 1
@@ -202,6 +215,19 @@ CASES = [
     make("smooth hinge sparse total", SmoothHinge(0.3), kind="sparse", keep="total", zero_one=False),
     make("logistic one against the rest", Logistic(), c=3, intercept=True, weighted=True, keep="total"),
     make("smooth hinge one against the rest n < p", SmoothHinge(0.5), n=10, d=12, c=3),
+    make("logistic several labels", SeveralLabels(Logistic()), c=2, intercept=True, weighted=True),
+    make(
+        "logistic one against one",
+        Logistic(pairs="surest"),
+        n=70,
+        c=6,
+        intercept=True,
+        weighted=True,
+        keep="total",
+    ),
+    make(
+        "smooth hinge one against one n < p", SmoothHinge(0.5, pairs="first"), n=14, d=16, c=3, keep="total"
+    ),
     make("squared hinge", SquaredHinge(), intercept=True, l2_intercept=0.05, weighted=True),
 ]
 BY_NAME = {case.name: case for case in CASES}

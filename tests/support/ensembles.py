@@ -4,7 +4,14 @@ from typing import Any
 
 import torch
 
-from upweight.trees.losses import BoostedLogistic, BoostedLoss, BoostedSoftmax, BoostedSquared, BoostedTweedie
+from upweight.trees.losses import (
+    BoostedLogistic,
+    BoostedLoss,
+    BoostedSoftmax,
+    BoostedSquared,
+    BoostedTweedie,
+    CoupledSoftmax,
+)
 from upweight.trees.seen import Fitted
 from upweight.trees.start import FromMean
 from upweight.trees.structure import Round, Structure, Tree
@@ -12,6 +19,7 @@ from upweight.trees.trained import Trained
 
 LOSSES: dict[str, tuple[BoostedLoss, int]] = {
     "logistic": (BoostedLogistic(), 1),
+    "against the rest": (BoostedLogistic(), 3),
     "softmax": (BoostedSoftmax(1.5), 3),
     "squared": (BoostedSquared(), 1),
     "poisson": (BoostedTweedie(1.0, 2.0), 1),
@@ -19,6 +27,8 @@ LOSSES: dict[str, tuple[BoostedLoss, int]] = {
     "gamma": (BoostedTweedie(2.0), 1),
 }
 """Losses and how many outputs they have here."""
+ALL = {**LOSSES, "coupled": (CoupledSoftmax(), 3)}
+"""With those whose values in a leaf are solved for together."""
 
 
 def invented(
@@ -26,12 +36,16 @@ def invented(
 ) -> Trained:
     """Two rounds of trees with four leaves, on 40 rows with weights."""
     n, rounds, size = 40, 2, 4
+    l1 = 0.0 if loss.together else l1
     draw = torch.Generator().manual_seed(3)
     leaf = torch.randint(0, size, (rounds * c, n), generator=draw).short()
     bag = torch.randint(0, 3, (rounds, n), generator=draw).to(torch.uint8) if bags else None
     damping = torch.rand(size, generator=draw).double() + 0.5
     trees = [
-        [Tree(t * c + k, k, size, damping, l1=l1, bag=t if bags else None) for k in range(c)]
+        [
+            Tree(t * c + k * (not loss.together), k, size, damping, l1=l1, bag=t if bags else None)
+            for k in range(c)
+        ]
         for t in range(rounds)
     ]
     structure = Structure(
@@ -43,9 +57,9 @@ def invented(
     )
     w = torch.rand(n, generator=draw).double() + 0.5
     link, y = "identity", torch.rand(n, generator=draw).double()[:, None] + 0.1
-    if isinstance(loss, BoostedLogistic):
+    if isinstance(loss, BoostedLogistic) and c == 1:
         link, y = "logit", torch.where(y[:, 0] < 0.5, 1.0, -1.0).double()
-    elif isinstance(loss, BoostedSoftmax):
+    elif loss.loss.classifies:
         link, y = "log", torch.randint(0, c, (n,), generator=draw)
     elif isinstance(loss, BoostedTweedie):
         link = "log"
@@ -62,9 +76,14 @@ def equations(trained: Trained, theta: torch.Tensor, w: torch.Tensor) -> torch.T
         inside = scores
         for step, share in zip(places, one.steps, strict=True):
             moved = inside
+            values = torch.stack([theta[place] for place in step], 1)
             for tree, place in zip(one.trees, step, strict=True):
                 where = structure.leaf[tree.leaf].long()
                 slopes = plain_slopes(loss, inside, trained.targets)
+                if loss.together:
+                    p = inside.softmax(1)
+                    Hv = p * values[where] - p * (p * values[where]).sum(1, keepdim=True)
+                    slopes = slopes[0], Hv / values[where]
                 own = w if tree.bag is None or structure.bags is None else w * structure.bags[tree.bag]
                 G, H = (
                     torch.zeros(tree.size, dtype=w.dtype).index_add(0, where, own * part[:, tree.output])
@@ -86,7 +105,7 @@ def plain_slopes(
     loss: BoostedLoss, scores: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Residuals and second derivatives (n, c) that autograd can go through: those of classes are computed in place."""
-    if scores.shape[1] == 1:
+    if scores.shape[1] == 1 or isinstance(loss, BoostedLogistic):
         return loss.slopes(scores, targets)[:2]
     p = scores.softmax(1)
     return torch.nn.functional.one_hot(targets, scores.shape[1]) - p, loss.factor * p * (1 - p)

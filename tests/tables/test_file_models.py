@@ -73,6 +73,42 @@ def test_a_network_answers_as_the_library_does(network, tmp_path):
     assert "mine:problem: 120 examples" in (tmp_path / "page.html").read_text()
 
 
+RUN = """
+import functools, torch, upweight as uw
+
+def problem(table):
+    def batches(rows):
+        X = torch.tensor(rows[["age", "size"]].to_numpy(), dtype=torch.float32)
+        return (X - torch.tensor([40.0, 170.0])) / 10, torch.tensor((rows["opinion"] == "likes").to_numpy().astype(int))
+
+    torch.manual_seed(0)
+    run = uw.TrainingRun.train(
+        torch.nn.Linear(2, 2), torch.nn.CrossEntropyLoss(), batches(table),
+        optimizer=functools.partial(torch.optim.SGD, lr=0.1), epochs=5, batch_size=20,
+    )
+    return run, batches
+"""
+
+
+def test_a_recorded_run_takes_the_place_of_a_problem(network, tmp_path):
+    (tmp_path / "mine.py").write_text(RUN)
+    found = run("explain", *network, "mine:problem", "--row", "person 7", "--format", "json")
+    assert found.exit_code == 0, found.output
+    assert "person" in found.stdout
+    checked = run("verify", *network, "mine:problem", "--row", "person 7", "--k", 3, "--format", "json")
+    assert checked.exit_code == 0, checked.output
+    table = pd.read_json(io.StringIO(checked.stdout))
+    np.testing.assert_allclose(table["predicted"], table["actual"], rtol=0.1, atol=1e-5)
+    judged = run("trust", *network, "mine:problem", "--row", "person 7", "--format", "json")
+    assert judged.exit_code == 0, judged.output
+    assert "24 rows removed and training replayed" in judged.stdout
+    suspects = run("mislabeled", *network, "mine:problem", "--k", 5, "--format", "json")
+    assert suspects.exit_code == 0, suspects.output
+    page = run("report", *network, "mine:problem", "--row", "person 7", "--checked", 2, "--out", "page.html")
+    assert page.exit_code == 0, page.output
+    assert "through training: TrainingRun of 30 steps of SGD" in (tmp_path / "page.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

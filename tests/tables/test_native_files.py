@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from tests.support.files import people, run
 from upweight.tables.fitted_file import FittedFile
@@ -65,9 +66,45 @@ def test_a_file_of_trees_says_what_it_said_when_it_was_trained(table_file: Path,
     assert problem.classes == ("dislikes", "likes")
     answer = run("explain", table_file, "--target", "opinion", "--row", 5, "--model", path)
     assert answer.exit_code == 0
+
+
+@pytest.mark.parametrize("library", ["lightgbm", "catboost"])
+def test_trees_whose_file_has_the_parameters_are_trained_again(table_file: Path, library: str) -> None:
+    path, _ = trained(table_file, library)
+    fitted = FittedFile.of(table_file, "opinion", model=path)
+    again, problem = fitted.model.again, fitted.model.influence.problem
+    assert again is not None
+    assert torch.allclose(again(torch.arange(problem.n)).theta, problem.theta, atol=1e-9)
+    answer = run("verify", table_file, "--target", "opinion", "--row", 5, "--k", 2, "--model", path)
+    assert answer.stdout.startswith("train row,group,predicted,actual"), answer.stderr
+    answer = run("mismatch", table_file, "--target", "opinion", "--by", "town", "--model", path)
+    assert answer.exit_code == 0, answer.stderr
+    where = ("--where", "town == 'north'", "--verify", "--format", "csv")
+    answer = run("remove", table_file, "--target", "opinion", *where, "--model", path)
+    assert "retrained" in answer.stdout, answer.stderr  # whether the prediction holds is another matter
+
+
+def test_trees_whose_file_lacks_the_parameters_are_not_trained_again(table_file: Path) -> None:
+    path, _ = trained(table_file, "ubj")
     refused = run("verify", table_file, "--target", "opinion", "--row", 5, "--model", path)
     assert refused.exit_code == 2
+    assert "XGBoost does not say how its trees were trained" in refused.stderr
     assert "give --booster in place of --model" in refused.stderr
+
+
+def test_parameters_that_give_other_trees_are_found_out(table_file: Path) -> None:
+    lightgbm, (path, _) = pytest.importorskip("lightgbm"), trained(table_file, "lightgbm")
+    rows = pd.read_csv(table_file)
+    X, y = rows[["the age", "town"]].astype({"town": "category"}), (rows.opinion == "likes").astype(int)
+    model = lightgbm.LGBMClassifier(
+        n_estimators=20, n_jobs=1, verbosity=-1, interaction_constraints=[[0], [1]]
+    )
+    model.fit(X, y).booster_.save_model(path)
+    text = path.read_text()
+    path.write_text(text.replace("[interaction_constraints:", "[no_constraints:"))
+    refused = run("verify", table_file, "--target", "opinion", "--row", 5, "--model", path)
+    assert refused.exit_code == 2
+    assert "the trees come out otherwise" in refused.stderr
 
 
 @pytest.mark.parametrize("library", ["ubj", "lightgbm", "catboost"])

@@ -12,7 +12,7 @@ from upweight.trees.rows import keep
 from upweight.trees.stages import Boosting
 
 from ..support.compare import assert_close_per_row
-from ..support.ensembles import LOSSES, invented, jacobians
+from ..support.ensembles import ALL, LOSSES, invented, jacobians
 
 
 @pytest.mark.parametrize("bags", [False, True])
@@ -47,9 +47,9 @@ def test_by_the_matrix_answers_are_those_of_passes(name, l1):
 
 
 @pytest.mark.parametrize("steps", [(1.0,), (1.0, 0.5)])
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 def test_what_is_kept_answers_as_what_is_computed_anew(name, steps, monkeypatch):
-    trained = invented(*LOSSES[name], steps=steps, bags=True)
+    trained = invented(*ALL[name], steps=steps, bags=True)
     fitted = fit(trained)
     monkeypatch.setattr(rows, "TREES", 2)
     kept = replace(fitted, kept=keep(trained, fitted.theta))

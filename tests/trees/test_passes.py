@@ -15,11 +15,11 @@ from upweight.trees.passes import (
 from upweight.trees.structure import Tree
 
 from ..support.compare import assert_close_per_row
-from ..support.ensembles import LOSSES, equations, invented, jacobians
+from ..support.ensembles import ALL, equations, invented, jacobians
 
 CASES = [
     (name, steps, bags)
-    for name in LOSSES
+    for name in ALL
     for steps, bags in (((1.0,), False), ((1.0, 0.5), False), ((1.0,), True))
 ]
 
@@ -27,7 +27,7 @@ CASES = [
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{len(case[1])} steps{'-bags' * case[2]}")
 def trained(request):
     name, steps, bags = request.param
-    return invented(*LOSSES[name], steps=steps, bags=bags)
+    return invented(*ALL[name], steps=steps, bags=bags)
 
 
 def rows_of(trained, k=3):
@@ -69,7 +69,7 @@ def test_the_derivative_is_that_of_leaves_fitted_with_other_weights(trained):
 
 @pytest.mark.parametrize("k", [1, 5])
 def test_one_question_and_many_are_answered_alike(k):
-    trained = invented(*LOSSES["softmax"], bags=True)
+    trained = invented(*ALL["softmax"], bags=True)
     fitted, v = fit(trained), rows_of(trained, 5)
     together = solve_backwards(trained, fitted, v)[:k]
     assert_close_per_row(solve_backwards(trained, fitted, v[:k]), together, 1e-12)
@@ -87,7 +87,7 @@ def test_values_are_pulled_to_0_and_clipped_and_then_stay():
 
 
 def test_leaves_that_are_held_have_no_influence_and_feel_none():
-    trained = invented(*LOSSES["squared"], l1=2.0)
+    trained = invented(*ALL["squared"], l1=2.0)
     fitted, v = fit(trained), rows_of(trained)
     held = fitted.below.isinf()
     assert 0 < held.sum() < len(held)
@@ -96,7 +96,7 @@ def test_leaves_that_are_held_have_no_influence_and_feel_none():
 
 
 def test_a_leaf_without_rows_and_damping_is_told():
-    trained = invented(*LOSSES["squared"])
+    trained = invented(*ALL["squared"])
     for one in trained.structure.rounds:
         for tree in one.trees:
             tree.damping.zero_()

@@ -57,6 +57,33 @@ def test_the_effects_that_are_shown_of_single_removals_are_computed_anew(asked):
     assert f"{len(shown)} rows that are shown" in " ".join(found.said)
 
 
+def test_the_leaves_of_test_rows_are_looked_up_once_for_all_sets(asked):
+    problem, _, test = asked
+    apply, calls = problem.trained.structure.apply, []
+
+    def counted(inputs):
+        calls.append(len(inputs))
+        return apply(inputs)
+
+    found = {}
+    for sets in (1, 5):
+        calls.clear()
+        object.__setattr__(problem.trained.structure, "apply", counted)
+        rows = [torch.tensor([i, i + 1]) for i in range(sets)]
+        found[sets] = changes_without(problem, problem.stages, rows, test, None)
+        object.__setattr__(problem.trained.structure, "apply", apply)
+        assert len(calls) == 1
+    assert_close_per_row(found[5][:, :1], found[1], 1e-12)
+
+
+def test_effects_are_said_to_be_of_leaf_values_not_of_a_linear_system(asked):
+    _, influence, test = asked
+    said = " ".join(influence.on_loss(test).remarks)
+    assert "The trees behind the effects: leaf values were followed through all rounds" in said
+    assert "solve" not in said
+    assert "splits held fixed" in influence.on_loss(test).prediction
+
+
 def test_what_is_shown_of_a_row_is_not_up_to_the_rows_asked_along(asked):
     _, influence, test = asked
     together = influence.of_each_removal(test, top=2).effect()

@@ -93,6 +93,10 @@ class Rows:
         """Some of the examples, (b,) by their numbers, in the order of the index; nothing is copied yet."""
         return Rows(len(index), self._picked(index), self._device, slow=self._slow)
 
+    def mapped(self, change: Callable[[Tensor | slice, Any], Any]) -> Rows:
+        """The examples as a function of their numbers and a batch of them changes it, each time they are fetched."""
+        return Rows(self._n, lambda index: change(index, self.take(index)), self._device)
+
     def _picked(self, index: Tensor) -> Callable[[Tensor | slice], Any]:
         """Gives some of these examples by their numbers among the picked ones."""
         chosen = index.cpu()

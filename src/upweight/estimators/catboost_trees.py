@@ -8,14 +8,27 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..trees.losses import BoostedLogistic, BoostedLoss, BoostedSquared, BoostedTweedie
+from ..trees.losses import BoostedLogistic, BoostedLoss, BoostedSquared, BoostedTweedie, CoupledSoftmax
 from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
+from ..trees.together import leaf_sums, with_damping
 from ..types import Tensor
-from .tree_models import Encoded, Rows, TreeReading, encoded_rows, numbered_leaves, refused, tree
+from .catboost_paths import catboost_paths
+from .tree_models import (
+    Encoded,
+    Rows,
+    TreeReading,
+    against_the_rest,
+    encoded_rows,
+    numbered_leaves,
+    refused,
+    tree,
+)
 
 CLOSE = 1e-9
 """How far the end of Newton steps may be from the leaf values of a tree, as a share of the largest."""
+LEAST = 1e-6
+"""Of l2_leaf_reg, where several classes share a leaf: without it their matrix is singular."""
 MOST = 256
 """Newton steps that may be tried to find those of one tree: a pass over the rows each."""
 
@@ -23,8 +36,8 @@ MOST = 256
 def catboost(model: Any, rows: Rows) -> TreeReading:
     """CatBoostClassifier, CatBoostRegressor and CatBoost: eta times the end of k Newton steps, each -G / (H + L).
 
-    L is l2_leaf_reg times the mean weight. Which steps were halved (leaf_estimation_backtracking) is not recorded, but
-    follows from the values that they lead to.
+    L is l2_leaf_reg times the mean weight; for several classes H is a matrix, and L stands on its diagonal. Which steps
+    were halved (leaf_estimation_backtracking) is not recorded, but follows from the values that they lead to.
     """
     settings = model.get_all_params()
     _check(model, settings)
@@ -32,7 +45,8 @@ def catboost(model: Any, rows: Rows) -> TreeReading:
     bias = np.atleast_1d(model.get_scale_and_bias()[1])
     start: Start = FromMean(link) if settings["boost_from_average"] else Fixed(tuple(bias.tolist()))
     class_weights = _class_weights(settings)
-    data = encoded_rows(rows, loss, 1, class_weights)
+    c = len(bias)
+    data = encoded_rows(rows, loss, c, class_weights)
     ends = np.cumsum([0, *model.get_tree_leaf_counts()])
     sizes = [np.arange(size) for size in np.diff(ends)]
 
@@ -41,31 +55,37 @@ def catboost(model: Any, rows: Rows) -> TreeReading:
 
     leaf, rate = apply(rows.X), float(settings["learning_rate"])
     _check_leaves(model, settings, leaf, data, ends)
-    values = np.split(np.asarray(model.get_leaf_values()) / rate, ends[1:-1])
+    own_values = np.split(np.asarray(model.get_leaf_values()).reshape(-1, c), ends[1:-1])
+    values = [own / rate for own in own_values]
     damping = float(settings["l2_leaf_reg"]) * float(data.w.mean())
     most = int(settings["leaf_estimation_iterations"])
     halved = most > 1 and settings["leaf_estimation_backtracking"] != "No"
-    scores = torch.full((len(data.w), 1), float(bias[0]), dtype=torch.float64)
+    scores = torch.tensor(bias, dtype=torch.float64).repeat(len(data.w), 1)
     found, stored = [], []
     for t, goal in enumerate(values):
         newton = _newton(loss, data, scores, leaf[t].long(), len(goal), damping)
         steps = _steps(newton, goal, most, halved)
-        found.append(Round((tree(t, 0, len(goal), damping),), rate, tuple(share for share, _ in steps)))
+        own = tuple(tree(t, k, len(goal), damping) for k in range(c))
+        found.append(Round(own, rate, tuple(share for share, _ in steps)))
         stored.append(_known(steps, goal))
-        scores += rate * torch.from_numpy(goal)[leaf[t].long(), None]
+        scores += rate * torch.from_numpy(goal)[leaf[t].long()]
     return TreeReading(
         loss,
         start,
         tuple(found),
-        1,
+        c,
         apply,
         np.concatenate(stored) if stored else np.empty(0),
-        lambda X: np.asarray(model.predict(_pool(model, X), prediction_type="RawFormulaVal")).reshape(-1, 1),
+        lambda X: np.asarray(model.predict(_pool(model, X), prediction_type="RawFormulaVal")).reshape(-1, c),
         class_weights=class_weights,
         single=True,
         own_start=Fixed(tuple(bias.tolist())),
         damped_by_mean=True,
-        notes=_notes(model, settings, rows, any(set(one.steps) != {1.0} for one in found)),
+        paths=catboost_paths(model, own_values),
+        notes=(
+            *_notes(model, settings, rows, any(set(one.steps) != {1.0} for one in found)),
+            *against_the_rest(loss, c),
+        ),
     )
 
 
@@ -90,7 +110,7 @@ def _check(model: Any, settings: dict[str, Any]) -> None:
     if settings["leaf_estimation_method"] == "Exact":
         raise refused(
             model,
-            f"loss_function={settings['loss_function']!r}: its leaves are quantiles, which do not move smoothly",
+            f"loss_function={settings['loss_function']!r}: its leaves are quantiles, which are not read of CatBoost",
         )
     if settings["leaf_estimation_method"] != "Newton" and settings["loss_function"] != "RMSE":
         raise refused(
@@ -129,17 +149,19 @@ def _check_leaves(
 def _loss(model: Any, settings: dict[str, Any]) -> tuple[BoostedLoss, str]:
     """What is boosted, and the link of the start."""
     name = settings["loss_function"]
-    if name == "Logloss":
+    if name in ("Logloss", "MultiClassOneVsAll"):
         return BoostedLogistic(), "logit"
     if name == "RMSE":
         return BoostedSquared(), "identity"
     if name == "Poisson":
         return BoostedTweedie(1.0), "log"
+    if name == "MultiClass" and float(settings["l2_leaf_reg"]) >= LEAST:
+        return CoupledSoftmax(), "identity"
     if name == "MultiClass":
         raise refused(
             model,
-            "loss_function='MultiClass', which solves for all classes of a leaf together (a matrix for each leaf), and "
-            "that is not read",
+            "l2_leaf_reg=0 and several classes, whose values in a leaf are then only known but for a number that is "
+            "added to all",
         )
     raise refused(model, f"loss_function={name!r}, whose leaves are not read")
 
@@ -181,14 +203,14 @@ def _notes(model: Any, settings: dict[str, Any], rows: Rows, halved: bool) -> tu
 
 
 class Step(NamedTuple):
-    """A Newton step in the leaves of a tree: what share of it was gone, and the whole of it (leaves,)."""
+    """A Newton step in the leaves of a tree: what share of it was gone, and the whole of it (leaves, c)."""
 
     share: float
     move: np.ndarray
 
 
 Newton = Callable[[np.ndarray], np.ndarray]
-"""The whole Newton step (leaves,) from leaf values."""
+"""The whole Newton step (leaves, c) from leaf values."""
 
 
 def _newton(
@@ -199,15 +221,22 @@ def _newton(
     Args:
         loss: what is boosted.
         data: the rows.
-        scores: before the tree (n, 1).
+        scores: before the tree (n, c).
         leaf: of each row.
         size: how many leaves there are.
         damping: what denominators have beside the sums of w h.
     """
 
     def step(value: np.ndarray) -> np.ndarray:
-        slopes = loss.slopes(scores + torch.from_numpy(value)[leaf, None], data.targets)
-        G, H = (torch.bincount(leaf, data.w * part[:, 0], size) for part in (slopes.r, slopes.h))
+        slopes = loss.slopes(scores + torch.from_numpy(value)[leaf], data.targets)
+        if loss.together:
+            G, H = leaf_sums(slopes, data.w, leaf, size)
+            return torch.linalg.solve(with_damping(H, torch.full((size,), damping).to(H)), G).numpy()
+        c = scores.shape[1]
+        G, H = (
+            scores.new_zeros(size, c).index_add_(0, leaf, data.w[:, None] * part)
+            for part in (slopes.r, slopes.h)
+        )
         below = H + damping
         return torch.where(below > 0, G / below, 0).numpy()
 
@@ -219,7 +248,7 @@ def _steps(newton: Newton, goal: np.ndarray, most: int, halved: bool) -> list[St
 
     Args:
         newton: the whole step from leaf values.
-        goal: where they end (leaves,).
+        goal: where they end (leaves, c).
         most: how many steps there may be.
         halved: whether steps may have been halved or left out, where they gained nothing.
     """
@@ -252,6 +281,7 @@ def _steps(newton: Newton, goal: np.ndarray, most: int, halved: bool) -> list[St
 def _known(steps: list[Step], goal: np.ndarray) -> np.ndarray:
     """What the model says of the values of each step, one after the other: of the last, once the others are known."""
     *before, last = steps
-    found = [np.full(len(goal), np.nan) for _ in before]
+    found = [np.full(goal.size, np.nan) for _ in before]
     rest = goal - sum(share * move for share, move in before)
-    return np.concatenate([*found, rest / last.share if last.share else np.full(len(goal), np.nan)])
+    own = (rest / last.share).T.ravel() if last.share else np.full(goal.size, np.nan)
+    return np.concatenate([*found, own])

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import torch
-from scipy import sparse
 
 from ..data.names import by_position, same_order
 from ..data.user_terms import Terms, batch_index, row_index
@@ -18,19 +14,23 @@ from ..linear.diagnostics import at_optimum
 from ..linear.existence import check_identified, check_separable
 from ..linear.problem import LinearProblem
 from ..losses import LinearLoss
+from ..moments import MomentProblem
 from ..network.problem import Problem
 from ..objective import LinearModel
 from ..trees.problem import TreeProblem
 from ..types import Keep, Tensor
 from .chosen import Chosen, chosen
-from .perceptrons import is_perceptron, perceptron, trained_further
-from .readers import reader_of, tree_reader_of
+from .class_weights import class_weights, counted
+from .gaussian_classes import MomentReader, moment_problem
+from .networks import NetworkReader, network_problem
+from .perceptrons import dense
+from .readers import moment_reader_of, network_reader_of, reader_of, tree_reader_of
 from .reading import Features, Options, Reading
-from .refitting import GIVEN, KINKED, OWN, refitting, rows_as_given
-from .sparse_models import certificate
+from .refitting import GIVEN, OWN, refitting, rows_as_given
+from .sparse_models import with_kinks
 from .transformers import check_transformers, scales_of
 from .tree_models import Rows, TreeReader, tree_problem
-from .user_data import Inputs, Targets
+from .user_data import HELD, Inputs, Targets, column_names, targets_of
 
 
 def from_estimator(
@@ -47,7 +47,8 @@ def from_estimator(
 ) -> Any:
     """The problem that a fitted scikit-learn estimator solved, R = (1/n) sum_i w_i l_i + 1/2 sum_j l2_j theta_j^2.
 
-    For linear models, kernel machines and wrappers of scikit-learn (table in the README), and a Pipeline ending in one.
+    For linear models, kernel machines and wrappers of scikit-learn (table in the README), and a Pipeline ending in one;
+    discriminant analysis and GaussianNB are moments of their classes, whose removals have a closed form.
     Theta is the estimator's own `coef_` and `intercept_`. Fitted transformers, settings that a search or a
     cross-validation chose and a kernel's gamma are regarded as fixed: choosing them anew would move the answers.
     `problem.terms.notes` says what was. Class weights multiply into w; "balanced" ones follow the counts of the classes
@@ -104,11 +105,13 @@ class _Asked:
     polish: bool
     rank: int | None
     follow_scaling: bool
+    again: bool = False
+    """Whether it is a refit that is read, of which nobody is told whether it was finished."""
 
 
 def _problem(
     settled: Chosen, X: Any, y: Any, sample_weight: Any, asked: _Asked
-) -> LinearProblem | TreeProblem | Problem:
+) -> LinearProblem | TreeProblem | MomentProblem | Problem:
     """The problem that an estimator without wrappers solved.
 
     Args:
@@ -123,10 +126,12 @@ def _problem(
     same_order(sample_weight, row_index(X), "sample_weight")
     sample_weight = by_position(sample_weight)
     trained_on = settled.targets(y)
-    if is_perceptron(model):
-        return _network(settled, (X, y, sample_weight), asked)
+    if (network := network_reader_of(model)) is not None:
+        return _network(settled, network, (X, y, sample_weight), asked)
     if (trees := tree_reader_of(model)) is not None:
         return _trees(settled, trees, (X, y, sample_weight), asked)
+    if (moments := moment_reader_of(model)) is not None:
+        return _moments(settled, moments, (X, y, sample_weight), asked)
     unknown = () if transform is None else check_transformers(transform, X, trained_on)
     inputs = Inputs(estimator, transform)
     features = whole = inputs(X)
@@ -142,7 +147,7 @@ def _problem(
         )
     if phi is not None:
         inputs, features = replace(inputs, phi=phi), phi(features)
-    targets = Targets(tuple(model.classes_.tolist()) if reading.loss.classifies else None)
+    targets = targets_of(model, reading.loss.classifies)
     codes = targets(trained_on)
     problem = LinearProblem(
         features,
@@ -153,9 +158,9 @@ def _problem(
         l2=reading.l2,
         l2_intercept=reading.l2_intercept,
         weights=sample_weight,
-        class_weights=_class_weights(model, codes, sample_weight, reading),
+        class_weights=class_weights(model, codes, sample_weight, reading),
         slope=reading.slope,
-        counted=_counted(model, codes, sample_weight, reading),
+        counted=counted(model, codes, sample_weight, reading),
         scales=scales_of(transform, whole, reading) if asked.follow_scaling else None,
         keep=asked.keep or reading.keep,
         terms=Terms(
@@ -168,12 +173,10 @@ def _problem(
     )
     check_identified(problem)
     check_separable(problem)
-    found = at_optimum(problem, polish=asked.polish)
-    if reading.slope is not None:
-        said, kinked = certificate(found, phi, whole)
-        found = found.changed(terms=replace(found.terms, notes=(*found.terms.notes, *said)))
-        found.cache[KINKED] = kinked
-    read = partial(_read_again, replace(asked, polish=False), found.loss)
+    if asked.again:
+        return problem
+    found = with_kinks(at_optimum(problem, polish=asked.polish), reading, whole)
+    read = partial(_read_again, replace(asked, again=True), found.loss)
     found.cache[OWN] = refitting(settled, X, y, sample_weight, read)
     return found
 
@@ -206,10 +209,7 @@ def _trees(
         asked: the user's options, which trees have none of.
     """
     (X, y, sample_weight), (model, transform) = data, _unwrap(settled.estimator)
-    if asked.keep == "mean" or asked.polish or asked.rank is not None or asked.follow_scaling:
-        raise ValueError(
-            "keep, polish, rank and follow_scaling are about linear models: leave them out for trees"
-        )
+    _refuse_options(asked, "trees")
     trained_on = settled.targets(y)
     unknown = () if transform is None else check_transformers(transform, X, trained_on)
     inputs = (lambda X: X) if transform is None else transform.transform
@@ -222,7 +222,7 @@ def _trees(
     held = () if transform is None else (HELD,)
     terms = Terms(
         prepare=lambda X, y: (inputs(X), targets(settled.targets(y))),
-        feature_names=_column_names(settled.estimator, transform, X),
+        feature_names=column_names(settled.estimator, transform, X),
         train_index=batch_index((X, y)),
         classes=targets.classes,
         notes=(*settled.notes, *held, *reading.notes, *unknown),
@@ -233,58 +233,72 @@ def _trees(
     return found
 
 
-def _network(settled: Chosen, data: tuple[Any, Any, Any], asked: _Asked) -> Problem:
-    """The problem of a multi-layer perceptron.
+def _moments(
+    settled: Chosen, reader: MomentReader, data: tuple[Any, Any, Any], asked: _Asked
+) -> MomentProblem:
+    """The problem of a classifier by the moments of its classes.
 
     Args:
         settled: the estimator and what it takes targets for.
+        reader: who reads it.
+        data: n rows as the user has them, their targets and weights.
+        asked: the user's options, which it has none of.
+    """
+    (X, y, sample_weight), (model, transform) = data, _unwrap(settled.estimator)
+    _refuse_options(asked, "a classifier by moments")
+    unknown = () if transform is None else check_transformers(transform, X, settled.targets(y))
+    inputs, targets = Inputs(settled.estimator, transform), Targets(tuple(model.classes_.tolist()))
+    reading, held = reader(model), () if transform is None else (HELD,)
+
+    def prepare(X: Any, y: Any) -> tuple[Tensor, np.ndarray]:
+        return dense(inputs(X)), targets(settled.targets(y))
+
+    terms = Terms(
+        prepare=prepare,
+        feature_names=column_names(settled.estimator, transform, X),
+        train_index=batch_index((X, y)),
+        classes=targets.classes,
+        notes=(*settled.notes, *held, *reading.notes, *unknown),
+    )
+    found = moment_problem(model, reading, (*prepare(X, y), sample_weight), terms)
+    found.cache[OWN] = refitting(settled, X, y, sample_weight, partial(_problem, asked=asked))
+    return found
+
+
+def _refuse_options(asked: _Asked, model: str) -> None:
+    """Raise ValueError for options that are about linear models alone; `model` says what it is."""
+    if asked.keep == "mean" or asked.polish or asked.rank is not None or asked.follow_scaling:
+        raise ValueError(
+            f"keep, polish, rank and follow_scaling are about linear models: leave them out for {model}"
+        )
+
+
+def _network(settled: Chosen, reader: NetworkReader, data: tuple[Any, Any, Any], asked: _Asked) -> Problem:
+    """The problem of a network that an estimator trained.
+
+    Args:
+        settled: the estimator and what it takes targets for.
+        reader: who reads it.
         data: n rows as the user has them, their targets and weights.
         asked: the user's options, of which networks have `keep` alone.
     """
     (X, y, sample_weight), (model, transform) = data, _unwrap(settled.estimator)
     if asked.polish or asked.rank is not None or asked.follow_scaling:
         raise ValueError(
-            "polish, rank and follow_scaling are about linear models: leave them out for a perceptron"
+            "polish, rank and follow_scaling are about linear models: leave them out for a network"
         )
-    trained_on, inputs = settled.targets(y), Inputs(settled.estimator, transform)
+    trained_on, inputs = settled.targets(y), (lambda X: X) if transform is None else transform.transform
+    if hasattr(model, "n_features_in_"):  # a net of skorch takes inputs of any form
+        inputs = Inputs(settled.estimator, transform)
     unknown = () if transform is None else check_transformers(transform, X, trained_on)
-    features = _dense(inputs(X))
-    found = perceptron(model, len(features))
-    targets = Targets(found.classes)
-    held = () if transform is None else (HELD,)
-    problem = Problem(
-        found.module,
-        found.loss,
-        (features, found.targets(targets(trained_on))),
-        l2=found.l2,
-        weights=sample_weight,
-        keep=asked.keep or found.keep,
+    features, held = inputs(X), () if transform is None else (HELD,)
+    return network_problem(
+        reader(model, features, trained_on, sample_weight),
+        (X, y),
+        (features, trained_on, sample_weight),
+        (inputs, settled.targets),
+        (asked.keep, column_names(settled.estimator, transform, X), (*settled.notes, *held, *unknown)),
     )
-    names = _column_names(settled.estimator, transform, X)
-    terms = Terms(
-        prepare=lambda X, y: (_dense(inputs(X)), found.targets(targets(settled.targets(y)))),
-        feature_names=names,
-        train_index=batch_index((X, y)),
-        classes=found.classes,
-        notes=(*settled.notes, *held, *found.notes, *unknown),
-    )
-    problem = problem.changed(terms=terms)
-
-    def again(kept: Tensor) -> Problem:
-        weights = None if sample_weight is None else np.asarray(sample_weight)[kept.numpy()]
-        return problem.retrained(
-            trained_further(model, features[kept], np.asarray(trained_on)[kept.numpy()], weights)
-        )
-
-    problem.cache[OWN] = again
-    return problem
-
-
-def _dense(X: Any) -> Tensor:
-    return torch.from_numpy(np.array(X.toarray() if sparse.issparse(X) else X, dtype=np.float64))  # a copy
-
-
-HELD = "the pipeline's transformers are applied as fitted and held fixed"
 
 
 # -- which estimator, and what it is fed -----------------------------------------------------------------------------
@@ -305,7 +319,7 @@ def _unwrap(estimator: Any) -> tuple[Any, Any]:
         transform = None if all(step in (None, "passthrough") for step in steps[:-1]) else estimator[:-1]
         if isinstance(model, Pipeline):
             raise TypeError("a Pipeline that ends in a Pipeline is not supported; make it one list of steps")
-    if tree_reader_of(model) is None and not is_perceptron(model):
+    if all(of(model) is None for of in (tree_reader_of, moment_reader_of, network_reader_of)):
         reader_of(model)
     if hasattr(model, "fit"):  # a Booster has none, it comes fitted
         check_is_fitted(model)
@@ -323,21 +337,8 @@ def _refuse_resampling(steps: list[Any]) -> None:
 
 def _feature_names(estimator: Any, transform: Any, X: Any, phi: Features | None) -> tuple[str, ...] | None:
     """The names of the columns that the model is linear in, or None where nobody knows them."""
-    names = _column_names(estimator, transform, X)
+    names = column_names(estimator, transform, X)
     return names if phi is None else phi.named(names)
-
-
-def _column_names(estimator: Any, transform: Any, X: Any) -> tuple[str, ...] | None:
-    if transform is not None:
-        try:
-            names = transform.get_feature_names_out()
-            return None if names is None else tuple(names)
-        except (AttributeError, ValueError):  # a transformer that gives no names
-            return None
-    if isinstance(X, pd.DataFrame):
-        return tuple(str(name) for name in X.columns)
-    names = getattr(estimator, "feature_names_in_", None)
-    return None if names is None else tuple(names)
 
 
 def _notes(model: Any, transform: Any, reading: Reading, follow_scaling: bool) -> tuple[str, ...]:
@@ -365,36 +366,3 @@ def _notes(model: Any, transform: Any, reading: Reading, follow_scaling: bool) -
     if reading.loss.note:
         notes.append(reading.loss.note)
     return tuple(notes)
-
-
-def _class_weights(model: Any, codes: np.ndarray, sample_weight: Any, reading: Reading) -> Any:
-    """The weight of each class, or None."""
-    class_weight = getattr(model, "class_weight", None)  # regressions have none
-    if class_weight is None:
-        return None
-    if reading.loss.separate_outputs and len(reading.coef) > 1 and not reading.weighs_examples:
-        raise ValueError(
-            "class_weight with more than two classes, one against the rest, is not supported: each of the models "
-            "weighs its own class alone, so that an example has no one weight; fit with sample_weight instead"
-        )
-    from sklearn.utils.class_weight import compute_class_weight
-
-    options: dict[str, Any] = {"classes": np.asarray(model.classes_), "y": np.asarray(model.classes_)[codes]}
-    if _counts_weights(reading):
-        options["sample_weight"] = sample_weight
-    return compute_class_weight(class_weight, **options)
-
-
-def _counts_weights(reading: Reading) -> bool:
-    """Whether "balanced" counts examples by their sample weights; until scikit-learn 1.7 nobody did."""
-    from sklearn.utils.class_weight import compute_class_weight
-
-    return reading.counts_weights and "sample_weight" in inspect.signature(compute_class_weight).parameters
-
-
-def _counted(model: Any, codes: np.ndarray, sample_weight: Any, reading: Reading) -> np.ndarray | None:
-    """What each example counts for in the weight of its class, or None for class weights that stay."""
-    if getattr(model, "class_weight", None) != "balanced":
-        return None
-    weighs = sample_weight is not None and _counts_weights(reading)
-    return np.asarray(sample_weight, dtype=np.float64) if weighs else np.ones(len(codes))

@@ -9,11 +9,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..trees.losses import BoostedLogistic, BoostedLoss, BoostedSoftmax, BoostedSquared, BoostedTweedie
+from ..trees.losses import (
+    BoostedLogistic,
+    BoostedLoss,
+    BoostedSoftmax,
+    BoostedSquared,
+    BoostedTweedie,
+    Quantiles,
+)
+from ..trees.quantiles import BoostedQuantile, ByUpperWeight, Interpolated, Pinball
 from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..types import Tensor
-from .tree_models import Rows, TreeReading, encoded_rows, held_weights, numbered_leaves, refused, tree
+from .tree_models import (
+    Rows,
+    TreeReading,
+    against_the_rest,
+    encoded_rows,
+    held_weights,
+    numbered_leaves,
+    refused,
+    tree,
+)
 from .tree_paths import paths
 
 BLOCK = 1024
@@ -84,7 +101,7 @@ def lightgbm(model: Any, rows: Rows) -> TreeReading:
         start_sees_them=sees,
         paths=paths(_ways(one["tree_structure"]) for one in trees),
         single=True,
-        notes=held_weights(getattr(model, "class_weight", None) or _unbalanced(settings)),
+        notes=(*_weights_held(model, settings), *against_the_rest(loss, c)),
     )
 
 
@@ -122,28 +139,42 @@ def _loss(
 
         names = np.asarray(model.classes_)
         given = compute_class_weight(by_class, classes=names, y=names[rows.codes])
-        if name == "binary":
-            return BoostedLogistic(), given, True
-        return BoostedSoftmax(c / (c - 1)), given, True
+        return (BoostedSoftmax(c / (c - 1)) if name == "multiclass" else BoostedLogistic()), given, True
     if name == "binary":
         positive = float(settings.get("scale_pos_weight", 1))
         if _unbalanced(settings):
             counts = np.bincount(rows.codes.astype(int), minlength=2)
             return BoostedLogistic(), counts.max() / counts, False
         return BoostedLogistic(), None if positive == 1 else np.array([1.0, positive]), False
+    if name == "multiclassova":
+        if _unbalanced(settings) or float(settings.get("scale_pos_weight", 1)) != 1:
+            raise refused(model, "is_unbalance or scale_pos_weight and several classes: give sample_weight")
+        return BoostedLogistic(), None, True
     if name == "multiclass":
         return BoostedSoftmax(c / (c - 1)), None, True
     if name == "regression" and "sqrt" not in dump["objective"]:
         return BoostedSquared(), None, True
+    if name in ("regression_l1", "quantile"):
+        return _quantile(name, float(settings["alpha"]), rows.weight), None, True
     if name == "poisson":
         return BoostedTweedie(1.0, float(np.exp(float(settings["poisson_max_delta_step"])))), None, True
     if name == "gamma":
         return BoostedTweedie(2.0), None, True
     if name == "tweedie":
         return BoostedTweedie(float(settings["tweedie_variance_power"])), None, True
-    raise refused(
-        model, f"objective {name!r}, whose leaves do not move smoothly with the data or are not read"
-    )
+    raise refused(model, f"objective {name!r}, whose leaves are not read")
+
+
+def _quantile(name: str, alpha: float, weight: np.ndarray | None) -> BoostedLoss:
+    """The absolute error or a quantile's loss, by weights that are not all 1."""
+    level = float(np.float32(alpha)) if name == "quantile" else 0.5
+    rule = Interpolated if weight is None or (np.asarray(weight) == 1).all() else ByUpperWeight
+    loss = Pinball(level) if name == "quantile" else Pinball(0.5, 2.0)
+    return BoostedQuantile(loss, Quantiles(rule(level, single=True), rule(level)))
+
+
+def _weights_held(model: Any, settings: dict[str, str]) -> tuple[str, ...]:
+    return held_weights(getattr(model, "class_weight", None) or _unbalanced(settings))
 
 
 def _unbalanced(settings: dict[str, str]) -> bool:
@@ -154,15 +185,14 @@ def _start(dump: dict[str, Any], settings: dict[str, str], c: int) -> Start:
     if settings.get("boost_from_average", "1") in ("0", "false"):
         return Fixed((0.0,) * c)
     logs = ("poisson", "gamma", "tweedie", "multiclass")
-    links = {"binary": "logit", **dict.fromkeys(logs, "log")}
+    links = {"binary": "logit", "multiclassova": "logit", **dict.fromkeys(logs, "log")}
     return FromMean(links.get(dump["objective"].split()[0], "identity"))
 
 
 def _mean(loss: BoostedLoss, rows: Rows, class_weights: np.ndarray | None, c: int) -> Tensor:
     """The weighted mean that the start is computed from."""
     targets, weights, _ = encoded_rows(rows, loss, c, class_weights)
-    numbers = loss.numbers(targets, c)
-    return (weights @ numbers) / weights.sum()
+    return loss.middle(loss.numbers(targets, c), weights)
 
 
 def _leaves(node: dict[str, Any], many: Any, below: bool = False) -> Iterator[tuple[int, float, bool]]:

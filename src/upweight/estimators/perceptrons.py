@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import nn
 from torch.nn import functional as F
 
-from ..types import Keep, Tensor
+from ..types import Tensor
+from .networks import MANY_OPTIMA, FittedNetwork, penalties
+from .user_data import Targets
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
@@ -24,34 +26,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 PERCEPTRONS = ("MLPClassifier", "MLPRegressor")
 
 
-@dataclass(frozen=True, eq=False)
-class Perceptron:
-    """What a fitted perceptron minimised, in the words of `Problem`.
-
-    Args:
-        module: the network with its weights.
-        loss: the loss of one example.
-        l2: the strength of the penalty on the mean loss, one per parameter (p,): none on biases.
-        keep: which retraining the same estimator does without some rows.
-        classes: the labels in the order of the outputs, or None for numbers.
-        notes: what to know of its training, a sentence each.
-    """
-
-    module: nn.Module
-    loss: Callable[[Tensor, Tensor], Tensor]
-    l2: Tensor
-    keep: Keep
-    classes: tuple[Any, ...] | None
-    notes: tuple[str, ...]
-
-    def targets(self, codes: np.ndarray) -> Tensor:
-        """Targets as the loss takes them: class numbers, signs of two classes as 0 and 1 (n, 1), numbers (n, c)."""
-        found = torch.from_numpy(np.array(codes))  # a copy
-        if self.classes is not None and len(self.classes) > 2:
-            return found
-        return found.double().reshape(len(found), -1)
-
-
 def is_perceptron(model: Any) -> bool:
     """Whether it is a perceptron of scikit-learn, or of a class below one."""
     return any(
@@ -59,7 +33,7 @@ def is_perceptron(model: Any) -> bool:
     )
 
 
-def perceptron(model: Any, n: int) -> Perceptron:
+def perceptron(model: Any, X: Any, y: Any, sample_weight: Any) -> FittedNetwork:
     """The network of a fitted MLPClassifier or MLPRegressor: the mean loss + alpha / (2 b) times the squared weights.
 
     b is the size of a batch: all n rows for lbfgs, whose refits keep the total penalty, else `batch_size`, whose refits
@@ -67,12 +41,14 @@ def perceptron(model: Any, n: int) -> Perceptron:
 
     Args:
         model: the fitted estimator.
-        n: the number of its training rows.
+        X: its n training inputs.
+        y: not looked at.
+        sample_weight: not looked at.
 
     Raises:
         ValueError: for early stopping, other losses, and labels of several classes at once.
     """
-    name, classes = type(model).__name__, getattr(model, "classes_", None)
+    n, name, classes = X.shape[0], type(model).__name__, getattr(model, "classes_", None)
     if model.early_stopping:
         raise ValueError(
             "early_stopping=True trains on a part of the data that is not recorded; use early_stopping=False"
@@ -91,25 +67,32 @@ def perceptron(model: Any, n: int) -> Perceptron:
     module = nn.Sequential(*layers[:-1])
     whole = model.solver == "lbfgs"
     batch = n if whole else min(200 if model.batch_size == "auto" else model.batch_size, n)
-    strengths = [
-        torch.full((p.numel(),), model.alpha / batch if p.ndim == 2 else 0.0) for p in module.parameters()
-    ]
-    note = (
-        "a network has many optima: effects, and refits that judge them, are those near the weights that training "
-        "ended at; training from first weights ends elsewhere"
-    )
     kept = None if classes is None else tuple(classes.tolist())
-    return Perceptron(
+    codes = Targets(kept)
+
+    def targets(y: Any) -> Tensor:  # class numbers, signs of two classes as 0 and 1 (n, 1), numbers (n, c)
+        found = torch.from_numpy(np.array(codes(y)))  # a copy
+        return found if kept is not None and len(kept) > 2 else found.double().reshape(len(found), -1)
+
+    return FittedNetwork(
         module,
         _loss_of(model, classes),
-        torch.cat(strengths).double(),
+        penalties(module, lambda p: model.alpha / batch if p.ndim == 2 else 0.0),
         "total" if whole else "mean",
         kept,
-        (note,),
+        dense,
+        targets,
+        lambda X, y, weights: trained_further(model, X, y, weights),
+        notes=(MANY_OPTIMA,),
     )
 
 
-def trained_further(model: Any, X: Tensor, y: np.ndarray, sample_weight: Any) -> nn.Module:
+def dense(X: Any) -> Tensor:
+    """Inputs as a tensor of their own in float64, sparse ones written out."""
+    return torch.from_numpy(np.array(X.toarray() if sparse.issparse(X) else X, dtype=np.float64))
+
+
+def trained_further(model: Any, X: Any, y: Any, sample_weight: Any) -> nn.Module:
     """The network of a perceptron that goes on from its weights with some of the rows alone.
 
     Args:
@@ -122,8 +105,8 @@ def trained_further(model: Any, X: Tensor, y: np.ndarray, sample_weight: Any) ->
     extra = {} if sample_weight is None else {"sample_weight": sample_weight}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it was said when it was fitted the first time
-        further.fit(X.numpy(), y, **extra)
-    return perceptron(further, len(X)).module
+        further.fit(X, y, **extra)
+    return perceptron(further, X, y, sample_weight).module
 
 
 def _loss_of(model: Any, classes: Any) -> Callable[[Tensor, Tensor], Tensor]:

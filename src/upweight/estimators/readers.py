@@ -6,14 +6,18 @@ from typing import Any
 
 from .catboost_trees import catboost
 from .chosen import WRAPPERS
+from .gaussian_classes import MomentReader, linear_discriminant, naive_bayes, quadratic_discriminant
 from .least_squares import elastic_net, gaussian_process, kernel_ridge, least_squares, ridge_classifier
 from .lightgbm_trees import lightgbm
 from .logistic import logistic_regression, sgd
+from .networks import NetworkReader
+from .perceptrons import is_perceptron, perceptron
 from .reading import Reader
-from .regressions import generalised, huber, linear_svr, quantile, sgd_regressor, svr
+from .regressions import generalised, huber, linear_svr, nu_svr, quantile, sgd_regressor, svr
 from .scikit_trees import forest, gradient_boosting, hist_gradient_boosting
-from .several import one_against_the_rest, one_for_each_target
-from .support_vectors import linear_svc, svc
+from .several import labels_of_each_target, one_against_one, one_against_the_rest, one_for_each_target
+from .skorch_nets import is_skorch, skorch_net
+from .support_vectors import linear_svc, nu_svc, svc
 from .tree_models import TreeReader
 from .xgboost_trees import xgboost
 
@@ -37,7 +41,11 @@ READERS: dict[str, Reader] = {
     "LinearSVR": linear_svr,
     "SVC": svc,
     "SVR": svr,
+    "NuSVC": nu_svc,
+    "NuSVR": nu_svr,
     "OneVsRestClassifier": one_against_the_rest(lambda model: reader_of(model)),
+    "OneVsOneClassifier": one_against_one(lambda model: reader_of(model)),
+    "MultiOutputClassifier": labels_of_each_target(lambda model: reader_of(model)),
     "MultiOutputRegressor": one_for_each_target(lambda model: reader_of(model)),
 }
 """Readers by the name of scikit-learn's class, so that none of these classes need be imported."""
@@ -63,22 +71,20 @@ TREES: dict[tuple[str, str], TreeReader] = {
 }
 """Readers of trees by library and class."""
 
+MOMENTS: dict[str, MomentReader] = {
+    "LinearDiscriminantAnalysis": linear_discriminant,
+    "QuadraticDiscriminantAnalysis": quadratic_discriminant,
+    "GaussianNB": naive_bayes,
+}
+"""Readers of classifiers by the moments of their classes, by the name of scikit-learn's class."""
+
 REFIT = "by_refitting(estimator, X, y), which trains it again"
 REFUSED = {
-    "NuSVR": f"its tube is set by the data through nu; use SVR, or {REFIT}",
-    "NuSVC": f"its penalty is set by the data through nu; use SVC, or {REFIT}",
     "Perceptron": 'it has no optimum that it would end at; use SGDClassifier with loss="hinge"',
     "MultiTaskLasso": "its penalty ties the targets together; use Lasso for each target",
     "MultiTaskElasticNet": "its penalty ties the targets together; use ElasticNet for each target",
     "RANSACRegressor": "it trains on rows drawn at random; use HuberRegressor, or pass its estimator_ with those rows",
     "TheilSenRegressor": "it takes a median of fits to rows drawn at random; use HuberRegressor",
-    "LinearDiscriminantAnalysis": f"it minimises no loss of single rows; use {REFIT}",
-    "QuadraticDiscriminantAnalysis": f"it minimises no loss of single rows; use {REFIT}",
-    "GaussianNB": f"it minimises no loss of single rows; use {REFIT}",
-    "OneVsOneClassifier": (
-        f"it trains a model for every pair of classes; pass one of its estimators_ and its rows, or {REFIT}"
-    ),
-    "MultiOutputClassifier": "its targets have no loss in common; pass each of its estimators_ with its column of y",
     "GaussianProcessClassifier": f"its approximation has no loss of single rows; use SVC, or {REFIT}",
     "KNeighborsClassifier": f"it has no parameters; use {REFIT}",
     "KNeighborsRegressor": f"it has no parameters; use {REFIT}",
@@ -99,15 +105,33 @@ def reader_of(model: Any) -> Reader:
     for kind in type(model).__mro__:
         if kind.__module__.partition(".")[0] == "sklearn" and kind.__name__ in REFUSED:
             raise TypeError(f"{type(model).__name__} is not supported: {REFUSED[kind.__name__]}")
+        if kind.__module__.partition(".")[0] == "sklearn" and kind.__name__ in MOMENTS:
+            raise TypeError(
+                f"{type(model).__name__} inside another estimator is not supported: it minimises no loss; pass it by "
+                f"itself with its rows, or use {REFIT}"
+            )
         if kind.__module__.partition(".")[0] == "sklearn" and kind.__name__ in READERS:
             return READERS[kind.__name__]
     raise TypeError(
         f"{type(model).__name__} is not supported: influence needs a smooth objective in a vector of parameters, and "
-        f"from_estimator knows those of {', '.join(READERS)}, of a Pipeline ending in one of them and of "
+        f"from_estimator knows those of {', '.join((*READERS, *MOMENTS))}, of a Pipeline ending in one of them and of "
         f"{', '.join(WRAPPERS)} around one; describe other "
         "linear models with LinearProblem, other differentiable ones with Problem; uw.by_refitting(estimator, X, y) "
         "answers of any other by retraining"
     )
+
+
+def moment_reader_of(model: Any) -> MomentReader | None:
+    """The reader of a classifier by the moments of its classes, or None for other models.
+
+    >>> from sklearn.naive_bayes import GaussianNB
+    >>> moment_reader_of(GaussianNB()).__name__
+    'naive_bayes'
+    """
+    for kind in type(model).__mro__:
+        if kind.__module__.partition(".")[0] == "sklearn" and kind.__name__ in MOMENTS:
+            return MOMENTS[kind.__name__]
+    return None
 
 
 def tree_reader_of(model: Any) -> tuple[str, TreeReader] | None:
@@ -122,3 +146,15 @@ def tree_reader_of(model: Any) -> tuple[str, TreeReader] | None:
         if key in TREES:
             return key[0], TREES[key]
     return None
+
+
+def network_reader_of(model: Any) -> NetworkReader | None:
+    """The reader of a fitted estimator that trained a network, or None for other models.
+
+    >>> from sklearn.neural_network import MLPClassifier
+    >>> network_reader_of(MLPClassifier()).__name__
+    'perceptron'
+    """
+    if is_perceptron(model):
+        return perceptron
+    return skorch_net if is_skorch(model) else None

@@ -43,6 +43,7 @@ class Reading:
         phi: the features that the model is linear in, where they are not its inputs.
         slope: the slope of an l1 penalty, its signs held fixed, one number per parameter (p,), or None.
         weighs_examples: whether a class weight is that of an example in every output of several models.
+        held: whether a setting is held that every removal moves, so that shown effects have to be refits.
         notes: what was held fixed or approximated, one sentence each.
     """
 
@@ -56,6 +57,7 @@ class Reading:
     phi: Features | None = None
     slope: np.ndarray | None = None
     weighs_examples: bool = False
+    held: bool = False
     notes: tuple[str, ...] = ()
 
 

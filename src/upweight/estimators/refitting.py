@@ -60,6 +60,12 @@ def refitting(
     return refit
 
 
+def by_refits_alone(problem: Objective) -> bool:
+    """Whether retraining finds anew what the problem holds, so that only refits of the estimator tell what it does."""
+    rows = problem.cache.get(KINKED)
+    return rows is not None and len(rows) == problem.n and problem.cache.get(OWN) is not None
+
+
 def rows_as_given(X: Any, y: Any) -> Callable[[Tensor], tuple[Any, Any]]:
     """A function from the numbers of training rows to the batch of them; X and y are as the user has them."""
     from sklearn.utils import _safe_indexing

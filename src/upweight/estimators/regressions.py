@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from ..losses import (
 )
 from .reading import Options, Reading, coefficients, intercept_of, on_weighted_mean, refuse_penalty
 from .sparse_models import Active
-from .support_vectors import in_kernel_space, liblinear_intercept
+from .support_vectors import HELD_NU, dual_of, in_kernel_space, liblinear_intercept, support_of
 
+BORDER = 1e-6
+"""The share of its bound that a dual coefficient is away from either end, of rows on the border of a tube."""
 POWERS = {"PoissonRegressor": 1.0, "GammaRegressor": 2.0}
 
 
@@ -146,6 +149,39 @@ def svr(model: Any, X: Any, options: Options) -> Reading:
     return in_kernel_space(
         model, X, SmoothEpsilonInsensitive(model.epsilon, options.smoothed_over()), options
     )
+
+
+def nu_svr(model: Any, X: Any, options: Options) -> Reading:
+    """What a NuSVR minimises once the epsilon that its nu leads to is held: that of an SVR with this epsilon.
+
+    Rows on the border of the tube have a dual coefficient between 0 and C: their residual is epsilon. A removal moves
+    it, so that shown effects are refits.
+
+    Args:
+        model: the fitted estimator.
+        X: its n training inputs as it sees them.
+        options: as `svr` takes them, and `sample_weight`.
+
+    Raises:
+        ValueError: as `svr` does.
+    """
+    epsilon = _tube(model, X, options)
+    found = in_kernel_space(model, X, SmoothEpsilonInsensitive(epsilon, options.smoothed_over()), options)
+    note = HELD_NU.format("epsilon", model.nu, f"{epsilon:.4g}", "19 to 50")
+    return replace(found, held=True, notes=(*found.notes, note))
+
+
+def _tube(model: Any, X: Any, options: Options) -> float:
+    """Half the width of the tube of a NuSVR: the residual of rows on its border, or what lies between without any."""
+    n = X.shape[0]
+    residual, dual = np.abs(np.asarray(options.targets, dtype=float) - model.predict(X)), np.zeros(n)
+    dual[support_of(model, options.sample_weight)] = np.abs(np.asarray(dual_of(model))[0])
+    bound = model.C * (np.ones(n) if options.sample_weight is None else np.asarray(options.sample_weight))
+    outside, inside = dual >= (1 - BORDER) * bound, dual <= BORDER * bound
+    border = residual[~outside & ~inside]
+    if len(border):
+        return float(np.median(border))
+    return float((residual[inside].max(initial=0.0) + residual[outside].min()) / 2)
 
 
 def quantile(model: Any, X: Any, options: Options) -> Reading:

@@ -15,7 +15,9 @@ from ..trees.losses import (
     BoostedSoftmax,
     BoostedSquared,
     BoostedTweedie,
+    Quantiles,
 )
+from ..trees.quantiles import BoostedQuantile, FirstToReach, Interpolated, Pinball
 from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..types import Tensor
@@ -29,7 +31,7 @@ MOSTLY = 0.5
 def gradient_boosting(model: Any, rows: Rows) -> TreeReading:
     """GradientBoostingClassifier and -Regressor: leaves are sum w r / sum w h, by the rows of each tree's bag."""
     n, (rounds, c) = len(rows.codes), model.estimators_.shape
-    loss, start = _gradient_boosting_loss(model, c)
+    loss, start = _gradient_boosting_loss(model, c, rows.weight)
     trees = [one.tree_ for one in model.estimators_.flat]
     leaves = [np.flatnonzero(one.children_left < 0) for one in trees]
     stored = np.concatenate(
@@ -77,7 +79,7 @@ def gradient_boosting(model: Any, rows: Rows) -> TreeReading:
     )
 
 
-def _gradient_boosting_loss(model: Any, c: int) -> tuple[BoostedLoss, Start]:
+def _gradient_boosting_loss(model: Any, c: int, weight: np.ndarray | None) -> tuple[BoostedLoss, Start]:
     if model.init is not None and model.init != "zero":
         raise refused(model, "init= an estimator of its own starts every row elsewhere")
     zero = Fixed((0.0,) * c) if model.init == "zero" else None
@@ -87,13 +89,28 @@ def _gradient_boosting_loss(model: Any, c: int) -> tuple[BoostedLoss, Start]:
         return BoostedSoftmax(c / (c - 1)), zero or FromMean("log", centred=True)
     if model.loss == "squared_error":
         return BoostedSquared(), zero or FromMean()
-    raise refused(model, f"loss={model.loss!r} has leaves that do not move smoothly with the data")
+    if model.loss in ("absolute_error", "quantile"):
+        level = model.alpha if model.loss == "quantile" else 0.5
+        begins = Interpolated(level) if weight is None else FirstToReach(level)
+        return _quantile(model, level, Quantiles(begins, FirstToReach(level))), zero or FromMean()
+    raise refused(model, f"loss={model.loss!r}, whose leaves are not read")
+
+
+def _quantile(model: Any, level: float, quantiles: Quantiles) -> BoostedLoss:
+    """The absolute error or a quantile's loss.
+
+    Args:
+        model: whose `loss` tells.
+        level: of the quantile.
+        quantiles: how it is taken.
+    """
+    return BoostedQuantile(Pinball(level, 2.0 if model.loss == "absolute_error" else 1.0), quantiles)
 
 
 def hist_gradient_boosting(model: Any, rows: Rows) -> TreeReading:
     """HistGradientBoostingClassifier and -Regressor: leaves are sum w r / (sum w h + l2), with slopes in float32."""
     c, rounds = model.n_trees_per_iteration_, len(model._predictors)
-    loss, start = _hist_loss(model, c)
+    loss, start = _hist_loss(model, c, rows.weight)
     cst = getattr(model, "monotonic_cst", None)
     if cst is not None and np.any(np.asarray(list(cst.values()) if isinstance(cst, dict) else cst) != 0):
         raise refused(model, "monotonic_cst clips a leaf by its neighbours")
@@ -151,7 +168,7 @@ def hist_gradient_boosting(model: Any, rows: Rows) -> TreeReading:
     )
 
 
-def _hist_loss(model: Any, c: int) -> tuple[BoostedLoss, Start]:
+def _hist_loss(model: Any, c: int, weight: np.ndarray | None) -> tuple[BoostedLoss, Start]:
     if model.loss == "log_loss":
         return (
             (BoostedLogistic(), FromMean("logit"))
@@ -162,7 +179,11 @@ def _hist_loss(model: Any, c: int) -> tuple[BoostedLoss, Start]:
         return BoostedSquared(), FromMean()
     if model.loss in ("poisson", "gamma"):
         return BoostedTweedie(1.0 if model.loss == "poisson" else 2.0), FromMean("log")
-    raise refused(model, f"loss={model.loss!r} has leaves that do not move smoothly with the data")
+    if model.loss in ("absolute_error", "quantile"):
+        level = model.quantile if model.loss == "quantile" else 0.5
+        rule = Interpolated(level) if weight is None else FirstToReach(level)
+        return _quantile(model, level, Quantiles(rule, rule)), FromMean()
+    raise refused(model, f"loss={model.loss!r}, whose leaves are not read")
 
 
 def forest(model: Any, rows: Rows) -> TreeReading:

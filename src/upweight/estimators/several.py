@@ -1,14 +1,16 @@
-"""Several models of one kind, one for each output: one class against the rest, one for each target."""
+"""Several models of one kind, one for each output: one class against the rest, one pair, one for each target."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from ..losses import MarginLoss, SeveralLabels
 from .reading import Options, Reader, Reading
+from .support_vectors import PAIRS
 
 
 def one_against_the_rest(reader_of: Callable[[Any], Reader]) -> Reader:
@@ -19,12 +21,8 @@ def one_against_the_rest(reader_of: Callable[[Any], Reader]) -> Reader:
     """
 
     def read(model: Any, X: Any, options: Options) -> Reading:
-        if model.multilabel_:
-            raise ValueError(
-                "OneVsRestClassifier with several labels per example is not supported; pass each of its estimators_ "
-                "with its own column of y"
-            )
-        return _stacked(model, X, options, reader_of)
+        found = _stacked(model, X, options, reader_of)
+        return _of_labels(model, found) if model.multilabel_ else found
 
     return read
 
@@ -36,6 +34,67 @@ def one_for_each_target(reader_of: Callable[[Any], Reader]) -> Reader:
         reader_of: from one of its models to the reader of that.
     """
     return lambda model, X, options: _stacked(model, X, options, reader_of)
+
+
+def one_against_one(reader_of: Callable[[Any], Reader]) -> Reader:
+    """The reader of OneVsOneClassifier: a model for each pair of classes, trained on the rows of these two.
+
+    Args:
+        reader_of: from one of its models to the reader of that.
+    """
+
+    def read(model: Any, X: Any, options: Options) -> Reading:
+        if hasattr(model.estimators_[0], "support_vectors_"):
+            raise ValueError(
+                "OneVsOneClassifier of kernel machines is not supported; fit an SVC by itself: it is one against one"
+            )
+        if options.sample_weight is not None:
+            raise ValueError("OneVsOneClassifier takes no sample_weight in its fit: leave it out")
+        found = _stacked(model, X, options, reader_of)
+        if found.keep != "total":
+            raise ValueError(
+                "OneVsOneClassifier of models whose penalty is on the mean loss is not supported: each pair has a mean "
+                "of its own; use LogisticRegression, LinearSVC or RidgeClassifier inside it"
+            )
+        if len(model.estimators_) == 1:
+            return found
+        return replace(  # scikit-learn's speak for the second class of a pair
+            found,
+            coef=-found.coef,
+            intercept=None if found.intercept is None else -found.intercept,
+            loss=replace(cast(MarginLoss, found.loss), pairs="surest"),
+            notes=(*found.notes, PAIRS),
+        )
+
+    return read
+
+
+def labels_of_each_target(reader_of: Callable[[Any], Reader]) -> Reader:
+    """The reader of MultiOutputClassifier: its models side by side, one for each column of y, of two classes each.
+
+    Args:
+        reader_of: from one of its models to the reader of that.
+    """
+
+    def read(model: Any, X: Any, options: Options) -> Reading:
+        many = [k for k, names in enumerate(model.classes_) if len(names) > 2]
+        if many:
+            raise ValueError(
+                f"MultiOutputClassifier with more than two classes (in column {many[0]} of y) is not supported: pass "
+                "each of its estimators_ with its own column"
+            )
+        return _of_labels(model, _stacked(model, X, options, reader_of))
+
+    return read
+
+
+def _of_labels(model: Any, found: Reading) -> Reading:
+    """The reading of models side by side as that of several labels."""
+    if len(model.estimators_) == 1:
+        raise ValueError(
+            f"{type(model).__name__} of a single column is not supported: pass its estimators_[0] with that column"
+        )
+    return replace(found, loss=SeveralLabels(cast(MarginLoss, found.loss)))
 
 
 def _stacked(model: Any, X: Any, options: Options, reader_of: Callable[[Any], Reader]) -> Reading:

@@ -12,10 +12,12 @@ from scipy import sparse
 from ..errors import IndefiniteError
 from ..linalg.coordinates import Coordinates
 from ..linalg.factorizations import CholeskyFactor
+from ..linear.problem import LinearProblem
 from ..losses import LinearLoss
 from ..objective import LinearModel
 from ..types import Keep, Tensor
 from .reading import Reading
+from .refitting import KINKED
 
 CHECKED = 1 << 32
 """Operations up to which every row's removal is held against the support."""
@@ -133,6 +135,24 @@ class Active:
             f"the columns that the l1 penalty left, {len(self.columns.kept)} of {self.columns.all}, and the signs of "
             "their coefficients are held fixed"
         )
+
+
+def with_kinks(problem: LinearProblem, reading: Reading, X: Any) -> LinearProblem:
+    """The problem that knows the rows without which its estimator leaves another one: what is shown of them are refits.
+
+    Args:
+        problem: the fitted model.
+        reading: what it minimised; where a setting is held that every removal moves, these are all rows.
+        X: the inputs with all columns (n, d).
+    """
+    if reading.held:
+        problem.cache[KINKED] = torch.arange(problem.n)
+    if reading.slope is None:
+        return problem
+    said, kinked = certificate(problem, reading.phi, X)
+    found = problem.changed(terms=replace(problem.terms, notes=(*problem.terms.notes, *said)))
+    found.cache[KINKED] = kinked
+    return found
 
 
 def certificate(problem: LinearModel, columns: Any, X: Any) -> tuple[tuple[str, ...], Tensor | None]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,15 @@ from ..losses import LinearLoss, SmoothHinge, SquaredHinge
 from .reading import Options, Reading, coefficients, intercept_of, refuse_penalty
 from .sparse_models import Active
 
+PAIRS = (
+    "outputs are those of a machine for each pair of classes, trained on the rows of these two: votes decide between "
+    "classes, and the loss of a row is the sum over the machines of its class"
+)
+HELD_NU = (
+    "the {0} that nu={1:g} leads to, {2}, is held fixed by derivatives and single Newton steps: refits that held it "
+    "were {3} % off those of the estimator on two data sets; effects that are shown (of_each_removal, of_removal) are "
+    "refits of the estimator"
+)
 VISIBLE, HOPELESS = 0.01, 0.5
 """Changes of an SVC's decision function (its margin is 1) that are warned of, and refused."""
 
@@ -79,7 +90,10 @@ def liblinear_l1(model: Any, l1: float) -> float:
 
 
 def svc(model: Any, X: Any, options: Options) -> Reading:
-    """What an SVC of two classes minimises: C times the sum of hinges + 1/2 ||f||^2 in the space of its kernel (R21).
+    """What an SVC minimises: C times the sum of hinges + 1/2 ||f||^2 in the space of its kernel (R21).
+
+    Of more than two classes that is so for the machine of each pair of them, over the rows of its two classes; the
+    objective is the sum of all, the loss of a row the sum of the hinges of its class's own machines.
 
     In the features of the kernel (`FeatureMap`) f is linear and ||f|| is the length of its coefficients. The features
     are an eigendecomposition of the kernel matrix, n^3 operations; a rank and many points make it cheaper.
@@ -90,21 +104,69 @@ def svc(model: Any, X: Any, options: Options) -> Reading:
         options: `smoothing` is that of the hinge, `rank` the number of features that are kept.
 
     Raises:
-        ValueError: for more than two classes, other training inputs than it was fitted on, a kernel that is not
-            positive semi-definite, rows of weight zero with a kernel of one's own, and a rank that makes another model.
+        ValueError: for other training inputs than it was fitted on, a kernel that is not positive semi-definite, rows
+            of weight zero with a kernel of one's own, and a rank that makes another model.
 
     Warns:
         ApproximationWarning: where `rank` changes the decision function visibly.
     """
-    if len(model.classes_) != 2:
+    return _classifier(model, X, options, np.full(len(model.intercept_), float(model.C)))
+
+
+def nu_svc(model: Any, X: Any, options: Options) -> Reading:
+    """What a NuSVC minimises with the C that its nu led to held: that of an SVC with this C, for each pair its own.
+
+    The dual coefficients sum to nu times the sum of the weights before libsvm divides them by rho, which makes the
+    margin 1: C = 1 / rho is their sum over the other two. A removal moves rho, so that shown effects are refits.
+
+    Args:
+        model: the fitted estimator.
+        X: its n training inputs as it sees them.
+        options: as `svc` takes them.
+
+    Raises:
+        ValueError: for class weights, which libsvm does not look at here, and as `svc` does.
+    """
+    if model.class_weight is not None:
         raise ValueError(
-            f"SVC with {len(model.classes_)} classes trains a model for every pair of them (one against one), with no "
-            "objective in common; use LinearSVC (one against the rest), or an SVC on two of the classes"
+            "NuSVC trains as if class_weight were None: leave it out, or give the weights as sample_weight"
         )
-    return in_kernel_space(model, X, SmoothHinge(options.smoothing), options)
+    w = (
+        np.ones(X.shape[0])
+        if options.sample_weight is None
+        else np.asarray(options.sample_weight, dtype=float)
+    )
+    of_class = [w[np.asarray(options.targets) == label].sum() for label in model.classes_]
+    in_pair = np.array([a + b for a, b in combinations(of_class, 2)])
+    C = np.abs(dual_of(model)).sum(1) / (model.nu * in_pair)
+    found = _classifier(model, X, options, C)
+    return replace(found, held=True, notes=(*found.notes, HELD_NU.format("C", model.nu, _few(C), "7 to 36")))
 
 
-def in_kernel_space(model: Any, X: Any, loss: LinearLoss, options: Options) -> Reading:
+def _classifier(model: Any, X: Any, options: Options, C: np.ndarray) -> Reading:
+    """An SVC's objective, or that of its machines for each pair of classes, each with its own C (c,).
+
+    Args:
+        model: the fitted estimator.
+        X: its n training inputs as it sees them.
+        options: `smoothing` and `rank`.
+        C: what the losses of each machine are multiplied with.
+    """
+    loss = SmoothHinge(options.smoothing)
+    if len(model.classes_) == 2:
+        return in_kernel_space(model, X, loss, options, C)
+    ties = "surest" if model.break_ties else "first"
+    found = in_kernel_space(model, X, replace(loss, pairs=ties), options, C)  # type: ignore[arg-type]
+    return replace(found, weighs_examples=True, notes=(*found.notes, PAIRS))
+
+
+def _few(C: np.ndarray) -> str:
+    return f"{C[0]:.4g}" if len(C) == 1 else f"{C.min():.4g} to {C.max():.4g}"
+
+
+def in_kernel_space(
+    model: Any, X: Any, loss: LinearLoss, options: Options, C: np.ndarray | None = None
+) -> Reading:
     """What a machine of libsvm minimises: C times the sum of its losses + 1/2 ||f||^2 in the space of its kernel.
 
     Args:
@@ -112,26 +174,60 @@ def in_kernel_space(model: Any, X: Any, loss: LinearLoss, options: Options) -> R
         X: its n training inputs as it sees them.
         loss: the loss of one example.
         options: `rank`, the number of features that are kept.
+        C: what the losses of each machine are multiplied with (c,); None: the estimator's own.
     """
     n, name = X.shape[0], type(model).__name__
     if model.shape_fit_[0] != n:
         raise ValueError(f"X has {n} examples, the {name} was fitted on {model.shape_fit_[0]}")
-    l2 = 1 / (model.C * n)
+    strengths = 1 / (np.array([model.C]) if C is None else C) / n
     if model.kernel == "linear":
-        return Reading(coefficients(model), model.intercept_, loss, l2, "total")
+        coef = coefficients(model)
+        return Reading(coef, model.intercept_, loss, _each(strengths, coef.shape[1]), "total")
     phi = FeatureMap.of(
         _kernel(model), X, rank=options.rank, large=n if model.kernel == "precomputed" else LARGE
     )
     features = phi(X)
-    dual = model.dual_coef_.toarray() if sparse.issparse(model.dual_coef_) else model.dual_coef_
-    coef = dual @ features[_support(model, options.sample_weight)]
-    decide = getattr(model, "decision_function", model.predict)
-    change = np.abs(features @ coef[0] + model.intercept_[0] - decide(X)).max()
+    coef = dual_of(model) @ features[support_of(model, options.sample_weight)]
+    change = np.abs(features @ coef.T + model.intercept_ - _decisions(model, X)).max()
     notes = ("the kernel and its gamma are held fixed", *_approximated(float(change), options.rank, name))
+    l2 = _each(strengths, coef.shape[1])
     return Reading(coef, model.intercept_, loss, l2, "total", phi=phi, notes=notes)
 
 
-def _support(model: Any, sample_weight: Any) -> np.ndarray:
+def _each(strengths: np.ndarray, columns: int) -> float | np.ndarray:
+    """The strength of each parameter, by output, then 0 of the intercepts; one number where all machines share it."""
+    if (strengths == strengths[0]).all():
+        return float(strengths[0])
+    return np.concatenate([strengths.repeat(columns), np.zeros(len(strengths))])
+
+
+def dual_of(model: Any) -> np.ndarray:
+    """The dual coefficients of each machine, one for each pair of classes, at all support vectors (c, q).
+
+    libsvm keeps those of all pairs in K - 1 rows: a support vector of class i has its coefficient against class j in
+    row j - 1 if j comes later, else in row j.
+    """
+    dual = model.dual_coef_.toarray() if sparse.issparse(model.dual_coef_) else model.dual_coef_
+    if len(model.intercept_) == 1:
+        return dual
+    ends = np.cumsum(model.n_support_)
+    of_class = [slice(end - count, end) for end, count in zip(ends, model.n_support_, strict=True)]
+    found = np.zeros((len(model.intercept_), dual.shape[1]))
+    for own, (i, j) in zip(found, combinations(range(len(of_class)), 2), strict=True):
+        own[of_class[i]], own[of_class[j]] = dual[j - 1, of_class[i]], dual[i, of_class[j]]
+    return found
+
+
+def _decisions(model: Any, X: Any) -> np.ndarray:
+    """What a machine says of rows (m, c): its decision function, for each pair of classes, or its prediction."""
+    if not hasattr(model, "decision_function"):
+        return model.predict(X)[:, None]
+    in_pairs = copy.copy(model)
+    in_pairs.decision_function_shape = "ovo"
+    return in_pairs.decision_function(X).reshape(X.shape[0], -1)
+
+
+def support_of(model: Any, sample_weight: Any) -> np.ndarray:
     """The numbers of the support vectors among the training rows: libsvm counts them without rows of weight zero.
 
     Raises ValueError for such rows with a kernel of the user's own, where scikit-learn takes other rows in their place.

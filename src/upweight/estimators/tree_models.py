@@ -287,6 +287,16 @@ def held_weights(how: Any) -> tuple[str, ...]:
     return ("the class weights that follow the counts of the classes are held fixed",)
 
 
+def against_the_rest(loss: BoostedLoss, c: int) -> tuple[str, ...]:
+    """The note about probabilities where each of c classes has trees of its own, one against the rest."""
+    if c == 1 or not (loss.loss.likelihood and loss.loss.separate_outputs):
+        return ()
+    return (
+        "each class is told from the rest by trees of its own: probabilities are the sigmoids of its scores over their "
+        "sum, which the library's own are not divided by",
+    )
+
+
 def refused(model: Any, reason: str) -> ValueError:
     """The error for a setting that leaves the fit undetermined, with what to do instead.
 

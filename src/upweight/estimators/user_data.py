@@ -13,6 +13,8 @@ from scipy import sparse
 from ..data.design import Design
 from .reading import Features
 
+HELD = "the pipeline's transformers are applied as fitted and held fixed"
+
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
@@ -94,6 +96,42 @@ class Targets:
                 f"{int(np.argmin(codes))}; it knows {list(self.classes)[:10]}"
             )
         return codes.astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class TargetsOfColumns:
+    """Several labels per example, as the user has them -> 0 and 1 (n, c), a column for each.
+
+    Args:
+        columns: how the labels of each column are looked up.
+
+    >>> TargetsOfColumns((Targets(("no", "yes")), Targets((1, 2))))([["yes", 1], ["no", 2]]).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+
+    columns: tuple[Targets, ...]
+    classes = None
+
+    def __call__(self, y: Any) -> np.ndarray:
+        """Look every label up. Raises ValueError for another number of columns, and as `Targets` does."""
+        given = pd.DataFrame(
+            y.toarray() if sparse.issparse(y) else np.asarray(y, dtype=object)
+        ).infer_objects()
+        if given.shape[1] != len(self.columns):
+            raise ValueError(f"y must have {len(self.columns)} columns, got shape {given.shape}")
+        each = [column(given[k]) for k, column in enumerate(self.columns)]
+        return np.stack(each, axis=1).astype(np.float64)
+
+
+def targets_of(model: Any, classifies: bool) -> Targets | TargetsOfColumns:
+    """How the targets of a fitted model are looked up; `classifies` says whether they are one class per example."""
+    if classifies:
+        return Targets(tuple(model.classes_.tolist()))
+    if hasattr(model, "multilabel_"):  # OneVsRestClassifier
+        return TargetsOfColumns((Targets((0, 1)),) * len(model.classes_))
+    if isinstance(getattr(model, "classes_", None), list):
+        return TargetsOfColumns(tuple(Targets(tuple(names.tolist())) for names in model.classes_))
+    return Targets(None)
 
 
 def check_not_infinite(X: Any) -> None:
@@ -178,3 +216,23 @@ def check_columns(estimator: Any, X: Any) -> None:
     count = getattr(estimator, "n_features_in_", None)
     if count is not None and len(X.shape) == 2 and X.shape[1] != count:
         raise ValueError(f"X has {X.shape[1]} columns, the estimator was fitted on {count}")
+
+
+def column_names(estimator: Any, transform: Any, X: Any) -> tuple[str, ...] | None:
+    """The names of the columns that the model is fed, or None where nobody knows them.
+
+    Args:
+        estimator: what was fitted.
+        transform: the fitted transformers before the model, or None.
+        X: inputs as the user has them.
+    """
+    if transform is not None:
+        try:
+            names = transform.get_feature_names_out()
+            return None if names is None else tuple(names)
+        except (AttributeError, ValueError):  # a transformer that gives no names
+            return None
+    if isinstance(X, pd.DataFrame):
+        return tuple(str(name) for name in X.columns)
+    names = getattr(estimator, "feature_names_in_", None)
+    return None if names is None else tuple(names)

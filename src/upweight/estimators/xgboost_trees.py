@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..trees.losses import BoostedLogistic, BoostedLoss, BoostedSoftmax, BoostedSquared, BoostedTweedie
+from ..trees.losses import (
+    BoostedLogistic,
+    BoostedLoss,
+    BoostedSoftmax,
+    BoostedSquared,
+    BoostedTweedie,
+    Quantiles,
+)
+from ..trees.quantiles import BoostedQuantile, FirstToReach, Interpolated, Pinball, leaf_quantiles
 from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..types import Tensor
@@ -42,11 +50,15 @@ def xgboost(model: Any, rows: Rows) -> TreeReading:
         return numbered_leaves(nodes.reshape(len(nodes), -1).astype(np.int64), saved.leaves)
 
     c = max(1, int(learner["learner_model_param"]["num_class"]))
-    loss, limit = _loss(model, learner, c)
+    loss, limit = _loss(model, learner, c, rows.weight)
     class_weights = _class_weights(learner)
     start, own_start = _start(model, learner, c, class_weights)
     settings, notes = _settings(config, limit, saved, c), tuple[str, ...]()
-    if saved.values:
+    if saved.values and loss.quantiles is not None:
+        settings, notes = _rate_of_quantiles(
+            settings, loss, own_start, rows, (apply(rows.X)[0], saved.values[0])
+        )
+    elif saved.values:
         first = _first_tree(loss, own_start, rows, apply(rows.X)[0].numpy(), saved.values[0], class_weights)
         settings, notes = _known(settings, limit, first, saved.values[0])
     return TreeReading(
@@ -197,7 +209,9 @@ def _check(model: Any, learner: dict[str, Any], config: dict[str, Any]) -> None:
         raise refused(model, "several targets at once; fit one model for each")
 
 
-def _loss(model: Any, learner: dict[str, Any], c: int) -> tuple[BoostedLoss, float]:
+def _loss(
+    model: Any, learner: dict[str, Any], c: int, weight: np.ndarray | None
+) -> tuple[BoostedLoss, float]:
     """What is boosted, and what leaf values are clipped at by the objective itself (0: not)."""
     name = learner["objective"]["name"]
     if name in LOGISTIC:
@@ -215,8 +229,42 @@ def _loss(model: Any, learner: dict[str, Any], c: int) -> tuple[BoostedLoss, flo
         power = learner["objective"]["tweedie_regression_param"]["tweedie_variance_power"]
         return BoostedTweedie(float(power)), 0.0
     if name in ("reg:absoluteerror", "reg:quantileerror"):
-        raise refused(model, f"objective {name!r}: its leaves are quantiles, which do not move smoothly")
+        return _quantile(learner["objective"], weight), 0.0
     raise refused(model, f"objective {name!r}, whose leaves are not read")
+
+
+def _quantile(objective: dict[str, Any], weight: np.ndarray | None) -> BoostedLoss:
+    """The absolute error or a quantile's loss, as the objective is saved, with sample weights or None."""
+    level, times = 0.5, 2.0
+    if "quantile_loss_param" in objective:
+        (given,), times = json.loads(objective["quantile_loss_param"]["quantile_alpha"]), 1.0
+        level = float(np.float32(given))
+    rule = Interpolated(level, method="weibull") if weight is None else FirstToReach(level)
+    return BoostedQuantile(Pinball(level, times), Quantiles(rule, rule))
+
+
+def _rate_of_quantiles(
+    said: Settings, loss: BoostedLoss, start: np.ndarray, rows: Rows, first: tuple[Tensor, np.ndarray]
+) -> tuple[Settings, tuple[str, ...]]:
+    """The learning rate, by the first tree whose leaves are quantiles, and a note where the model says another.
+
+    Args:
+        said: the settings that the model says it has.
+        loss: what is boosted.
+        start: the first scores (1,).
+        rows: of training.
+        first: the leaves of the rows in the first tree (n,), and its values.
+    """
+    assert loss.quantiles is not None
+    targets, w, _ = encoded_rows(rows, loss, 1)
+    left = targets[:, 0] - float(start[0])
+    own = leaf_quantiles(loss.quantiles.leaf, left, w, first[0], len(first[1]))[0].numpy()
+    eta = float(own @ first[1] / (own @ own)) if own.any() else said.eta
+    if abs(eta - said.eta) <= 1e-4 * said.eta:
+        return said, ()
+    return said._replace(eta=eta), (
+        f"eta = {eta:.6g} follows from its first tree: a saved model has lost it",
+    )
 
 
 def _class_weights(learner: dict[str, Any]) -> np.ndarray | None:

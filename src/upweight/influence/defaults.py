@@ -145,6 +145,8 @@ def choose_solver(problem: Objective, curvature: Curvature) -> tuple[Solver, str
         return ConjugateGradient(rtol=1e-5), f"solver: ConjugateGradient, p = {curvature.p}"
     if problem.linear is not None:
         return _solver_of_linear(problem, curvature)
+    if curvature.examples.undamped.root() is not None:
+        return Exact(), "solver: Exact, of a matrix that is diagonal"
     straight = problem.facts.straight
     whole = not straight and curvature.examples.undamped is problem.gauss_newton
     if problem.p <= DIRECT // 4 or (whole and _can_be_formed(problem, problem.n)):

@@ -10,6 +10,7 @@ from .settling import ENOUGH, UNSETTLED
 
 FIRST_ORDER = "Effects are of first order in an example's weight (Eq. 2)."
 BETTER = "Where the model leans on a row they are too small: of_each_removal takes Newton steps, if there is a factor."
+HELD = "Effects are of first order in a row's weight (Eq. 2), the splits held fixed."
 ONE = "Effects are those of a Newton step without the row, with its leverage accounted for."
 SEVERAL = (
     "Effects are those of a Newton step without the row, its leverage accounted for, and of further ones ({} in all) "

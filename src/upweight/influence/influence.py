@@ -23,7 +23,8 @@ from .given_rows import given_rows
 from .leave_one_out import LeaveOneOut, RowSteps, leave_one_out
 from .passes import Answer, as_scores, compressed, provenance, streamed, underivable
 from .recomputed import counted_anew, derivable, with_recomputed, with_shown
-from .removal import Removal, reduced_changes, with_newton, with_refits
+from .reduced import with_reduced
+from .removal import Removal, with_newton, with_refits
 from .scores import Scores
 from .shown import SHOWN, changes_shown
 from .stored_pass import StoredPass
@@ -168,7 +169,7 @@ class Influence:
         values, columns, drift = streamed(self.problem, answer, top)
         return self._scores(values, answer._replace(drift=drift), test, asked, columns=columns)
 
-    def _known(self, solution: Solution, *, drift: bool) -> Answer:
+    def _known(self, solution: Solution, *, drift: bool = True) -> Answer:
         moved = checks.drift(self._gradient, solution.value) if drift else None
         return Answer(-solution.rounded, moved, solution.off, solution.verdict)
 
@@ -178,7 +179,7 @@ class Influence:
 
         def about(solution: Solution) -> Scores:
             nothing = v.new_empty(len(v), 0).double()
-            return self._scores(nothing, self._known(solution, drift=True), test, measure)
+            return self._scores(nothing, self._known(solution), test, measure)
 
         stored = StoredPass(folder, self.problem, self.settings, self.solve)
         return stored.scores(v, content_hash([v], self.fingerprint), about, top)
@@ -228,8 +229,7 @@ class Influence:
         if corrected:
             left = v - self.settings.curvature.operator()(solution.value)
             values -= (left @ self.solve(new - old).value.T).double()
-        answer = self._known(solution, drift=True)
-        return self._scores(values, answer, test, asked, ids=given.ids, edit="replaced")
+        return self._scores(values, self._known(solution), test, asked, ids=given.ids, edit="replaced")
 
     def on_inputs(
         self,
@@ -277,9 +277,9 @@ class Influence:
         """The change of each test measure if each training row is removed, alone: the best prediction at hand.
 
         Scores (m, n), whose `effect()` is for a linear model with a factorised Hessian the measure at the parameters of
-        Newton steps without the row, with exact leverage (B2), less the measure as it is; for others it is of first
-        order (Eq. 2), as `values` always are. Every row has as many steps as it needs of few data (n^2 p up to 2^30);
-        of more only those that are shown, the others one. `Scores.steps` and `left` tell.
+        Newton steps without the row, with exact leverage (B2), less the measure as it is; of moments exact; for others
+        of first order (Eq. 2), as `values` always are. Every row has as many steps as it needs of few data (n^2 p up to
+        2^30); of more only those that are shown, the others one. `Scores.steps` and `left` tell.
 
         Args:
             test: m test examples.
@@ -289,19 +289,14 @@ class Influence:
             rows: numbers of training rows that count as shown in any case.
         """
         asked = as_measure(measure)
-        newton = self.row_steps if self.inverse.exact else None
-        if newton is None:
-            first = self.on_loss(test, measure=derivable(self.problem.stages, asked))
-            if self.problem.stages is not None:
-                return with_shown(first, self.problem, self.problem.stages, (test, asked), top, rows)
-            changes = reduced_changes(self.problem, None, test, asked) if self.inverse.exact else None
-            return first if changes is None else dataclasses.replace(first, changes=changes)
-        if asked is None or asked.smooth:
-            first = self.on_loss(test, measure=asked)
-        else:
-            first = underivable(self.problem, asked, self._provenance())
-        found = changes_shown(newton, test, asked, most=steps, top=top, rows=rows)
-        return dataclasses.replace(first, **found._asdict())
+        newton, reduced = (self.row_steps, self.problem.reduced) if self.inverse.exact else (None, None)
+        first = self._first(test, asked, reduced is not None or newton is not None)
+        if newton is not None:
+            shown = changes_shown(newton, test, asked, most=steps, top=top, rows=rows)
+            return dataclasses.replace(first, **shown._asdict())
+        if (stages := self.problem.stages) is not None:
+            return with_shown(first, self.problem, stages, (test, asked), top, rows)
+        return first if reduced is None else with_reduced(first, self.problem, reduced, (test, asked), steps)
 
     def of_removal(
         self,
@@ -314,8 +309,8 @@ class Influence:
     ) -> Removal:
         """The change of each test measure if whole sets of training rows are removed (Sec. 7 leaves this open).
 
-        First order for all; for trees by leaves computed anew; for linear models also rescaled by leverage, and Newton
-        steps: as many as each set needs of few sets or data, else one, but for the 10 strongest of either sign.
+        First order for all; for trees by leaves computed anew; of moments exact; for linear models also rescaled by
+        leverage, and Newton steps, as many as each set needs, whatever other sets are asked along.
 
         Args:
             groups: row numbers (one set), a mask (n,), a pandas Index of row names, a list or mapping of these, or a
@@ -323,7 +318,7 @@ class Influence:
             test: m test examples.
             measure: what is asked about, default the loss.
             guarantee: k adds bounds of the loss's exact change after k Newton steps (logistic and softmax regression).
-            steps: Newton steps of all sets, at most: 1 costs least; None: as above.
+            steps: Newton steps of all sets, at most: 1 costs least, for many sets of many data; None: as above.
 
         Gives changes (m, g) in the measure's unit; positive = the measure would rise. Raises ValueError for sets that
         are empty, unknown or everything, and for guarantees that cannot be given.
@@ -334,14 +329,13 @@ class Influence:
         if model is not None and (asked is None or asked.uses_batch):
             test = model.prepared(test)  # once, for all that follows
         count = None if asked is None or asked.smooth else asked
-        if count is not None and (stages := self.problem.stages):
-            return counted_anew(self.problem, stages, (names, sets), test, count)
+        if (stages := self.problem.stages) and (count is not None or not stages.smooth):
+            return counted_anew(self.problem, stages, (names, sets), (test, asked))
         if count is not None and model is not None and curvature is not None:
             found = Removal.counted(model, curvature, (names, sets), (test, count), steps)
         else:
-            found = Removal.of_first_order(self.on_loss(test, measure=asked), names, sets)
-            if stages := self.problem.stages:
-                found = with_recomputed(found, self.problem, stages, sets, (test, asked))
+            found = Removal.of_first_order(self._first(test, asked, bool(self.problem.reduced)), names, sets)
+            found = with_recomputed(found, self.problem, sets, (test, asked))
             found = with_newton(found, self.problem, curvature, sets, (test, asked), guarantee, steps)
         return found if steps is not None else with_refits(found, self.problem, sets, (given, asked))
 
@@ -391,6 +385,12 @@ class Influence:
             provenance["settings"].append(self_influence.in_words(samples))
         known: dict[str, Any] = {"ids": problem.train_index, "verdict": problem.facts.caution}
         return Scores(values, problem.n, measure="own loss", provenance=provenance, **known)
+
+    def _first(self, test: Any, of: Measure | None, known: bool) -> Scores:
+        """Eq. 2; NaN of a measure without a derivative, where more than first order is `known`."""
+        if of is None or of.smooth or not known:
+            return self.on_loss(test, measure=derivable(self.problem.stages, of))
+        return underivable(self.problem, of, self._provenance())
 
     def _provenance(self) -> dict[str, Any]:
         return provenance(self.problem, self.settings, self.fingerprint)

@@ -5,54 +5,76 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Int
 
 from ..errors import InfluenceError
-from ..estimators.refitting import KINKED, OWN
+from ..estimators.refitting import KINKED, OWN, Refitting
 from ..measures import Measure
 from ..objective import Objective
 from ..runtime.progress import track
 from ..types import Tensor
 from .settling import Changes
 
-REFITS = 100
-"""Rows, or sets, without which the estimator is fitted again; of more those of largest effect by Newton steps."""
 
+class Kinks:
+    """The changes of test measures by refits of the user's estimator, where an l1 penalty would leave other columns.
 
-def over_kinks(
-    problem: Objective, test: Any, measure: Measure | None, found: Changes, sets: list[Tensor] | None = None
-) -> Changes:
-    """Changes by Newton steps, but by refits of the user's estimator where an l1 penalty would leave other columns.
-
-    Of several rows together nobody knows whether it would: such sets are refitted. What is not refitted, because there
-    is too much, or because `test` are not rows as the user has them, counts as not settled at all. A refit that leaves
-    nothing to ask about gives NaN.
+    So it is of all rows where something is held that training finds anew, as the C of nu machines. Of several rows
+    together nobody knows whether it would: such sets are refitted. What is not, because there is too much, or because
+    `test` are not rows as the user has them, counts as not settled at all. A refit that leaves nothing to ask about
+    gives NaN.
 
     Args:
         problem: the model.
-        test: m test examples.
-        measure: what is asked about, None for the loss.
-        found: the changes by Newton steps.
+        asked: m test examples as the user has them, and the measure, None for the loss.
+        found: the changes by Newton steps, of which copies are changed.
         sets: the training rows of each column of `found`; None: each row alone.
     """
-    rows, refit = problem.cache.get(KINKED), problem.cache.get(OWN)
-    if rows is None:
+
+    def __init__(
+        self,
+        problem: Objective,
+        asked: tuple[Any, Measure | None],
+        found: Changes,
+        sets: list[Tensor] | None = None,
+    ) -> None:
+        rows = problem.cache.get(KINKED)
+        alone = set() if rows is None else set(torch.as_tensor(rows).tolist())
+        self.sets = list(torch.arange(problem.n).split(1)) if sets is None else sets
+        over = [rows is not None and (len(own) > 1 or int(own[0]) in alone) for own in self.sets]
+        self.over = torch.tensor(over)
+        self.problem, self.test, self.measure = problem, *asked
+        self.refit: Refitting | None = problem.cache.get(OWN)
+        left = found.left.clone()
+        left[:, self.over] = 1.0
+        self.marked = Changes(found.changes.clone(), found.steps.clone(), left)
+        self.known: dict[int, Tensor] = {}
+        self._before: Tensor | None = None
+
+    @property
+    def can_be_refitted(self) -> bool:
+        """Whether the estimator can be fitted again, and asked about these test examples."""
+        return bool(self.over.any()) and self.refit is not None and hasattr(self.test[0], "__getitem__")
+
+    def changes(self, index: Int[Tensor, " k"]) -> Changes:
+        """The changes (m, k) of some columns, by refits of those over a kink."""
+        found = Changes(*(of_all[:, index].clone() for of_all in self.marked))
+        places = self.over[index].nonzero()[:, 0].tolist()
+        for place in track(places, "refitting over kinks", len(places)):
+            found.changes[:, place] = self._refitted(int(index[place]))
+            found.left[:, place] = 0.0
         return found
-    sets = list(torch.arange(problem.n).split(1)) if sets is None else sets
-    alone = set(torch.as_tensor(rows).tolist())
-    over = torch.tensor([j for j, own in enumerate(sets) if len(own) > 1 or int(own[0]) in alone]).long()
-    if not len(over):
-        return found
-    changes, left = found.changes.clone(), found.left.clone()
-    left[:, over] = 1.0
-    if refit is not None and hasattr(test[0], "__getitem__"):
-        largest = changes[:, over].abs().nan_to_num(0).amax(0).argsort(descending=True)[:REFITS]
-        before, kept = problem.evaluate(test, measure), torch.ones(problem.n, dtype=torch.bool)
-        for j in track(over[largest].tolist(), "refitting over kinks", len(largest)):
-            kept[:] = True
-            kept[sets[j]] = False
+
+    def _refitted(self, column: int) -> Tensor:
+        if column not in self.known:
+            assert self.refit is not None
+            kept = torch.ones(self.problem.n, dtype=torch.bool)
+            if self._before is None:  # `problem` may have been trained further than the estimator
+                self._before = self.refit(kept.nonzero()[:, 0]).evaluate(self.test, self.measure)
+            kept[self.sets[column]] = False
             try:
-                changes[:, j] = refit(kept.nonzero()[:, 0]).evaluate(test, measure) - before
+                there = self.refit(kept.nonzero()[:, 0]).evaluate(self.test, self.measure)
+                self.known[column] = there - self._before
             except (ValueError, InfluenceError):  # all coefficients are zero without it
-                changes[:, j] = torch.nan
-            left[:, j] = 0.0
-    return found._replace(changes=changes, left=left)
+                self.known[column] = torch.full_like(self._before, torch.nan)
+        return self.known[column]

@@ -18,7 +18,7 @@ from ..runtime.progress import track
 from ..types import Tensor
 from . import checks
 from .defaults import Settings
-from .forecasts import of_stand_in
+from .forecasts import HELD, of_stand_in
 from .scores import Scores
 from .stationarity import warn_away
 from .top_k import strongest
@@ -156,9 +156,10 @@ def as_scores(
         "measure": name_of(measure),
         "ids": problem.train_index,
         "test_ids": batch_index(test) if measure is None or not measure.single else None,
-        "drift": None if answer.drift is None or problem.stages is not None else answer.drift.double(),
+        "drift": None if answer.drift is None or not problem.facts.own_loss else answer.drift.double(),
         "residual": answer.residual.double(),
         "doubt": of_stand_in(problem.linear),
+        "said": () if problem.stages is None else (HELD,),
         "verdict": "; ".join(filter(None, [answer.verdict, problem.facts.caution])),
     }
     found = Scores(values, problem.n, **{**known, **fields})
@@ -198,4 +199,5 @@ def provenance(problem: Objective, settings: Settings, fingerprint: str) -> dict
         "keep": problem.keep,
         "notes": list(problem.terms.notes),
         "away": problem.facts.away,
+        **({} if problem.stages is None else {"behind": "The trees behind the effects"}),
     }

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 
 from ..capabilities import Stages
-from ..measures import Measure
+from ..measures import Measure, name_of
 from ..objective import Objective
 from ..runtime.progress import track
 from ..types import Tensor
+from .forecasts import HELD
 from .removal import Removal
 from .scores import Scores
 from .shown import sides
@@ -24,7 +25,6 @@ SAID = (
     "Effects of the {} rows that are shown are those of leaf values computed anew without the row, the splits held "
     "fixed; those of the others are of first order (Eq. 2)."
 )
-FIRST = "Effects are of first order in a row's weight (Eq. 2), the splits held fixed."
 
 
 def changes_without(
@@ -39,46 +39,52 @@ def changes_without(
         test: m test examples.
         measure: what is asked about, None for the loss.
     """
-    before = problem.evaluate(test, measure)
+    model = problem.output_model
+    assert model is not None
+    read = stages.read(model.prepared(test))
+    before = problem.evaluate(read, measure)
     each = [
-        problem.evaluate(test, measure, stages.recomputed(rows)) - before
+        problem.evaluate(read, measure, stages.recomputed(rows)) - before
         for rows in track(sets, "removing", len(sets))
     ]
     return torch.stack(each, dim=1)
 
 
 def with_recomputed(
-    found: Removal, problem: Objective, stages: Stages, sets: list[Tensor], asked: tuple[Any, Measure | None]
+    found: Removal, problem: Objective, sets: list[Tensor], asked: tuple[Any, Measure | None]
 ) -> Removal:
-    """A first-order prediction with the changes by stages computed anew beside it.
+    """A first-order prediction with the changes by stages computed anew beside it, for models that have stages.
 
     Args:
         found: of first order.
         problem: the model.
-        stages: what computes its parameters.
         sets: the training rows of each of g sets.
         asked: m test examples and the measure, None for the loss.
     """
-    return replace(found, recomputed=changes_without(problem, stages, sets, *asked))
+    if problem.stages is None:
+        return found
+    return replace(found, recomputed=changes_without(problem, problem.stages, sets, *asked))
 
 
 def counted_anew(
-    problem: Objective, stages: Stages, groups: tuple[pd.Index, list[Tensor]], test: Any, measure: Measure
+    problem: Objective,
+    stages: Stages,
+    groups: tuple[pd.Index, list[Tensor]],
+    asked: tuple[Any, Measure | None],
 ) -> Removal:
-    """The changes of a measure that has no derivative, by stages computed anew; those of first order are NaN.
+    """The changes of what has no derivative, by stages computed anew; those of first order are NaN.
 
     Args:
         problem: the model.
         stages: what computes its parameters.
         groups: the names of the sets (g,) and the training rows of each.
-        test: the reference set.
-        measure: one number of it.
+        asked: m test examples or a reference set, and the measure; None for the loss.
     """
     names, sets = groups
-    changes = changes_without(problem, stages, sets, test, measure)
+    changes = changes_without(problem, stages, sets, *asked)
     sizes = torch.tensor([len(rows) for rows in sets])
     return Removal(
-        names, sizes, torch.full_like(changes, torch.nan), recomputed=changes, measure=measure.name
+        names, sizes, torch.full_like(changes, torch.nan), recomputed=changes, measure=name_of(asked[1])
     )
 
 
@@ -115,7 +121,7 @@ def with_shown(
     if rows is not None:
         shown[:, torch.as_tensor(rows)] = True
     if int(shown.sum(1).max()) * stages.cost > AFFORDED:
-        return replace(scores, said=(FIRST,))
+        return replace(scores, said=(HELD,))
     index = shown.any(0).nonzero()[:, 0]
     anew = changes_without(problem, stages, list(index.split(1)), *asked)
     effect[:, index] = torch.where(shown[:, index], anew, effect[:, index])

@@ -23,12 +23,11 @@ from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Tensor
 from .forecasts import unsettled
-from .kinks import over_kinks
-from .leave_one_out import ALL
+from .kinks import Kinks
+from .reduced import check_left, reduced_changes
 from .removal_bounds import intervals
 from .scores import Scores
 from .settling import MOST, UNSETTLED, Changes, Settled, least_length, rows_held, settled
-from .shown import SHOWN, settled_where_shown
 from .stationarity import far_away, finishing
 from .woodbury import newton_steps
 
@@ -263,7 +262,12 @@ def with_newton(
     if problem is None or curvature is None:
         if guarantee:
             raise ValueError("guaranteed intervals are for logistic and softmax regression")
-        return replace(found, newton=reduced_changes(objective, sets, test, measure))
+        if objective.reduced is None:
+            return found
+        check_left(objective.reduced, sets)
+        return replace(
+            found, newton=reduced_changes(objective, objective.reduced, sets, (test, measure), most)
+        )
     rescaled, changes = of_sets(problem, curvature, sets, asked, most)
     low, high = intervals(problem, curvature, sets, test, guarantee) if guarantee else (None, None)
     return replace(found, rescaled=rescaled, low=low, high=high).shown(changes)
@@ -272,7 +276,7 @@ def with_newton(
 def with_refits(
     found: Removal, problem: Objective, sets: list[Tensor], asked: tuple[Any, Measure | None]
 ) -> Removal:
-    """Predictions, but by refits where an l1 penalty would leave other columns (`over_kinks`).
+    """Predictions, but by refits where an l1 penalty would leave other columns (`Kinks`).
 
     Args:
         found: the predictions.
@@ -282,8 +286,8 @@ def with_refits(
     """
     if found.newton is None or found.steps is None or found.left is None:
         return found
-    changes = Changes(found.newton, found.steps, found.left)
-    return found.shown(over_kinks(problem, *asked, changes, sets))
+    kinks = Kinks(problem, asked, Changes(found.newton, found.steps, found.left), sets)
+    return found.shown(kinks.changes(torch.arange(len(sets))) if kinks.can_be_refitted else kinks.marked)
 
 
 def of_sets(
@@ -317,26 +321,6 @@ def of_sets(
     return rescaled, changes
 
 
-def reduced_changes(
-    problem: Objective, sets: list[Tensor] | None, test: Any, measure: Measure | None
-) -> Float[Tensor, "m g"] | None:
-    """The Newton prediction of each measure's change as sets are removed, by an objective that knows what is left.
-
-    Args:
-        problem: the objective; None is the answer for one without `reduced`.
-        sets: the training rows of each of g sets, None for each row alone.
-        test: m test examples.
-        measure: what is asked about, None for the loss.
-    """
-    if problem.reduced is None:
-        return None
-    problem.check_current()
-    sets = list(torch.arange(problem.n).split(1)) if sets is None else sets
-    before = problem.evaluate(test, measure)
-    thetas = problem.reduced.newton(sets)
-    return torch.stack([problem.evaluate(test, measure, theta) - before for theta in thetas], dim=1)
-
-
 def newton_changes(
     problem: LinearModel,
     curvature: ExampleMean,
@@ -351,8 +335,7 @@ def newton_changes(
         curvature: its Hessian.
         sets: the training rows of each of g sets.
         asked: m test examples and the measure, None for the loss.
-        most: Newton steps of each set, at most; None: `settling.MOST` where all sets can be settled in about a second,
-            else of those that are the strongest.
+        most: Newton steps of each set, at most; None: `settling.MOST`. What a set has is not up to the others.
     """
     test, measure = asked
     before = problem.evaluate_each(test, problem.theta[None], measure)[0]
@@ -364,13 +347,7 @@ def newton_changes(
             known[1][:, columns], known[2][:, columns] = found.steps.double(), found.left
         return Changes(known[0], known[1].long(), known[2])
 
-    everything = list(range(len(sets)))
-    if most is not None:
-        return walked(everything, most)
-    if len(sets) * problem.n * problem.p <= ALL or len(sets) <= 2 * SHOWN:
-        return walked(everything, MOST)
-    first = walked(everything, 1)
-    return settled_where_shown(first, lambda index: walked(index.tolist(), MOST), SHOWN)
+    return walked(list(range(len(sets))), MOST if most is None else most)
 
 
 def walks(

@@ -26,6 +26,8 @@ from .stationarity import told
 
 ROLES = ("helpful", "harmful")
 ERROR = "standard error"
+SYSTEM = "The linear system behind the effects"
+"""What a verdict is about, where the provenance says nothing else."""
 SIGN = "Positive effect = the {measure} would rise if the training example were {edit} ({meaning})."
 
 
@@ -135,7 +137,7 @@ class Scores:
         return [
             *filter(None, [self.doubt]),
             *said,
-            *([f"The linear system behind the effects: {self.verdict}."] if self.verdict else []),
+            *([f"{self.provenance.get('behind', SYSTEM)}: {self.verdict}."] if self.verdict else []),
         ]
 
     def __len__(self) -> int:

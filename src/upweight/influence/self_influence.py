@@ -22,6 +22,8 @@ from .leave_one_out import all_kernels
 from .passes import all_columns
 from .woodbury import TotalHessian
 
+HELD = 1 << 27
+"""Numbers of gradients of rows that are held at once where there may be many parameters for few data: 1 GB."""
 Own: TypeAlias = tuple[slice, Tensor, Tensor]
 """A block of training examples: g^T A^-1 g, and the product of g with A^-1 times the folded penalty."""
 
@@ -120,16 +122,17 @@ def by_solves(
     """
     # A closed form is this process's own work; a solve is everybody's, for the same rows.
     own = shard(problem.n) if inverse.quadratic is not None else slice(0, problem.n)
+    if not problem.facts.own_loss:  # of many parameters
+        block = max(1, min(block, HELD // problem.p))
     starts = range(own.start, own.stop, block)
     for start in track(starts, "self-influence", len(starts)):
         part = slice(start, min(start + block, own.stop))
         batch = problem.train_batch(torch.arange(part.start, part.stop))
         bare = given = problem.test_gradients(batch)
-        if problem.stages is not None:  # what a row gives to the equations is not the derivative of its loss
+        if not problem.facts.own_loss:
             given = problem.gradients_as_train(batch, torch.ones(len(bare), dtype=torch.float64))
-        solved = (
-            (inverse(bare).value * given).sum(1) if inverse.quadratic is None else inverse.quadratic(bare)
-        )
+        closed = inverse.quadratic if given is bare else None
+        solved = (inverse(bare).value * given).sum(1) if closed is None else closed(bare)
         yield part, solved, bare @ penalty[0]
 
 
@@ -147,6 +150,8 @@ def draws(curvature: Curvature, samples: int, seed: int) -> Float[Tensor, "k p"]
     """
     if curvature.examples is None:
         raise TypeError(f"samples is for GaussNewton, not {type(curvature).__name__}: leave it out")
+    if not curvature.examples.problem.facts.own_loss:
+        raise TypeError("samples is for models that minimise the loss of their rows: leave it out")
     if samples < 2:
         raise ValueError(f"samples must be >= 2, got {samples}")
     return curvature.examples.sample(samples, seed)

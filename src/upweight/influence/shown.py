@@ -10,12 +10,14 @@ from jaxtyping import Float, Int
 
 from ..measures import Measure
 from ..types import Tensor
-from .kinks import over_kinks
+from .kinks import Kinks
 from .leave_one_out import RowSteps
 from .settling import MOST, Changes, Settled
 
 SHOWN = 10
 """Rows of either sign that a table shows."""
+REFITS = 100
+"""Rows over kinks up to which the estimator is fitted again without each; of more those that are shown."""
 
 
 def sides(ranking: Float[Tensor, " n"], k: int) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
@@ -56,7 +58,22 @@ def changes_shown(
     if most == 1:
         return Changes.of_one_step(steps.changes(batch, measure))
     found = _until_settled(steps, batch, measure, most, (top, rows))
-    return found if most is not None else over_kinks(problem, given, measure, found)
+    return found if most is not None else over_kinks(Kinks(problem, (given, measure), found), top, rows)
+
+
+def over_kinks(kinks: Kinks, top: int = SHOWN, rows: Any = None) -> Changes:
+    """The changes by refits where a removal leads over a kink: of all such columns, or where these are many if shown.
+
+    Args:
+        kinks: the changes by Newton steps, and how to refit.
+        top: columns of either sign that are shown of each test row, where each column is a row alone.
+        rows: columns that are shown whatever their effect.
+    """
+    if not kinks.can_be_refitted:
+        return kinks.marked
+    if int(kinks.over.sum()) <= REFITS:
+        return kinks.changes(torch.arange(len(kinks.over)))
+    return settled_where_shown(kinks.marked, kinks.changes, top, rows)
 
 
 def _until_settled(

@@ -283,6 +283,9 @@ class Without(Reduced):
 
     problem: LikelihoodProblem
 
+    def known(self, batch: Any) -> tuple[Tensor, Tensor]:
+        return self.problem.prepared(batch)
+
     def newton(self, sets: list[Tensor]) -> Float[Tensor, "g p"]:
         found = []
         for rows in sets:
@@ -290,9 +293,23 @@ class Without(Reduced):
             found.append(left.theta + left.newton_step())
         return torch.stack(found)
 
+    def settled(self, sets: list[Tensor]) -> Float[Tensor, "g p"]:
+        return torch.stack([_settled(self.problem.without(rows)) for rows in sets])
+
     def refitted(self, rows: Tensor) -> tuple[Float[Tensor, " p"], float]:
         left = self.problem.without(rows).minimised()
         return left.theta, float(left.gradient().norm())
+
+    def refusal(self, rows: Tensor) -> str:
+        return ""
+
+
+def _settled(left: LikelihoodProblem) -> Float[Tensor, " p"]:
+    """The parameters where Newton steps end; NaN where they do not, as where there is no optimum."""
+    try:
+        return left.minimised().theta
+    except NotConvergedError:
+        return torch.full_like(left.theta, torch.nan)
 
 
 @dataclass(frozen=True, eq=False)

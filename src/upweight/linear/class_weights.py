@@ -34,7 +34,7 @@ def check_class_weights(given: Any, loss: LinearLoss, outputs: int) -> Float[Ten
         return None
     if not loss.classifies:
         raise ValueError("class_weights are for classifiers, whose targets are classes: leave them out")
-    found, classes = as_tensor(given).to(torch.float64, copy=True), max(2, outputs)
+    found, classes = as_tensor(given).to(torch.float64, copy=True), loss.classes(outputs)
     if found.shape != (classes,) or not bool((found >= 0).all() and found.isfinite().all()):
         raise ValueError(
             f"class_weights must be {classes} finite numbers >= 0, one per class, got {found.tolist()}"

@@ -84,7 +84,8 @@ def check_separable(problem: LinearModel) -> None:
     eta = problem.outputs()[used]
     y = problem.y[used]
     if problem.loss.separate_outputs:  # each output is a model of its own
-        separated = bool((signs(y, eta) * eta > 0).all(0).any())
+        every = signs(y, eta, problem.loss.pairs)
+        separated = bool(((every * eta > 0) | (every == 0)).all(0).any())
     else:
         separated = bool((margin(eta, y) > 0).all())
     if separated:
@@ -128,7 +129,7 @@ def _sides(problem: LinearModel, used: Tensor) -> Iterator[Float[Tensor, "b r c"
     """
     y = problem.y[used]
     if problem.loss.separate_outputs:
-        every = signs(y, torch.zeros(len(y), problem.c, dtype=torch.float64))
+        every = signs(y, torch.zeros(len(y), problem.c, dtype=torch.float64), problem.loss.pairs)
         yield from (one[:, None] for one in every.split(1, dim=1))
         return
     eye = torch.eye(problem.c, dtype=torch.float64)

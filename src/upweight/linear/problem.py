@@ -116,7 +116,7 @@ class LinearProblem(LinearModel):
             penalty=penalty,
             weights=check_weights(own * by_label.of_labels(by_class, targets), n),
             class_weights=by_class,
-            counts=by_label.counts_of(counted, targets, max(2, to_outputs.c)),
+            counts=by_label.counts_of(counted, targets, loss.classes(to_outputs.c)),
             scales=scales,
             terms=terms or own_terms(X, y, weights),
             watch=Watch(design.sample, design.versioned),

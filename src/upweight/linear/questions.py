@@ -23,21 +23,24 @@ MANY = 1 << 20
 
 
 def outputs_and_targets(
-    problem: LinearModel, batch: Any, theta: Tensor
-) -> tuple[Float[Tensor, "m c"], Tensor]:
+    problem: LinearModel, batch: Any, theta: Tensor, measure: Measure | None = None
+) -> tuple[Float[Tensor, "m _"], Tensor]:
     """The outputs (m, c) and targets of a whole batch: what a measure of all of it, such as a mean, is a function of.
 
     Args:
         problem: the model.
         batch: m test examples, as (inputs, targets).
         theta: the parameters to look at (p,).
+        measure: what they are for, where that wants votes in place of the outputs of pairs of classes.
 
     Raises:
         TypeError: for a batch of another form.
         ValueError: for other columns than in training, or another number of targets.
     """
     design, y = problem.prepared(batch)
-    return problem.outputs(design, theta), one_per_example(y, design.shape[0])
+    eta = problem.outputs(design, theta)
+    eta = problem.loss.by_class(eta) if measure is not None and measure.by_class else eta
+    return eta, one_per_example(y, design.shape[0])
 
 
 def evaluated(
@@ -54,7 +57,7 @@ def evaluated(
     if measure is not None and measure.single:
         check_probabilities(problem.loss, measure)
         params = problem.layout.unpack(theta)
-        return measure.number(params, lambda: outputs_and_targets(problem, batch, theta)).view(1)
+        return measure.number(params, lambda: outputs_and_targets(problem, batch, theta, measure)).view(1)
     design, y = problem.prepared(batch)
     return measured(problem.loss, problem.outputs(design, theta), y, measure)
 
@@ -113,6 +116,7 @@ def _numbers_at_each(
         for at, block in rows.blocks(rows_at_once(problem.d), torch.float64):
             torch.add(to_outputs.forward(block, part), eta[at, :, None], out=moved[at])
         moved = moved.permute(2, 0, 1)
+        moved = problem.loss.by_class(moved) if measure.by_class else moved
         found[index] = measure.numbers(moved if rows is design else moved[:, place], y)
     return torch.where(unknown, torch.nan, found)
 

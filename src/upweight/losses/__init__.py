@@ -24,6 +24,7 @@ from .regressions import (
     SquaredEpsilonInsensitive,
     Tweedie,
 )
+from .several_labels import SeveralLabels
 from .shares import Brier
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Proportion",
     "ReferenceSoftmax",
     "ResidualLoss",
+    "SeveralLabels",
     "SmoothEpsilonInsensitive",
     "SmoothHinge",
     "SmoothPinball",

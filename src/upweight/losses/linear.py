@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch.nn import functional as F
 
 from ..types import Tensor
+from .pairs import Ties, by_votes, classes_of_pairs, signs_in_pairs
 
 
 class LinearLoss(ABC):
@@ -57,6 +58,21 @@ class LinearLoss(ABC):
     """Whether training fits a scale of the loss beside the coefficients, as `Huber` can have it."""
     note: str = ""
     """What a user should know where an estimator's own loss was replaced by this one."""
+    pairs: Ties = ""
+    """Who wins ties of votes, where each output is a machine for a pair of classes and votes decide between classes."""
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether outputs are logits of probabilities of the classes; those of pairs of classes are not."""
+        return self.likelihood and not self.pairs
+
+    def classes(self, outputs: int) -> int:
+        """The number of classes between which so many outputs decide."""
+        return classes_of_pairs(outputs) if self.pairs else max(2, outputs)
+
+    def by_class(self, outputs: Float[Tensor, "*b c"]) -> Float[Tensor, "*b K"]:
+        """What is largest for the class decided for: the votes of pairs of classes, other outputs as they are."""
+        return by_votes(outputs, self.pairs) if self.pairs else outputs
 
     @abstractmethod
     def encode(self, targets: Tensor, outputs: int) -> Tensor:
@@ -165,13 +181,16 @@ class Softmax(LinearLoss):
         return probability, probability
 
 
+@dataclass(frozen=True)
 class MarginLoss(LinearLoss):
     """A function of the margins s_k eta_k, summed over the outputs: one binary loss per output.
 
     With one output targets are 0/1 or -1/+1 and s is their sign. With c > 1 outputs targets are classes 0..c-1 and s_k
-    is +1 for the own class, -1 for the others: c independent binary models, one against the rest.
+    is +1 for the own class, -1 for the others: c independent binary models, one against the rest. With `pairs` outputs
+    are those of K (K - 1) / 2 pairs of K classes, one against one, and each loss is over the rows of its two classes.
     """
 
+    pairs: Ties = field(default="", kw_only=True)
     classifies = True
     separate_outputs = True
 
@@ -192,27 +211,33 @@ class MarginLoss(LinearLoss):
             return _binary(targets)
         if targets.ndim != 1:
             raise ValueError(f"class targets must have shape (n,), got {tuple(targets.shape)}")
-        return _classes(targets, outputs)
+        return _classes(targets, self.classes(outputs))
 
     def value(self, eta: Float[Tensor, "b c"], targets: Tensor) -> Float[Tensor, " b"]:
-        return self.of_margin(signs(targets, eta) * eta).sum(1)
+        s = signs(targets, eta, self.pairs)
+        return self._where_asked(s, self.of_margin(s * eta)).sum(1)
 
     def residual(self, eta: Float[Tensor, "b c *k"], targets: Tensor) -> Float[Tensor, "b c *k"]:
-        s = signs(targets, eta)
+        s = signs(targets, eta, self.pairs)
         return s * self.first_derivative(s * eta)
 
     def curvature(
         self, eta: Float[Tensor, "b c"], targets: Tensor
     ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"] | None]:
-        return self.second_derivative(signs(targets, eta) * eta), None
+        s = signs(targets, eta, self.pairs)
+        return self._where_asked(s, self.second_derivative(s * eta)), None
+
+    def _where_asked(self, s: Tensor, found: Tensor) -> Tensor:
+        return torch.where(s == 0, 0.0, found) if self.pairs else found
 
 
-def signs(targets: Tensor, eta: Tensor) -> Tensor:
+def signs(targets: Tensor, eta: Tensor, pairs: Ties = "") -> Tensor:
     """The sign -1/+1 of every output for encoded targets, to be multiplied with eta: one class against the rest.
 
     Args:
         targets: signs (b,) of a model of one output, or classes (b,) of one of several.
         eta: outputs (b, c), or (b, c, k), whose dimensions and precision the signs get.
+        pairs: as `LinearLoss.pairs`; the sign is 0 in pairs that a target is not in.
 
     Returns:
         (b, c), or (b, 1) where c = 1, with as many dimensions as eta.
@@ -222,6 +247,8 @@ def signs(targets: Tensor, eta: Tensor) -> Tensor:
     """
     if targets.is_floating_point():
         return _beside(targets, eta)
+    if pairs:
+        return _beside(signs_in_pairs(targets, eta.shape[1]), eta)
     out = torch.full((len(eta), eta.shape[1]), -1.0, dtype=eta.dtype, device=eta.device)
     return _beside(out.scatter_(1, targets[:, None], 1.0), eta)
 

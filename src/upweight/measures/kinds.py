@@ -44,6 +44,8 @@ class Measure(ABC):
     """Whether it takes outputs for logits of probabilities, which not every classifier has."""
     nearby: Nearby | None = None
     """A faster way for many models that differ little from one, or None."""
+    by_class: bool = False
+    """Whether it looks which class has the largest output, so that outputs of pairs of classes are to be votes."""
     function: Callable[..., Tensor]
     """What computes it, of torch operations."""
 
@@ -128,6 +130,8 @@ class Overall(Measure):
         batched: whether the function takes outputs (k, m, c) of k models as well and gives k numbers.
         probabilities: whether it takes outputs for logits of probabilities, which not every classifier has.
         nearby: a faster way for many models that differ little from one.
+        by_class: whether the largest output is that of the class decided for; a machine for each pair of classes then
+            gives its votes in place of its outputs.
 
     >>> import torch
     >>> Overall(lambda outputs, targets: outputs.mean()).function(torch.ones(3, 1), None)
@@ -139,6 +143,7 @@ class Overall(Measure):
     batched: bool = False
     probabilities: bool = False
     nearby: Nearby | None = None
+    by_class: bool = False
     single = True
     uses_batch = True
 

@@ -21,11 +21,11 @@ from .swaps import pairs_in_order
 
 
 def _of_set(
-    smooth: bool, probabilities: bool = False, nearby: Nearby | None = None
+    smooth: bool, probabilities: bool = False, nearby: Nearby | None = None, by_class: bool = False
 ) -> Callable[[Callable[[Any, Any], Tensor]], Overall]:
     """A decorator that makes a measure of a function of the last dimensions of outputs."""
     return lambda function: Overall(
-        function, smooth, batched=True, probabilities=probabilities, nearby=nearby
+        function, smooth, batched=True, probabilities=probabilities, nearby=nearby, by_class=by_class
     )
 
 
@@ -83,7 +83,7 @@ def average_precision(outputs: Tensor, targets: Tensor) -> Tensor:
     return (own.double() / (own + others)).mean(-1)
 
 
-@_of_set(smooth=False)
+@_of_set(smooth=False, by_class=True)
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """The share of rows whose class is the one that the model says: the largest output, or the sign of a single one.
 
@@ -299,7 +299,7 @@ def _of_groups(of: Overall, by: Any, word: str, together: Callable[[Tensor], Ten
         )
 
     combined.__name__ = f"{word} {of.name}"
-    return Overall(combined, of.smooth, of.batched, of.probabilities)
+    return Overall(combined, of.smooth, of.batched, of.probabilities, by_class=of.by_class)
 
 
 def _members(by: Any) -> dict[Any, Tensor]:

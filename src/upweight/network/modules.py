@@ -128,6 +128,15 @@ def real_inputs(batch: Any) -> tuple[Tensor, Callable[[Any], Any]]:
     return batch[real[0]], lambda x: {**batch, real[0]: x}
 
 
+def layer_called(model: torch.nn.Module, name: str) -> torch.nn.Module:
+    """The layer that `named_modules` calls so. Raises ValueError where there is none, with the closest names."""
+    layers = dict(model.named_modules())
+    if name not in layers:
+        close = difflib.get_close_matches(name, layers, 3, 0.0)
+        raise ValueError(f"at: the model has no layer {name!r}; closest: {', '.join(close)}")
+    return layers[name]
+
+
 @contextmanager
 def layer_inputs(
     model: torch.nn.Module, name: str, batch: Any, call: Callable[[], Any]
@@ -147,10 +156,7 @@ def layer_inputs(
         ValueError: for a layer that is not there or does not run once.
         TypeError: for one that does not give one tensor of real numbers.
     """
-    layers = dict(model.named_modules())
-    if name not in layers:
-        close = difflib.get_close_matches(name, layers, 3, 0.0)
-        raise ValueError(f"at: the model has no layer {name!r}; closest: {', '.join(close)}")
+    layer = layer_called(model, name)
     given: list[Any] = []
     instead: Any = None
 
@@ -165,7 +171,7 @@ def layer_inputs(
         instead = x
         return batch
 
-    hook = layers[name].register_forward_hook(exchange)
+    hook = layer.register_forward_hook(exchange)
     try:
         with torch.no_grad():
             call()

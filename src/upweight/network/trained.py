@@ -36,19 +36,41 @@ class Trained(TypedDict):
 class TokenSum:
     """The cross entropy of every labelled position of an example, summed: 0 for one without any.
 
-    Of a mapping the labels are under "labels"; outputs are logits (b, t, c), alone or with a field `logits`.
+    Of a mapping the labels are under "labels"; outputs are logits (b, t, c) or (b, c), alone or as their `logits`.
+
+    Args:
+        shift: whether position t is scored by label t + 1.
+        single: whether it is computed in float32, as transformers does it for models of float64 too.
+        smoothing: the share of each label that all classes have.
 
     >>> TokenSum()(torch.zeros(1, 3, 4), torch.tensor([[2, -100, 1]]))
     tensor([2.7726])
     """
 
+    shift: bool = False
+    single: bool = False
+    smoothing: float = 0.0
+
     def __call__(self, outputs: Any, targets: Any) -> Float[Tensor, " b"]:
         labels = targets["labels"] if isinstance(targets, Mapping) else targets
-        logits = getattr(outputs, "logits", outputs)
+        logits = logits_of(outputs)
+        if self.shift:
+            logits, labels = logits[:, :-1], labels[:, 1:]
         each = F.cross_entropy(
-            logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="none"
+            (logits.float() if self.single else logits).flatten(0, -2),
+            labels.flatten(),
+            ignore_index=IGNORED,
+            reduction="none",
+            label_smoothing=self.smoothing,
         )
-        return each.view(labels.shape).flatten(1).sum(1)
+        return each.view(len(labels), -1).sum(1)
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """The logits of a model's outputs: the field or entry of that name, or the outputs themselves."""
+    if isinstance(outputs, Mapping) and "logits" in outputs:
+        return outputs["logits"]
+    return getattr(outputs, "logits", outputs)
 
 
 def token_mean(train: Any, *, shift: bool = True, first: bool = False) -> Trained:

@@ -39,12 +39,27 @@ def arguments(model: torch.nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def counted(outputs: Any) -> Any:
-    """A `ModelOutput` cut to its logits, or to its tensors where it has none: no cache and no loss of its own."""
-    if not isinstance(outputs, _kind("transformers.utils.generic", "ModelOutput")):
-        return outputs
-    tensors = {key: leaf for key, leaf in outputs.items() if isinstance(leaf, Tensor) and key != "loss"}
-    logits = {key: leaf for key, leaf in tensors.items() if key.endswith("logits")}
-    return type(outputs)(**(logits or tensors))
+    """Outputs without the loss of the whole batch that a model gives beside them, as the Trainer wants it.
+
+    A `ModelOutput` is cut to its logits, or to its tensors where it has none; of a dict or tuple the one loss is left
+    out, and of what then is a single tensor the tuple too.
+
+    >>> counted((torch.tensor(0.5), torch.zeros(1, 2)))
+    tensor([[0., 0.]])
+    """
+    if isinstance(outputs, _kind("transformers.utils.generic", "ModelOutput")):
+        tensors = {key: leaf for key, leaf in outputs.items() if isinstance(leaf, Tensor) and key != "loss"}
+        logits = {key: leaf for key, leaf in tensors.items() if key.endswith("logits")}
+        return type(outputs)(**(logits or tensors))
+    if isinstance(outputs, dict) and _one(outputs.get("loss")) and len(outputs) > 1:
+        return {key: leaf for key, leaf in outputs.items() if key != "loss"}
+    if type(outputs) is tuple and len(outputs) > 1 and _one(outputs[0]):
+        return outputs[1] if len(outputs) == 2 else outputs[1:]
+    return outputs
+
+
+def _one(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 0
 
 
 @contextmanager

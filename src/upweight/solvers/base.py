@@ -54,6 +54,7 @@ class Solution:
         precision: rounding `value` to it changes it by far less than the residual allows; None: its own precision.
         error: a bound of ||s - A^-1 v||_A / ||s||_A of each row (k,), which is the relative error of a row of scores;
             NaN where nothing bounds it; None: nobody looked.
+        told: what is said in place of how many solves converged in how many steps, where all of them did.
     """
 
     value: Float[Tensor, "k p"]
@@ -62,6 +63,7 @@ class Solution:
     status: tuple[Status, ...]
     precision: torch.dtype | None = None
     error: Float[Tensor, " k"] | None = None
+    told: str = ""
 
     @property
     def rounded(self) -> Float[Tensor, "k p"]:
@@ -85,10 +87,11 @@ class Solution:
         """One sentence on all rows: how they ended, the largest residual, the most steps, remedies for failures."""
         worst = float(self.residual.max())
         kinds = sorted({status.value for status in self.status})
-        sentence = (
-            f"{len(self.status)} solve{'s' * (len(self.status) > 1)} {', '.join(kinds)}; "
-            f"largest relative residual {worst:.1e}, at most {int(self.steps.max())} steps"
-        )
+        sentence, steps = self.told, ""
+        if not self.told or not self.ok:
+            sentence = f"{len(self.status)} solve{'s' * (len(self.status) > 1)} {', '.join(kinds)}"
+            steps = f", at most {int(self.steps.max())} steps"
+        sentence += f"; largest relative residual {worst:.1e}{steps}"
         if self.error is not None and not bool(self.error.isnan().any()):
             sentence += f"; scores off by at most {float(self.error.max()):.1e} of their size"
         remedies = {REMEDIES[status] for status in self.status if status in REMEDIES}

@@ -15,9 +15,10 @@ import torch
 
 from ..errors import NotStationaryWarning
 from ..estimators.from_estimator import from_estimator
-from ..estimators.refitting import OWN
+from ..estimators.refitting import OWN, Refitting
 from ..estimators.user_data import Targets
 from ..influence.influence import Influence
+from ..influence.unrolled import Answers, Unrolled
 from ..objective import LinearModel, Objective
 from ..runtime.paths import not_there
 from ..runtime.progress import phase, tell
@@ -27,12 +28,14 @@ from .boosted_models import BOOSTERS
 from .columns import Table
 from .default_models import described, feature_names, sensible
 from .kinds import Kind, is_kind, is_quantity, kind_of
-from .native_files import read_native
+from .native_files import Native, read_native
 from .reading import FileError, check_column
 
 Batches = Callable[[pd.DataFrame, Path], Batch]
 """Rows of a table, and the folder that their images are in -> a batch of the model's."""
 
+SAME = 1e-6
+"""How far leaf values that are trained again on the same rows may be apart, as a share of the largest."""
 CACHE = ".upweight"
 """The folder beside the file in which features of images are kept."""
 
@@ -49,23 +52,24 @@ class FileModel:
         classifies: Whether the target is a class.
         notes: What was left out of the file or filled, and why, a sentence each.
         refit: A user's way to train the model again, for models that upweight cannot train itself.
+        retrained: Finds out how the trees of a file are trained again; FileError where the file does not say.
     """
 
     words: str
-    influence: Influence
+    influence: Answers
     batches: Batches
     kinds: Mapping[str, Kind]
     classifies: bool
     notes: tuple[str, ...] = ()
     refit: Refit | None = None
+    retrained: Callable[[], Refitting] | None = None
 
     def check_refit(self) -> None:
         """Raises FileError for a model that nobody trains again: a network that came without a `refit`, say."""
-        if self.refit is None and self.again is None:
+        if self.refit is None and self.again is None and self.influence.problem.replays is None:
             raise FileError(
                 "this model is not trained again here: for a network the function of --problem must return (problem, "
-                "batches, refit), where refit(kept rows) trains it anew; trees in a file do not say how they were "
-                "trained, give --booster in place of --model"
+                "batches, refit), where refit(kept rows) trains it anew, or a TrainingRun in the problem's place"
             )
 
     @property
@@ -73,8 +77,10 @@ class FileModel:
         """What trains the model on some rows (k,) alone; None where that cannot be done here, as for a network.
 
         A linear model is trained from where it was, and transformers before it stay; other estimators are fitted anew
-        with theirs.
+        with theirs. Raises FileError for trees from a file that does not say how they were trained.
         """
+        if self.retrained is not None:
+            return self.retrained()
         problem = self.influence.problem
         if (linear := problem.linear) is None:
             return problem.cache.get(OWN)
@@ -215,7 +221,29 @@ def from_native(path: Path, rows: pd.DataFrame, table: Table) -> FileModel:
     targets, X = Targets(None if says else names), frame(rows)
     y = rows[target] if says else pd.Series(targets(rows[target]), rows.index)
     problem = in_words(from_estimator(native.model, X, y), targets)
-    problem.cache[OWN] = None  # the file does not say all of how it was trained
+    problem.cache[OWN] = (
+        None  # whether the file says all of how it was trained is found out where it is asked
+    )
+
+    def refits(X: pd.DataFrame, y: pd.Series) -> Refitting:
+        """How the trees are trained again on some of those rows; and these on some of theirs."""
+
+        def again(kept: Tensor) -> Objective:
+            assert native.again is not None
+            some = X.iloc[kept.numpy()], y.iloc[kept.numpy()]
+            found = in_words(from_estimator(native.again(*some), *some), targets)
+            found.cache[OWN] = refits(*some)
+            return found
+
+        return again
+
+    def retrained() -> Refitting:
+        if problem.cache[OWN] is None:
+            again = refits(X, y)
+            _check_again(path.name, native, problem, again)
+            problem.cache[OWN] = again
+        return problem.cache[OWN]
+
     spelled = f", classes in sorted order ({', '.join(map(str, names[:5]))})" if names and not says else ""
     return FileModel(
         words=f"{path.name}: trees of {native.library}{spelled}",
@@ -223,7 +251,37 @@ def from_native(path: Path, rows: pd.DataFrame, table: Table) -> FileModel:
         batches=batches,
         kinds={name: kind for name, kind in table.kinds.items() if name in X.columns},
         classifies=names is not None,
+        retrained=retrained,
     )
+
+
+def _check_again(name: str, native: Native, problem: Objective, again: Refitting) -> None:
+    """Train trees of a file again on all rows, and refuse where they come out otherwise.
+
+    Args:
+        name: The file's.
+        native: What is in it.
+        problem: Its trees.
+        again: How they are trained.
+
+    Raises:
+        FileError: The file does not have the parameters of the training, or these give other trees.
+    """
+    instead = "give --booster in place of --model, or ask in Python with the estimator that was fitted"
+    if native.again is None:
+        raise FileError(
+            f"{name}: a file of {native.library} does not say how its trees were trained, so that they cannot be "
+            f"trained again: {instead}"
+        )
+    with phase("training again as the file says"):
+        found, own = again(torch.arange(problem.n)).theta, problem.theta
+    if found.shape != own.shape or not torch.allclose(
+        found, own, rtol=SAME, atol=SAME * float(own.abs().max())
+    ):
+        raise FileError(
+            f"{name}: trained again by the parameters in the file, the trees come out otherwise, so that nothing could "
+            f"be told of a training without some rows: {instead}"
+        )
 
 
 def read_skops(path: Path, trust: Collection[str] = ()) -> object:
@@ -268,8 +326,9 @@ def _own_columns(estimator: object, rows: pd.DataFrame, target: str) -> pd.DataF
 def from_function(name: str, rows: pd.DataFrame, target: str) -> FileModel:
     """A PyTorch model that a user's own function makes of the file's table.
 
-    The function returns a `Problem` of the rows in their order, a function that turns rows of a table into a batch of
-    the problem's, and, for `verify`, a function that trains on the rows that are kept (see `upweight.verify`).
+    The function returns a `Problem` of the rows in their order, or a `TrainingRun` on them (or its `Unrolled`); a
+    function that turns rows of a table into a batch of the problem's; and, for `verify`, a function that trains on the
+    rows that are kept (see `upweight.verify`), which a run does not need.
 
     Args:
         name: Where the function is: MODULE:FUNCTION, as Python imports it from the current folder.
@@ -280,12 +339,12 @@ def from_function(name: str, rows: pd.DataFrame, target: str) -> FileModel:
         FileError: There is no such column or function, the function fails, or it returns something else.
     """
     check_column(rows, target)
-    problem, batches, refit = _as_promised(name, _called(name, rows), len(rows))
-    problem = problem.changed(terms=replace(problem.terms, train_index=rows.index))
+    influence, batches, refit = _as_promised(name, _called(name, rows), rows.index)
+    problem = influence.problem
     kinds = {column: kind_of(rows[column]) for column in rows.columns.drop(target)}
     return FileModel(
         words=f"{name}: {problem.n:,} examples, {problem.p:,} parameters",
-        influence=Influence(problem),
+        influence=influence,
         batches=lambda rows, _: batches(rows),
         kinds={column: kind for column, kind in kinds.items() if is_kind(kind)},
         classifies=not is_quantity(rows[target]),
@@ -314,17 +373,24 @@ def _called(name: str, rows: pd.DataFrame) -> object:
 
 
 def _as_promised(
-    name: str, made: object, n: int
-) -> tuple[Objective, Callable[[pd.DataFrame], Batch], Refit | None]:
-    """What a user's function made, if it is a problem of n examples with its batches and perhaps a refit."""
-    problem, batches, refit = (
+    name: str, made: object, index: pd.Index
+) -> tuple[Answers, Callable[[pd.DataFrame], Batch], Refit | None]:
+    """What answers about what a user's function made, with the names of its n rows; its batches, perhaps a refit."""
+    found, batches, refit = (
         (*made, None)[:3] if isinstance(made, tuple) and len(made) > 1 else (None, None, None)
     )
+    run = getattr(found, "run", found)  # of an Unrolled, or the run itself
+    problem = getattr(run, "problem", run)
     if not isinstance(problem, Objective) or not callable(batches):
         raise FileError(
             f"--problem {name} must return (problem, batches) or (problem, batches, refit), where batches(table) makes "
-            f"a batch of the problem's of rows of a table; it returned {type(made).__name__}"
+            "a batch of the problem's of rows of a table, and a TrainingRun may take the place of the problem; it "
+            f"returned {type(made).__name__}"
         )
-    if problem.n != n:
-        raise FileError(f"--problem {name}: the problem has {problem.n:,} examples, the file {n:,} rows")
-    return problem, batches, refit
+    if problem.n != len(index):
+        raise FileError(
+            f"--problem {name}: the problem has {problem.n:,} examples, the file {len(index):,} rows"
+        )
+    if run is not problem:
+        return Unrolled(run.named(index)), batches, refit
+    return Influence(problem.changed(terms=replace(problem.terms, train_index=index))), batches, refit

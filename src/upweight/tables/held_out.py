@@ -58,7 +58,7 @@ def unseen(fitted: FittedFile, test: Path | None, *, where: str | None = None, s
     if (again := fitted.model.again) is None:
         raise FileError(
             "--test FILE is needed: the rows asked about must be others than the model has seen, and a network is not "
-            "trained again here, nor are trees from a file"
+            "trained again here"
         )
     n = len(fitted.raw)
     drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
@@ -78,7 +78,7 @@ def unseen(fitted: FittedFile, test: Path | None, *, where: str | None = None, s
             "or rows to ask about by --test FILE"
         )
     with phase(f"training on {len(kept):,} rows"):
-        model = replace(fitted.model, influence=Influence(again(kept)))
+        model = replace(fitted.model, influence=Influence(again(kept)), retrained=None)
     return Unseen(
         replace(fitted, raw=left, model=model),
         fitted.model.batches(asked, fitted.folder()),

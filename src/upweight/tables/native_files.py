@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from ..runtime.paths import not_there
+from .boosted_models import THREADS
 from .reading import FileError, check_column
 
 
@@ -26,6 +28,7 @@ class Native:
             the training table, sorted.
         classes: How many classes it tells apart, 0 for a quantity.
         words: Whether the library takes categories as words, none of them missing.
+        again: Trains on other rows, inputs and targets, by the parameters in the file; None: it does not have them.
     """
 
     model: Any
@@ -34,6 +37,7 @@ class Native:
     categories: Mapping[str, Sequence[Any] | None]
     classes: int
     words: bool = False
+    again: Callable[[pd.DataFrame, pd.Series], Any] | None = None
 
     def frame(self, train: pd.DataFrame, target: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
         """What gives the columns of any rows as the model takes them.
@@ -132,7 +136,14 @@ def _lightgbm(path: Path, rows: pd.DataFrame, category: Sequence[str]) -> Native
     classes = (
         model.num_model_per_iteration() if objective.startswith("multi") else 2 * (objective == "binary")
     )
-    return Native(model, "LightGBM", tuple(names), dict(zip(likely, levels, strict=True)), classes)
+    settings = {**model.params, "num_iterations": model.current_iteration(), "verbosity": -1}
+    columns = settings.pop("categorical_feature", "auto")
+
+    def again(X: pd.DataFrame, y: pd.Series) -> Any:
+        return lightgbm.train(settings, lightgbm.Dataset(X, y, categorical_feature=columns))
+
+    found = dict(zip(likely, levels, strict=True))
+    return Native(model, "LightGBM", tuple(names), found, classes, again=again)
 
 
 def _catboost(path: Path, rows: pd.DataFrame, category: Sequence[str]) -> Native:
@@ -140,7 +151,7 @@ def _catboost(path: Path, rows: pd.DataFrame, category: Sequence[str]) -> Native
 
     model = catboost.CatBoost()
     model.load_model(str(path))
-    classifies = model.get_all_params()["loss_function"] in ("Logloss", "MultiClass")
+    classifies = model.get_all_params()["loss_function"] in ("Logloss", "MultiClass", "MultiClassOneVsAll")
     model = catboost.CatBoostClassifier() if classifies else catboost.CatBoostRegressor()
     model.load_model(str(path))
     names = [str(name) for name in model.feature_names_]
@@ -148,7 +159,16 @@ def _catboost(path: Path, rows: pd.DataFrame, category: Sequence[str]) -> Native
     own = [str(name) for name in rows.columns]
     found = {(own if unnamed else names)[j]: None for j in model.get_cat_feature_indices()}
     classes = len(model.classes_) if classifies else 0
-    return Native(model, "CatBoost", None if unnamed else tuple(names), found, classes, words=True)
+    known = inspect.signature(type(model).__init__).parameters
+    settings = {name: value for name, value in model.get_all_params().items() if name in known}
+    settings |= {"iterations": model.tree_count_, "cat_features": model.get_cat_feature_indices()}
+    settings |= {"thread_count": THREADS, "verbose": False, "allow_writing_files": False}
+
+    def again(X: pd.DataFrame, y: pd.Series) -> Any:
+        return type(model)(**settings).fit(X, y)
+
+    columns = None if unnamed else tuple(names)
+    return Native(model, "CatBoost", columns, found, classes, words=True, again=again)
 
 
 NATIVE: Mapping[str, tuple[str, str, Callable[[Path, pd.DataFrame, Sequence[str]], Native]]] = {

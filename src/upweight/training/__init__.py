@@ -3,5 +3,6 @@
 from .recorder import Recorder
 from .rules import OptimizerRule, register_optimizer
 from .run import TrainingRun
+from .trainer import TrainerRecorder
 
-__all__ = ["OptimizerRule", "Recorder", "TrainingRun", "register_optimizer"]
+__all__ = ["OptimizerRule", "Recorder", "TrainerRecorder", "TrainingRun", "register_optimizer"]

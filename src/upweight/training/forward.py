@@ -53,7 +53,7 @@ class Forward:
             state.streams.set()
         leaves, buffers = self.leaves(state.theta), self.buffers(state)
         w = state.theta.new_ones(step.count) if w is None else w
-        grads = self.start.objective.gradient(leaves, buffers, w, step)
+        grads, buffers = self.start.objective.gradient(leaves, buffers, w, step)
         return self.arrived(state, step, grads, buffers), grads
 
     def arrived(self, state: State, step: Step, grads: Mapping[str, Tensor | None], buffers: Params) -> State:
@@ -67,7 +67,10 @@ class Forward:
         """
         with torch.no_grad():
             theta, memory = self.moved(state, (state.theta, state.memory, self.packed(grads)), step, grads)
-        counted = tuple(c + (grads[name] is not None) for c, name in zip(state.counted, self.names, strict=True))
+        counted = tuple(
+            c + (grads[name] is not None) for c, name in zip(state.counted, self.names, strict=True)
+        )
+        buffers = {name: value.detach() for name, value in buffers.items()}
         return State(theta, memory, counted, buffers, None if state.streams is None else Streams.now())
 
     @property
@@ -120,9 +123,16 @@ class Forward:
             torch.where(there, new, old) for new, old in zip(kept, memory, strict=True)
         )
 
+    def straight(self, step: Step, grads: Mapping[str, Tensor | None]) -> tuple[float, float] | None:
+        """Numbers a, b where theta becomes a theta + b gradient and nothing is remembered; else None."""
+        if self.clip is not None or any(part is None for part in grads.values()):
+            return None
+        settings = self.start.groups.expanded(step.settings, self.start.state.theta)
+        return self.start.groups.rule.straight(settings)
+
     def _per_entry(self, values: tuple[int, ...]) -> Setting:
         """One number per parameter as one per entry of theta, or one for all where they are equal."""
         if all(value == values[0] for value in values):
-            return values[0]
+            return float(values[0])
         sizes = torch.tensor(self.start.base.layout.sizes)
         return torch.tensor(values).repeat_interleave(sizes).to(self.start.state.theta)

@@ -39,11 +39,13 @@ class Journal:
         tensors, words = tensor_files.read(self.path, "the journal of a pass", "left", "theta", "total")
         like = fresh.held.theta
         memory = tuple(tensors[f"memory{i}"].to(like) for i in range(len(fresh.held.memory)))
-        return Begun(words["left"], Cotangents(tensors["theta"].to(like), memory), tensors["total"])
+        buffers = {name: tensors[f"buffer {name}"].to(like) for name in fresh.held.buffers}
+        return Begun(words["left"], Cotangents(tensors["theta"].to(like), memory, buffers), tensors["total"])
 
     def write(self, begun: Begun) -> None:
         """Keep how far the pass has come."""
         if self.path is not None:
             memory = {f"memory{i}": one for i, one in enumerate(begun.held.memory)}
-            tensors = {"theta": begun.held.theta, "total": begun.total, **memory}
-            tensor_files.write(self.path, tensors, {"left": begun.left})
+            buffers = {f"buffer {name}": one for name, one in begun.held.buffers.items()}
+            tensors = {"theta": begun.held.theta, "total": begun.total, **memory, **buffers}
+            tensor_files.write_own(self.path, tensors, {"left": begun.left})

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
+from ..network.modules import unwrapped
 from ..types import ArrayLike, Tensor
 from .ending import places
 from .groups import numbers_of
-from .minibatch import Augment
 from .run import TrainingRun
 from .start import Meaning, Start
-from .steps import Accumulation, Removal, Step, Streams, parts_of
+from .steps import Step, Streams, parts_of
 
 
 class Recorder:
@@ -61,21 +61,24 @@ class Recorder:
         clip: float | None = None,
         weights: ArrayLike | None = None,
         counts: ArrayLike | None = None,
-        accumulation: Accumulation = "mean",
-        removal: Removal = "kept",
-        augment: Augment | None = None,
+        accumulation: Any = "mean",
+        removal: Any = "kept",
+        augment: Any = None,
         params: Any = None,
     ) -> None:
         meaning = Meaning(weights, counts, accumulation, removal, augment)
         streams = Streams.now()  # making a problem of the model draws nothing that the loop would see
         self._start = Start.of(model, loss, train, optimizer=optimizer, params=params, meaning=meaning)
         streams.set()
-        self._model, self._optimizer, self._clip = model, optimizer, clip
+        self._model, self._optimizer, self._clip = unwrapped(model), optimizer, clip
         self._parts: list[Tensor] = []
         self._streams: list[Streams] = []
         self._steps: list[Step] = []
         self._places = places(self._start.base.p)
-        self._hook = optimizer.register_step_post_hook(self._stepped)
+        self._hooks = [
+            optimizer.register_step_post_hook(self._stepped),
+            self._model.register_forward_pre_hook(_check_precision),
+        ]
 
     def step(self, indices: Any) -> None:
         """Write down a batch, before the model sees it: the numbers (b,) of its examples.
@@ -87,7 +90,11 @@ class Recorder:
 
     def _stepped(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if not self._parts:
-            return  # another problem's step: it is missed in the replay, which then says so
+            self.stop()
+            raise ValueError(
+                f"step {len(self._steps)} (from 0) of the optimiser came without a batch: call step(indices) before "
+                "the model sees one, since a run whose order of examples is not known cannot be replayed"
+            )
         settings = tuple(numbers_of(group) for group in optimizer.param_groups)
         used = settings if self._start.groups.of is not None else settings[:1]
         self._steps.append(Step(tuple(self._parts), used, streams=tuple(self._streams), seen=self._seen()))
@@ -99,15 +106,30 @@ class Recorder:
             self._places
         ]
 
+    def stop(self) -> None:
+        """Look at no further step of the optimiser, and at no further call of the model."""
+        for hook in self._hooks:
+            hook.remove()
+
     def finish(self) -> TrainingRun:
         """The recorded run, replayed and held against the model as it is now.
 
         Raises ValueError where no step was seen, InfluenceError where the replay ends elsewhere, with the step at which
         they part.
         """
-        self._hook.remove()
+        self.stop()
         if not self._steps:
             raise ValueError(
                 "no step was recorded: call step(indices) before each batch, and optimizer.step() after it"
             )
         return TrainingRun.recorded(self._start, tuple(self._steps), self._clip, self._model)
+
+
+def _check_precision(model: torch.nn.Module, args: Any) -> None:
+    """Refuse a call of the model in train mode inside autocast, with ValueError: replays compute as the model is."""
+    device = next(model.parameters()).device.type
+    if model.training and torch.is_autocast_enabled(device):
+        raise ValueError(
+            f"the model is trained in autocast ({torch.get_autocast_dtype(device)}), whose rounding a replay does not "
+            "follow: train without it, or ask Influence(problem) about the last weights"
+        )

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 
 from ..capabilities import Replays
+from ..network.problem import Problem
 from ..objective import Objective
 from ..runtime.alone import differentiating
 from ..runtime.fallback import attempt
 from ..runtime.progress import track
-from ..types import Tensor
-from .start import State
-from .steps import own_streams
-
-if TYPE_CHECKING:
-    from .run import TrainingRun
+from ..types import Params, Tensor
+from .forward import Forward
+from .start import Start, State
+from .steps import Step, own_streams
 
 TOGETHER_BYTES = 1 << 29
 """Parameters, memory and gradients of runs that are replayed at once."""
@@ -28,52 +27,94 @@ SAME = 1e-4
 """How far a replay among others may be from the run itself after its first step, as a share of that step."""
 
 
+class Ends(NamedTuple):
+    """What r replays left: parameters (r, p), and buffers by name where these moved."""
+
+    theta: Float[Tensor, "r p"]
+    buffers: Params
+
+
 @dataclass(frozen=True, eq=False)
 class ReplaysOfRun(Replays):
-    """A recorded run, replayed with other weights of its examples: the same start, batches and random numbers."""
+    """A recorded run, replayed with other weights of its examples: the same start, batches and random numbers.
 
-    run: TrainingRun
+    Args:
+        start: the model before the first step.
+        steps: of the run.
+        forward: takes single steps.
+        end: what the last step left.
+        problem: the trained model.
+    """
+
+    start: Start
+    steps: tuple[Step, ...]
+    forward: Forward
+    end: State
+    problem: Problem
 
     def without(self, sets: list[Tensor]) -> Iterator[Objective]:
-        run, state = self.run, self.run.start.state
-        vectors = 4 + 2 * len(state.memory)
-        room = TOGETHER_BYTES // (vectors * run.start.base.p * state.theta.element_size())
-        size = max(1, min(MOST_TOGETHER, room))
-        weights = state.theta.new_ones(len(sets), run.n)
+        weights = self.start.state.theta.new_ones(len(sets), self.start.base.n)
         for w, rows in zip(weights, sets, strict=True):
             w[rows] = 0
-        for some in weights.split(size):
-            yield from self.weighted(some)
+        yield from self.weighted(weights)
 
     def weighted(self, weights: Float[Tensor, "r n"]) -> Iterator[Objective]:
-        """The model at the end of each of r replays, whose examples have those weights.
+        """The model at the end of each of r replays with those weights: as many at once as there is room for.
 
         Args:
             weights: multiples (r, n) of the weights in training.
         """
-        with differentiating(), own_streams():
-            thetas = attempt(lambda: self._together(weights), lambda: None)
-            if thetas is not None:
-                yield from map(self.run.problem.at, thetas)
-                return
-            for w in weights:
-                yield self._alone(w)
+        state = self.start.state
+        vectors = 4 + 2 * len(state.memory)
+        room = TOGETHER_BYTES // (vectors * self.start.base.p * state.theta.element_size())
+        for some in weights.split(max(1, min(MOST_TOGETHER, room))):
+            yield from self._some(some)
 
-    def _together(self, weights: Float[Tensor, "r n"]) -> Float[Tensor, "r p"] | None:
-        """The parameters at the end; None where the model has buffers that move, or draws otherwise among others."""
-        run, state = self.run, self.run.start.state
-        if not _same_buffers(state, run.end):
+    def _some(self, weights: Float[Tensor, "r n"]) -> Iterator[Objective]:
+        """The ends of r replays, all at once where that can be."""
+        with differentiating(), own_streams():
+            ends = attempt(lambda: self.together(weights), lambda: None)
+            if ends is None:
+                yield from map(self.alone, weights)
+            elif ends.buffers:
+                for r in range(len(weights)):
+                    buffers = {name: one[r] for name, one in ends.buffers.items()}
+                    yield self.start.problem_at(self.end._replace(theta=ends.theta[r], buffers=buffers))
+            else:
+                yield from map(self.problem.at, ends.theta)
+
+    def together(self, weights: Float[Tensor, "r n"]) -> Ends | None:
+        """What is left at the end of r replays, all at once.
+
+        Args:
+            weights: multiples (r, n) of the weights in training.
+
+        Returns:
+            None where buffers move that are not batch norm's, or random numbers are others than one by one.
+
+        Raises:
+            RuntimeError: for models that torch cannot vectorise.
+        """
+        state, objective = self.start.state, self.start.objective
+        moved = [name for name, one in state.buffers.items() if not torch.equal(one, self.end.buffers[name])]
+        if any(
+            state.buffers[name].is_floating_point() and name not in objective.moving.names for name in moved
+        ):
             return None
-        forward, layout = run.forward, run.start.base.layout
-        weights = torch.cat([weights.new_ones(1, run.n), weights])
-        theta = state.theta.expand(len(weights), -1)
-        memory = tuple(one.expand(len(weights), -1) for one in state.memory)
-        steps = track(run.steps, f"replaying {len(weights) - 1} times", len(run.steps))
+        forward, layout = self.forward, self.start.base.layout
+        weights = torch.cat([weights.new_ones(1, self.start.base.n), weights])
+
+        def expanded(one: Tensor) -> Tensor:
+            return one.expand(len(weights), *one.shape)
+
+        theta, memory = expanded(state.theta), tuple(map(expanded, state.memory))
+        buffers = {name: expanded(one) for name, one in state.buffers.items()} if moved else {}
+        steps = track(self.steps, f"replaying {len(weights) - 1} times", len(self.steps))
         for t, step in enumerate(steps):
             w = weights[:, step.index.to(weights.device)]
             if state.streams is not None:
                 state.streams.set()
-            g = run.start.objective.gradients(layout.unpack(theta), forward.buffers(state), w, step)
+            g, buffers = objective.gradients(layout.unpack(theta), buffers, w, step)
             later, grads = forward.looked_at(state, step)
             with torch.no_grad():
                 theta, memory = forward.moved(state, (theta, memory, g), step, grads)
@@ -82,16 +123,11 @@ class ReplaysOfRun(Replays):
             ):
                 return None
             state = later
-        return theta[1:]
+        return Ends(theta[1:], {name: one[1:] for name, one in buffers.items()})
 
-    def _alone(self, w: Float[Tensor, " n"]) -> Objective:
+    def alone(self, w: Float[Tensor, " n"]) -> Objective:
         """One replay by itself."""
-        run = self.run
-        state = run.start.state
-        for step in track(run.steps, "replaying", len(run.steps)):
-            state = run.forward.advanced(state, step, w[step.index.to(w.device)])
-        return run.problem_at(state)
-
-
-def _same_buffers(a: State, b: State) -> bool:
-    return all(torch.equal(value, b.buffers[name]) for name, value in a.buffers.items())
+        state = self.start.state
+        for step in track(self.steps, "replaying", len(self.steps)):
+            state = self.forward.advanced(state, step, w[step.index.to(w.device)])
+        return self.start.problem_at(state)

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from ..types import Tensor
 
 Memory: TypeAlias = tuple[Tensor, ...]
 """What an optimiser keeps from step to step, one flat vector (..., p) each."""
-Setting: TypeAlias = float | Tensor
+Setting: TypeAlias = float | int | Tensor
 """A setting of a parameter group: one number, or (p,) where groups differ."""
 Settings: TypeAlias = Mapping[str, Setting]
+
+ROUNDINGS = 64
+"""Errors of rounding of the largest gradient: what is no larger is taken for noise."""
 
 
 class OptimizerRule(ABC):
@@ -46,6 +49,19 @@ class OptimizerRule(ABC):
             count: how many steps each entry has seen before.
             at: the settings of this step, by the names that torch gives them in `param_groups`: "lr" above all.
         """
+
+    def noisy(self, memory: Memory, theta: Float[Tensor, " p"]) -> Bool[Tensor, " p"]:
+        """The entries (p,) that rounding errors of gradients have moved, as far as the memory shows it: none.
+
+        Args:
+            memory: what is left of it after the last step.
+            theta: the parameters then.
+        """
+        return torch.zeros_like(theta, dtype=torch.bool)
+
+    def straight(self, at: Settings) -> tuple[float, float] | None:
+        """Numbers a, b with theta after = a theta + b g in every entry, where there is no memory; None: not so."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -78,6 +94,12 @@ class SGD(OptimizerRule):
         buffer = _choose(count, g, later)
         g = g + at["momentum"] * buffer if self.nesterov else buffer
         return theta - at["lr"] * g, (buffer,)
+
+    def straight(self, at: Settings) -> tuple[float, float] | None:
+        rate, decay = at["lr"], at["weight_decay"]
+        if self.momentum or isinstance(rate, Tensor) or isinstance(decay, Tensor):
+            return None
+        return 1 - rate * decay, rate if self.maximize else -rate
 
 
 @dataclass(frozen=True)
@@ -115,6 +137,18 @@ class Adam(OptimizerRule):
         root = square_root(largest) / (1 - second ** (count + 1)) ** 0.5
         theta = theta - at["lr"] / (1 - first ** (count + 1)) * m / (root + at["eps"])
         return theta, (m, v, *((largest,) if self.amsgrad else ()))
+
+    def noisy(self, memory: Memory, theta: Tensor) -> Tensor:
+        """Where the gradient has been no more than rounding errors, which Adam divides by their own size.
+
+        The bias of a layer in front of batch norm, and that of attention's keys, have no gradient but these.
+
+        Args:
+            memory: what is left of it after the last step.
+            theta: the parameters then.
+        """
+        root = memory[1].sqrt()
+        return root <= ROUNDINGS * torch.finfo(root.dtype).eps * root.max()
 
 
 def square_root(v: Tensor) -> Tensor:

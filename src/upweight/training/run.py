@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ..data.examples import as_rows
+from ..errors import InfluenceError
+from ..measures import MeasureLike, as_measure
 from ..network.problem import Problem
-from ..runtime.alone import alone, differentiating
+from ..runtime.alone import alone
 from ..runtime.described import described
+from ..runtime.distributed import gather_rows, shard
+from ..runtime.fallback import out_of_memory
 from ..runtime.fingerprint import Identified, content_hash
 from ..runtime.progress import track
 from ..runtime.unchanging import derived
@@ -24,11 +27,14 @@ from .ending import check_end
 from .forward import Forward
 from .groups import Schedule, scheduled
 from .journal import Begun, Journal
-from .minibatch import Augment
+from .probes import Probe
 from .replays import ReplaysOfRun
-from .reverse import Cotangents, pulled_back
+from .reverse import Cotangents, Pulled, pulled_back
 from .start import Meaning, Start, State
-from .steps import Accumulation, Removal, Step, Streams, own_streams, parts_of
+from .states import Room, States
+from .statistics import gradients_in_buffers
+from .steps import Step, Streams, own_streams, parts_of
+from .tangents import pushed
 
 
 class TrainingRun(Identified):
@@ -73,6 +79,8 @@ class TrainingRun(Identified):
     """The model, the loss of a step and the optimiser, before the first step."""
     steps: tuple[Step, ...]
     clip: float | None
+    room: Room = Room()
+    """Where the states of its steps are kept."""
     gap: float | None
     """How far the replay ends from the trained weights, as a share of the way they went; None where none were given."""
 
@@ -90,9 +98,9 @@ class TrainingRun(Identified):
         seed: int | None = None,
         weights: ArrayLike | None = None,
         counts: ArrayLike | None = None,
-        accumulation: Accumulation = "mean",
-        removal: Removal = "kept",
-        augment: Augment | None = None,
+        accumulation: Any = "mean",
+        removal: Any = "kept",
+        augment: Any = None,
         params: Any = None,
         trained: Any = None,
     ) -> None:
@@ -107,7 +115,7 @@ class TrainingRun(Identified):
         if streams is not None:
             start = replace(start, state=start.state._replace(streams=streams))
         super().__init__(start=start, steps=steps, clip=clip, gap=None)
-        vars(self)["gap"] = check_end(self, trained)
+        vars(self)["gap"] = check_end(self.forward, self.steps, self.end, trained)
 
     @classmethod
     def recorded(cls, start: Start, steps: tuple[Step, ...], clip: float | None, trained: Any) -> TrainingRun:
@@ -121,7 +129,7 @@ class TrainingRun(Identified):
         """
         run = cls.__new__(cls)
         Identified.__init__(run, start=start, steps=steps, clip=clip, gap=None)
-        vars(run)["gap"] = check_end(run, trained)
+        vars(run)["gap"] = check_end(run.forward, run.steps, run.end, trained)
         return run
 
     @classmethod
@@ -177,92 +185,186 @@ class TrainingRun(Identified):
 
     @property
     def forward(self) -> Forward:
-        """Its steps, one at a time."""
+        """What takes single steps of it, forward."""
         return Forward(self.start, self.clip)
 
     @property
     def end(self) -> State:
         """What the last step left."""
-        return self.kept[-1]
+        return self.states.end
 
     @derived
     def model(self) -> torch.nn.Module:
         """The trained model, in eval mode: a copy."""
-        return self._model_at(self.end)
+        return self.start.model_at(self.end)
 
     @derived
     def problem(self) -> Problem:
         """The trained model as a problem: what test measures and their gradients are taken of."""
-        return self.start.base.retrained(self.model).replayed(ReplaysOfRun(self))
+        return self.replays.problem.replayed(self.replays)
 
-    def problem_at(self, state: State) -> Problem:
-        """The model as another replay has left it."""
-        return self.start.base.retrained(self._model_at(state))
+    @derived
+    def replays(self) -> ReplaysOfRun:
+        """The run again, with other weights of its examples."""
+        end = self.start.problem_at(self.end)
+        return ReplaysOfRun(self.start, self.steps, self.forward, self.end, end)
 
-    def _model_at(self, state: State) -> torch.nn.Module:
-        model = copy.deepcopy(self.start.base.evaluation.model)
-        parts = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        with torch.no_grad():
-            for name, value in {**state.buffers, **self.start.base.layout.unpack(state.theta)}.items():
-                parts[name].copy_(value)
-        return model
+    def last(self, steps: int) -> TrainingRun:
+        """The run from so many steps before its end, with the training before them as its start: a warm-up.
+
+        Questions about it are about what the examples did in those steps, and replays begin there too. Derivatives
+        cost that share of the whole run's. Raises ValueError for fewer than 1 step and more than there are.
+        """
+        count = len(self.steps)
+        if not 1 <= steps <= count:
+            raise ValueError(f"last takes 1 to {count:,} steps of this run, got {steps}")
+        first = count - steps
+        state = self.states.at(first)
+        base = self.start.problem_at(state)
+        room = replace(self.room, folder=None)
+        return self._copy(
+            start=replace(self.start, base=base, state=state), steps=self.steps[first:], room=room
+        )
+
+    def within(self, memory: int | None = None, folder: str | Path | None = None) -> TrainingRun:
+        """The run with another place for the states of its steps. Nothing else changes, and no answer.
+
+        Args:
+            memory: bytes of states that are held in memory at once, default 4 GiB. With less room steps are computed
+                again more often: about log2 (steps / states) times.
+            folder: keeps states on disk, so that a process that was killed goes on where it was when it begins again;
+                `on_loss(store=)` does the same for the way back. Delete it when no answer is needed any more.
+
+        Raises:
+            ValueError: for no memory.
+        """
+        memory = self.room.memory if memory is None else memory
+        if memory <= 0:
+            raise ValueError(f"memory must be a positive number of bytes, got {memory}")
+        return self._copy(room=Room(memory, None if folder is None else Path(folder)))
+
+    def named(self, index: pd.Index) -> TrainingRun:
+        """The run with names for its training examples (n,), as tables of scores show them."""
+        base = self.start.base
+        terms = replace(base.terms, train_index=index)
+        return self._copy(start=replace(self.start, base=base.changed(terms=terms)))
 
     # -- the replay ------------------------------------------------------------------------------------------------
 
-    @property
-    def length(self) -> int:
-        """Steps between two states that are kept: about the square root of all."""
-        return math.ceil(math.sqrt(len(self.steps)))
-
     @derived
-    def kept(self) -> list[State]:
-        """What every segment of steps begins with, and the end, by replaying the run."""
-        found, state = [], self.start.state
-        with differentiating(), own_streams():
-            for t, step in track(list(enumerate(self.steps)), "replaying", len(self.steps)):
-                if t % self.length == 0:
-                    found.append(state)
-                state = self.forward.advanced(state, step)
-        return [*found, state]
+    def states(self) -> States:
+        """What the steps begin with, by replaying the run."""
+        key = "" if self.room.folder is None else self.fingerprint()
+        return States(self.forward, self.steps, self.room, key)
 
-    def backwards(self, count: int) -> Iterator[tuple[int, State, Step]]:
-        """The first steps from the last to the first: number, what it began with, step. Segments are computed again."""
-        starts = range(0, count, self.length)
-        for segment in reversed(range(len(starts))):
-            first = starts[segment]
-            steps, states = self.steps[first : min(first + self.length, count)], [self.kept[segment]]
-            for step in steps[:-1]:
-                states.append(self.forward.advanced(states[-1], step))
-            for back in reversed(range(len(steps))):
-                yield first + back, states.pop(), steps[back]
-
-    @alone
-    def derivatives(self, v: Float[Tensor, "m p"], store: str | Path | None = None) -> Float[Tensor, "m n"]:
-        """The derivative of each test measure in the weight of each training example, through the whole run.
-
-        Exact for this run: its start, order of batches, random numbers and settings.
+    def gradients(self, test: Any, measure: MeasureLike | None = None) -> Float[Tensor, "m q"]:
+        """The gradient of test measures in what the last step left: the parameters, then batch norm's statistics.
 
         Args:
-            v: the gradient of m measures in the trained parameters.
+            test: m test examples.
+            measure: what is asked about, default the loss.
+        """
+        asked, moving = as_measure(measure), self.start.objective.moving
+        found = self.problem.test_gradients(test, asked)
+        if not moving.names:
+            return found
+        return torch.cat([found, gradients_in_buffers(self.problem, moving, test, asked)], dim=1)
+
+    @alone
+    def derivatives(self, v: Float[Tensor, "m q"], store: str | Path | None = None) -> Float[Tensor, "m n"]:
+        """The derivative of each test measure in the weight of each training example, through the whole run.
+
+        Exact for this run: its start, order of batches, random numbers and settings. Of several processes each goes
+        back for its share of the measures.
+
+        Args:
+            v: what `gradients` gives of m measures, or their gradients in the trained parameters alone.
             store: a folder that keeps how far the pass has come, or None.
 
         Raises:
             StaleError: where the training data changed since.
         """
         self.check_current()
-        key = "" if store is None else content_hash([v], self.fingerprint())
+        length, own = self.states.length, shard(len(v))  # all processes replay before any of them goes back
+        v = v[own]
+        key = "" if store is None else content_hash([v], f"{self.fingerprint()} {own}")
         journal = Journal(None if store is None else Path(store) / f"through_{key}.safetensors")
-        zeros = tuple(torch.zeros_like(v) for _ in self.start.groups.rule.slots)
-        begun = Begun(len(self.steps), Cotangents(v, zeros), torch.zeros(len(v), self.n, dtype=torch.float64))
-        begun = journal.read(begun)
-        held, total = begun.held, begun.total
-        with own_streams():
-            for t, state, step in track(self.backwards(begun.left), "through training", begun.left):
-                held, found = pulled_back(self.forward, state, step, held)
-                total.index_add_(1, step.index, found.double().cpu())
-                if t % self.length == 0:
-                    journal.write(Begun(t, held, total))
+        total = torch.zeros(len(v), self.n, dtype=torch.float64)
+        begun = journal.read(Begun(len(self.steps) if len(v) else 0, Cotangents.of(v, self.start), total))
+        total = begun.total
+        for t, _, step, (held, found, _) in self._through(begun):
+            total.index_add_(1, step.index, found.double().cpu())
+            if t % length == 0:
+                journal.write(Begun(t, held, total))
+        return gather_rows(total)
+
+    @alone
+    def probed(self, v: Float[Tensor, "m p"], probe: Probe) -> Float[Tensor, "m b *x"]:
+        """The derivative of each test measure in what a probe changes at b training rows, through the whole run.
+
+        Args:
+            v: the gradient of m measures in the trained parameters.
+            probe: changed examples, or inputs.
+
+        Raises:
+            StaleError: where the training data changed since.
+            ValueError: where none of the rows is in any step.
+        """
+        self.check_current()
+        if self.start.objective.moving.names:
+            raise InfluenceError(
+                "a changed example also moves the batch statistics of batch norm, which is not followed: leave batch "
+                "norm in eval mode while you train, or take the effects of removals, on_loss and of_removal"
+            )
+        total: Tensor | None = None
+        begun = Begun(len(self.steps), Cotangents.of(v, self.start), v)
+        for _, state, step, (_, _, pulled) in self._through(begun, keep=True):
+            assert pulled is not None
+            for slots, values in probe.found(self.forward, state, step, pulled):
+                if total is None:
+                    total = torch.zeros(len(v), len(probe.rows), *values.shape[2:], dtype=torch.float64)
+                total.index_add_(1, slots, values.double().cpu())
+        if total is None:
+            raise ValueError("none of these training rows is in any step of the run: nothing depends on them")
         return total
+
+    def _through(self, begun: Begun, keep: bool = False) -> Iterator[tuple[int, State, Step, Pulled]]:
+        """A pass backwards: the number of each step, what it began with, the step, and the derivatives there."""
+        held = begun.held
+        with own_streams():
+            for t, state, step in track(self.states.backwards(begun.left), "through training", begun.left):
+                pulled = self._back(t, state, step, held, keep)
+                held = pulled.before
+                yield t, state, step, pulled
+
+    def _back(self, t: int, state: State, step: Step, held: Cotangents, keep: bool) -> Pulled:
+        try:
+            return pulled_back(self.forward, state, step, held, keep)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise InfluenceError(
+                f"step {t} of the run does not fit into memory, with the graph of its {step.count} examples and "
+                f"{len(held.theta)} test measures: ask about fewer test rows at once, or free memory; what is done is "
+                "kept in store=, if one is given"
+            ) from error
+
+    @alone
+    def moves(self, rows: Int[Tensor, " k"]) -> Float[Tensor, "k p"]:
+        """The derivative of the trained parameters in the weight of each of k training examples, by one pass forwards.
+
+        Raises StaleError where the training data changed since.
+        """
+        self.check_current()
+        rows = rows[shard(len(rows))]
+        state, zeros = self.start.state, self.start.state.theta.new_zeros(len(rows), self.start.base.p)
+        held = Cotangents(zeros, tuple(zeros for _ in state.memory), {})
+        with own_streams():
+            for step in track(self.steps if len(rows) else (), "forwards through training", len(self.steps)):
+                dw = (rows[:, None] == step.index).to(zeros)
+                held = pushed(self.forward, state, step, held, dw)
+                state = self.forward.advanced(state, step)
+        return gather_rows(held.theta)
 
     # -- what tells that it is still the one that was asked about --------------------------------------------------
 

@@ -14,9 +14,14 @@ from ..network.modules import unwrapped
 from ..network.problem import Problem
 from ..types import ArrayLike, Params, Tensor
 from .groups import Groups, groups_of, memory_of
-from .minibatch import Augment, StepLoss, plain_loss
+from .minibatch import StepLoss, plain_loss
 from .rules import Memory
-from .steps import Accumulation, Averaging, Removal, Streams
+from .statistics import running_statistics
+from .steps import Averaging, Streams, own_streams
+from .taps import dense_weights
+
+LARGE = 1024
+"""Numbers in a weight from which on its second derivatives are taken as outer products."""
 
 
 class State(NamedTuple):
@@ -31,6 +36,11 @@ class State(NamedTuple):
     counted: tuple[int, ...]
     buffers: Params
     streams: Streams | None
+
+    def begin(self) -> None:
+        """Let torch's random numbers stand where the step began, where its own seeds do not say so."""
+        if self.streams is not None:
+            self.streams.set()
 
 
 @dataclass(frozen=True)
@@ -48,9 +58,9 @@ class Meaning:
 
     weights: ArrayLike | None = None
     counts: ArrayLike | None = None
-    accumulation: Accumulation = "mean"
-    removal: Removal = "kept"
-    augment: Augment | None = None
+    accumulation: Any = "mean"
+    removal: Any = "kept"
+    augment: Any = None
 
     def __post_init__(self) -> None:
         if self.removal not in ("kept", "lowered"):
@@ -77,12 +87,27 @@ class Start:
         objective: the loss of a step, the model in train mode.
         groups: the optimiser's rule and its parameter groups.
         state: what the first step begins with.
+        dense: the weights that stand in one product of a dense layer each, and are large.
     """
 
     base: Problem
     objective: StepLoss
     groups: Groups
     state: State
+    dense: tuple[str, ...] = ()
+
+    def model_at(self, state: State) -> torch.nn.Module:
+        """A copy of the model, in eval mode, with what a step has left."""
+        model = copy.deepcopy(self.base.evaluation.model)
+        parts = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        with torch.no_grad():
+            for name, value in {**state.buffers, **self.base.layout.unpack(state.theta)}.items():
+                parts[name].copy_(value)
+        return model
+
+    def problem_at(self, state: State) -> Problem:
+        """The model with what a step has left, as a problem."""
+        return self.base.retrained(self.model_at(state))
 
     @classmethod
     def of(cls, model: Any, loss: Any, train: Any, *, optimizer: Any, params: Any, meaning: Meaning) -> Start:
@@ -119,7 +144,15 @@ class Start:
         plain = plain_loss(replace(base.evaluation, strategy="batch"), base.theta, base.trial.batch)
         buffers = {name: value.detach().clone() for name, value in training.named_buffers()}
         state = State(base.theta, held(base.theta), seen, buffers, None)
-        return cls(base, StepLoss(evaluation, base.data, averaging, plain, meaning.augment), groups, state)
+        objective = StepLoss(
+            evaluation, base.data, averaging, plain, meaning.augment, running_statistics(training)
+        )
+        leaves = dict(base.params)
+        with torch.no_grad(), own_streams():
+            own = {name: value.clone() for name, value in buffers.items()}
+            dense = dense_weights(leaves, lambda: evaluation.called({**leaves, **own}, base.trial.batch))
+        large = tuple(name for name in dense if leaves[name].numel() >= LARGE)
+        return cls(base, objective, groups, state, large)
 
 
 def _length(train: Any) -> int:

@@ -61,7 +61,7 @@ class Step:
         seen: some entries of theta after the step, as a recorder saw them, or None.
     """
 
-    parts: tuple[Int[Tensor, " b"], ...]
+    parts: tuple[Tensor, ...]
     settings: GroupSettings
     seed: int | None = None
     streams: tuple[Streams, ...] | None = None
@@ -101,7 +101,7 @@ class Averaging:
     accumulation: Accumulation
     removal: Removal
 
-    def factors(self, step: Step, w: Float[Tensor, "*r b"]) -> list[Float[Tensor, "*r b"]]:
+    def factors(self, step: Step, w: Float[Tensor, "*r b"]) -> list[Tensor]:
         """What the loss of each example is multiplied by in the step's loss, part by part.
 
         Args:

@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 
-from ..losses import Brier, LinearLoss, Logistic, Softmax, Squared, Tweedie
+from ..losses import Brier, LinearLoss, Logistic, Softmax, Squared, Tweedie, signs
 from ..types import Tensor
 
 
@@ -34,6 +35,26 @@ class Slopes(NamedTuple):
         return torch.addcmul(self.dr[:, k], value, self.dh[:, k], value=-1)
 
 
+def coupled(
+    q: Float[Tensor, "b c"] | None, bents: list[Tensor], values: Float[Tensor, "b c k"]
+) -> Float[Tensor, "b c k"]:
+    """D x, where the classes of a leaf are solved for together: how r - H V moves with the scores, H = diag(q) - q q'.
+
+    D = diag(E) - E q' - q (E + w q)' is symmetric, so that it is its own transpose. E = -w q (1 + V - q . V) sums to
+    -w, which gives w.
+
+    Args:
+        q: the probabilities of the classes.
+        bents: E of each class (b,), times the weights w of the rows.
+        values: x, k of each row.
+    """
+    assert q is not None
+    bent, q = torch.stack(bents, 1)[:, :, None], q[:, :, None]
+    weighed = bent - bent.sum(1, keepdim=True) * q
+    bends = bent * values
+    return bends - weighed * (q * values).sum(1, keepdim=True) - q * bends.sum(1, keepdim=True)
+
+
 def relative(q: Float[Tensor, "b c"] | None, move: Float[Tensor, "b c k"]) -> Float[Tensor, "b c k"]:
     """DF_k - q . dF: what of a move of the scores the residuals see, in k directions; `q` as `Slopes` have it."""
     return move if q is None else move - (q[:, :, None] * move).sum(1, keepdim=True)
@@ -44,15 +65,39 @@ def spread(q: Float[Tensor, "b c"] | None, pull: Float[Tensor, "b c k"]) -> Floa
     return pull if q is None else pull - q[:, :, None] * pull.sum(1, keepdim=True)
 
 
+class Quantile(ABC):
+    """A quantile of some numbers, as a library takes it."""
+
+    @abstractmethod
+    def of_sorted(self, values: np.ndarray, w: np.ndarray) -> float:
+        """The quantile of at least one number, ascending, of weights above 0."""
+
+    def of(self, values: Float[Tensor, " n"], w: Float[Tensor, " n"]) -> float:
+        """The quantile of numbers of weights w: those of weight 0 do not count, and one must."""
+        there = (w > 0).numpy()
+        own, weights = values.numpy()[there], w.numpy()[there]
+        order = np.argsort(own, kind="stable")
+        return self.of_sorted(own[order], weights[order])
+
+
+class Quantiles(NamedTuple):
+    """What the scores start from and what leaves are, where these are quantiles."""
+
+    start: Quantile
+    leaf: Quantile
+
+
 class BoostedLoss(ABC):
     """A loss as a library boosts it: `loss` of the scores, with the second derivative that its leaves divide by.
 
     That is `factor` times the diagonal of the loss's own Hessian: K / (K - 1) for classes in LightGBM, 2 in XGBoost,
-    exp(0.7) for Poisson in both.
+    exp(0.7) for Poisson in both. Where the values of a leaf are solved for `together`, it is all of that Hessian.
     """
 
     loss: LinearLoss
     factor: float
+    together = False
+    quantiles: Quantiles | None = None
 
     @abstractmethod
     def slopes(self, scores: Float[Tensor, "b c"], targets: Tensor) -> Slopes:
@@ -74,10 +119,16 @@ class BoostedLoss(ABC):
             return (targets.double()[:, None] + 1) / 2
         return torch.nn.functional.one_hot(targets.long(), c).double()
 
+    def middle(self, numbers: Float[Tensor, "n c"], w: Float[Tensor, " n"]) -> Float[Tensor, " c"]:
+        """What the start is a function of: the means of the numbers, weighted by w, or their quantiles."""
+        if self.quantiles is None:
+            return (w @ numbers) / w.sum()
+        return torch.tensor([self.quantiles.start.of(column, w) for column in numbers.T], dtype=torch.float64)
+
 
 @dataclass(frozen=True)
 class BoostedLogistic(BoostedLoss):
-    """Two classes, one score: r = y - p, h = p (1 - p).
+    """Two classes, one score: r = y - p, h = p (1 - p). Of several, a score for each: one class against the rest.
 
     >>> BoostedLogistic().slopes(torch.zeros(1, 1), torch.ones(1)).h
     tensor([[0.2500]])
@@ -87,7 +138,7 @@ class BoostedLogistic(BoostedLoss):
     loss = Logistic()
 
     def slopes(self, scores: Float[Tensor, "b c"], targets: Tensor) -> Slopes:
-        sign = targets.to(scores)[:, None]
+        sign = signs(targets, scores)
         wrong = (-sign * scores).sigmoid()  # the probability of the other class, without cancellation
         right = 1 - wrong
         h = wrong * right
@@ -109,6 +160,25 @@ class BoostedSoftmax(BoostedLoss):
         p = scores.softmax(1)
         h = self.factor * p * (1 - p)
         return Slopes(-self.loss.residual(scores, targets), h, -p, self.factor * p * (1 - 2 * p), p)
+
+
+@dataclass(frozen=True)
+class CoupledSoftmax(BoostedLoss):
+    """Several classes, whose values V in a leaf are solved for together: r = e_y - p, H = diag(p) - p p'.
+
+    H V = p (V - p . V), so that `Slopes` have h = p, and are asked with V - p . V.
+
+    >>> CoupledSoftmax().slopes(torch.zeros(1, 2), torch.tensor([0])).r
+    tensor([[ 0.5000, -0.5000]])
+    """
+
+    factor: float = 1.0
+    loss = Softmax()
+    together = True
+
+    def slopes(self, scores: Float[Tensor, "b c"], targets: Tensor) -> Slopes:
+        p = scores.softmax(1)
+        return Slopes(-self.loss.residual(scores, targets), p, -p, p, p)
 
 
 @dataclass(frozen=True)

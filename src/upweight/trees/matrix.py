@@ -20,8 +20,10 @@ TOGETHER = 1 << 17
 def worth_writing(trained: Trained, k: int) -> bool:
     """Whether the matrix may be written out, and costs less than k passes: half the number of trees, four times each.
 
-    It may be of few leaf values, each the end of one Newton step.
+    It may be of few leaf values, each the end of one Newton step, and divided by a number of its own.
     """
+    if trained.loss.together:
+        return False
     structure = trained.structure
     trees = sum(len(one.trees) for one in structure.rounds)
     return 4 * k >= trees and structure.p <= PLACES and all(len(one.steps) == 1 for one in structure.rounds)

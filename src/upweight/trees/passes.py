@@ -16,10 +16,12 @@ from jaxtyping import Float
 from scipy import sparse
 
 from ..types import Tensor
-from .losses import relative, spread
+from .losses import coupled, relative, spread
+from .quantiles import leaf_quantiles
 from .rows import TREES, WIDE, met_rows, side_by_side
 from .seen import Fitted, Seen, added, seen_backwards, seen_forwards, within
 from .structure import Round, Tree
+from .together import Together, leaf_sums, with_damping
 from .trained import Trained, tracked
 
 
@@ -55,17 +57,32 @@ def fit(trained: Trained, title: str | None = None, given: Tensor | None = None)
     below, empty = torch.ones_like(theta), torch.zeros_like(theta, dtype=torch.bool)
     theta[:c] = trained.start_scores()
     led = theta if given is None else given.clone()
+    together = Together() if trained.loss.together else None
     scores = trained.rounded(theta[:c].repeat(trained.n, 1))
     for one, places in tracked(structure.numbered(), title, len(structure.rounds)):
         for j, step in enumerate(places):
             at = within(trained, one, led, places[:j], scores)
-            for tree, place, (G, H) in zip(one.trees, step, _leaf_sums(trained, one, at), strict=True):
-                theta[place], below[place] = leaf_values(tree, G, H, trained.damped)
-                empty[place] = H + tree.damping <= 0
+            if (quantiles := trained.loss.quantiles) is not None:
+                for tree, place in zip(one.trees, step, strict=True):
+                    left = trained.targets[:, tree.output] - at[:, tree.output]
+                    rows = trained.weights_of(tree, slice(None)), trained.places_of(tree, slice(None))
+                    theta[place], empty[place] = leaf_quantiles(quantiles.leaf, left, *rows, tree.size)
+            elif together is None:
+                for tree, place, (G, H) in zip(one.trees, step, _leaf_sums(trained, one, at), strict=True):
+                    theta[place], below[place] = leaf_values(tree, G, H, trained.damped)
+                    empty[place] = H + tree.damping <= 0
+            else:
+                G, H = _sums_together(trained, one, at)
+                H = with_damping(H, trained.damped * one.trees[0].damping)
+                together.blocks[step[0].start] = H
+                values = together.solve(step, list(G[:, :, None].unbind(1)))
+                for k, (place, value) in enumerate(zip(step, values, strict=True)):
+                    theta[place], below[place] = value[:, 0], H[:, k, k]
+            for place in step:
                 led[place] = torch.where(led[place].isnan(), theta[place], led[place])
         added(trained, one, led, places, 1, scores)
         scores = trained.rounded(scores)
-    return Fitted(theta, below, scores, empty)
+    return Fitted(theta, below, scores, empty, together=together)
 
 
 def _leaf_sums(trained: Trained, one: Round, scores: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -84,6 +101,18 @@ def _leaf_sums(trained: Trained, one: Round, scores: Tensor) -> list[tuple[Tenso
         [torch.stack(sums).sum(0) for sums in zip(*tree, strict=True)] for tree in zip(*parts, strict=True)
     ]
     return [(G, H) for G, H in each]
+
+
+def _sums_together(trained: Trained, one: Round, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums of w r and of w H in the leaves that all trees of a round share."""
+    tree = one.trees[0]
+
+    def work(part: slice) -> tuple[Tensor, Tensor]:
+        slopes = trained.slopes_at(scores[part], part)
+        return leaf_sums(slopes, trained.weights_of(tree, part), trained.places_of(tree, part), tree.size)
+
+    G, H = zip(*trained.blocks(trained.structure.c**2, work), strict=True)
+    return torch.stack(G).sum(0), torch.stack(H).sum(0)
 
 
 def solve_backwards(
@@ -107,8 +136,10 @@ def solve_backwards(
         inside = None if len(one.steps) == 1 else one.rate * felt
         for j, seen in reversed(list(enumerate(steps))):
             here, share = (felt, one.rate) if inside is None else (inside, one.steps[j])
-            for place, sums in zip(places[j], _sums(trained, one, here), strict=True):
-                found[place] = (share * sums + v[place]) / fitted.below[place, None]
+            sums = _sums(trained, one, here)
+            total = [share * own + v[place] for place, own in zip(places[j], sums, strict=True)]
+            for place, value in zip(places[j], fitted.divided(places[j], total), strict=True):
+                found[place] = value
             to = (felt,) if inside is None else (felt, inside)
             _pull(trained, one, places[j], (found, seen), to)
     found[: structure.c] = felt.sum(0) + v[: structure.c]
@@ -154,10 +185,14 @@ def _forwards(
         inside = None if len(one.steps) == 1 else moved.clone()
         for j, (share, seen) in enumerate(zip(one.steps, steps, strict=True)):
             felt = _felt(trained, one, seen, moved if inside is None else inside)
-            for place, sums in zip(places[j], felt, strict=True):
-                below = fitted.below[place, None]
-                found[place] = (v[place] + sums) / below if inverse else below * v[place] - sums
-                found[place] = torch.where(below.isinf(), 0 if inverse else v[place], found[place])
+            own = [v[place] for place in places[j]]
+            if inverse:
+                values = fitted.divided(places[j], [a + b for a, b in zip(own, felt, strict=True)])
+            else:
+                values = [a - b for a, b in zip(fitted.multiplied(places[j], own), felt, strict=True)]
+            for place, value in zip(places[j], values, strict=True):
+                still = fitted.below[place, None].isinf()
+                found[place] = torch.where(still, 0 if inverse else v[place], value)
             if inside is not None:
                 _add_rows(trained, one, moves, places[j], share, inside)
         if inside is None:
@@ -268,14 +303,15 @@ def _pull(
         bents, q = seen(part)
         pull = None
         for tree, place, bent in zip(one.trees, step, bents, strict=True):
-            own = answers[place].index_select(0, trained.places_of(tree, part)).mul_(bent[:, None])
+            own = answers[place].index_select(0, trained.places_of(tree, part))
+            own = own if trained.loss.together else own.mul_(bent[:, None])
             if trained.structure.c == 1 and pull is None:
                 pull = own[:, None]
             else:
                 pull = torch.zeros_like(to[0][part]) if pull is None else pull
                 pull[:, tree.output] += own
         if pull is not None:
-            pulled = spread(q, pull)
+            pulled = coupled(q, bents, pull) if trained.loss.together else spread(q, pull)
             for values in to:
                 values[part] += pulled
 
@@ -296,10 +332,14 @@ def _felt(
 
     def work(part: slice) -> list[Tensor]:
         bents, q = seen(part)
-        move = relative(q, moved[part])
+        if trained.loss.together:
+            felt = list(coupled(q, bents, moved[part]).unbind(1))
+        else:
+            move = relative(q, moved[part])
+            felt = [bent[:, None] * move[:, tree.output] for tree, bent in zip(one.trees, bents, strict=True)]
         return [
-            _summed(trained.places_of(tree, part), bent[:, None] * move[:, tree.output], tree.size)
-            for tree, bent in zip(one.trees, bents, strict=True)
+            _summed(trained.places_of(tree, part), values, tree.size)
+            for tree, values in zip(one.trees, felt, strict=True)
         ]
 
     return [torch.stack(parts).sum(0) for parts in zip(*trained.blocks(moved[0].numel(), work), strict=True)]

@@ -29,7 +29,7 @@ from ..penalty import Penalty
 from ..types import Tensor
 from .passes import fit, row_equations
 from .seen import Fitted
-from .stages import Boosting
+from .stages import READ, Boosting
 from .trained import Trained
 
 WRITTEN = 1 << 30
@@ -102,7 +102,7 @@ class TreeProblem(Objective):
 
     @property
     def facts(self) -> Facts:
-        return Facts(self.n, self.p, self.c, convex=False, linear=False, closed_form=True)
+        return Facts(self.n, self.p, self.c, convex=False, linear=False, closed_form=True, own_loss=False)
 
     @property
     def precisions(self) -> tuple[torch.dtype, ...]:
@@ -207,6 +207,9 @@ class TreeProblem(Objective):
     # -- test examples ---------------------------------------------------------------------------------------------
 
     def _found(self, batch: Any) -> Found:
+        if isinstance(batch, Mapping) and READ in batch:
+            leaf, y = batch[READ]
+            return Found(leaf, y, None)
         if isinstance(batch, Mapping) and ROWS in batch:
             index = batch[ROWS]
             return Found(self.trained.structure.leaf[:, index], self.trained.targets[index], index)

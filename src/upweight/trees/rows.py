@@ -24,23 +24,27 @@ TREES = 16
 
 
 class Met(NamedTuple):
-    """The rows of a block in one tree: the places of their leaves in theta, their weights, slopes, and leaf values."""
+    """The rows of a block in one tree: the places of their leaves in theta, their weights, slopes, and leaf values.
+
+    `seen` is what of the values their equations see: all, but where those of several trees are solved for together.
+    """
 
     place: Int[Tensor, " b"]
     w: Float[Tensor, " b"]
     slopes: Slopes
     output: int
     value: Float[Tensor, " b"]
+    seen: Float[Tensor, " b"]
 
     @property
     def own(self) -> Float[Tensor, " b"]:
         """W (r - V h): what each row adds to the equation of its leaf."""
-        return self.slopes.pulled(self.output, self.value).mul_(self.w)
+        return self.slopes.pulled(self.output, self.seen).mul_(self.w)
 
     @property
     def bent(self) -> Float[Tensor, " b"]:
         """W E: how that moves with the row's scores."""
-        return self.slopes.bent(self.output, self.value).mul_(self.w)
+        return self.slopes.bent(self.output, self.seen).mul_(self.w)
 
 
 def met_at(
@@ -60,10 +64,13 @@ def met_at(
     for tree, place in zip(one.trees, step, strict=True):
         where = trained.places_of(tree, part)
         value = theta[place].index_select(0, where)
-        found.append(
-            Met(where.int() + place.start, trained.weights_of(tree, part), slopes, tree.output, value)
-        )
-    return found
+        w = trained.weights_of(tree, part)
+        found.append(Met(where.int() + place.start, w, slopes, tree.output, value, value))
+    if not trained.loss.together:
+        return found
+    assert slopes.q is not None
+    mean = (slopes.q * torch.stack([met.value for met in found], 1)).sum(1)
+    return [met._replace(seen=met.value - mean) for met in found]
 
 
 def met_rows(trained: Trained, theta: Float[Tensor, " p"], part: slice) -> Iterator[list[Met]]:

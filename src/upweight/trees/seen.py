@@ -12,6 +12,7 @@ from jaxtyping import Float
 from ..types import Tensor
 from .rows import Kept, met_at
 from .structure import Round
+from .together import Together
 from .trained import Trained
 
 Seen: TypeAlias = Callable[[slice], tuple[list[Tensor], Tensor | None]]
@@ -23,7 +24,8 @@ class Fitted:
     """Leaf values as training gives them: theta (p,), the denominators of the leaves (p,), the last scores (n, c).
 
     `empty` (p,) are leaves without rows and without damping, whose value 0 stands for nothing. `kept` is what rows add
-    to the equations, where it is kept for the next question.
+    to the equations, where it is kept for the next question. `together` are the matrices in place of denominators, for
+    the steps of which the values of a leaf are solved for together.
     """
 
     theta: Float[Tensor, " p"]
@@ -31,6 +33,19 @@ class Fitted:
     scores: Float[Tensor, "n c"]
     empty: Tensor
     kept: Kept | None = None
+    together: Together | None = None
+
+    def divided(self, step: list[slice], sums: list[Tensor]) -> list[Tensor]:
+        """Numbers (leaves, k) of each tree of a step, divided by the denominators of their leaves."""
+        if self.together is not None:
+            return self.together.solve(step, sums)
+        return [own / self.below[place, None] for place, own in zip(step, sums, strict=True)]
+
+    def multiplied(self, step: list[slice], values: list[Tensor]) -> list[Tensor]:
+        """Numbers (leaves, k) of each tree of a step, times the denominators of their leaves."""
+        if self.together is not None:
+            return self.together.multiply(step, values)
+        return [self.below[place, None] * own for place, own in zip(step, values, strict=True)]
 
 
 def seen_forwards(trained: Trained, fitted: Fitted) -> Iterator[tuple[Round, list[list[slice]], list[Seen]]]:

@@ -22,6 +22,10 @@ AT_ONCE = 64 << 20
 """Numbers of a state of all rows that are held at once: so many questions go through the rounds together."""
 
 
+READ = "read"
+"""What stands for examples in a batch whose leaves were looked up, with their targets."""
+
+
 class Boosting(Stages):
     """The equations of an ensemble's leaves, per training row.
 
@@ -85,6 +89,13 @@ class Boosting(Stages):
         start = each[:, : structure.c].sum(1)
         left = each.sum(1) - start - columns.sum(1)
         return torch.cat([columns, start[:, None], left[:, None]], dim=1)
+
+    @property
+    def smooth(self) -> bool:
+        return self.trained.loss.quantiles is None
+
+    def read(self, prepared: tuple[Tensor, Any]) -> Any:
+        return {READ: prepared}
 
     @property
     def cost(self) -> int:

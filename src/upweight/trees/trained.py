@@ -45,7 +45,7 @@ class Trained:
         w: the weights of the rows, with what their labels put into them (n,).
         by_label: the latter alone (n,), where the start does not see it; else None.
         single: whether the library adds the scores up in float32.
-        mean: the weighted mean of the numbers (c,); None: of these rows.
+        mean: the weighted mean of the numbers (c,), or their quantile; None: of these rows.
         total: the sum of the weights that the mean is taken with; None: of these rows.
         by_mean: whether the damping of leaves is so much per mean weight of the rows that are there.
         damped: what the damping of all leaves is multiplied by.
@@ -68,7 +68,7 @@ class Trained:
         if self.mean is None:
             w = self.start_weights
             vars(self)["total"] = w.sum()
-            vars(self)["mean"] = (w @ self.numbers) / w.sum()
+            vars(self)["mean"] = self.loss.middle(self.numbers, w)
 
     @property
     def n(self) -> int:

@@ -91,7 +91,8 @@ def attack(
     model = classifier(problem)
     if model is None:
         raise TypeError(
-            "attack is for linear classifiers, also on features of a frozen network: it retrains each step"
+            "attack is for linear classifiers with an output for each class (or one for two), also on features of a "
+            "frozen network: it retrains each step"
         )
     index, x = row_numbers(rows, model.n, model.train_index), as_tensor(inputs).detach().clone()
     state = _Attacked(model, index, x, test)

@@ -14,7 +14,7 @@ from ..capabilities import Reduced
 from ..curvature.base import ExampleMean
 from ..data.row_sets import as_sets
 from ..errors import NotConvergedError
-from ..influence.influence import Influence
+from ..influence.unrolled import Answers
 from ..influence.woodbury import newton_steps
 from ..objective import LinearModel, Objective
 from ..runtime.notebook import as_html
@@ -63,7 +63,7 @@ class Diagnostics:
         )
 
 
-def diagnostics(influence: Influence, by: Any = None, *, refitted: bool = False) -> Diagnostics:
+def diagnostics(influence: Answers, by: Any = None, *, refitted: bool = False) -> Diagnostics:
     """Leverage, Cook's distance, DFBETAS, DFFITS, studentised residuals and COVRATIO of every training row or group.
 
     Of least squares all are exact, as refits without the row give them; sample weights are those of weighted least
@@ -92,9 +92,11 @@ def diagnostics(influence: Influence, by: Any = None, *, refitted: bool = False)
     >>> found.table["leverage"].round(2).tolist(), found.parameters
     ([0.43, 0.33, 0.27, 0.97], 2.0)
     """
-    if influence.problem.reduced is not None:
+    if influence.problem.reduced is not None and influence.problem.facts.own_loss:
         return _of_likelihood(influence.problem, influence.problem.reduced, by, refitted)
-    problem, curvature = influence.problem.linear, influence.settings.curvature.examples
+    problem = influence.problem.linear
+    given = influence.settings.curvature
+    curvature = None if given is None else given.examples
     if problem is None or curvature is None:
         raise TypeError(
             "diagnostics are for linear models with their Hessian: of networks ask influence.on_self()"

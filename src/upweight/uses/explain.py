@@ -9,9 +9,9 @@ from typing import Any, cast
 import pandas as pd
 import torch
 
-from ..influence.influence import Influence
 from ..influence.scores import Scores
 from ..influence.shown import SHOWN, sides
+from ..influence.unrolled import Answers
 from ..measures import MeasureLike, as_measure
 from ..objective import LinearModel
 from ..retraining import Refits
@@ -88,7 +88,7 @@ class Explanation:
 
 
 def explain(
-    influence: Influence | Refits,
+    influence: Answers | Refits,
     test: Any,
     *,
     k: int = 10,
@@ -180,7 +180,7 @@ def _smooth(measure: MeasureLike | None) -> bool:
     return asked is None or asked.smooth
 
 
-def _relative(influence: Influence, test: Any, measure: MeasureLike | None) -> Tensor:
+def _relative(influence: Answers, test: Any, measure: MeasureLike | None) -> Tensor:
     """The influence (n,) of each training row, relative to its own pull on the model."""
     scores = influence.on_loss(test, measure=measure)
     _check_one(scores)
@@ -206,7 +206,7 @@ def _by_refits(refits: Refits, test: Any, k: int, measure: MeasureLike | None) -
 
 
 def _compared(
-    influence: Influence,
+    influence: Answers,
     model: LinearModel,
     test: Any,
     both: tuple[Tensor, Tensor],
@@ -236,7 +236,7 @@ def _compared(
 
 
 def _split_by_leaves(
-    influence: Influence, scores: Scores, inputs: Tensor, asked: tuple[Any, MeasureLike | None]
+    influence: Answers, scores: Scores, inputs: Tensor, asked: tuple[Any, MeasureLike | None]
 ) -> Callable[[Tensor], pd.DataFrame] | None:
     """What takes the effects of some training rows of trees apart by columns, a line for each; None: nobody knows them.
 
@@ -267,7 +267,7 @@ def _split_by_leaves(
 
 
 def _split(
-    influence: Influence, model: LinearModel, scores: Scores, test: Any, measure: MeasureLike | None
+    influence: Answers, model: LinearModel, scores: Scores, test: Any, measure: MeasureLike | None
 ) -> Callable[[Tensor], pd.DataFrame]:
     """What takes the effects of some training rows apart by columns, a line for each."""
     gradient = model.test_gradients(test, measure)

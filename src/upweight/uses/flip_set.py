@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 
 from ..influence.influence import Influence
+from ..influence.unrolled import Answers
 from ..objective import LinearModel
 from ..runtime.progress import track
 from ..solvers import Exact
@@ -41,7 +42,7 @@ class FlipSet:
         )
 
 
-def flip_set(influence: Influence, test: Batch, *, relabel: bool = False, most: int | None = None) -> FlipSet:
+def flip_set(influence: Answers, test: Batch, *, relabel: bool = False, most: int | None = None) -> FlipSet:
     """A small set of training rows whose removal (or relabelling to the rival class) flips one prediction (R26).
 
     Greedy and adaptive: rows are taken in the order of their predicted effect on the margin, half of those that seem
@@ -68,7 +69,9 @@ def flip_set(influence: Influence, test: Batch, *, relabel: bool = False, most: 
     """
     problem = classifier(influence.problem)
     if problem is None:
-        raise TypeError("flip_set is for linear classifiers: it retrains many times")
+        raise TypeError(
+            "flip_set is for linear classifiers with an output for each class (or one for two): it retrains many times"
+        )
     batch = problem.prepared(test)
     if batch[0].shape[0] != 1:
         raise ValueError(f"flip_set answers for one test row, got {batch[0].shape[0]}")

@@ -27,10 +27,11 @@ def row_names(problem: Objective, rows: Tensor) -> pd.Index:
 def classifier(problem: Objective) -> LinearModel | None:
     """The linear model whose outputs decide between classes, or None where the problem is none.
 
-    Networks and regressions are none: nothing says which of their outputs are classes.
+    Networks and regressions are none: nothing says which of their outputs are classes. Nor are machines for pairs of
+    classes, of which votes decide.
     """
     model = problem.linear
-    return model if model is not None and model.loss.classifies else None
+    return model if model is not None and model.loss.classifies and not model.loss.pairs else None
 
 
 def decided(outputs: Tensor) -> Tensor:

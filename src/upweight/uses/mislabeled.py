@@ -10,8 +10,10 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
+from ..capabilities import Reduced
 from ..data.names import called
-from ..influence.influence import Influence
+from ..influence.reduced import outputs_without
+from ..influence.unrolled import Answers
 from ..objective import LinearModel
 from ..outputs import OutputModel
 from ..retraining import Refits
@@ -20,6 +22,9 @@ from ..runtime.terminal import plain
 from ..types import Batch, Tensor
 from .labels import bars, classifier, contradicted, decided, label_names, mean_loss
 from .out_of_fold import outputs_out_of_fold
+
+UNSEEN = "their loss in a model that has not seen them"
+"""What rows are ranked by where a model without each is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,12 +113,13 @@ class Suspects:
         return as_html(head, self.table.head(25))
 
 
-def mislabeled(influence: Influence | Refits, *, validation: Batch | None = None, seed: int = 0) -> Suspects:
+def mislabeled(influence: Answers | Refits, *, validation: Batch | None = None, seed: int = 0) -> Suspects:
     """The training rows, ranked by how little their own label is supported by all the others (Sec. 5.4).
 
-    Linear models rank by the loss without the row (B5), trees by the loss out of fold (in five fits of the user's own
-    estimator, of up to 5,000 rows in fifteen), networks by self-influence, and what `by_refitting` gives by the mean
-    loss in models trained on random subsets without the row (out of bag); no test data are used.
+    Linear models and moments of classes rank by the loss without the row (B5), trees by the loss out of fold (in five
+    fits of the user's own estimator, of up to 5,000 rows in fifteen), networks by self-influence, and what
+    `by_refitting` gives by the mean loss in models trained on random subsets without the row (out of bag); no test data
+    are used.
 
     Args:
         influence: of the model.
@@ -138,6 +144,8 @@ def mislabeled(influence: Influence | Refits, *, validation: Batch | None = None
     influence, problem, model = formulas, formulas.problem, classifier(formulas.problem)
     if validation is not None and model is None:
         raise ValueError("the gain of a relabelling is for linear classifiers: leave `validation` out")
+    if problem.reduced is not None and problem.output_model is not None:
+        return _of_reduced(influence, problem.reduced, problem.output_model)
     if problem.linear is None and problem.output_model is not None:
         return _of_trees(influence, problem.output_model, seed)
     if problem.linear is None:
@@ -156,9 +164,7 @@ def mislabeled(influence: Influence | Refits, *, validation: Batch | None = None
     }
     if validation is not None and model is not None:
         columns["gain"] = _gain(influence, model, decided(said), model.prepared(validation))
-    return Suspects(
-        _sorted(influence, alone.loss, columns), "their loss in a model that has not seen them", bar
-    )
+    return Suspects(_sorted(influence, alone.loss, columns), UNSEEN, bar)
 
 
 def _without(model: OutputModel, outputs: Tensor, said: Tensor) -> tuple[dict[str, Any], Tensor | None]:
@@ -170,6 +176,7 @@ def _without(model: OutputModel, outputs: Tensor, said: Tensor) -> tuple[dict[st
         said: the same, with something that decides where there is none.
     """
     if model.loss.classifies:
+        outputs, said = model.loss.by_class(outputs), model.loss.by_class(said)
         bar = bars(model, outputs, model.y)
         return {
             "label": label_names(model, model.y),
@@ -183,7 +190,7 @@ def _without(model: OutputModel, outputs: Tensor, said: Tensor) -> tuple[dict[st
     return {"value": value, "said without the row": without, "error without the row": without - value}, None
 
 
-def _of_trees(influence: Influence, model: OutputModel, seed: int) -> Suspects:
+def _of_trees(influence: Answers, model: OutputModel, seed: int) -> Suspects:
     """The rows by their loss out of fold, or by their loss where the estimator cannot be fitted again."""
     problem = influence.problem
     loss = problem.train_losses()
@@ -199,6 +206,21 @@ def _of_trees(influence: Influence, model: OutputModel, seed: int) -> Suspects:
     columns |= {"loss without the row": without, "loss": loss}
     ranked_by = "their loss out of fold: in fits of the estimator that each lack a fifth of the rows"
     return Suspects(_sorted(influence, without, columns), ranked_by, bar)
+
+
+def _of_reduced(influence: Answers, reduced: Reduced, model: OutputModel) -> Suspects:
+    """The rows by their loss without them, where what is left without a row is known."""
+    problem = influence.problem
+    outputs, loss = outputs_without(problem, reduced), problem.train_losses()
+    own = model.outputs(model.prepared(problem.train_batch(torch.arange(problem.n)))[0])
+    columns, bar = _without(model, outputs, torch.where(outputs.isnan(), own, outputs))
+    without = model.loss.value(outputs.nan_to_num(), model.y).where(~outputs.isnan().any(1), torch.nan)
+    columns |= {
+        "loss without the row": without,
+        "loss": loss,
+        "self-influence": -influence.own.values[0],
+    }
+    return Suspects(_sorted(influence, without, columns), UNSEEN, bar)
 
 
 def _by_refits(refits: Refits, validation: Batch | None) -> Suspects:
@@ -225,7 +247,7 @@ def _by_refits(refits: Refits, validation: Batch | None) -> Suspects:
 
 
 def _sorted(
-    influence: Influence | Refits, suspicion: Float[Tensor, " n"], columns: dict[str, Any]
+    influence: Answers | Refits, suspicion: Float[Tensor, " n"], columns: dict[str, Any]
 ) -> pd.DataFrame:
     # Rows of which nothing is known come last, with their NaN to be seen.
     order = suspicion.nan_to_num(-torch.inf).sort(descending=True, stable=True).indices
@@ -233,7 +255,7 @@ def _sorted(
     return table.set_axis(called(order.numpy(), influence.problem.train_index).rename("train row"))
 
 
-def _gain(influence: Influence, model: LinearModel, proposed: Tensor, validation: Any) -> Float[Tensor, " n"]:
+def _gain(influence: Answers, model: LinearModel, proposed: Tensor, validation: Any) -> Float[Tensor, " n"]:
     """The predicted fall of the mean validation loss if each row had its proposed label, alone (Eq. 3)."""
     solved = influence.solve(model.test_gradients(validation, mean_loss(model))).value
     edited = model.relabelled(torch.arange(model.n), proposed)

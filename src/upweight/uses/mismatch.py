@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 
 from ..data.row_sets import as_sets
-from ..influence.influence import Influence
 from ..influence.stationarity import finishing
+from ..influence.unrolled import Answers
 from ..measures import Measure
 from ..objective import LinearModel
 from ..runtime.notebook import as_html
@@ -67,7 +67,7 @@ class Mismatch:
         )
 
 
-def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
+def mismatch(influence: Answers, test: Any, by: Any) -> Mismatch:
     """The effect of each group of training rows on the mean loss of a slice of test rows (Sec. 5.3).
 
     Effects are those of Newton steps without the group for linear models (B2), of leaf values computed anew without the
@@ -117,7 +117,7 @@ def mismatch(influence: Influence, test: Any, by: Any) -> Mismatch:
 
 
 def _features(
-    influence: Influence, model: LinearModel, rows: Tensor, test: Any, measure: Measure | None
+    influence: Answers, model: LinearModel, rows: Tensor, test: Any, measure: Measure | None
 ) -> pd.DataFrame:
     """The parts of the group's first-order effect by columns, summed over its rows: they add up to it."""
     solved = influence.solve(model.test_gradients(test, measure)).value

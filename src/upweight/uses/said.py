@@ -92,14 +92,14 @@ def said_of(problem: Objective, test: Any) -> Said:
         told = outputs if means is None else means(outputs, truth)
         note = "" if means is None else model.loss.note
         return Said(float(told[0, 0]), float(truth.flatten()[0]), loss, quantity=True, note=note)
-    classes = {"prediction": decided(outputs), "label": model.encode(targets, 1)}
+    classes = {"prediction": decided(model.loss.by_class(outputs)), "label": model.encode(targets, 1)}
     names = {what: label_names(model, its)[0] for what, its in classes.items()}
     return Said(**names, loss=loss, probabilities=_probabilities(model, outputs, list(classes.values())))
 
 
 def _probabilities(model: OutputModel, outputs: Tensor, classes: list[Any]) -> tuple[float, float] | None:
     """The probabilities of the predicted class and of the row's own; None where the loss is no likelihood (a hinge)."""
-    if not model.loss.likelihood:
+    if not model.loss.gives_probabilities:
         return None
     asked = as_measure(probability)
     first, second = (float(measured(model.loss, outputs, its, asked)[0]) for its in classes)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from ..influence.influence import Influence
 from ..influence.leave_one_out import RowSteps, own_kernels
+from ..influence.unrolled import Answers
 from ..influence.woodbury import identity_where
 from ..losses import Parts
 from ..measures import Measure, MeasureLike, as_measure
@@ -83,7 +83,7 @@ class Stability:
 
 
 def stability(
-    influence: Influence,
+    influence: Answers,
     test: Any,
     *,
     k: int = 10,

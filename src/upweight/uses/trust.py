@@ -12,10 +12,14 @@ import torch
 from scipy import stats
 
 from ..errors import InfluenceError
+from ..influence.defaults import Settings
 from ..influence.influence import Influence
+from ..influence.replayed import REMOVALS, Replayed, by_replays
 from ..influence.scores import Scores
 from ..influence.stationarity import below_drift, far_away, unfinished
-from ..measures import MeasureLike
+from ..influence.unrolled import Answers
+from ..measures import MeasureLike, as_measure
+from ..objective import Objective
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 
@@ -24,6 +28,9 @@ UNSTABLE, SHAKY = 0.5, 0.9
 """Rank correlations over the damping below which nothing, or only a ranking, is to be trusted."""
 SIZE = 1.5
 """Ratio of the scores' sizes over the damping above which only the ranking is."""
+MISSED = 0.5
+"""Errors against replays, as a share of the effects, above which only the ranking is."""
+HELPS = "; what helps: begin later, after a warm-up (run.last), smaller steps, the mean over several runs (Scores.mean)"
 NOISE, LOOSE = 0.5, 0.1
 """Relative residuals of estimated solves above which nothing, or only the ranking, is to be trusted."""
 
@@ -52,22 +59,25 @@ class Trust:
 
 
 def trust(
-    influence: Influence,
+    influence: Answers,
     test: Any,
     *,
     measure: MeasureLike | None = None,
     factors: Sequence[float] = (0.1, 10.0),
+    removals: int = REMOVALS,
 ) -> Trust:
     """A verdict on what often goes wrong: unfinished training, failed or noisy solves, scores that hang on the damping.
 
-    A failed solve is a verdict as well, never an exception. It says nothing about whether retraining would agree:
-    that is what `verify` is for.
+    A failed solve is a verdict as well, never an exception. Of a recorded run some rows are removed and training is
+    replayed: a derivative predicts nothing where training is not smooth in the weights. Of other models it says nothing
+    about whether retraining would agree: that is what `verify` is for.
 
     Args:
         influence: whose answers are judged.
         test: m test examples, as the problem takes them.
         measure: what is asked about, default the loss.
         factors: multiples of the damping at which all scores are computed once more; none are where it is 0.
+        removals: rows of a recorded run that are removed, see `Unrolled.replayed`; 0: none.
 
     >>> import torch
     >>> from upweight import LinearProblem, Squared
@@ -76,18 +86,25 @@ def trust(
     >>> found.level, found.reasons[1]
     ('trust', 'no damping was needed')
     """
+    influence = influence.formulas
     nothing = pd.DataFrame(columns=["rank correlation", "median", "size"])
     try:
         scores = influence.on_loss(test, measure=measure)
     except InfluenceError as failure:
         return Trust("do not trust", (f"no answer: {failure}",), nothing)
-    found = [judge_solves(scores), judge_training(scores)]
-    table = nothing
-    if influence.settings.curvature.damping == influence.settings.curvature.relative == 0:
-        found.append((0, "no damping was needed"))
-    else:
-        table = _sensitivity(influence, scores, test, measure, factors)
-        found.append(judge_damping(table))
+    found, table, problem = list[tuple[int, str]](), nothing, influence.problem
+    if removals and problem.replays is not None:
+        found.append(judge_replays(by_replays(scores, problem, (test, as_measure(measure)), removals)))
+    settings = influence.settings
+    if settings.curvature is not None:
+        found += [judge_solves(scores), judge_training(scores)]
+        if settings.curvature.damping == settings.curvature.relative == 0:
+            found.append((0, "no damping was needed"))
+        else:
+            table = _sensitivity(problem, settings, scores, (test, measure), factors)
+            found.append(judge_damping(table))
+    if not found:
+        found.append((1, "nothing was replayed: how far the derivatives hold is unknown"))
     levels: tuple[Level, ...] = ("trust", "trust the ranking only", "do not trust")
     worst = max(level for level, _ in found)
     found.sort(key=lambda item: -item[0])
@@ -99,6 +116,19 @@ def judge_solves(scores: Scores) -> tuple[int, str]:
     residual = 0.0 if scores.residual is None else float(scores.residual.max())
     level = 2 if residual > NOISE else 1 if residual > LOOSE else 0
     return level, f"{'solved' if level == 0 else 'solved badly'}: {scores.verdict}"
+
+
+def judge_replays(replayed: Replayed) -> tuple[int, str]:
+    """How grave it is that effects do not hold in replays, and why: a ranking that does not (2), or sizes (1)."""
+    rank, miss = replayed.rank, replayed.miss
+    level = 2 if not rank >= UNSTABLE else 1 if rank < SHAKY or miss > MISSED else 0
+    scores = replayed.scores
+    assert scores.errors is not None
+    clear = float((scores.effect().abs() > 2 * scores.errors).double().mean())
+    said = f"{replayed.said}; {clear:.0%} of the effects stand out of their error bars"
+    if level == 0:
+        return level, f"smooth: {said}"
+    return level, f"training is not smooth in the weights: {said}{HELPS}"
 
 
 def judge_training(scores: Scores) -> tuple[int, str]:
@@ -117,16 +147,27 @@ def judge_training(scores: Scores) -> tuple[int, str]:
 
 
 def _sensitivity(
-    influence: Influence, scores: Scores, test: Any, measure: MeasureLike | None, factors: Sequence[float]
+    problem: Objective,
+    settings: Settings,
+    scores: Scores,
+    asked: tuple[Any, MeasureLike | None],
+    factors: Sequence[float],
 ) -> pd.DataFrame:
-    curvature, rows = influence.settings.curvature, {}
+    """The table of `Trust.sensitivity`.
+
+    Args:
+        problem: what is asked about.
+        settings: the curvature and the solver in use.
+        scores: the scores with these.
+        asked: the test rows and the measure.
+        factors: multiples of the damping.
+    """
+    curvature, rows = settings.curvature, {}
     for factor in factors:
         damping = factor * (curvature.damping or curvature.relative)
-        other = Influence(
-            influence.problem, curvature=curvature.scaled(factor), solver=influence.settings.solver
-        )
+        other = Influence(problem, curvature=curvature.scaled(factor), solver=settings.solver)
         try:
-            values = other.on_loss(test, measure=measure).values
+            values = other.on_loss(asked[0], measure=asked[1]).values
         except InfluenceError:
             rows[damping] = (math.nan,) * 3
             continue

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from ..capabilities import Reduced, Replays
 from ..curvature.hessian import Hessian
 from ..errors import InfluenceError, NoOptimumError, NotConvergedError
-from ..estimators.refitting import OWN, Refitting
+from ..estimators.refitting import OWN, Refitting, by_refits_alone
 from ..linalg.factorizations import Factor
 from ..linear.gradient_scale import AIM, ENOUGH, GradientScale
 from ..measures import Measure, MeasureLike
@@ -61,7 +61,7 @@ def measured_refits(
     """
     if refit is not None:
         found = _by_user(problem, test, measure, removed, refit)
-    elif problem.linear is not None:
+    elif problem.linear is not None and not by_refits_alone(problem):
         found = _by_blocks(problem.linear, test, measure, removed, tolerance)
     elif problem.reduced is not None:
         found = _by_reduced(problem, problem.reduced, test, measure, removed)
@@ -114,7 +114,7 @@ def change_without(
         everything = torch.arange(problem.n)
         kept = everything[~torch.isin(everything, rows)]
         whole, there = (_retrained(problem, refit(left)) for left in (everything, kept))
-    elif problem.linear is not None:
+    elif problem.linear is not None and not by_refits_alone(problem):
         whole, there = problem.linear.minimised(), problem.linear.without(rows).minimised()
         # One loss is asked about, also where training fits its scale.
         whole, there = (one.with_loss(problem.linear.loss) for one in (whole, there))

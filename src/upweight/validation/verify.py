@@ -11,10 +11,10 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from ..influence.influence import Influence
 from ..influence.recomputed import changes_without
 from ..influence.scores import Scores
 from ..influence.shown import SHOWN
+from ..influence.unrolled import Answers
 from ..measures import Measure, MeasureLike, as_measure
 from ..objective import Objective
 from ..retraining import Refits
@@ -154,7 +154,7 @@ class Verification:
 
 
 def verify(
-    influence: Influence | Refits,
+    influence: Answers | Refits,
     test: Any,
     *,
     k: int = 50,

@@ -1,0 +1,84 @@
+"""Which columns CatBoost's trees split on, which it tells in the JSON file of a model alone."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .tree_paths import paths
+
+KINDS = {
+    "FloatFeature": ("float_features", "float_feature_index"),
+    "OneHotFeature": ("categorical_features", "cat_feature_index"),
+}
+"""Splits of one column: where the file lists the columns of a kind, and what their number among these is called."""
+
+
+def catboost_paths(model: Any, values: Sequence[np.ndarray]) -> Any:
+    """Which columns are on the path to each leaf, as `paths` has it; None where a split is of no single column.
+
+    Args:
+        model: the model.
+        values: of the leaves (leaves, c) of each tree, in the model's own order.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.json")
+        model.save_model(str(file), format="json")
+        saved = json.loads(file.read_text())
+    columns = {
+        kind: {
+            one["feature_index"]: one["flat_feature_index"] for one in saved["features_info"].get(listed, ())
+        }
+        for kind, (listed, _) in KINDS.items()
+    }
+
+    def column(split: dict[str, Any]) -> int:
+        kind = split["split_type"]
+        return columns[kind][split[KINDS[kind][1]]]
+
+    try:
+        if "oblivious_trees" in saved:  # all leaves of a tree were split on alike
+            ways = [
+                [[column(split) for split in one.get("splits") or ()]] * len(own)
+                for one, own in zip(saved["oblivious_trees"], values, strict=True)
+            ]
+        else:
+            ways = [_in_order(one, own, column) for one, own in zip(saved["trees"], values, strict=True)]
+    except KeyError:
+        return None
+    return paths(ways)
+
+
+def _in_order(root: dict[str, Any], values: np.ndarray, column: Any) -> list[list[int]]:
+    """The columns on the path to each leaf of a tree, in the order of its leaf values.
+
+    The file nests the leaves in an order of its own, so that they are told by their values.
+
+    Args:
+        root: of the tree.
+        values: of its leaves (leaves, c).
+        column: of a split.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    found = list(_leaves(root, column))
+    nested = np.array([value for value, _ in found]).reshape(values.shape)
+    order = linear_sum_assignment(np.abs(values[:, None] - nested[None]).sum(2))[1]
+    return [found[leaf][1] for leaf in order]
+
+
+def _leaves(root: dict[str, Any], column: Any) -> Iterator[tuple[Any, list[int]]]:
+    """The values of the leaves under a node, and the columns on the path to each."""
+    stack: list[tuple[dict[str, Any], list[int]]] = [(root, [])]
+    while stack:
+        node, way = stack.pop()
+        if "split" not in node:
+            yield node["value"], way
+            continue
+        on = [*way, column(node["split"])]
+        stack += [(node["right"], on), (node["left"], on)]

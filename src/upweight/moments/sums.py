@@ -1,0 +1,189 @@
+"""The moments of the rows of each class: how they follow from the rows, from all but some, and move with weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+
+from ..linalg.flat_vectors import Layout
+from ..types import Tensor
+
+LOST = 1e-6
+"""The share of a sum of squares below which what is left of it after a removal is summed anew: digits cancelled."""
+
+
+class Moments(NamedTuple):
+    """Total weights (k,), means (k, d) and sums of squares around them of k classes: (k, d, d), or (k, d) of columns.
+
+    `smoothing` (1,) is what is added to every variance.
+    """
+
+    total: Tensor
+    mean: Tensor
+    scatter: Tensor
+    smoothing: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ClassRows:
+    """The training rows, by class.
+
+    Args:
+        X: their columns (n, d).
+        codes: the class of each (n,), 0..k-1.
+        w: the weight of each (n,).
+        crossed: whether products of different columns are summed too, or squares alone.
+        smoothing: what is added to variances, as a share of the largest variance of a column over all rows, whatever
+            their weights.
+    """
+
+    X: Float[Tensor, "n d"]
+    codes: Int[Tensor, " n"]
+    w: Float[Tensor, " n"]
+    crossed: bool
+    smoothing: float = 0.0
+
+    @property
+    def k(self) -> int:
+        """The number of classes."""
+        return len(self.members)
+
+    @cached_property
+    def members(self) -> tuple[Int[Tensor, " _"], ...]:
+        """The numbers of the rows of each class."""
+        return tuple((self.codes == c).nonzero()[:, 0] for c in range(int(self.codes.max()) + 1))
+
+    @property
+    def layout(self) -> Layout:
+        """The names and shapes of the moments in a flat vector."""
+        k, d = self.k, self.X.shape[1]
+        scatter = (k, d, d) if self.crossed else (k, d)
+        return Layout(("total", "mean", "scatter", "smoothing"), ((k,), (k, d), scatter, (1,)))
+
+    @cached_property
+    def all(self) -> Moments:
+        """The moments of all rows."""
+        found = [self._of(rows) for rows in self.members]
+        return self._stacked(found, self._smoothing(None))
+
+    def unpack(self, theta: Float[Tensor, " p"]) -> Moments:
+        """The moments from a flat vector of them."""
+        return Moments(**self.layout.unpack(theta))
+
+    def packed(self, moments: Moments) -> Float[Tensor, " p"]:
+        """The moments as a flat vector."""
+        return torch.cat([part.flatten() for part in moments])
+
+    def without(self, rows: Int[Tensor, " r"]) -> Moments:
+        """The moments of all other rows: what the rows added is taken off, or summed anew where digits would cancel.
+
+        NaN for a class that has no other rows.
+        """
+        total, mean, scatter = (part.clone() for part in self.all[:3])
+        for c in self.codes[rows].unique().tolist():
+            gone = rows[self.codes[rows] == c]
+            found = self._less(c, gone)
+            if found is None:
+                left = self.members[c][~torch.isin(self.members[c], gone)]
+                found = self._of(left)
+            total[c], mean[c], scatter[c] = found
+        return Moments(total, mean, scatter, self._smoothing(rows))
+
+    def summed_without(self, rows: Int[Tensor, " r"]) -> Moments:
+        """The moments of all other rows, summed from these alone: what `without` is judged by."""
+        kept = torch.ones(len(self.X), dtype=torch.bool)
+        kept[rows] = False
+        found = [self._of(own[kept[own]]) for own in self.members]
+        return self._stacked(found, self._share(self.X[kept]))
+
+    def moves(self, X: Float[Tensor, "b d"], codes: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
+        """The derivative of the moments in the weight of each of some rows, those of training or others.
+
+        Args:
+            X: their columns.
+            codes: their classes.
+        """
+        b, own = torch.arange(len(X)), X - self.all.mean[codes]
+        total, mean, scatter = (part.new_zeros(len(X), *part.shape) for part in self.all[:3])
+        total[b, codes] = 1.0
+        mean[b, codes] = own / self.all.total[codes, None]
+        scatter[b, codes] = own[:, :, None] * own[:, None] if self.crossed else own.square()
+        return torch.cat([part.flatten(1) for part in (total, mean, scatter, X.new_zeros(len(X), 1))], dim=1)
+
+    def products(self, rows: Float[Tensor, "q p"], part: slice) -> Float[Tensor, "q b"]:
+        """The products of q vectors with the moves of a part of the training rows, which are not written out."""
+        parts, found = self.layout.unpack(rows), rows.new_empty(len(rows), part.stop - part.start)
+        for c, members in enumerate(self.members):
+            own = members[(members >= part.start) & (members < part.stop)]
+            U = self.X[own] - self.all.mean[c]
+            S = parts["scatter"][:, c]
+            square = ((U @ S) * U).sum(2) if self.crossed else S @ U.square().T
+            found[:, own - part.start] = (
+                parts["total"][:, c, None] + parts["mean"][:, c] @ U.T / self.all.total[c] + square
+            )
+        return found
+
+    def _stacked(self, found: list[tuple[Tensor, Tensor, Tensor]], smoothing: Tensor) -> Moments:
+        """The moments of all classes, from those of each."""
+        total, mean, scatter = (torch.stack(part) for part in zip(*found, strict=True))
+        return Moments(total, mean, scatter, smoothing)
+
+    def _of(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Total weight, mean and squares of some rows of one class, NaN of none."""
+        X, w = self.X[rows], self.w[rows]
+        total = w.sum()
+        if not len(rows) or not bool(total > 0):
+            d = X.shape[1]
+            nothing = X.new_full((d, d) if self.crossed else (d,), torch.nan)
+            return X.new_tensor(torch.nan), X.new_full((d,), torch.nan), nothing
+        first = X[0]  # columns that do not vary have a mean without rounding
+        mean = first + w @ (X - first) / total
+        U = X - mean
+        return total, mean, (w[:, None] * U).T @ U if self.crossed else w @ U.square()
+
+    def _less(self, c: int, gone: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """A class without some of its rows, by what they added; None where too few digits would be left."""
+        if len(gone) == len(self.members[c]):
+            return None
+        total, mean, scatter = self.all.total[c], self.all.mean[c], self.all.scatter[c]
+        w = self.w[gone]
+        U = self.X[gone] - mean
+        left, pull = total - w.sum(), w @ U
+        if self.crossed:
+            found = scatter - (w[:, None] * U).T @ U - pull[:, None] * pull / left
+            before, after = scatter.diagonal(), found.diagonal()
+        else:
+            before, after = scatter, scatter - w @ U.square() - pull.square() / left
+            found = after
+        if bool(left < LOST * total) or bool((after < LOST * before).any()):
+            return None
+        return left, mean - pull / left, found
+
+    # -- what is added to variances --------------------------------------------------------------------------------
+
+    @cached_property
+    def _together(self) -> tuple[Tensor, Tensor]:
+        """The mean of all rows, whatever their weights, and their squares around it."""
+        mean = self.X.mean(0)
+        return mean, (self.X - mean).square().sum(0)
+
+    def _share(self, X: Tensor) -> Float[Tensor, " 1"]:
+        return self.smoothing * X.var(0, correction=0).max().view(1)
+
+    def _smoothing(self, gone: Tensor | None) -> Float[Tensor, " 1"]:
+        if self.smoothing == 0:
+            return self.X.new_zeros(1)
+        if gone is None:
+            return self._share(self.X)
+        (mean, squares), n = self._together, len(self.X) - len(gone)
+        U = self.X[gone] - mean
+        after = squares - U.square().sum(0) - U.sum(0).square() / max(n, 1)
+        if bool(after.max() < LOST * squares.max()):
+            kept = torch.ones(len(self.X), dtype=torch.bool)
+            kept[gone] = False
+            return self._share(self.X[kept])
+        return self.smoothing * (after.max() / n).view(1)
