@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 import upweight as uw
 from experiments import photos
+from upweight.objective import LinearModel
 from upweight.uses.attack import Attack, attack
 from upweight.uses.box import Box, to_pixels
 from upweight.uses.vulnerability import vulnerability
@@ -83,7 +84,7 @@ def observed(photo: photos.Photos, found: Attack) -> dict[str, float]:
     }
 
 
-def suspicion(problem: uw.LinearProblem) -> tuple[Any, Any]:
+def suspicion(problem: LinearModel) -> tuple[Any, Any]:
     """Leverage and loss of every training row, as a defender sees them after the attack."""
     found = uw.Influence(problem).leave_one_out()
     return found.leverage.numpy(), problem.train_losses().numpy()

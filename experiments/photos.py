@@ -75,7 +75,7 @@ def load(
         EfficientNetLite0() if name == "lite0" else InceptionV3.load(folder() / "inception_v3_trunk_f16.npz")
     )
     # Channels last: a quarter less time on a processor.
-    network = network.to(device).to(memory_format=torch.channels_last)
+    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     flat, y, flat_test, y_test = fig4_rbf.load(per_class)
     pixels, pixels_test = (_resized(part, SIDE[name], side) for part in (flat, flat_test))
     made = [_features(network, part, name, out) for part in (pixels, pixels_test)]
