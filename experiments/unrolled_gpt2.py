@@ -73,7 +73,7 @@ class Size:
     dampings: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
-FULL, SMALL = Size(384, 3, 600, 20, 6, 40), Size(64, 1, 2, 4, 2, 4, layers=1, dampings=(1e-2,))
+FULL, SMALL = Size(384, 3, 600, 20, 6, 40), Size(64, 1, 20, 4, 2, 8, layers=1, dampings=(1e-2,))
 
 
 def texts_of(size: Size) -> tuple[Columns, Columns, Columns]:
@@ -294,7 +294,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run, print, write the picture and the numbers."""
-    parser = common.parser(__name__, __doc__, "64 texts, 4 queries, 4 replays of each share, 1 layer")
+    parser = common.parser(__name__, __doc__, "64 texts, 4 queries, 8 replays of each share, 1 layer")
     options = common.options(parser, argv)
     size = SMALL if options.small else FULL
     texts, queries, other = texts_of(size)

@@ -259,7 +259,9 @@ def test_trees_labels_small(tmp_path: Path) -> None:
 def test_unrolled_gpt2_small(tmp_path: Path, data_dir: Path) -> None:
     pytest.importorskip("transformers")
     result = small("unrolled_gpt2", tmp_path, data_dir)
-    assert set(result["lds"]) == {"through training", "Gauss-Newton", "EKFAC", "cosine", "BM25"}
+    through = result["lds"]["through training"]["10 %"]["lds"]
+    assert through > 0.8 > result["lds_of_a_new_adam"]["10 %"]["lds"]
+    assert through > max(
+        found["10 %"]["lds"] for name, found in result["lds"].items() if "through" not in name
+    )
     assert set(result["without_strongest"]) == {*result["lds"], "at random"}
-    again = small("unrolled_gpt2", tmp_path, data_dir)  # what is kept is found
-    assert again["lds"]["through training"] == result["lds"]["through training"]
