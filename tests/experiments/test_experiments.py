@@ -95,6 +95,12 @@ def test_lds_mnist_small(tmp_path: Path) -> None:
     assert set(result["choice"]) == {"0.01", "0.1"}
 
 
+def test_unrolled_mnist_small(tmp_path: Path) -> None:
+    result = small("unrolled_mnist", tmp_path)
+    assert result["lds"]["through training"]["10 %"]["lds"] > 0.9
+    assert len(result["other_seeds"]) == 2
+
+
 def test_mislabel_mnist_small(tmp_path: Path) -> None:
     result = small("mislabel_mnist", tmp_path)
     assert max(part["auc"] for part in result["found"].values()) > 0.7
@@ -214,6 +220,13 @@ def test_estimators_sweep_small(tmp_path: Path) -> None:
     assert result["wrong"] == 0, result["lines"]
     assert result["verdicts"]["right"] > 0.8 * result["cases"]
     assert max(result["largest_difference_of_the_right"].values()) < 0.01
+
+
+def test_smooth_training_small(tmp_path: Path) -> None:
+    result = small("smooth_training", tmp_path)
+    assert result["SGD 0.05, tanh"]["rank correlation"] > 0.95
+    assert all(one["metasmoothness"] > 0.9 for one in result["SGD 0.05, tanh"]["replayed"])
+    assert all(one["metasmoothness"] < 0.9 for one in result["Adam 0.1, ReLU"]["replayed"])
 
 
 def test_by_refitting_small(tmp_path: Path) -> None:

@@ -96,6 +96,12 @@ class Loop:
                 model.train()
         return model, None if seen is None else seen.finish()
 
+    def recorded(self) -> TrainingRun:
+        """The run, as a recorder saw it."""
+        run = self.trained()[1]
+        assert run is not None
+        return run
+
 
 def assert_follows_weights(
     train: Callable[[torch.Tensor | None], tuple[torch.nn.Module, TrainingRun | None]],

@@ -1,6 +1,7 @@
 """Recorded loops end in the weights of the loop, and their answers are its own derivatives."""
 
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -127,6 +128,11 @@ class Pictures(torch.nn.Module):
         return self.out(self.norm(self.second(h)).mean(2))
 
 
+def of_the_head(model: Any) -> torch.optim.Optimizer:
+    """An optimiser over a part of the model."""
+    return torch.optim.SGD(model.head.parameters(), lr=0.2)
+
+
 LOOPS = {
     "sgd": Loop(SGD(lr=0.2)),
     "sgd, batches of one": Loop(SGD(lr=0.05), batch=1, epochs=1),
@@ -156,7 +162,7 @@ LOOPS = {
         each=functools.partial(probabilities, reduction="none"),
     ),
     "an unused head": Loop(ADAMW(lr=0.05, weight_decay=0.1), model=Unused),
-    "frozen": Loop(lambda model: torch.optim.SGD(model.head.parameters(), lr=0.2), model=Frozen),
+    "frozen": Loop(of_the_head, model=Frozen),
     "frozen, all handed over": Loop(ADAM(lr=0.05), model=Frozen),
     "tied": Loop(ADAM(lr=0.05), model=Tied),
     "an optimiser that has stepped": Loop(ADAMW(lr=0.05), warm=3),
@@ -193,12 +199,14 @@ def test_answers_are_derivatives_of_the_loop_itself(name):
     loop = LOOPS[name]
     X, y = loop.data()
     run = assert_follows_weights(loop.trained, (X[:4], y[:4]))
+    assert run.gap is not None
     assert run.gap < 1e-12
 
 
 def test_a_bias_that_only_rounding_errors_move_parts_nothing():
     """In front of batch norm a bias has no gradient: Adam divides its rounding errors by their own size."""
-    _, run = Loop(ADAM(lr=0.05), model=normed(), batch=6).trained()
+    run = Loop(ADAM(lr=0.05), model=normed(), batch=6).recorded()
+    assert run.gap is not None
     assert run.gap < 1e-8
     theta, bias = run.end.theta.clone(), slice(6 * D, 6 * D + 6)
     assert run.start.groups.rule.noisy(run.end.memory, theta).nonzero()[:, 0].tolist() == [
@@ -207,24 +215,25 @@ def test_a_bias_that_only_rounding_errors_move_parts_nothing():
 
 
 def test_replays_with_batch_norm_are_those_one_by_one():
-    run = LOOPS["batch norm"].trained()[1]
+    run = LOOPS["batch norm"].recorded()
     X, y = data()
     w = torch.ones(2, run.n, dtype=torch.float64)
     w[0, 3], w[1, [4, 5]] = 0, 0
     ends = run.replays.together(w)
+    assert ends is not None
     assert {*ends.buffers} == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
     for end, one in zip(run.replays.weighted(w), w, strict=True):
         assert_close_per_row(end.evaluate((X, y))[None], run.replays.alone(one).evaluate((X, y))[None], 1e-12)
 
 
 def test_what_weight_0_means_under_batch_norm_is_said():
-    run = LOOPS["batch norm"].trained()[1]
+    run = LOOPS["batch norm"].recorded()
     assert "stays in the batch statistics" in str(Unrolled(run).settings)
-    assert "batch norm" not in str(Unrolled(LOOPS["sgd"].trained()[1]).settings)
+    assert "batch norm" not in str(Unrolled(LOOPS["sgd"].recorded()).settings)
 
 
 def test_a_measure_of_all_test_rows_goes_through_running_statistics():
-    run = LOOPS["batch norm"].trained()[1]
+    run = LOOPS["batch norm"].recorded()
     test = data(n=9, seed=7)
     measure = Overall(lambda outputs, y: F.cross_entropy(outputs, y).exp())
     found = run.derivatives(run.gradients(test, measure))[:, [0, 5]]
@@ -232,7 +241,7 @@ def test_a_measure_of_all_test_rows_goes_through_running_statistics():
 
 
 def test_a_pass_through_batch_norm_that_was_cut_off_goes_on(tmp_path):
-    run, test = LOOPS["batch norm"].trained()[1], data(n=4, seed=1)
+    run, test = LOOPS["batch norm"].recorded(), data(n=4, seed=1)
     v = run.gradients(test)
     assert torch.equal(run.derivatives(v, tmp_path), run.derivatives(v))
     assert torch.equal(run.derivatives(v, tmp_path), run.derivatives(v))
@@ -240,6 +249,8 @@ def test_a_pass_through_batch_norm_that_was_cut_off_goes_on(tmp_path):
 
 def test_buffers_that_move_by_themselves_are_refused():
     class Averaged(torch.nn.Linear):
+        mean: torch.Tensor
+
         def __init__(self):
             super().__init__(D, C)
             self.register_buffer("mean", torch.zeros(D))
@@ -250,6 +261,6 @@ def test_buffers_that_move_by_themselves_are_refused():
                     self.mean.mul_(0.9).add_(0.1 * x.mean(0))
             return super().forward(x - self.mean)
 
-    run = Loop(SGD(lr=0.1), model=Averaged).trained()[1]
+    run = Loop(SGD(lr=0.1), model=Averaged).recorded()
     with pytest.raises(InfluenceError, match="writes into its buffer 'mean' while it trains"):
         Unrolled(run).on_loss(data())

@@ -83,8 +83,8 @@ def _check_repeats(forward: Forward, steps: tuple[Step, ...]) -> None:
     off, way = (ends[0] - ends[1]).norm(), (ends[0] - start.theta).norm()
     if not bool(off <= PARTED * way):
         raise InfluenceError(
-            f"the first steps, taken twice, part by {float(off / way):.1%} of their way: something draws "
-            "from random numbers that are not torch's (augmentation by numpy or random?), or a kernel is not deterministic: draw "
+            f"the first steps, taken twice, part by {float(off / way):.1%} of their way: something draws from random "
+            "numbers that are not torch's (augmentation by numpy or random?), or a kernel is not deterministic: draw "
             "by torch, and set torch.use_deterministic_algorithms(True)"
         )
 

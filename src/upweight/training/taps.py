@@ -74,7 +74,15 @@ class Tap:
         return found, (delta.detach().flatten(0, -2) @ columns).reshape(m, *self.a.shape)
 
     def add(self, to: Tensor, delta: Tensor, zeta: Tensor, eta: Tensor | None, factor: float) -> None:
-        """Add factor times zeta^T a + delta^T eta to m matrices `to`, shaped as the weight is."""
+        """Add factor (zeta^T a + delta^T eta) to m matrices.
+
+        Args:
+            to: the matrices, shaped as the weight is.
+            delta: the derivative of the step's loss in what came out.
+            zeta: m derivatives in what came out.
+            eta: m derivatives in what went back to what came in, or None.
+            factor: a number.
+        """
         m, inputs = len(to), self.inputs
         zeta = zeta.reshape(m, len(inputs), -1)
         delta = delta.detach().flatten(0, -2).expand(m, -1, -1)

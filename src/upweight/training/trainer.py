@@ -134,9 +134,9 @@ class Drawn:
 
 def callback(recorder: TrainerRecorder) -> Any:
     """What tells a recorder how far the trainer is: an object of a class that transformers knows."""
-    from transformers import TrainerCallback  # type: ignore[attr-defined]
+    from transformers import TrainerCallback
 
-    class Seen(TrainerCallback):  # type: ignore[misc]
+    class Seen(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **seen: Any) -> None:
             recorder.begin(seen["optimizer"], seen["train_dataloader"], state.global_step)
 
