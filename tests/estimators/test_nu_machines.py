@@ -36,7 +36,12 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize(("estimator", "load", "count"), CLASSES, ids=str)
+def named(value: object) -> str:
+    """What a case is called: an address in it would be another one in each process."""
+    return getattr(value, "__name__", str(value))
+
+
+@pytest.mark.parametrize(("estimator", "load", "count"), CLASSES, ids=named)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_nu_machine_is_that_of_the_c_it_led_to(estimator, load, count, weighted):
     (X, y), test = standardised(load, count)
@@ -54,7 +59,7 @@ def test_a_nu_machine_is_that_of_the_c_it_led_to(estimator, load, count, weighte
         assert_close_per_row(outputs[:, k], same if len(pairs) == 1 else -same, 1e-4)
 
 
-@pytest.mark.parametrize(("estimator", "load", "count"), VALUES, ids=str)
+@pytest.mark.parametrize(("estimator", "load", "count"), VALUES, ids=named)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_nu_regression_is_that_of_the_tube_it_led_to(estimator, load, count, weighted):
     (X, y), test = standardised(load, count, number)
@@ -67,7 +72,7 @@ def test_a_nu_regression_is_that_of_the_tube_it_led_to(estimator, load, count, w
     assert_close_per_row(problem.outputs(problem.prepared(test)[0])[:, 0], same, 1e-4)
 
 
-@pytest.mark.parametrize(("estimator", "load", "count"), [*CLASSES, *VALUES], ids=str)
+@pytest.mark.parametrize(("estimator", "load", "count"), [*CLASSES, *VALUES], ids=named)
 def test_what_is_shown_are_refits_of_the_estimator(estimator, load, count):
     (X, y), test = standardised(load, count, number if isinstance(estimator, NuSVR) else None)
     problem = from_estimator(clone(estimator).fit(X, y), X, y, smoothing=0.1)
