@@ -1,6 +1,6 @@
 """Influence through the training of a small GPT-2 on real text, judged by replays of that training.
 
-    python -m experiments unrolled_gpt2            384 texts, 20 queries, about 12 minutes of one processor
+    python -m experiments unrolled_gpt2            384 texts, 20 queries, about 20 minutes of one processor
     python -m experiments unrolled_gpt2 --small    64 texts, 4 queries, seconds
 
 A GPT-2 of 208,320 parameters reads characters of Enron's mails, 32 at a time. It is trained on some mails first, as
