@@ -47,7 +47,6 @@ MOVED = {
     "store": "influence.score_store",
     "streams": "data.design_on_disk",
     "terms": "data.user_terms",
-    "training": "linear.newton_training",
     "vectors": "linalg.flat_vectors",
 }
 """Old name at the root of the package -> where the module is now."""
