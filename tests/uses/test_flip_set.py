@@ -150,7 +150,7 @@ def test_the_answer_speaks_the_users_language() -> None:
 
 def test_networks_are_not_retrained_many_times() -> None:
     problem, (X, y) = network()
-    with pytest.raises(TypeError, match="flip_set is for linear classifiers .* it retrains many times"):
+    with pytest.raises(TypeError, match=r"flip_set is for linear classifiers .* it retrains many times"):
         uw.flip_set(uw.Influence(problem), (X[:1], y[:1]))
 
 
