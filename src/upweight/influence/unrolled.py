@@ -61,10 +61,10 @@ class Unrolled:
     >>> import functools, torch
     >>> model, data = torch.nn.Linear(1, 1, bias=False), (torch.ones(2, 1), torch.tensor([[0.0], [4.0]]))
     >>> sgd = functools.partial(torch.optim.SGD, lr=0.1)
-    >>> run = TrainingRun(model, torch.nn.MSELoss(), data, optimizer=sgd, batches=[torch.tensor([0, 1])] * 30)
+    >>> run = TrainingRun(model, torch.nn.MSELoss(), data, optimizer=sgd, batches=[torch.tensor([0, 1])] * 99)
     >>> Unrolled(run).on_loss(data).values.round(decimals=1)  # at the minimum, as Influence has them
-    tensor([[ 8., -8.],
-            [-8.,  8.]], dtype=torch.float64)
+    tensor([[-8.,  8.],
+            [ 8., -8.]], dtype=torch.float64)
     """
 
     def __init__(self, run: TrainingRun) -> None:

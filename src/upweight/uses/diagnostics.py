@@ -86,7 +86,7 @@ def diagnostics(influence: Answers, by: Any = None, *, refitted: bool = False) -
         ValueError: for several outputs, and losses without a likelihood.
 
     >>> import torch
-    >>> from upweight import LinearProblem, Squared
+    >>> from upweight import Influence, LinearProblem, Squared
     >>> X, y = torch.tensor([[1.0, 0], [1, 1], [1, 2], [1, 9]]), torch.tensor([0.0, 1, 1, 9])
     >>> found = diagnostics(Influence(LinearProblem.fit(X, y, loss=Squared())))
     >>> found.table["leverage"].round(2).tolist(), found.parameters

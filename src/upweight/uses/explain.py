@@ -117,7 +117,7 @@ def explain(
         ValueError: for more than one test row or k < 1, and for relative influence by refits.
 
     >>> import torch
-    >>> from upweight import LinearProblem, Squared
+    >>> from upweight import Influence, LinearProblem, Squared
     >>> X, y = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1.0, 2.0, 4.0])
     >>> influence = Influence(LinearProblem.fit(X, y, loss=Squared(), l2=0.1))
     >>> explain(influence, (X[:1], y[:1]), k=1).helpful["because of"].str.startswith("column 0").tolist()

@@ -61,7 +61,7 @@ def flip_set(influence: Answers, test: Batch, *, relabel: bool = False, most: in
         NotConvergedError: where a retraining fails.
 
     >>> import torch
-    >>> from upweight import LinearProblem, Logistic
+    >>> from upweight import Influence, LinearProblem, Logistic
     >>> X = torch.tensor([[1.0], [1.0], [1.0], [-1.0], [-1.0]]).double()
     >>> problem = LinearProblem.fit(X, torch.tensor([1, 1, 0, 0, 0]), loss=Logistic(), l2=0.1)
     >>> len(flip_set(Influence(problem), (X[:1], [1]), relabel=True).rows)

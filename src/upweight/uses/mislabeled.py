@@ -131,7 +131,7 @@ def mislabeled(influence: Answers | Refits, *, validation: Batch | None = None, 
         ValueError: where a gain is asked of a model that is no linear classifier.
 
     >>> import torch
-    >>> from upweight import LinearProblem, Logistic
+    >>> from upweight import Influence, LinearProblem, Logistic
     >>> X = torch.linspace(-3, 3, 12, dtype=torch.float64)[:, None]
     >>> y = (X[:, 0] > 0).long()
     >>> y[1] = 1

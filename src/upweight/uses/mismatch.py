@@ -83,7 +83,7 @@ def mismatch(influence: Answers, test: Any, by: Any) -> Mismatch:
         ValueError: for groups that are empty, unknown or all training rows.
 
     >>> import torch
-    >>> from upweight import LinearProblem, Squared
+    >>> from upweight import Influence, LinearProblem, Squared
     >>> X, y = torch.ones(4, 1), torch.tensor([1.0, 1.0, 1.0, 9.0])
     >>> influence = Influence(LinearProblem.fit(X, y, loss=Squared(), l2=0.01))
     >>> mismatch(influence, (X[:1], y[:1]), by=["a", "a", "b", "c"]).groups.index[0]

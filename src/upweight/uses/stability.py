@@ -108,7 +108,7 @@ def stability(
         TypeError: for models that are not linear.
         ValueError: for more than one test row, and a measure of a whole set.
 
-    >>> from upweight import LinearProblem, Squared
+    >>> from upweight import Influence, LinearProblem, Squared
     >>> X, y = torch.tensor([[1.0], [1.0], [1.0], [1.0]]), torch.tensor([0.0, 0.1, 0.0, 9.0])
     >>> found = stability(Influence(LinearProblem.fit(X, y, loss=Squared(), l2=0.1)), (X[:1], y[:1]), k=1)
     >>> int(found.counts[1, 3])  # the odd one always harms the others most

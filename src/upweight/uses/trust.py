@@ -80,7 +80,7 @@ def trust(
         removals: rows of a recorded run that are removed, see `Unrolled.replayed`; 0: none.
 
     >>> import torch
-    >>> from upweight import LinearProblem, Squared
+    >>> from upweight import Influence, LinearProblem, Squared
     >>> X, y = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1.0, 2.0, 4.0])
     >>> found = trust(Influence(LinearProblem.fit(X, y, loss=Squared(), l2=0.1)), (X[:1], y[:1]))
     >>> found.level, found.reasons[1]
