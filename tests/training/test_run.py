@@ -10,7 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import upweight as uw
+from upweight.training.minibatch import StepLoss
 from upweight.training.reverse import pulled_back
+from upweight.training.rules import RULES as KNOWN
 
 from ..support.compare import assert_close_per_row
 from ..support.runs import N, data, differences, network, sgd, trained
@@ -204,6 +206,43 @@ def test_replays_at_once_are_those_one_by_one():
         assert_close_per_row(together[None], replays.alone(w).theta[None], 1e-11)
 
 
+def test_replays_that_part_from_the_run_among_others_are_taken_one_by_one(monkeypatch):
+    run, weights = trained(), torch.ones(1, N, dtype=torch.float64)
+    weights[0, 3] = 0
+    plain, calls = StepLoss.gradients, []
+
+    def otherwise(
+        *args: Any,
+    ) -> Any:  # as a model does that draws other random numbers from its third step on
+        found, buffers = plain(*args)
+        calls.append(found)
+        return (found if len(calls) < 3 else 2 * found), buffers
+
+    monkeypatch.setattr(StepLoss, "gradients", otherwise)
+    assert run.replays.together(weights) is None
+    (end,) = run.replays.weighted(weights)
+    assert_close_per_row(end.theta[None], run.replays.alone(weights[0]).theta[None], 1e-13)
+
+
+def test_derivatives_of_parameters_and_memory_are_kept_apart():
+    class Summing(uw.OptimizerRule):
+        slots = ("trace",)
+
+        def moved(
+            self, theta, memory, g, count, at
+        ):  # one derivative for theta and memory alike, which autograd shares
+            return theta + memory[0], (-at["lr"] * g,)
+
+    class Delayed(torch.optim.SGD):
+        pass
+
+    uw.register_optimizer("Delayed", lambda group: Summing())
+    try:
+        check(trained(partial(Delayed, lr=0.1)))
+    finally:
+        del KNOWN["Delayed"]
+
+
 def test_the_model_and_the_random_numbers_of_the_user_stay_as_they_are():
     model = network()
     before, streams = copy.deepcopy(model.state_dict()), torch.get_rng_state()
@@ -313,8 +352,6 @@ def test_an_optimiser_can_be_taught():
         run = trained(partial(SignSGD, lr=0.1))
         check(run)
     finally:
-        from upweight.training.rules import RULES as KNOWN
-
         del KNOWN["SignSGD"]
     with pytest.raises(TypeError, match="function from a parameter group"):
         uw.register_optimizer("SignSGD", 3)

@@ -25,6 +25,8 @@ TOGETHER_BYTES = 1 << 29
 MOST_TOGETHER = 128
 SAME = 1e-4
 """How far a replay among others may be from the run itself after its first step, as a share of that step."""
+SAME_END = 1e-3
+"""The same after the last step, where rounding has grown, as a share of the way that the run went."""
 
 
 class Ends(NamedTuple):
@@ -90,7 +92,8 @@ class ReplaysOfRun(Replays):
             weights: multiples (r, n) of the weights in training.
 
         Returns:
-            None where buffers move that are not batch norm's, or random numbers are others than one by one.
+            None where buffers move that are not batch norm's, and where the run itself, replayed among the others, does
+            not end where it ended: its random numbers are others than one by one.
 
         Raises:
             RuntimeError: for models that torch cannot vectorise.
@@ -118,11 +121,11 @@ class ReplaysOfRun(Replays):
             later, grads = forward.looked_at(state, step)
             with torch.no_grad():
                 theta, memory = forward.moved(state, (theta, memory, g), step, grads)
-            if t == 0 and float((theta[0] - later.theta).norm()) > SAME * float(
-                (later.theta - state.theta).norm()
-            ):
+            if t == 0 and not _near(theta[0], later, state, SAME):
                 return None
             state = later
+        if not _near(theta[0], self.end, self.start.state, SAME_END):
+            return None
         return Ends(theta[1:], {name: one[1:] for name, one in buffers.items()})
 
     def alone(self, w: Float[Tensor, " n"]) -> Objective:
@@ -131,3 +134,8 @@ class ReplaysOfRun(Replays):
         for step in track(self.steps, "replaying", len(self.steps)):
             state = self.forward.advanced(state, step, w[step.index.to(w.device)])
         return self.start.problem_at(state)
+
+
+def _near(theta: Float[Tensor, " p"], there: State, start: State, share: float) -> bool:
+    """Whether parameters are those of a state but for a share of the way that it has come from another."""
+    return float((theta - there.theta).norm()) <= share * float((there.theta - start.theta).norm())

@@ -138,8 +138,10 @@ def _through_rule(
         return after, after.theta, straight
     at = [one.detach().requires_grad_() for one in (state.theta, *state.memory, forward.packed(grads))]
     theta, memory = forward.moved(state, (at[0], tuple(at[1:-1]), at[-1]), step, grads)
-    direct = batched([theta, *memory], at, [after.theta, *after.memory])
-    return Cotangents(direct[0], tuple(direct[1:-1]), after.buffers), direct[-1], (1.0, 1.0)
+    own, *direct = batched([theta, *memory], at, [after.theta, *after.memory])
+    if any(own.data_ptr() == other.data_ptr() for other in direct):
+        own = own.clone()  # it is written into; autograd hands out one tensor for the terms of a plain sum
+    return Cotangents(own, tuple(direct[:-1]), after.buffers), direct[-1], (1.0, 1.0)
 
 
 def batched(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:
