@@ -18,7 +18,7 @@ from .removals import Question
 
 MOST = 256
 """The largest number of rows or groups that a certificate is tried for."""
-MEMORY = 1 << 30
+MEMORY = 1 << 28
 """Bytes that a certificate may take, unless said otherwise."""
 TOUCHES = 1e-9
 """The share of a direction that counts as nothing."""
