@@ -22,7 +22,9 @@ def bounds_of(case: Case, most: int, numbers: int = 1 << 24) -> tuple[np.ndarray
     members = None if case.groups is None else [torch.from_numpy(m) for m in case.members]
     units = Units.of(torch.from_numpy(X), members)
     left, right = units.scaled(torch.from_numpy(z)), units.scaled(torch.from_numpy(r))
-    return subset_bounds(units, (left, right), units.summed(left * right), most, numbers).change.numpy(), (
+    return subset_bounds(
+        units, (left, right), units.summed(left * right), most, numbers=numbers
+    ).change.numpy(), (
         X,
         z,
         r,

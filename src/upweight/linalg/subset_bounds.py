@@ -46,7 +46,9 @@ def subset_bounds(
     sides: tuple[Float[Tensor, " q"], Float[Tensor, " q"]],
     single: Float[Tensor, " g"],
     most: int,
+    *,
     numbers: int = NUMBERS,
+    target: float = torch.inf,
 ) -> Bounds:
     """The bounds for sets of 1 to `most` units.
 
@@ -56,6 +58,8 @@ def subset_bounds(
         single: what the removal of each unit alone changes: the sums of l r, and what a unit has beside it (g,).
         most: the largest size of a set.
         numbers: how many numbers may be held of a block of ties.
+        target: what the bounds are held against, so that nothing more is looked at where they are below it, or cannot
+            come below it; infinite where they are wanted as tight as they can be.
     """
     most = min(most, units.count)
     shares = _by_shares(units, most)
@@ -63,20 +67,20 @@ def subset_bounds(
     wanted = tops.first
     while len(wanted):
         tops.look(wanted, numbers)
-        change, inverse, wanted = tops.bounds(shares)
+        change, inverse, wanted = tops.bounds(shares, target)
     scale = single.abs().topk(most).values.cumsum(0)
     return Bounds(change + ROUNDING * (change.abs() + scale), inverse)
 
 
-def largest_of(values: Float[Tensor, "k g"]) -> tuple[Float[Tensor, " k"], Int[Tensor, " u"]]:
-    """The sum of the 1 largest of the first row, of the 2 largest of the second, ..., and which columns are among them.
+def largest_of(values: Float[Tensor, "k g"]) -> tuple[Float[Tensor, " k"], Int[Tensor, "k k"]]:
+    """The sum of the 1 largest of the first row, of the 2 largest of the second, ..., and where all of a row's are.
 
     >>> largest_of(torch.tensor([[1.0, 2.0, 0.0], [1.0, 2.0, 5.0]]))
-    (tensor([2., 7.]), tensor([1, 2]))
+    (tensor([2., 7.]), tensor([[1, 0],
+            [2, 1]]))
     """
     top = values.topk(len(values), dim=1)
-    used = torch.ones_like(top.indices, dtype=torch.bool).tril()
-    return top.values.cumsum(1).diagonal().clone(), top.indices[used].unique()
+    return top.values.cumsum(1).diagonal().clone(), top.indices
 
 
 class _Tops:
@@ -130,11 +134,11 @@ class _Tops:
         """The most - 1 largest of each row, from large to small."""
         return values.topk(self.most - 1, dim=1).values
 
-    def bounds(self, shares: Float[Tensor, " k"]) -> tuple[Tensor, Tensor, Tensor]:
+    def bounds(self, shares: Float[Tensor, " k"], target: float) -> tuple[Tensor, Tensor, Tensor]:
         """The bounds of the change and of the norm of (I - N_T)^-1, and the units to be looked at for tighter ones."""
         sizes = torch.arange(1, self.most + 1, dtype=torch.float64)
-        total, used = largest_of(self.square)[0], list[Tensor]()
-        nu = torch.minimum(self.size.amax(1), ((1 - 1 / sizes) * total).sqrt())  # (5), (6)
+        frobenius = ((1 - 1 / sizes) * largest_of(self.square)[0]).sqrt()
+        nu = torch.minimum(self.size.amax(1), frobenius)  # (5), (6)
         inverse = torch.where(nu < 1, 1 / (1 - nu).clamp(min=1e-300), torch.inf)
         inverse = torch.minimum(inverse, shares)
         known = inverse.isfinite()
@@ -144,17 +148,30 @@ class _Tops:
         sums = [largest_of(side)[0].clamp(min=1e-300) for side in sides]
         balance = (sums[1] / sums[0]).sqrt()[:, None]
         rest = (sides[0] * balance + sides[1] / balance) * (norm[:, None] / 2)  # (9)
-        change = torch.full((self.most,), torch.inf, dtype=torch.float64)
-        for split, both in zip(self.splits, self.both, strict=True):
-            total, mine = largest_of((1 - split * (sizes - 1))[:, None] * self.single + both + rest)  # (8)
-            change, used = torch.minimum(change, total), [*used, mine]
+        wholes = [
+            (1 - split * (sizes - 1))[:, None] * self.single + both + rest  # (8)
+            for split, both in zip(self.splits, self.both, strict=True)
+        ]
+        found = [largest_of(whole) for whole in wholes]
+        change, best = torch.stack([total for total, _ in found]).min(0)
         change[1:][~known[1:]] = torch.inf
-        wanted = torch.cat(used).unique()
+        open = self._open(wholes, change, target) & known
+        places = torch.stack([where for _, where in found])[best, torch.arange(self.most)]
+        wanted = places[torch.ones_like(places, dtype=torch.bool).tril() & open[:, None]].unique()
         wanted = wanted[~self.seen[wanted]]
         if len(wanted):  # with some more that come next, so that rounds are few
-            ahead = torch.where(self.seen, -torch.inf, (both + rest)[-1])
+            k = int(open.nonzero().max())
+            ahead = torch.where(self.seen, -torch.inf, wholes[int(best[k])][k])
             wanted = torch.cat([wanted, ahead.topk(min(MORE, int((~self.seen).sum()))).indices]).unique()
         return change, inverse, wanted
+
+    def _open(self, wholes: list[Tensor], change: Float[Tensor, " k"], target: float) -> Tensor:
+        """For which k it is not known on which side of the target the bound is, up to the first that is above (k,)."""
+        if target == torch.inf or bool(self.seen.all()):
+            return torch.ones(self.most, dtype=torch.bool)
+        least = torch.stack([largest_of(whole.where(self.seen, -torch.inf))[0] for whole in wholes]).amin(0)
+        above = least >= target
+        return (change >= target * (1 - 2 * ROUNDING)) & (above.cumsum(0) == 0)
 
 
 def _sums(values: Float[Tensor, " g"], most: int) -> Float[Tensor, "k 1"]:
