@@ -57,6 +57,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         flip_set,
         mislabeled,
         mismatch,
+        removal_receipt,
         robustness,
         stability,
         trust,
@@ -134,6 +135,7 @@ __all__ = [
     "mislabeled",
     "mismatch",
     "register_optimizer",
+    "removal_receipt",
     "robustness",
     "stability",
     "stream",
@@ -162,7 +164,7 @@ _HOMES = {
     "training": "OptimizerRule Recorder TrainerRecorder TrainingRun register_optimizer",
     "trees": "TreeProblem",
     "uses": "Box MeanPrediction NotReversed Sign Significant attack diagnostics explain flip_set mislabeled mismatch "
-    "robustness stability trust vulnerability vulnerable_targets",
+    "removal_receipt robustness stability trust vulnerability vulnerable_targets",
     "validation": "Verification verify",
 }
 """Where the public names are, as the imports above say it to type checkers: module -> names."""

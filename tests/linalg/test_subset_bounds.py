@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.exhaustive import KINDS, Case, case_of, sets
+from experiments.exhaustive import KINDS, Case, case_of, sets
 from upweight.linalg.subset_bounds import ROUNDING, subset_bounds
 from upweight.linalg.units import Units
 

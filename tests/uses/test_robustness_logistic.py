@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import upweight as uw
-from tests.support.exhaustive import LOGISTIC, Case, kept_rows, logistic_case, logistic_fits
+from experiments.exhaustive import LOGISTIC, Case, kept_rows, logistic_case, logistic_fits
 from upweight.linalg.units import Units
 from upweight.uses.certificates import MomentBounds
 from upweight.uses.conclusions import Direction

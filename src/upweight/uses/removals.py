@@ -23,7 +23,7 @@ HARMLESS = 1e-7
 """The share of the direction asked about that counts as not touching it."""
 STRIDE = 20
 """One more row or group is removed at once for so many that are still needed."""
-SWAPS = 1 << 32
+SWAPS = 1 << 28
 """Operations up to which a set is made smaller by exchanging its members."""
 
 
