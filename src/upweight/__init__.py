@@ -21,6 +21,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         RankError,
         SmallerBlocksWarning,
         StaleError,
+        UnsupportedError,
     )
     from .estimators import from_estimator, from_results
     from .influence import Influence, Scores, ScoreStore, Unrolled
@@ -113,6 +114,7 @@ __all__ = [
     "TreeProblem",
     "Tweedie",
     "Unrolled",
+    "UnsupportedError",
     "Verification",
     "attack",
     "by_refitting",
@@ -139,7 +141,7 @@ _HOMES = {
     "data.design_on_disk": "stream",
     "errors": "ApproximationWarning DerivativeError DerivativeWarning IndefiniteError InfluenceError "
     "NoOptimumError NotConvergedError NotDeterministicError NotStationaryWarning RankError "
-    "SmallerBlocksWarning StaleError",
+    "SmallerBlocksWarning StaleError UnsupportedError",
     "estimators": "from_estimator from_results",
     "influence": "Influence Scores ScoreStore Unrolled",
     "linear": "LinearProblem",
