@@ -24,7 +24,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         UnsupportedError,
     )
     from .estimators import from_estimator, from_results
-    from .influence import Influence, Scores, ScoreStore, Unrolled
+    from .influence import GradientIndex, Influence, Scores, ScoreStore, Unrolled
     from .linear import LinearProblem
     from .losses import (
         Huber,
@@ -75,6 +75,7 @@ __all__ = [
     "DerivativeWarning",
     "Exact",
     "GaussNewton",
+    "GradientIndex",
     "Hessian",
     "Huber",
     "IndefiniteError",
@@ -143,7 +144,7 @@ _HOMES = {
     "NoOptimumError NotConvergedError NotDeterministicError NotStationaryWarning RankError "
     "SmallerBlocksWarning StaleError UnsupportedError",
     "estimators": "from_estimator from_results",
-    "influence": "Influence Scores ScoreStore Unrolled",
+    "influence": "GradientIndex Influence Scores ScoreStore Unrolled",
     "linear": "LinearProblem",
     "losses": "Huber Logistic ModifiedHuber SmoothEpsilonInsensitive SmoothHinge SmoothPinball Softmax Squared "
     "SquaredEpsilonInsensitive SquaredHinge SquaredMargin Tweedie",
