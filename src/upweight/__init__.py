@@ -48,12 +48,17 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
     from .trees import TreeProblem
     from .uses import (
         Box,
+        MeanPrediction,
+        NotReversed,
+        Sign,
+        Significant,
         attack,
         diagnostics,
         explain,
         flip_set,
         mislabeled,
         mismatch,
+        robustness,
         stability,
         trust,
         vulnerability,
@@ -84,10 +89,12 @@ __all__ = [
     "LiSSA",
     "LinearProblem",
     "Logistic",
+    "MeanPrediction",
     "ModifiedHuber",
     "NoOptimumError",
     "NotConvergedError",
     "NotDeterministicError",
+    "NotReversed",
     "NotStationaryWarning",
     "Nystrom",
     "OfParameters",
@@ -99,6 +106,8 @@ __all__ = [
     "Recorder",
     "ScoreStore",
     "Scores",
+    "Sign",
+    "Significant",
     "SmallerBlocksWarning",
     "SmoothEpsilonInsensitive",
     "SmoothHinge",
@@ -128,6 +137,7 @@ __all__ = [
     "mislabeled",
     "mismatch",
     "register_optimizer",
+    "robustness",
     "stability",
     "stream",
     "token_mean",
@@ -154,8 +164,8 @@ _HOMES = {
     "solvers": "Arnoldi BackSubstitution ConjugateGradient Exact LiSSA",
     "training": "OptimizerRule Recorder TrainerRecorder TrainingRun register_optimizer",
     "trees": "TreeProblem",
-    "uses": "Box attack diagnostics explain flip_set mislabeled mismatch stability trust vulnerability "
-    "vulnerable_targets",
+    "uses": "Box MeanPrediction NotReversed Sign Significant attack diagnostics explain flip_set mislabeled mismatch "
+    "robustness stability trust vulnerability vulnerable_targets",
     "validation": "Verification verify",
 }
 """Where the public names are, as the imports above say it to type checkers: module -> names."""
