@@ -43,7 +43,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
     from .network import Problem, class_weighted, token_mean
     from .retraining import by_refitting
     from .solvers import Arnoldi, BackSubstitution, ConjugateGradient, Exact, LiSSA
-    from .training import OptimizerRule, Recorder, TrainerRecorder, TrainingRun, register_optimizer
+    from .training import OptimizerRule, Recorder, Segments, TrainerRecorder, TrainingRun, register_optimizer
     from .trees import TreeProblem
     from .uses import (
         Box,
@@ -97,6 +97,7 @@ __all__ = [
     "Recorder",
     "ScoreStore",
     "Scores",
+    "Segments",
     "SmallerBlocksWarning",
     "SmoothEpsilonInsensitive",
     "SmoothHinge",
@@ -149,7 +150,7 @@ _HOMES = {
     "network": "Problem class_weighted token_mean",
     "retraining": "by_refitting",
     "solvers": "Arnoldi BackSubstitution ConjugateGradient Exact LiSSA",
-    "training": "OptimizerRule Recorder TrainerRecorder TrainingRun register_optimizer",
+    "training": "OptimizerRule Recorder Segments TrainerRecorder TrainingRun register_optimizer",
     "trees": "TreeProblem",
     "uses": "Box attack diagnostics explain flip_set mislabeled mismatch stability trust vulnerability "
     "vulnerable_targets",
