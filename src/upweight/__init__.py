@@ -44,7 +44,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
     from .network import Problem, class_weighted, token_mean
     from .retraining import by_refitting
     from .solvers import Arnoldi, BackSubstitution, ConjugateGradient, Exact, LiSSA
-    from .training import OptimizerRule, Recorder, TrainerRecorder, TrainingRun, register_optimizer
+    from .training import OptimizerRule, Recorder, Segments, TrainerRecorder, TrainingRun, register_optimizer
     from .trees import TreeProblem
     from .uses import (
         Box,
@@ -106,6 +106,7 @@ __all__ = [
     "Recorder",
     "ScoreStore",
     "Scores",
+    "Segments",
     "Sign",
     "Significant",
     "SmallerBlocksWarning",
@@ -162,7 +163,7 @@ _HOMES = {
     "network": "Problem class_weighted token_mean",
     "retraining": "by_refitting",
     "solvers": "Arnoldi BackSubstitution ConjugateGradient Exact LiSSA",
-    "training": "OptimizerRule Recorder TrainerRecorder TrainingRun register_optimizer",
+    "training": "OptimizerRule Recorder Segments TrainerRecorder TrainingRun register_optimizer",
     "trees": "TreeProblem",
     "uses": "Box MeanPrediction NotReversed Sign Significant attack diagnostics explain flip_set mislabeled mismatch "
     "robustness stability trust vulnerability vulnerable_targets",
