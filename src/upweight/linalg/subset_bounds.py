@@ -57,27 +57,31 @@ def subset_bounds(
     most = min(most, units.count)
     splits = [0.0, *(s / m for s in SPLITS for m in _powers(most))]
     tops = _tops(units, sides, single, most, (splits, numbers))
-    sizes = torch.arange(1, most + 1)
     inverse = torch.minimum(_by_pairs(tops.size, tops.square), _by_shares(units, most))
+    known = inverse.isfinite()
+    norm = torch.where(known, inverse, 0.0)
+    norm[0] = 0.0  # a unit alone has no partners
+    left, right = tops.left.square_(), tops.right.square_()
+    sums = [of_largest(side).clamp(min=1e-300) for side in (left, right)]
+    balance = (sums[1] / sums[0]).sqrt()
+    rest = (left * balance + right / balance) * (norm / 2)  # (9)
     change = torch.full((most,), torch.inf, dtype=torch.float64)
-    for k in sizes.tolist():
-        norm = float(inverse[k - 1])
-        if k > 1 and norm == torch.inf:
-            continue
-        left, right = tops.left[:, k - 1].square(), tops.right[:, k - 1].square()
-        sums = [largest(side, k) for side in (left, right)]
-        balance = (max(sums[1], 1e-300) / max(sums[0], 1e-300)) ** 0.5
-        rest = (left * balance + right / balance) / 2 * (norm if k > 1 else 0.0)  # (9)
-        for split, both in zip(splits, tops.both, strict=True):
-            whole = (1 - split * (k - 1)) * single + both[:, k - 1] + rest  # (8)
-            change[k - 1] = min(float(change[k - 1]), largest(whole, k))
+    partners = torch.arange(most)
+    for split, both in zip(splits, tops.both, strict=True):
+        whole = (1 - split * partners) * single[:, None] + both + rest  # (8)
+        change = torch.minimum(change, of_largest(whole))
+    change[1:][~known[1:]] = torch.inf
     scale = single.abs().topk(most).values.cumsum(0)
     return Bounds(change + ROUNDING * (change.abs() + scale), inverse)
 
 
-def largest(x: Float[Tensor, " g"], k: int) -> float:
-    """The sum of the k largest."""
-    return float(x.topk(k).values.sum())
+def of_largest(values: Float[Tensor, "g k"]) -> Float[Tensor, " k"]:
+    """The sum of the 1 largest of the first column, of the 2 largest of the second, ..., of the k largest of the last.
+
+    >>> of_largest(torch.tensor([[1.0, 1.0], [2.0, 2.0], [0.0, 5.0]]))
+    tensor([2., 7.])
+    """
+    return values.topk(values.shape[1], dim=0).values.cumsum(0).diagonal().clone()
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,24 +105,23 @@ def _tops(
     splits, numbers = plan
     size, square, left, right, *both = torch.zeros(4 + len(splits), units.count, most, dtype=torch.float64)
     for block, ties in units.ties(*sides, numbers):
-        size[block], square[block] = _sums(ties.size, most), _sums(ties.size.square(), most)
+        top = _top(ties.size, most)
+        size[block, 1:], square[block, 1:] = top.cumsum(1), top.square().cumsum(1)
         for whole, part in ((left, ties.left), (right, ties.right)):
-            whole[block] = _sums(part.clamp(min=0), most)
+            found = _top(part, most).clamp(min=0).cumsum(1)
             if units.single:  # signed: all of one sign at worst
-                whole[block] = torch.maximum(whole[block], _sums((-part).clamp(min=0), most))
+                found = torch.maximum(found, _top(-part, most).clamp(min=0).cumsum(1))
+            whole[block, 1:] = found
         for whole, split in zip(both, splits, strict=True):
             partners = ties.both + split * single
             partners[torch.arange(len(block)), block] = -torch.inf
-            whole[block] = _sums(partners, most)
+            whole[block, 1:] = _top(partners, most).cumsum(1)
     return _Tops(size, square, left, right, both)
 
 
-def _sums(values: Float[Tensor, "b g"], most: int) -> Float[Tensor, "b k"]:
-    """The sums of the 0, 1, ..., most - 1 largest of each row."""
-    if most == 1:
-        return values.new_zeros(len(values), 1)
-    top = values.topk(most - 1, dim=1).values
-    return torch.cat([values.new_zeros(len(values), 1), top.cumsum(1)], dim=1)
+def _top(values: Float[Tensor, "b g"], most: int) -> Float[Tensor, "b k"]:
+    """The most - 1 largest of each row, from large to small."""
+    return values.topk(most - 1, dim=1).values
 
 
 def _powers(most: int) -> list[int]:
@@ -129,8 +132,8 @@ def _by_pairs(size: Float[Tensor, "g k"], square: Float[Tensor, "g k"]) -> Float
     """The norm of (I - N_T)^-1 from the ties of pairs: 1 / (1 - nu_k), by (5) and (6)."""
     most = size.shape[1]
     rows = size.amax(0)
-    frobenius = torch.tensor([(k / (k + 1) * largest(square[:, k], k + 1)) ** 0.5 for k in range(most)])
-    nu = torch.minimum(rows, frobenius.double())
+    sizes = torch.arange(1, most + 1, dtype=torch.float64)
+    nu = torch.minimum(rows, ((1 - 1 / sizes) * of_largest(square)).sqrt())
     return torch.where(nu < 1, 1 / (1 - nu).clamp(min=1e-300), torch.inf)
 
 
