@@ -68,7 +68,7 @@ def test_a_file_of_trees_says_what_it_said_when_it_was_trained(table_file: Path,
     assert answer.exit_code == 0
 
 
-@pytest.mark.parametrize("library", ["lightgbm", "catboost"])
+@pytest.mark.parametrize("library", ["ubj", "lightgbm", "catboost"])
 def test_trees_whose_file_has_the_parameters_are_trained_again(table_file: Path, library: str) -> None:
     path, _ = trained(table_file, library)
     fitted = FittedFile.of(table_file, "opinion", model=path)
@@ -84,11 +84,44 @@ def test_trees_whose_file_has_the_parameters_are_trained_again(table_file: Path,
     assert "retrained" in answer.stdout, answer.stderr  # whether the prediction holds is another matter
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"learning_rate": 0.07, "reg_lambda": 5.0, "max_depth": 2},
+        {"reg_alpha": 0.5, "scale_pos_weight": 2.0, "base_score": 0.3},
+        {"num_parallel_tree": 2, "tree_method": "exact"},
+    ],
+    ids=str,
+)
+def test_what_a_file_of_xgboost_lost_follows_from_its_first_tree(table_file: Path, settings: dict) -> None:
+    xgboost = pytest.importorskip("xgboost")
+    rows = pd.read_csv(table_file).drop(columns="town")
+    rows.to_csv(table_file, index=False)
+    path = table_file.with_suffix(".json")
+    model = xgboost.XGBClassifier(n_estimators=12, n_jobs=1, **settings)
+    model.fit(rows[["the age"]], rows.opinion == "likes").save_model(path)
+    fitted = FittedFile.of(table_file, "opinion", model=path)
+    again, problem = fitted.model.again, fitted.model.influence.problem
+    assert again is not None
+    found, own = again(torch.arange(problem.n)).theta, problem.theta
+    assert torch.allclose(found, own, atol=1e-6 * float(own.abs().max()))
+    kept = np.arange(problem.n) != 3
+    there = xgboost.XGBClassifier(n_estimators=12, n_jobs=1, **settings)
+    there.fit(rows.loc[kept, ["the age"]], (rows.opinion == "likes")[kept])
+    scores = there.predict(rows[["the age"]], output_margin=True)
+    left = again(torch.from_numpy(np.flatnonzero(kept))).output_model
+    outputs = left.outputs(left.prepared(fitted.batch())[0])[:, 0]
+    assert np.allclose(outputs, scores, atol=1e-5)
+
+
 def test_trees_whose_file_lacks_the_parameters_are_not_trained_again(table_file: Path) -> None:
-    path, _ = trained(table_file, "ubj")
+    xgboost, rows = pytest.importorskip("xgboost"), pd.read_csv(table_file)
+    X, path = rows[["the age", "town"]].astype({"town": "category"}), table_file.with_suffix(".ubj")
+    model = xgboost.XGBClassifier(n_estimators=5, min_child_weight=20, n_jobs=1, enable_categorical=True)
+    model.fit(X, rows.opinion == "likes").save_model(path)
     refused = run("verify", table_file, "--target", "opinion", "--row", 5, "--model", path)
     assert refused.exit_code == 2
-    assert "XGBoost does not say how its trees were trained" in refused.stderr
+    assert "the trees come out otherwise (they have" in refused.stderr
     assert "give --booster in place of --model" in refused.stderr
 
 

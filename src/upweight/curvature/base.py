@@ -48,6 +48,11 @@ class OuterInverse(ABC):
     an inverse; `Influence.on_loss(..., compress=...)` and self-influence use it.
     """
 
+    @property
+    @abstractmethod
+    def sums(self) -> bool:
+        """Whether its answers are sums of outer products, which `compress` needs."""
+
     @abstractmethod
     def compress(self, pairs: Pairs, tolerance: float) -> Compressed:
         """The answers A^-1 v for gradients v, as a few outer products per weight matrix.

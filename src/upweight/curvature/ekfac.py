@@ -214,6 +214,10 @@ class EKFAC(ProblemCurvature, OuterInverse):
         assert product is not None
         return product
 
+    @property
+    def sums(self) -> bool:
+        return self.leading == 0
+
     def compress(self, pairs: Pairs, tolerance: float) -> Compressed:
         assert self.problem.layers is not None
         return compress(self.factor(), self.problem.layers.layout, pairs, tolerance)
