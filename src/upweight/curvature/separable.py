@@ -54,7 +54,13 @@ class Separable:
 
     @classmethod
     def restored(cls, u: Tensor, w: Tensor, sizes: Tensor) -> Separable:
-        """What `tensors` gave."""
+        """What `tensors` gave.
+
+        Args:
+            u: all left vectors, one after the other.
+            w: all right ones.
+            sizes: the lengths of both, of each outer product.
+        """
         rows, columns = sizes.T.tolist()
         return cls(u.split(rows), w.split(columns))
 
@@ -83,7 +89,7 @@ def separated(
             cuts = _cuts(U, V, share * sizes[0] / sizes)
             found = _sum(inverse - constant, weights, (*scaled, cuts), tolerance)
             if found is not None:
-                own = Separable(*zip(*first, *found, strict=False))  # type: ignore[misc]
+                own = Separable(*zip(*first, *found, strict=False))
                 if own.cost < (best.cost if best else values.numel()):
                     best = own
     return best

@@ -120,7 +120,7 @@ class Trial:
         )
         dtype, none = self.sample.rest.dtype, (None,) * len(choices)
         rest = torch.arange(len(self.bases.values))
-        return Encoding(choices, rest, (0,) * len(choices), dtype, spread, none, none)
+        return Encoding(choices, rest, (0,) * len(choices), dtype, spread, none, none, True)
 
     def _shortest(
         self, truth: Tensor, carried: Carried, form: tuple[int, torch.dtype], target: Target
