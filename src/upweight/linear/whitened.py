@@ -104,7 +104,8 @@ def _independent(scaled: Float[Tensor, "m p"]) -> tuple[Int[Tensor, " k"], list[
 
     The columns have norm 1, or 0.
     """
-    _, R, order = scipy.linalg.qr(scaled.numpy(), mode="economic", pivoting=True)
+    R = torch.linalg.qr(scaled, mode="r").R
+    R, order = scipy.linalg.qr(R.numpy(), mode="r", pivoting=True)
     left = abs(R.diagonal())
     free = int((left > COLLINEAR * max(left[0], 1e-300)).sum())
     kept = torch.from_numpy(order[:free].astype("int64")).sort().values

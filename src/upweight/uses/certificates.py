@@ -18,7 +18,7 @@ from .removals import Question
 
 MOST = 256
 """The largest number of rows or groups that a certificate is tried for."""
-MEMORY = 1 << 30
+MEMORY = 1 << 28
 """Bytes that a certificate may take, unless said otherwise."""
 TOUCHES = 1e-9
 """The share of a direction that counts as nothing."""
@@ -93,12 +93,24 @@ class MomentBounds:
         self.question, self.units, self.numbers = question, units, numbers
         self.most = min(most, units.count)
         self.left, self.right = units.scaled(z), units.scaled(question.whole.residual)
-        self.newton = self._of(self.left, self.right, self.left * self.right)
+        # The bound of a sign alone is held against the estimate: no more is looked at than decides that.
+        plain = not (question.curved or question.asked.uses_error)
+        target = float(question.moments().estimate) if plain else torch.inf
+        self.newton = self._of(self.left, self.right, self.left * self.right, target=target)
         self.change = self._curved() if question.curved else self.newton.change
 
-    def _of(self, left: Tensor, right: Tensor, single: Tensor, beside: float | Tensor = 0.0) -> Bounds:
+    def _of(
+        self,
+        left: Tensor,
+        right: Tensor,
+        single: Tensor,
+        beside: float | Tensor = 0.0,
+        target: float = torch.inf,
+    ) -> Bounds:
         summed = self.units.summed(single) + beside
-        return subset_bounds(self.units, (left, right), summed, self.most, self.numbers)
+        return subset_bounds(
+            self.units, (left, right), summed, self.most, numbers=self.numbers, target=target
+        )
 
     @property
     def worst(self) -> Moments:

@@ -100,22 +100,26 @@ class Removals:
         self.h = whole.rows.square().sum(1)
         self.now = question.moments()
         self.free = torch.ones(len(question.units), dtype=torch.bool)
+        self.single = all(len(rows) == 1 for rows in question.units)
+        self.rows = torch.cat(list(question.units))
+        owner = torch.arange(len(question.units)).repeat_interleave(
+            torch.tensor(list(map(len, question.units)))
+        )
+        self.counted = torch.zeros(len(question.units)).double().index_add(0, owner, whole.counted[self.rows])
         self.size = float(direction.norm())
 
     def after(self) -> Moments:
         """The moments after removing each unit as well; NaN where it is gone, or what it leaves is undetermined."""
         question = self.question
-        if all(len(rows) == 1 for rows in question.units):
-            rows = torch.cat(list(question.units))
-            z, r, left = self.z[rows], self.r[rows], 1 - self.h[rows]
+        if self.single:
+            z, r, left = self.z[self.rows], self.r[self.rows], 1 - self.h[self.rows]
             left = torch.where(self.free & (left > DETERMINED), left, torch.nan)
             changes = torch.stack([-z * r / left, z * z / left, -r * r / left])
         else:
             changes = torch.full((3, len(question.units)), torch.nan, dtype=torch.float64)
             for g in self.free.nonzero()[:, 0].tolist():
                 changes[:, g] = self._changes_of(question.units[g])
-        counted = torch.stack([question.whole.counted[rows].sum() for rows in question.units])
-        return Moments(*(x + d for x, d in zip(self.now, [*changes, -counted], strict=True)))
+        return Moments(*(x + d for x, d in zip(self.now, [*changes, -self.counted], strict=True)))
 
     def _left(self, rows: Tensor, sign: float) -> tuple[Tensor, Tensor]:
         """What is left of each direction that rows carry (s,), and these directions (m, s) of the rows.
@@ -142,7 +146,7 @@ class Removals:
     def remove(self, unit: int, sign: float = 1.0) -> None:
         """Take a unit out, or put it back (sign -1)."""
         rows = self.question.units[unit]
-        changes = [*self._changes_of(rows, sign), -sign * self.question.whole.counted[rows].sum()]
+        changes = [*self._changes_of(rows, sign), -sign * self.counted[unit]]
         self.now = Moments(*(x + d for x, d in zip(self.now, changes, strict=True)))
         left, turn = self._left(rows, sign)
         z, r = turn.T @ self.z[rows], turn.T @ self.r[rows]
