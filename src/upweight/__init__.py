@@ -21,9 +21,10 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         RankError,
         SmallerBlocksWarning,
         StaleError,
+        UnsupportedError,
     )
     from .estimators import from_estimator, from_results
-    from .influence import Influence, Scores, ScoreStore, Unrolled
+    from .influence import GradientIndex, Influence, Scores, ScoreStore, Unrolled
     from .linear import LinearProblem
     from .losses import (
         Huber,
@@ -43,7 +44,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
     from .network import Problem, class_weighted, token_mean
     from .retraining import by_refitting
     from .solvers import Arnoldi, BackSubstitution, ConjugateGradient, Exact, LiSSA
-    from .training import OptimizerRule, Recorder, TrainerRecorder, TrainingRun, register_optimizer
+    from .training import OptimizerRule, Recorder, Segments, TrainerRecorder, TrainingRun, register_optimizer
     from .trees import TreeProblem
     from .uses import (
         Box,
@@ -80,6 +81,7 @@ __all__ = [
     "DerivativeWarning",
     "Exact",
     "GaussNewton",
+    "GradientIndex",
     "Hessian",
     "Huber",
     "IndefiniteError",
@@ -105,6 +107,7 @@ __all__ = [
     "Recorder",
     "ScoreStore",
     "Scores",
+    "Segments",
     "Sign",
     "Significant",
     "SmallerBlocksWarning",
@@ -123,6 +126,7 @@ __all__ = [
     "TreeProblem",
     "Tweedie",
     "Unrolled",
+    "UnsupportedError",
     "Verification",
     "attack",
     "by_refitting",
@@ -151,9 +155,9 @@ _HOMES = {
     "data.design_on_disk": "stream",
     "errors": "ApproximationWarning DerivativeError DerivativeWarning IndefiniteError InfluenceError "
     "NoOptimumError NotConvergedError NotDeterministicError NotStationaryWarning RankError "
-    "SmallerBlocksWarning StaleError",
+    "SmallerBlocksWarning StaleError UnsupportedError",
     "estimators": "from_estimator from_results",
-    "influence": "Influence Scores ScoreStore Unrolled",
+    "influence": "GradientIndex Influence Scores ScoreStore Unrolled",
     "linear": "LinearProblem",
     "losses": "Huber Logistic ModifiedHuber SmoothEpsilonInsensitive SmoothHinge SmoothPinball Softmax Squared "
     "SquaredEpsilonInsensitive SquaredHinge SquaredMargin Tweedie",
@@ -161,7 +165,7 @@ _HOMES = {
     "network": "Problem class_weighted token_mean",
     "retraining": "by_refitting",
     "solvers": "Arnoldi BackSubstitution ConjugateGradient Exact LiSSA",
-    "training": "OptimizerRule Recorder TrainerRecorder TrainingRun register_optimizer",
+    "training": "OptimizerRule Recorder Segments TrainerRecorder TrainingRun register_optimizer",
     "trees": "TreeProblem",
     "uses": "Box MeanPrediction NotReversed Sign Significant attack diagnostics explain flip_set mislabeled mismatch "
     "removal_receipt robustness stability trust vulnerability vulnerable_targets",

@@ -4,7 +4,7 @@ So modules here import it inside functions, and above them for type checkers onl
 file name are answered at once.
 """
 
-from . import attack, conclusions, demonstration, labels, prediction, row_groups, trust
+from . import attack, conclusions, demonstration, index, labels, prediction, row_groups, trust
 from .app import app
 
 __all__ = ["app"]
@@ -19,6 +19,7 @@ for command in (
     prediction.verify,
     trust.trust,
     prediction.report,
+    index.index,
     attack.attack,
     labels.review,
     demonstration.demo,
