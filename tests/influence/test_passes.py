@@ -1,16 +1,20 @@
 """The streamed pass against products one by one, and its compressed form within the error that it states."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
 
 from tests.support.cases import BY_NAME, CASES, Case, case_id, draw, make
 from tests.support.compare import assert_close_per_row
 from tests.support.networks import problem_of
-from upweight import EKFAC, Exact, Hessian, Influence, Logistic, Overall, StaleError
+from upweight import EKFAC, Exact, Hessian, Influence, Logistic, Overall, Problem, StaleError
+from upweight.influence import passes
 from upweight.influence.passes import Answer, all_columns, compressed, streamed
 from upweight.objective import Objective
 
@@ -113,6 +117,50 @@ def test_a_compressed_answer_is_within_the_error_that_it_states(name: str, toler
     scores = streamed(problem, found)
     exact = Influence(problem, curvature=curvature, solver=Exact()).on_loss(test)
     assert_close_per_row(scores.values, exact.values, max(3 * tolerance, 1e-6))
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every question counts as a large one."""
+    monkeypatch.setattr(passes, "LARGE", 0)
+    monkeypatch.setattr(passes, "SEVERAL", 0)
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("damping", [0.1, 0.01])
+def test_many_questions_to_ekfac_are_compressed_without_being_asked(damping: float):
+    torch.manual_seed(0)
+    X, y = torch.randn(60, 40).double() / 40**0.5, torch.randint(10, (60,))
+    model = nn.Sequential(nn.Linear(40, 30), nn.Tanh(), nn.Linear(30, 10)).double()
+    problem = Problem(model, F.cross_entropy, (X, y), l2=1e-3)
+    curvature, test = EKFAC(problem, damping), problem.train_batch(torch.arange(8))
+    plain = Influence(problem, curvature=curvature).on_loss(test)
+    exact = Influence(problem, curvature=curvature, solver=Exact()).on_loss(test)
+    assert "compressed" in plain.verdict
+    assert "compressed" not in exact.verdict
+    assert plain.residual is not None
+    assert 0 < float(plain.residual.max()) <= 1e-3
+    assert_close_per_row(plain.values, exact.values, 3e-3)
+    assert_close_per_row(plain.drift, exact.drift, 1e-2)  # one number, much of which cancels
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize(
+    ("name", "settings", "measure"),
+    [
+        ("sequence", {"damping": 0.1}, None),  # several positions: little would be gained
+        ("branches", {"damping": 0.1}, None),  # no gradients by layers
+        ("mlp", {"damping": 0.1, "leading": 2}, None),
+        ("mlp", {"damping": 1e-9}, None),  # as many outer products as the layers are wide
+        ("mlp", {"damping": 0.1}, Overall(lambda out, y: out.mean())),
+    ],
+)
+def test_others_are_written_out_to_all_digits(name: str, settings: dict[str, Any], measure: Any):
+    problem = problem_of(name)
+    curvature, test = EKFAC(problem, **settings), problem.train_batch(torch.arange(8))
+    plain = Influence(problem, curvature=curvature).on_loss(test, measure=measure)
+    exact = Influence(problem, curvature=curvature, solver=Exact()).on_loss(test, measure=measure)
+    assert torch.equal(plain.values, exact.values)
 
 
 def test_what_cannot_be_compressed_is_refused():

@@ -7,7 +7,7 @@ of r s. The gradient of several positions is truncated itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -59,15 +59,26 @@ def _layer(
     """Answers U (R, k, r), W (R, k, s) in one weight matrix, their squared error and squared size (k,)."""
     left, right, values = left @ factor.left, right @ factor.right, factor.values
     truncated = _truncated_inverse if left.shape[1] == 1 else _truncated_answers
-    tried = truncated(left, right, values)
-    U, W, error, size = next(tried)
-    while bool((error > tolerance**2 * size).any()) and (better := next(tried, None)) is not None:
-        U, W, error, size = better
+    most, at_rank = truncated(left, right, values)
+    # Errors fall as the rank grows: the smallest that suffices lies between one that does not and one that does.
+    low, high = 0, 1
+    while high < most and not _within(at_rank(high), tolerance):
+        low, high = high, min(most, 2 * high)
+    while high - low > 1:
+        rank = (low + high) // 2
+        low, high = (low, rank) if _within(at_rank(rank), tolerance) else (rank, high)
+    U, W, error, size = at_rank(high)
     return U @ factor.left.mT, W @ factor.right.mT, error, size
 
 
-Truncations = Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]
-"""Answers of growing rank in the eigenbases: U (R, k, r), W (R, k, s), squared error (k,), squared size (k,)."""
+def _within(answers: Answers, tolerance: float) -> bool:
+    return bool((answers[2] <= tolerance**2 * answers[3]).all())
+
+
+Answers = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Answers in the eigenbases: U (R, k, r), W (R, k, s), squared error (k,), squared size (k,)."""
+Truncations = tuple[int, Callable[[int], Answers]]
+"""The largest rank R, and answers by their rank."""
 
 
 def _truncated_inverse(
@@ -76,10 +87,15 @@ def _truncated_inverse(
     """The answers for gradients of one position: the inverse eigenvalues are truncated, once for all gradients."""
     d, a = left[:, 0], right[:, 0]
     size = ((d.square() @ (1 / values)) * a.square()).sum(1)
-    for U, W in _low_rank(1 / values, values, 1.0):
+    left_of, right_of = _low_rank(1 / values, values, 1.0)
+
+    def at_rank(rank: int) -> Answers:
+        U, W = left_of[:, :rank], right_of[:rank]
         difference = 1 / values - U @ W
         error = ((d.square() @ (difference.square() * values)) * a.square()).sum(1)
-        yield d * U.T[:, None], a * W[:, None], error, size
+        return d * U.T[:, None], a * W[:, None], error, size
+
+    return len(right_of), at_rank
 
 
 def _truncated_answers(
@@ -88,21 +104,20 @@ def _truncated_answers(
     """The answers for gradients of many positions: each is truncated by itself, all to the same rank."""
     S = (left.mT @ right) / values
     size = (S.square() * values).sum((1, 2))
-    for U, W in _low_rank(S, values, 0.5):
+    left_of, right_of = _low_rank(S, values, 0.5)
+
+    def at_rank(rank: int) -> Answers:
+        U, W = left_of[..., :rank], right_of[:, :rank]
         error = ((S - U @ W).square() * values).sum((1, 2))
-        yield U.movedim(2, 0), W.movedim(1, 0), error, size
+        return U.movedim(2, 0), W.movedim(1, 0), error, size
+
+    return right_of.shape[1], at_rank
 
 
 def _low_rank(
     M: Float[Tensor, "*k r s"], values: Float[Tensor, "r s"], power: float
-) -> Iterator[tuple[Float[Tensor, "*k r R"], Float[Tensor, "*k R s"]]]:
-    """M ~ U W with growing rank R, best where gradients of the training data are large."""
+) -> tuple[Float[Tensor, "*k r R"], Float[Tensor, "*k R s"]]:
+    """M = U W, whose first columns and rows truncate M best where gradients of the training data are large."""
     rows, columns = values.mean(1) ** power, values.mean(0) ** power
     left, sizes, right = torch.linalg.svd(rows[:, None] * M * columns, full_matrices=False)
-    left, right = left / rows[:, None] * sizes[..., None, :], right / columns
-    rank, most = 1, sizes.shape[-1]
-    while True:
-        yield left[..., :rank], right[..., :rank, :]
-        if rank == most:
-            return
-        rank = min(most, rank + max(1, rank // 4))
+    return left / rows[:, None] * sizes[..., None, :], right / columns

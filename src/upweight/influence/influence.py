@@ -21,7 +21,7 @@ from . import checks, self_influence
 from .defaults import Settings, chosen
 from .given_rows import given_rows
 from .leave_one_out import LeaveOneOut, RowSteps
-from .passes import Answer, as_scores, compressed, provenance, streamed, underivable
+from .passes import Answer, as_scores, cheaper, compressed, provenance, streamed, underivable
 from .recomputed import counted_anew, derivable, with_recomputed, with_shown
 from .reduced import predicted_alone, with_reduced
 from .removal import Removal, with_newton, with_refits
@@ -144,8 +144,8 @@ class Influence:
             test: m test examples, as the problem takes them.
             measure: asks about any other differentiable function in place of the loss.
             top: only the k most helpful and k most harmful training rows of each test row are kept while streaming.
-            compress: 1e-2, say, for many test rows and EKFAC: answers are kept as a few outer products per layer, with
-                at most that relative error in the norm of the curvature, stated as their residual.
+            compress: for EKFAC: answers are a few outer products per layer, off by at most that share in the norm of
+                the curvature (`residual`). None: 1e-3 where it saves most of a long pass; with solver=Exact() never.
             store: a folder that keeps all that is finished: a job that was cut off goes on from there to the same
                 bytes, and `ScoreStore(folder)` reads any test row. With `top` they need not fit into memory.
 
@@ -160,12 +160,13 @@ class Influence:
         asked = as_measure(measure)
         if store is not None:
             return self._stored(test, asked, top, Path(store))
-        if compress is None:
-            solution = self.solve(self.problem.test_gradients(test, asked))
-            # Where the gradient costs a pass of its own, the scores tell the drift as they pass.
-            answer = self._known(solution, drift=self.problem.facts.closed_form)
-        else:
+        if compress is not None:
             answer = compressed(self.problem, self.settings.curvature, test, asked, compress)
+        elif self._solver is None and (found := cheaper(self.problem, self.settings.curvature, test, asked)):
+            answer = found
+        else:  # where the gradient costs a pass of its own, the scores tell the drift as they pass
+            solution = self.solve(self.problem.test_gradients(test, asked))
+            answer = self._known(solution, drift=self.problem.facts.closed_form)
         values, columns, drift = streamed(self.problem, answer, top)
         return self._scores(values, answer._replace(drift=drift), test, asked, columns=columns)
 
@@ -395,5 +396,4 @@ class Influence:
         return provenance(self.problem, self.settings, self.fingerprint)
 
     def _scores(self, values: Tensor, answer: Answer, test: Any, of: Measure | None, **fields: Any) -> Scores:
-        """Numbers with all that is known about them; `fields` differ from a removal's."""
         return as_scores(self.problem, (test, of), values, answer, provenance=self._provenance(), **fields)

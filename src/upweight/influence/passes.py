@@ -23,6 +23,12 @@ from .scores import Scores
 from .stationarity import warn_away
 from .top_k import strongest
 
+UNASKED = 1e-3
+"""The error to which answers of EKFAC are compressed where nobody asked for it: far below what EKFAC leaves out."""
+LARGE = 1e11
+"""Multiplications m n p of scores from which on that is done."""
+SEVERAL = 1000
+"""Products per side of a layer from which on its singular value decomposition costs little beside them."""
 Parts = Iterable[tuple[slice, Float[Tensor, "m _"]]]
 """Columns of scores, in order, each with the training rows that they are of."""
 
@@ -69,6 +75,37 @@ def compressed(
     checks.determinism(problem)
     found = outer.compress(joined(list(layers.test_pairs(test, measure))), tolerance)
     return Answer(-found.vectors, None, found.error, found.verdict)
+
+
+def cheaper(problem: Objective, curvature: Curvature, test: Any, measure: Measure | None) -> Answer | None:
+    """What `compressed` gives to an error of `UNASKED`, where it is asked so much that this saves most of the work.
+
+    Layers that see several positions of an example gain little, and small questions need nothing: None, as where the
+    inverse takes so many outer products (little damping) that answers may as well be written out.
+
+    Args:
+        problem: what was trained.
+        curvature: A.
+        test: m test examples, as the problem takes them.
+        measure: what is asked about, default the loss.
+    """
+    layers, outer = problem.layers, curvature.outer
+    asked_alone = measure is not None and measure.single
+    flat = curvature.damping == 0 and problem.gauge is not None
+    if outer is None or not outer.sums or layers is None or asked_alone or flat or not layers.together:
+        return None
+    pairs = joined(list(layers.test_pairs(test, measure)))
+    products = len(pairs.rest) * problem.n
+    sides = [min(left.shape[2], right.shape[2]) for left, right in pairs.layers if left.shape[1] == 1]
+    if products * problem.p < LARGE or len(sides) < len(pairs.layers) or products < SEVERAL * max(sides):
+        return None
+    problem.check_current()
+    checks.determinism(problem)
+    found = outer.compress(pairs, UNASKED)
+    if 2 * found.vectors.numbers > problem.p:
+        return None
+    said = f"{found.verdict} (to write them out, which takes longer: solver=Exact())"
+    return Answer(-found.vectors, None, found.error, said)
 
 
 class Streamed(NamedTuple):

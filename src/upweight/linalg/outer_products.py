@@ -166,6 +166,11 @@ class Outer:
                 total += both if t == 1 else both.view(-1, b, t).sum(2)
         return total
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers one of the vectors holds, R (r + s) per weight matrix; written out it would hold p."""
+        return self.rest.shape[1] + sum(len(U) * (U.shape[2] + W.shape[2]) for U, W in self.layers)
+
     def __len__(self) -> int:
         return len(self.rest)
 

@@ -2,11 +2,14 @@
 
 from .attack import Attack, attack
 from .box import Box
+from .conclusions import Conclusion, MeanPrediction, NotReversed, Sign, Significant
 from .diagnostics import Diagnostics, diagnostics
 from .explain import Explanation, explain
 from .flip_set import FlipSet, flip_set
 from .mislabeled import Suspects, mislabeled
 from .mismatch import Mismatch, mismatch
+from .receipt import Receipt, removal_receipt
+from .robustness import Robustness, robustness
 from .stability import Stability, stability
 from .trust import Trust, trust
 from .vulnerability import vulnerability, vulnerable_targets
@@ -14,10 +17,17 @@ from .vulnerability import vulnerability, vulnerable_targets
 __all__ = [
     "Attack",
     "Box",
+    "Conclusion",
     "Diagnostics",
     "Explanation",
     "FlipSet",
+    "MeanPrediction",
     "Mismatch",
+    "NotReversed",
+    "Receipt",
+    "Robustness",
+    "Sign",
+    "Significant",
     "Stability",
     "Suspects",
     "Trust",
@@ -27,6 +37,8 @@ __all__ = [
     "flip_set",
     "mislabeled",
     "mismatch",
+    "removal_receipt",
+    "robustness",
     "stability",
     "trust",
     "vulnerability",
