@@ -58,6 +58,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         flip_set,
         mislabeled,
         mismatch,
+        removal_receipt,
         robustness,
         stability,
         trust,
@@ -138,6 +139,7 @@ __all__ = [
     "mislabeled",
     "mismatch",
     "register_optimizer",
+    "removal_receipt",
     "robustness",
     "stability",
     "stream",
@@ -166,7 +168,7 @@ _HOMES = {
     "training": "OptimizerRule Recorder Segments TrainerRecorder TrainingRun register_optimizer",
     "trees": "TreeProblem",
     "uses": "Box MeanPrediction NotReversed Sign Significant attack diagnostics explain flip_set mislabeled mismatch "
-    "robustness stability trust vulnerability vulnerable_targets",
+    "removal_receipt robustness stability trust vulnerability vulnerable_targets",
     "validation": "Verification verify",
 }
 """Where the public names are, as the imports above say it to type checkers: module -> names."""

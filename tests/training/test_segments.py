@@ -10,6 +10,7 @@ from torch import nn
 
 import upweight as uw
 from upweight.curvature.kronecker_statistics import Recipe, gather
+from upweight.linalg.low_rank import LowRankFactor
 
 from ..support.compare import assert_close_per_row
 from ..support.runs import data, sgd, trained
@@ -43,9 +44,10 @@ def regression(
     return uw.TrainingRun(model, half, (X, y), **known), (X[:4] + 0.5, y[:4])
 
 
-def test_one_segment_is_the_run_where_gradients_do_not_move():
+@pytest.mark.parametrize("rank", [100, None])
+def test_one_segment_is_the_run_where_gradients_do_not_move(rank):
     run, test = regression(at_minimum=True)
-    exact, found = uw.Unrolled(run), uw.Unrolled(uw.Segments(run, 1, 1))
+    exact, found = uw.Unrolled(run), uw.Unrolled(uw.Segments(run, 1, 2, rank=rank))
     assert_close_per_row(found.on_loss(test).values, exact.on_loss(test).values, 1e-12)
     assert_close_per_row(found.on_self().values, exact.on_self().values, 1e-11)
     assert_close_per_row(found.on_params([0, 7]), exact.on_params([0, 7]), 1e-12)
@@ -64,8 +66,10 @@ def test_one_segment_is_the_run_where_gradients_do_not_move():
 )
 def test_segments_of_one_step_are_the_run_for_a_quadratic(optimizer, fields):
     run, test = regression(9, optimizer=optimizer, **fields)
-    found = uw.Unrolled(uw.Segments(run, 9, 1)).on_loss(test).values
-    assert_close_per_row(found, uw.Unrolled(run).on_loss(test).values, 1e-11)
+    wanted = uw.Unrolled(run).on_loss(test).values
+    for rank in (100, None):
+        found = uw.Unrolled(uw.Segments(run, 9, 1, rank)).on_loss(test).values
+        assert_close_per_row(found, wanted, 1e-11)
 
 
 def test_momentum_is_a_larger_rate():
@@ -94,16 +98,19 @@ def test_steps_that_are_too_long_for_a_direction_end_at_its_minimum():
     assert_close_per_row(segment.gained(rows), inverse, 1e-10)
 
 
-def test_own_scores_and_moves_agree_with_scores():
+@pytest.mark.parametrize(("rank", "said"), [(10, "along 10 directions"), (None, "by EKFAC")])
+def test_own_scores_and_moves_agree_with_scores(rank, said):
     run = trained(sgd(momentum=0.5))
-    unrolled, every = uw.Unrolled(uw.Segments(run, 3, 2)), data()
+    unrolled, every = uw.Unrolled(uw.Segments(run, 3, 2, rank)), data()
     scores = unrolled.on_loss(every).values
     assert_close_per_row(unrolled.on_self(block=10).values, scores.diagonal()[None], 1e-10)
     moved = unrolled.on_params([1, 4]) @ run.gradients(every).T
     assert_close_per_row(moved, scores.T[[1, 4]], 1e-10)
     removal = unrolled.of_removal([[1, 4]], every, replay=True)
     assert_close_per_row(removal.first_order, -scores[:, [1, 4]].sum(1, keepdim=True) / run.n, 1e-12)
-    assert "3 segments, each held at the mean of 2 of its states" in str(unrolled.settings)
+    assert f"3 segments, each held at the mean of 2 of its states, its curvature {said}, of" in str(
+        unrolled.settings
+    )
 
 
 @pytest.mark.parametrize("dense", [512, 0])
@@ -119,6 +126,21 @@ def test_the_mean_curvature_of_equal_checkpoints_is_that_of_one(dense, monkeypat
     wanted = uw.EKFAC(problem).operator()(rows)
     assert_close_per_row(found.mapped(rows, lambda h: h), wanted, 1e-12)
     assert_close_per_row(found.mapped(found.mapped(rows, torch.sqrt), torch.sqrt), wanted, 1e-12)
+
+
+def test_the_mean_of_factors_along_leading_directions_is_that_of_their_matrices():
+    generator = torch.Generator().manual_seed(0)
+    parts, dense = [], torch.zeros(7, 7, dtype=torch.float64)
+    for scale in (1.0, 3.0):
+        vectors = torch.linalg.qr(torch.randn(7, 2, generator=generator, dtype=torch.float64))[0].T
+        parts.append(LowRankFactor(vectors, scale * torch.tensor([2.0, 1.0], dtype=torch.float64)))
+        dense += vectors.T @ (parts[-1].values[:, None] * vectors) / 2
+    found, (values, _) = LowRankFactor.mean(parts), torch.linalg.eigh(dense)
+    assert_close_per_row(found.values[None], values.flip(0)[None, :2], 1e-12)
+    along = found.mapped(found.vectors, torch.sqrt)
+    assert_close_per_row(along, found.values.sqrt()[:, None] * found.vectors, 1e-12)
+    rows = torch.eye(7, dtype=torch.float64)
+    assert_close_per_row(found.mapped(rows, lambda h: h), found.multiply(rows), 1e-12)
 
 
 def test_the_mean_curvature_of_two_linear_models_is_the_mean_of_theirs():
@@ -137,6 +159,9 @@ def test_runs_that_have_no_such_form_are_refused_with_what_to_do():
         uw.Segments(trained(clip=0.3))
     with pytest.raises(TypeError, match='without removal="lowered"'):
         uw.Segments(trained(removal="lowered"))
+    for fields in ({"rank": 0}, {"rows": 0}):
+        with pytest.raises(ValueError, match="rank and rows must be at least 1"):
+            uw.Segments(regression(9)[0], **fields)
     for count, checkpoints in ((0, 1), (1, 0), (6, 2)):
         with pytest.raises(ValueError, match="no more than the 9 steps of the run"):
             uw.Segments(regression(9)[0], count, checkpoints)

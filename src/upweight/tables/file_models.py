@@ -10,12 +10,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
 from ..errors import NotStationaryWarning
 from ..estimators.from_estimator import from_estimator
-from ..estimators.refitting import OWN, Refitting
+from ..estimators.refitting import GIVEN, OWN, Refitting
 from ..estimators.user_data import Targets
 from ..influence.influence import Influence
 from ..influence.unrolled import Answers, Unrolled
@@ -71,6 +72,15 @@ class FileModel:
                 "this model is not trained again here: for a network the function of --problem must return (problem, "
                 "batches, refit), where refit(kept rows) trains it anew, or a TrainingRun in the problem's place"
             )
+
+    def untrained(self) -> str:
+        """Why trees from a file cannot be trained again, in a sentence; "" where they can, and for all other models."""
+        if self.retrained is not None:
+            try:
+                self.retrained()
+            except FileError as error:
+                return str(error)
+        return ""
 
     @property
     def again(self) -> Callable[[Tensor], Objective] | None:
@@ -161,6 +171,14 @@ def in_words(problem: Objective, targets: Targets) -> Objective:
     terms = replace(problem.terms, classes=targets.classes, prepare=lambda X, y: prepare(X, targets(y)))
     found = problem.changed(terms=terms)
     found.cache[OWN] = None if again is None else lambda kept: in_words(again(kept), targets)
+    if (given := problem.cache.get(GIVEN)) is not None:
+        names = np.asarray(targets.classes, dtype=object)
+
+        def in_names(rows: Tensor) -> tuple[Any, Any]:
+            X, codes = given(rows)
+            return X, names[np.asarray(codes)]
+
+        found.cache[GIVEN] = in_names
     return found
 
 

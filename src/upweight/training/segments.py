@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +14,11 @@ import torch
 from jaxtyping import Float, Int
 
 from ..curvature.ekfac import EKFAC
+from ..curvature.hessian import GaussNewton
 from ..curvature.kronecker_statistics import gather
+from ..curvature.nystrom import Nystrom
 from ..linalg.kronecker import Spectrum
+from ..linalg.low_rank import LowRankFactor
 from ..measures import MeasureLike
 from ..network.problem import Problem
 from ..runtime.alone import alone
@@ -33,6 +36,9 @@ SAID = (
     "of first order in the change: {0}."
 )
 
+SOME = 500
+"""Training examples that leading directions are found from, at least."""
+
 
 @dataclass(frozen=True, eq=False)
 class Segment:
@@ -49,7 +55,7 @@ class Segment:
     """
 
     problems: tuple[Problem, ...]
-    curvature: Spectrum
+    curvature: Spectrum | LowRankFactor
     steps: int
     rate: float
     decay: float
@@ -80,29 +86,35 @@ class Segments:
     """A recorded run in a few segments, much cheaper to go back through than step by step: `Unrolled(Segments(run))`.
 
     This is SOURCE (Bae et al. 2024, "Training Data Attribution via Approximate Unrolled Differentiation"). Within a
-    segment the curvature (the Gauss-Newton matrix as EKFAC has it) and the gradient of each example are held at their
-    means over some checkpoints of the segment; every step takes the segment's mean rate, and every example the weight
-    that the recorded batches gave it. With segments l of s_l steps of rate r_l, curvature H_l and gradients g_l the
-    derivative of a measure q in the weight of an example is
+    segment the Gauss-Newton matrix and the gradient of each example are held at their means over some checkpoints;
+    every step takes the segment's mean rate, every example the weight that the recorded batches gave it. Of the matrix
+    the leading directions decide: along the others parameters hardly move back while a segment lasts. EKFAC, as in the
+    published form, needs no room for them, and is less accurate. With segments l of s_l steps of rate r_l, curvature
+    H_l and gradients g_l the derivative of a measure q in the weight of an example is
 
         - sum_l  grad q . product over later segments k of (1 - r_k H_k)^s_k . (1 - (1 - r_l H_l)^s_l) H_l^-1 g_l
 
-    No damping is needed. SGD with momentum counts as SGD of rate lr / (1 - momentum). Dropout and augmentation are
+    Nothing is damped. SGD with momentum counts as SGD of rate lr / (1 - momentum). Dropout and augmentation are
     left out of the means. `verify` and `replayed` replay the run itself, and show what the approximation costs.
 
     Args:
         recorded: the run, of SGD without clipping.
         count: segments, of equally many steps each.
         checkpoints: in each of them, whose states come from replaying the run.
+        rank: how many leading directions of the Gauss-Newton matrix are kept, p numbers each; None: EKFAC.
+        rows: of how many training examples, evenly spaced, the matrix is; default all with EKFAC, else a tenth of them
+            and at least 500.
 
     Raises:
-        ValueError: for fewer than one segment or checkpoint, and more than there are steps.
+        ValueError: for numbers below 1, and more checkpoints than there are steps.
         TypeError: for runs that have no such form, with what to do instead.
     """
 
     recorded: TrainingRun
     count: int = 3
     checkpoints: int = 2
+    rank: int | None = 100
+    rows: int | None = None
 
     def __post_init__(self) -> None:
         steps = len(self.recorded.steps)
@@ -111,16 +123,19 @@ class Segments:
                 f"count and checkpoints must be at least 1, and together no more than the {steps:,} steps of the run, "
                 f"got {self.count} segments with {self.checkpoints} checkpoints each"
             )
+        if any(number is not None and number < 1 for number in (self.rank, self.rows)):
+            raise ValueError(f"rank and rows must be at least 1, or None, got {self.rank} and {self.rows}")
         check_descent(self.recorded)
 
     def __repr__(self) -> str:
-        return f"{self.held} of a {self.recorded!r}"
+        return f"{self.held}, of a {self.recorded!r}"
 
     @property
     def held(self) -> str:
         """What is held at which means, in words."""
-        many = "1 segment" if self.count == 1 else f"{self.count} segments"
-        return f"{many}, {'' if self.count == 1 else 'each '}held at the mean of {self.checkpoints} of its states,"
+        many = "1 segment" if self.count == 1 else f"{self.count} segments, each"
+        by = "by EKFAC" if self.rank is None else f"along {min(self.rank, self.problem.p)} directions"
+        return f"{many} held at the mean of {self.checkpoints} of its states, its curvature {by}"
 
     # -- what Unrolled asks a run ----------------------------------------------------------------------------------
 
@@ -137,9 +152,7 @@ class Segments:
     @property
     def said(self) -> str:
         """What its numbers are, in a sentence."""
-        return SAID.format(
-            f"{self.count} segments of it are held at the mean of {self.checkpoints} checkpoints each"
-        )
+        return SAID.format(self.held)
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -148,11 +161,13 @@ class Segments:
 
     def fingerprint(self) -> str:
         """A content hash of all that answers depend on."""
-        return content_hash([], f"segments {self.count} {self.checkpoints} {self.recorded.fingerprint()}")
+        return content_hash(
+            [], f"{self.count} {self.checkpoints} {self.rank} {self.rows} {self.recorded.fingerprint()}"
+        )
 
     def named(self, index: pd.Index) -> Segments:
         """Segments whose training examples (n,) have names, as tables of scores show them."""
-        return Segments(self.recorded.named(index), self.count, self.checkpoints)
+        return replace(self, recorded=self.recorded.named(index))
 
     def gradients(self, test: Any, measure: MeasureLike | None = None) -> Float[Tensor, "m p"]:
         """The gradient of test measures in the trained parameters.
@@ -245,8 +260,6 @@ class Segments:
         start, states = self.recorded.start, self.recorded.states
         places = [first + int((c + 0.5) * (stop - first) / self.checkpoints) for c in range(self.checkpoints)]
         problems = tuple(start.problem_at(states.at(t)) for t in places)
-        curvature = EKFAC(problems[0])
-        gathered = gather(problems[0], curvature.recipe(curvature.dtype), problems[1:])
         steps = self.recorded.steps[first:stop]
         rates, counted = zip(*(descent(self.recorded, step) for step in steps), strict=True)
         rate, weights = sum(rates) / len(steps), start.base.weights.double().cpu()
@@ -258,13 +271,23 @@ class Segments:
             )
         return Segment(
             problems,
-            gathered.spectrum(start.state.theta),
+            self._curvature(problems),
             len(steps),
             rate,
             sum(counted) / len(steps),
             float(share.sum() / weights.mean()),
             torch.where(weights > 0, share / weights, 0.0),
         )
+
+    def _curvature(self, problems: tuple[Problem, ...]) -> Spectrum | LowRankFactor:
+        """The mean Gauss-Newton matrix of a segment's checkpoints."""
+        if self.rank is None:
+            ekfac = EKFAC(problems[0], rows=self.rows)
+            return gather(problems[0], ekfac.recipe(ekfac.dtype), problems[1:]).spectrum(problems[0].theta)
+        some = self.rows or max(SOME, self.n // 10)
+        even = torch.linspace(0, self.n - 1, min(some, self.n), dtype=torch.float64).long()
+        each = [Nystrom(GaussNewton(one.subset(even)), self.rank).leading for one in problems]
+        return LowRankFactor.mean(each)
 
 
 def descent(run: TrainingRun, step: Step) -> tuple[float, float]:
@@ -273,9 +296,8 @@ def descent(run: TrainingRun, step: Step) -> tuple[float, float]:
     found = groups.rule.descent(groups.expanded(step.settings, run.start.state.theta))
     if found is None:
         raise TypeError(
-            f"segments are for SGD with the same settings in all parameters, and this run is of {groups.rule!r}: an "
-            "optimiser that scales every parameter by itself does not share the bases of EKFAC; ask Unrolled(run), or "
-            "the last part of training alone, Unrolled(run.last(steps))"
+            f"segments are for SGD with the same settings in all parameters, and this run is of "
+            f"{groups.rule!r}: ask Unrolled(run), or the last part of training alone, Unrolled(run.last(steps))"
         )
     return found
 

@@ -8,6 +8,7 @@ from .explain import Explanation, explain
 from .flip_set import FlipSet, flip_set
 from .mislabeled import Suspects, mislabeled
 from .mismatch import Mismatch, mismatch
+from .receipt import Receipt, removal_receipt
 from .robustness import Robustness, robustness
 from .stability import Stability, stability
 from .trust import Trust, trust
@@ -23,6 +24,7 @@ __all__ = [
     "MeanPrediction",
     "Mismatch",
     "NotReversed",
+    "Receipt",
     "Robustness",
     "Sign",
     "Significant",
@@ -35,6 +37,7 @@ __all__ = [
     "flip_set",
     "mislabeled",
     "mismatch",
+    "removal_receipt",
     "robustness",
     "stability",
     "trust",

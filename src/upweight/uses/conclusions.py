@@ -199,6 +199,24 @@ class MeanPrediction(Conclusion):
         return f"{what} is {side}"
 
 
+@dataclass(frozen=True, eq=False)
+class Direction(Conclusion):
+    """On which side of 0 a linear function of the parameters is, given by its gradient (p,) and what it is in words."""
+
+    vector: Float[Tensor, " p"]
+    words: str
+
+    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
+        return self.vector, 0.0
+
+    def margin(self, now: Moments) -> Float[Tensor, "*k"]:
+        return now.estimate
+
+    @property
+    def says(self) -> str:
+        return f"{self.words} is {{side}}"
+
+
 def _of_coefficient(problem: LinearModel, name: str | int) -> Float[Tensor, " p"]:
     """The unit vector of a coefficient. Raises ValueError where there is none of that name."""
     names = part_names(problem)[: problem.p]
