@@ -6,9 +6,10 @@
 MLP 784-128-64-10, dropout 0.1, SGD 0.01, batch 32, 20 epochs. The run is replayed without random sets of 1, 10 and
 50 % of the digits, and without single ones: same start, batches and dropout. Beside the derivatives through training
 stand EKFAC and, of fewer test digits, the Gauss-Newton matrix by conjugate gradients, at the damping that is best for
-these very outcomes. Then the published protocol: halves trained on with other seeds, scores averaged over the runs
-(the retrainings are those of lds_mnist). Writes unrolled_mnist.png and unrolled_mnist.json; scores and outcomes are
-kept in the folder and found by the next run. Needs UPWEIGHT_DATA_DIR with mnist.npz, except with --small.
+these very outcomes. Then the published protocol: halves trained on with other seeds, scores of fewer test digits
+averaged over the runs (the retrainings are those of lds_mnist). Writes unrolled_mnist.png and unrolled_mnist.json;
+scores and outcomes are kept in the folder and found by the next run. Needs UPWEIGHT_DATA_DIR with mnist.npz, except
+with --small.
 """
 
 from __future__ import annotations
@@ -165,12 +166,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         return mlp.losses(mlp.train(X[kept], y[kept], seed, epochs), X_test, y_test)
 
     halves = random_subsets(len(X), count)
-    elsewhere = retrained(outcome, halves, seeds=(1000, 1001), folder=options.out / f"lds_{len(X)}")[:, :, :m]
-    every = [effects]
+    elsewhere = retrained(outcome, halves, seeds=(1000, 1001), folder=options.out / f"lds_{len(X)}")[
+        :, :, :few
+    ]
+    every, some = [effects[:few]], (test[0][:few], test[1][:few])
     for seed in range(1, members):
         values = kept_in(
-            folder / f"scores_{seed}.npy",
-            lambda s=seed: uw.Unrolled(run_of(X, y, s, epochs)).on_loss(test).values,  # type: ignore[misc]
+            folder / f"scores_{seed}_of_{few}.npy",
+            lambda s=seed: uw.Unrolled(run_of(X, y, s, epochs)).on_loss(some).values,  # type: ignore[misc]
         )
         every.append(values / -len(X))
     result["other_seeds"] = [

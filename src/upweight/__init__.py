@@ -21,9 +21,10 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         RankError,
         SmallerBlocksWarning,
         StaleError,
+        UnsupportedError,
     )
     from .estimators import from_estimator, from_results
-    from .influence import Influence, Scores, ScoreStore, Unrolled
+    from .influence import GradientIndex, Influence, Scores, ScoreStore, Unrolled
     from .linear import LinearProblem
     from .losses import (
         Huber,
@@ -43,16 +44,21 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
     from .network import Problem, class_weighted, token_mean
     from .retraining import by_refitting
     from .solvers import Arnoldi, BackSubstitution, ConjugateGradient, Exact, LiSSA
-    from .training import OptimizerRule, Recorder, TrainerRecorder, TrainingRun, register_optimizer
+    from .training import OptimizerRule, Recorder, Segments, TrainerRecorder, TrainingRun, register_optimizer
     from .trees import TreeProblem
     from .uses import (
         Box,
+        MeanPrediction,
+        NotReversed,
+        Sign,
+        Significant,
         attack,
         diagnostics,
         explain,
         flip_set,
         mislabeled,
         mismatch,
+        robustness,
         stability,
         trust,
         vulnerability,
@@ -74,6 +80,7 @@ __all__ = [
     "DerivativeWarning",
     "Exact",
     "GaussNewton",
+    "GradientIndex",
     "Hessian",
     "Huber",
     "IndefiniteError",
@@ -82,10 +89,12 @@ __all__ = [
     "LiSSA",
     "LinearProblem",
     "Logistic",
+    "MeanPrediction",
     "ModifiedHuber",
     "NoOptimumError",
     "NotConvergedError",
     "NotDeterministicError",
+    "NotReversed",
     "NotStationaryWarning",
     "Nystrom",
     "OfParameters",
@@ -97,6 +106,9 @@ __all__ = [
     "Recorder",
     "ScoreStore",
     "Scores",
+    "Segments",
+    "Sign",
+    "Significant",
     "SmallerBlocksWarning",
     "SmoothEpsilonInsensitive",
     "SmoothHinge",
@@ -113,6 +125,7 @@ __all__ = [
     "TreeProblem",
     "Tweedie",
     "Unrolled",
+    "UnsupportedError",
     "Verification",
     "attack",
     "by_refitting",
@@ -125,6 +138,7 @@ __all__ = [
     "mislabeled",
     "mismatch",
     "register_optimizer",
+    "robustness",
     "stability",
     "stream",
     "token_mean",
@@ -139,9 +153,9 @@ _HOMES = {
     "data.design_on_disk": "stream",
     "errors": "ApproximationWarning DerivativeError DerivativeWarning IndefiniteError InfluenceError "
     "NoOptimumError NotConvergedError NotDeterministicError NotStationaryWarning RankError "
-    "SmallerBlocksWarning StaleError",
+    "SmallerBlocksWarning StaleError UnsupportedError",
     "estimators": "from_estimator from_results",
-    "influence": "Influence Scores ScoreStore Unrolled",
+    "influence": "GradientIndex Influence Scores ScoreStore Unrolled",
     "linear": "LinearProblem",
     "losses": "Huber Logistic ModifiedHuber SmoothEpsilonInsensitive SmoothHinge SmoothPinball Softmax Squared "
     "SquaredEpsilonInsensitive SquaredHinge SquaredMargin Tweedie",
@@ -149,10 +163,10 @@ _HOMES = {
     "network": "Problem class_weighted token_mean",
     "retraining": "by_refitting",
     "solvers": "Arnoldi BackSubstitution ConjugateGradient Exact LiSSA",
-    "training": "OptimizerRule Recorder TrainerRecorder TrainingRun register_optimizer",
+    "training": "OptimizerRule Recorder Segments TrainerRecorder TrainingRun register_optimizer",
     "trees": "TreeProblem",
-    "uses": "Box attack diagnostics explain flip_set mislabeled mismatch stability trust vulnerability "
-    "vulnerable_targets",
+    "uses": "Box MeanPrediction NotReversed Sign Significant attack diagnostics explain flip_set mislabeled mismatch "
+    "robustness stability trust vulnerability vulnerable_targets",
     "validation": "Verification verify",
 }
 """Where the public names are, as the imports above say it to type checkers: module -> names."""

@@ -277,6 +277,31 @@ class Reduced(ABC):
     def refusal(self, rows: Tensor) -> str:
         """Why nothing can be trained without those rows, in words; "" where nothing is known against it."""
 
+    @abstractmethod
+    def alone(self, row: int, theta: Float[Tensor, " p"]) -> tuple[Float[Tensor, " c"], Float[Tensor, ""]]:
+        """The outputs of a training row, and its loss, at parameters `theta` without it; NaN where these are."""
+
+    @abstractmethod
+    def leverages(self) -> Float[Tensor, " n"]:
+        """The share of its own fit that each training row carries; NaN where that has no meaning."""
+
+    @property
+    @abstractmethod
+    def editable(self) -> Any:
+        """The problem as an `Editable`, where its outputs are classes; None for others."""
+
+    @abstractmethod
+    def parts(self, rows: Int[Tensor, " k"], gradient: Float[Tensor, "1 p"]) -> Float[Tensor, "k d_1"] | None:
+        """The effects of first order of the removal of k training rows, taken apart by columns, or None.
+
+        The last part is that of the share of the row's class. `gradient` is that of the measure in the parameters.
+        """
+
+    @property
+    @abstractmethod
+    def numbers(self) -> int:
+        """How many free numbers the model consists of."""
+
 
 class Replays(ABC):
     """A model whose training was recorded, and can be gone through again without some of its examples."""

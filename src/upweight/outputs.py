@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 
@@ -46,6 +47,37 @@ class OutputModel(Protocol):
 
     def encode(self, targets: Any, count: int) -> Tensor:
         """Targets of `count` examples, checked, as the loss wants them."""
+
+
+@runtime_checkable
+class Editable(OutputModel, Protocol):
+    """An `Objective` of classes that is trained here anew once rows are gone or bear other labels.
+
+    What its methods give are such objectives too.
+    """
+
+    @property
+    def n(self) -> int:
+        """The number of training rows."""
+
+    @property
+    def train_index(self) -> pd.Index | None:
+        """The ids of the training rows, where they came with some."""
+
+    def without(self, rows: Tensor) -> Any:
+        """It without those training rows, at the same parameters."""
+
+    def relabelled(self, rows: Tensor, targets: Tensor) -> Any:
+        """It with those encoded targets in place of the rows' own, at the same parameters."""
+
+    def minimised(self) -> Any:
+        """It at the optimum of its rows; NoOptimumError where there is none."""
+
+    def test_gradients(self, batch: Any, measure: Any = None) -> Float[Tensor, "m p"]:
+        """The gradient of the measure of each test example in the parameters."""
+
+    def all_products(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k n"]:
+        """The products of k rows with the gradients of all training rows."""
 
 
 def one_per_example(y: Any, count: int) -> Tensor:

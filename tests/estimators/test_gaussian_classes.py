@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.covariance import OAS
@@ -15,7 +16,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tests.support.compare import assert_close_per_row
-from upweight import Influence, Overall, diagnostics, explain, from_estimator, measures, mislabeled, verify
+from upweight import (
+    DerivativeError,
+    Influence,
+    Overall,
+    diagnostics,
+    explain,
+    flip_set,
+    from_estimator,
+    measures,
+    mislabeled,
+    verify,
+)
 
 N, TESTS = 90, 8
 LDA, QDA = LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
@@ -170,8 +182,136 @@ def test_uses_answer_as_refits_do(estimator: Any):
         moved = roc_auc_score(positive, now) - roc_auc_score(positive, before)
         assert float(auroc[i]) == pytest.approx(moved, abs=1e-12)
         assert float(mean[i]) == pytest.approx(now.mean() - before.mean(), rel=1e-6)
-    with pytest.raises(TypeError, match="linear models"):
-        diagnostics(influence)
+
+
+def scaled_data(k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    X, y = data(k, seed)
+    return StandardScaler().fit_transform(X), y
+
+
+@pytest.mark.parametrize("estimator", [LDA(), QDA(reg_param=0.1), GaussianNB(var_smoothing=0.1)], ids=name)
+@pytest.mark.parametrize("k", [2, 3])
+def test_effects_are_taken_apart_by_columns(estimator: Any, k: int):
+    X, y = scaled_data(k, 8)
+    test, (X, y) = (X[N : N + 1], y[N : N + 1]), (X[:N], y[:N])
+    influence = Influence(from_estimator(clone(estimator).fit(X, y), X, y))
+    for measure in (None, measures.margin):
+        found = explain(influence, test, k=4, measure=measure)
+        first = influence.on_loss(test, measure=measure).removal_effect()[0]
+        for table, parts in zip((found.helpful, found.harmful), found.parts, strict=True):
+            effects = found.scores.effect()[0][list(table.index)]
+            linear = parts.drop(columns="the bend of the measure").sum(axis=1)
+            np.testing.assert_allclose(parts.sum(axis=1), effects, rtol=1e-9)
+            np.testing.assert_allclose(linear, first[list(table.index)], rtol=1e-9)
+            assert table["because of"].str.contains("column").all()
+    # a class whose mean alone moves: with sums of squares held, columns are those of the mean
+    problem = influence.problem
+    row = torch.zeros(problem.p).double()
+    problem.layout.unpack(row)["mean"][:, 1] = 1.0
+    parts = problem.reduced.parts(torch.arange(N), row[None])
+    assert not bool(parts[:, [0, 2, 3]].any())
+    assert bool(parts[:, 1].all())
+
+
+@pytest.mark.parametrize("estimator", [LDA(), QDA(reg_param=0.1), GaussianNB(var_smoothing=0.3)], ids=name)
+@pytest.mark.parametrize("k", [2, 3])
+def test_derivatives_in_inputs_are_those_of_refits(estimator: Any, k: int):
+    X, y = scaled_data(k, 9)
+    test, (X, y), h = (X[N : N + 2], y[N : N + 2]), (X[:N], y[:N]), 1e-5
+    influence = Influence(from_estimator(clone(estimator).fit(X, y), X, y))
+    widest = int(np.abs(X).max(1).argmax())
+    found = influence.on_inputs([4, widest], test) / N
+    for b, row in enumerate((4, widest)):
+        for j in range(3):
+            moved = [X.copy() for _ in range(2)]
+            moved[0][row, j] += h
+            moved[1][row, j] -= h
+            up, down = (log_losses(clone(estimator).fit(there, y), *test) for there in moved)
+            np.testing.assert_allclose(found[:, b, j], (up - down) / (2 * h), rtol=1e-5, atol=1e-8)
+
+
+def test_inputs_of_weighed_rows():
+    X, y = (part[:N] for part in scaled_data(2, 9))
+    w, h = np.random.default_rng(0).uniform(0.5, 2, len(X)), 1e-5
+    model = GaussianNB(var_smoothing=0.3).fit(X, y, sample_weight=w)
+    influence = Influence(from_estimator(model, X, y, sample_weight=w))
+    found = influence.on_inputs([4], (X[:1], y[:1])) / len(X)
+    moved = [X.copy() for _ in range(2)]
+    moved[0][4, 1] += h
+    moved[1][4, 1] -= h
+    up, down = (log_losses(clone(model).fit(there, y, sample_weight=w), X[:1], y[:1]) for there in moved)
+    np.testing.assert_allclose(found[0, 0, 1], (up - down) / (2 * h), rtol=1e-5)
+    with pytest.raises(DerivativeError, match="rows by number"):
+        influence.on_inputs((X[:1], y[:1]), (X[:1], y[:1]), weights=w[:1])
+
+
+@pytest.mark.parametrize("relabel", [False, True])
+@pytest.mark.parametrize("estimator", [LDA(), QDA(reg_param=0.1), GaussianNB()], ids=name)
+@pytest.mark.parametrize("k", [2, 3])
+def test_flip_sets_flip_the_estimators_own_refits(estimator: Any, k: int, relabel: bool):
+    X, y = data(k, 10)
+    X = X[:, :2]
+    model = clone(estimator).fit(X[:N], y[:N])
+    sure = np.sort(model.predict_proba(X[N:]), axis=1)
+    row = N + int(np.argsort(sure[:, -1] - sure[:, -2])[2])
+    test = X[[row]], y[[row]]
+    found = flip_set(Influence(from_estimator(model, X[:N], y[:N])), test, relabel=relabel)
+    assert found.rows is not None
+    assert found.before == model.predict(test[0])[0]
+
+    def said(rows: np.ndarray) -> Any:
+        if relabel:
+            labels = y[:N].copy()
+            labels[rows] = rival
+            return clone(estimator).fit(X[:N], labels).predict(test[0])[0]
+        return clone(estimator).fit(np.delete(X[:N], rows, 0), np.delete(y[:N], rows)).predict(test[0])[0]
+
+    rival = model.classes_[np.argsort(model.predict_proba(test[0])[0])[-2]]
+    assert said(found.rows.numpy()) == found.after != found.before
+    assert said(found.rows.numpy()[:-1]) == found.before
+
+
+def test_no_flip_set_takes_the_last_rows_of_a_class():
+    X, y = data(2, 6)
+    y = np.where((y == "mid") & (np.arange(len(y)) > 12), "low", y)
+    model = LDA().fit(X, y)
+    row = int(np.argmax(model.predict_proba(X)[:, 1]))
+    found = flip_set(Influence(from_estimator(model, X, y)), (X[[row]], y[[row]]))
+    left = 0 if found.rows is None else len(set(np.flatnonzero(y == "mid")) - set(found.rows.tolist()))
+    assert found.rows is None or left > 0
+
+
+@pytest.mark.parametrize("estimator", [LDA(), QDA(reg_param=0.1), GaussianNB()], ids=name)
+@pytest.mark.parametrize("k", [2, 3])
+def test_cooks_distances_and_predictions_without_each_row_are_those_of_refits(estimator: Any, k: int):
+    X, y = scaled_data(k, 11)
+    model = clone(estimator).fit(X, y)
+    influence = Influence(from_estimator(model, X, y))
+    groups = np.arange(len(X)) % 7
+    found, alone = diagnostics(influence, groups), influence.leave_one_out()
+    d = X.shape[1]
+    for group in found.table.index:
+        kept = groups != group
+        there = clone(estimator).fit(X[kept], y[kept])
+        p, moves = model.predict_proba(X), logits(there, X) - logits(model, X)
+        bent = (p * moves**2).sum(1) - ((p * moves).sum(1)) ** 2
+        numbers = {"L": 1 + d, "Q": 1 + d + d * (d + 1) // 2, "G": 1 + 2 * d}[type(estimator).__name__[0]]
+        expected = bent.sum() / (numbers * (k - 1))
+        assert found.table.loc[group, "cooks distance"] == pytest.approx(expected, rel=1e-8)
+    for i in (0, 17):
+        there = clone(estimator).fit(np.delete(X, i, 0), np.delete(y, i))
+        assert float(alone.loss[i]) == pytest.approx(float(log_losses(there, X[[i]], y[[i]])[0]), rel=1e-8)
+        assert int(alone.outputs[i].argmax() if k > 2 else alone.outputs[i] > 0) == int(
+            np.searchsorted(model.classes_, there.predict(X[[i]])[0])
+        )
+    assert bool(alone.leverage.isnan().all())
+    changes = alone.change((X[:3], y[:3]))
+    assert_close_per_row(changes, influence.of_each_removal((X[:3], y[:3])).effect(), 1e-12)
+
+
+def logits(model: Any, X: np.ndarray) -> np.ndarray:
+    """The score of each class."""
+    return np.log(np.maximum(model.predict_proba(X), 1e-300))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,16 @@ import torch
 from scipy.stats import nbinom
 
 from tests.support.compare import assert_close_per_row
-from upweight import Influence, NotConvergedError, OfParameters, Overall, diagnostics, measures, verify
+from upweight import (
+    Influence,
+    NotConvergedError,
+    OfParameters,
+    Overall,
+    diagnostics,
+    measures,
+    mislabeled,
+    verify,
+)
 from upweight.data.user_terms import Terms
 from upweight.likelihood import LikelihoodProblem, NegativeBinomial, PartialLikelihood
 from upweight.validation.refits import change_without
@@ -171,13 +180,45 @@ def test_the_change_without_a_set_is_that_of_a_refit(problem):
     assert_close_per_row(found[:, None], expected, 1e-6)
 
 
+def test_rows_predicted_without_themselves_are_those_of_refits(problem):
+    influence = Influence(problem)
+    alone, likelihood = influence.leave_one_out(), problem.likelihood
+    for i in (0, 5, 21, 39):
+        theta, _ = problem.reduced.refitted(torch.tensor([i]))
+        kept = torch.arange(N) != i
+        left = likelihood.take(kept.nonzero()[:, 0])
+        added = likelihood.total(theta, WEIGHT) - left.total(theta, WEIGHT[kept])
+        assert float(alone.outputs[i]) == pytest.approx(
+            float(likelihood.X[i] @ theta[: X.shape[1] + likelihood.rows_apart]), rel=1e-6
+        )
+        assert float(alone.loss[i]) == pytest.approx(float(added / WEIGHT[i]), rel=1e-6)
+        if likelihood.rows_apart:
+            own = likelihood.losses(theta, likelihood.X[[i]], likelihood.y[[i]])
+            assert float(alone.loss[i]) == pytest.approx(float(own[0]), rel=1e-8)
+    bare = problem.hessian.matrix() - torch.diag(problem.l2)
+    effective = torch.linalg.solve(problem.hessian.matrix(), bare).trace()
+    assert float(alone.leverage.sum()) == pytest.approx(float(effective), rel=1e-9)
+    for i in (3, 8):  # the share of the curvature that is the row's own
+        there = problem.changed(weights=torch.where(torch.arange(N) == i, WEIGHT * (1 + 1e-6), WEIGHT))
+        own = (there.total[1] - problem.total[1]) / 1e-6
+        share = torch.linalg.solve(problem.hessian.matrix() * N, own).trace()
+        assert float(alone.leverage[i]) == pytest.approx(float(share), rel=1e-4, abs=1e-6)
+    test = likelihood.X[:3], likelihood.y[:3]
+    changes = alone.change(test, measure=measures.prediction)
+    expected = influence.of_each_removal(test, measure=measures.prediction).effect()
+    assert_close_per_row(changes, expected, 1e-12)
+
+
+def test_labels_of_cox_are_ranked_by_what_they_add_without_themselves():
+    influence = Influence(cox())
+    assert mislabeled(influence).table.index[0] == int(influence.leave_one_out().loss.argmax())
+
+
 def test_cox_has_no_loss_of_a_row():
     with pytest.raises(ValueError, match=r"no loss of its own.*measures.prediction"):
         Influence(cox()).on_loss((X[:2], None))
     with pytest.raises(TypeError, match=r"a batch is \(inputs, targets\)"):
         cox().evaluate(X[:2], measures.prediction)
-    with pytest.raises(TypeError, match="need a linear problem"):
-        Influence(cox()).leave_one_out()
 
 
 def test_what_has_no_optimum_says_so():

@@ -23,6 +23,7 @@ from ..linalg.outer_products import Outer, Pairs
 from ..objective import Objective
 from ..runtime.progress import track
 from ..types import Operator, Tensor, wide
+from .eigenbases import Eigenbases
 
 DENSE_SPECTRUM = 64
 """Up to this many parameters eigenvalues come from the explicit matrix."""
@@ -69,6 +70,14 @@ class OuterInverse(ABC):
         """The numbers v^T A^-1 v (b,) of b gradients v: their self-influence but for sign and weight.
 
         Gradients of one position (a dense layer that is used once per example) are never formed.
+        """
+
+    @abstractmethod
+    def eigenbases(self) -> Eigenbases:
+        """The bases in which it is diagonal, weight matrix by weight matrix: what an index of gradients is kept in.
+
+        Raises:
+            ValueError: where it is diagonal in none.
         """
 
     @abstractmethod

@@ -18,6 +18,7 @@ from ..runtime.tensor_files import read, write
 from ..types import Operator, Tensor
 from .base import Compressed, OuterInverse, ProblemCurvature, check_damping
 from .compression import compress
+from .eigenbases import Eigenbases, of_factor
 from .kronecker_statistics import Added, Gathered, Recipe, coverage, gather, restore
 
 
@@ -220,6 +221,9 @@ class EKFAC(ProblemCurvature, OuterInverse):
     def compress(self, pairs: Pairs, tolerance: float) -> Compressed:
         assert self.problem.layers is not None
         return compress(self.factor(), self.problem.layers.layout, pairs, tolerance)
+
+    def eigenbases(self) -> Eigenbases:
+        return of_factor(self.factor())
 
     def quadratic(self, pairs: Pairs) -> Float[Tensor, " b"]:
         return self.factor().quadratic_outer(pairs)

@@ -75,6 +75,11 @@ class Block:
         if first or not self.shares_right:
             self.inputs += _moment(sides.right(self.i), w)
 
+    def join_moments(self, other: Block) -> None:
+        """Add what the first pass over other data has summed of the same weight matrix."""
+        self.outputs += other.outputs
+        self.inputs += other.inputs
+
     def diagonalise(self) -> None:
         """Find the bases: the eigenvectors of both sides, summed over all processes, as columns.
 
@@ -84,6 +89,11 @@ class Block:
         self.right = eigenvectors(sum_across(self.inputs)).flip(1)
 
     # -- the second pass -------------------------------------------------------------------------------------------
+
+    def join_values(self, other: Block) -> None:
+        """Add what the second pass over other data has summed, in the bases of this block."""
+        self.values += other.values
+        self.whole += other.whole
 
     def clear(self) -> None:
         """Forget all squares, so that the second pass can start anew, in smaller blocks say; the bases stay."""
@@ -201,6 +211,19 @@ class Rest:
         """
         P = sides.rest() * w.sqrt()[:, None]
         self.total += P.T @ P if self.total.ndim == 2 else P.square().sum(0)
+
+    def spectrum(self, n: int) -> KroneckerFactor | DiagonalFactor:
+        """What these entries have of the curvature, by eigenvalues.
+
+        Args:
+            n: the number of examples that were gathered.
+        """
+        if self.total.ndim == 1:
+            return DiagonalFactor(self.total / n)
+        values, basis = torch.linalg.eigh(self.total / n)
+        floor = max(float(values[-1]) * torch.finfo(values.dtype).eps, torch.finfo(values.dtype).tiny)
+        one = values.new_ones(1, 1)
+        return KroneckerFactor(basis, one, values.clamp(min=floor)[:, None], one[:0, :0], intercept=False)
 
     def factor(self, n: int, l2: Float[Tensor, " p"], added: Added, dtype: torch.dtype) -> Factor:
         """The part of the curvature that these entries have: a block with a Cholesky factor, or a diagonal.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 
 from ..capabilities import LayerGradients, SidesPlan
-from ..linalg.kronecker import BlocksFactor
+from ..linalg.kronecker import BlocksFactor, Spectrum
 from ..linalg.outer_products import WeightLayout
 from ..objective import Objective
 from ..runtime.distributed import sum_across
@@ -54,6 +55,20 @@ class Gathered(NamedTuple):
             rest = self.rest.index, self.rest.factor(self.n, l2, added, dtype)
         return BlocksFactor(layers, rest, len(l2), dtype)
 
+    def spectrum(self, like: Float[Tensor, " p"]) -> Spectrum:
+        """The matrix without penalty and damping, by its eigenvalues, for functions of it; no leading directions.
+
+        Args:
+            like: a flat vector.
+        """
+        zeros, none = torch.zeros_like(like), Added(0.0, 0.0)
+        layers = [
+            (block.matrix.index, block.factor(self.n, zeros, none, torch.float64)) for block in self.blocks
+        ]
+        return Spectrum(
+            layers, (self.rest.index, self.rest.spectrum(self.n)) if len(self.rest.index) else None
+        )
+
     def tensors(self) -> dict[str, Tensor]:
         """Everything, by name."""
         found = {
@@ -69,23 +84,46 @@ def coverage(problem: Objective) -> dict[str, str]:
     return {name: "Kronecker" if name in layers.parameters else other for name in problem.layout.names}
 
 
-def gather(problem: Objective, recipe: Recipe) -> Gathered:
+def gather(problem: Objective, recipe: Recipe, others: Sequence[Objective] = ()) -> Gathered:
     """Bases, then eigenvalues, in two passes over (a sample of) the training data.
 
-    Raises TypeError for a problem without layers, ValueError where the loss is not convex in its outputs.
+    Args:
+        problem: whose training data.
+        recipe: which examples are looked at, and how.
+        others: the same at other parameters, such as those of earlier checkpoints: the mean over all is taken.
+
+    Raises:
+        TypeError: for a problem without layers.
+        ValueError: where the loss is not convex in its outputs.
     """
-    sample = problem
-    if recipe.rows is not None and recipe.rows < problem.n:
-        even = torch.linspace(0, problem.n - 1, recipe.rows, dtype=torch.float64)
-        sample = problem.subset(even.long())
-    layers, plan = _layers(sample), SidesPlan(recipe.samples, recipe.seed, recipe.precision)
-    blocks, rest = layers.patiently(lambda: _moments(layers, plan, *_empty(problem, recipe)))
+    samples = [_sampled(one, recipe) for one in (problem, *others)]
+    plan = SidesPlan(recipe.samples, recipe.seed, recipe.precision)
+    blocks, rest = _moments_of(samples[0], plan, problem, recipe)
+    for sample in samples[1:]:
+        for block, other in zip(blocks, _moments_of(sample, plan, problem, recipe)[0], strict=True):
+            block.join_moments(other)
     for block in blocks:
         block.diagonalise()
-    layers.patiently(lambda: _values(layers, plan, blocks, rest))
+    _values_of(samples[0], plan, blocks, rest)
+    for sample in samples[1:]:
+        twins, outside = _empty(problem, recipe)
+        for twin, block in zip(twins, blocks, strict=True):
+            twin.left, twin.right = block.left, block.right
+        _values_of(sample, plan, twins, outside)
+        rest.total += outside.total
+        for block, twin in zip(blocks, twins, strict=True):
+            block.join_values(twin)
     for total in (rest.total, *(total for block in blocks for total in (block.values, block.whole))):
         sum_across(total)
-    return Gathered(blocks, rest, sample.n)
+    return Gathered(blocks, rest, sum(sample.n for sample in samples))
+
+
+def _sampled(problem: Objective, recipe: Recipe) -> Objective:
+    """The problem of the examples that are looked at."""
+    if recipe.rows is None or recipe.rows >= problem.n:
+        return problem
+    even = torch.linspace(0, problem.n - 1, recipe.rows, dtype=torch.float64)
+    return problem.subset(even.long())
 
 
 def restore(problem: Objective, recipe: Recipe, tensors: dict[str, Tensor], n: int) -> Gathered:
@@ -105,30 +143,41 @@ def restore(problem: Objective, recipe: Recipe, tensors: dict[str, Tensor], n: i
     return Gathered(blocks, rest, n)
 
 
-def _moments(
-    layers: LayerGradients, plan: SidesPlan, blocks: list[Block], rest: Rest
+def _moments_of(
+    sample: Objective, plan: SidesPlan, problem: Objective, recipe: Recipe
 ) -> tuple[list[Block], Rest]:
     """The first pass over this process's share of the training data, which fills the moments of empty blocks."""
-    for cotangents, w in layers.pulled_back(plan, "bases"):
-        for j, sides in enumerate(cotangents):
-            for block in blocks:
-                block.add_moments(sides, w, first=j == 0)
-    return blocks, rest
+    layers = _layers(sample)
+
+    def work() -> tuple[list[Block], Rest]:
+        blocks, rest = _empty(problem, recipe)
+        for cotangents, w in layers.pulled_back(plan, "bases"):
+            for j, sides in enumerate(cotangents):
+                for block in blocks:
+                    block.add_moments(sides, w, first=j == 0)
+        return blocks, rest
+
+    return layers.patiently(work)
 
 
-def _values(layers: LayerGradients, plan: SidesPlan, blocks: list[Block], rest: Rest) -> None:
-    """The second pass, from the start."""
-    rest.total.zero_()
-    for block in blocks:
-        block.clear()
-    for cotangents, w in layers.pulled_back(plan, "eigenvalues"):
-        for sides in cotangents:
-            if len(rest.index):
-                rest.add(sides, w)
-            for block in blocks:
-                block.add_values(sides, w)
+def _values_of(sample: Objective, plan: SidesPlan, blocks: list[Block], rest: Rest) -> None:
+    """The second pass, which fills the squares of blocks, from the start."""
+    layers = _layers(sample)
+
+    def work() -> None:
+        rest.total.zero_()
         for block in blocks:
-            block.flush()
+            block.clear()
+        for cotangents, w in layers.pulled_back(plan, "eigenvalues"):
+            for sides in cotangents:
+                if len(rest.index):
+                    rest.add(sides, w)
+                for block in blocks:
+                    block.add_values(sides, w)
+            for block in blocks:
+                block.flush()
+
+    layers.patiently(work)
 
 
 def _layers(problem: Objective) -> LayerGradients:

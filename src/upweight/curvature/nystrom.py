@@ -109,6 +109,11 @@ class Nystrom(Curvature):
             self.cache[dtype] = MovedFactor(inner, self._there)
         return self.cache[dtype]
 
+    @property
+    def leading(self) -> LowRankFactor:
+        """The directions that are kept with their eigenvalues, in the coordinates of the curvature."""
+        return self._found
+
     @cached_property
     def _found(self) -> LowRankFactor:
         """The approximation in the coordinates of the curvature, where its parameters have comparable units."""

@@ -1,6 +1,7 @@
 """The paper's formulas, and the scores that they give."""
 
 from .defaults import Settings
+from .gradient_index import GradientIndex
 from .influence import Influence
 from .leave_one_out import LeaveOneOut
 from .removal import Removal
@@ -8,4 +9,13 @@ from .score_store import ScoreStore
 from .scores import Scores
 from .unrolled import Unrolled
 
-__all__ = ["Influence", "LeaveOneOut", "Removal", "ScoreStore", "Scores", "Settings", "Unrolled"]
+__all__ = [
+    "GradientIndex",
+    "Influence",
+    "LeaveOneOut",
+    "Removal",
+    "ScoreStore",
+    "Scores",
+    "Settings",
+    "Unrolled",
+]

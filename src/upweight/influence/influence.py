@@ -20,10 +20,10 @@ from ..types import ArrayLike, Tensor
 from . import checks, self_influence
 from .defaults import Settings, chosen
 from .given_rows import given_rows
-from .leave_one_out import LeaveOneOut, RowSteps, leave_one_out
+from .leave_one_out import LeaveOneOut, RowSteps
 from .passes import Answer, as_scores, cheaper, compressed, provenance, streamed, underivable
 from .recomputed import counted_anew, derivable, with_recomputed, with_shown
-from .reduced import with_reduced
+from .reduced import predicted_alone, with_reduced
 from .removal import Removal, with_newton, with_refits
 from .scores import Scores
 from .shown import SHOWN, changes_shown
@@ -341,16 +341,15 @@ class Influence:
         return found if steps is not None else with_refits(found, self.problem, sets, (given, asked))
 
     def leave_one_out(self) -> LeaveOneOut:
-        """Every training row of a linear model predicted without itself, from one factorisation (B5).
+        """Every training row predicted without itself: of a linear model from one factorisation (B5).
 
-        One Newton step for each row, exact for least squares; `change` of it tells what any measure would become.
+        One Newton step for each row, exact for least squares; `change` of it tells what any measure would become. Of
+        Cox and negative binomial fits steps go on to the refit; of classifiers by moments it is exact.
 
-        Raises TypeError for models that are not linear and curvatures that are not their Hessian.
+        Raises UnsupportedError for other models, and curvatures that are not the Hessian of a linear model.
         """
-        if self.row_steps is None:
-            raise TypeError("approximate leave-one-out predictions need a linear problem and its Hessian")
         self.problem.check_current()
-        return leave_one_out(self.row_steps)
+        return predicted_alone(self.problem, self.row_steps)
 
     @cached_property
     def row_steps(self) -> RowSteps | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -34,6 +34,14 @@ RowKernels: TypeAlias = tuple[slice, Tensor, Tensor]
 """A block of training rows: its place, K (b, c, c), the error (b,) of S^T K S."""
 
 
+@runtime_checkable
+class Changed(Protocol):
+    """What knows the parameters without each training row, alone."""
+
+    def changes(self, batch: Any, measure: Measure | None = None) -> Float[Tensor, "m n"]:
+        """The change of each test measure without each training row."""
+
+
 @dataclass(frozen=True, eq=False)
 class LeaveOneOut:
     """Each training row predicted without itself, from one factorisation (B5): approximate leave-one-out.
@@ -43,6 +51,9 @@ class LeaveOneOut:
     effective number of parameters). A large loss that was small with the row is the mark of a doubtful label. Where a
     row alone fits some direction of the parameters (a leverage of 1: the only row of its category), nothing determines
     what would be predicted without it: `outputs` and `loss` are NaN there, and `undetermined` has its number.
+
+    Of Cox's model `loss` is what the row adds to minus the partial likelihood at the parameters without it (Verweij and
+    van Houwelingen, 1993), over its weight. Classifiers by moments have no leverage: it is NaN.
 
     >>> import torch
     >>> from upweight import Influence, LinearProblem, Squared
@@ -58,7 +69,7 @@ class LeaveOneOut:
     outputs: Float[Tensor, "n c"]
     loss: Float[Tensor, " n"]
     leverage: Float[Tensor, " n"]
-    steps: RowSteps
+    steps: Changed
 
     def change(self, test: Any, *, measure: MeasureLike | None = None) -> Float[Tensor, "m n"]:
         """The change of each test measure if each training row is removed alone, positive = it would rise.

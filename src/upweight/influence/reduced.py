@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 
 from ..capabilities import Reduced
+from ..errors import UnsupportedError
 from ..measures import Measure
 from ..objective import Objective
 from ..runtime.progress import track
 from ..types import Tensor
+from .leave_one_out import LeaveOneOut, RowSteps, leave_one_out
 from .scores import Scores
 
 HELD = 1 << 24
@@ -66,18 +68,43 @@ def reduced_changes(
     return torch.stack(found, dim=1)
 
 
-def outputs_without(problem: Objective, reduced: Reduced) -> Float[Tensor, "n c"]:
-    """The outputs of every training row at the parameters without it.
+@dataclass(frozen=True, eq=False)
+class WithoutEach:
+    """The parameters of an objective without each of its training rows, alone, by what is left of it."""
 
-    `problem` has an output model, and `reduced` is what is left of it without rows.
+    problem: Objective
+    reduced: Reduced
+
+    @property
+    def sets(self) -> list[Tensor]:
+        """Each training row."""
+        return list(torch.arange(self.problem.n).split(1))
+
+    def changes(self, batch: Any, measure: Measure | None = None) -> Float[Tensor, "m n"]:
+        """The change of each test measure without each training row.
+
+        `batch` are m test examples, `measure` is what is asked about, None for the loss.
+        """
+        return reduced_changes(self.problem, self.reduced, self.sets, (batch, measure))
+
+
+def predicted_alone(problem: Objective, steps: RowSteps | None) -> LeaveOneOut:
+    """Every training row predicted without itself, from the Newton steps of a linear model or from what is left.
+
+    Raises UnsupportedError where there is neither; `steps` are None for models that are not linear.
     """
-    found = []
-    for i, theta in enumerate(_each(problem, list(torch.arange(problem.n).split(1)), reduced.settled)):
-        model = problem.at(theta).output_model
-        assert model is not None
-        inputs, _ = model.prepared(problem.train_batch(torch.tensor([i])))
-        found.append(model.outputs(inputs))
-    return torch.cat(found)
+    if steps is not None:
+        return leave_one_out(steps)
+    reduced = problem.reduced
+    if reduced is None:
+        raise UnsupportedError(
+            "leave-one-out predictions are for linear models with their Hessian, models by their whole likelihood and "
+            "those by moments: of others ask influence.of_removal, or by_refitting(estimator, X, y).out_of_bag()"
+        )
+    each = WithoutEach(problem, reduced)
+    found = [reduced.alone(i, theta) for i, theta in enumerate(_each(problem, each.sets, reduced.settled))]
+    outputs, losses = (torch.stack(part) for part in zip(*found, strict=True))
+    return LeaveOneOut(outputs, losses, reduced.leverages(), each)
 
 
 def check_left(reduced: Reduced, sets: list[Tensor]) -> None:

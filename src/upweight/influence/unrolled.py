@@ -19,7 +19,7 @@ from ..runtime.alone import each_alone
 from ..runtime.progress import track
 from ..training.probes import Changed, Inputs
 from ..training.run import TrainingRun
-from ..training.statistics import KEPT
+from ..training.segments import Segments
 from ..types import ArrayLike, Tensor
 from .given_rows import GivenRows, given_rows, numbered
 from .influence import Influence
@@ -28,11 +28,6 @@ from .removal import Removal
 from .replayed import REMOVALS, Replayed, by_replays
 from .scores import Scores
 from .top_k import strongest
-
-SAID = (
-    "Effects are derivatives through the recorded run of training (its start, order of batches, random numbers and "
-    "settings): of first order in the change."
-)
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ class Unrolled:
     example, and -1/n of it the predicted change if the example is removed and training repeated.
 
     Args:
-        run: the recorded run.
+        run: the recorded run, or `Segments` of it, which cost less and are an approximation.
 
     >>> import functools, torch
     >>> model, data = torch.nn.Linear(1, 1, bias=False), (torch.ones(2, 1), torch.tensor([[0.0], [4.0]]))
@@ -67,7 +62,7 @@ class Unrolled:
             [ 8., -8.]], dtype=torch.float64)
     """
 
-    def __init__(self, run: TrainingRun) -> None:
+    def __init__(self, run: TrainingRun | Segments) -> None:
         if not callable(getattr(run, "derivatives", None)):
             raise TypeError(
                 f"Unrolled takes a TrainingRun, got {type(run).__name__}: record or replay the training with "
@@ -89,8 +84,7 @@ class Unrolled:
     @cached_property
     def settings(self) -> RunSettings:
         """How it answers: what was recorded."""
-        said = (KEPT,) if self.run.start.objective.moving.names else ()
-        return RunSettings((f"through training: {self.run!r}", *said, *self.problem.remarks))
+        return RunSettings((f"through training: {self.run!r}", *self.run.remarks, *self.problem.remarks))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -162,10 +156,14 @@ class Unrolled:
         problem, n = self.problem, self.run.n
         values = torch.empty(1, n, dtype=torch.float64)
         for part in track(torch.arange(n).split(block), "on themselves", None):
-            v = self.run.gradients(problem.train_batch(part))
-            values[0, part] = self.run.derivatives(v)[:, part].diagonal() * n
+            values[0, part] = self.run.own(part) * n
         return Scores(
-            values, n, measure="own loss", ids=problem.train_index, said=(SAID,), provenance=self._about()
+            values,
+            n,
+            measure="own loss",
+            ids=problem.train_index,
+            said=(self.run.said,),
+            provenance=self._about(),
         )
 
     def of_removal(
@@ -333,7 +331,7 @@ class Unrolled:
             "measure": name_of(measure),
             "ids": self.problem.train_index,
             "test_ids": batch_index(test) if measure is None or not measure.single else None,
-            "said": (SAID,),
+            "said": (self.run.said,),
             "provenance": self._about(),
         }
         return Scores(values, self.run.n, **{**known, **fields})

@@ -303,6 +303,34 @@ class Without(Reduced):
     def refusal(self, rows: Tensor) -> str:
         return ""
 
+    def alone(self, row: int, theta: Float[Tensor, " p"]) -> tuple[Float[Tensor, " c"], Float[Tensor, ""]]:
+        whole, one = self.problem, torch.tensor([row])
+        left = whole.without(one)
+        added = whole.likelihood.total(theta, whole.weights) - left.likelihood.total(theta, left.weights)
+        outputs = whole.likelihood.outputs(theta, whole.likelihood.X[one])
+        return outputs[0], added / whole.weights[row]
+
+    def leverages(self) -> Float[Tensor, " n"]:
+        problem = self.problem
+        inverse = torch.linalg.inv(problem.hessian.matrix()) / problem.n
+        theta, w = problem.theta.clone().requires_grad_(), problem.weights.clone().requires_grad_()
+        total = problem.likelihood.total(theta, w)
+        gradient = torch.autograd.grad(total, theta, create_graph=True)[0]
+        H = [torch.autograd.grad(one, theta, create_graph=True)[0] for one in gradient]
+        trace = (torch.stack(H) * inverse).sum()
+        return torch.autograd.grad(trace, w)[0] * problem.weights
+
+    @property
+    def editable(self) -> None:
+        return None
+
+    def parts(self, rows: Int[Tensor, " k"], gradient: Float[Tensor, "1 p"]) -> None:
+        return None
+
+    @property
+    def numbers(self) -> int:
+        return self.problem.p
+
 
 def _settled(left: LikelihoodProblem) -> Float[Tensor, " p"]:
     """The parameters where Newton steps end; NaN where they do not, as where there is no optimum."""

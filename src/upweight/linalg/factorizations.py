@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -176,6 +177,17 @@ class DiagonalFactor(Factor):
     def __init__(self, values: Float[Tensor, " p"]) -> None:
         self.dtype, self.values, self.diagonal = values.dtype, values, values
         self.product = lambda rows: rows * values
+
+    def mapped(
+        self, rows: Float[Tensor, "k p"], function: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "k p"]:
+        """f(A) v for every row v.
+
+        Args:
+            rows: v.
+            function: f, entry by entry of eigenvalues.
+        """
+        return rows * function(self.values)
 
     def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         return rows / self.values

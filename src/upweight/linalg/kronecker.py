@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
 
 from ..types import Tensor
-from .factorizations import CholeskyFactor, Factor
+from .factorizations import CholeskyFactor, DiagonalFactor, Factor
 from .lanczos import indefinite
 from .outer_products import Pairs
+
+OfEigenvalues: TypeAlias = Callable[[Tensor], Tensor]
+"""A function of eigenvalues, entry by entry."""
 
 
 class KroneckerFactor(Factor):
@@ -100,6 +104,17 @@ class KroneckerFactor(Factor):
             return found + ((left[:, 0].square() @ (1 / self.values)) * right[:, 0].square()).sum(1)
         return found + ((left.mT @ right).square() / self.values).sum((1, 2))
 
+    def mapped(self, rows: Float[Tensor, "k p"], function: OfEigenvalues) -> Float[Tensor, "k p"]:
+        """f(A) v for every row v, where no directions are kept whole.
+
+        Args:
+            rows: v.
+            function: f, entry by entry of eigenvalues.
+        """
+        first, rest = self._rotate(rows.to(self.dtype))
+        assert not self.leading
+        return self._back(first, rest * function(self.values))
+
     def product(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         """A v for every row v, at the price of `solve`; what residuals are recomputed with."""
         first, rest = self._rotate(rows)
@@ -160,3 +175,31 @@ class BlocksFactor(Factor):
         if self.rest is not None:
             found.append(self.rest[1].quadratic(pairs.rest))
         return torch.stack(found).sum(0)
+
+
+class Spectrum:
+    """A symmetric matrix that is zero outside blocks, of which functions are asked: each block is diagonal in a basis.
+
+    Args:
+        layers: the entries of each weight matrix in a flat vector, and its eigenvalues with their basis.
+        rest: the entries outside, if there are any, and their eigenvalues: in a basis, or the entries' own.
+    """
+
+    def __init__(
+        self,
+        layers: list[tuple[Tensor, KroneckerFactor]],
+        rest: tuple[Tensor, KroneckerFactor | DiagonalFactor] | None,
+    ) -> None:
+        self.parts = [*layers, *([] if rest is None else [rest])]
+
+    def mapped(self, rows: Float[Tensor, "k p"], function: OfEigenvalues) -> Float[Tensor, "k p"]:
+        """f(A) v for every row v.
+
+        Args:
+            rows: v.
+            function: f, entry by entry of eigenvalues.
+        """
+        out = torch.empty_like(rows)
+        for index, part in self.parts:
+            out[:, index] = part.mapped(rows[:, index], function).to(out)
+        return out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from jaxtyping import Float
 
@@ -35,6 +37,30 @@ class LowRankFactor(Factor):
         if not self.rest > 0:
             raise indefinite(self.rest)
         self.product = self.multiply
+
+    @classmethod
+    def mean(cls, factors: Sequence[LowRankFactor]) -> LowRankFactor:
+        """The mean of some, of as many directions as the first has; what lies outside their directions counts as 0."""
+        if len(factors) == 1:
+            return factors[0]
+        roots = [(one.values / len(factors)).sqrt()[:, None] * one.vectors for one in factors]
+        basis, small = torch.linalg.qr(torch.cat(roots).T)
+        values, inner = torch.linalg.eigh((small @ small.T).double())
+        best = values.argsort(descending=True)[: len(factors[0].values)]
+        least = torch.finfo(basis.dtype).eps * values.max()
+        return cls((basis @ inner[:, best].to(basis)).T.contiguous(), values[best].clamp(min=least).to(basis))
+
+    def mapped(
+        self, rows: Float[Tensor, "k p"], function: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "k p"]:
+        """f(A) v for every row v.
+
+        Args:
+            rows: v.
+            function: f, entry by entry of eigenvalues.
+        """
+        found = function(self.values.double())
+        return self._scaled(rows.to(self.dtype), found.to(self.dtype), float(found[self.values.argmin()]))
 
     def multiply(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         """A v for every row v, as `product` gives it: 4 r p operations a row, no p x p matrix."""

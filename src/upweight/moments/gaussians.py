@@ -43,6 +43,10 @@ class Gaussians(ABC):
         That every class has rows is not looked at.
         """
 
+    @abstractmethod
+    def numbers(self, d: int) -> int:
+        """How many numbers tell a class from the first one, of d columns."""
+
     def shares(self, at: Moments) -> Float[Tensor, " k"]:
         """The share that each class is expected to have."""
         return at.total / at.total.sum() if self.priors is None else self.priors
@@ -80,6 +84,9 @@ class SharedScaled(Gaussians):
     def scores(self, rule: Rule, X: Float[Tensor, "m d"]) -> Float[Tensor, "m k"]:
         return _linear(rule, X)
 
+    def numbers(self, d: int) -> int:
+        return 1 + d
+
     def trouble(self, at: Moments) -> str:
         few = bool(at.total.sum() <= max(self.taken, len(at.total)))
         return "there are no more rows than classes" if few else ""
@@ -105,6 +112,9 @@ class SharedGaussians(Gaussians):
 
     def scores(self, rule: Rule, X: Float[Tensor, "m d"]) -> Float[Tensor, "m k"]:
         return _linear(rule, X)
+
+    def numbers(self, d: int) -> int:
+        return 1 + d
 
     def trouble(self, at: Moments) -> str:
         return _singular(self._covariance(at), "the covariance within classes")
@@ -143,6 +153,9 @@ class FullGaussians(Gaussians):
         U = X - mean[:, None]
         return offset - ((U @ inverse) * U).sum(2).T / 2
 
+    def numbers(self, d: int) -> int:
+        return 1 + d + d * (d + 1) // 2
+
     def trouble(self, at: Moments) -> str:
         if bool((at.total <= 1).any()):
             return "a class has a single row"
@@ -172,6 +185,9 @@ class NaiveGaussians(Gaussians):
     def scores(self, rule: Rule, X: Float[Tensor, "m d"]) -> Float[Tensor, "m k"]:
         mean, precision, offset = rule
         return offset - ((X[:, None] - mean).square() * precision).sum(2) / 2
+
+    def numbers(self, d: int) -> int:
+        return 1 + 2 * d
 
     def trouble(self, at: Moments) -> str:
         flat = bool((at.scatter / at.total[:, None] + at.smoothing <= 0).any())

@@ -13,6 +13,7 @@ from ..capabilities import Facts, LayerGradients, Reduced, SecondDerivative
 from ..data.names import paired_targets
 from ..data.user_terms import Terms
 from ..data.weights import check_weights
+from ..errors import DerivativeError, NoOptimumError
 from ..linalg.outer_products import Outer, written_out
 from ..losses import LinearLoss, Logistic, Softmax
 from ..measures import MeasureLike, as_measure
@@ -30,9 +31,10 @@ from ..penalty import Penalty
 from ..runtime.described import described
 from ..runtime.distributed import shard
 from ..runtime.unchanging import derived
-from ..types import Operator, Tensor, as_tensor
+from ..types import Tensor, as_tensor
 from .gaussians import Gaussians
-from .sums import ClassRows
+from .sums import ClassRows, Moments
+from .unit_hessian import UnitHessian
 
 ROWS = "training rows"
 """What stands for training rows in a batch, by their number."""
@@ -138,6 +140,11 @@ class MomentProblem(Objective):
 
     # -- the moments -----------------------------------------------------------------------------------------------
 
+    @derived
+    def at_theta(self) -> Moments:
+        """The moments that theta has."""
+        return self.given.unpack(self.theta)
+
     def gradient(self) -> Float[Tensor, " p"]:
         return (self.theta - self.rows.packed(self.rows.all)) / self.n
 
@@ -153,14 +160,15 @@ class MomentProblem(Objective):
     def gradients_as_train(self, batch: Any, weights: Tensor | None = None) -> Float[Tensor, "b p"]:
         """Minus the move of the moments with the weight of each example, as if it were a training row."""
         X, y = self.prepared(batch)
-        moves = self.rows.moves(X, self._codes(y, len(X)))
+        moves = self.rows.moves(X, self.codes(y, len(X)), self.at_theta)
         return -moves if weights is None else -weights.double()[:, None] * moves
 
     def products(
         self, rows: Float[Tensor, "k p"] | Outer, within: slice | None = None
     ) -> Iterator[tuple[slice, Float[Tensor, "k b"]]]:
         part = within or shard(self.n)
-        yield part, -self.rows.products(written_out(rows).double(), part) * self.weights[part]
+        found = self.rows.products(written_out(rows).double(), part, self.at_theta)
+        yield part, -found * self.weights[part]
 
     @property
     def sample_weights(self) -> Float[Tensor, " n"]:
@@ -190,7 +198,8 @@ class MomentProblem(Objective):
         """Targets as the loss takes them, checked."""
         return encoded(self.loss, targets, count, self.c)
 
-    def _codes(self, y: Any, count: int) -> Int[Tensor, " b"]:
+    def codes(self, y: Any, count: int) -> Int[Tensor, " b"]:
+        """The classes 0..k-1 of `count` examples."""
         targets = self.encode(y, count)
         return (targets > 0).long() if self.c == 1 else targets
 
@@ -250,15 +259,51 @@ class MomentProblem(Objective):
     def input_gradients(
         self, batch: Any, rows: Float[Tensor, "k p"], at: str | None = None
     ) -> Float[Tensor, "k b *x"]:
-        raise TypeError(
-            "derivatives in the inputs are for linear models and networks: ask what another row in its place does, "
-            "influence.of_change(before, after, test)"
-        )
+        X, y = self.prepared(batch)
+        rows = rows.double()
+        found = self.rows.input_moves(X, self.codes(y, len(X)), rows, self.at_theta)
+        if (
+            self.given.smoothing
+        ):  # counts rows whatever their weights, which the product will be multiplied by
+            known = isinstance(batch, Mapping) and ROWS in batch
+            if not known and bool((self.weights != self.weights[0]).any()):
+                raise DerivativeError(
+                    "what var_smoothing adds moves with rows whatever their weights, and these differ: give the rows "
+                    "by number"
+                )
+            w = self.weights[batch[ROWS]] if known else self.weights[:1]
+            found = found + self.rows.spread(X, rows) / w[:, None]
+        return -found
 
     # -- other problems --------------------------------------------------------------------------------------------
 
     def subset(self, index: Int[Tensor, " b"]) -> MomentProblem:
         raise TypeError("moments are those of all training rows: there is no problem on some of them")
+
+    def without(self, rows: Int[Tensor, " k"]) -> MomentProblem:
+        """The problem without those training rows, at the same moments."""
+        kept = torch.ones(self.n, dtype=torch.bool)
+        kept[rows] = False
+        left = self.rows.of(kept.nonzero()[:, 0])
+        penalty = Penalty.of(1 / max(len(left.w), 1), self.theta, "total")
+        terms = self.terms.take(kept.nonzero()[:, 0])
+        return self._copy(given=left, weights=left.w, penalty=penalty, terms=terms)
+
+    def relabelled(self, rows: Int[Tensor, " k"], targets: Tensor) -> MomentProblem:
+        """The problem with those encoded targets in place of the rows' own, at the same moments."""
+        codes = self.rows.codes.clone()
+        codes[rows] = (targets > 0).long() if self.c == 1 else targets
+        return self._copy(given=replace(self.rows, codes=codes, classes=self.rows.k))
+
+    def minimised(self) -> MomentProblem:
+        """The problem at the moments of its rows; NoOptimumError where no classifier can be fitted to them."""
+        at = self.rows.all
+        gone = at.total.isnan()
+        if bool(gone.any()) or self.gaussians.trouble(at):
+            raise NoOptimumError(
+                f"no classifier can be fitted: {self.gaussians.trouble(at) or 'a class is gone'}"
+            )
+        return self.at(self.rows.packed(at))
 
     def retrained(self, module: torch.nn.Module) -> MomentProblem:
         raise TypeError(
@@ -283,6 +328,10 @@ class WithoutRows(Reduced):
 
     problem: MomentProblem
     said = "Effects are exact: those of the moments of the other rows, which a fit without the row has."
+
+    @property
+    def editable(self) -> MomentProblem:
+        return self.problem
 
     def known(self, batch: Any) -> dict[str, Any]:
         X, y = self.problem.prepared(batch)
@@ -310,40 +359,29 @@ class WithoutRows(Reduced):
             )
         return self.problem.gaussians.trouble(found)
 
+    def alone(self, row: int, theta: Float[Tensor, " p"]) -> tuple[Float[Tensor, " c"], Float[Tensor, ""]]:
+        there = self.problem.at(theta)
+        outputs = there.outputs(there.rows.X[[row]])
+        if bool(outputs.isnan().any()):
+            return outputs[0], outputs.new_tensor(torch.nan)
+        return outputs[0], there.loss.value(outputs, there.y[[row]])[0]
+
+    def leverages(self) -> Float[Tensor, " n"]:
+        return torch.full((self.problem.n,), torch.nan, dtype=torch.float64)
+
+    def parts(self, rows: Int[Tensor, " k"], gradient: Float[Tensor, "1 p"]) -> Float[Tensor, "k d_1"]:
+        problem = self.problem
+        found = problem.rows.by_columns(gradient[0].double(), rows, problem.at_theta)
+        return -problem.weights[rows, None] * found
+
+    @property
+    def numbers(self) -> int:
+        k, d = self.problem.given.k, self.problem.given.X.shape[1]
+        return (k - 1) * self.problem.gaussians.numbers(d)
+
     def _usable(self, theta: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
         """Moments that a classifier can be fitted to, NaN for others."""
         at = self.problem.rows.unpack(theta)
         if bool(at.total.isnan().any()) or self.problem.gaussians.trouble(at):
             return torch.full_like(theta, torch.nan)
         return theta
-
-
-@dataclass(frozen=True, eq=False)
-class UnitHessian(SecondDerivative):
-    """The unit matrix over n."""
-
-    n: int
-    p: int
-
-    def product(self, dtype: torch.dtype | None = None) -> Operator:
-        return lambda rows: rows / self.n
-
-    def matrix(self, dtype: torch.dtype | None = None) -> Float[Tensor, "p p"]:
-        return torch.eye(self.p, dtype=dtype or torch.float64) / self.n
-
-    def minibatch_product(
-        self, rows: Float[Tensor, "k p"], index: Int[Tensor, "k b"]
-    ) -> Float[Tensor, "k p"]:
-        return rows / self.n
-
-    def sample(self, k: int, generator: torch.Generator) -> Float[Tensor, "k p"]:
-        return torch.zeros(k, self.p, dtype=torch.float64)
-
-    def root(self) -> Float[Tensor, "r p"]:
-        return torch.zeros(1, self.p, dtype=torch.float64)  # all of it is on the diagonal
-
-    def diagonal(self) -> Float[Tensor, " p"]:
-        return torch.full((self.p,), 1 / self.n, dtype=torch.float64)
-
-    def centred(self) -> None:
-        return None

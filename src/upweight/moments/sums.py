@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ class ClassRows:
         crossed: whether products of different columns are summed too, or squares alone.
         smoothing: what is added to variances, as a share of the largest variance of a column over all rows, whatever
             their weights.
+        classes: how many classes there are, where some may have no rows; 0: those that have.
     """
 
     X: Float[Tensor, "n d"]
@@ -46,16 +47,24 @@ class ClassRows:
     w: Float[Tensor, " n"]
     crossed: bool
     smoothing: float = 0.0
+    classes: int = 0
 
     @property
     def k(self) -> int:
         """The number of classes."""
         return len(self.members)
 
+    def of(self, index: Int[Tensor, " b"]) -> ClassRows:
+        """Some of the rows, of as many classes."""
+        parts = {"X": self.X[index], "codes": self.codes[index], "w": self.w[index]}
+        return replace(self, **parts, classes=self.k)
+
     @cached_property
     def members(self) -> tuple[Int[Tensor, " _"], ...]:
         """The numbers of the rows of each class."""
-        return tuple((self.codes == c).nonzero()[:, 0] for c in range(int(self.codes.max()) + 1))
+        return tuple(
+            (self.codes == c).nonzero()[:, 0] for c in range(self.classes or int(self.codes.max()) + 1)
+        )
 
     @property
     def layout(self) -> Layout:
@@ -100,31 +109,83 @@ class ClassRows:
         found = [self._of(own[kept[own]]) for own in self.members]
         return self._stacked(found, self._share(self.X[kept]))
 
-    def moves(self, X: Float[Tensor, "b d"], codes: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
-        """The derivative of the moments in the weight of each of some rows, those of training or others.
+    def moves(self, X: Float[Tensor, "b d"], codes: Int[Tensor, " b"], at: Moments) -> Float[Tensor, "b p"]:
+        """The derivative of moments in the weight of each of some rows, those of training or others.
 
         Args:
             X: their columns.
             codes: their classes.
+            at: the moments.
         """
-        b, own = torch.arange(len(X)), X - self.all.mean[codes]
-        total, mean, scatter = (part.new_zeros(len(X), *part.shape) for part in self.all[:3])
+        b, own = torch.arange(len(X)), X - at.mean[codes]
+        total, mean, scatter = (part.new_zeros(len(X), *part.shape) for part in at[:3])
         total[b, codes] = 1.0
-        mean[b, codes] = own / self.all.total[codes, None]
+        mean[b, codes] = own / at.total[codes, None]
         scatter[b, codes] = own[:, :, None] * own[:, None] if self.crossed else own.square()
         return torch.cat([part.flatten(1) for part in (total, mean, scatter, X.new_zeros(len(X), 1))], dim=1)
 
-    def products(self, rows: Float[Tensor, "q p"], part: slice) -> Float[Tensor, "q b"]:
-        """The products of q vectors with the moves of a part of the training rows, which are not written out."""
+    def products(self, rows: Float[Tensor, "q p"], part: slice, at: Moments) -> Float[Tensor, "q b"]:
+        """The products of q vectors with the moves of a part of the training rows, which are not written out.
+
+        Args:
+            rows: the vectors.
+            part: the training rows.
+            at: the moments.
+        """
         parts, found = self.layout.unpack(rows), rows.new_empty(len(rows), part.stop - part.start)
         for c, members in enumerate(self.members):
             own = members[(members >= part.start) & (members < part.stop)]
-            U = self.X[own] - self.all.mean[c]
+            U = self.X[own] - at.mean[c]
             S = parts["scatter"][:, c]
             square = ((U @ S) * U).sum(2) if self.crossed else S @ U.square().T
             found[:, own - part.start] = (
-                parts["total"][:, c, None] + parts["mean"][:, c] @ U.T / self.all.total[c] + square
+                parts["total"][:, c, None] + parts["mean"][:, c] @ U.T / at.total[c] + square
             )
+        return found
+
+    def by_columns(
+        self, row: Float[Tensor, " p"], index: Int[Tensor, " b"], at: Moments
+    ) -> Float[Tensor, "b d_1"]:
+        """The product of a vector with the moves of some training rows, taken apart by columns, then the class's share.
+
+        Of two columns that meet in a product each has one half.
+
+        Args:
+            row: the vector.
+            index: the training rows.
+            at: the moments.
+        """
+        parts, codes = self.layout.unpack(row), self.codes[index]
+        U, S = self.X[index] - at.mean[codes], parts["scatter"][codes]
+        square = U * ((S + S.mT) / 2 @ U[:, :, None])[:, :, 0] if self.crossed else S * U.square()
+        columns = parts["mean"][codes] * U / at.total[codes, None] + square
+        return torch.cat([columns, parts["total"][codes, None]], dim=1)
+
+    def input_moves(
+        self, X: Float[Tensor, "b d"], codes: Int[Tensor, " b"], rows: Float[Tensor, "q p"], at: Moments
+    ) -> Float[Tensor, "q b d"]:
+        """The derivative of the product of q vectors with the move of each of some rows, in the columns of that row.
+
+        What is added to variances is not in it (`spread`).
+
+        Args:
+            X: their columns.
+            codes: their classes.
+            rows: the vectors.
+            at: the moments.
+        """
+        parts, U = self.layout.unpack(rows), X - at.mean[codes]
+        S = parts["scatter"][:, codes]
+        square = ((S + S.mT) @ U[..., None])[..., 0] if self.crossed else 2 * S * U
+        return parts["mean"][:, codes] / at.total[codes, None] + square
+
+    def spread(self, X: Float[Tensor, "b d"], rows: Float[Tensor, "q p"]) -> Float[Tensor, "q b d"]:
+        """What q vectors make of how the smoothing moves with the columns of some rows, whatever they weigh."""
+        mean, squares = self._together
+        widest = int(squares.argmax())
+        slope = 2 * self.smoothing * (X[:, widest] - mean[widest]) / len(self.X)
+        found = rows.new_zeros(len(rows), *X.shape)
+        found[:, :, widest] = self.layout.unpack(rows)["smoothing"] * slope
         return found
 
     def _stacked(self, found: list[tuple[Tensor, Tensor, Tensor]], smoothing: Tensor) -> Moments:

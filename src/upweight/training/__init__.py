@@ -3,6 +3,7 @@
 from .recorder import Recorder
 from .rules import OptimizerRule, register_optimizer
 from .run import TrainingRun
+from .segments import Segments
 from .trainer import TrainerRecorder
 
-__all__ = ["OptimizerRule", "Recorder", "TrainerRecorder", "TrainingRun", "register_optimizer"]
+__all__ = ["OptimizerRule", "Recorder", "Segments", "TrainerRecorder", "TrainingRun", "register_optimizer"]

@@ -131,8 +131,8 @@ class StepLoss:
 
     def gradients(
         self, stacked: Params, buffers: Params, w: Float[Tensor, "r b"], step: Step
-    ) -> tuple[Float[Tensor, "r p"], Params]:
-        """The gradient of the step's loss for each of r runs at once, and their buffers after it.
+    ) -> tuple[Params, Params]:
+        """The gradient of the step's loss in each parameter for each of r runs at once, and their buffers after it.
 
         Args:
             stacked: the parameters by name, each with a leading dimension r.
@@ -143,7 +143,7 @@ class StepLoss:
         Raises:
             RuntimeError: for models that torch cannot vectorise.
         """
-        total: list[Tensor] = []
+        total: Params = {}
         for number, (index, factor) in enumerate(
             zip(step.parts, self.averaging.factors(step, w), strict=True)
         ):
@@ -159,9 +159,8 @@ class StepLoss:
             step.begin(number)
             each = torch.func.vmap(torch.func.grad(value, has_aux=True), randomness="same")
             found, buffers = each(stacked, buffers, factor)
-            parts = [part.flatten(1) for part in found.values()]
-            total = parts if not total else [one.add_(other) for one, other in zip(total, parts, strict=True)]
-        return torch.cat(total, dim=1), buffers
+            total = {name: total[name].add_(part) for name, part in found.items()} if total else found
+        return total, buffers
 
 
 def plain_loss(of: Evaluation, theta: Tensor, batch: Any) -> Loss:

@@ -63,6 +63,10 @@ class OptimizerRule(ABC):
         """Numbers a, b with theta after = a theta + b g in every entry, where there is no memory; None: not so."""
         return None
 
+    def descent(self, at: Settings) -> tuple[float, float] | None:
+        """The rate and decay of the plain descent that many such steps come to, the same in all entries; None: none."""
+        return None
+
 
 @dataclass(frozen=True)
 class SGD(OptimizerRule):
@@ -100,6 +104,12 @@ class SGD(OptimizerRule):
         if self.momentum or isinstance(rate, Tensor) or isinstance(decay, Tensor):
             return None
         return 1 - rate * decay, rate if self.maximize else -rate
+
+    def descent(self, at: Settings) -> tuple[float, float] | None:
+        rate, decay, held = at["lr"], at["weight_decay"], at["momentum"]
+        if self.maximize or any(isinstance(one, Tensor) for one in (rate, decay, held)):
+            return None
+        return float(rate * (1 - at["dampening"]) / (1 - held)), float(decay)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from .replays import ReplaysOfRun
 from .reverse import Cotangents, Pulled, pulled_back
 from .start import Meaning, Start, State
 from .states import Room, States
-from .statistics import gradients_in_buffers
+from .statistics import KEPT, gradients_in_buffers
 from .steps import Step, Streams, own_streams, parts_of
 from .tangents import pushed
 
@@ -83,6 +83,10 @@ class TrainingRun(Identified):
     """Where the states of its steps are kept."""
     gap: float | None
     """How far the replay ends from the trained weights, as a share of the way they went; None where none were given."""
+    said: str = (
+        "Effects are derivatives through the recorded run of training (its start, order of batches, random numbers and "
+        "settings): of first order in the change."
+    )
 
     @alone
     def __init__(
@@ -209,6 +213,11 @@ class TrainingRun(Identified):
         end = self.start.problem_at(self.end)
         return ReplaysOfRun(self.start, self.steps, self.forward, self.end, end)
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What needs saying of it among the settings."""
+        return (KEPT,) if self.start.objective.moving.names else ()
+
     def last(self, steps: int) -> TrainingRun:
         """The run from so many steps before its end, with the training before them as its start: a warm-up.
 
@@ -297,6 +306,10 @@ class TrainingRun(Identified):
             if t % length == 0:
                 journal.write(Begun(t, held, total))
         return gather_rows(total)
+
+    def own(self, rows: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """The derivative of the own loss of each of b training examples in its weight."""
+        return self.derivatives(self.gradients(self.problem.train_batch(rows)))[:, rows].diagonal()
 
     @alone
     def probed(self, v: Float[Tensor, "m p"], probe: Probe) -> Float[Tensor, "m b *x"]:

@@ -2,11 +2,13 @@
 
 from .attack import Attack, attack
 from .box import Box
+from .conclusions import Conclusion, MeanPrediction, NotReversed, Sign, Significant
 from .diagnostics import Diagnostics, diagnostics
 from .explain import Explanation, explain
 from .flip_set import FlipSet, flip_set
 from .mislabeled import Suspects, mislabeled
 from .mismatch import Mismatch, mismatch
+from .robustness import Robustness, robustness
 from .stability import Stability, stability
 from .trust import Trust, trust
 from .vulnerability import vulnerability, vulnerable_targets
@@ -14,10 +16,16 @@ from .vulnerability import vulnerability, vulnerable_targets
 __all__ = [
     "Attack",
     "Box",
+    "Conclusion",
     "Diagnostics",
     "Explanation",
     "FlipSet",
+    "MeanPrediction",
     "Mismatch",
+    "NotReversed",
+    "Robustness",
+    "Sign",
+    "Significant",
     "Stability",
     "Suspects",
     "Trust",
@@ -27,6 +35,7 @@ __all__ = [
     "flip_set",
     "mislabeled",
     "mismatch",
+    "robustness",
     "stability",
     "trust",
     "vulnerability",

@@ -13,11 +13,12 @@ from jaxtyping import Float
 from ..capabilities import Reduced
 from ..curvature.base import ExampleMean
 from ..data.row_sets import as_sets
-from ..errors import NotConvergedError
+from ..errors import NotConvergedError, UnsupportedError
 from ..influence.unrolled import Answers
 from ..influence.woodbury import newton_steps
 from ..objective import LinearModel, Objective
 from ..runtime.notebook import as_html
+from ..runtime.progress import track
 from ..runtime.terminal import plain
 from ..types import Tensor
 from .labels import row_names
@@ -72,17 +73,19 @@ def diagnostics(influence: Answers, by: Any = None, *, refitted: bool = False) -
     Leverages and standard errors are those of the expected information, as usual, the scale Pearson's, or 1 where the
     family has no dispersion. With a penalty the refit keeps it (`keep`), and the sum of the leverages takes the place
     of the number of coefficients. Of Cox's model and NegativeBinomial there are Cook's distances and DFBETAS alone, in
-    the standard errors of all rows.
+    the standard errors of all rows. Of classifiers by moments there are Cook's distances alone: how far the outputs of
+    all rows move without the row, exactly, in the curvature of their log-losses, over how many numbers tell the classes
+    apart.
 
     Args:
         influence: of a linear model of one output: least squares, ridge, logistic regression, or a generalised
-            linear model of `from_results`.
+            linear model of `from_results`; of Cox, negative binomial and classifiers by moments as said.
         by: groups in place of rows, as `Influence.of_removal` takes them: a column (n,) of patients or clusters.
         refitted: whether Cook's distance, DFBETAS, COVRATIO and the scale of the others are those of refits without
             each row or group, not of one Newton step; some milliseconds each.
 
     Raises:
-        TypeError: for models that are not linear.
+        UnsupportedError: for other models.
         ValueError: for several outputs, and losses without a likelihood.
 
     >>> import torch
@@ -94,12 +97,14 @@ def diagnostics(influence: Answers, by: Any = None, *, refitted: bool = False) -
     """
     if influence.problem.reduced is not None and influence.problem.facts.own_loss:
         return _of_likelihood(influence.problem, influence.problem.reduced, by, refitted)
+    if influence.problem.reduced is not None:
+        return _of_moments(influence.problem, influence.problem.reduced, by)
     problem = influence.problem.linear
     given = influence.settings.curvature
     curvature = None if given is None else given.examples
     if problem is None or curvature is None:
-        raise TypeError(
-            "diagnostics are for linear models with their Hessian: of networks ask influence.on_self()"
+        raise UnsupportedError(
+            "diagnostics are for linear models with their Hessian: of networks and trees ask influence.on_self()"
         )
     problem.check_current()
     squares, fisher = _is_least_squares(problem), _expected(problem)
@@ -178,6 +183,35 @@ def _of_likelihood(problem: Objective, reduced: Reduced, by: Any, refitted: bool
     coefficients = [*known, *problem.layout.names[1:]][: problem.p]
     betas = pd.DataFrame((-moves / errors).numpy(), names, coefficients)
     return Diagnostics(pd.DataFrame(table, index=names), betas, float(problem.p), 1.0)
+
+
+def _of_moments(problem: Objective, reduced: Reduced, by: Any) -> Diagnostics:
+    """Cook's distances of a classifier by moments: what removals do to the outputs of all rows.
+
+    Args:
+        problem: the classifier.
+        reduced: what is left of it without some rows.
+        by: groups in place of rows.
+    """
+    problem.check_current()
+    names, sets = row_names(problem, torch.arange(problem.n)), list(torch.arange(problem.n).split(1))
+    if by is not None:
+        names, sets = as_sets(by, problem.n, problem.train_index)
+    every, model = problem.train_batch(torch.arange(problem.n)), problem.output_model
+    assert model is not None
+    here = model.outputs(model.prepared(every)[0])
+    sure = here.sigmoid() if model.c == 1 else here.softmax(1)
+    moved = torch.empty(len(sets), dtype=torch.float64)
+    for k, rows in enumerate(track(sets, "diagnostics", len(sets))):
+        there = problem.at(reduced.settled([rows])[0]).output_model
+        assert there is not None
+        move = there.outputs(there.prepared(every)[0]) - here
+        bent = sure * move.square()
+        bent = bent.sum(1) - (sure * move).sum(1).square()
+        moved[k] = problem.weights @ bent
+    numbers = float(reduced.numbers)
+    table = {"rows": [len(rows) for rows in sets], "cooks distance": (moved / numbers).numpy()}
+    return Diagnostics(pd.DataFrame(table, index=names), pd.DataFrame(index=names), numbers, 1.0)
 
 
 def _expected(problem: LinearModel) -> Float[Tensor, " n"]:

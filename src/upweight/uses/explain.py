@@ -9,18 +9,19 @@ from typing import Any, cast
 import pandas as pd
 import torch
 
+from ..capabilities import Reduced
 from ..influence.scores import Scores
 from ..influence.shown import SHOWN, sides
 from ..influence.unrolled import Answers
 from ..measures import MeasureLike, as_measure
-from ..objective import LinearModel
+from ..objective import LinearModel, Objective
 from ..retraining import Refits
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Tensor
 from .baselines import baselines
 from .labels import feature_name, label_names
-from .parts import BEND, ELSEWHERE, FOLLOWS, START, in_words, part_names, parts_of_effects
+from .parts import BEND, ELSEWHERE, FOLLOWS, SHARE, START, in_words, part_names, parts_of_effects
 from .said import Said, said_by_refits, said_of
 from .stability import RESAMPLES, SMALL, Stability, stability
 
@@ -30,10 +31,10 @@ class Explanation:
     """The training rows responsible for one prediction, as `explain` found them.
 
     `helpful` and `harmful` have a line per training row: influence, predicted effect of its removal (positive = the
-    measure would rise; of a linear model by a Newton step without the row), its label, and for linear models and trees
-    "because of": the largest parts of the effect by columns, in its unit, and the rest of them. `parts` are two tables
-    with all of them, for the rows of `helpful` and of `harmful`: a line adds up to the row's effect. `said` is what
-    such a model says of the test row, and the row's own label.
+    measure would rise; of a linear model by a Newton step without the row), its label, and for linear models, trees and
+    moments of classes "because of": the largest parts of the effect by columns, in its unit, and the rest of them.
+    `parts` are two tables with all of them, for the rows of `helpful` and of `harmful`: a line adds up to the row's
+    effect. `said` is what such a model says of the test row, and the row's own label.
 
     For another measure than the loss `helpful` are the rows without which it would rise (they lower it), `harmful`
     those without which it would fall.
@@ -148,6 +149,8 @@ def explain(
         split = _split(influence, model, scores, test, measure)
     elif problem.stages is not None and problem.output_model is not None:
         split = _split_by_leaves(influence, scores, problem.output_model.prepared(test)[0], (test, measure))
+    elif problem.reduced is not None and _smooth(measure):
+        split = _split_by_moments(problem, problem.reduced, scores, (test, measure))
     both, stable = sides(scores.effect()[0] if own is None else -own, k), None
     compared: tuple[str, ...] = ()
     if model is not None and not relative:
@@ -259,11 +262,47 @@ def _split_by_leaves(
     def parts(rows: Tensor) -> pd.DataFrame:
         found = stages.parts(rows, solved, inputs)
         assert found is not None
-        names = [*(feature_name(problem, j) for j in range(found.shape[1] - 2)), START, ELSEWHERE, BEND]
-        bend = effects[rows] - found.sum(1)
-        return pd.DataFrame(torch.cat([found, bend[:, None]], dim=1).numpy(), columns=names)
+        return _with_bend(problem, found, effects[rows], START, ELSEWHERE)
 
     return parts
+
+
+def _split_by_moments(
+    problem: Objective, reduced: Reduced, scores: Scores, asked: tuple[Any, MeasureLike | None]
+) -> Callable[[Tensor], pd.DataFrame] | None:
+    """What takes the effects of some training rows by the moments of their class apart by columns; None: nobody can.
+
+    Args:
+        problem: the classifier.
+        reduced: what is left of it without rows.
+        scores: the effects.
+        asked: the test row and the measure.
+    """
+    gradient = problem.test_gradients(*asked)
+    if reduced.parts(torch.arange(1), gradient) is None:
+        return None
+
+    def parts(rows: Tensor) -> pd.DataFrame:
+        found = reduced.parts(rows, gradient)
+        assert found is not None
+        return _with_bend(problem, found, scores.effect()[0][rows], SHARE)
+
+    return parts
+
+
+def _with_bend(problem: Objective, found: Tensor, effects: Tensor, *others: str) -> pd.DataFrame:
+    """Parts by columns as a table, a line for each training row, with what is left of its effect.
+
+    Args:
+        problem: whose columns.
+        found: the parts of columns and of what is no column.
+        effects: of the rows.
+        others: what the last parts are called.
+    """
+    names = [feature_name(problem, j) for j in range(found.shape[1] - len(others))]
+    bend = effects - found.sum(1)
+    both = torch.cat([found, bend[:, None]], dim=1)
+    return pd.DataFrame(both.numpy(), columns=[*names, *others, BEND])
 
 
 def _split(

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
+from ..errors import NoOptimumError, UnsupportedError
 from ..influence.influence import Influence
 from ..influence.unrolled import Answers
-from ..objective import LinearModel
+from ..objective import LinearModel, Objective
+from ..outputs import Editable
 from ..runtime.progress import track
 from ..solvers import Exact
 from ..types import Batch, Tensor
-from .labels import classifier, decided, label_names, margins, row_names
+from .certificates import certificate, provable
+from .conclusions import Direction
+from .labels import decided, editable, label_names, margins, row_names
+from .removals import Question
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +28,9 @@ class FlipSet:
     """Training rows whose removal or relabelling flips the prediction, as retraining confirmed.
 
     `rows` are row numbers (None if no set was found) and `names` their ids. Without the last of them the model still
-    says `before`; with all of them it says `after`. `refits` counts retrainings.
+    says `before`; with all of them it says `after`. `refits` counts retrainings. No set of `certified` rows or fewer
+    flips it when removed, which is proven (docs/certificates.md); None where there is no proof: for losses other than
+    the logistic one, several outputs, and relabelling. With one row more the set is a smallest one (`smallest`).
     """
 
     rows: Int[Tensor, " k"] | None
@@ -32,13 +39,24 @@ class FlipSet:
     before: Any
     after: Any
     refits: int
+    certified: int | None = None
+
+    @property
+    def smallest(self) -> bool:
+        """Whether the set is proven to be as small as any."""
+        return self.rows is not None and self.certified is not None and len(self.rows) == self.certified + 1
 
     def __repr__(self) -> str:
+        proof = (
+            "" if self.certified is None else f"; no set of {self.certified} or fewer does, which is proven"
+        )
         if self.rows is None:
-            return f"No set found whose being {self.edit} changes the prediction {self.before!r} ({self.refits} refits)"
+            words = f"No set found whose being {self.edit} changes the prediction {self.before!r}"
+            return f"{words} ({self.refits} refits{proof})"
+        proof = "; no smaller set does" if self.smallest else proof
         return (
             f"{len(self.rows)} training rows {self.edit} change the prediction from {self.before!r} to "
-            f"{self.after!r} (confirmed by retraining; {self.refits} refits): {self.names.tolist()[:20]}"
+            f"{self.after!r} (confirmed by retraining; {self.refits} refits{proof}): {self.names.tolist()[:20]}"
         )
 
 
@@ -47,16 +65,18 @@ def flip_set(influence: Answers, test: Batch, *, relabel: bool = False, most: in
 
     Greedy and adaptive: rows are taken in the order of their predicted effect on the margin, half of those that seem
     needed at a time, then the model is retrained and influence computed anew. Once flipped, bisection over that order
-    finds the shortest part of it that still flips, each length judged by retraining. No smaller set is excluded.
+    finds the shortest part of it that still flips, each length judged by retraining. For removals from logistic
+    regression of two classes a certificate says how many rows no set can undercut (`FlipSet.certified`).
 
     Args:
-        influence: of a linear classifier; its own curvature and solver are not used.
+        influence: of a linear classifier, or one by moments (discriminant analysis, naive Bayes); its own curvature and
+            solver are not used.
         test: one test example, (inputs, targets); the targets are not looked at.
         relabel: gives the rows the rival's label in place of removing them.
         most: the largest size of the set, default half of the rows.
 
     Raises:
-        TypeError: for models that are no linear classifiers.
+        UnsupportedError: for other models.
         ValueError: for more than one test row, and where finishing the training alone changes the prediction.
         NotConvergedError: where a retraining fails.
 
@@ -67,16 +87,19 @@ def flip_set(influence: Answers, test: Batch, *, relabel: bool = False, most: in
     >>> len(flip_set(Influence(problem), (X[:1], [1]), relabel=True).rows)
     2
     """
-    problem = classifier(influence.problem)
+    problem = editable(influence.problem)
     if problem is None:
-        raise TypeError(
-            "flip_set is for linear classifiers with an output for each class (or one for two): it retrains many times"
+        raise UnsupportedError(
+            "flip_set is for linear classifiers with an output for each class (or one for two), and those by moments, "
+            "which it retrains many times: ask influence.of_removal about sets of your own"
         )
-    batch = problem.prepared(test)
-    if batch[0].shape[0] != 1:
-        raise ValueError(f"flip_set answers for one test row, got {batch[0].shape[0]}")
-    start = problem.minimised()
-    said, says = (label_names(problem, decided(p.outputs(batch[0])))[0] for p in (problem, start))
+    reduced = influence.problem.reduced
+    batch = problem.prepared(test) if reduced is None else reduced.known(test)
+    inputs = problem.prepared(batch)[0]
+    if inputs.shape[0] != 1:
+        raise ValueError(f"flip_set answers for one test row, got {inputs.shape[0]}")
+    start: Editable = problem.minimised()
+    said, says = (label_names(problem, decided(p.outputs(inputs)))[0] for p in (problem, start))
     if said != says:
         raise ValueError(
             f"the model says {said!r} about this row, and {says!r} once its training is finished, with nothing edited: "
@@ -88,22 +111,45 @@ def flip_set(influence: Answers, test: Batch, *, relabel: bool = False, most: in
         chosen = search.shortest(chosen)
     edit = "relabelled" if relabel else "removed"
     final = start if chosen is None else search.retrained(chosen)
-    names = row_names(problem, torch.empty(0, dtype=torch.long) if chosen is None else chosen)
+    names = row_names(influence.problem, torch.empty(0, dtype=torch.long) if chosen is None else chosen)
     after = label_names(problem, decided(search.outputs(final)))[0]
-    return FlipSet(chosen, names, edit, said, after, search.refits)
+    proven = not relabel and reduced is None
+    certified = _certified(cast(LinearModel, start), batch, chosen) if proven else None
+    return FlipSet(chosen, names, edit, said, after, search.refits, certified)
+
+
+def _certified(problem: LinearModel, batch: Any, chosen: Tensor | None) -> int | None:
+    """The number of rows that no set can undercut; None where there is no proof for such a model.
+
+    Args:
+        problem: the model at its optimum.
+        batch: the test row.
+        chosen: the rows that were found, None for none.
+    """
+    if provable(problem):
+        return None
+    asked = Direction(problem.output_gradients(batch)[0, 0], "the output")
+    every = torch.arange(problem.n)
+    try:
+        question = Question.of(problem, asked, every.split(1))
+    except ValueError:  # collinear columns: the coefficients are one choice of many
+        return None
+    return certificate(
+        question, row_names(problem, every), problem.n if chosen is None else len(chosen) - 1
+    ).certified
 
 
 class Search:
     """One search: the trained problem, the test row, what is done to rows, and how often it was retrained."""
 
-    def __init__(self, problem: LinearModel, batch: Any, relabel: bool) -> None:
+    def __init__(self, problem: Editable, batch: Any, relabel: bool) -> None:
         self.problem, self.batch, self.relabel = problem, batch, relabel
         self.said = decided(self.outputs(problem))
         self.refits = 0
 
-    def outputs(self, problem: LinearModel) -> Float[Tensor, "1 c"]:
+    def outputs(self, problem: Editable) -> Float[Tensor, "1 c"]:
         """The outputs of the test row under `problem`."""
-        return problem.outputs(self.batch[0])
+        return problem.outputs(problem.prepared(self.batch)[0])
 
     def margin(self, outputs: Float[Tensor, "b c"], targets: Any = None) -> Float[Tensor, " b"]:
         """The output of the class first predicted, less the strongest rival's; negative = flipped.
@@ -112,31 +158,31 @@ class Search:
         """
         return margins(outputs, self.said.expand(len(outputs)))
 
-    def flipped(self, problem: LinearModel) -> bool:
+    def flipped(self, problem: Editable) -> bool:
         """Whether `problem` says something else about the test row than the original model."""
         return bool(self.margin(self.outputs(problem)) < 0)
 
-    def retrained(self, rows: Tensor) -> LinearModel:
+    def retrained(self, rows: Tensor) -> Editable:
         """The model trained with those rows removed or relabelled, from the original parameters; counted."""
         self.refits += 1
         return self.edited(self.problem, rows).minimised()
 
-    def edited(self, problem: LinearModel, rows: Tensor) -> LinearModel:
+    def edited(self, problem: Editable, rows: Tensor) -> Editable:
         """The problem with those rows removed or given the rival's label, not yet trained."""
         if not self.relabel:
             return problem.without(rows)
         return problem.relabelled(rows, self.rival(problem).expand(len(rows)))
 
-    def rival(self, problem: LinearModel) -> Tensor:
+    def rival(self, problem: Editable) -> Tensor:
         """The label that rows are given: the other one, or the strongest rival's."""
         outputs = self.outputs(problem)
         if outputs.shape[1] == 1:
             return -self.said
         return outputs.scatter(1, self.said[:, None], float("-inf")).argmax(1)
 
-    def effects(self, here: LinearModel) -> Float[Tensor, " n"]:
+    def effects(self, here: Editable) -> Float[Tensor, " n"]:
         """The predicted change of the margin if each row of `here` is edited as well, alone and to first order."""
-        influence = Influence(here, solver=Exact())
+        influence = Influence(cast(Objective, here), solver=Exact())
         found = influence.on_loss(self.batch, measure=self.margin)
         if not self.relabel:
             return found.removal_effect()[0]
@@ -166,10 +212,25 @@ class Search:
             ahead = float(self.margin(self.outputs(here)))
             enough = int((effect[order][:useful].cumsum(0) > -ahead).sum()) + 1
             take = max(1, min(enough // 2, useful, most - len(chosen)))
-            chosen = torch.cat([chosen, order[:take]])
-            here = self.retrained(chosen)
+            found = self.trainable(chosen, order[:take])
+            if found is None:
+                return None
+            chosen, here = found
             if self.flipped(here):
                 return chosen
+        return None
+
+    def trainable(self, chosen: Tensor, more: Tensor) -> tuple[Tensor, Editable] | None:
+        """As many of `more` rows beside those `chosen` as leave something to train, half of them at worst half again.
+
+        None where the first of them leaves nothing, as where it is the last of its class.
+        """
+        while len(more):
+            both = torch.cat([chosen, more])
+            try:
+                return both, self.retrained(both)
+            except NoOptimumError:
+                more = more[: len(more) // 2]
         return None
 
     def shortest(self, chosen: Tensor) -> Tensor:

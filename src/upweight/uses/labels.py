@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from ..data.names import called
 from ..measures import Overall, margin
 from ..objective import LinearModel, Objective
-from ..outputs import OutputModel
+from ..outputs import Editable, OutputModel
 from ..types import Tensor
 
 ROUNDING = 1e-9
@@ -32,6 +32,13 @@ def classifier(problem: Objective) -> LinearModel | None:
     """
     model = problem.linear
     return model if model is not None and model.loss.classifies and not model.loss.pairs else None
+
+
+def editable(problem: Objective) -> Editable | None:
+    """The classifier as what is trained here anew with rows removed or relabelled; None where it is none."""
+    if problem.reduced is not None:
+        return cast(Editable | None, problem.reduced.editable)
+    return classifier(problem)
 
 
 def decided(outputs: Tensor) -> Tensor:

@@ -10,9 +10,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from ..capabilities import Reduced
 from ..data.names import called
-from ..influence.reduced import outputs_without
 from ..influence.unrolled import Answers
 from ..objective import LinearModel
 from ..outputs import OutputModel
@@ -116,10 +114,10 @@ class Suspects:
 def mislabeled(influence: Answers | Refits, *, validation: Batch | None = None, seed: int = 0) -> Suspects:
     """The training rows, ranked by how little their own label is supported by all the others (Sec. 5.4).
 
-    Linear models and moments of classes rank by the loss without the row (B5), trees by the loss out of fold (in five
-    fits of the user's own estimator, of up to 5,000 rows in fifteen), networks by self-influence, and what
-    `by_refitting` gives by the mean loss in models trained on random subsets without the row (out of bag); no test data
-    are used.
+    Linear models, whole likelihoods and moments of classes rank by the loss without the row (B5), trees by the loss out
+    of fold (in five fits of the user's own estimator, of up to 5,000 rows in fifteen), networks by self-influence, and
+    what `by_refitting` gives by the mean loss in models trained on random subsets without the row (out of bag); no test
+    data are used.
 
     Args:
         influence: of the model.
@@ -144,8 +142,8 @@ def mislabeled(influence: Answers | Refits, *, validation: Batch | None = None, 
     influence, problem, model = formulas, formulas.problem, classifier(formulas.problem)
     if validation is not None and model is None:
         raise ValueError("the gain of a relabelling is for linear classifiers: leave `validation` out")
-    if problem.reduced is not None and problem.output_model is not None:
-        return _of_reduced(influence, problem.reduced, problem.output_model)
+    if problem.reduced is not None:
+        return _of_reduced(influence)
     if problem.linear is None and problem.output_model is not None:
         return _of_trees(influence, problem.output_model, seed)
     if problem.linear is None:
@@ -196,8 +194,9 @@ def _of_trees(influence: Answers, model: OutputModel, seed: int) -> Suspects:
     loss = problem.train_losses()
     outputs = outputs_out_of_fold(problem, model, seed)
     if outputs is None:
+        kind = "label" if model.loss.classifies else "value"
         return Suspects(
-            _sorted(influence, loss, {"label": label_names(model, model.y), "loss": loss}),
+            _sorted(influence, loss, {kind: label_names(model, model.y), "loss": loss}),
             "their loss, for the estimator is not there to be fitted again without them",
         )
     own = model.outputs(model.prepared(problem.train_batch(torch.arange(problem.n)))[0])
@@ -208,19 +207,18 @@ def _of_trees(influence: Answers, model: OutputModel, seed: int) -> Suspects:
     return Suspects(_sorted(influence, without, columns), ranked_by, bar)
 
 
-def _of_reduced(influence: Answers, reduced: Reduced, model: OutputModel) -> Suspects:
+def _of_reduced(influence: Answers) -> Suspects:
     """The rows by their loss without them, where what is left without a row is known."""
-    problem = influence.problem
-    outputs, loss = outputs_without(problem, reduced), problem.train_losses()
-    own = model.outputs(model.prepared(problem.train_batch(torch.arange(problem.n)))[0])
-    columns, bar = _without(model, outputs, torch.where(outputs.isnan(), own, outputs))
-    without = model.loss.value(outputs.nan_to_num(), model.y).where(~outputs.isnan().any(1), torch.nan)
-    columns |= {
-        "loss without the row": without,
-        "loss": loss,
-        "self-influence": -influence.own.values[0],
-    }
-    return Suspects(_sorted(influence, without, columns), UNSEEN, bar)
+    problem, alone = influence.problem, influence.leave_one_out()
+    columns: dict[str, Any] = {}
+    bar, model = None, problem.output_model
+    if model is not None:
+        own = model.outputs(model.prepared(problem.train_batch(torch.arange(problem.n)))[0])
+        columns, bar = _without(model, alone.outputs, torch.where(alone.outputs.isnan(), own, alone.outputs))
+        columns["loss"] = problem.train_losses()
+    columns["loss without the row"] = alone.loss
+    columns["self-influence"] = -influence.own.values[0]
+    return Suspects(_sorted(influence, alone.loss, columns), UNSEEN, bar)
 
 
 def _by_refits(refits: Refits, validation: Batch | None) -> Suspects:

@@ -17,7 +17,9 @@ the measure adds where it is evaluated at the shifted parameters, and what Newto
 follows: class weights of other rows, scales of columns."""
 START, ELSEWHERE = "the start", "leaves that they do not share"
 """Of trees: what goes through the scores that boosting starts from, and through other rows."""
-NO_COLUMN = (INTERCEPT, PENALTY, BEND, FOLLOWS, START, ELSEWHERE)
+SHARE = "the share of the class"
+"""Of classifiers by moments: what goes through how many rows a class has."""
+NO_COLUMN = (INTERCEPT, PENALTY, BEND, FOLLOWS, START, ELSEWHERE, SHARE)
 NAMED = 3
 """Columns that are named for each training row."""
 

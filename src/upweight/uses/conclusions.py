@@ -1,0 +1,241 @@
+"""Conclusions that a model supports: the sign of a coefficient, its significance, on which side a prediction is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import stats
+
+from ..objective import LinearModel
+from ..types import Tensor
+from .parts import INTERCEPT, part_names
+
+
+class Moments(NamedTuple):
+    """What a conclusion looks at; each may be a stack of numbers.
+
+    `estimate` is above 0 where it is on the side that it was on. Its variance is `variance` times `squares`, the
+    residuals' sum of squares, over `freedom`, the degrees of freedom.
+    """
+
+    estimate: Float[Tensor, "*k"]
+    variance: Float[Tensor, "*k"]
+    squares: Float[Tensor, "*k"]
+    freedom: Float[Tensor, "*k"]
+
+    @property
+    def error(self) -> Float[Tensor, "*k"]:
+        """The classical standard error of the estimate; NaN where no degree of freedom is left."""
+        return (self.variance * self.squares / torch.where(self.freedom > 0, self.freedom, torch.nan)).sqrt()
+
+
+class Conclusion(ABC):
+    """A statement about a fitted model that holds while its `margin` is positive."""
+
+    @abstractmethod
+    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
+        """The gradient of the number that it is about in the parameters, and the bar that it is held against.
+
+        Raises:
+            ValueError: where the model has no such number.
+        """
+
+    @abstractmethod
+    def margin(self, now: Moments) -> Float[Tensor, "*k"]:
+        """How far the conclusion is from not holding, <= 0 where it does not hold."""
+
+    @property
+    @abstractmethod
+    def says(self) -> str:
+        """What holds, in words, such as "the coefficient of age is positive"; {side} stands for the side."""
+
+    @property
+    def uses_error(self) -> bool:
+        """Whether the standard error has a part in it."""
+        return False
+
+
+@dataclass(frozen=True)
+class Sign(Conclusion):
+    """The sign of a coefficient, or on which side of a bar it is.
+
+    Args:
+        coefficient: the name of its column, or the column's number.
+        bar: what it is held against.
+
+    >>> Sign("age").says.format(side="positive")
+    'the coefficient of age is positive'
+    """
+
+    coefficient: str | int
+    bar: float | int = 0.0
+
+    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
+        return _of_coefficient(problem, self.coefficient), self.bar
+
+    def margin(self, now: Moments) -> Float[Tensor, "*k"]:
+        return now.estimate
+
+    @property
+    def says(self) -> str:
+        side = "{side}" if self.bar == 0 else f"on the {{side}} side of {self.bar:g}"
+        return f"the coefficient of {self.coefficient} is {side}"
+
+
+@dataclass(frozen=True)
+class Significant(Conclusion):
+    """A coefficient is significant: its confidence interval at a level does not contain 0.
+
+    The standard error is the classical one of least squares, with the degrees of freedom of Student's t.
+
+    Args:
+        coefficient: the name of its column, or the column's number.
+        level: of the test, two-sided.
+
+    >>> Significant("age").says.format(side="positive")
+    'the coefficient of age is positive and significant at 5%'
+    """
+
+    coefficient: str | int
+    level: float | int = 0.05
+
+    def __post_init__(self) -> None:
+        _check_level(self.level)
+
+    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
+        return _of_coefficient(problem, self.coefficient), 0.0
+
+    def margin(self, now: Moments) -> Float[Tensor, "*k"]:
+        return now.estimate - _critical(now.freedom, self.level) * now.error
+
+    @property
+    def says(self) -> str:
+        return f"the coefficient of {self.coefficient} is {{side}} and significant at {100 * self.level:g}%"
+
+    @property
+    def uses_error(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class NotReversed(Conclusion):
+    """A coefficient is not significant with the other sign: what takes this away overturns a study's result.
+
+    Args:
+        coefficient: the name of its column, or the column's number.
+        level: of the test, two-sided.
+
+    >>> NotReversed("age").says.format(side="positive")
+    'the coefficient of age is positive, or not significant at 5%'
+    """
+
+    coefficient: str | int
+    level: float | int = 0.05
+
+    def __post_init__(self) -> None:
+        _check_level(self.level)
+
+    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
+        return _of_coefficient(problem, self.coefficient), 0.0
+
+    def margin(self, now: Moments) -> Float[Tensor, "*k"]:
+        return now.estimate + _critical(now.freedom, self.level) * now.error
+
+    @property
+    def says(self) -> str:
+        return (
+            f"the coefficient of {self.coefficient} is {{side}}, or not significant at {100 * self.level:g}%"
+        )
+
+    @property
+    def uses_error(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, eq=False)
+class MeanPrediction(Conclusion):
+    """On which side of a bar the prediction of some rows is in the mean, or the gap between two groups of them.
+
+    Args:
+        inputs: the rows (m, d), as the model takes them.
+        bar: what the mean is held against.
+        groups: the group of each row (m,), two of them: the mean of the second less that of the first, in the order of
+            their names, takes the place of the mean.
+    """
+
+    inputs: Any
+    bar: float | int = 0.0
+    groups: Any = None
+
+    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
+        targets = problem.y.new_zeros(len(self.inputs), *problem.y.shape[1:])
+        rows = problem.output_gradients((self.inputs, targets))[:, 0]
+        if self.groups is None:
+            return rows.mean(0), self.bar
+        names, codes = np.unique(np.asarray(self.groups), return_inverse=True)
+        if len(names) != 2 or len(codes) != len(rows):
+            raise ValueError(
+                f"groups must name one of two groups for each of {len(rows)} rows, got {len(codes)} entries of "
+                f"{len(names)}"
+            )
+        second = torch.from_numpy(codes) == 1
+        return rows[second].mean(0) - rows[~second].mean(0), self.bar
+
+    def margin(self, now: Moments) -> Float[Tensor, "*k"]:
+        return now.estimate
+
+    @property
+    def says(self) -> str:
+        many = len(self.inputs)
+        what = f"the mean prediction of {many} rows" if many > 1 else "the prediction"
+        if self.groups is not None:
+            what = f"the gap between the mean predictions of two groups of {many} rows"
+        side = "{side}" if self.bar == 0 else f"on the {{side}} side of {self.bar:g}"
+        return f"{what} is {side}"
+
+
+@dataclass(frozen=True, eq=False)
+class Direction(Conclusion):
+    """On which side of 0 a linear function of the parameters is, given by its gradient (p,) and what it is in words."""
+
+    vector: Float[Tensor, " p"]
+    words: str
+
+    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
+        return self.vector, 0.0
+
+    def margin(self, now: Moments) -> Float[Tensor, "*k"]:
+        return now.estimate
+
+    @property
+    def says(self) -> str:
+        return f"{self.words} is {{side}}"
+
+
+def _of_coefficient(problem: LinearModel, name: str | int) -> Float[Tensor, " p"]:
+    """The unit vector of a coefficient. Raises ValueError where there is none of that name."""
+    names = part_names(problem)[: problem.p]
+    if isinstance(name, str) and name in names:
+        place = names.index(name)
+    elif not isinstance(name, str) and 0 <= name < problem.d:
+        place = int(name)
+    else:
+        known = ", ".join(n for n in names[:20] if n != INTERCEPT) + ", ..." * (len(names) > 20)
+        raise ValueError(f"there is no coefficient {name!r}: the model's columns are {known}")
+    return torch.eye(problem.p, dtype=torch.float64)[place]
+
+
+def _critical(freedom: Tensor, level: float) -> Tensor:
+    """The value of |t| above which a coefficient is significant."""
+    values = stats.t.isf(level / 2, freedom.clamp(min=1).numpy())
+    return torch.as_tensor(values, dtype=torch.float64)
+
+
+def _check_level(level: float | int) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, as 0.05, got {level}")

@@ -1,0 +1,284 @@
+"""Models without rows or groups: what each further removal does, and a search for the fewest that change something.
+
+Of least squares every step is exact, by downdates; of other losses the model is trained again at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+
+from ..errors import NotConvergedError
+from ..linear.whitened import Whitened, is_least_squares
+from ..objective import LinearModel
+from ..types import Tensor
+from .conclusions import Conclusion, Moments
+
+DETERMINED = 1e-9
+"""The least share of a direction's curvature that a removal may leave."""
+HARMLESS = 1e-7
+"""The share of the direction asked about that counts as not touching it."""
+STRIDE = 20
+"""One more row or group is removed at once for so many that are still needed."""
+SWAPS = 1 << 32
+"""Operations up to which a set is made smaller by exchanging its members."""
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is asked: the conclusion, about a direction of the parameters of a problem, and what is removed together.
+
+    `side` is the sign of the estimate less the `bar`. `units` are the rows of each unit. `curved` says that the loss is
+    not squared, so that every removal changes the Hessian of the rows left too.
+    """
+
+    whole: Whitened
+    asked: Conclusion
+    gradient: Float[Tensor, " p"]
+    bar: float
+    side: float
+    units: Sequence[Tensor]
+    curved: bool
+
+    @classmethod
+    def of(
+        cls,
+        problem: LinearModel,
+        asked: Conclusion,
+        units: Sequence[Tensor],
+        side: float | None = None,
+        *,
+        reduced: bool = False,
+    ) -> Question:
+        """The question about a trained problem.
+
+        Args:
+            problem: a linear model of one output, at its optimum unless it is least squares.
+            asked: the conclusion.
+            units: the rows of each unit.
+            side: which side of the bar the conclusion is about; None: the one that the estimate is on.
+            reduced: whether columns that others explain are left out; else they are refused.
+        """
+        gradient, bar = asked.gradient(problem)
+        whole = Whitened.of(problem, reduced=reduced)
+        own = -1.0 if whole.value(gradient) < bar else 1.0
+        return cls(whole, asked, gradient, bar, side or own, units, not is_least_squares(problem))
+
+    @property
+    def direction(self) -> Float[Tensor, " p"]:
+        """The gradient of the number asked about, in whitened coordinates."""
+        return self.whole.direction(self.gradient)
+
+    def moments(self) -> Moments:
+        """The moments with nothing removed."""
+        estimate = torch.tensor(self.side * (self.whole.value(self.gradient) - self.bar), dtype=torch.float64)
+        freedom = self.whole.counted.sum() - self.whole.rows.shape[1]
+        squares = self.whole.residual.square().sum()
+        return Moments(estimate, self.direction.square().sum(), squares, freedom.double())
+
+    def margin(self, now: Moments) -> Tensor:
+        """How far the conclusion is from not holding."""
+        return self.asked.margin(now)
+
+
+class Removals:
+    """The least squares fit without some units: residuals, leverages and the moments, kept up by downdates.
+
+    In whitened coordinates the inverse Hessian without a set is S = (I - C_T)^-1; removing unit g from there, with X_g
+    its rows, changes S by S X_g^T (I - X_g S X_g^T)^-1 X_g S: exact at every step.
+    """
+
+    def __init__(self, question: Question) -> None:
+        self.question, whole = question, question.whole
+        direction = question.direction
+        self.S = torch.eye(whole.rows.shape[1], dtype=torch.float64)
+        self.r = whole.residual.clone()
+        self.z = question.side * (whole.rows @ direction)
+        self.h = whole.rows.square().sum(1)
+        self.now = question.moments()
+        self.free = torch.ones(len(question.units), dtype=torch.bool)
+        self.single = all(len(rows) == 1 for rows in question.units)
+        self.rows = torch.cat(list(question.units))
+        owner = torch.arange(len(question.units)).repeat_interleave(
+            torch.tensor(list(map(len, question.units)))
+        )
+        self.counted = torch.zeros(len(question.units)).double().index_add(0, owner, whole.counted[self.rows])
+        self.size = float(direction.norm())
+
+    def after(self) -> Moments:
+        """The moments after removing each unit as well; NaN where it is gone, or what it leaves is undetermined."""
+        question = self.question
+        if self.single:
+            z, r, left = self.z[self.rows], self.r[self.rows], 1 - self.h[self.rows]
+            left = torch.where(self.free & (left > DETERMINED), left, torch.nan)
+            changes = torch.stack([-z * r / left, z * z / left, -r * r / left])
+        else:
+            changes = torch.full((3, len(question.units)), torch.nan, dtype=torch.float64)
+            for g in self.free.nonzero()[:, 0].tolist():
+                changes[:, g] = self._changes_of(question.units[g])
+        return Moments(*(x + d for x, d in zip(self.now, [*changes, -self.counted], strict=True)))
+
+    def _left(self, rows: Tensor, sign: float) -> tuple[Tensor, Tensor]:
+        """What is left of each direction that rows carry (s,), and these directions (m, s) of the rows.
+
+        Directions that the rows carry alone are left out where the question does not touch them: removing them leaves
+        what is asked determined. Where it does, they are among those with nothing left.
+        """
+        X = self.question.whole.rows[rows]
+        own, turn = torch.linalg.eigh(X @ self.S @ X.T)
+        left = 1 - sign * own
+        harmless = (left < DETERMINED) & ((turn.T @ self.z[rows]).abs() < HARMLESS * self.size)
+        return left[~harmless], turn[:, ~harmless]
+
+    def _changes_of(self, rows: Tensor, sign: float = 1.0) -> Tensor:
+        """What removing rows (sign 1), or putting them back (-1), adds to estimate, variance and squares."""
+        left, turn = self._left(rows, sign)
+        if bool((left < DETERMINED).any()):
+            return torch.full((3,), torch.nan).double()
+        z, r = turn.T @ self.z[rows], turn.T @ self.r[rows]
+        # Rows that carry no direction take their squares along.
+        squares = (r * r / left).sum() + (self.r[rows] - turn @ r).square().sum()
+        return sign * torch.stack([-(z * r / left).sum(), (z * z / left).sum(), -squares])
+
+    def remove(self, unit: int, sign: float = 1.0) -> None:
+        """Take a unit out, or put it back (sign -1)."""
+        rows = self.question.units[unit]
+        changes = [*self._changes_of(rows, sign), -sign * self.counted[unit]]
+        self.now = Moments(*(x + d for x, d in zip(self.now, changes, strict=True)))
+        left, turn = self._left(rows, sign)
+        z, r = turn.T @ self.z[rows], turn.T @ self.r[rows]
+        SX = self.S @ (turn.T @ self.question.whole.rows[rows]).T
+        reach = self.question.whole.rows @ SX
+        self.z = self.z + sign * reach @ (z / left)
+        self.r = self.r + sign * reach @ (r / left)
+        self.h = self.h + sign * (reach.square() / left).sum(1)
+        self.S = self.S + sign * (SX / left) @ SX.T
+        self.free[unit] = sign < 0
+
+    @property
+    def margin(self) -> float:
+        """How far the conclusion is from not holding."""
+        return float(self.question.margin(self.now))
+
+
+def fewest(question: Question, most: int) -> list[int] | None:
+    """Units without which the conclusion does not hold, as few as were found; None where the search finds none.
+
+    Greedy: of all units the one whose removal takes most off the margin, from the fit without those before it. The set
+    is then made smaller, one by one, by exchanging members.
+
+    Args:
+        question: what is searched for.
+        most: the largest set.
+    """
+    here, chosen = Removals(question), []
+    while here.margin > 0:
+        margins = question.margin(here.after()).nan_to_num(torch.inf)
+        drops = here.margin - margins.sort().values
+        gain = int((drops > 0).sum())
+        if not gain or len(chosen) >= most:
+            return None
+        needed = int((drops[:gain].cumsum(0) < here.margin).sum()) + 1
+        take = max(1, min(needed // STRIDE, gain, most - len(chosen)))
+        for unit in margins.topk(take, largest=False).indices.tolist():
+            here.remove(unit)
+            chosen.append(unit)
+    smaller: list[int] | None = _shortest(question, chosen)
+    while smaller is not None:
+        chosen = smaller
+        smaller = _one_less(question, chosen)
+    return chosen
+
+
+def fewest_refitted(problem: LinearModel, question: Question, most: int) -> list[int] | None:
+    """`fewest` of a model that is trained again at every step, by what its next Newton step without each unit says.
+
+    A set without which there is no optimum (separated classes) ends the search.
+
+    Args:
+        problem: the model, at its optimum.
+        question: what is searched for.
+        most: the largest set.
+    """
+    here, chosen = question, list[int]()
+    while float(here.margin(here.moments())) > 0:
+        steps = Removals(here)
+        gone = set(chosen)
+        left = [g for g in range(len(question.units)) if g not in gone]
+        margins = question.margin(steps.after()).nan_to_num(torch.inf)
+        drops = steps.margin - margins.sort().values
+        gain = int((drops > 0).sum())
+        if not gain or len(chosen) >= most:
+            return None
+        needed = int((drops[:gain].cumsum(0) < steps.margin).sum()) + 1
+        take = max(1, min(needed // 2, gain, most - len(chosen)))
+        chosen += [left[j] for j in margins.topk(take, largest=False).indices.tolist()]
+        try:
+            here = without(problem, question, chosen)
+        except NotConvergedError:
+            return None
+    low, high = 0, len(chosen)
+    while high - low > 1:
+        middle = (low + high) // 2
+        there = without(problem, question, chosen[:middle])
+        low, high = (low, middle) if float(there.margin(there.moments())) <= 0 else (middle, high)
+    return chosen[:high]
+
+
+def without(problem: LinearModel, question: Question, gone: Sequence[int]) -> Question:
+    """The question about the model trained without some units; the units that are left have their rows' new numbers.
+
+    Args:
+        problem: the model.
+        question: what is asked of it.
+        gone: the units removed.
+
+    Raises:
+        NotConvergedError: where there is no optimum without them.
+    """
+    removed = torch.zeros(problem.n, dtype=torch.bool)
+    for g in gone:
+        removed[question.units[g]] = True
+    there = problem.without(removed.nonzero()[:, 0])
+    if question.curved:
+        there = there.minimised()
+    numbers, out = (~removed).cumsum(0) - 1, set(gone)
+    units = [numbers[rows] for g, rows in enumerate(question.units) if g not in out]
+    return Question.of(there, question.asked, units, question.side, reduced=True)
+
+
+def _shortest(question: Question, chosen: list[int]) -> list[int]:
+    """The shortest beginning of a list of units that will do."""
+    here = Removals(question)
+    for k, unit in enumerate(chosen):
+        here.remove(unit)
+        if here.margin <= 0:
+            return chosen[: k + 1]
+    return chosen
+
+
+def _one_less(question: Question, chosen: list[int]) -> list[int] | None:
+    """A set with one unit less that will do, found by exchanging members one by one; None where none is found."""
+    price = len(chosen) ** 2 * question.whole.rows.numel()
+    if len(chosen) < 2 or price > SWAPS:
+        return None
+    here, members = Removals(question), chosen[:-1]
+    for unit in members:
+        here.remove(unit)
+    better = True
+    while better and here.margin > 0:
+        better = False
+        for unit in list(members):
+            before = here.margin
+            here.remove(unit, -1.0)
+            margins = question.margin(here.after()).nan_to_num(torch.inf)
+            best = int(margins.argmin())
+            here.remove(best)
+            members[members.index(unit)] = best
+            better = better or here.margin < before - 1e-12 * abs(before)
+            if here.margin <= 0:
+                return members
+    return None

@@ -1,0 +1,233 @@
+"""How many training rows would have to go before a conclusion changes, and a proof that fewer cannot do it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ..data.row_sets import as_sets
+from ..influence.unrolled import Answers
+from ..linear.whitened import is_least_squares
+from ..objective import LinearModel
+from ..runtime.terminal import plain
+from ..types import Tensor
+from .certificates import MEMORY, certificate, provable
+from .conclusions import Conclusion, Moments, Sign
+from .labels import row_names
+from .removals import Question, fewest, fewest_refitted, without
+
+EXACT = 1e-24
+"""The share of squares that are left for residuals below which a fit is exact."""
+
+
+@dataclass(frozen=True, eq=False)
+class Robustness:
+    """How fragile a conclusion is: what was found to change it, and what is proven not to.
+
+    No set of `certified` or fewer units (rows, or groups) changes the conclusion, whatever they are: a proof
+    (docs/certificates.md), not a search. `found` units do, as a refit without them confirmed, `rows` their row numbers
+    and `names` what they are called; None where the search found none. Where found = certified + 1 the set is a
+    smallest one (`smallest`). `first_order` is the count that sums of single influences give, as AMIP has it: no refit
+    confirms it, None where they never reach.
+
+    `estimate` is the number now, `after` with the found units removed. `limit` says why no more is certified.
+    """
+
+    conclusion: str
+    units: int
+    unit: str
+    estimate: float
+    after: float | None
+    certified: int
+    found: int | None
+    names: pd.Index
+    rows: Tensor | None
+    first_order: int | None
+    limit: str
+
+    @property
+    def smallest(self) -> bool:
+        """Whether the found set is proven to be as small as any."""
+        return self.found is not None and self.found == self.certified + 1
+
+    def __repr__(self) -> str:
+        return plain("\n".join(self.sentences))
+
+    def _repr_html_(self) -> str:
+        from ..runtime.notebook import as_html
+
+        return as_html(*self.sentences)
+
+    @property
+    def sentences(self) -> list[str]:
+        """What was found, proven and counted, a sentence each."""
+        whole = f"{self.conclusion[0].upper()}{self.conclusion[1:]} ({self.estimate:.4g}; {self.units:,} {self.unit}s)."
+        proof = (
+            f"Proven: no {self.certified} of them or fewer change this."
+            if self.certified
+            else "Nothing is proven: already one may change this."
+        )
+        if self.found is None:
+            found = "Found: no set whose removal changes it."
+        else:
+            share = 100 * self.found / self.units
+            names = ", ".join(map(str, self.names[:10])) + ", ..." * (len(self.names) > 10)
+            found = (
+                f"Found: without {self.found} of them ({share:.2g}%) it does not hold any more, the estimate is "
+                f"{self.after:.4g} (refitted): {names}."
+            )
+            found += " No smaller set does it." if self.smallest else ""
+        first = (
+            f"First order (sums of single influences, not refitted): {self.first_order}."
+            if self.first_order is not None
+            else "First order: sums of single influences never reach."
+        )
+        return [whole, proof, found, first, *([self.limit] if self.limit and not self.smallest else [])]
+
+
+def robustness(
+    influence: Answers,
+    conclusion: Conclusion | str | int,
+    *,
+    groups: Any = None,
+    most: int | None = None,
+    memory: int = MEMORY,
+) -> Robustness:
+    """How many training rows have to go before a conclusion changes: a set that does it, and a proof for fewer.
+
+    The set is searched greedily, each step from the exact fit without the rows before, made smaller by exchanges, and
+    confirmed by a refit. The certificate bounds the exact change a^T (A - A_T)^-1 g_T over all sets T of k rows at
+    once, for every k (docs/certificates.md): what single rows do, leverage included, what every pair does, and a
+    remainder. It holds for least squares, weighted, for ridge with keep="total", and for logistic regression, whose
+    bound has a part for the curvature that moves. A set that leaves the answer undetermined (or separates the classes)
+    counts as one that changes it.
+
+    Args:
+        influence: of least squares or logistic regression, with one output.
+        conclusion: `Sign`, `Significant`, `NotReversed` or `MeanPrediction`; a column's name or number stands for the
+            sign of its coefficient.
+        groups: what goes together, as `Influence.of_removal` takes it: a column (n,) of villages, patients or firms.
+            Every row must be in one group; None: each row by itself.
+        most: the largest set that is searched, default half of the rows or groups.
+        memory: bytes that the certificate may take; more is faster.
+
+    Returns:
+        The numbers, and the set that was found.
+
+    Raises:
+        TypeError: for other models.
+        ValueError: for a conclusion that does not hold, a coefficient that is not there, collinear columns (named),
+            groups that overlap or are one.
+
+    >>> import torch
+    >>> from upweight import Influence, LinearProblem, Squared
+    >>> X, y = torch.ones(9, 1), torch.tensor([1.0, 1, 1, -2, 1, 1, 1, 1, 1])
+    >>> found = robustness(Influence(LinearProblem.fit(X, y, loss=Squared())), 0)
+    >>> found.certified, found.found, found.smallest
+    (6, 7, True)
+    """
+    problem = _supported(influence)
+    asked = Sign(conclusion) if isinstance(conclusion, (str, int)) else conclusion
+    _check_errors(problem, asked)
+    names, members = _units(problem, groups)
+    question = Question.of(problem, asked, members)
+    _check_holds(question)
+    most = min(most or len(members) // 2, len(members) - 1)
+    chosen = fewest_refitted(problem, question, most) if question.curved else fewest(question, most)
+    proof = certificate(question, names, len(members) if chosen is None else len(chosen) - 1, memory)
+    start = question.whole.value(question.gradient)
+    unit = "row" if groups is None else "group"
+    found = Robustness(
+        asked.says.format(side=_side(question)), len(members), unit, start, None,
+        proof.certified, None, names[:0], None, _first_order(question), proof.limit,
+    )  # fmt: skip
+    return found if chosen is None else _confirmed(found, problem, question, (names, chosen))
+
+
+def _side(question: Question) -> str:
+    if question.bar == 0:
+        return "positive" if question.side > 0 else "negative"
+    return "upper" if question.side > 0 else "lower"
+
+
+def _supported(influence: Answers) -> LinearModel:
+    """The model, at its optimum; raises TypeError or ValueError for what has no certificate."""
+    problem = influence.problem.linear
+    if problem is None:
+        raise TypeError(f"robustness is for linear models, not {type(influence.problem).__name__}")
+    problem.check_current()
+    if words := provable(problem):
+        raise (TypeError if words.startswith("robustness is for") else ValueError)(words)
+    return problem if is_least_squares(problem) else problem.minimised()
+
+
+def _check_errors(problem: LinearModel, asked: Conclusion) -> None:
+    """Nothing happens where the conclusion needs no standard error, or there is one; else ValueError says why not."""
+    if not asked.uses_error:
+        return
+    if not is_least_squares(problem):
+        raise ValueError("significance is certified for least squares alone: ask about the sign")
+    if bool((problem.l2 > 0).any()):
+        raise ValueError(
+            "significance has no meaning with a penalty, which biases estimates: ask about the sign, or fit without"
+        )
+
+
+def _units(problem: LinearModel, groups: Any) -> tuple[pd.Index, list[Tensor]]:
+    """Names and rows of what is removed; raises ValueError for groups that do not share out the rows."""
+    if groups is None:
+        every = torch.arange(problem.n)
+        return row_names(problem, every), list(every.split(1))
+    names, sets = as_sets(groups, problem.n, problem.train_index)
+    if len(torch.cat(sets)) != problem.n or len(torch.cat(sets).unique()) != problem.n:
+        raise ValueError(
+            f"groups must share out all {problem.n} rows, each in one group: give a column with the group of each row"
+        )
+    return names, sets
+
+
+def _check_holds(question: Question) -> None:
+    """Nothing happens where the conclusion holds to begin with; else a ValueError says what is there."""
+    asked, now = question.asked, question.moments()
+    if asked.uses_error and not float(now.freedom) > 0:
+        raise ValueError("no degrees of freedom are left: there are as many coefficients as rows")
+    fitted = (question.whole.root @ question.whole.theta).square().sum()
+    if asked.uses_error and not float(now.squares) > EXACT * float(fitted):
+        raise ValueError("the model fits every row exactly: standard errors are 0 and nothing is significant")
+    if not float(question.margin(now)) > 0:
+        said = asked.says.format(side=_side(question))
+        error = f", standard error {float(now.error):.4g}" if asked.uses_error else ""
+        raise ValueError(
+            f"the conclusion does not hold to begin with ({said}): the estimate is "
+            f"{question.whole.value(question.gradient):.4g}{error}"
+        )
+
+
+def _first_order(question: Question) -> int | None:
+    """How many units sums of single influences need, each a derivative in the rows' weights; None: all do not do."""
+    whole, now = question.whole, question.moments()
+    z, r = question.side * (whole.rows @ question.direction), whole.residual
+    with torch.enable_grad():
+        leaves = [x.detach().clone().requires_grad_() for x in now[:3]]
+        question.margin(Moments(*leaves, now.freedom)).backward()
+        slopes = [0.0 if x.grad is None else float(x.grad) for x in leaves]
+    effects = -slopes[0] * z * r + slopes[1] * z * z - slopes[2] * r * r
+    each = torch.stack([effects[rows].sum() for rows in question.units]).sort().values
+    left = float(question.margin(now)) + each.clamp(max=0).cumsum(0)
+    reached = (left <= 0).nonzero()
+    return int(reached[0]) + 1 if len(reached) else None
+
+
+def _confirmed(
+    found: Robustness, problem: LinearModel, question: Question, chosen: tuple[pd.Index, list[int]]
+) -> Robustness:
+    """The answer with the set that a refit confirmed; without it where the refit does not."""
+    names, units = chosen
+    there = without(problem, question, units)
+    if not float(there.margin(there.moments())) <= 0:
+        return replace(found, limit="A set was found that a refit did not confirm, by rounding.")
+    rows, after = torch.cat([question.units[g] for g in units]), there.whole.value(there.gradient)
+    return replace(found, after=after, found=len(units), names=names[units], rows=rows)
