@@ -137,10 +137,10 @@ def test_the_diagonal_of_columns_of_any_size(size: float, intercept: bool):
     X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).double()
     X[:, 1] *= size
     X[:, 2] = 0
-    l2 = torch.full((3 + intercept,), 0.01).double()
-    l2[3:] = 0
-    theta = torch.zeros(3 + intercept).double()
-    problem = LinearProblem(X, (X[:, 0] > 0).double(), theta, loss=Logistic(), l2=l2, intercept=intercept)
+    bias = 0.0 if intercept else None
+    problem = LinearProblem(
+        X, (X[:, 0] > 0).double(), torch.zeros(3), intercept=bias, loss=Logistic(), l2=0.01
+    )
     wanted = problem.hessian.matrix().diagonal()
     found = problem.hessian.diagonal()
     assert found is not None
