@@ -52,7 +52,7 @@ class Iterative(Softmax):
     def influence(self, task: Task) -> uw.Influence:
         problem = linear_problem(task)
         if self.helper == "ekfac":
-            closed: Any = uw.EKFAC(problem, rows=7840, leading=64)
+            closed: Any = uw.EKFAC(problem, rows=7840, leading=96)
         else:
             closed = uw.Hessian(problem.subset(torch.arange(0, problem.n, 10)))
         return uw.Influence(problem, solver=uw.ConjugateGradient(rtol=RESIDUAL, preconditioner=closed))
@@ -75,7 +75,7 @@ class AnyModel(Softmax):
     def prepare(self, task: Task) -> Answers:
         def answers(X_test: Tensor, y_test: Tensor) -> Tensor:
             problem = uw.Problem(task.network(), F.cross_entropy, (task.X, task.y), l2=task.l2)
-            helper = uw.EKFAC(problem, rows=7840, leading=64)
+            helper = uw.EKFAC(problem, rows=7840, leading=96)
             solver = uw.ConjugateGradient(rtol=RESIDUAL, preconditioner=helper)
             influence = uw.Influence(problem, curvature=uw.GaussNewton(problem), solver=solver)
             return influence.on_loss((X_test, y_test)).values

@@ -129,3 +129,19 @@ def test_words_have_a_root_that_stays_sparse(intercept: bool):
     )
     found, wanted = Influence(problem).leave_one_out(), Influence(written_out).leave_one_out()
     assert_close_per_row(found.outputs.T, wanted.outputs.T, 1e-10)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e25, 1e-25])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_the_diagonal_of_columns_of_any_size(size: float, intercept: bool):
+    X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).double()
+    X[:, 1] *= size
+    X[:, 2] = 0
+    bias = 0.0 if intercept else None
+    problem = LinearProblem(
+        X, (X[:, 0] > 0).double(), torch.zeros(3), intercept=bias, loss=Logistic(), l2=0.01
+    )
+    wanted = problem.hessian.matrix().diagonal()
+    found = problem.hessian.diagonal()
+    assert found is not None
+    assert_close_per_row(found[:, None], wanted[:, None], 1e-3)

@@ -44,8 +44,7 @@ def check_damping(damping: float) -> None:
 class OuterInverse(ABC):
     """A curvature's inverse that keeps weight matrices apart, so that answers need no vectors of length p.
 
-    Gradients come as outer products, weight matrix by weight matrix (`Pairs`), and so do the answers. `EKFAC` has such
-    an inverse; `Influence.on_loss(..., compress=...)` and self-influence use it.
+    Gradients and answers are outer products (`Pairs`). `EKFAC` has such an inverse; self-influence uses it, and scores.
     """
 
     @property
@@ -67,10 +66,7 @@ class OuterInverse(ABC):
 
     @abstractmethod
     def quadratic(self, pairs: Pairs) -> Float[Tensor, " b"]:
-        """The numbers v^T A^-1 v (b,) of b gradients v: their self-influence but for sign and weight.
-
-        Gradients of one position (a dense layer that is used once per example) are never formed.
-        """
+        """v^T A^-1 v (b,) of b gradients v, which are not formed where a layer is used once per example."""
 
     @abstractmethod
     def eigenbases(self) -> Eigenbases:

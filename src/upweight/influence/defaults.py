@@ -24,7 +24,7 @@ DENSE_WORK = 5e12
 """Multiplications n c p^2 that forming that matrix may take, about a minute on two cores."""
 HELPER_WORK = 5e11
 """Multiplications that forming such a matrix may take as a preconditioner, of fewer rows."""
-LEADING = 64
+LEADING = 96
 """Leading input directions that the preconditioner of one layer keeps whole."""
 WIDEST = 4096
 """Columns of a layer whose input basis is worth finding."""
