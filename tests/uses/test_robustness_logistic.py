@@ -100,6 +100,28 @@ def test_a_certified_flip_set_is_a_smallest_one_by_brute_force() -> None:
     assert smallest > 1
 
 
+def test_rows_of_high_leverage_are_enumerated() -> None:
+    """(17): one row with much leverage empties the bound of all; refits of a few rows certify one."""
+    case = logistic_case("weak", 5, n=60)
+    X = case.X.copy()
+    X[0] *= 12
+    case = case._replace(X=X, penalty=0.05)
+    problem = problem_of(case)
+    assert problem is not None
+    found = uw.robustness(uw.Influence(problem), 0)
+    without = logistic_fits(case, kept_rows(60, 1))[:, 0]
+    assert (found.certified >= 1) == bool((without * found.estimate > 0).all())
+    if found.certified == 1:
+        assert "refits of" in found.limit
+
+
+def test_separated_classes_are_said() -> None:
+    X = torch.arange(-4.0, 4.0).double()[:, None] + 0.5
+    problem = uw.LinearProblem(X, (X[:, 0] > 0).long(), [1.0], loss=uw.Logistic())
+    with pytest.raises(uw.NotConvergedError, match="separat"):
+        uw.robustness(uw.Influence(problem), 0)
+
+
 def test_significance_of_a_classifier_is_refused() -> None:
     problem = problem_of(logistic_case("weak", 3))
     assert problem is not None

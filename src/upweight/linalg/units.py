@@ -70,26 +70,41 @@ class Units:
 
     @property
     def single(self) -> bool:
-        """Whether every unit is one row."""
+        """Whether every unit is one row, so that ties are numbers with a sign.
+
+        Then vectors of rows and of units are the same, and nothing has to be turned or summed.
+        """
         return self.members is None
 
     @property
     def alone(self) -> Tensor:
-        """Which rows here (q,) are directions that their unit alone determines."""
+        """Which rows here (q,) are directions that their unit alone determines, as a group its own constant.
+
+        No other unit has a part in them; without the unit the data say nothing about them.
+        """
         return self.own >= 1 - ALONE
 
     def turned(self, x: Float[Tensor, " n"]) -> Float[Tensor, " q"]:
-        """A vector with a number per row of the problem, in the units' own coordinates."""
+        """A vector with a number per row of the problem in the units' own coordinates, where each G_uu is diagonal.
+
+        Of a unit with more than p rows only the part is kept that meets the columns of X.
+        """
         if self.members is None or self.turns is None:
             return x
         return torch.cat([U.T @ x[rows] for U, rows in zip(self.turns, self.members, strict=True)])
 
     def scaled(self, x: Float[Tensor, " n"]) -> Float[Tensor, " q"]:
-        """D^-1/2 x in the units' own coordinates; 0 in directions that a unit alone determines."""
+        """D^-1/2 x in the units' own coordinates (q,), as l and s of docs/certificates.md, 2, are made of z and r.
+
+        It is 0 in directions that a unit alone determines, which are left out of everything.
+        """
         return _over(self.turned(x), (1 - self.own).clamp(min=0).sqrt(), self.alone)
 
     def summed(self, x: Float[Tensor, " q"]) -> Float[Tensor, " g"]:
-        """The sums over the rows of each unit."""
+        """The sums of a vector over the rows of each unit (g,), in the units' own coordinates.
+
+        Of single effects l r these are what the removal of each unit alone changes, exactly.
+        """
         return x if self.single else x.new_zeros(self.count).index_add(0, self.owner, x)
 
     def lengths(self, x: Float[Tensor, " q"]) -> Float[Tensor, " g"]:

@@ -80,16 +80,25 @@ class Whitened:
         return cls(rows, residual, R, theta, counted, kept, _over(rows, roots[:, None]), pull)
 
     def direction(self, a: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
-        """R^-T a: what a linear function of the parameters with gradient `a` (p,) is in these coordinates."""
+        """The vector v = R^-T a of a linear function of the parameters with gradient `a` (p,), in these coordinates.
+
+        Row i moves the function by z_i = x~_i . v times its weighted residual, to first order.
+        """
         return torch.linalg.solve_triangular(self.root.T, a[self.columns, None], upper=False)[:, 0]
 
     def value(self, a: Float[Tensor, " p"]) -> float:
-        """What a linear function of the parameters is, a . theta."""
+        """The value a . theta of a linear function of the parameters with gradient `a` (p,), one number.
+
+        Of columns that were left out (`reduced`) the coefficients are 0, which changes nothing that is determined.
+        """
         return float(a[self.columns] @ self.theta)
 
 
 def is_least_squares(problem: LinearModel) -> bool:
-    """Whether the loss of a model of one output is half the squared error."""
+    """Whether a model is least squares of one output: its loss half the squared error, whatever its name.
+
+    Then the Hessian does not depend on the parameters, and removals are exact in closed form.
+    """
     squares = problem.c == 1 and not problem.loss.classifies
     return squares and torch.equal(problem.derivatives().a[:, 0], problem.weights)
 

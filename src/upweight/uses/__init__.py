@@ -6,6 +6,7 @@ from .conclusions import Conclusion, MeanPrediction, NotReversed, Sign, Signific
 from .diagnostics import Diagnostics, diagnostics
 from .explain import Explanation, explain
 from .flip_set import FlipSet, flip_set
+from .inference import Errors, InferenceWithout, inference_without
 from .mislabeled import Suspects, mislabeled
 from .mismatch import Mismatch, mismatch
 from .receipt import Receipt, removal_receipt
@@ -19,8 +20,10 @@ __all__ = [
     "Box",
     "Conclusion",
     "Diagnostics",
+    "Errors",
     "Explanation",
     "FlipSet",
+    "InferenceWithout",
     "MeanPrediction",
     "Mismatch",
     "NotReversed",
@@ -35,6 +38,7 @@ __all__ = [
     "diagnostics",
     "explain",
     "flip_set",
+    "inference_without",
     "mislabeled",
     "mismatch",
     "removal_receipt",

@@ -30,14 +30,20 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """The number of units that no set can undercut, and what limits it, in a sentence or ""."""
+    """The number of units that no set can undercut, and what limits it, in a sentence or "".
+
+    It is a proof about the fitted model, not a search: sets of that many units or fewer keep the conclusion.
+    """
 
     certified: int
     limit: str
 
 
 def provable(problem: LinearModel) -> str:
-    """Why there is no certificate for a model, in a sentence; "" where there is one."""
+    """Why there is no certificate for a model, in a sentence that says what to do; "" where there is one.
+
+    There is one for least squares and the logistic loss, with one output and a penalty that stays.
+    """
     squares = problem.c == 1 and (is_least_squares(problem) or problem.loss.self_concordant)
     if not squares:
         return (
@@ -84,6 +90,26 @@ def certificate(question: Question, names: pd.Index, most: int, memory: int = ME
     fails = (~(margins > 0)).nonzero()
     certified = int(fails[0]) if len(fails) else len(margins)
     return Certificate(certified, _limit(units, names, bounds, certified))
+
+
+def doubtful_rows(question: Question) -> list[int]:
+    """The rows of a model with curvature that (12) and (13) do not clear each by itself: those to be enumerated.
+
+    Of one row i the numbers are its own: h_i in the place of the largest share, z_i r_i / (1 - h_i) of the Newton step.
+    """
+    whole, direction = question.whole, question.direction
+    left = 1 - whole.rows.square().sum(1)
+    left = torch.where(left > TOUCHES, left, torch.nan)
+    z, r = question.side * (whole.rows @ direction), whole.residual
+    pull = float(whole.pull.norm()) / left.sqrt()
+    decrement = r.abs() * ((1 - left) / left).sqrt() + pull
+    size = (direction.square().sum() + z.square() / left).sqrt()
+    reach = float(whole.spread.norm(dim=1).max()) / left.sqrt() * decrement
+    far = -torch.log1p(-reach)
+    change = _middle(far.nan_to_num(torch.inf)) * ((z * r / left).clamp(min=0) + size * pull)
+    change = (change + far / 2 * size * decrement) * (1 + ROUNDING)
+    holds = change < question.moments().estimate  # NaN does not hold
+    return (~holds).nonzero()[:, 0].tolist()
 
 
 class MomentBounds:

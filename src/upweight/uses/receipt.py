@@ -53,7 +53,10 @@ class Receipt:
         )
 
     def to_json(self) -> str:
-        """The receipt as JSON: names, parameters, bounds and hashes, without the data."""
+        """The receipt as JSON: the rows' numbers and names, parameters, bounds and hashes, without the data.
+
+        Whoever has the data can compute the hashes again and train without the rows to check it.
+        """
         return json.dumps(
             {
                 "rows": self.rows.tolist(),

@@ -69,18 +69,27 @@ class Question:
 
     @property
     def direction(self) -> Float[Tensor, " p"]:
-        """The gradient of the number asked about, in whitened coordinates."""
+        """The gradient of the number asked about in whitened coordinates, (p,): z of a row is its product with the row.
+
+        Its squared length is the variance of the number, over that of the errors.
+        """
         return self.whole.direction(self.gradient)
 
     def moments(self) -> Moments:
-        """The moments with nothing removed."""
+        """The estimate, its variance, the residuals' squares and the degrees of freedom with nothing removed.
+
+        The estimate is turned so that it is positive on the side of the bar that the conclusion is about.
+        """
         estimate = torch.tensor(self.side * (self.whole.value(self.gradient) - self.bar), dtype=torch.float64)
         freedom = self.whole.counted.sum() - self.whole.rows.shape[1]
         squares = self.whole.residual.square().sum()
         return Moments(estimate, self.direction.square().sum(), squares, freedom.double())
 
     def margin(self, now: Moments) -> Tensor:
-        """How far the conclusion is from not holding."""
+        """How far the conclusion is from not holding with such moments, in the unit of the estimate.
+
+        It is 0 or negative where the conclusion does not hold; of a stack of moments there is one margin each.
+        """
         return self.asked.margin(now)
 
 
@@ -144,7 +153,10 @@ class Removals:
         return sign * torch.stack([-(z * r / left).sum(), (z * z / left).sum(), -squares])
 
     def remove(self, unit: int, sign: float = 1.0) -> None:
-        """Take a unit out, or put it back (sign -1)."""
+        """Take a unit out of the fit, or put one back that was taken out (sign -1); both are exact.
+
+        Residuals, leverages and moments of all rows follow, at the price of a product of X with the unit's rows.
+        """
         rows = self.question.units[unit]
         changes = [*self._changes_of(rows, sign), -sign * self.counted[unit]]
         self.now = Moments(*(x + d for x, d in zip(self.now, changes, strict=True)))

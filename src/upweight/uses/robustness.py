@@ -9,16 +9,19 @@ import pandas as pd
 import torch
 
 from ..data.row_sets import as_sets
+from ..errors import NotConvergedError
 from ..influence.unrolled import Answers
 from ..linear.whitened import is_least_squares
 from ..objective import LinearModel
 from ..runtime.terminal import plain
 from ..types import Tensor
-from .certificates import MEMORY, certificate, provable
+from .certificates import MEMORY, Certificate, certificate, doubtful_rows, provable
 from .conclusions import Conclusion, Moments, Sign
 from .labels import row_names
 from .removals import Question, fewest, fewest_refitted, without
 
+ENUMERATED = 200
+"""Rows that are refitted without at most, one by one, where the bound clears none."""
 EXACT = 1e-24
 """The share of squares that are left for residuals below which a fit is exact."""
 
@@ -50,7 +53,10 @@ class Robustness:
 
     @property
     def smallest(self) -> bool:
-        """Whether the found set is proven to be as small as any."""
+        """Whether the found set is proven to be as small as any: it has one unit more than are certified.
+
+        Other sets of the same size may change the conclusion too.
+        """
         return self.found is not None and self.found == self.certified + 1
 
     def __repr__(self) -> str:
@@ -63,7 +69,10 @@ class Robustness:
 
     @property
     def sentences(self) -> list[str]:
-        """What was found, proven and counted, a sentence each."""
+        """What was found, proven and counted by first order, a sentence each, and what limits the proof.
+
+        The text of the answer is made of these, on a terminal and in a notebook.
+        """
         whole = f"{self.conclusion[0].upper()}{self.conclusion[1:]} ({self.estimate:.4g}; {self.units:,} {self.unit}s)."
         proof = (
             f"Proven: no {self.certified} of them or fewer change this."
@@ -138,6 +147,8 @@ def robustness(
     most = min(most or len(members) // 2, len(members) - 1)
     chosen = fewest_refitted(problem, question, most) if question.curved else fewest(question, most)
     proof = certificate(question, names, len(members) if chosen is None else len(chosen) - 1, memory)
+    if question.curved and groups is None and not proof.certified and (chosen is None or len(chosen) > 1):
+        proof = _by_refits(problem, question, names, proof)
     start = question.whole.value(question.gradient)
     unit = "row" if groups is None else "group"
     found = Robustness(
@@ -145,6 +156,25 @@ def robustness(
         proof.certified, None, names[:0], None, _first_order(question), proof.limit,
     )  # fmt: skip
     return found if chosen is None else _confirmed(found, problem, question, (names, chosen))
+
+
+def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof: Certificate) -> Certificate:
+    """One row at a time, by refits of those that their own bound does not clear; as it was where they are too many."""
+    rows = doubtful_rows(question)
+    if len(rows) > ENUMERATED:
+        return proof
+    for row in rows:
+        try:
+            there = without(problem, question, [row])
+        except NotConvergedError:
+            return Certificate(0, f"Without {names[row]} alone the model has no optimum.")
+        if not float(there.margin(there.moments())) > 0:
+            return Certificate(0, f"Without {names[row]} alone it does not hold, as a refit shows.")
+    who = ", ".join(map(str, names[rows[:5]])) + ", ..." * (len(rows) > 5)
+    words = (
+        f"One row is certified with refits of {len(rows)} that the bound does not clear ({who}); no more is."
+    )
+    return Certificate(1, words)
 
 
 def _side(question: Question) -> str:
