@@ -290,3 +290,10 @@ def test_curvatures_without_bases_are_refused(tmp_path: Path):
     ):
         with pytest.raises((TypeError, ValueError), match=r"no bases|needs EKFAC"):
             uw.GradientIndex.build(uw.Influence(own, curvature=curvature), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "rows"), [((0, 10), [0, 4, 8]), ((5, 7), []), ((8, 9), [8]), ((9, 13), [12])]
+)
+def test_every_so_many_rows_are_kept_whole(place: tuple[int, int], rows: list[int]):
+    assert index_writing.sampled(slice(*place), 4).tolist() == rows

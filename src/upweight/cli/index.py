@@ -38,7 +38,8 @@ def index(
     ] = None,
 ) -> None:
     """Gradients of all training rows in a folder: `explain --index` answers from it without reading the rows again."""
-    from .. import EKFAC, GradientIndex, Influence
+    from ..curvature import EKFAC
+    from ..influence import GradientIndex, Influence
     from ..influence.index_writing import indexable
 
     problem, curvature = fitted.model.influence.problem, fitted.model.influence.settings.curvature
@@ -69,7 +70,7 @@ def from_index(asked: Question, folder: Path, k: int) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from .. import GradientIndex
+    from ..influence import GradientIndex
 
     problem = asked.fitted.model.influence.problem
     scores = GradientIndex.open(folder, problem).on_loss(asked.batch, measure=asked.measure, top=k)[0]

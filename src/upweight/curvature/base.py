@@ -70,11 +70,7 @@ class OuterInverse(ABC):
 
     @abstractmethod
     def eigenbases(self) -> Eigenbases:
-        """The bases in which it is diagonal, weight matrix by weight matrix: what an index of gradients is kept in.
-
-        Raises:
-            ValueError: where it is diagonal in none.
-        """
+        """The bases in which it is diagonal, layer by layer, for an index; ValueError where there are none."""
 
     @abstractmethod
     def keep(self, folder: Path) -> None:

@@ -75,7 +75,10 @@ other, (R k, r) and (R k, s)."""
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """A^-1 v of k gradients v, as outer products of some weight matrices and whole matrices of the others."""
+    """A^-1 v of k gradients v, as outer products of some weight matrices and whole matrices of the others.
+
+    Which it is follows from what takes fewer multiplications.
+    """
 
     layers: list[Terms | Tensor]
     rest: Float[Tensor, "k q"]
@@ -155,7 +158,10 @@ class Eigenbases:
         return Answers(layers, turned.rest / self.values.to(turned.rest))
 
     def quadratic(self, turned: Pairs) -> Float[Tensor, " b"]:
-        """v^T A^-1 v of turned gradients v."""
+        """v^T A^-1 v of turned gradients v: their self-influence but for sign, weight and folded penalty.
+
+        Gradients of one position are not formed, those of several are, one layer at a time.
+        """
         total = turned.rest.square() @ (1 / self.values).to(turned.rest)
         for own, (left, right) in zip(self.layers, turned.layers, strict=True):
             inverse = (1 / own.values).to(left)
@@ -166,7 +172,7 @@ class Eigenbases:
         return total
 
     def kept(self, choices: list[Choice], rest: Int[Tensor, " l"]) -> Eigenbases:
-        """The curvature in some of its directions alone.
+        """The curvature in some of its directions alone, in the order in which they are given.
 
         Args:
             choices: of each weight matrix.

@@ -64,7 +64,7 @@ class Separable:
 
     @classmethod
     def restored(cls, u: Tensor, w: Tensor, sizes: Tensor) -> Separable:
-        """What `tensors` gave.
+        """What `tensors` gave: the vectors cut out of the long ones, none of them copied.
 
         Args:
             u: all left vectors, one after the other.

@@ -117,12 +117,12 @@ class GradientIndex:
 
     @property
     def bytes_per_example(self) -> int:
-        """What a training example takes on disk; a few are kept whole beside that."""
+        """What a training example takes on disk; the curvature and a few gradients kept whole come on top."""
         return self.store.words["bytes_per_example"]
 
     @property
     def error(self) -> float:
-        """The relative error of the worst of the questions that were tried when the index was built."""
+        """The relative error of the worst training row in a question's place; that of new ones is in `Scores`."""
         return self.store.words["error"]
 
     @cached_property
@@ -254,7 +254,10 @@ class GradientIndex:
         return values.double().gather(1, places)
 
     def on_self(self) -> Scores:
-        """I_up,loss(z_i, z_i) of every training example on its own loss (Sec. 5.4): computed when it was indexed."""
+        """I_up,loss(z_i, z_i) of every training example on its own loss (Sec. 5.4), as of `Influence.on_self`.
+
+        It was computed from whole gradients when they were indexed, so that nothing is left out of it.
+        """
         known: dict[str, Any] = {
             "ids": self.ids,
             "verdict": self._verdict(None),

@@ -26,14 +26,20 @@ MARGIN = 0.7
 
 
 class Carried(NamedTuple):
-    """The mean squares of what questions multiply gradients with, and of the products: the squared scores."""
+    """The mean squares of what questions multiply gradients with, and of the products with those of the sample.
+
+    These add up to the squared scores, so that they say what leaving out a direction costs.
+    """
 
     spread: Spread
     energy: Spread
 
 
 class Target(NamedTuple):
-    """What is wanted of an index: a relative error of the worst question, or bytes per example."""
+    """What is wanted of an index: a relative error of the worst question, or the bytes that an example may take.
+
+    The other one is None, and comes out of the trial.
+    """
 
     error: float | None
     bytes: int | None
@@ -61,7 +67,10 @@ class Trial:
     questions: Pairs
 
     def chosen(self, target: Target) -> tuple[Encoding, float]:
-        """The shortest encoding that meets the target, and the error of the worst question with it."""
+        """The shortest encoding that meets the target, and the error of the worst question with it.
+
+        Where none does, gradients are kept whole; ValueError where that is more bytes than are allowed.
+        """
         if target.error == 0:
             return self._everything(), 0.0
         dtype = target.dtype or self.sample.rest.dtype

@@ -94,7 +94,7 @@ class Encoding:
         return {name: x if name.endswith("size") else x.to(self.dtype) for name, x in found.items()}
 
     def answers(self, bases: Eigenbases, turned: Pairs) -> Answers:
-        """A^-1 v of turned questions v, in the directions that are kept.
+        """A^-1 v of turned questions v, in the directions that are kept, ready for products with gradients.
 
         Args:
             bases: the curvature in these directions.
@@ -111,7 +111,7 @@ class Encoding:
         return Pairs(layers, turned.rest[:, self.rest])
 
     def decoded(self, tensors: dict[str, Tensor], dtype: torch.dtype) -> Pairs:
-        """What `encoded` kept, as gradients in the directions kept.
+        """What `encoded` kept, as gradients in the directions kept, each with the size that it had.
 
         Args:
             tensors: as they are on disk.
@@ -213,7 +213,10 @@ def _orthonormal(X: Float[Tensor, "b s c"]) -> Float[Tensor, "b s c"]:
 
 
 def stacked(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What several blocks of gradients keep, as that of one block; fewer positions are filled up with zeros."""
+    """What several blocks of gradients keep, as that of one block.
+
+    Where one has fewer positions than another (shorter texts), zeros stand for the others, which add to no score.
+    """
 
     def together(tensors: list[Tensor]) -> Tensor:
         if tensors[0].ndim == 1 or len({tensor.shape[1:] for tensor in tensors}) == 1:
@@ -226,7 +229,10 @@ def stacked(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def split(tensors: dict[str, Tensor], rows: int) -> Iterator[dict[str, Tensor]]:
-    """What is kept of a block, some rows at a time; the examples that are kept whole are left out."""
+    """What is kept of a block, some rows at a time, as views of it; the examples that are kept whole are left out.
+
+    What stays in the cache of the processor is multiplied faster.
+    """
     kept = {name: x.split(rows) for name, x in tensors.items() if not name.startswith("sample.")}
     for parts in zip(*kept.values(), strict=True):
         yield dict(zip(kept, parts, strict=True))

@@ -31,7 +31,10 @@ Block: TypeAlias = tuple[dict[str, Tensor], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Part:
-    """The rows that one call added, in so many blocks: `key` is a content hash of what was kept of them."""
+    """The rows that one call added, in so many blocks: `key` is a content hash of what was kept of them.
+
+    Calls with equal rows have equal keys, by which one that is repeated is told.
+    """
 
     rows: int
     blocks: int
@@ -79,7 +82,7 @@ class IndexStore:
 
     @classmethod
     def begun(cls, folder: str | Path, key: str) -> IndexStore | None:
-        """The store there with what a cut off job has finished; None where there is nothing yet.
+        """The store there with what a cut off job has finished, which is not made again; None where nothing is yet.
 
         Raises StaleError where the folder holds an index of another key.
         """
@@ -101,7 +104,7 @@ class IndexStore:
 
     @classmethod
     def new(cls, folder: Path, words: dict[str, Any], tensors: dict[str, Tensor]) -> IndexStore:
-        """A store without rows.
+        """A store without rows, whose curvature is on the disk before its words are.
 
         Args:
             folder: where.
@@ -144,12 +147,12 @@ class IndexStore:
         return self.folder / f"part-{part:05}-{block:06}.safetensors"
 
     def clear(self, part: int) -> None:
-        """Delete the blocks of a part that is none of the index: what a job was cut off in."""
+        """Delete the blocks of a part that is none of the index: what a job was cut off in, or found there already."""
         for path in self.folder.glob(f"part-{part:05}-*.safetensors"):
             path.unlink()
 
     def write_block(self, part: int, block: int, tensors: dict[str, Tensor], words: dict[str, Any]) -> None:
-        """Write one block, that this process alone writes.
+        """Write one block, that this process alone writes; it is none of the index yet.
 
         Args:
             part: of which call.
@@ -160,7 +163,7 @@ class IndexStore:
         write_own(self.path(part, block), tensors, {**words, "key": self.words["key"]})
 
     def block(self, part: int, block: int) -> Block:
-        """The tensors and words of a block: mapped from the disk, its checksum compared the first time.
+        """The tensors and words of a block: mapped from the disk, its checksum compared the first time that it is read.
 
         Raises ValueError where it is missing, changed or of another index.
         """
@@ -179,7 +182,10 @@ class IndexStore:
         return tensors, words
 
     def blocks(self) -> Iterator[tuple[slice, dict[str, Tensor], dict[str, Any]]]:
-        """All blocks with the rows that they are of, in order. Raises ValueError as `block`."""
+        """All blocks with the rows that they are of, in order, one in memory at a time.
+
+        Raises ValueError as `block`, and where they are not as many rows as the words say.
+        """
         first = 0
         for i, part in enumerate(self.parts):
             last = first + part.rows

@@ -46,7 +46,10 @@ HELD = 1 << 26
 
 
 def target_of(error: float | None, bytes_per_example: int | None) -> Target:
-    """What is wanted of an index, checked: an error of 0.01 where nothing is said. Raises ValueError."""
+    """What is wanted of an index, checked: an error of 0.01 where nothing is said.
+
+    Raises ValueError for numbers out of range, and where both of them are given, of which one follows.
+    """
     if error is not None and bytes_per_example is not None:
         raise ValueError("give error or bytes_per_example, not both")
     if error is not None and not 0 <= error < 1:
@@ -62,7 +65,10 @@ def model_of(problem: Objective) -> str:
 
 
 def check_model(store: IndexStore, problem: Objective) -> None:
-    """Nothing happens where a problem has the weights that an index was built of; StaleError where it has others."""
+    """Nothing happens where a problem has the weights that an index was built of, whatever its training rows.
+
+    Raises StaleError where it has other parameters, which are named, or other numbers in them.
+    """
     indexed = store.words["parameters"]
     for name, size in zip(problem.layout.names, problem.layout.sizes, strict=True):
         if (known := indexed.get(name)) != size:
@@ -79,7 +85,10 @@ def check_model(store: IndexStore, problem: Objective) -> None:
 
 
 def layers_of(problem: Objective) -> LayerGradients:
-    """What gives a problem's gradients layer by layer. Raises TypeError where nothing does."""
+    """What gives a problem's gradients layer by layer, many examples at once.
+
+    Raises TypeError where nothing does, for models that take examples one by one: their settings say why.
+    """
     layers = problem.layers
     if layers is None or not layers.together:
         raise TypeError(
@@ -90,7 +99,10 @@ def layers_of(problem: Objective) -> LayerGradients:
 
 
 def indexable(curvature: Curvature) -> bool:
-    """Whether a curvature can be diagonalised for an index: EKFAC, and the matrices of up to 4,096 parameters."""
+    """Whether a curvature can be diagonalised for an index, so that its inverse keeps directions apart.
+
+    EKFAC is so in every layer; an explicit matrix is for up to 4,096 parameters.
+    """
     return curvature.outer is not None or (curvature.examples is not None and curvature.p <= MOST_WHOLE)
 
 
@@ -161,7 +173,8 @@ def begun(influence: Influence, folder: Path, key: str, target: Target) -> Index
 
 def sampled(place: slice, every: int) -> Tensor:
     """Rows that are kept whole: every so many of some consecutive ones."""
-    return torch.arange(-(-place.start // every) * every, place.stop, every)
+    first = -(-place.start // every) * every
+    return torch.arange(first, max(first, place.stop), every)
 
 
 @dataclass(frozen=True, eq=False)
