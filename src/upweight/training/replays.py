@@ -112,7 +112,7 @@ class ReplaysOfRun(Replays):
         def expanded(one: Tensor) -> Tensor:
             return one.expand(len(weights), *one.shape)
 
-        theta, *memory = (expanded(one).clone() for one in (state.theta, *state.memory))
+        theta, memory = expanded(state.theta).clone(), tuple(expanded(one).clone() for one in state.memory)
         buffers = {name: expanded(one) for name, one in state.buffers.items()} if moved else {}
         few = max(1, IN_CACHE // layout.size)
         steps = track(self.steps, f"replaying {len(weights) - 1} times", len(self.steps))
