@@ -95,10 +95,9 @@ def diagnostics(influence: Answers, by: Any = None, *, refitted: bool = False) -
     >>> found.table["leverage"].round(2).tolist(), found.parameters
     ([0.43, 0.33, 0.27, 0.97], 2.0)
     """
-    if influence.problem.reduced is not None and influence.problem.facts.own_loss:
-        return _of_likelihood(influence.problem, influence.problem.reduced, by, refitted)
-    if influence.problem.reduced is not None:
-        return _of_moments(influence.problem, influence.problem.reduced, by)
+    if (reduced := influence.problem.reduced) is not None:
+        of_moments = not influence.problem.facts.own_loss
+        return (_of_moments if of_moments else _of_likelihood)(influence.problem, reduced, by, refitted)
     problem = influence.problem.linear
     given = influence.settings.curvature
     curvature = None if given is None else given.examples
@@ -185,13 +184,14 @@ def _of_likelihood(problem: Objective, reduced: Reduced, by: Any, refitted: bool
     return Diagnostics(pd.DataFrame(table, index=names), betas, float(problem.p), 1.0)
 
 
-def _of_moments(problem: Objective, reduced: Reduced, by: Any) -> Diagnostics:
+def _of_moments(problem: Objective, reduced: Reduced, by: Any, refitted: bool) -> Diagnostics:
     """Cook's distances of a classifier by moments: what removals do to the outputs of all rows.
 
     Args:
         problem: the classifier.
         reduced: what is left of it without some rows.
         by: groups in place of rows.
+        refitted: nothing: they are those of refits in any case.
     """
     problem.check_current()
     names, sets = row_names(problem, torch.arange(problem.n)), list(torch.arange(problem.n).split(1))
