@@ -98,8 +98,7 @@ def diagnostics(influence: Answers, by: Any = None, *, refitted: bool = False) -
     if (reduced := influence.problem.reduced) is not None:
         of_moments = not influence.problem.facts.own_loss
         return (_of_moments if of_moments else _of_likelihood)(influence.problem, reduced, by, refitted)
-    problem = influence.problem.linear
-    given = influence.settings.curvature
+    problem, given = influence.problem.linear, influence.settings.curvature
     curvature = None if given is None else given.examples
     if problem is None or curvature is None:
         raise UnsupportedError(
@@ -154,8 +153,8 @@ def diagnostics(influence: Answers, by: Any = None, *, refitted: bool = False) -
     known = ["rows", "leverage", "residual", "deviance"]
     table.loc[moves.isnan().any(1).numpy(), table.columns.difference(known)] = np.nan
     betas = (-moves / (alone[:, None] * covariance.diagonal().sqrt())).numpy()
-    coefficients = part_names(problem)[: problem.p]
-    return Diagnostics(table, pd.DataFrame(betas, names, coefficients), used, float(scale))
+    frame = pd.DataFrame(betas, names, part_names(problem)[: problem.p])
+    return Diagnostics(table, frame, used, float(scale))
 
 
 def _of_likelihood(problem: Objective, reduced: Reduced, by: Any, refitted: bool) -> Diagnostics:
