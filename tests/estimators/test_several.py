@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier, SGDClassifier
 from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
@@ -213,3 +214,21 @@ def test_columns_that_are_refused():
     with pytest.raises(ValueError, match="takes no sample_weight"):
         from_estimator(OneVsOneClassifier(LOGISTIC).fit(*data(0)), *data(0), sample_weight=np.ones(N + TESTS))
     assert torch.equal(problem.y[:, 0] > 0, torch.from_numpy(y[:, 0] == "yes"))
+
+
+def test_weights_that_are_handed_on_to_the_models_of_pairs_are_those_of_their_own_refits():
+    rng, n = np.random.default_rng(0), 60
+    X = rng.normal(size=(n, 3))
+    y, w = (X[:, 0] + rng.normal(size=n) > 0) * 1 + (X[:, 1] > 0.3), rng.uniform(0.5, 3, n)
+    inner = LogisticRegression(C=0.5, tol=1e-12, solver="newton-cholesky")
+    with config_context(enable_metadata_routing=True):
+        estimator = OneVsOneClassifier(inner.set_fit_request(sample_weight=True))
+        problem = from_estimator(clone(estimator).fit(X, y, sample_weight=w), X, y, sample_weight=w)
+        test = X[:3], y[:3]
+        found = Influence(problem).of_each_removal(test).effect()
+        for i in (3, 20):
+            left = [np.delete(part, i, 0) for part in (X, y, w)]
+            again = clone(estimator).fit(*left[:2], sample_weight=left[2])
+            there = from_estimator(again, *left[:2], sample_weight=left[2])
+            change = there.evaluate(test) - problem.evaluate(test)
+            assert_close_per_row(found[:, i][None], change[None], 1e-3)

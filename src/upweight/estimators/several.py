@@ -48,8 +48,12 @@ def one_against_one(reader_of: Callable[[Any], Reader]) -> Reader:
             raise ValueError(
                 "OneVsOneClassifier of kernel machines is not supported; fit an SVC by itself: it is one against one"
             )
-        if options.sample_weight is not None:
-            raise ValueError("OneVsOneClassifier takes no sample_weight in its fit: leave it out")
+        if options.sample_weight is not None and not _hands_on_weights(model):
+            raise ValueError(
+                "OneVsOneClassifier takes no sample_weight in its fit unless sklearn.set_config("
+                "enable_metadata_routing=True) holds and its model has set_fit_request(sample_weight=True): leave it "
+                "out, or fit so"
+            )
         found = _stacked(model, X, options, reader_of)
         if found.keep != "total":
             raise ValueError(
@@ -67,6 +71,15 @@ def one_against_one(reader_of: Callable[[Any], Reader]) -> Reader:
         )
 
     return read
+
+
+def _hands_on_weights(model: Any) -> bool:
+    """Whether the fit of a model of several hands sample weights on to them."""
+    from sklearn import get_config
+
+    if not get_config()["enable_metadata_routing"]:
+        return False
+    return bool(model.estimator.get_metadata_routing().fit.requests.get("sample_weight"))
 
 
 def labels_of_each_target(reader_of: Callable[[Any], Reader]) -> Reader:

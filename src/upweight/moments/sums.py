@@ -56,8 +56,7 @@ class ClassRows:
 
     def of(self, index: Int[Tensor, " b"]) -> ClassRows:
         """Some of the rows, of as many classes."""
-        parts = {"X": self.X[index], "codes": self.codes[index], "w": self.w[index]}
-        return replace(self, **parts, classes=self.k)
+        return replace(self, X=self.X[index], codes=self.codes[index], w=self.w[index], classes=self.k)
 
     @cached_property
     def members(self) -> tuple[Int[Tensor, " _"], ...]:

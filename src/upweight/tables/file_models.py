@@ -29,14 +29,12 @@ from .boosted_models import BOOSTERS
 from .columns import Table
 from .default_models import described, feature_names, sensible
 from .kinds import Kind, is_kind, is_quantity, kind_of
-from .native_files import Train, read_native
+from .native_files import Train, check_again, read_native
 from .reading import FileError, check_column
 
 Batches = Callable[[pd.DataFrame, Path], Batch]
 """Rows of a table, and the folder that their images are in -> a batch of the model's."""
 
-SAME = 1e-6
-"""How far leaf values that are trained again on the same rows may be apart, as a share of the largest."""
 CACHE = ".upweight"
 """The folder beside the file in which features of images are kept."""
 
@@ -258,7 +256,7 @@ def from_native(path: Path, rows: pd.DataFrame, table: Table) -> FileModel:
         if problem.cache[OWN] is None:
             with phase("training again as the file says"):
                 again = refits(native.again(X, y), X, y)
-                _check_again(path.name, problem, again(torch.arange(problem.n)))
+                check_again(path.name, problem, again(torch.arange(problem.n)))
             problem.cache[OWN] = again
         return problem.cache[OWN]
 
@@ -270,32 +268,6 @@ def from_native(path: Path, rows: pd.DataFrame, table: Table) -> FileModel:
         kinds={name: kind for name, kind in table.kinds.items() if name in X.columns},
         classifies=names is not None,
         retrained=retrained,
-    )
-
-
-def _check_again(name: str, problem: Objective, again: Objective) -> None:
-    """Refuse trees of a file that come out otherwise where they are trained again on all rows.
-
-    Args:
-        name: The file's.
-        problem: Its trees.
-        again: What they came out as.
-
-    Raises:
-        FileError: The file does not have all parameters of the training.
-    """
-    found, own = again.theta, problem.theta
-    if found.shape == own.shape:
-        off = float((found - own).abs().max() / own.abs().max().clamp(min=1e-300))
-        figure = f"leaf values are off by up to {off:.1g} of the largest"
-        if torch.allclose(found, own, rtol=SAME, atol=SAME * float(own.abs().max())):
-            return
-    else:
-        figure = f"they have {len(found):,} leaves in place of {len(own):,}"
-    raise FileError(
-        f"{name}: trained again by the parameters in the file, the trees come out otherwise ({figure}), so that "
-        "nothing could be told of a training without some rows: give --booster in place of --model, or ask in Python "
-        "with the estimator that was fitted"
     )
 
 

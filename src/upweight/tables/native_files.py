@@ -11,14 +11,18 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ..estimators.tree_models import Rows
 from ..estimators.xgboost_training import trained_again
 from ..estimators.xgboost_trees import strengths
+from ..objective import Objective
 from ..runtime.paths import not_there
 from .boosted_models import THREADS
 from .reading import FileError, check_column
 
+SAME = 1e-6
+"""How far leaf values that are trained again on the same rows may be apart, as a share of the largest."""
 Train: TypeAlias = Callable[[pd.DataFrame, pd.Series], Any]
 """From inputs and targets to the library's model of them."""
 
@@ -189,6 +193,32 @@ NATIVE: Mapping[str, tuple[str, str, Callable[[Path, pd.DataFrame, Sequence[str]
     ".cbm": ("CatBoost", "catboost", _catboost),
 }
 """The library of a file's suffix, its extra, and what reads the file."""
+
+
+def check_again(name: str, problem: Objective, again: Objective) -> None:
+    """Refuse trees of a file that come out otherwise where they are trained again on all rows.
+
+    Args:
+        name: The file's.
+        problem: Its trees.
+        again: What they came out as.
+
+    Raises:
+        FileError: The file does not have all parameters of the training.
+    """
+    found, own = again.theta, problem.theta
+    if found.shape == own.shape:
+        off = float((found - own).abs().max() / own.abs().max().clamp(min=1e-300))
+        figure = f"leaf values are off by up to {off:.1g} of the largest"
+        if torch.allclose(found, own, rtol=SAME, atol=SAME * float(own.abs().max())):
+            return
+    else:
+        figure = f"they have {len(found):,} leaves in place of {len(own):,}"
+    raise FileError(
+        f"{name}: trained again by the parameters in the file, the trees come out otherwise ({figure}), so that "
+        "nothing could be told of a training without some rows: give --booster in place of --model, or ask in Python "
+        "with the estimator that was fitted"
+    )
 
 
 def _word(value: object) -> str:

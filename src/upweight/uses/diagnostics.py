@@ -95,12 +95,10 @@ def diagnostics(influence: Answers, by: Any = None, *, refitted: bool = False) -
     >>> found.table["leverage"].round(2).tolist(), found.parameters
     ([0.43, 0.33, 0.27, 0.97], 2.0)
     """
-    if influence.problem.reduced is not None and influence.problem.facts.own_loss:
-        return _of_likelihood(influence.problem, influence.problem.reduced, by, refitted)
-    if influence.problem.reduced is not None:
-        return _of_moments(influence.problem, influence.problem.reduced, by)
-    problem = influence.problem.linear
-    given = influence.settings.curvature
+    if (reduced := influence.problem.reduced) is not None:
+        of_moments = not influence.problem.facts.own_loss
+        return (_of_moments if of_moments else _of_likelihood)(influence.problem, reduced, by, refitted)
+    problem, given = influence.problem.linear, influence.settings.curvature
     curvature = None if given is None else given.examples
     if problem is None or curvature is None:
         raise UnsupportedError(
@@ -155,8 +153,8 @@ def diagnostics(influence: Answers, by: Any = None, *, refitted: bool = False) -
     known = ["rows", "leverage", "residual", "deviance"]
     table.loc[moves.isnan().any(1).numpy(), table.columns.difference(known)] = np.nan
     betas = (-moves / (alone[:, None] * covariance.diagonal().sqrt())).numpy()
-    coefficients = part_names(problem)[: problem.p]
-    return Diagnostics(table, pd.DataFrame(betas, names, coefficients), used, float(scale))
+    frame = pd.DataFrame(betas, names, part_names(problem)[: problem.p])
+    return Diagnostics(table, frame, used, float(scale))
 
 
 def _of_likelihood(problem: Objective, reduced: Reduced, by: Any, refitted: bool) -> Diagnostics:
@@ -185,13 +183,14 @@ def _of_likelihood(problem: Objective, reduced: Reduced, by: Any, refitted: bool
     return Diagnostics(pd.DataFrame(table, index=names), betas, float(problem.p), 1.0)
 
 
-def _of_moments(problem: Objective, reduced: Reduced, by: Any) -> Diagnostics:
+def _of_moments(problem: Objective, reduced: Reduced, by: Any, refitted: bool) -> Diagnostics:
     """Cook's distances of a classifier by moments: what removals do to the outputs of all rows.
 
     Args:
         problem: the classifier.
         reduced: what is left of it without some rows.
         by: groups in place of rows.
+        refitted: nothing: they are those of refits in any case.
     """
     problem.check_current()
     names, sets = row_names(problem, torch.arange(problem.n)), list(torch.arange(problem.n).split(1))
