@@ -242,7 +242,7 @@ def _first_order(question: Question) -> int | None:
     z, r = question.side * (whole.rows @ question.direction), whole.residual
     with torch.enable_grad():
         leaves = [x.detach().clone().requires_grad_() for x in now[:3]]
-        question.margin(Moments(*leaves, now.freedom)).backward()
+        question.margin(Moments(leaves[0], leaves[1], leaves[2], now.freedom)).backward()
         slopes = [0.0 if x.grad is None else float(x.grad) for x in leaves]
     effects = -slopes[0] * z * r + slopes[1] * z * z - slopes[2] * r * r
     each = torch.stack([effects[rows].sum() for rows in question.units]).sort().values
