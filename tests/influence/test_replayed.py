@@ -47,6 +47,8 @@ def test_error_bars_hold_the_true_effects_at_their_stated_rate(kind):
 def test_a_smooth_run_is_trusted_and_a_rough_one_is_not():
     smooth, rough = (case(kind)[0].replayed(case(kind)[1]) for kind in (SMOOTH, ROUGH))
     assert smooth.metasmoothness > 0.95
+    assert smooth.noise < 1e-5
+    assert "rounding moves a replay by up to" in smooth.said
     assert smooth.bend > 0.9
     assert smooth.miss < 0.1
     assert rough.metasmoothness < 0.3

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tests import questions
 from tests.support.ranks import Group, script
+from upweight import ScoreStore
 from upweight.runtime.tensor_files import read
 
 
@@ -35,5 +36,36 @@ write({str(tmp_path / "found")!r}, {{"scores": found}}, {{}})
     wanted, found = unrolled.on_loss(test).values, read(tmp_path / "found", "scores")[0]["scores"]
     assert float((found - wanted).norm()) <= 1e-10 * float(wanted.norm())
     kept = [path.name for path in (tmp_path / "states").iterdir()]
-    assert sum(name.startswith("through_") for name in kept) == 2
+    assert len(ScoreStore(tmp_path / "states")) == len(wanted)
+    assert not any(name.startswith("through_") for name in kept)
     assert sum(name.startswith("state_") for name in kept) >= 3
+
+
+def test_processes_that_hold_different_runs_are_refused(tmp_path: Path, group: Callable[[int], Group]):
+    job = script(
+        tmp_path,
+        """
+from functools import partial
+from upweight.errors import RankError
+from tests.support.runs import sgd, trained
+from upweight.runtime.distributed import rank
+
+for fields, words in (
+    ({"seed": rank()}, "order of batches"),
+    ({"optimizer": sgd(lr=0.1 + 0.1 * rank())}, "learning rates, seeds or other settings"),
+    ({"optimizer": (torch.optim.Adam, torch.optim.AdamW)[rank()]}, "with other optimiser"),
+    ({"clip": 1.0 + rank()}, "clipping or meaning of a weight"),
+    ({"weights": torch.full((24,), 1.0 + rank())}, "training data, model or starting weights"),
+):
+    try:
+        trained(**fields)
+    except RankError as error:
+        assert f"rank 1 holds another run than rank 0, with other" in str(error)
+        assert words in str(error), error
+    else:
+        raise AssertionError(fields)
+assert len(trained().steps) == 12
+""",
+    )
+    for ended in group(2).run(job):
+        assert ended.returncode == 0, ended.stderr

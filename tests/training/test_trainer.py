@@ -224,3 +224,20 @@ def test_a_loss_that_is_not_known_is_asked_for(tmp_path):
     trainer.train()
     run: Any = recorder.finish()
     assert run.gap < 1e-12
+
+
+def test_adapters_of_peft_are_recorded_and_differentiated(tmp_path):
+    peft = pytest.importorskip("peft", reason="LoRA needs peft")
+
+    def adapted():
+        settings = peft.LoraConfig(
+            r=2, lora_dropout=0.1, target_modules=["c_attn"], fan_in_fan_out=True, task_type="SEQ_CLS"
+        )
+        return peft.get_peft_model(gpt2("GPT2ForSequenceClassification"), settings)
+
+    run = recorded(tmp_path, adapted, labels=CLASSES)
+    assert run.gap < 1e-13
+    assert all("lora_" in name or "score" in name for name in run.problem.layout.names)
+    test, rows = run.problem.train_batch(torch.arange(3)), [0, 4, 9]
+    found = Unrolled(run).on_loss(test).values[:, rows] / run.n
+    assert_close_per_row(found, differences(run, test, rows), 1e-6)

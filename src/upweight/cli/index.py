@@ -41,11 +41,14 @@ def index(
     from .. import EKFAC, GradientIndex, Influence
     from ..influence.index_writing import indexable
 
-    influence = fitted.model.influence
-    if not indexable(influence.settings.curvature):
-        damping = influence.settings.curvature.damping
-        influence = Influence(influence.problem, curvature=EKFAC(influence.problem, damping))
-    if error is None and bytes is None and influence.problem.linear is not None:
+    problem, curvature = fitted.model.influence.problem, fitted.model.influence.settings.curvature
+    if curvature is None:
+        raise ValueError(
+            "an index is of one set of weights, and this model is answered through its training: ask without --index"
+        )
+    known = curvature if indexable(curvature) else EKFAC(problem, curvature.damping)
+    influence = Influence(problem, curvature=known)
+    if error is None and bytes is None and problem.linear is not None:
         error = 0.0  # rows are short
     made = GradientIndex.build(influence, index, error=error, bytes_per_example=bytes)
     tell(

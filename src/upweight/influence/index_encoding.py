@@ -120,11 +120,12 @@ class Encoding:
         layers = []
         for i in range(len(self.choices)):
             left, right = tensors[f"{i}.left"], tensors[f"{i}.right"]
-            if self.dtype == HALF:  # multiplied on the shorter side
-                size = tensors[f"{i}.size"].to(dtype)[..., None]
-                shorter = left.shape[-1] < right.shape[-1]
-                left, right = (left * size, right.to(dtype)) if shorter else (left.to(dtype), right * size)
-            layers.append((left.to(dtype), right.to(dtype)))
+            left, right = left.to(dtype), right.to(dtype)
+            if self.dtype == HALF:  # multiplied on the shorter side; both are copies
+                (left if left.shape[-1] < right.shape[-1] else right).mul_(
+                    tensors[f"{i}.size"].to(dtype)[..., None]
+                )
+            layers.append((left, right))
         rest = tensors["rest"]
         if "rest.size" in tensors:
             rest = rest * tensors["rest.size"].to(dtype)[:, None]

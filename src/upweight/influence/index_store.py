@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..errors import StaleError
 from ..runtime.distributed import rank, together
@@ -23,6 +23,10 @@ from .score_store import write_words
 WORDS, BASES = "index.json", "bases.safetensors"
 KIND = "an index of gradients"
 AGAIN = "run GradientIndex.build again, it makes what is missing"
+MAPPED = 512 << 20
+"""Bytes of blocks that stay mapped between questions."""
+Block: TypeAlias = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors and words of a block."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,9 @@ class IndexStore:
     words: dict[str, Any]
     parts: tuple[Part, ...]
     checked: set[Path] = field(default_factory=set)
+    """The blocks whose checksum this process has compared."""
+    mapped: dict[Path, Block] = field(default_factory=dict)
+    """Blocks that stay mapped into memory for the next question, up to `MAPPED` bytes."""
 
     @classmethod
     def found(cls, folder: str | Path) -> IndexStore:
@@ -152,12 +159,14 @@ class IndexStore:
         """
         write_own(self.path(part, block), tensors, {**words, "key": self.words["key"]})
 
-    def block(self, part: int, block: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def block(self, part: int, block: int) -> Block:
         """The tensors and words of a block: mapped from the disk, its checksum compared the first time.
 
         Raises ValueError where it is missing, changed or of another index.
         """
         path = self.path(part, block)
+        if path in self.mapped:
+            return self.mapped[path]
         try:
             tensors, words = read(path, "a block of an index", "own", "key", checked=path in self.checked)
         except FileNotFoundError:
@@ -165,6 +174,8 @@ class IndexStore:
         if words["key"] != self.words["key"]:
             raise ValueError(f"{path} belongs to another index: delete it and build again")
         self.checked.add(path)
+        if sum(size_of(held) for held, _ in [*self.mapped.values(), (tensors, words)]) <= MAPPED:
+            self.mapped[path] = tensors, words
         return tensors, words
 
     def blocks(self) -> Iterator[tuple[slice, dict[str, Tensor], dict[str, Any]]]:
@@ -187,3 +198,8 @@ class IndexStore:
         store = replace(self, parts=(*self.parts, part))
         store.save()
         return store
+
+
+def size_of(tensors: dict[str, Tensor]) -> int:
+    """The bytes of some tensors."""
+    return sum(tensor.nbytes for tensor in tensors.values())

@@ -37,6 +37,10 @@ BLOCK_BYTES = 64 << 20
 """The size of one block."""
 MOST_WHOLE = 4096
 """Parameters up to which a curvature without layers is diagonalised whole."""
+FEWEST = 32
+"""Training examples whose gradients are kept whole at least."""
+WHOLE = 1 << 23
+"""Numbers of all gradients that are kept whole."""
 HELD = 1 << 26
 """Numbers of gradients written out that are held at once."""
 
@@ -116,7 +120,9 @@ def begun(influence: Influence, folder: Path, key: str, target: Target) -> Index
     """
     problem = influence.problem
     bases, layers = _bases_of(influence), layers_of(problem)
-    rows = min(SAMPLED, max(8, HELD // problem.p), problem.n)
+    alone = joined(list(layers.test_pairs(problem.train_batch(torch.arange(1)))))
+    numbers = alone.rest.numel() + sum(left.numel() + right.numel() for left, right in alone.layers)
+    rows = min(SAMPLED, max(FEWEST, min(HELD // problem.p, WHOLE // numbers)), problem.n)
     every = max(1, problem.n // rows)
     sample = torch.arange(0, problem.n, every)
     asked = (

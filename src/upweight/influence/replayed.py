@@ -36,10 +36,10 @@ class Replayed:
     `scores` are all effects with an error bar: give or take two of its `errors`, an effect holds in 95 % of removals.
     That is judged by rows drawn evenly over the ranks of the effects, so that each kind of row is among them.
 
-    `metasmoothness` is that of Engstrom et al. (2025, "Optimizing ML training with metagradient descent") along single
-    removals, the mean over rows of sum_j |d_j| sign(d_j) sign(e_j) / sum_j |d_j|: d is how the trained parameters move
-    as the weight of the row goes from 1 to 1/2, e as it goes from 1/2 to 0. It is 1 where training is smooth, and 0
-    where the next step says nothing about the one after it.
+    `metasmoothness` tells whether the trained parameters go on in one direction along single removals: the mean over
+    rows of sum_j |d_j| sign(d_j) sign(e_j) / sum_j |d_j|, where d is how the parameters move as the weight of the row
+    goes from 1 to 1/2, and e as it goes from 1/2 to 0. It is 1 where all keep their directions, about 0 where the first
+    half says nothing about the signs of the second, and -1 where all turn back.
 
     `table` has a line per replayed row and test row: "predicted", the effect; "half" and "actual", the change as the
     weight is 1/2 and 0; "error", actual less predicted.
@@ -48,6 +48,8 @@ class Replayed:
     scores: Scores
     metasmoothness: float
     table: pd.DataFrame
+    noise: float = 0.0
+    """How far a replay of the whole run, among the others, moves any test row: what rounding does, no removal."""
 
     @property
     def rank(self) -> float:
@@ -80,7 +82,7 @@ class Replayed:
         return (
             f"{rows} rows removed and training replayed: rank correlation {self.rank:.2f} with the predictions, errors "
             f"{self.miss:.0%} of the effects ({self.bend:.0%} of them bend, the rest kinks and noise), metasmoothness "
-            f"{self.metasmoothness:.2f}"
+            f"{self.metasmoothness:.2f}; rounding moves a replay by up to {self.noise:.1e}"
         )
 
     def __repr__(self) -> str:
@@ -119,8 +121,7 @@ def by_replays(
             f"removals must be at least {FEWEST} to say where 95 % of the errors end, got {removals}"
         )
     rows = drawn(effect, min(removals, problem.n), seed)
-    ends, smooth = _ends(replays, problem, asked, rows)
-    half, whole = ends
+    (half, whole), smooth, noise = _ends(replays, problem, asked, rows)
     predicted = effect[:, rows]
     errors = error_bars(effect, predicted, whole - predicted)
     m, k = whole.shape
@@ -134,7 +135,7 @@ def by_replays(
             "error": (whole - predicted).flatten().numpy(),
         }
     )
-    return Replayed(replace(scores, errors=errors), smooth, table)
+    return Replayed(replace(scores, errors=errors), smooth, table, noise)
 
 
 def drawn(effect: Float[Tensor, "m n"], k: int, seed: int) -> Int[Tensor, " k"]:
@@ -154,9 +155,9 @@ def drawn(effect: Float[Tensor, "m n"], k: int, seed: int) -> Int[Tensor, " k"]:
 
 def _ends(
     replays: Replays, problem: Objective, asked: tuple[Any, Measure | None], rows: Tensor
-) -> tuple[tuple[Tensor, Tensor], float]:
-    """Changes (m, k) with half of each row's weight and with none, and the metasmoothness."""
-    weights = torch.ones(2 * len(rows), problem.n, dtype=problem.theta.dtype, device=problem.device)
+) -> tuple[tuple[Tensor, Tensor], float, float]:
+    """Changes (m, k) with half of each row's weight and with none, the metasmoothness, and what rounding does."""
+    weights = torch.ones(2 * len(rows) + 1, problem.n, dtype=problem.theta.dtype, device=problem.device)
     every = torch.arange(len(rows))
     weights[2 * every, rows], weights[2 * every + 1, rows] = 0.5, 0.0
     before, changes, agreed = problem.evaluate(*asked).double().cpu(), list[Tensor](), list[float]()
@@ -169,7 +170,8 @@ def _ends(
             agreed.append(float((first.abs() * first.sign() * second.sign()).sum()) / size if size else 1.0)
         half = after.theta
     found = torch.stack(changes, dim=1)
-    return (found[:, ::2], found[:, 1::2]), float(torch.tensor(agreed).mean())
+    noise, found = float(found[:, -1].abs().max()), found[:, :-1]
+    return (found[:, ::2], found[:, 1::2]), float(torch.tensor(agreed).mean()), noise
 
 
 def error_bars(

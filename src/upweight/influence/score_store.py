@@ -27,6 +27,7 @@ from ..runtime.whole_files import remove_unfinished, whole
 from ..solvers import Solution, Status
 from ..types import Tensor
 from .scores import Scores
+from .top_k import strongest
 
 BLOCK_BYTES = 64 << 20
 """The size of one block of scores."""
@@ -91,7 +92,7 @@ class Plan:
 
 
 class ScoreStore:
-    """The scores in a folder that `Influence.on_loss(store=folder)` filled, read a test row at a time.
+    """The scores in a folder that `on_loss(store=folder)` filled, at a minimum or through training, row by row.
 
     `store[i]` are the `Scores` (1, n) of test row i, `len(store)` the number of test rows; nothing else is held in
     memory. Raises ValueError for a folder that is not one and blocks that are missing, truncated or of other scores.
@@ -264,6 +265,25 @@ class ScoreStore:
                     checks = torch.tensor([_check(row) for row in values])
                     write_own(self.path(j), {"values": values, "checks": checks}, {"key": self.key})
                 yield part, values
+
+    def finished(
+        self, about: Scores, compute: Callable[[slice], Float[Tensor, "m b"]], top: int | None
+    ) -> Scores:
+        """The scores, once all blocks are there; what is known of them can be read before.
+
+        Args:
+            about: what is known of the scores, without columns.
+            compute: the scores of all test rows on some training rows, as `fill` takes it.
+            top: so many helpful and harmful training rows are kept in memory; None: all.
+        """
+        with together():
+            about.save(self.folder / ABOUT)
+        if top is not None:
+            values, columns = strongest(self.fill(compute), len(self), top)
+            return replace(about, values=values, columns=columns)
+        for _ in self.fill(compute):
+            pass
+        return replace(about, values=self.values())
 
 
 def _check(row: Float[Tensor, " b"]) -> int:

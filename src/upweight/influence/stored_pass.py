@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,14 +12,13 @@ from jaxtyping import Float
 
 from ..curvature.base import Curvature
 from ..objective import Objective
-from ..runtime.distributed import gather_objects, rank, together
+from ..runtime.distributed import gather_objects, rank
 from ..solvers import Solution
 from ..types import Tensor
 from . import checks
 from .defaults import Settings
-from .score_store import ABOUT, Plan, ScoreStore, write_words
+from .score_store import Plan, ScoreStore, write_words
 from .scores import Scores
-from .top_k import strongest
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,19 +60,12 @@ class StoredPass:
         keep(self.folder, problem, [self.settings.curvature, self.settings.solver.preconditioner])
         solution = store.solved(v, self.solve)
         scores, rows = about(solution), -solution.rounded
-        with together():
-            scores.save(self.folder / ABOUT)
 
         def block(part: slice) -> Tensor:
             products = [values for _, values in problem.products(rows, part)]
             return torch.cat(products, dim=1).to(problem.dtype).cpu()
 
-        if top is not None:
-            values, columns = strongest(store.fill(block), len(v), top)
-            return dataclasses.replace(scores, values=values, columns=columns)
-        for _ in store.fill(block):
-            pass
-        return dataclasses.replace(scores, values=store.values())
+        return store.finished(scores, block, top)
 
 
 def recall(folder: str | Path, problem: Objective) -> None:

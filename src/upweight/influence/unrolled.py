@@ -16,17 +16,21 @@ from ..data.user_terms import batch_index
 from ..measures import Measure, MeasureLike, as_measure, name_of
 from ..network.problem import Problem
 from ..runtime.alone import each_alone
+from ..runtime.fingerprint import content_hash
 from ..runtime.progress import track
 from ..training.probes import Changed, Inputs
 from ..training.run import TrainingRun
 from ..training.segments import Segments
 from ..types import ArrayLike, Tensor
+from . import checks
 from .given_rows import GivenRows, given_rows, numbered
 from .influence import Influence
 from .leave_one_out import LeaveOneOut
 from .removal import Removal
 from .replayed import REMOVALS, Replayed, by_replays
+from .score_store import Plan
 from .scores import Scores
+from .stored_run import scores_in
 from .top_k import strongest
 
 
@@ -107,18 +111,33 @@ class Unrolled:
             test: m test examples, as the problem takes them.
             measure: any differentiable function in place of the loss.
             top: only the k most helpful and k most harmful training rows of each test row are kept.
-            store: a folder that keeps what is finished: a pass that was cut off goes on from there.
+            store: a folder that keeps all that is finished: a pass that was cut off goes on from there, and
+                `ScoreStore(folder)` reads any test row. With `top` they need not fit into memory.
 
         Returns:
             Scores (m, n); -1/n of them are the predicted changes if the example is removed and training repeated.
+
+        Raises:
+            StaleError: for a folder with scores of others, and where the model or the data changed.
         """
+        checks.options(top, None, store)
         asked = as_measure(measure)
         v = self.run.gradients(test, asked)
-        values = self.run.derivatives(v, store) * self.run.n
+        if store is not None:
+            return self._stored(v, test, asked, top, Path(store))
+        values = self.run.derivatives(v) * self.run.n
         columns = None
         if top is not None:
             values, columns = strongest([(slice(0, self.run.n), values)], len(values), top)
         return self._scores(values, test, asked, columns=columns)
+
+    def _stored(self, v: Tensor, test: Any, measure: Measure | None, top: int | None, folder: Path) -> Scores:
+        """The scores by way of a folder, see `store`."""
+        problem, run = self.problem, self.run
+        problem.check_unmoved()
+        about = self._scores(torch.empty(len(v), 0, dtype=torch.float64), test, measure)
+        key, plan = content_hash([v], self.fingerprint), Plan.of(len(v), problem)
+        return scores_in(folder, key, plan, v, lambda some: run.derivatives(some, folder) * run.n, about, top)
 
     def of_each_removal(
         self,

@@ -23,6 +23,7 @@ from ..runtime.fingerprint import Identified, content_hash
 from ..runtime.progress import track
 from ..runtime.unchanging import derived
 from ..types import ArrayLike, Tensor
+from .agreement import check_agreement
 from .ending import check_end
 from .forward import Forward
 from .groups import Schedule, scheduled
@@ -262,7 +263,8 @@ class TrainingRun(Identified):
 
     @derived
     def states(self) -> States:
-        """What the steps begin with, by replaying the run."""
+        """What the steps begin with, by replaying the run. Raises RankError where processes hold different ones."""
+        check_agreement(self)
         key = "" if self.room.folder is None else self.fingerprint()
         return States(self.forward, self.steps, self.room, key)
 

@@ -30,11 +30,10 @@ NUMBERS = 1 << 22
 class Errors:
     """Which standard errors of least squares, with statsmodels' factors, and the distribution of t.
 
-    "nonrobust" is s^2 (X^T W X)^-1 with n - k degrees of freedom. "HC0" to "HC3" are White's: HC1 times n / (n - k),
-    HC2 and HC3 with residuals over the root of 1 - h and over 1 - h. "cluster" sums scores in clusters, times G / (G
-    - 1) (n - 1) / (n - k). `use_t` takes Student's t in place of the normal distribution: with n - k degrees of
-    freedom, of clusters G - 1; None: as statsmodels, for "nonrobust" only. What a removal does to n and G is
-    followed.
+    "nonrobust" is s^2 (X^T W X)^-1 with n - k degrees of freedom; "HC0" to "HC3" are White's, HC1 times n / (n - k),
+    HC2 and HC3 with residuals over the root of 1 - h and over 1 - h; "cluster" sums scores in clusters, times
+    G / (G - 1) (n - 1) / (n - k). `use_t` takes Student's t in place of the normal distribution: with n - k degrees of
+    freedom, of clusters G - 1; None: as statsmodels, for "nonrobust" only. What a removal does to n and G is followed.
 
     Args:
         kind: the name.

@@ -1,0 +1,81 @@
+"""Scores through training by way of a folder: those without one, read as any store, and never those of another run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import upweight as uw
+from tests.support.runs import data, trained
+from tests.support.stores import contents
+from upweight import ScoreStore, StaleError
+from upweight.influence import stored_run
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
+
+@pytest.fixture
+def few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two test rows go through training together."""
+    monkeypatch.setattr(stored_run, "HELD_BYTES", 2 * 8 * 24)
+
+
+@pytest.mark.parametrize("segments", [False, True])
+def test_a_store_gives_the_scores_without_one(tmp_path: Path, few_at_once: None, segments: bool):
+    run, test = trained(), data(n=3, seed=1)
+    unrolled = uw.Unrolled(uw.Segments(run, 2, 1) if segments else run)
+    wanted, found = unrolled.on_loss(test), unrolled.on_loss(test, store=tmp_path)
+    torch.testing.assert_close(found.values, wanted.values, rtol=1e-10, atol=1e-12)
+    assert (found.said, found.provenance) == (wanted.said, wanted.provenance)
+    kept, best = unrolled.on_loss(test, store=tmp_path, top=3), unrolled.on_loss(test, top=3)
+    assert kept.columns is not None
+    assert best.columns is not None
+    assert torch.equal(kept.columns, best.columns)
+    read = ScoreStore(tmp_path)
+    assert len(read) == 3
+    for i in (0, 2):
+        assert torch.equal(read[i].values[0], found.values[i])
+        assert read[i].helpful(2).equals(found[i].helpful(2))
+        assert list(read[i].said) == list(wanted.said)
+
+
+def test_what_is_finished_is_not_computed_again(
+    tmp_path: Path, few_at_once: None, monkeypatch: pytest.MonkeyPatch
+):
+    run, test = trained(), data(n=5, seed=1)
+    uw.Unrolled(run).on_loss(test, store=tmp_path)
+    before, asked = contents(tmp_path), []
+    derivatives = uw.TrainingRun.derivatives
+
+    def counted(self: Any, v: Any, store: Any = None) -> Any:
+        asked.append(len(v))
+        return derivatives(self, v, store)
+
+    monkeypatch.setattr(uw.TrainingRun, "derivatives", counted)
+    uw.Unrolled(run).on_loss(test, store=tmp_path)
+    assert asked == []
+    (tmp_path / "passed-00002.safetensors").unlink()
+    (tmp_path / "scores-000001.safetensors").unlink()
+    uw.Unrolled(trained()).on_loss(test, store=tmp_path)
+    assert asked == [1]
+    assert contents(tmp_path) == before
+    assert not list(tmp_path.glob("through_*"))
+
+
+def test_other_runs_tests_and_ways_are_refused_as_everywhere(tmp_path: Path):
+    run, test = trained(), data(n=3, seed=1)
+    uw.Unrolled(run).on_loss(test, store=tmp_path)
+    before = contents(tmp_path)
+    for other in (
+        uw.Unrolled(trained(seed=4)),
+        uw.Unrolled(uw.Segments(run, 2, 1)),
+        uw.Influence(run.problem, curvature=uw.GaussNewton(run.problem, damping=0.1)),
+    ):
+        with pytest.raises(StaleError, match="give another folder, or delete this one"):
+            other.on_loss(test, store=tmp_path)
+    with pytest.raises(StaleError, match="other weights, data, settings or test rows"):
+        uw.Unrolled(run).on_loss((test[0] + 1, test[1]), store=tmp_path)
+    assert contents(tmp_path) == before
+    with pytest.raises(ValueError, match="top must be >= 1"):
+        uw.Unrolled(run).on_loss(test, top=0)
