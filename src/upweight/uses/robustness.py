@@ -80,7 +80,7 @@ class Robustness:
             else "Nothing is proven: already one may change this."
         )
         if self.found is None:
-            found = "Found: no set whose removal changes it."
+            found = "Found: no set whose removal changes it, as far as was searched."
         else:
             share = 100 * self.found / self.units
             names = ", ".join(map(str, self.names[:10])) + ", ..." * (len(self.names) > 10)
@@ -134,9 +134,9 @@ def robustness(
     >>> import torch
     >>> from upweight import Influence, LinearProblem, Squared
     >>> X, y = torch.ones(9, 1), torch.tensor([1.0, 1, 1, -2, 1, 1, 1, 1, 1])
-    >>> found = robustness(Influence(LinearProblem.fit(X, y, loss=Squared())), 0)
+    >>> found = robustness(Influence(LinearProblem.fit(X, y, loss=Squared())), 0, most=8)
     >>> found.certified, found.found, found.smallest
-    (6, 7, True)
+    (5, 6, True)
     """
     problem = _supported(influence)
     asked = Sign(conclusion) if isinstance(conclusion, (str, int)) else conclusion
