@@ -62,6 +62,7 @@ def test_no_set_undercuts_the_certificate(kind: str, name: str) -> None:
         certified += found.certified
         if found.rows is not None:
             after = fit(case, np.setdiff1d(rows, found.rows.numpy()))
+            assert found.after is not None
             np.testing.assert_allclose(found.after, after.estimate, rtol=1e-5, atol=1e-8)
             assert not holds(name, after, side)
             assert found.found is not None
@@ -77,6 +78,7 @@ def test_diabetes_has_the_numbers_that_were_published_with_it() -> None:
     assert (found.certified, found.found, found.smallest) == (5, 6, True)
     rest = LinearRegression().fit(X.drop(found.names), y.drop(found.names))
     assert rest.coef_[9] < 0 < found.estimate
+    assert found.after is not None
     np.testing.assert_allclose(found.after, rest.coef_[9], rtol=1e-8)
     assert "No smaller set does it" in repr(found)
     assert "Proven" in found._repr_html_()
@@ -113,7 +115,7 @@ def test_fixed_effects_that_leave_with_their_group_do_not_hide_the_coefficient()
     for k in range(1, found.certified + 1):
         for T in sets(case.members, k):
             assert fit(case, np.setdiff1d(np.arange(48), T)).estimate * found.estimate > 0
-    if found.found is not None:
+    if found.rows is not None:
         assert fit(case, np.setdiff1d(np.arange(48), found.rows.numpy())).estimate * found.estimate <= 0
     alone = uw.robustness(influence, 1, groups=village)
     assert alone.certified == 0

@@ -60,8 +60,8 @@ def test_no_set_undercuts_the_certificate_of_a_sign(kind: str) -> None:
         if found.rows is not None:
             kept = np.ones((1, problem.n), dtype=bool)
             kept[0, found.rows.numpy()] = False
-            np.testing.assert_allclose(logistic_fits(case, kept)[0, 0], found.after, rtol=1e-5, atol=1e-7)
             assert found.after is not None
+            np.testing.assert_allclose(logistic_fits(case, kept)[0, 0], found.after, rtol=1e-5, atol=1e-7)
             assert found.after * found.estimate <= 0
 
 

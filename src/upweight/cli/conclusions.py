@@ -12,6 +12,9 @@ from .questions import asks
 from .show import show
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from ..influence.unrolled import Answers
     from ..tables.fitted_file import FittedFile
     from ..uses.robustness import Robustness
 
@@ -80,7 +83,7 @@ def robustness(
 
 
 def _asked(
-    influence: object, coef: str, level: float, groups: object
+    influence: Answers, coef: str, level: float, groups: np.ndarray | None
 ) -> tuple[dict[str, Robustness], list[str]]:
     """The answers by what changes, and sentences about those that have none: AMIP's three questions.
 

@@ -152,10 +152,8 @@ class Units:
 
         left, right = over_columns(left), over_columns(right)
         both = over_rows(l_own[:, None] * right + r_own[:, None] * left) / 2
-        size, *sides = (
-            over_rows(A).sqrt() for A in (over_columns(N.square()), left.square(), right.square())
-        )
-        return Ties(size, *sides, both)
+        size = over_rows(over_columns(N.square())).sqrt()
+        return Ties(size, over_rows(left.square()).sqrt(), over_rows(right.square()).sqrt(), both)
 
 
 def _scaled(X: Float[Tensor, "q p"], own: Float[Tensor, " q"]) -> Float[Tensor, "q p"]:

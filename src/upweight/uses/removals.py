@@ -186,7 +186,7 @@ def fewest(question: Question, most: int) -> list[int] | None:
         question: what is searched for.
         most: the largest set.
     """
-    here, chosen = Removals(question), []
+    here, chosen = Removals(question), list[int]()
     while here.margin > 0:
         margins = question.margin(here.after()).nan_to_num(torch.inf)
         drops = here.margin - margins.sort().values

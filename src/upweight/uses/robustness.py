@@ -80,7 +80,7 @@ class Robustness:
             else "Nothing is proven: already one may change this."
         )
         if self.found is None:
-            found = "Found: no set whose removal changes it."
+            found = "Found: no set whose removal changes it, as far as was searched."
         else:
             share = 100 * self.found / self.units
             names = ", ".join(map(str, self.names[:10])) + ", ..." * (len(self.names) > 10)
@@ -134,9 +134,9 @@ def robustness(
     >>> import torch
     >>> from upweight import Influence, LinearProblem, Squared
     >>> X, y = torch.ones(9, 1), torch.tensor([1.0, 1, 1, -2, 1, 1, 1, 1, 1])
-    >>> found = robustness(Influence(LinearProblem.fit(X, y, loss=Squared())), 0)
+    >>> found = robustness(Influence(LinearProblem.fit(X, y, loss=Squared())), 0, most=8)
     >>> found.certified, found.found, found.smallest
-    (6, 7, True)
+    (5, 6, True)
     """
     problem = _supported(influence)
     asked = Sign(conclusion) if isinstance(conclusion, (str, int)) else conclusion
@@ -242,7 +242,7 @@ def _first_order(question: Question) -> int | None:
     z, r = question.side * (whole.rows @ question.direction), whole.residual
     with torch.enable_grad():
         leaves = [x.detach().clone().requires_grad_() for x in now[:3]]
-        question.margin(Moments(*leaves, now.freedom)).backward()
+        question.margin(Moments(leaves[0], leaves[1], leaves[2], now.freedom)).backward()
         slopes = [0.0 if x.grad is None else float(x.grad) for x in leaves]
     effects = -slopes[0] * z * r + slopes[1] * z * z - slopes[2] * r * r
     each = torch.stack([effects[rows].sum() for rows in question.units]).sort().values
