@@ -208,7 +208,9 @@ def test_effects_are_taken_apart_by_columns(estimator: Any, k: int):
     problem = influence.problem
     row = torch.zeros(problem.p).double()
     problem.layout.unpack(row)["mean"][:, 1] = 1.0
+    assert problem.reduced is not None
     parts = problem.reduced.parts(torch.arange(N), row[None])
+    assert parts is not None
     assert not bool(parts[:, [0, 2, 3]].any())
     assert bool(parts[:, 1].all())
 

@@ -111,6 +111,7 @@ def test_what_a_file_of_xgboost_lost_follows_from_its_first_tree(table_file: Pat
     there.fit(rows.loc[kept, ["the age"]], (rows.opinion == "likes")[kept])
     scores = there.predict(rows[["the age"]], output_margin=True)
     left = again(torch.from_numpy(np.flatnonzero(kept))).output_model
+    assert left is not None
     outputs = left.outputs(left.prepared(fitted.batch())[0])[:, 0]
     assert np.allclose(outputs, scores, atol=1e-5)
 

@@ -89,6 +89,7 @@ def test_predicted_effects_on_the_margin_are_those_of_refits(c: int, relabel: bo
 def test_the_effect_of_another_label_is_that_of_the_change_asked_by_itself(c: int) -> None:
     search = search_of(c, True)
     problem, rows = search.problem, torch.arange(0, 120, 7)
+    assert isinstance(problem, uw.LinearProblem)
     X, y = problem.train_batch(rows)
     rival = search.rival(problem).expand(len(rows))
     asked = uw.Influence(problem).of_change(

@@ -127,8 +127,8 @@ class ReplaysOfRun(Replays):
                     some = slice(first, first + few)
                     g = layout.pack({name: part[some] for name, part in found.items()}, 1)
                     held = theta[some], tuple(one[some] for one in memory)
-                    theta[some], moved = forward.moved(state, (*held, g), step, grads)
-                    for one, new in zip(memory, moved, strict=True):
+                    theta[some], moving = forward.moved(state, (*held, g), step, grads)
+                    for one, new in zip(memory, moving, strict=True):
                         one[some] = new
             if t == 0 and not _near(theta[0], later, state, SAME):
                 return None
