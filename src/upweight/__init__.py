@@ -48,6 +48,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
     from .trees import TreeProblem
     from .uses import (
         Box,
+        Errors,
         MeanPrediction,
         NotReversed,
         Sign,
@@ -56,8 +57,10 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         diagnostics,
         explain,
         flip_set,
+        inference_without,
         mislabeled,
         mismatch,
+        removal_receipt,
         robustness,
         stability,
         trust,
@@ -78,6 +81,7 @@ __all__ = [
     "Dense",
     "DerivativeError",
     "DerivativeWarning",
+    "Errors",
     "Exact",
     "GaussNewton",
     "GradientIndex",
@@ -135,9 +139,11 @@ __all__ = [
     "flip_set",
     "from_estimator",
     "from_results",
+    "inference_without",
     "mislabeled",
     "mismatch",
     "register_optimizer",
+    "removal_receipt",
     "robustness",
     "stability",
     "stream",
@@ -165,8 +171,9 @@ _HOMES = {
     "solvers": "Arnoldi BackSubstitution ConjugateGradient Exact LiSSA",
     "training": "OptimizerRule Recorder Segments TrainerRecorder TrainingRun register_optimizer",
     "trees": "TreeProblem",
-    "uses": "Box MeanPrediction NotReversed Sign Significant attack diagnostics explain flip_set mislabeled mismatch "
-    "robustness stability trust vulnerability vulnerable_targets",
+    "uses": "Box Errors MeanPrediction NotReversed Sign Significant attack diagnostics explain flip_set "
+    "inference_without mislabeled mismatch removal_receipt robustness stability trust vulnerability "
+    "vulnerable_targets",
     "validation": "Verification verify",
 }
 """Where the public names are, as the imports above say it to type checkers: module -> names."""

@@ -14,11 +14,16 @@ FILE_COMMANDS = [
     "review",
     "mismatch",
     "remove",
+    "robustness",
     "attack",
     "trust",
 ]
 READING = {"--target", "--text", "--image", "--drop", "--id", "--encoding", "--model", "--trust", "--problem"}
-LEFT_OUT = {"attack": {"--model", "--trust", "--image", "--problem"}, "review": {"--problem"}}
+LEFT_OUT = {
+    "attack": {"--model", "--trust", "--image", "--problem"},
+    "review": {"--problem"},
+    "robustness": {"--model", "--trust", "--problem"},
+}
 
 
 def helped(command: str) -> dict[str, str]:

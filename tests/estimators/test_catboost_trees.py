@@ -101,10 +101,20 @@ def test_a_model_that_was_loaded_or_stopped_early_is_read(tmp_path):
     assert own.fingerprint() == again.fingerprint()
 
 
+@pytest.mark.parametrize("weight", [None, WEIGHTS], ids=["", "weights"])
+@pytest.mark.parametrize("loss", ["MAE", "Quantile:alpha=0.3", "Quantile:alpha=0.8"])
+def test_leaves_that_are_quantiles_are_computed_anew_without_rows(loss, weight):
+    as_retrained(CATR(loss_function=loss, **{**SMALL, "depth": 2}), "amounts", weight, rtol=1e-5)
+    problem, test = read(CATR(loss_function=loss, **SMALL), HOLES, "number", weight)
+    with pytest.raises(ValueError, match=r"have no derivative.*of_removal"):
+        uw.Influence(problem).on_loss(test)
+    assert uw.Influence(problem).of_removal([1, 2], test).best.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"loss_function": "MAE"}, "its leaves are quantiles"),
+        ({"loss_function": "Quantile:alpha=0.3;delta=0.01"}, "leaf_estimation_method='Exact'"),
         ({"langevin": True}, "langevin"),
         ({"model_shrink_rate": 0.1}, "model_shrink_rate"),
         ({"monotone_constraints": [1, 0, 0, 0]}, "monotone_constraints"),

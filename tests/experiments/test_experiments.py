@@ -190,6 +190,13 @@ def test_diagnostics_against_r_small(tmp_path: Path) -> None:
         assert all(line[other]["largest"] < 1e-8 for other in ("statsmodels", "R") if other in line), name
 
 
+def test_robustness_small(tmp_path: Path) -> None:
+    result = small("robustness", tmp_path)
+    assert result["least squares"]["exceeded"] == result["logistic"]["exceeded"] == 0
+    assert result["least squares"]["sets"] >= 20_000
+    assert result["median certified / found"] >= 0.4
+
+
 def test_shown_effects_small(tmp_path: Path) -> None:
     for name, line in small("shown_effects", tmp_path).items():
         assert line["newton"]["error"] < 0.25 * line["first order"]["error"], name

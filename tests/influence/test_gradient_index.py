@@ -63,3 +63,89 @@ def test_values_are_those_of_on_loss_to_the_error_that_was_asked_for(
     again = uw.GradientIndex.open(tmp_path, asked.problem)
     assert torch.equal(again.on_loss(new()).values, found.values)
     assert len(again) == N
+
+
+def linear_binary() -> tuple[uw.Influence, Any]:
+    X, y = data(N)
+    problem = uw.LinearProblem.fit(X.double(), y % 2, loss=uw.Logistic(), l2=1e-3)
+    return uw.Influence(problem), (new()[0], new()[1] % 2)
+
+
+def linear_softmax() -> tuple[uw.Influence, Any]:
+    X, y = data(N)
+    return uw.Influence(uw.LinearProblem.fit(X.double(), y, loss=uw.Softmax(), outputs=4, l2=1e-3)), new()
+
+
+class Reader(nn.Module):
+    """Words, a mixing layer at every position, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.mix, self.norm = nn.Embedding(9, 6), nn.Linear(6, 8), nn.LayerNorm(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(torch.tanh(self.mix(self.words(x)))).mean(1))
+
+
+def sequences() -> tuple[uw.Influence, Any]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        x, y, model = torch.randint(0, 9, (120, 5)), torch.randint(0, 3, (120,)), Reader().double()
+    problem = uw.Problem(model, F.cross_entropy, (x[:115], y[:115]))
+    return uw.Influence(problem, curvature=uw.EKFAC(problem, damping=1e-2)), (x[115:], y[115:])
+
+
+def small(**fields: Any) -> dict[str, Any]:
+    """A network of few numbers, for what happens to files."""
+    X, y = data(N)
+    problem = uw.Problem(network().double(), F.cross_entropy, (X.double(), y), **fields)
+    return {
+        "influence": uw.Influence(problem, curvature=uw.EKFAC(problem, damping=1e-2)),
+        "rows": (X.double(), y),
+    }
+
+
+@pytest.mark.filterwarnings("ignore::upweight.NotStationaryWarning")
+@pytest.mark.parametrize("keep", ["mean", "total"])
+def test_weights_penalty_and_measures_are_those_of_the_influence(tmp_path: Path, keep: Any):
+    weights = torch.rand(N, generator=torch.Generator().manual_seed(3)) + 0.5
+    asked = small(l2=0.01, keep=keep, weights=weights)["influence"]
+    index = uw.GradientIndex.build(asked, tmp_path, error=1e-6)
+    for measure in (None, uw.measures.margin):
+        truth = asked.on_loss(new(), measure=measure)
+        found = index.on_loss(new(), measure=measure)
+        assert_close_per_row(found.values, truth.values, 1e-6)
+        assert truth.drift is not None
+        assert found.drift is not None
+        assert_close_per_row(found.drift, truth.drift, 1e-5)
+        assert found.measure == truth.measure
+    assert_close_per_row(index.on_self().values.T, asked.on_self().values.T, 1e-9)
+    sets = {"a": [1, 2, 3], "b": [7]}
+    assert_close_per_row(
+        index.of_removal(sets, new()).first_order, asked.of_removal(sets, new()).first_order, 1e-5
+    )
+
+
+@pytest.mark.filterwarnings("ignore::upweight.NotStationaryWarning")
+@pytest.mark.parametrize("model", [linear_binary, linear_softmax], ids=["binary", "softmax"])
+def test_linear_models_are_indexed_by_their_hessian(model: Any, tmp_path: Path):
+    asked, test = model()
+    truth = asked.on_loss(test)
+    for error, bar in ((0.0, 1e-9), (1e-2, 1e-2)):
+        index = uw.GradientIndex.build(asked, tmp_path / str(error), error=error)
+        assert_close_per_row(index.on_loss(test).values, truth.values, bar)
+        assert_close_per_row(index.on_self().values.T, asked.on_self().values.T, 1e-8)
+
+
+@pytest.mark.filterwarnings("ignore::upweight.NotStationaryWarning")
+def test_sequences_keep_the_leading_outer_products_of_each_layer(tmp_path: Path):
+    asked, test = sequences()
+    truth = asked.on_loss(test)
+    sizes = []
+    for error, bar in ((0.0, 1e-9), (1e-3, 2e-3), (0.05, 0.05)):
+        index = uw.GradientIndex.build(asked, tmp_path / str(error), error=error)
+        assert_close_per_row(index.on_loss(test).values, truth.values, bar)
+        assert_close_per_row(index.on_self().values.T, asked.on_self().values.T, 1e-9)
+        sizes.append(index.bytes_per_example)
+    assert sizes[2] < sizes[1] < sizes[0]

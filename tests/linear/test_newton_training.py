@@ -1,5 +1,6 @@
 """Training against the plain objective's own gradient, and against other optimisers where there is no other way."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +9,7 @@ from sklearn.svm import SVC
 
 from tests.support.cases import BY_NAME, CASES, Case, case_id, draw
 from tests.support.compare import assert_close_per_row
-from upweight import LinearProblem, Logistic, NotConvergedError, SmoothHinge, Softmax, Squared
+from upweight import LinearProblem, Logistic, NotConvergedError, SmoothHinge, Softmax, Squared, SquaredHinge
 from upweight.linear import newton_training
 from upweight.linear.newton_training import minimise
 
@@ -152,3 +153,16 @@ def test_a_hinge_that_cannot_be_trained_is_a_failure():
     problem = LinearProblem(X, y, torch.zeros(3), loss=SmoothHinge(1e-3), l2=1e-2)
     with pytest.raises(NotConvergedError, match="wanted 1e-30"):
         minimise(problem, 1e-30)
+
+
+@pytest.mark.parametrize("far", [10.0, 1000.0])
+@pytest.mark.parametrize("loss", [Logistic(), SquaredHinge(), Softmax(), Logistic(pairs="surest")], ids=str)
+def test_a_start_far_away_ends_at_the_same_optimum(loss, far: float):
+    """Few rows: far away outputs have next to no curvature, and no part of a Newton step lets the objective fall."""
+    rng = np.random.default_rng(0)
+    X, y = torch.from_numpy(rng.normal(size=(40, 3))), torch.from_numpy(rng.integers(0, 4, 40))
+    c = {"Softmax": 4, "Logistic": 6 if loss != Logistic() else 1}.get(type(loss).__name__, 1)
+    y = y if c > 1 else (y > 1).long()
+    start = LinearProblem(X, y, np.zeros((c, 3)), loss=loss, l2=1 / 40)
+    there = start.at(far * torch.from_numpy(rng.normal(size=start.p))).minimised()
+    assert_close_per_row(there.theta[None], start.minimised().theta[None], 1e-7)

@@ -141,3 +141,11 @@ def test_a_measure_without_a_derivative_is_asked_of_groups(table_file: Path) -> 
     found = run("remove", table_file, *ask, "--where", "town == 'north'")
     assert found.exit_code == 0
     assert np.isfinite(float(found.stdout.splitlines()[1].split(",")[3]))
+
+
+def test_labels_by_a_booster_are_doubted_out_of_fold(table_file: Path) -> None:
+    answer = run("mislabeled", table_file, "--target", "opinion", "--k", 2, "--booster", "hist")
+    assert answer.stdout.startswith("row,label,proposed label,contradicted,loss without the row"), (
+        answer.stderr
+    )
+    assert "are contradicted" in answer.stderr

@@ -10,7 +10,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.linear_model import LinearRegression
 
 import upweight as uw
-from tests.support.exhaustive import KINDS, Case, Fit, case_of, fit, sets
+from experiments.exhaustive import KINDS, Case, Fit, case_of, fit, sets
 
 
 def influence_of(case: Case) -> uw.Influence:

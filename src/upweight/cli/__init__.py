@@ -4,7 +4,7 @@ So modules here import it inside functions, and above them for type checkers onl
 file name are answered at once.
 """
 
-from . import attack, demonstration, labels, prediction, row_groups, trust
+from . import attack, conclusions, demonstration, index, labels, prediction, row_groups, trust
 from .app import app
 
 __all__ = ["app"]
@@ -15,9 +15,11 @@ for command in (
     labels.mislabeled,
     row_groups.mismatch,
     row_groups.remove,
+    conclusions.robustness,
     prediction.verify,
     trust.trust,
     prediction.report,
+    index.index,
     attack.attack,
     labels.review,
     demonstration.demo,

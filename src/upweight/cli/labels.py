@@ -53,23 +53,27 @@ def mislabeled(
     the share of --fail-over. Of quantities, values come first that are furthest from what the others say of them.
     """
     from .. import uses
-    from ..uses.labels import classifier
 
-    if fail_over is not None and classifier(fitted.model.influence.problem) is None:
-        raise ValueError(
-            "--fail-over needs labels that the model proposes: it is for linear models of classes"
-        )
+    untrained = fitted.model.untrained()
     found = uses.mislabeled(fitted.model.influence)
+    if fail_over is not None and "contradicted" not in found.table:
+        raise ValueError(
+            "--fail-over needs labels that the model proposes: it is for linear models of classes and trees that are "
+            "trained again"
+        )
     table = found.table.rename_axis(fitted.heading)
-    if "value" in table:  # losses of quantities have the square of their unit
-        table = table[["value", "said without the row", "error without the row", "leverage"]]
+    if "error without the row" in table:  # losses of quantities have the square of their unit
+        shown = ("value", "said without the row", "error without the row", "leverage")
+        table = table[[name for name in shown if name in table]]
+    if "value" in table:
         table = own_name(table, "value", fitted)
     if "label" not in table and fitted.model.classifies:
         table.insert(0, "label", fitted.raw.loc[table.index, fitted.target])
     if "proposed label" in table:  # the row's own label is no proposal
         proposed = table["proposed label"].astype(object)
         table["proposed label"] = proposed.where(proposed != table["label"], None)
-    words = found.summary or "For this model nothing but self-influence is known: no label is proposed."
+    kind = "label" if fitted.model.classifies else "value"
+    words = found.summary or f"Rows are ranked by {found.ranked_by}: no {kind} is proposed."
     if cleanlab:
         table, k = found.cleanlab().rename_axis(fitted.heading).loc[fitted.raw.index], k or len(table)
     k = k or (20 if out is None and format is None and sys.stdout.isatty() else len(table))
@@ -79,7 +83,7 @@ def mislabeled(
         out,
         f"The most suspicious {'labels' if fitted.model.classifies else 'values'} first",
     )
-    tell(words, always=True)
+    tell("\n".join(filter(None, [words, untrained])), always=True)
     if fail_over is not None and (share := float(found.table["contradicted"].mean())) > fail_over:
         say(f"{share:.2%} contradicted is more than the {fail_over:.2%} of --fail-over.", err=True)
         raise typer.Exit(GATE)

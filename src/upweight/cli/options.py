@@ -175,6 +175,15 @@ FirstOrder = Annotated[
     ),
 ]
 
+Index = Annotated[
+    Path | None,
+    typer.Option(
+        help="Answer from this folder, which the command index wrote: of first order, without reading all rows again.",
+        file_okay=False,
+        show_default=False,
+    ),
+]
+
 Seed = Annotated[int, typer.Option(help="Seed of the draw of rows, where some are drawn.", min=0)]
 
 # -- what is said -----------------------------------------------------------------------------------------------------

@@ -11,12 +11,14 @@ from ..errors import InfluenceError
 from ..runtime.progress import tell
 from ..runtime.terminal import give
 from .asked import question
+from .index import from_index
 from .options import (
     ROUGH,
     By,
     FailOver,
     FirstOrder,
     Format_,
+    Index,
     K,
     Measure,
     Out,
@@ -59,6 +61,7 @@ def explain(
     by: By = None,
     relative: Relative = False,
     first_order: FirstOrder = False,
+    index: Index = None,
     k: K = 10,
     seed: Seed = 0,
     format: Format_ = None,
@@ -74,6 +77,9 @@ def explain(
     from .. import uses
 
     asked = question(fitted, row, test, measure, by, seed)
+    if index is not None:
+        show(from_index(asked, index, k), format, out, f"Training rows responsible for {asked.about}")
+        return
     found = uses.explain(
         asked.fitted.model.influence,
         asked.batch,

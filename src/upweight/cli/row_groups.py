@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -117,16 +118,22 @@ def remove(
     found = model.influence.of_removal(
         {where: gone}, asked.batch, measure=asked.measure, guarantee=STEPS * guarantee
     )
+    known, gaps = found.known, ""
+    if row is None and bool(known.any()) and not bool(known.all()):
+        gaps, found = in_emptied_leaves(known), found.of_rows(known)
+    else:
+        known = torch.ones_like(known)
     found = found.averaged if row is None else found
     numbers = found.to_frame().drop(columns=["test row"]).set_index("group")
     if verify:
         with phase("training again without the rows"):
             change = change_without(model.influence.problem, asked.batch, gone, model.refit, asked.measure)
-        numbers["retrained"] = float(change.mean())
+        numbers["retrained"] = float(change[known].mean())
     words = [
         *asked.words,
         f"{len(gone):,} of {len(asked.fitted.raw):,} training rows removed; positive = the {found.measure} would rise.",
         lost(asked.fitted, gone),
+        gaps,
         *found.remarks,
         believed(numbers, found),
     ]
@@ -170,6 +177,16 @@ def rows_asked(
     many = unseen(fitted, test, seed=seed)
     words = tuple(filter(None, (many.words, "" if wanted else unit(fitted))))
     return Question(many.fitted, f"{len(many.rows):,} rows", many.batch, wanted, words)
+
+
+def in_emptied_leaves(known: Tensor) -> str:
+    """That some rows have no prediction, in a sentence or two; `known` (m,) are those that have one."""
+    unknown, count = int((~known).sum()), len(known)
+    return (
+        f"{unknown:,} of the {count:,} rows asked about have no prediction: a leaf that they are in has no other "
+        f"training rows than the removed ones, so that a retraining splits otherwise. The figures are of the other "
+        f"{count - unknown:,}."
+    )
 
 
 def lost(fitted: FittedFile, gone: Tensor) -> str:
@@ -219,6 +236,10 @@ def confirmed(numbers: pd.DataFrame, best: str, most: float) -> None:
         InfluenceError: By how much it is off.
     """
     predicted, actual = float(numbers[best].iloc[0]), float(numbers["retrained"].iloc[0])
+    if math.isnan(predicted):
+        raise InfluenceError(
+            f"nothing was predicted, as said above: there is only what retraining gives, {actual:+.3g}"
+        )
     if not abs(predicted - actual) <= most * abs(actual):
         raise InfluenceError(
             f"the prediction does not hold: {best} says {predicted:+.3g}, retraining {actual:+.3g}, which is more than "

@@ -13,7 +13,6 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
-from torch.nn import functional as F
 
 from ..linalg.kronecker import BlocksFactor
 from ..linalg.outer_products import Pairs, Vectors, WeightLayout
@@ -69,10 +68,9 @@ class Directions:
         return inverse.times(left[:, 0], right[:, 0])
 
 
-FEW = 8
-"""Questions up to which reading gradients takes longer than multiplying with them."""
 Terms: TypeAlias = list[tuple[Tensor, Tensor]]
-"""Outer products of the first directions of both sides, (k, <= r) and (k, <= s) each."""
+"""Outer products of the first directions of both sides, (k, <= r) and (k, <= s) each, or several of them one after the
+other, (R k, r) and (R k, s)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +99,7 @@ class Answers:
 def _add_terms(
     total: Float[Tensor, "k b"], terms: Terms, left: Float[Tensor, "b r"], right: Float[Tensor, "b s"]
 ) -> None:
-    """Add the products of outer products with gradients of one position; of few questions all in one product.
+    """Add the products of outer products with gradients of one position.
 
     Args:
         total: what is added to.
@@ -109,16 +107,12 @@ def _add_terms(
         left: of the gradients.
         right: likewise.
     """
-    if len(total) > FEW:
-        for u, w in terms:
+    for u, w in terms:
+        if len(u) == len(total):
             total += (u @ left[:, : u.shape[1]].T) * (w @ right[:, : w.shape[1]].T)
-        return
-    sides = zip(*terms, strict=True)
-    U, W = (
-        torch.cat([F.pad(x, (0, all_.shape[1] - x.shape[1])) for x in own])
-        for own, all_ in zip(sides, (left, right), strict=True)
-    )
-    total += ((U @ left.T) * (W @ right.T)).view(len(terms), *total.shape).sum(0)
+        else:
+            both = (left[:, : u.shape[1]] @ u.T) * (right[:, : w.shape[1]] @ w.T)
+            total += both.view(len(left), -1, len(total)).sum(1).T
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from torch.nn import functional as F
 
 from ..types import Tensor
 
 SHARES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Of the largest outer product, what may be cut off the ends of each: tried for the cheapest sum."""
+FEW = 8
+"""Questions up to which outer products are taken together."""
 MOST = 64
 """Outer products at most."""
 
@@ -38,14 +41,21 @@ class Separable:
         """Multiplications for the product of a question with a gradient."""
         return sum(len(u) + len(w) for u, w in zip(self.rows, self.columns, strict=True))
 
-    def times(
-        self, left: Float[Tensor, "k r"], right: Float[Tensor, "k s"]
-    ) -> list[tuple[Float[Tensor, "k _"], Float[Tensor, "k _"]]]:
-        """The entrywise products with k outer products left right^T, again as outer products of first entries."""
-        return [
+    def times(self, left: Float[Tensor, "k r"], right: Float[Tensor, "k s"]) -> list[tuple[Tensor, Tensor]]:
+        """The entrywise products with k outer products left right^T, as outer products of first entries.
+
+        Those of few questions come together, (R k, r) and (R k, s), one outer product after the other.
+        """
+        terms = [
             (left[:, : len(u)] * u.to(left), right[:, : len(w)] * w.to(right))
             for u, w in zip(self.rows, self.columns, strict=True)
         ]
+        if len(left) > FEW or len(terms) < 3:
+            return terms
+        # To read the gradients takes longer than to multiply with them: once for all outer products but the first, the
+        # longest.
+        short = (_padded(side) for side in zip(*terms[1:], strict=True))
+        return [terms[0], (next(short), next(short))]
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything, by name."""
@@ -54,7 +64,13 @@ class Separable:
 
     @classmethod
     def restored(cls, u: Tensor, w: Tensor, sizes: Tensor) -> Separable:
-        """What `tensors` gave."""
+        """What `tensors` gave.
+
+        Args:
+            u: all left vectors, one after the other.
+            w: all right ones.
+            sizes: the lengths of both, of each outer product.
+        """
         rows, columns = sizes.T.tolist()
         return cls(u.split(rows), w.split(columns))
 
@@ -83,7 +99,7 @@ def separated(
             cuts = _cuts(U, V, share * sizes[0] / sizes)
             found = _sum(inverse - constant, weights, (*scaled, cuts), tolerance)
             if found is not None:
-                own = Separable(*zip(*first, *found, strict=False))  # type: ignore[misc]
+                own = Separable(*zip(*first, *found, strict=False))
                 if own.cost < (best.cost if best else values.numel()):
                     best = own
     return best
@@ -124,3 +140,9 @@ def _sum(
         if float((left.square() * weights).sum()) <= tolerance:
             return found
     return None
+
+
+def _padded(sides: Sequence[Tensor]) -> Float[Tensor, "Rk r"]:
+    """Vectors of several outer products, one after the other, as long as the longest of them."""
+    most = max(side.shape[1] for side in sides)
+    return torch.cat([F.pad(side, (0, most - side.shape[1])) for side in sides])

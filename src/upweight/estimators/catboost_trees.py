@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..trees.losses import BoostedLogistic, BoostedLoss, BoostedSquared, BoostedTweedie, CoupledSoftmax
+from ..trees.losses import (
+    BoostedLogistic,
+    BoostedLoss,
+    BoostedSquared,
+    BoostedTweedie,
+    CoupledSoftmax,
+    Quantiles,
+)
+from ..trees.quantiles import Beside, BoostedQuantile, Pinball
 from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..trees.together import leaf_sums, with_damping
@@ -63,6 +71,11 @@ def catboost(model: Any, rows: Rows) -> TreeReading:
     scores = torch.tensor(bias, dtype=torch.float64).repeat(len(data.w), 1)
     found, stored = [], []
     for t, goal in enumerate(values):
+        if loss.quantiles is not None:
+            found.append(Round((tree(t, 0, len(goal)),), rate))
+            stored.append(goal[:, 0])
+            scores += rate * torch.from_numpy(goal)[leaf[t].long()]
+            continue
         newton = _newton(loss, data, scores, leaf[t].long(), len(goal), damping)
         steps = _steps(newton, goal, most, halved)
         own = tuple(tree(t, k, len(goal), damping) for k in range(c))
@@ -107,12 +120,8 @@ def _check(model: Any, settings: dict[str, Any]) -> None:
         raise refused(model, "model_shrink_rate, which shrinks trees after they were fitted")
     if settings.get("task_type", "CPU") != "CPU":
         raise refused(model, "task_type='GPU', whose leaf values are not read")
-    if settings["leaf_estimation_method"] == "Exact":
-        raise refused(
-            model,
-            f"loss_function={settings['loss_function']!r}: its leaves are quantiles, which are not read of CatBoost",
-        )
-    if settings["leaf_estimation_method"] != "Newton" and settings["loss_function"] != "RMSE":
+    exact = settings["leaf_estimation_method"] == "Exact" and _level(settings["loss_function"]) is not None
+    if not exact and settings["leaf_estimation_method"] != "Newton" and settings["loss_function"] != "RMSE":
         raise refused(
             model, f"leaf_estimation_method={settings['leaf_estimation_method']!r}, which is not read"
         )
@@ -155,6 +164,9 @@ def _loss(model: Any, settings: dict[str, Any]) -> tuple[BoostedLoss, str]:
         return BoostedSquared(), "identity"
     if name == "Poisson":
         return BoostedTweedie(1.0), "log"
+    if (level := _level(name)) is not None:
+        rules = Quantiles(Beside(level, single=True), Beside(level, weighted=False))
+        return BoostedQuantile(Pinball(level, 2.0 if name == "MAE" else 1.0), rules), "identity"
     if name == "MultiClass" and float(settings["l2_leaf_reg"]) >= LEAST:
         return CoupledSoftmax(), "identity"
     if name == "MultiClass":
@@ -164,6 +176,14 @@ def _loss(model: Any, settings: dict[str, Any]) -> tuple[BoostedLoss, str]:
             "added to all",
         )
     raise refused(model, f"loss_function={name!r}, whose leaves are not read")
+
+
+def _level(name: str) -> float | None:
+    """The level of the quantile that a loss function is about; None for others, and where a delta was given."""
+    if name in ("MAE", "Quantile"):
+        return 0.5
+    start = "Quantile:alpha="
+    return float(name.removeprefix(start)) if name.startswith(start) and ";" not in name else None
 
 
 def _class_weights(settings: dict[str, Any]) -> np.ndarray | None:

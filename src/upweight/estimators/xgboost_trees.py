@@ -335,3 +335,16 @@ def _strengths(first: FirstTree, values: np.ndarray, limit: float, *, pulled: bo
     eta, damping, *rest = np.linalg.lstsq(columns, V * H, rcond=None)[0]
     alpha = float(rest[0] / eta) if rest and eta else 0.0
     return Settings(float(eta), float(max(damping, 0.0)), max(alpha, 0.0), limit)
+
+
+def strengths(booster: Any, rows: Rows) -> dict[str, float]:
+    """What a model from a file has lost and its first tree still says, by XGBoost's names: eta, lambda, alpha.
+
+    `rows` are all that `booster` was trained on.
+    """
+    reading = xgboost(booster, rows)
+    first = next(iter(reading.rounds), None)
+    if first is None:
+        return {}
+    one, parallel = first.trees[0], len(first.trees) // reading.outputs  # which share eta
+    return {"eta": first.rate * parallel, "lambda": float(one.damping[0]), "alpha": one.l1}

@@ -2,50 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from ..curvature.base import Curvature
-from ..curvature.eigenbases import Eigenbases, of_matrix
-from ..data.names import as_json
+from ..capabilities import LayerGradients
+from ..curvature.eigenbases import Eigenbases
 from ..data.row_sets import as_sets
 from ..data.user_terms import batch_index
 from ..errors import StaleError
 from ..linalg.outer_products import Pairs, joined
 from ..measures import Measure, MeasureLike, as_measure, name_of
 from ..objective import Objective
-from ..runtime.distributed import shard, together
 from ..runtime.fingerprint import content_hash
-from ..runtime.progress import track
-from ..types import Tensor
+from ..types import ArrayLike, Tensor
 from . import checks
-from .index_choice import Target, Trial, relative
-from .index_encoding import Encoding, stacked
-from .index_store import AGAIN, IndexStore, Part
+from .index_candidates import refined
+from .index_choice import relative
+from .index_encoding import Encoding, split
+from .index_store import AGAIN, IndexStore
+from .index_writing import BLOCK_BYTES, SAMPLED, Writing, begun, check_model, layers_of, sampled, target_of
 from .influence import Influence
 from .passes import all_columns
 from .removal import Removal
 from .scores import Scores
 from .top_k import strongest
 
-SAMPLED = 256
-"""Training examples whose gradients are kept whole at least, to measure errors on."""
-ASKED = 32
-"""Training examples that stand for questions when it is chosen what to keep."""
-BLOCK_BYTES = 64 << 20
-"""The size of one block."""
 ROWS = 1024
 """Gradients that are multiplied at a time: they stay in the processor's cache."""
-MOST_WHOLE = 4096
-"""Parameters up to which a curvature without layers is diagonalised whole."""
-HELD = 1 << 26
-"""Numbers of gradients written out that are held at once."""
 
 
 class GradientIndex:
@@ -71,11 +60,8 @@ class GradientIndex:
         self.store, self.problem = store, problem
         if not store.parts:
             raise ValueError(f"{store.folder} holds an index that is not finished: {AGAIN}")
-        if problem is not None and (found := model_of(problem)) != store.words["model"]:
-            raise StaleError(
-                f"{store.folder} is an index of other weights (content hash {store.words['model']}, this problem's "
-                f"{found}): open it with the model that it was built of, or build another"
-            )
+        if problem is not None:
+            check_model(store, problem)
 
     @classmethod
     def build(
@@ -100,15 +86,15 @@ class GradientIndex:
             TypeError: for curvatures that are diagonal in no bases of layers.
             StaleError: for a folder with the index of other weights, data or settings.
         """
-        target = _target(error, bytes_per_example)
+        target = target_of(error, bytes_per_example)
         problem = influence.problem
         problem.check_current()
         key = content_hash([], f"{influence.fingerprint} index {target} {SAMPLED} {BLOCK_BYTES}")
         store = IndexStore.begun(folder, key)
         if store is None:
-            store = _begun(influence, Path(folder), key, target)
+            store = begun(influence, Path(folder), key, target)
         if not store.parts:
-            store = _Writing(store, problem).train()
+            store = Writing(store, problem).train()
         return cls(store, problem)
 
     @classmethod
@@ -129,6 +115,16 @@ class GradientIndex:
     def __len__(self) -> int:
         return self.store.n
 
+    @property
+    def bytes_per_example(self) -> int:
+        """What a training example takes on disk; a few are kept whole beside that."""
+        return self.store.words["bytes_per_example"]
+
+    @property
+    def error(self) -> float:
+        """The relative error of the worst of the questions that were tried when the index was built."""
+        return self.store.words["error"]
+
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
         return self.store.bases()
@@ -142,70 +138,129 @@ class GradientIndex:
     def _encoding(self) -> Encoding:
         return Encoding.restored(self._tensors, self.store.words)
 
-    @property
-    def _whole(self) -> bool:
-        """Whether gradients are kept whole, so that there is no error."""
-        return not any(self._encoding.ranks) and self.store.words["error"] == 0
-
     @cached_property
     def _kept(self) -> Eigenbases:
         return self._encoding.kept(self._bases)
 
     @property
-    def _layers(self) -> Any:
+    def _layers(self) -> LayerGradients:
         if self.problem is None:
             raise ValueError(
                 "new test rows need the model: give GradientIndex.open(folder, problem) a problem with it; a few "
                 "training rows are enough"
             )
-        return _layers(self.problem)
+        return layers_of(self.problem)
+
+    def add(self, rows: Any, *, weights: ArrayLike | None = None) -> GradientIndex:
+        """The index with more rows, as data arrive: their gradients at the same weights, in a pass over them alone.
+
+        The curvature is held: it stays that of the rows of `build`, whose mean it is, and effects count the new rows
+        as rows of training. Answers say by how much the new rows differ in self-influence. Once the model has been
+        trained on, or the data have changed in kind, build another index. Rows equal to those of the last call are
+        not added twice, so that a call that was cut off can be repeated.
+
+        Args:
+            rows: b examples, as the problem takes them; with names if the others have some.
+            weights: their sample weights (b,), in the units of those of training.
+
+        Raises:
+            ValueError: for rows that do not fit the model, and without a problem.
+        """
+        _ = self._layers  # refuses where there is no problem
+        assert self.problem is not None
+        self.problem.check_current()
+        return GradientIndex(Writing(self.store, self.problem).added(rows, weights), self.problem)
 
     # -- questions -------------------------------------------------------------------------------------------------
 
-    def on_loss(self, test: Any, *, measure: MeasureLike | None = None, top: int | None = None) -> Scores:
+    def on_loss(
+        self,
+        test: Any,
+        *,
+        measure: MeasureLike | None = None,
+        top: int | None = None,
+        candidates: int | None = None,
+    ) -> Scores:
         """I_up,loss of every training example in the index on each test example (Eq. 2), without the training data.
 
         Args:
             test: m test examples, as the problem takes them.
             measure: asks about any other differentiable function of single examples in place of the loss.
             top: only the k most helpful and k most harmful training rows of each test row are kept.
+            candidates: so many of either side are chosen by the index and scored exactly, a few hundred: that needs the
+                problem with its training data, of which these rows alone are read. The verdict says the recall.
 
         Returns:
             Scores (m, n) as of `Influence.on_loss`; `residual` (m,) is the relative error of each row, measured on the
             sample that the index holds whole.
         """
         checks.options(top, None, None)
+        if candidates is not None and (top is None or candidates < top):
+            raise ValueError(f"candidates are for the strongest rows: give top, of at most {candidates}")
         asked = as_measure(measure)
         pairs = self._asked(test, asked)
         turned = self._bases.turned(pairs)
-        answers = self._encoding.answers(self._kept, turned)
-        constant = self._constant(pairs)
-        dtype, m = turned.rest.dtype, len(turned.rest)
-        sums = torch.zeros(m, dtype=torch.float64)
+        sums = torch.zeros(len(turned.rest), dtype=torch.float64)
+        parts, columns, off, said = self._parts(pairs, turned, sums), None, self._off(turned), ""
+        if top is None:
+            values = all_columns(parts, len(sums), len(self))
+        else:
+            values, columns = strongest(parts, len(sums), candidates or top)
+        if columns is not None and top is not None and candidates is not None:
+            exact = self._exact(pairs, turned, columns)
+            values, columns, said = refined(values, exact, columns, top)
+            off = torch.zeros_like(off)
+        drift = sums / len(self) + self._left(pairs)
+        return self._scores(values, (test, asked), columns, drift, (off, said))
 
-        def products(tensors: dict[str, Tensor]) -> Tensor:
-            found = answers.products(self._encoding.decoded(tensors, dtype))
+    def _parts(
+        self, pairs: Pairs, turned: Pairs, sums: Float[Tensor, " k"]
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """All scores, block by block, whose rows are added to `sums` as they pass.
+
+        Args:
+            pairs: the gradients of k questions.
+            turned: the same in the bases of the curvature.
+            sums: what is added to.
+        """
+        answers, constant = self._encoding.answers(self._kept, turned), self._constant(pairs)
+
+        def values(tensors: dict[str, Tensor]) -> Tensor:
+            found = answers.products(self._encoding.decoded(tensors, turned.rest.dtype))
             return constant - found * tensors["weights"].to(found)
 
-        def parts() -> Iterator[tuple[slice, Tensor]]:
-            for place, tensors, _ in self.store.blocks():
-                values = torch.cat([products(some) for some in _split(tensors, ROWS)], dim=1)
-                sums.add_(values.sum(1, dtype=torch.float64))
-                yield place, values
+        for place, tensors, _ in self.store.blocks():
+            found = torch.cat([values(some) for some in split(tensors, ROWS)], dim=1)
+            sums += found.sum(1, dtype=torch.float64)
+            yield place, found
 
-        columns = None
-        if top is None:
-            values = all_columns(parts(), m, len(self))
-        else:
-            values, columns = strongest(parts(), m, top)
-        drift = sums / len(self) + self._left(pairs)
-        return self._scores(values, (test, asked), columns, drift, self._off(turned))
+    def _exact(self, pairs: Pairs, turned: Pairs, columns: Int[Tensor, "k c"]) -> Float[Tensor, "k c"]:
+        """The exact scores of some rows, from the training data."""
+        problem, first = self.problem, self.store.parts[0].rows
+        assert problem is not None
+        if problem.fingerprint() != self.store.words["problem"]:
+            raise StaleError(
+                f"candidates= reads their rows from the training data, and this problem's are not those that "
+                f"{self.store.folder} was built of: give the whole problem, or leave candidates out"
+            )
+        if int(columns.max()) >= first:
+            raise ValueError(
+                f"candidates= knows the first {first} rows only, not those added since: leave it out"
+            )
+        rows, places = columns.unique(return_inverse=True)
+        found = self._bases.turned(joined(list(self._layers.test_pairs(problem.train_batch(rows)))))
+        products = self._bases.answers(turned, [None] * len(self._bases.layers)).products(found)
+        values = self._constant(pairs) - products * problem.weights[rows].to(products)
+        return values.double().gather(1, places)
 
     def on_self(self) -> Scores:
         """I_up,loss(z_i, z_i) of every training example on its own loss (Sec. 5.4): computed when it was indexed."""
-        own = torch.cat([tensors["own"] for _, tensors, _ in self.store.blocks()])
-        known = {"ids": self.ids, "verdict": self._verdict("", None), "provenance": self._provenance()}
-        return Scores(own[None].double(), len(self), measure="own loss", **known)
+        known: dict[str, Any] = {
+            "ids": self.ids,
+            "verdict": self._verdict(None),
+            "provenance": self._provenance(),
+        }
+        return Scores(self._own[None], len(self), measure="own loss", **known)
 
     def of_removal(self, groups: Any, test: Any, *, measure: MeasureLike | None = None) -> Removal:
         """The change of each test measure if whole sets of training rows are removed, of first order.
@@ -250,7 +305,7 @@ class GradientIndex:
 
     def _off(self, turned: Pairs) -> Float[Tensor, " k"]:
         """The relative error of each question on the sample that is kept whole."""
-        if self._whole:
+        if self._encoding.whole:
             return torch.zeros(len(turned.rest), dtype=torch.float64)
         whole, kept = self._sample
         truth = self._bases.answers(turned, self._encoding.references).products(whole)
@@ -262,7 +317,7 @@ class GradientIndex:
         """The gradients that are kept whole, and what is kept of them otherwise."""
         whole, kept = [], []
         for place, tensors, _ in self.store.blocks():
-            rows = _sampled(place, self.store.words["every"])
+            rows = sampled(place, self.store.words["every"])
             if len(rows):
                 sample = {name: x for name, x in tensors.items() if name.startswith("sample.")}
                 whole.append(
@@ -284,9 +339,10 @@ class GradientIndex:
         asked: tuple[Any, Measure | None],
         columns: Tensor | None,
         drift: Tensor,
-        off: Tensor,
+        known: tuple[Tensor, str],
     ) -> Scores:
-        test, measure = asked
+        """Numbers with all that is known about them; `known` is how far each row may be off, and what to say of it."""
+        (test, measure), (off, said) = asked, known
         return Scores(
             values,
             len(self),
@@ -296,178 +352,43 @@ class GradientIndex:
             test_ids=batch_index(test),
             drift=drift,
             residual=off,
-            verdict=self._verdict(f"{len(off)} answers from an index", off),
+            verdict=said or self._verdict(off),
             provenance=self._provenance(),
         )
 
-    def _verdict(self, what: str, off: Tensor | None) -> str:
-        said = [self.store.words["caution"]]
+    def _verdict(self, off: Tensor | None) -> str:
+        said = [self._of_added, self.store.words["caution"]]
         if off is not None:
-            said.insert(
-                0,
-                f"{what}; measured on {len(self._sample[0].rest)} examples, scores are off by "
-                f"{float(off.max()):.1e} of a row's size at most"
-                if not self._whole
-                else f"{what}, whole",
-            )
+            by = "gradients are whole"
+            if not self._encoding.whole:
+                by = (
+                    f"measured on {len(self._sample[0].rest)} examples, the scores of a question are off by "
+                    f"{float(off.max()):.1e} of their size at most"
+                )
+            said.insert(0, f"{len(off)} answers from an index; {by}")
         return "; ".join(filter(None, said))
+
+    @cached_property
+    def _of_added(self) -> str:
+        """How far rows that were added later are from those that the curvature is of; "" where there are none."""
+        first = self.store.parts[0].rows
+        if len(self) == first:
+            return ""
+        own = self._own.abs()
+        times = float(own[first:].mean() / own[:first].mean().clamp(min=torch.finfo(own.dtype).tiny))
+        return (
+            f"the curvature is that of the first {first} rows; the {len(self) - first} added since have "
+            f"{times:.2g} times their mean self-influence"
+        )
+
+    @cached_property
+    def _own(self) -> Float[Tensor, " n"]:
+        return torch.cat([tensors["own"] for _, tensors, _ in self.store.blocks()]).double()
 
     def _provenance(self) -> dict[str, Any]:
         words = self.store.words
         return {
             "fingerprint": content_hash([], repr((words["key"], self.store.parts))),
+            "behind": "The index behind the effects",
             **{name: words[name] for name in ("settings", "keep", "notes", "away")},
         }
-
-
-def _split(tensors: dict[str, Tensor], rows: int) -> Iterator[dict[str, Tensor]]:
-    """What is kept of a block, some rows at a time; the examples that are kept whole are left out."""
-    kept = {name: x.split(rows) for name, x in tensors.items() if not name.startswith("sample.")}
-    for parts in zip(*kept.values(), strict=True):
-        yield dict(zip(kept, parts, strict=True))
-
-
-def _target(error: float | None, bytes_per_example: int | None) -> Target:
-    if error is not None and bytes_per_example is not None:
-        raise ValueError("give error or bytes_per_example, not both")
-    if error is not None and not 0 <= error < 1:
-        raise ValueError(f"error must be >= 0 and below 1, got {error}")
-    if bytes_per_example is not None and bytes_per_example < 1:
-        raise ValueError(f"bytes_per_example must be >= 1, got {bytes_per_example}")
-    return Target(0.01 if error is None and bytes_per_example is None else error, bytes_per_example)
-
-
-def model_of(problem: Objective) -> str:
-    """The content hash of a problem's weights, whatever its training data."""
-    return content_hash([problem.theta], repr((problem.layout, str(problem.dtype))))
-
-
-def _layers(problem: Objective) -> Any:
-    layers = problem.layers
-    if layers is None or not layers.together:
-        raise TypeError(
-            "an index keeps gradients layer by layer, and this model's cannot be had so (its settings say why): ask "
-            "Influence.on_loss"
-        )
-    return layers
-
-
-def _bases_of(influence: Influence) -> Eigenbases:
-    """The bases in which the curvature of an influence is diagonal."""
-    curvature: Curvature = influence.settings.curvature
-    if curvature.outer is not None:
-        return curvature.outer.eigenbases()
-    mean = curvature.examples
-    if mean is None or curvature.p > MOST_WHOLE:
-        raise TypeError(
-            f"an index needs EKFAC, or the Hessian or Gauss-Newton matrix of up to {MOST_WHOLE} parameters, not "
-            f"{type(curvature).__name__} of {curvature.p}: give Influence(problem, curvature=EKFAC(problem, damping))"
-        )
-    _ = influence.inverse  # refuses what has none
-    return of_matrix(mean.matrix(torch.float64), layout=_layers(influence.problem).layout)
-
-
-def _begun(influence: Influence, folder: Path, key: str, target: Target) -> IndexStore:
-    """A new store: what is kept of gradients is chosen on a sample, and written with the curvature."""
-    problem = influence.problem
-    bases, layers = _bases_of(influence), _layers(problem)
-    rows = min(SAMPLED, max(8, HELD // problem.p), problem.n)
-    every = max(1, problem.n // rows)
-    sample = torch.arange(0, problem.n, every)
-    asked = (
-        torch.linspace(0, problem.n - 1, min(ASKED, rows), dtype=torch.float64).long() + every // 2
-    ) % problem.n
-    turned = [
-        bases.turned(joined(list(layers.test_pairs(problem.train_batch(index))))) for index in (sample, asked)
-    ]
-    encoding, error = Trial(bases, *turned).chosen(target)
-    per_example = encoding.bytes + 16
-    words = {
-        "key": key,
-        "model": model_of(problem),
-        "whole": bases.layout is not None,
-        "every": every,
-        "rows_per_block": max(1, BLOCK_BYTES // per_example),
-        "error": error,
-        "bytes_per_example": per_example,
-        "settings": list(influence.settings.reasons),
-        "keep": problem.keep,
-        "notes": list(problem.terms.notes),
-        "away": problem.facts.away,
-        "caution": problem.facts.caution,
-        **encoding.words,
-    }
-    tensors = {**bases.tensors(), **encoding.tensors()}
-    penalty = problem.folded_penalty
-    for name, part in (("folded", penalty), ("unfolded", problem.penalty.gradient(problem.theta) - penalty)):
-        if bool(part.any()):
-            tensors[name] = influence.solve(part[None]).value[0]
-    return IndexStore.new(folder, words, tensors)
-
-
-def _sampled(place: slice, every: int) -> Tensor:
-    """Those of some rows that are kept whole."""
-    return torch.arange(-(-place.start // every) * every, place.stop, every)
-
-
-class _Writing:
-    """Rows on their way into a store."""
-
-    def __init__(self, store: IndexStore, problem: Objective) -> None:
-        self.store, self.problem = store, problem
-        tensors = store.bases()
-        self.layers = _layers(problem)
-        self.bases = Eigenbases.restored(tensors, self.layers.layout if store.words["whole"] else None)
-        self.turning = self.bases.to(problem.theta)
-        self.encoding = Encoding.restored(tensors, store.words)
-        folded = tensors.get("folded", torch.zeros_like(problem.theta))
-        self.folded = folded.to(problem.theta)[None]
-
-    def train(self) -> IndexStore:
-        """The store with the problem's training rows: blocks that are there already are not made again."""
-        problem, store = self.problem, self.store
-        places = store.places(0, problem.n)
-        own = range(len(places))[shard(len(places))]
-        ids = problem.train_index
-        with together():
-            for j in track(own, "blocks of gradients", len(own)):
-                if store.path(0, j).exists():
-                    store.block(0, j)
-                    continue
-                place = places[j]
-                parts = self.layers.train_pairs(self.folded, place)
-                rows = ((part, pairs, products[0]) for part, pairs, products in parts)
-                names = None if ids is None else ids[place]
-                self._write(0, j, self._block(rows, problem.weights, 0), names)
-        return store.with_part(Part(problem.n, store.words["key"]))
-
-    def _write(self, part: int, block: int, tensors: dict[str, Tensor], names: pd.Index | None) -> None:
-        self.store.write_block(part, block, tensors, {"ids": as_json(names)})
-
-    def _block(
-        self, rows: Iterable[tuple[slice, Pairs, Tensor]], weights: Float[Tensor, " n"], first: int
-    ) -> dict[str, Tensor]:
-        """What is kept of some rows.
-
-        Args:
-            rows: their places, bare gradients, and the products of these with A^-1 times the folded penalty.
-            weights: of all rows.
-            first: the number in the index of the row at place 0.
-        """
-        found = []
-        for place, pairs, folded in rows:
-            turned = self.turning.turned(pairs)
-            w = weights[place].double()
-            own = -(w * self.turning.quadratic(turned).double() + folded.double())
-            tensors = {**self.encoding.encoded(turned), "weights": w, "own": own}
-            if self.store.words["error"]:
-                at = slice(first + place.start, first + place.stop)
-                rows_whole = _sampled(at, self.store.words["every"]) - at.start
-                tensors["sample.rest"] = turned.rest[rows_whole]
-                for i, (left, right) in enumerate(turned.layers):
-                    tensors[f"sample.{i}.left"], tensors[f"sample.{i}.right"] = (
-                        left[rows_whole],
-                        right[rows_whole],
-                    )
-            found.append(tensors)
-        return stacked(found)

@@ -14,7 +14,7 @@ from ..linalg.outer_products import Pairs
 from ..types import Tensor
 from .index_encoding import HALF, Encoding, Spread
 
-GRID = [10 ** (-k / 4) for k in range(2, 34)]
+GRID = [1.0, *(1 - k / 20 for k in range(1, 14)), *(10 ** (-k / 4) for k in range(2, 34))]
 """Shares of the squared scores that are left out, tried from the largest to the smallest."""
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128)
 LEAST = 1e-5
@@ -120,7 +120,7 @@ class Trial:
         )
         dtype, none = self.sample.rest.dtype, (None,) * len(choices)
         rest = torch.arange(len(self.bases.values))
-        return Encoding(choices, rest, (0,) * len(choices), dtype, spread, none, none)
+        return Encoding(choices, rest, (0,) * len(choices), dtype, spread, none, none, True)
 
     def _shortest(
         self, truth: Tensor, carried: Carried, form: tuple[int, torch.dtype], target: Target

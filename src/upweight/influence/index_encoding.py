@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -44,6 +44,7 @@ class Encoding:
         spread: by which the largest are told, in the directions kept.
         inverses: the inverse eigenvalues in the directions kept, as answers are multiplied with them.
         references: those in all directions, to an error far below, for the examples that are kept whole.
+        whole: whether all is kept, so that there is no error.
     """
 
     choices: list[Choice]
@@ -53,6 +54,7 @@ class Encoding:
     spread: Spread
     inverses: tuple[Separable | None, ...]
     references: tuple[Separable | None, ...]
+    whole: bool = False
 
     @property
     def bytes(self) -> int:
@@ -118,11 +120,12 @@ class Encoding:
         layers = []
         for i in range(len(self.choices)):
             left, right = tensors[f"{i}.left"], tensors[f"{i}.right"]
-            if self.dtype == HALF:  # multiplied on the shorter side
-                size = tensors[f"{i}.size"].to(dtype)[..., None]
-                shorter = left.shape[-1] < right.shape[-1]
-                left, right = (left * size, right.to(dtype)) if shorter else (left.to(dtype), right * size)
-            layers.append((left.to(dtype), right.to(dtype)))
+            left, right = left.to(dtype), right.to(dtype)
+            if self.dtype == HALF:  # multiplied on the shorter side; both are copies
+                (left if left.shape[-1] < right.shape[-1] else right).mul_(
+                    tensors[f"{i}.size"].to(dtype)[..., None]
+                )
+            layers.append((left, right))
         rest = tensors["rest"]
         if "rest.size" in tensors:
             rest = rest * tensors["rest.size"].to(dtype)[:, None]
@@ -142,7 +145,7 @@ class Encoding:
     def words(self) -> dict[str, Any]:
         """What is left of it."""
         dtype = str(self.dtype).removeprefix("torch.")
-        return {"ranks": list(self.ranks), "dtype": dtype}
+        return {"ranks": list(self.ranks), "dtype": dtype, "everything": self.whole}
 
     @classmethod
     def restored(cls, tensors: dict[str, Tensor], words: dict[str, Any]) -> Encoding:
@@ -153,15 +156,15 @@ class Encoding:
         dtype = getattr(torch, words["dtype"])
 
         def separable(kind: str) -> tuple[Separable | None, ...]:
-            parts = (
-                [tensors.get(f"{i}.{kind}.{name}") for name in ("u", "w", "sizes")] for i in range(count)
+            names = [[f"{i}.{kind}.{name}" for name in ("u", "w", "sizes")] for i in range(count)]
+            return tuple(
+                Separable.restored(*(tensors[name] for name in own)) if own[0] in tensors else None
+                for own in names
             )
-            return tuple(None if u is None else Separable.restored(u, w, sizes) for u, w, sizes in parts)
 
         ranks = tuple(words["ranks"])
-        return cls(
-            choices, tensors["kept.rest"], ranks, dtype, spread, separable("inverse"), separable("reference")
-        )
+        inverses = separable("inverse"), separable("reference")
+        return cls(choices, tensors["kept.rest"], ranks, dtype, spread, *inverses, words["everything"])
 
 
 def leading(
@@ -220,3 +223,10 @@ def stacked(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         return torch.cat([F.pad(x, (*wide, 0, most - x.shape[1])) for x in tensors])
 
     return {name: together([part[name] for part in parts]) for name in parts[0]}
+
+
+def split(tensors: dict[str, Tensor], rows: int) -> Iterator[dict[str, Tensor]]:
+    """What is kept of a block, some rows at a time; the examples that are kept whole are left out."""
+    kept = {name: x.split(rows) for name, x in tensors.items() if not name.startswith("sample.")}
+    for parts in zip(*kept.values(), strict=True):
+        yield dict(zip(kept, parts, strict=True))

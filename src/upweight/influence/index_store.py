@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..errors import StaleError
 from ..runtime.distributed import rank, together
@@ -23,13 +23,18 @@ from .score_store import write_words
 WORDS, BASES = "index.json", "bases.safetensors"
 KIND = "an index of gradients"
 AGAIN = "run GradientIndex.build again, it makes what is missing"
+MAPPED = 512 << 20
+"""Bytes of blocks that stay mapped between questions."""
+Block: TypeAlias = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors and words of a block."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """The rows that one call added: `key` is a content hash of what was kept of them, 0 rows of one that goes on."""
+    """The rows that one call added, in so many blocks: `key` is a content hash of what was kept of them."""
 
     rows: int
+    blocks: int
     key: str
 
 
@@ -47,6 +52,9 @@ class IndexStore:
     words: dict[str, Any]
     parts: tuple[Part, ...]
     checked: set[Path] = field(default_factory=set)
+    """The blocks whose checksum this process has compared."""
+    mapped: dict[Path, Block] = field(default_factory=dict)
+    """Blocks that stay mapped into memory for the next question, up to `MAPPED` bytes."""
 
     @classmethod
     def found(cls, folder: str | Path) -> IndexStore:
@@ -57,8 +65,8 @@ class IndexStore:
             if words["kind"] != KIND:
                 raise KeyError("kind")
             check_format(words["format"], place, KIND)
-            parts = tuple(Part(part["rows"], part["key"]) for part in words["parts"])
-            sizes = [words["rows_per_block"], *(part.rows for part in parts)]
+            parts = tuple(Part(part["rows"], part["blocks"], part["key"]) for part in words["parts"])
+            sizes = [words["rows_per_block"], *(size for part in parts for size in (part.rows, part.blocks))]
             if not all(type(size) is int and size >= 1 for size in sizes):
                 raise TypeError(f"sizes are {sizes}")
         except OSError as failure:
@@ -93,7 +101,13 @@ class IndexStore:
 
     @classmethod
     def new(cls, folder: Path, words: dict[str, Any], tensors: dict[str, Tensor]) -> IndexStore:
-        """A store without rows."""
+        """A store without rows.
+
+        Args:
+            folder: where.
+            words: all that is known of it, with its key.
+            tensors: the curvature, and what is kept of gradients.
+        """
         with together():
             write(folder / BASES, tensors, {"key": words["key"]})
         store = cls(folder, words, ())
@@ -125,25 +139,34 @@ class IndexStore:
         """The number of rows."""
         return sum(part.rows for part in self.parts)
 
-    def places(self, part: int, rows: int) -> list[slice]:
-        """The rows of each block of a part, numbered from its first."""
-        size = self.words["rows_per_block"]
-        return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
-
     def path(self, part: int, block: int) -> Path:
         """The file of a block."""
         return self.folder / f"part-{part:05}-{block:06}.safetensors"
 
+    def clear(self, part: int) -> None:
+        """Delete the blocks of a part that is none of the index: what a job was cut off in."""
+        for path in self.folder.glob(f"part-{part:05}-*.safetensors"):
+            path.unlink()
+
     def write_block(self, part: int, block: int, tensors: dict[str, Tensor], words: dict[str, Any]) -> None:
-        """Write one block, that this process alone writes."""
+        """Write one block, that this process alone writes.
+
+        Args:
+            part: of which call.
+            block: its number.
+            tensors: what is kept of its rows.
+            words: their names.
+        """
         write_own(self.path(part, block), tensors, {**words, "key": self.words["key"]})
 
-    def block(self, part: int, block: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def block(self, part: int, block: int) -> Block:
         """The tensors and words of a block: mapped from the disk, its checksum compared the first time.
 
         Raises ValueError where it is missing, changed or of another index.
         """
         path = self.path(part, block)
+        if path in self.mapped:
+            return self.mapped[path]
         try:
             tensors, words = read(path, "a block of an index", "own", "key", checked=path in self.checked)
         except FileNotFoundError:
@@ -151,23 +174,32 @@ class IndexStore:
         if words["key"] != self.words["key"]:
             raise ValueError(f"{path} belongs to another index: delete it and build again")
         self.checked.add(path)
+        if sum(size_of(held) for held, _ in [*self.mapped.values(), (tensors, words)]) <= MAPPED:
+            self.mapped[path] = tensors, words
         return tensors, words
 
     def blocks(self) -> Iterator[tuple[slice, dict[str, Tensor], dict[str, Any]]]:
         """All blocks with the rows that they are of, in order. Raises ValueError as `block`."""
         first = 0
         for i, part in enumerate(self.parts):
-            for j, place in enumerate(self.places(i, part.rows)):
+            last = first + part.rows
+            for j in range(part.blocks):
                 tensors, words = self.block(i, j)
-                if len(tensors["own"]) != place.stop - place.start:
-                    raise ValueError(
-                        f"{self.path(i, j)} has {len(tensors['own'])} rows: delete it and build again"
-                    )
-                yield slice(first + place.start, first + place.stop), tensors, words
-            first += part.rows
+                place = slice(first, first + len(tensors["own"]))
+                yield place, tensors, words
+                first = place.stop
+            if first != last:
+                raise ValueError(
+                    f"{self.path(i, 0)} and those that follow it have {first} rows, not {last}: {AGAIN}"
+                )
 
     def with_part(self, part: Part) -> IndexStore:
         """The store with another part, which is written."""
         store = replace(self, parts=(*self.parts, part))
         store.save()
         return store
+
+
+def size_of(tensors: dict[str, Tensor]) -> int:
+    """The bytes of some tensors."""
+    return sum(tensor.nbytes for tensor in tensors.values())

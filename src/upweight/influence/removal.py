@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ..curvature.base import ExampleMean
 from ..measures import Measure
@@ -119,6 +119,17 @@ class Removal:
     def shown(self, changes: Changes) -> Removal:
         """A copy with these Newton predictions in place of its own."""
         return replace(self, newton=changes.changes, steps=changes.steps, left=changes.left)
+
+    @property
+    def known(self) -> Bool[Tensor, " m"]:
+        """The test rows whose changes are known for all groups: none is in a leaf that a group empties."""
+        return ~self.best.isnan().any(1)
+
+    def of_rows(self, rows: Bool[Tensor, " m"]) -> Removal:
+        """The changes of some of the test rows, by a mask."""
+        fields = ("first_order", "rescaled", "newton", "recomputed", "low", "high", "drift", "steps", "left")
+        each = {name: values[rows] for name in fields if (values := getattr(self, name)) is not None}
+        return replace(self, **each)
 
     @property
     def averaged(self) -> Removal:

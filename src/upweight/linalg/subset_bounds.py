@@ -6,23 +6,26 @@ numbers stand at the lines that compute them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ..types import Tensor
 from .units import Units
 
-SPLITS = (0.5, 0.9)
-"""Shares of the single effects that are counted with the partners; more of them make the bound tighter and dearer."""
+SPLITS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Values of mu, over the largest size: more of them make the bound tighter and dearer."""
 SQUARES = 64
 """Up to this p the products of pairs of columns are written out for the bound of a direction's share."""
-TURNS = 30
+TURNS = 10
 """Steps towards the worst direction's share."""
 ROUNDING = 1e-9
 """The share that is added to every bound for what rounding may have taken off."""
+MORE = 128
+"""Units that are looked at in a round besides those that have to be."""
+FEW = 2000
+"""Up to so many units all are looked at at once."""
 NUMBERS = 1 << 24
 """Numbers that a block of ties may have, unless said otherwise."""
 
@@ -43,7 +46,9 @@ def subset_bounds(
     sides: tuple[Float[Tensor, " q"], Float[Tensor, " q"]],
     single: Float[Tensor, " g"],
     most: int,
+    *,
     numbers: int = NUMBERS,
+    target: float = torch.inf,
 ) -> Bounds:
     """The bounds for sets of 1 to `most` units.
 
@@ -53,85 +58,126 @@ def subset_bounds(
         single: what the removal of each unit alone changes: the sums of l r, and what a unit has beside it (g,).
         most: the largest size of a set.
         numbers: how many numbers may be held of a block of ties.
+        target: what the bounds are held against, so that nothing more is looked at where they are below it, or cannot
+            come below it; infinite where they are wanted as tight as they can be.
     """
     most = min(most, units.count)
-    splits = [0.0, *(s / m for s in SPLITS for m in _powers(most))]
-    tops = _tops(units, sides, single, most, (splits, numbers))
-    sizes = torch.arange(1, most + 1)
-    inverse = torch.minimum(_by_pairs(tops.size, tops.square), _by_shares(units, most))
-    change = torch.full((most,), torch.inf, dtype=torch.float64)
-    for k in sizes.tolist():
-        norm = float(inverse[k - 1])
-        if k > 1 and norm == torch.inf:
-            continue
-        left, right = tops.left[:, k - 1].square(), tops.right[:, k - 1].square()
-        sums = [largest(side, k) for side in (left, right)]
-        balance = (max(sums[1], 1e-300) / max(sums[0], 1e-300)) ** 0.5
-        rest = (left * balance + right / balance) / 2 * (norm if k > 1 else 0.0)  # (9)
-        for split, both in zip(splits, tops.both, strict=True):
-            whole = (1 - split * (k - 1)) * single + both[:, k - 1] + rest  # (8)
-            change[k - 1] = min(float(change[k - 1]), largest(whole, k))
+    shares = _by_shares(units, most)
+    tops = _Tops(units, sides, single, most)
+    wanted = tops.first
+    while len(wanted):
+        tops.look(wanted, numbers)
+        change, inverse, wanted = tops.bounds(shares, target)
     scale = single.abs().topk(most).values.cumsum(0)
     return Bounds(change + ROUNDING * (change.abs() + scale), inverse)
 
 
-def largest(x: Float[Tensor, " g"], k: int) -> float:
-    """The sum of the k largest."""
-    return float(x.topk(k).values.sum())
+def largest_of(values: Float[Tensor, "k g"]) -> tuple[Float[Tensor, " k"], Int[Tensor, "k k"]]:
+    """The sum of the 1 largest of the first row, of the 2 largest of the second, ..., and where all of a row's are.
+
+    >>> largest_of(torch.tensor([[1.0, 2.0, 0.0], [1.0, 2.0, 5.0]]))
+    (tensor([2., 7.]), tensor([[1, 0],
+            [2, 1]]))
+    """
+    top = values.topk(len(values), dim=1)
+    return top.values.cumsum(1).diagonal().clone(), top.indices
 
 
-@dataclass(frozen=True, eq=False)
 class _Tops:
-    """Sums of the 0 to most - 1 largest ties of each unit, (g, most)."""
+    """Sums (most, g) of the 0 to most - 1 largest ties of each unit: as they are, or not yet looked at and bounded.
 
-    size: Tensor
-    square: Tensor
-    left: Tensor
-    right: Tensor
-    both: Sequence[Tensor]
+    A unit that is not looked at has the bounds that the lengths of its rows give. They are far above what is there, and
+    still most units are never among the largest: only those that are need to be looked at.
+    """
+
+    def __init__(self, units: Units, sides: tuple[Tensor, Tensor], single: Tensor, most: int) -> None:
+        self.units, self.sides, self.single, self.most = units, sides, single, most
+        self.splits = [0.0, *(share / most for share in SPLITS)]
+        self.seen = torch.zeros(units.count, dtype=torch.bool)
+        lengths = units.summed(units.Y.square().sum(1)).sqrt()
+        left, right = (units.lengths(side) for side in sides)
+        tops = {name: _sums(x, most) for name, x in (("l", left), ("r", right), ("y", lengths))}
+        self.size = tops["y"] * lengths
+        self.square = _sums(lengths.square(), most) * lengths.square()
+        self.left, self.right = tops["l"] * lengths, tops["r"] * lengths
+        pairs = (tops["r"] * left + tops["l"] * right) / 2
+        self.both = [split * _sums(single, most) + pairs for split in self.splits]
+
+    @property
+    def first(self) -> Int[Tensor, " u"]:
+        """The units to be looked at first: those that do most alone, and those that are tied most, or all of a few."""
+        if self.units.count <= FEW:
+            return torch.arange(self.units.count)
+        count = min(self.units.count, 2 * self.most)
+        ranked = (self.single, (self.both[0] + self.left + self.right)[-1], self.size[-1])
+        return torch.cat([one.topk(count).indices for one in ranked]).unique()
+
+    def look(self, wanted: Int[Tensor, " u"], numbers: int) -> None:
+        """The sums of some units as they are, in the place of their bounds."""
+        self.seen[wanted] = True
+        if self.most == 1:
+            return
+        for block, ties in self.units.ties(wanted, *self.sides, numbers):
+            top = self._top(ties.size)
+            self.size[1:, block], self.square[1:, block] = top.cumsum(1).T, top.square().cumsum(1).T
+            for whole, part in ((self.left, ties.left), (self.right, ties.right)):
+                found = self._top(part).clamp(min=0).cumsum(1)
+                if self.units.single:  # signed: all of one sign at worst
+                    found = torch.maximum(found, self._top(-part).clamp(min=0).cumsum(1))
+                whole[1:, block] = found.T
+            for whole, split in zip(self.both, self.splits, strict=True):
+                partners = torch.add(ties.both, self.single, alpha=split)
+                partners[torch.arange(len(block)), block] = -torch.inf
+                whole[1:, block] = self._top(partners).cumsum(1).T
+
+    def _top(self, values: Float[Tensor, "b g"]) -> Float[Tensor, "b k"]:
+        """The most - 1 largest of each row, from large to small."""
+        return values.topk(self.most - 1, dim=1).values
+
+    def bounds(self, shares: Float[Tensor, " k"], target: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The bounds of the change and of the norm of (I - N_T)^-1, and the units to be looked at for tighter ones."""
+        sizes = torch.arange(1, self.most + 1, dtype=torch.float64)
+        frobenius = ((1 - 1 / sizes) * largest_of(self.square)[0]).sqrt()
+        nu = torch.minimum(self.size.amax(1), frobenius)  # (5), (6)
+        inverse = torch.where(nu < 1, 1 / (1 - nu).clamp(min=1e-300), torch.inf)
+        inverse = torch.minimum(inverse, shares)
+        known = inverse.isfinite()
+        norm = torch.where(known, inverse, 0.0)
+        norm[0] = 0.0  # a unit alone has no partners
+        sides = [self.left.square(), self.right.square()]
+        sums = [largest_of(side)[0].clamp(min=1e-300) for side in sides]
+        balance = (sums[1] / sums[0]).sqrt()[:, None]
+        rest = (sides[0] * balance + sides[1] / balance) * (norm[:, None] / 2)  # (9)
+        wholes = [
+            (1 - split * (sizes - 1))[:, None] * self.single + both + rest  # (8)
+            for split, both in zip(self.splits, self.both, strict=True)
+        ]
+        found = [largest_of(whole) for whole in wholes]
+        change, best = torch.stack([total for total, _ in found]).min(0)
+        change[1:][~known[1:]] = torch.inf
+        open = self._open(wholes, change, target) & known
+        places = torch.stack([where for _, where in found])[best, torch.arange(self.most)]
+        wanted = places[torch.ones_like(places, dtype=torch.bool).tril() & open[:, None]].unique()
+        wanted = wanted[~self.seen[wanted]]
+        if len(wanted):  # with some more that come next, so that rounds are few
+            k = int(open.nonzero().max())
+            ahead = torch.where(self.seen, -torch.inf, wholes[int(best[k])][k])
+            wanted = torch.cat([wanted, ahead.topk(min(MORE, int((~self.seen).sum()))).indices]).unique()
+        return change, inverse, wanted
+
+    def _open(self, wholes: list[Tensor], change: Float[Tensor, " k"], target: float) -> Tensor:
+        """For which k it is not known on which side of the target the bound is, up to the first that is above (k,)."""
+        if target == torch.inf or bool(self.seen.all()):
+            return torch.ones(self.most, dtype=torch.bool)
+        least = torch.stack([largest_of(whole.where(self.seen, -torch.inf))[0] for whole in wholes]).amin(0)
+        above = least >= target
+        return (change >= target * (1 - 2 * ROUNDING)) & (above.cumsum(0) == 0)
 
 
-def _tops(
-    units: Units,
-    sides: tuple[Tensor, Tensor],
-    single: Tensor,
-    most: int,
-    plan: tuple[Sequence[float], int],
-) -> _Tops:
-    splits, numbers = plan
-    size, square, left, right, *both = torch.zeros(4 + len(splits), units.count, most, dtype=torch.float64)
-    for block, ties in units.ties(*sides, numbers):
-        size[block], square[block] = _sums(ties.size, most), _sums(ties.size.square(), most)
-        for whole, part in ((left, ties.left), (right, ties.right)):
-            whole[block] = _sums(part.clamp(min=0), most)
-            if units.single:  # signed: all of one sign at worst
-                whole[block] = torch.maximum(whole[block], _sums((-part).clamp(min=0), most))
-        for whole, split in zip(both, splits, strict=True):
-            partners = ties.both + split * single
-            partners[torch.arange(len(block)), block] = -torch.inf
-            whole[block] = _sums(partners, most)
-    return _Tops(size, square, left, right, both)
-
-
-def _sums(values: Float[Tensor, "b g"], most: int) -> Float[Tensor, "b k"]:
-    """The sums of the 0, 1, ..., most - 1 largest of each row."""
-    if most == 1:
-        return values.new_zeros(len(values), 1)
-    top = values.topk(most - 1, dim=1).values
-    return torch.cat([values.new_zeros(len(values), 1), top.cumsum(1)], dim=1)
-
-
-def _powers(most: int) -> list[int]:
-    return [2**j for j in range(max(1, most).bit_length() + 1)]
-
-
-def _by_pairs(size: Float[Tensor, "g k"], square: Float[Tensor, "g k"]) -> Float[Tensor, " k"]:
-    """The norm of (I - N_T)^-1 from the ties of pairs: 1 / (1 - nu_k), by (5) and (6)."""
-    most = size.shape[1]
-    rows = size.amax(0)
-    frobenius = torch.tensor([(k / (k + 1) * largest(square[:, k], k + 1)) ** 0.5 for k in range(most)])
-    nu = torch.minimum(rows, frobenius.double())
-    return torch.where(nu < 1, 1 / (1 - nu).clamp(min=1e-300), torch.inf)
+def _sums(values: Float[Tensor, " g"], most: int) -> Float[Tensor, "k 1"]:
+    """The sums of the 0, 1, ..., most - 1 largest."""
+    top = values.topk(most - 1).values.cumsum(0)
+    return torch.cat([top.new_zeros(1), top])[:, None]
 
 
 def _by_shares(units: Units, most: int) -> Float[Tensor, " k"]:

@@ -70,43 +70,70 @@ class Units:
 
     @property
     def single(self) -> bool:
-        """Whether every unit is one row."""
+        """Whether every unit is one row, so that ties are numbers with a sign.
+
+        Then vectors of rows and of units are the same, and nothing has to be turned or summed.
+        """
         return self.members is None
 
     @property
     def alone(self) -> Tensor:
-        """Which rows here (q,) are directions that their unit alone determines."""
+        """Which rows here (q,) are directions that their unit alone determines, as a group its own constant.
+
+        No other unit has a part in them; without the unit the data say nothing about them.
+        """
         return self.own >= 1 - ALONE
 
     def turned(self, x: Float[Tensor, " n"]) -> Float[Tensor, " q"]:
-        """A vector with a number per row of the problem, in the units' own coordinates."""
+        """A vector with a number per row of the problem in the units' own coordinates, where each G_uu is diagonal.
+
+        Of a unit with more than p rows only the part is kept that meets the columns of X.
+        """
         if self.members is None or self.turns is None:
             return x
         return torch.cat([U.T @ x[rows] for U, rows in zip(self.turns, self.members, strict=True)])
 
     def scaled(self, x: Float[Tensor, " n"]) -> Float[Tensor, " q"]:
-        """D^-1/2 x in the units' own coordinates; 0 in directions that a unit alone determines."""
+        """D^-1/2 x in the units' own coordinates (q,), as l and s of docs/certificates.md, 2, are made of z and r.
+
+        It is 0 in directions that a unit alone determines, which are left out of everything.
+        """
         return _over(self.turned(x), (1 - self.own).clamp(min=0).sqrt(), self.alone)
 
     def summed(self, x: Float[Tensor, " q"]) -> Float[Tensor, " g"]:
-        """The sums over the rows of each unit."""
+        """The sums of a vector over the rows of each unit (g,), in the units' own coordinates.
+
+        Of single effects l r these are what the removal of each unit alone changes, exactly.
+        """
         return x if self.single else x.new_zeros(self.count).index_add(0, self.owner, x)
 
-    def ties(self, left: Tensor, right: Tensor, numbers: int) -> Iterator[tuple[Int[Tensor, " b"], Ties]]:
-        """What ties units to all units, some units at a time.
+    def lengths(self, x: Float[Tensor, " q"]) -> Float[Tensor, " g"]:
+        """||Y_g^T x_g|| of every unit, x scaled: N_hg x_g is at most ||Y_h|| times that."""
+        pulled = self.Y * x[:, None]
+        if not self.single:
+            pulled = pulled.new_zeros(self.count, self.Y.shape[1]).index_add(0, self.owner, pulled)
+        return pulled.norm(dim=1)
+
+    def ties(
+        self, units: Int[Tensor, " b"], left: Tensor, right: Tensor, numbers: int
+    ) -> Iterator[tuple[Int[Tensor, " c"], Ties]]:
+        """What ties some units to all units, a few of them at a time.
 
         Args:
+            units: which ones, rising.
             left: l, scaled (q,).
             right: r, scaled (q,).
             numbers: how many numbers a block may have.
         """
+        mine = units if self.single else torch.isin(self.owner, units).nonzero()[:, 0]
         at_once = max(1, numbers // (8 * len(self.Y)))
-        for units in _blocks(self.owner, self.count, at_once):
-            mine = slice(None) if len(units) == self.count else _rows_of(self.owner, units)
-            N = self.Y[mine] @ self.Y.T
-            owner = self.owner[mine]
+        for block in _blocks(self.owner[mine], units, at_once):
+            rows = mine[torch.isin(self.owner[mine], block)]
+            N = self.Y[rows] @ self.Y.T
+            owner = self.owner[rows]
             N[owner[:, None] == self.owner[None]] = 0
-            yield units, self._ties(N, owner - units[0], (left[mine], left), (right[mine], right))
+            places = torch.searchsorted(block, owner)
+            yield block, self._ties(N, places, (left[rows], left), (right[rows], right))
 
     def _ties(
         self, N: Tensor, owner: Tensor, ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]
@@ -140,17 +167,12 @@ def _over(x: Tensor, y: Tensor, nothing: Tensor) -> Tensor:
     return torch.where(nothing, 0.0, x / torch.where(nothing, 1.0, y))
 
 
-def _blocks(owner: Tensor, count: int, rows: int) -> Iterator[Tensor]:
-    """Units that follow each other, with up to so many rows together, at least one unit."""
-    ends = torch.searchsorted(owner, torch.arange(count), right=True)
+def _blocks(owner: Tensor, units: Tensor, rows: int) -> Iterator[Tensor]:
+    """Units in turn, with up to so many of the rows of `owner` together, at least one unit."""
+    ends = torch.searchsorted(owner, units, right=True)
     start = 0
-    while start < count:
+    while start < len(units):
         first = int(ends[start - 1]) if start else 0
         stop = max(start + 1, int(torch.searchsorted(ends, first + rows, right=True)))
-        yield torch.arange(start, min(stop, count))
+        yield units[start:stop]
         start = stop
-
-
-def _rows_of(owner: Tensor, units: Tensor) -> slice:
-    first = int(torch.searchsorted(owner, units[0]))
-    return slice(first, int(torch.searchsorted(owner, units[-1], right=True)))

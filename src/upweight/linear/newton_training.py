@@ -47,8 +47,9 @@ def minimise(problem: Model, tolerance: float | None = None) -> Model:
     """The problem at its optimum, trained from its own theta until what is left of the gradient is nothing.
 
     Newton steps, halved until the objective falls: by Cholesky up to `DENSE` parameters, else by conjugate gradients
-    after L-BFGS has come near. Softmax without a penalty ends at the optimum nearest to the start. A smoothed hinge
-    that is too sharp to be reached from there is trained at falling temperatures.
+    after L-BFGS has come near, as it also does from a start so far away that no part of a step lets the objective fall.
+    Softmax without a penalty ends at the optimum nearest to the start. A smoothed hinge that is too sharp to be reached
+    from there is trained at falling temperatures.
 
     Args:
         problem: a linear model at any parameters.
@@ -106,7 +107,7 @@ def _by_newton(problem: Model, tolerance: float | None) -> tuple[Model, bool]:
     """
     # A copy, so that what its passes leave behind is freed when it moves on.
     here = problem.at(problem.theta) if len(problem.theta) <= DENSE else _by_lbfgs(problem)
-    tried, before = 0, float("inf")
+    tried, before, helped = 0, float("inf"), False
     for _ in range(STEPS):
         gradient = here.gradient()
         left = _left(here, gradient, tolerance)
@@ -122,6 +123,9 @@ def _by_newton(problem: Model, tolerance: float | None) -> tuple[Model, bool]:
             size /= 2
             there = here.at(here.theta - size * step)
         tried += 1 - int(math.log2(size))
+        if not (there.value() <= enough or helped or problem.loss.stands_in):
+            here, helped = _by_lbfgs(here), True  # far away, where outputs have next to no curvature
+            continue
         here = there  # with what its value has already taken a pass for
     return here, False
 

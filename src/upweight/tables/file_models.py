@@ -10,12 +10,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
 from ..errors import NotStationaryWarning
 from ..estimators.from_estimator import from_estimator
-from ..estimators.refitting import OWN, Refitting
+from ..estimators.refitting import GIVEN, OWN, Refitting
 from ..estimators.user_data import Targets
 from ..influence.influence import Influence
 from ..influence.unrolled import Answers, Unrolled
@@ -28,7 +29,7 @@ from .boosted_models import BOOSTERS
 from .columns import Table
 from .default_models import described, feature_names, sensible
 from .kinds import Kind, is_kind, is_quantity, kind_of
-from .native_files import Native, read_native
+from .native_files import Train, read_native
 from .reading import FileError, check_column
 
 Batches = Callable[[pd.DataFrame, Path], Batch]
@@ -71,6 +72,15 @@ class FileModel:
                 "this model is not trained again here: for a network the function of --problem must return (problem, "
                 "batches, refit), where refit(kept rows) trains it anew, or a TrainingRun in the problem's place"
             )
+
+    def untrained(self) -> str:
+        """Why trees from a file cannot be trained again, in a sentence; "" where they can, and for all other models."""
+        if self.retrained is not None:
+            try:
+                self.retrained()
+            except FileError as error:
+                return str(error)
+        return ""
 
     @property
     def again(self) -> Callable[[Tensor], Objective] | None:
@@ -161,6 +171,14 @@ def in_words(problem: Objective, targets: Targets) -> Objective:
     terms = replace(problem.terms, classes=targets.classes, prepare=lambda X, y: prepare(X, targets(y)))
     found = problem.changed(terms=terms)
     found.cache[OWN] = None if again is None else lambda kept: in_words(again(kept), targets)
+    if (given := problem.cache.get(GIVEN)) is not None:
+        names = np.asarray(targets.classes, dtype=object)
+
+        def in_names(rows: Tensor) -> tuple[Any, Any]:
+            X, codes = given(rows)
+            return X, names[np.asarray(codes)]
+
+        found.cache[GIVEN] = in_names
     return found
 
 
@@ -225,22 +243,22 @@ def from_native(path: Path, rows: pd.DataFrame, table: Table) -> FileModel:
         None  # whether the file says all of how it was trained is found out where it is asked
     )
 
-    def refits(X: pd.DataFrame, y: pd.Series) -> Refitting:
+    def refits(train: Train, X: pd.DataFrame, y: pd.Series) -> Refitting:
         """How the trees are trained again on some of those rows; and these on some of theirs."""
 
         def again(kept: Tensor) -> Objective:
-            assert native.again is not None
             some = X.iloc[kept.numpy()], y.iloc[kept.numpy()]
-            found = in_words(from_estimator(native.again(*some), *some), targets)
-            found.cache[OWN] = refits(*some)
+            found = in_words(from_estimator(train(*some), *some), targets)
+            found.cache[OWN] = refits(train, *some)
             return found
 
         return again
 
     def retrained() -> Refitting:
         if problem.cache[OWN] is None:
-            again = refits(X, y)
-            _check_again(path.name, native, problem, again)
+            with phase("training again as the file says"):
+                again = refits(native.again(X, y), X, y)
+                _check_again(path.name, problem, again(torch.arange(problem.n)))
             problem.cache[OWN] = again
         return problem.cache[OWN]
 
@@ -255,33 +273,30 @@ def from_native(path: Path, rows: pd.DataFrame, table: Table) -> FileModel:
     )
 
 
-def _check_again(name: str, native: Native, problem: Objective, again: Refitting) -> None:
-    """Train trees of a file again on all rows, and refuse where they come out otherwise.
+def _check_again(name: str, problem: Objective, again: Objective) -> None:
+    """Refuse trees of a file that come out otherwise where they are trained again on all rows.
 
     Args:
         name: The file's.
-        native: What is in it.
         problem: Its trees.
-        again: How they are trained.
+        again: What they came out as.
 
     Raises:
-        FileError: The file does not have the parameters of the training, or these give other trees.
+        FileError: The file does not have all parameters of the training.
     """
-    instead = "give --booster in place of --model, or ask in Python with the estimator that was fitted"
-    if native.again is None:
-        raise FileError(
-            f"{name}: a file of {native.library} does not say how its trees were trained, so that they cannot be "
-            f"trained again: {instead}"
-        )
-    with phase("training again as the file says"):
-        found, own = again(torch.arange(problem.n)).theta, problem.theta
-    if found.shape != own.shape or not torch.allclose(
-        found, own, rtol=SAME, atol=SAME * float(own.abs().max())
-    ):
-        raise FileError(
-            f"{name}: trained again by the parameters in the file, the trees come out otherwise, so that nothing could "
-            f"be told of a training without some rows: {instead}"
-        )
+    found, own = again.theta, problem.theta
+    if found.shape == own.shape:
+        off = float((found - own).abs().max() / own.abs().max().clamp(min=1e-300))
+        figure = f"leaf values are off by up to {off:.1g} of the largest"
+        if torch.allclose(found, own, rtol=SAME, atol=SAME * float(own.abs().max())):
+            return
+    else:
+        figure = f"they have {len(found):,} leaves in place of {len(own):,}"
+    raise FileError(
+        f"{name}: trained again by the parameters in the file, the trees come out otherwise ({figure}), so that "
+        "nothing could be told of a training without some rows: give --booster in place of --model, or ask in Python "
+        "with the estimator that was fitted"
+    )
 
 
 def read_skops(path: Path, trust: Collection[str] = ()) -> object:

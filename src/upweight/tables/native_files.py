@@ -7,13 +7,20 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import pandas as pd
 
+from ..estimators.tree_models import Rows
+from ..estimators.xgboost_training import trained_again
+from ..estimators.xgboost_trees import strengths
 from ..runtime.paths import not_there
 from .boosted_models import THREADS
 from .reading import FileError, check_column
+
+Train: TypeAlias = Callable[[pd.DataFrame, pd.Series], Any]
+"""From inputs and targets to the library's model of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +34,8 @@ class Native:
         categories: Which of these hold categories, with their levels in the order of the library's codes; None: as in
             the training table, sorted.
         classes: How many classes it tells apart, 0 for a quantity.
+        again: From all training rows, inputs and targets, to what trains on some of them by the parameters in the file.
         words: Whether the library takes categories as words, none of them missing.
-        again: Trains on other rows, inputs and targets, by the parameters in the file; None: it does not have them.
     """
 
     model: Any
@@ -36,8 +43,8 @@ class Native:
     names: tuple[str, ...] | None
     categories: Mapping[str, Sequence[Any] | None]
     classes: int
+    again: Callable[[pd.DataFrame, pd.Series], Train]
     words: bool = False
-    again: Callable[[pd.DataFrame, pd.Series], Any] | None = None
 
     def frame(self, train: pd.DataFrame, target: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
         """What gives the columns of any rows as the model takes them.
@@ -116,7 +123,11 @@ def _xgboost(path: Path, rows: pd.DataFrame, category: Sequence[str]) -> Native:
     classes = (
         several if objective.startswith("multi") else 2 * objective.startswith(("binary", "reg:logistic"))
     )
-    return Native(model, "XGBoost", None if names is None else tuple(names), found, classes)
+
+    def again(X: pd.DataFrame, y: pd.Series) -> Train:
+        return trained_again(model, X, y, strengths(model, Rows(X, np.array(y), None)))
+
+    return Native(model, "XGBoost", None if names is None else tuple(names), found, classes, again)
 
 
 def _lightgbm(path: Path, rows: pd.DataFrame, category: Sequence[str]) -> Native:
@@ -143,7 +154,7 @@ def _lightgbm(path: Path, rows: pd.DataFrame, category: Sequence[str]) -> Native
         return lightgbm.train(settings, lightgbm.Dataset(X, y, categorical_feature=columns))
 
     found = dict(zip(likely, levels, strict=True))
-    return Native(model, "LightGBM", tuple(names), found, classes, again=again)
+    return Native(model, "LightGBM", tuple(names), found, classes, lambda X, y: again)
 
 
 def _catboost(path: Path, rows: pd.DataFrame, category: Sequence[str]) -> Native:
@@ -168,7 +179,7 @@ def _catboost(path: Path, rows: pd.DataFrame, category: Sequence[str]) -> Native
         return type(model)(**settings).fit(X, y)
 
     columns = None if unnamed else tuple(names)
-    return Native(model, "CatBoost", columns, found, classes, words=True, again=again)
+    return Native(model, "CatBoost", columns, found, classes, lambda X, y: again, words=True)
 
 
 NATIVE: Mapping[str, tuple[str, str, Callable[[Path, pd.DataFrame, Sequence[str]], Native]]] = {

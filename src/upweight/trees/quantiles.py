@@ -86,6 +86,33 @@ class ByUpperWeight(Quantile):
 
 
 @dataclass(frozen=True)
+class Beside(Quantile):
+    """CatBoost's: the first number at which the weights so far reach the level's share, moved by a little.
+
+    Down where those below it and the level's share of its equals reach the same, else up.
+
+    >>> Beside(0.5, delta=0.25).of_sorted(np.array([1.0, 2.0, 3.0]), np.ones(3))
+    1.75
+    """
+
+    level: float
+    single: bool = False
+    """Whether it is rounded to float32."""
+    weighted: bool = True
+    """Whether numbers count by their weights, or all the same."""
+    delta: float = 1e-6
+
+    def of_sorted(self, values: np.ndarray, w: np.ndarray) -> float:
+        w = w if self.weighted else np.ones(len(w))
+        total = np.cumsum(w)
+        goal = self.level * total[-1] - np.finfo(float).eps
+        found = values[min(np.searchsorted(total, goal), len(values) - 1)]
+        reached = w[values < found].sum() + self.level * w[values == found].sum()
+        found = found - self.delta if reached >= goal else found + self.delta
+        return float(np.float32(found)) if self.single else float(found)
+
+
+@dataclass(frozen=True)
 class Pinball(ResidualLoss):
     """The loss of the quantile q, q max(0, y - eta) + (1 - q) max(0, eta - y), times a factor: |y - eta| is twice that.
 

@@ -6,8 +6,10 @@ from .conclusions import Conclusion, MeanPrediction, NotReversed, Sign, Signific
 from .diagnostics import Diagnostics, diagnostics
 from .explain import Explanation, explain
 from .flip_set import FlipSet, flip_set
+from .inference import Errors, InferenceWithout, inference_without
 from .mislabeled import Suspects, mislabeled
 from .mismatch import Mismatch, mismatch
+from .receipt import Receipt, removal_receipt
 from .robustness import Robustness, robustness
 from .stability import Stability, stability
 from .trust import Trust, trust
@@ -18,11 +20,14 @@ __all__ = [
     "Box",
     "Conclusion",
     "Diagnostics",
+    "Errors",
     "Explanation",
     "FlipSet",
+    "InferenceWithout",
     "MeanPrediction",
     "Mismatch",
     "NotReversed",
+    "Receipt",
     "Robustness",
     "Sign",
     "Significant",
@@ -33,8 +38,10 @@ __all__ = [
     "diagnostics",
     "explain",
     "flip_set",
+    "inference_without",
     "mislabeled",
     "mismatch",
+    "removal_receipt",
     "robustness",
     "stability",
     "trust",

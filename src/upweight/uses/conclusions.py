@@ -30,12 +30,18 @@ class Moments(NamedTuple):
 
     @property
     def error(self) -> Float[Tensor, "*k"]:
-        """The classical standard error of the estimate; NaN where no degree of freedom is left."""
+        """The classical standard error of the estimate: the root of variance times squares over freedom.
+
+        It is NaN where no degree of freedom is left, so that nothing is significant there.
+        """
         return (self.variance * self.squares / torch.where(self.freedom > 0, self.freedom, torch.nan)).sqrt()
 
 
 class Conclusion(ABC):
-    """A statement about a fitted model that holds while its `margin` is positive."""
+    """A statement about a fitted model that holds while its `margin` is positive.
+
+    It is about one number that is linear in the parameters, held against a bar, and may look at its standard error too.
+    """
 
     @abstractmethod
     def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
@@ -47,16 +53,25 @@ class Conclusion(ABC):
 
     @abstractmethod
     def margin(self, now: Moments) -> Float[Tensor, "*k"]:
-        """How far the conclusion is from not holding, <= 0 where it does not hold."""
+        """How far the conclusion is from not holding, in the unit of the number that it is about.
+
+        It is 0 or negative where it does not hold, and NaN where no standard error exists.
+        """
 
     @property
     @abstractmethod
     def says(self) -> str:
-        """What holds, in words, such as "the coefficient of age is positive"; {side} stands for the side."""
+        """What holds, in words, such as "the coefficient of age is positive".
+
+        The word {side} stands for the side of the bar that the number is on, which only the fit knows.
+        """
 
     @property
     def uses_error(self) -> bool:
-        """Whether the standard error has a part in it."""
+        """Whether the standard error has a part in the conclusion, so that it needs degrees of freedom.
+
+        Such conclusions are for least squares without a penalty alone.
+        """
         return False
 
 
@@ -76,7 +91,7 @@ class Sign(Conclusion):
     bar: float | int = 0.0
 
     def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
-        return _of_coefficient(problem, self.coefficient), self.bar
+        return coefficient_of(problem, self.coefficient), self.bar
 
     def margin(self, now: Moments) -> Float[Tensor, "*k"]:
         return now.estimate
@@ -108,7 +123,7 @@ class Significant(Conclusion):
         _check_level(self.level)
 
     def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
-        return _of_coefficient(problem, self.coefficient), 0.0
+        return coefficient_of(problem, self.coefficient), 0.0
 
     def margin(self, now: Moments) -> Float[Tensor, "*k"]:
         return now.estimate - _critical(now.freedom, self.level) * now.error
@@ -141,7 +156,7 @@ class NotReversed(Conclusion):
         _check_level(self.level)
 
     def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
-        return _of_coefficient(problem, self.coefficient), 0.0
+        return coefficient_of(problem, self.coefficient), 0.0
 
     def margin(self, now: Moments) -> Float[Tensor, "*k"]:
         return now.estimate + _critical(now.freedom, self.level) * now.error
@@ -199,7 +214,25 @@ class MeanPrediction(Conclusion):
         return f"{what} is {side}"
 
 
-def _of_coefficient(problem: LinearModel, name: str | int) -> Float[Tensor, " p"]:
+@dataclass(frozen=True, eq=False)
+class Direction(Conclusion):
+    """On which side of 0 a linear function of the parameters is, given by its gradient (p,) and what it is in words."""
+
+    vector: Float[Tensor, " p"]
+    words: str
+
+    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
+        return self.vector, 0.0
+
+    def margin(self, now: Moments) -> Float[Tensor, "*k"]:
+        return now.estimate
+
+    @property
+    def says(self) -> str:
+        return f"{self.words} is {{side}}"
+
+
+def coefficient_of(problem: LinearModel, name: str | int) -> Float[Tensor, " p"]:
     """The unit vector of a coefficient. Raises ValueError where there is none of that name."""
     names = part_names(problem)[: problem.p]
     if isinstance(name, str) and name in names:

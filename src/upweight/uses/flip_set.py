@@ -12,12 +12,15 @@ from jaxtyping import Float, Int
 from ..errors import NoOptimumError, UnsupportedError
 from ..influence.influence import Influence
 from ..influence.unrolled import Answers
-from ..objective import Objective
+from ..objective import LinearModel, Objective
 from ..outputs import Editable
 from ..runtime.progress import track
 from ..solvers import Exact
 from ..types import Batch, Tensor
+from .certificates import certificate, provable
+from .conclusions import Direction
 from .labels import decided, editable, label_names, margins, row_names
+from .removals import Question
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +28,9 @@ class FlipSet:
     """Training rows whose removal or relabelling flips the prediction, as retraining confirmed.
 
     `rows` are row numbers (None if no set was found) and `names` their ids. Without the last of them the model still
-    says `before`; with all of them it says `after`. `refits` counts retrainings.
+    says `before`; with all of them it says `after`. `refits` counts retrainings. No set of `certified` rows or fewer
+    flips it when removed, which is proven (docs/certificates.md); None where there is no proof: for losses other than
+    the logistic one, several outputs, and relabelling. With one row more the set is a smallest one (`smallest`).
     """
 
     rows: Int[Tensor, " k"] | None
@@ -34,13 +39,24 @@ class FlipSet:
     before: Any
     after: Any
     refits: int
+    certified: int | None = None
+
+    @property
+    def smallest(self) -> bool:
+        """Whether the set is proven to be as small as any."""
+        return self.rows is not None and self.certified is not None and len(self.rows) == self.certified + 1
 
     def __repr__(self) -> str:
+        proof = (
+            "" if self.certified is None else f"; no set of {self.certified} or fewer does, which is proven"
+        )
         if self.rows is None:
-            return f"No set found whose being {self.edit} changes the prediction {self.before!r} ({self.refits} refits)"
+            words = f"No set found whose being {self.edit} changes the prediction {self.before!r}"
+            return f"{words} ({self.refits} refits{proof})"
+        proof = "; no smaller set does" if self.smallest else proof
         return (
             f"{len(self.rows)} training rows {self.edit} change the prediction from {self.before!r} to "
-            f"{self.after!r} (confirmed by retraining; {self.refits} refits): {self.names.tolist()[:20]}"
+            f"{self.after!r} (confirmed by retraining; {self.refits} refits{proof}): {self.names.tolist()[:20]}"
         )
 
 
@@ -49,7 +65,8 @@ def flip_set(influence: Answers, test: Batch, *, relabel: bool = False, most: in
 
     Greedy and adaptive: rows are taken in the order of their predicted effect on the margin, half of those that seem
     needed at a time, then the model is retrained and influence computed anew. Once flipped, bisection over that order
-    finds the shortest part of it that still flips, each length judged by retraining. No smaller set is excluded.
+    finds the shortest part of it that still flips, each length judged by retraining. For removals from logistic
+    regression of two classes a certificate says how many rows no set can undercut (`FlipSet.certified`).
 
     Args:
         influence: of a linear classifier, or one by moments (discriminant analysis, naive Bayes); its own curvature and
@@ -96,7 +113,30 @@ def flip_set(influence: Answers, test: Batch, *, relabel: bool = False, most: in
     final = start if chosen is None else search.retrained(chosen)
     names = row_names(influence.problem, torch.empty(0, dtype=torch.long) if chosen is None else chosen)
     after = label_names(problem, decided(search.outputs(final)))[0]
-    return FlipSet(chosen, names, edit, said, after, search.refits)
+    proven = not relabel and reduced is None
+    certified = _certified(cast(LinearModel, start), batch, chosen) if proven else None
+    return FlipSet(chosen, names, edit, said, after, search.refits, certified)
+
+
+def _certified(problem: LinearModel, batch: Any, chosen: Tensor | None) -> int | None:
+    """The number of rows that no set can undercut; None where there is no proof for such a model.
+
+    Args:
+        problem: the model at its optimum.
+        batch: the test row.
+        chosen: the rows that were found, None for none.
+    """
+    if provable(problem):
+        return None
+    asked = Direction(problem.output_gradients(batch)[0, 0], "the output")
+    every = torch.arange(problem.n)
+    try:
+        question = Question.of(problem, asked, every.split(1))
+    except ValueError:  # collinear columns: the coefficients are one choice of many
+        return None
+    return certificate(
+        question, row_names(problem, every), problem.n if chosen is None else len(chosen) - 1
+    ).certified
 
 
 class Search:

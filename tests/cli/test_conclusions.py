@@ -1,0 +1,72 @@
+"""`upweight robustness`: the table of conclusions about a coefficient, and what is refused."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.support.files import run
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A study of 60 rows in ten villages: a treatment, an age with a missing value, a town."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {
+            "treatment": rng.integers(0, 2, 60),
+            "age": rng.integers(20, 60, 60).astype(float),
+            "village": [f"v{j}" for j in np.arange(60) % 10],
+            "town": np.where(rng.random(60) < 0.5, "north", "south"),
+        }
+    )
+    table["income"] = 10 + 2 * table.treatment + 0.1 * table.age + rng.normal(size=60) * 2
+    table["works"] = np.where(table.income + rng.normal(size=60) * 3 > 15, "yes", "no")
+    table.loc[3, "age"] = np.nan
+    path = tmp_path_factory.mktemp("study") / "study.csv"
+    table.to_csv(path, index=False)
+    return path, table
+
+
+def test_a_table_of_conclusions(study):
+    path, table = study
+    options = ("--target", "income", "--coef", "treatment", "--drop", "village", "--drop", "works")
+    result = run("robustness", path, *options, "--format", "json")
+    assert result.exit_code == 0, result.output
+    lines = {line["what changes"]: line for line in json.loads(result.stdout)}
+    assert list(lines) == ["sign", "significance", "sign and significance"]
+    kept = table.dropna()
+    X = np.c_[kept.treatment, kept.age, kept.town == "south", np.ones(len(kept))].astype(float)
+    estimate = np.linalg.lstsq(X, kept.income, rcond=None)[0][0]
+    for line in lines.values():
+        np.testing.assert_allclose(line["estimate"], estimate, rtol=1e-8)
+        assert line["found"] is None or line["certified"] < line["found"]
+    assert lines["significance"]["found"] <= lines["sign"]["found"]
+    assert "1 rows with missing values are left out" in result.stderr
+
+
+def test_clusters_and_classes(study):
+    path, _ = study
+    options = ("--coef", "treatment", "--cluster", "village", "--drop", "village")
+    result = run("robustness", path, "--target", "income", *options, "--drop", "works")
+    assert result.exit_code == 0, result.output
+    assert "'village" not in result.stderr
+    result = run("robustness", path, "--target", "works", *options, "--drop", "income", "--format", "json")
+    assert result.exit_code == 0, result.output
+    assert [line["what changes"] for line in json.loads(result.stdout)] == ["sign"]
+    assert "least squares alone" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--coef", "dose"), "there is no coefficient 'dose'"),
+        (("--coef", "treatment", "--text", "village"), "no coefficient for village"),
+        (("--coef", "treatment", "--cluster", "clan"), "clan"),
+    ],
+)
+def test_what_cannot_be_asked_gets_a_sentence(study, options, words):
+    result = run("robustness", study[0], "--target", "income", *options)
+    assert result.exit_code != 0
+    assert words in result.stderr
