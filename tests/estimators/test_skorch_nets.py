@@ -195,3 +195,30 @@ def test_what_else_is_refused():
     assert float(from_estimator(adam, X, Y).l2.max()) == pytest.approx(0.05)
     with pytest.raises(ValueError, match="is not fitted"):
         from_estimator(NeuralNetClassifier(Net), X, Y)
+
+
+class Hidden(nn.Module):
+    """A hidden layer of three units, in float64."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.out = nn.Linear(3, 3).double(), nn.Linear(3, 2).double()
+
+    def forward(self, X):
+        return self.out(torch.tanh(self.inner(X)))
+
+
+def test_removals_from_a_net_with_a_hidden_layer_are_those_of_its_own_refits_to_first_order():
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(403, 3))
+    y = (X[:, 0] * X[:, 1] + X[:, 2] + 0.7 * generator.normal(size=403) > 0).astype(np.int64)
+    torch.manual_seed(0)
+    fields = {"optimizer__momentum": 0.9, "optimizer__weight_decay": 1e-2, "lr": 0.1, "max_epochs": 1500}
+    net = NeuralNetClassifier(
+        Hidden, criterion=nn.CrossEntropyLoss, verbose=0, batch_size=-1, train_split=None, **fields
+    ).fit(X[:400], y[:400])
+    influence = Influence(from_estimator(net, X[:400], y[:400]))
+    found = verify(influence, (X[400:], y[400:]), k=1, random=3, own=0).random
+    assert found is not None
+    assert found.slope == pytest.approx(1, abs=0.05)
+    assert found.relative_error < 0.05
