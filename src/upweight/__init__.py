@@ -21,7 +21,6 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         RankError,
         SmallerBlocksWarning,
         StaleError,
-        UnsupportedError,
     )
     from .estimators import from_estimator, from_results
     from .influence import GradientIndex, Influence, Scores, ScoreStore, Unrolled
@@ -129,7 +128,6 @@ __all__ = [
     "TreeProblem",
     "Tweedie",
     "Unrolled",
-    "UnsupportedError",
     "Verification",
     "attack",
     "by_refitting",
@@ -159,7 +157,7 @@ _HOMES = {
     "data.design_on_disk": "stream",
     "errors": "ApproximationWarning DerivativeError DerivativeWarning IndefiniteError InfluenceError "
     "NoOptimumError NotConvergedError NotDeterministicError NotStationaryWarning RankError "
-    "SmallerBlocksWarning StaleError UnsupportedError",
+    "SmallerBlocksWarning StaleError",
     "estimators": "from_estimator from_results",
     "influence": "GradientIndex Influence Scores ScoreStore Unrolled",
     "linear": "LinearProblem",

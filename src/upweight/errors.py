@@ -37,13 +37,6 @@ class DerivativeError(InfluenceError):
     """
 
 
-class UnsupportedError(InfluenceError, TypeError):
-    """A question that has no answer for this kind of model.
-
-    The text says which kind it is, why it has none, and what to ask in its place. It is a TypeError too.
-    """
-
-
 class NotConvergedError(InfluenceError):
     """A solve or a training stopped before its residual or gradient norm reached the tolerance.
 

@@ -78,6 +78,7 @@ def test_a_file_that_is_not_there_is_named(command: str, tmp_path):
         "report": ["--row", 1],
         "mismatch": ["--by", "town"],
         "remove": ["--where", "age < 3"],
+        "robustness": ["--coef", "age"],
     }
     result = run(command, tmp_path / "nowhere.csv", "--target", "opinion", *needed.get(command, []))
     assert result.exit_code == 2

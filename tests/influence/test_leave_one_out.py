@@ -151,5 +151,5 @@ def test_what_is_not_linear_has_none() -> None:
         Influence(network, curvature=EKFAC(network, 0.1)),
         Influence(case.problem, curvature=EKFAC(case.problem, 0.1)),
     ):
-        with pytest.raises(TypeError, match="need a linear problem and its Hessian"):
+        with pytest.raises(TypeError, match="are for linear models with their Hessian"):
             influence.leave_one_out()

@@ -346,7 +346,7 @@ class Influence:
         One Newton step for each row, exact for least squares; `change` of it tells what any measure would become. Of
         Cox and negative binomial fits steps go on to the refit; of classifiers by moments it is exact.
 
-        Raises UnsupportedError for other models, and curvatures that are not the Hessian of a linear model.
+        Raises TypeError for other models, and curvatures that are not the Hessian of a linear model.
         """
         self.problem.check_current()
         return predicted_alone(self.problem, self.row_steps)

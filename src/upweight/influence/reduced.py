@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 
 from ..capabilities import Reduced
-from ..errors import UnsupportedError
 from ..measures import Measure
 from ..objective import Objective
 from ..runtime.progress import track
@@ -91,13 +90,13 @@ class WithoutEach:
 def predicted_alone(problem: Objective, steps: RowSteps | None) -> LeaveOneOut:
     """Every training row predicted without itself, from the Newton steps of a linear model or from what is left.
 
-    Raises UnsupportedError where there is neither; `steps` are None for models that are not linear.
+    Raises TypeError where there is neither; `steps` are None for models that are not linear.
     """
     if steps is not None:
         return leave_one_out(steps)
     reduced = problem.reduced
     if reduced is None:
-        raise UnsupportedError(
+        raise TypeError(
             "leave-one-out predictions are for linear models with their Hessian, models by their whole likelihood and "
             "those by moments: of others ask influence.of_removal, or by_refitting(estimator, X, y).out_of_bag()"
         )

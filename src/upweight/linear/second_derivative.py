@@ -23,8 +23,6 @@ BLOCK_ROWS = 2048
 """The least rows of a block of X."""
 LOST = 1e-9
 """The relative error of a variance from which on sparse columns are centred."""
-FAINT = 1e-30
-"""A penalty above this is more than all squares that float32 takes for 0."""
 DIGITS = 1e-3
 """The relative error of a diagonal, of which the size is all that matters."""
 
@@ -185,27 +183,11 @@ class LinearHessian(SecondDerivative):
             second += block.squares(bend[part])
         return bend.sum(0), sum_across(first), sum_across(second)
 
-    @cached_property
-    def _squares(self) -> Float[Tensor, "c d"]:
-        """Sums of w x^2 alone: in float32 where nothing is centred and a penalty exceeds what that takes for 0."""
-        if self._free_intercept or not bool((self.problem.l2 > FAINT).all()):
-            return self._moments[2]
-        problem, bend = self.problem, self._bend.float()
-        total = torch.zeros(problem.c, problem.d, dtype=torch.float64)
-        for part, block in problem.design.blocks(rows_at_once(problem.d), torch.float32, shard(problem.n)):
-            total += block.squares(bend[part])
-        total = sum_across(total)
-        return total if bool(total.isfinite().all()) else self._moments[2]
-
-    @property
-    def _free_intercept(self) -> bool:
-        return self.map.intercept and not bool(self.problem.l2[-self.problem.c :].any())
-
     def _around(self, center: Float[Tensor, " d"] | None) -> Float[Tensor, " p"]:
         """The diagonal where `center` is subtracted from the columns; from moments where these have the digits."""
-        problem, mass, second = self.problem, self._bend.sum(0), self._squares
+        problem, (mass, first, second) = self.problem, self._moments
         if center is not None:
-            first, raw, mean = self._moments[1], second, mass[:, None] * center
+            raw, mean = second, mass[:, None] * center
             second = raw - center * (2 * first - mean)
             if bool((torch.finfo(raw.dtype).eps * raw > DIGITS * second).any()):
                 second = self._second_around(center)
@@ -228,7 +210,7 @@ class LinearHessian(SecondDerivative):
     def _center(self) -> Float[Tensor, " d"] | None:
         """The mean of every column, weighted by the curvature of its examples, where intercepts are free."""
         problem = self.problem
-        if not self._free_intercept:
+        if not self.map.intercept or bool(problem.l2[-problem.c :].any()):
             return None
         mass, first, second = (part.sum(0) for part in self._moments)
         if not float(mass) > 0:

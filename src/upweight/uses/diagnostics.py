@@ -13,7 +13,7 @@ from jaxtyping import Float
 from ..capabilities import Reduced
 from ..curvature.base import ExampleMean
 from ..data.row_sets import as_sets
-from ..errors import NotConvergedError, UnsupportedError
+from ..errors import NotConvergedError
 from ..influence.unrolled import Answers
 from ..influence.woodbury import newton_steps
 from ..objective import LinearModel, Objective
@@ -85,7 +85,7 @@ def diagnostics(influence: Answers, by: Any = None, *, refitted: bool = False) -
             each row or group, not of one Newton step; some milliseconds each.
 
     Raises:
-        UnsupportedError: for other models.
+        TypeError: for other models.
         ValueError: for several outputs, and losses without a likelihood.
 
     >>> import torch
@@ -101,7 +101,7 @@ def diagnostics(influence: Answers, by: Any = None, *, refitted: bool = False) -
     problem, given = influence.problem.linear, influence.settings.curvature
     curvature = None if given is None else given.examples
     if problem is None or curvature is None:
-        raise UnsupportedError(
+        raise TypeError(
             "diagnostics are for linear models with their Hessian: of networks and trees ask influence.on_self()"
         )
     problem.check_current()

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from ..errors import NoOptimumError, UnsupportedError
+from ..errors import NoOptimumError
 from ..influence.influence import Influence
 from ..influence.unrolled import Answers
 from ..objective import LinearModel, Objective
@@ -76,7 +76,7 @@ def flip_set(influence: Answers, test: Batch, *, relabel: bool = False, most: in
         most: the largest size of the set, default half of the rows.
 
     Raises:
-        UnsupportedError: for other models.
+        TypeError: for other models.
         ValueError: for more than one test row, and where finishing the training alone changes the prediction.
         NotConvergedError: where a retraining fails.
 
@@ -89,7 +89,7 @@ def flip_set(influence: Answers, test: Batch, *, relabel: bool = False, most: in
     """
     problem = editable(influence.problem)
     if problem is None:
-        raise UnsupportedError(
+        raise TypeError(
             "flip_set is for linear classifiers with an output for each class (or one for two), and those by moments, "
             "which it retrains many times: ask influence.of_removal about sets of your own"
         )

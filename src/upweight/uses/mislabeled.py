@@ -215,9 +215,8 @@ def _of_reduced(influence: Answers) -> Suspects:
     if model is not None:
         own = model.outputs(model.prepared(problem.train_batch(torch.arange(problem.n)))[0])
         columns, bar = _without(model, alone.outputs, torch.where(alone.outputs.isnan(), own, alone.outputs))
-        columns["loss"] = problem.train_losses()
+        columns["loss"], columns["self-influence"] = problem.train_losses(), -influence.own.values[0]
     columns["loss without the row"] = alone.loss
-    columns["self-influence"] = -influence.own.values[0]
     return Suspects(_sorted(influence, alone.loss, columns), UNSEEN, bar)
 
 
