@@ -4,6 +4,7 @@ from collections import UserDict
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -366,3 +367,11 @@ def test_on_the_processor_nothing_moves():
     assert moved["x"] is X
     assert moved["word"] == "a"
     assert pinned(batch, CPU) is batch
+
+
+def test_columns_of_pandas_which_are_read_only_are_copied():
+    frame = pd.DataFrame(X.numpy().copy(), columns=["a", "b", "c"])
+    found = as_rows((frame, pd.Series(Y.numpy().copy())), CPU, torch.float32)
+    inputs, targets = found.take(torch.arange(N))
+    assert torch.equal(inputs, X)
+    assert torch.equal(targets, Y)

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
 from ..runtime.prefetch import ahead
-from ..types import Tensor
+from ..types import Tensor, as_tensor
 from .loaders import Drawn, Sizes, drawn
 from .names import same_order
 from .user_terms import row_index
@@ -300,7 +300,7 @@ def _tensor(column: Any, name: str) -> Any:
         return tuple(_tensor(part, name) for part in column)
     else:
         try:
-            tensor = torch.as_tensor(np.asarray(column))
+            tensor = as_tensor(column)
         except (TypeError, ValueError) as error:
             raise TypeError(
                 f"{name} must hold tensors or arrays of numbers, got {type(column).__name__} ({error})"
