@@ -122,6 +122,32 @@ def test_fixed_effects_that_leave_with_their_group_do_not_hide_the_coefficient()
     assert "alone" in alone.limit
 
 
+@pytest.mark.parametrize("name", ["significant", "not reversed"])
+def test_a_constant_that_leaves_with_its_group_takes_its_degree_of_freedom_along(name: str) -> None:
+    confirmed = 0
+    for seed in range(24):
+        rng = np.random.default_rng(seed)
+        village = np.repeat(np.arange(7), rng.integers(2, 5, 7))
+        n = len(village)
+        x = rng.normal(size=n)
+        X = np.c_[x, np.eye(7)[village]]
+        y = rng.uniform(0.2, 1.5) * x + rng.normal(size=7)[village] + rng.normal(size=n)
+        case = Case(X, y, np.ones(n), 0.0, village)
+        start = fit(case, np.arange(n))
+        side = 1.0 if start.estimate >= 0 else -1.0
+        if not holds(name, start, side):
+            continue
+        found = uw.robustness(influence_of(case), CONCLUSIONS[name], groups=village)
+        assert "did not confirm" not in found.limit
+        for k in range(1, found.certified + 1):
+            for T in sets(case.members, k):
+                assert holds(name, fit(case, np.setdiff1d(np.arange(n), T)), side)
+        if found.rows is not None:
+            confirmed += 1
+            assert not holds(name, fit(case, np.setdiff1d(np.arange(n), found.rows.numpy())), side)
+    assert confirmed >= 2  # with so few groups hardly any reversal can be had
+
+
 @pytest.mark.parametrize(
     ("change", "ask", "error", "words"),
     [

@@ -79,15 +79,15 @@ class Whitened:
         counted = problem.weights if problem.loss.repeated else (problem.weights > 0).double()
         return cls(rows, residual, R, theta, counted, kept, _over(rows, roots[:, None]), pull)
 
-    def direction(self, a: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
-        """The vector v = R^-T a of a linear function of the parameters with gradient `a` (p,), in these coordinates.
+    def direction(self, a: Float[Tensor, " q"]) -> Float[Tensor, " p"]:
+        """The vector v = R^-T a of a linear function of all q parameters with gradient `a`, in these coordinates.
 
         Row i moves the function by z_i = x~_i . v times its weighted residual, to first order.
         """
         return torch.linalg.solve_triangular(self.root.T, a[self.columns, None], upper=False)[:, 0]
 
-    def value(self, a: Float[Tensor, " p"]) -> float:
-        """The value a . theta of a linear function of the parameters with gradient `a` (p,), one number.
+    def value(self, a: Float[Tensor, " q"]) -> float:
+        """The value a . theta of a linear function of all q parameters with gradient `a`, one number.
 
         Of columns that were left out (`reduced`) the coefficients are 0, which changes nothing that is determined.
         """

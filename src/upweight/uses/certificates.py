@@ -144,6 +144,7 @@ class MomentBounds:
         question, now = self.question, self.question.moments()
         more = less = torch.zeros(self.most, dtype=torch.float64)
         counted = torch.stack([question.whole.counted[rows].sum() for rows in question.units])
+        counted = counted - self.units.summed(self.units.alone.double())
         if question.asked.uses_error:
             residual = question.whole.residual
             outside = torch.stack([residual[rows].square().sum() for rows in question.units])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -93,6 +94,19 @@ class Question:
         return self.asked.margin(now)
 
 
+class Carried(NamedTuple):
+    """The directions of the parameters that the rows X (m, p) of a unit carry.
+
+    `left` (s,) is the share of each that the other rows carry, `turn` (m, s) are the directions as combinations of the
+    rows, and `lost` (m, t) those of which nothing is left and nothing is asked.
+    """
+
+    left: Tensor
+    turn: Tensor
+    lost: Tensor
+    X: Tensor
+
+
 class Removals:
     """The least squares fit without some units: residuals, leverages and the moments, kept up by downdates.
 
@@ -116,6 +130,7 @@ class Removals:
         )
         self.counted = torch.zeros(len(question.units)).double().index_add(0, owner, whole.counted[self.rows])
         self.size = float(direction.norm())
+        self.lost: dict[int, Tensor] = {}
 
     def after(self) -> Moments:
         """The moments after removing each unit as well; NaN where it is gone, or what it leaves is undetermined."""
@@ -123,46 +138,52 @@ class Removals:
         if self.single:
             z, r, left = self.z[self.rows], self.r[self.rows], 1 - self.h[self.rows]
             left = torch.where(self.free & (left > DETERMINED), left, torch.nan)
-            changes = torch.stack([-z * r / left, z * z / left, -r * r / left])
+            changes = torch.stack([-z * r / left, z * z / left, -r * r / left, -self.counted])
         else:
-            changes = torch.full((3, len(question.units)), torch.nan, dtype=torch.float64)
+            changes = torch.full((4, len(question.units)), torch.nan, dtype=torch.float64)
             for g in self.free.nonzero()[:, 0].tolist():
-                changes[:, g] = self._changes_of(question.units[g])
-        return Moments(*(x + d for x, d in zip(self.now, [*changes, -self.counted], strict=True)))
+                changes[:, g] = self._changes_of(g, self._carried(g))
+        return Moments(*(x + d for x, d in zip(self.now, changes, strict=True)))
 
-    def _left(self, rows: Tensor, sign: float) -> tuple[Tensor, Tensor]:
-        """What is left of each direction that rows carry (s,), and these directions (m, s) of the rows.
+    def _carried(self, unit: int, sign: float = 1.0) -> Carried:
+        """The directions that a unit carries, as it is taken out (sign 1) or put back (-1).
 
-        Directions that the rows carry alone are left out where the question does not touch them: removing them leaves
-        what is asked determined. Where it does, they are among those with nothing left.
+        Directions that the unit carries alone are lost with it where the question does not touch them: removing them
+        leaves what is asked determined. Where it does, they are among those with nothing left.
         """
+        rows = self.question.units[unit]
         X = self.question.whole.rows[rows]
+        if sign < 0:  # what was lost with it stays out of S
+            X = X - self.lost[unit] @ (self.lost[unit].T @ X)
         own, turn = torch.linalg.eigh(X @ self.S @ X.T)
         left = 1 - sign * own
-        harmless = (left < DETERMINED) & ((turn.T @ self.z[rows]).abs() < HARMLESS * self.size)
-        return left[~harmless], turn[:, ~harmless]
+        lost = (left < DETERMINED) & ((turn.T @ self.z[rows]).abs() < HARMLESS * self.size) & (sign > 0)
+        return Carried(left[~lost], turn[:, ~lost], turn[:, lost] if sign > 0 else self.lost[unit], X)
 
-    def _changes_of(self, rows: Tensor, sign: float = 1.0) -> Tensor:
-        """What removing rows (sign 1), or putting them back (-1), adds to estimate, variance and squares."""
-        left, turn = self._left(rows, sign)
+    def _changes_of(self, unit: int, carried: Carried, sign: float = 1.0) -> Tensor:
+        """What taking a unit out (sign 1), or putting it back (-1), adds to the moments; NaN: undetermined."""
+        left, turn, lost, _ = carried
         if bool((left < DETERMINED).any()):
-            return torch.full((3,), torch.nan).double()
+            return torch.full((4,), torch.nan).double()
+        rows = self.question.units[unit]
         z, r = turn.T @ self.z[rows], turn.T @ self.r[rows]
-        # Rows that carry no direction take their squares along.
+        # Rows that carry no direction take their squares along, and a lost direction its degree of freedom.
         squares = (r * r / left).sum() + (self.r[rows] - turn @ r).square().sum()
-        return sign * torch.stack([-(z * r / left).sum(), (z * z / left).sum(), -squares])
+        freedom = self.counted[unit] - lost.shape[1]
+        return sign * torch.stack([-(z * r / left).sum(), (z * z / left).sum(), -squares, -freedom])
 
     def remove(self, unit: int, sign: float = 1.0) -> None:
         """Take a unit out of the fit, or put one back that was taken out (sign -1); both are exact.
 
         Residuals, leverages and moments of all rows follow, at the price of a product of X with the unit's rows.
         """
-        rows = self.question.units[unit]
-        changes = [*self._changes_of(rows, sign), -sign * self.counted[unit]]
-        self.now = Moments(*(x + d for x, d in zip(self.now, changes, strict=True)))
-        left, turn = self._left(rows, sign)
+        rows, carried = self.question.units[unit], self._carried(unit, sign)
+        self.now = Moments(
+            *(x + d for x, d in zip(self.now, self._changes_of(unit, carried, sign), strict=True))
+        )
+        left, turn, self.lost[unit], X = carried
         z, r = turn.T @ self.z[rows], turn.T @ self.r[rows]
-        SX = self.S @ (turn.T @ self.question.whole.rows[rows]).T
+        SX = self.S @ (turn.T @ X).T
         reach = self.question.whole.rows @ SX
         self.z = self.z + sign * reach @ (z / left)
         self.r = self.r + sign * reach @ (r / left)
