@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from ..runtime.fallback import attempt
 from ..runtime.progress import track
 from ..types import Params, Tensor
 from .forward import Forward
+from .rules import Memory
 from .start import Start, State
 from .steps import Step, own_streams
 
@@ -114,7 +115,6 @@ class ReplaysOfRun(Replays):
 
         theta, memory = expanded(state.theta).clone(), tuple(expanded(one).clone() for one in state.memory)
         buffers = {name: expanded(one) for name, one in state.buffers.items()} if moved else {}
-        few = max(1, IN_CACHE // layout.size)
         steps = track(self.steps, f"replaying {len(weights) - 1} times", len(self.steps))
         for t, step in enumerate(steps):
             w = weights[:, step.index.to(weights.device)]
@@ -123,19 +123,47 @@ class ReplaysOfRun(Replays):
             found, buffers = objective.gradients(layout.unpack(theta), buffers, w, step)
             later, grads = forward.looked_at(state, step)
             with torch.no_grad():
-                for first in range(0, len(theta), few):
-                    some = slice(first, first + few)
-                    g = layout.pack({name: part[some] for name, part in found.items()}, 1)
-                    held = theta[some], tuple(one[some] for one in memory)
-                    theta[some], moving = forward.moved(state, (*held, g), step, grads)
-                    for one, new in zip(memory, moving, strict=True):
-                        one[some] = new
+                self._move(theta, memory, found, state, step, grads)
             if t == 0 and not _near(theta[0], later, state, SAME):
                 return None
             state = later
         if not _near(theta[0], self.end, self.start.state, SAME_END):
             return None
         return Ends(theta[1:], {name: one[1:] for name, one in buffers.items()})
+
+    def _move(
+        self,
+        theta: Float[Tensor, "r p"],
+        memory: Memory,
+        found: Params,
+        state: State,
+        step: Step,
+        grads: Mapping[str, Tensor | None],
+    ) -> None:
+        """Move r runs by one step of the optimiser, in place: a few at a time, so that nothing leaves the cache.
+
+        Args:
+            theta: their parameters.
+            memory: their optimisers' memory.
+            found: their gradients, by parameter.
+            state: what the step of the run itself begins with.
+            step: the step.
+            grads: tells in which parameters there is a gradient.
+        """
+        forward, layout = self.forward, self.start.base.layout
+        if (straight := forward.straight(step, grads)) is not None:
+            kept, factor = straight
+            for name, part in layout.unpack(theta).items():
+                part.mul_(kept).add_(found[name], alpha=factor)
+            return
+        few = max(1, IN_CACHE // layout.size)
+        for first in range(0, len(theta), few):
+            some = slice(first, first + few)
+            g = layout.pack({name: part[some] for name, part in found.items()}, 1)
+            held = theta[some], tuple(one[some] for one in memory)
+            theta[some], moving = forward.moved(state, (*held, g), step, grads)
+            for one, new in zip(memory, moving, strict=True):
+                one[some] = new
 
     def alone(self, w: Float[Tensor, " n"]) -> Objective:
         """One replay by itself."""
