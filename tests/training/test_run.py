@@ -196,14 +196,19 @@ def test_a_coordinate_whose_gradient_is_always_zero_has_no_part_in_adams_derivat
     assert_close_per_row(found[:, [2, 9]], differences(run, test, [2, 9]), 1e-6)
 
 
-def test_replays_at_once_are_those_one_by_one():
-    run = trained(RULES["adamw"], clip=0.5)
+@pytest.mark.parametrize("entries", [1, 1 << 17], ids=["one run at a time", "all runs together"])
+@pytest.mark.parametrize(
+    ("rule", "clip"), [("adamw", 0.5), ("sgd", None), ("decay", None), ("momentum", None)]
+)
+def test_replays_at_once_are_those_one_by_one(rule: str, clip: float | None, entries: int, monkeypatch):
+    monkeypatch.setattr("upweight.training.replays.IN_CACHE", entries)
+    run = trained(RULES[rule], clip=clip)
     weights = torch.ones(3, N, dtype=torch.float64)
     weights[0, 3], weights[1, [4, 5]], weights[2] = 0, 0, 0.5
-    replays = run.replays
-    at_once = [end.theta for end in replays.weighted(weights)]
-    for together, w in zip(at_once, weights, strict=True):
-        assert_close_per_row(together[None], replays.alone(w).theta[None], 1e-11)
+    at_once = run.replays.together(weights)
+    assert at_once is not None
+    one_by_one = [run.replays.alone(w).theta for w in weights]
+    assert_close_per_row(at_once.theta, torch.stack(one_by_one), 1e-11)
 
 
 def test_replays_that_part_from_the_run_among_others_are_taken_one_by_one(monkeypatch):

@@ -80,6 +80,7 @@ def test_a_flip_set_says_what_is_proven() -> None:
         assert ((logistic_fits(case, kept_rows(60, k)) @ case.X[row.numpy()].T) * sign > 0).all()
     assert "proven" in repr(found) or "no smaller set does" in repr(found)
     assert uw.flip_set(influence, problem.train_batch(row), relabel=True).certified is None
+    assert uw.flip_set(influence, problem.train_batch(row), certify=False).certified is None
 
 
 def test_a_certified_flip_set_is_a_smallest_one_by_brute_force() -> None:

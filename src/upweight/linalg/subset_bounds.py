@@ -155,17 +155,17 @@ class _Tops:
         found = [largest_of(whole) for whole in wholes]
         change, best = torch.stack([total for total, _ in found]).min(0)
         change[1:][~known[1:]] = torch.inf
-        open = self._open(wholes, change, target) & known
+        undecided = self._undecided(wholes, change, target) & known
         places = torch.stack([where for _, where in found])[best, torch.arange(self.most)]
-        wanted = places[torch.ones_like(places, dtype=torch.bool).tril() & open[:, None]].unique()
+        wanted = places[torch.ones_like(places, dtype=torch.bool).tril() & undecided[:, None]].unique()
         wanted = wanted[~self.seen[wanted]]
         if len(wanted):  # with some more that come next, so that rounds are few
-            k = int(open.nonzero().max())
+            k = int(undecided.nonzero().max())
             ahead = torch.where(self.seen, -torch.inf, wholes[int(best[k])][k])
             wanted = torch.cat([wanted, ahead.topk(min(MORE, int((~self.seen).sum()))).indices]).unique()
         return change, inverse, wanted
 
-    def _open(self, wholes: list[Tensor], change: Float[Tensor, " k"], target: float) -> Tensor:
+    def _undecided(self, wholes: list[Tensor], change: Float[Tensor, " k"], target: float) -> Tensor:
         """For which k it is not known on which side of the target the bound is, up to the first that is above (k,)."""
         if target == torch.inf or bool(self.seen.all()):
             return torch.ones(self.most, dtype=torch.bool)

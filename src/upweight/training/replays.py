@@ -154,7 +154,9 @@ class ReplaysOfRun(Replays):
         if (straight := forward.straight(step, grads)) is not None:
             kept, factor = straight
             for name, part in layout.unpack(theta).items():
-                part.mul_(kept).add_(found[name], alpha=factor)
+                if kept != 1:
+                    part.mul_(kept)
+                part.add_(found[name], alpha=factor)
             return
         few = max(1, IN_CACHE // layout.size)
         for first in range(0, len(theta), few):

@@ -12,6 +12,7 @@ from ..linalg.subset_bounds import Bounds, subset_bounds
 from ..linalg.units import Units
 from ..linear.whitened import is_least_squares
 from ..objective import LinearModel
+from ..runtime.progress import phase
 from ..types import Tensor
 from .conclusions import Moments
 from .removals import Question
@@ -85,8 +86,9 @@ def certificate(question: Question, names: pd.Index, most: int, memory: int = ME
     most = min(most, MOST)
     if most < 1:
         return Certificate(0, "")
-    bounds = MomentBounds(question, units, z, most, memory // 8)
-    margins = question.asked.margin(bounds.worst)
+    with phase(f"proving that few of {units.count:,} cannot change it"):
+        bounds = MomentBounds(question, units, z, most, memory // 8)
+        margins = question.asked.margin(bounds.worst)
     fails = (~(margins > 0)).nonzero()
     certified = int(fails[0]) if len(fails) else len(margins)
     return Certificate(certified, _limit(units, names, bounds, certified))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +43,9 @@ class Conclusion(ABC):
     It is about one number that is linear in the parameters, held against a bar, and may look at its standard error too.
     """
 
+    uses_error: ClassVar[bool] = False
+    """Whether the standard error has a part in it: such conclusions are for least squares without a penalty alone."""
+
     @abstractmethod
     def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
         """The gradient of the number that it is about in the parameters, and the bar that it is held against.
@@ -65,14 +68,6 @@ class Conclusion(ABC):
 
         The word {side} stands for the side of the bar that the number is on, which only the fit knows.
         """
-
-    @property
-    def uses_error(self) -> bool:
-        """Whether the standard error has a part in the conclusion, so that it needs degrees of freedom.
-
-        Such conclusions are for least squares without a penalty alone.
-        """
-        return False
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,27 @@ class Sign(Conclusion):
 
 
 @dataclass(frozen=True)
-class Significant(Conclusion):
+class CoefficientTest(Conclusion):
+    """What a t test of a coefficient says, its standard error the classical one of least squares.
+
+    Args:
+        coefficient: the name of its column, or the column's number.
+        level: of the test, two-sided.
+    """
+
+    uses_error: ClassVar[bool] = True
+    coefficient: str | int
+    level: float | int = 0.05
+
+    def __post_init__(self) -> None:
+        _check_level(self.level)
+
+    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
+        return coefficient_of(problem, self.coefficient), 0.0
+
+
+@dataclass(frozen=True)
+class Significant(CoefficientTest):
     """A coefficient is significant: its confidence interval at a level does not contain 0.
 
     The standard error is the classical one of least squares, with the degrees of freedom of Student's t.
@@ -116,15 +131,6 @@ class Significant(Conclusion):
     'the coefficient of age is positive and significant at 5%'
     """
 
-    coefficient: str | int
-    level: float | int = 0.05
-
-    def __post_init__(self) -> None:
-        _check_level(self.level)
-
-    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
-        return coefficient_of(problem, self.coefficient), 0.0
-
     def margin(self, now: Moments) -> Float[Tensor, "*k"]:
         return now.estimate - _critical(now.freedom, self.level) * now.error
 
@@ -132,13 +138,9 @@ class Significant(Conclusion):
     def says(self) -> str:
         return f"the coefficient of {self.coefficient} is {{side}} and significant at {100 * self.level:g}%"
 
-    @property
-    def uses_error(self) -> bool:
-        return True
-
 
 @dataclass(frozen=True)
-class NotReversed(Conclusion):
+class NotReversed(CoefficientTest):
     """A coefficient is not significant with the other sign: what takes this away overturns a study's result.
 
     Args:
@@ -149,15 +151,6 @@ class NotReversed(Conclusion):
     'the coefficient of age is positive, or not significant at 5%'
     """
 
-    coefficient: str | int
-    level: float | int = 0.05
-
-    def __post_init__(self) -> None:
-        _check_level(self.level)
-
-    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
-        return coefficient_of(problem, self.coefficient), 0.0
-
     def margin(self, now: Moments) -> Float[Tensor, "*k"]:
         return now.estimate + _critical(now.freedom, self.level) * now.error
 
@@ -166,10 +159,6 @@ class NotReversed(Conclusion):
         return (
             f"the coefficient of {self.coefficient} is {{side}}, or not significant at {100 * self.level:g}%"
         )
-
-    @property
-    def uses_error(self) -> bool:
-        return True
 
 
 @dataclass(frozen=True, eq=False)

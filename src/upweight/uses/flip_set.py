@@ -22,6 +22,9 @@ from .conclusions import Direction
 from .labels import decided, editable, label_names, margins, row_names
 from .removals import Question
 
+CERTIFIED_ROWS = 2000
+"""Up to so many training rows flip sets come with a certificate, unless said otherwise."""
+
 
 @dataclass(frozen=True, eq=False)
 class FlipSet:
@@ -30,7 +33,8 @@ class FlipSet:
     `rows` are row numbers (None if no set was found) and `names` their ids. Without the last of them the model still
     says `before`; with all of them it says `after`. `refits` counts retrainings. No set of `certified` rows or fewer
     flips it when removed, which is proven (docs/certificates.md); None where there is no proof: for losses other than
-    the logistic one, several outputs, and relabelling. With one row more the set is a smallest one (`smallest`).
+    the logistic one, several outputs, relabelling, and where none was asked for (`certify`). With one row more the set
+    is a smallest one (`smallest`).
     """
 
     rows: Int[Tensor, " k"] | None
@@ -60,7 +64,14 @@ class FlipSet:
         )
 
 
-def flip_set(influence: Answers, test: Batch, *, relabel: bool = False, most: int | None = None) -> FlipSet:
+def flip_set(
+    influence: Answers,
+    test: Batch,
+    *,
+    relabel: bool = False,
+    most: int | None = None,
+    certify: bool | None = None,
+) -> FlipSet:
     """A small set of training rows whose removal (or relabelling to the rival class) flips one prediction (R26).
 
     Greedy and adaptive: rows are taken in the order of their predicted effect on the margin, half of those that seem
@@ -74,6 +85,8 @@ def flip_set(influence: Answers, test: Batch, *, relabel: bool = False, most: in
         test: one test example, (inputs, targets); the targets are not looked at.
         relabel: gives the rows the rival's label in place of removing them.
         most: the largest size of the set, default half of the rows.
+        certify: whether the certificate is computed, which takes n^2 p operations, far more than the search; default
+            up to 2,000 training rows, in seconds.
 
     Raises:
         TypeError: for other models.
@@ -113,7 +126,8 @@ def flip_set(influence: Answers, test: Batch, *, relabel: bool = False, most: in
     final = start if chosen is None else search.retrained(chosen)
     names = row_names(influence.problem, torch.empty(0, dtype=torch.long) if chosen is None else chosen)
     after = label_names(problem, decided(search.outputs(final)))[0]
-    proven = not relabel and reduced is None
+    certify = problem.n <= CERTIFIED_ROWS if certify is None else certify
+    proven = certify and not relabel and reduced is None
     certified = _certified(cast(LinearModel, start), batch, chosen) if proven else None
     return FlipSet(chosen, names, edit, said, after, search.refits, certified)
 
