@@ -87,7 +87,7 @@ def _where_splits_are_held(count: int) -> str:
     return (
         f"where trees split as before, {count} rows do it"
         if count
-        else "where trees split as before, none do it"
+        else "where trees split as before, no set is found"
     )
 
 

@@ -19,9 +19,9 @@ from ..types import Batch, Tensor
 from .verdicts import Verdict, shortest_that
 
 AT_ONCE = 8
-"""Rows that are taken at once at most, or as many as there are: sums of single effects say little of many rows."""
+"""Rows that are taken at once at most, or as many as were before: sums of single effects say little of many rows."""
 GROWTH = 10
-"""After each training that does not confirm a set, it grows by at least one row in so many."""
+"""A set that a training does not confirm grows by at least one row in so many, and at most to its double."""
 
 
 class FoundOfTrees(NamedTuple):
@@ -69,36 +69,36 @@ class TreeSearch:
     def found(self, most: int) -> FoundOfTrees:
         """The shortest set of at most so many rows that the search comes to."""
         here, kept = self.problem, torch.arange(self.problem.n)
-        chosen = fixed = kept[:0]
+        more, enough = self.at_fixed_splits(here, 1, most)
+        chosen, fixed = kept[:0], more[: enough or 0]
+        more = more[:AT_ONCE] if enough is None else fixed
         for _ in track(range(most), "searching a flip set", None):
-            more, enough = self.at_fixed_splits(here, len(chosen), most - len(chosen))
             if not len(more):
                 break
-            if here is self.problem and enough is not None:
-                fixed = more[:enough]
             chosen = torch.cat([chosen, kept[more]])
             trained = self.retrained(chosen)
             if trained is None:  # nothing is left to train on, as where it was the last of its class
                 break
             if self.overturned(trained):
                 return FoundOfTrees(*self.shortest(chosen, self.told(trained)), fixed)
-            here, kept = trained, _others(self.problem.n, chosen)
+            here, kept, held = trained, _others(self.problem.n, chosen), len(chosen)
+            least, left = max(1, held // GROWTH), min(most - held, max(AT_ONCE, held))
+            more, _ = self.at_fixed_splits(here, min(least, left), left)
         return FoundOfTrees(None, None, fixed)
 
     def at_fixed_splits(
-        self, here: TreeProblem, held: int, most: int
+        self, here: TreeProblem, least: int, most: int
     ) -> tuple[Int[Tensor, " k"], int | None]:
         """Rows of `here` to remove, by leaf values computed anew, and how many of them overturn the verdict so.
 
         Args:
             here: trees of some of the rows.
-            held: how many rows were removed before.
-            most: how many more may be.
+            least: rows that are taken also where fewer do.
+            most: rows that are taken at most.
 
         Returns:
             Their numbers among the rows of `here`: as many as do it, or all that help; the count is None then.
         """
-        least = min(most, max(1, held // GROWTH))
         gone = torch.empty(0, dtype=torch.long)
         there, ahead = self.without(here, gone)
         while len(gone) < most and (ahead >= 0 or len(gone) < least):
@@ -108,7 +108,7 @@ class TreeSearch:
             if not useful:
                 break
             needed = int((effect[order][:useful].cumsum(0) > -ahead).sum()) + 1
-            wanted = max(1, least - len(gone), min(needed // 2, max(AT_ONCE, held + len(gone))))
+            wanted = max(1, least - len(gone), min(needed // 2, max(AT_ONCE, len(gone))))
             gone = torch.cat([gone, order[: min(wanted, useful, most - len(gone))]])
             there, ahead = self.without(here, gone)
         if not ahead < 0:
