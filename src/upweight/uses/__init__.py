@@ -11,6 +11,7 @@ from .mislabeled import Suspects, mislabeled
 from .mismatch import Mismatch, mismatch
 from .receipt import Receipt, removal_receipt
 from .robustness import Robustness, robustness
+from .robustness_table import RobustnessTable, robustness_table
 from .stability import Stability, stability
 from .trust import Trust, trust
 from .vulnerability import vulnerability, vulnerable_targets
@@ -29,6 +30,7 @@ __all__ = [
     "NotReversed",
     "Receipt",
     "Robustness",
+    "RobustnessTable",
     "Sign",
     "Significant",
     "Stability",
@@ -43,6 +45,7 @@ __all__ = [
     "mismatch",
     "removal_receipt",
     "robustness",
+    "robustness_table",
     "stability",
     "trust",
     "vulnerability",
