@@ -20,6 +20,8 @@ GIVEN = "rows as given"
 """Where a problem keeps a function from numbers of training rows to the batch of them, as the user has it."""
 KINKED = "kinked rows"
 """Where a problem keeps the numbers of the rows whose removal leads over a kink of its objective."""
+WRITTEN_OUT = "written out"
+"""Where a problem whose effects were absorbed keeps a function that gives it with a column for each group of them."""
 Refitting = Callable[[Tensor], Objective]
 """Kept training rows (index) -> the problem of the estimator fitted on them alone, its transformers too."""
 
