@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..data.user_terms import Terms
 from ..likelihood import LikelihoodProblem, PartialledSquares
 from ..likelihood.partialled import without_effects
 from ..linear.problem import LinearProblem
-from ..losses import Squared
+from ..losses import GeneralisedLinear, LinearLoss, Squared
 from ..objective import Objective
 from ..types import Tensor
 from .refitting import OWN, WRITTEN_OUT
@@ -41,6 +41,7 @@ class Regression:
         refitted: from some rows (index) to the coefficients of the same model fitted on them alone, by name.
         prepare: from a batch as the user has it to regressors; None: they are given.
         instruments: all instruments (n, z), exogenous regressors among them, or None.
+        repeated: whether weights count rows that were alike, and not precision.
         notes: what was held fixed, one sentence each.
     """
 
@@ -54,7 +55,13 @@ class Regression:
     refitted: Callable[[np.ndarray], Mapping[str, float]]
     prepare: Callable[[Any], np.ndarray] | None = None
     instruments: np.ndarray | None = None
+    repeated: bool = False
     notes: Sequence[str] = ()
+
+    @property
+    def loss(self) -> LinearLoss:
+        """Half the squared error of a row."""
+        return replace(GeneralisedLinear("gaussian", "identity"), repeated=True) if self.repeated else Squared()
 
 
 def regression(read: Regression) -> Objective:
@@ -80,7 +87,7 @@ def regression(read: Regression) -> Objective:
     found: Objective
     if not codes.shape[1] and read.instruments is None:
         found = LinearProblem(
-            X, y, read.coef, loss=Squared(), weights=read.weights, keep="total", terms=terms
+            X, y, read.coef, loss=read.loss, weights=read.weights, keep="total", terms=terms
         )
         found = found.minimised()
     else:
@@ -173,7 +180,7 @@ def written_out(read: Regression) -> LinearProblem:
     start = np.zeros(design.shape[1])
     terms = Terms(feature_names=(*map(str, read.X.columns), *names), train_index=read.index)
     return LinearProblem(
-        design, y, start, loss=Squared(), weights=read.weights, keep="total", terms=terms
+        design, y, start, loss=read.loss, weights=read.weights, keep="total", terms=terms
     )
 
 

@@ -73,13 +73,57 @@ def _panel(results: Any) -> Regression:
 
 
 def _absorbing(results: Any) -> Regression:
-    """AbsorbingLS, whose absorbed columns are categories, and continuous ones, which are written out."""
-    raise TypeError("results of AbsorbingLS are not supported yet; use PanelOLS with other_effects")
+    """AbsorbingLS, all of whose absorbed columns are categories."""
+    model = results.model
+    absorbed = model._absorb_inter
+    if model._interaction_list or absorbed.cont.shape[1]:
+        raise ValueError(
+            "AbsorbingLS with absorbed interactions or continuous columns is not supported: put these among exog, and "
+            "categories alone in absorb"
+        )
+    y, X = model._dependent.pandas, model._exog.pandas
+    w = model._weight_data.pandas if model._is_weighted else None
+    columns, notes = _without_constant(list(results.params.index), X, absorbed.cat)
+
+    def refitted(rows: np.ndarray) -> Mapping[str, float]:
+        again = type(model)(
+            y.iloc[rows], X[list(results.params.index)].iloc[rows], absorb=_used(absorbed.cat.iloc[rows]),
+            weights=None if w is None else w.iloc[rows], drop_absorbed=True,
+        )  # fmt: skip
+        precise = {"absorb_options": {"atol": 1e-14, "btol": 1e-14}, "method": "lsmr"}
+        return again.fit(**precise).params
+
+    return Regression(
+        "linearmodels", X[columns], y.to_numpy(float)[:, 0], results.params[columns].to_numpy(float),
+        np.ones(len(y)) if w is None else w.to_numpy(float)[:, 0],
+        absorbed.cat, y.index.to_flat_index(), refitted, notes=notes,
+    )  # fmt: skip
+
+
+def _used(categories: pd.DataFrame) -> pd.DataFrame:
+    """Categories without the levels that no row has."""
+    return categories.apply(lambda column: column.cat.remove_unused_categories())
 
 
 def _two_stage(results: Any) -> Regression:
-    """IV2SLS, its instruments all of them."""
-    raise TypeError("results of IV2SLS are not supported yet")
+    """IV2SLS: regressors that are their own instruments, endogenous ones, and instruments."""
+    model = results.model
+    y, exog, endog, more = (
+        part.pandas for part in (model.dependent, model.exog, model.endog, model.instruments)
+    )
+    w, weighted = model.weights.pandas, bool(np.ptp(model.weights.ndarray))
+    X, Z = pd.concat([exog, endog], axis=1), pd.concat([exog, more], axis=1)
+
+    def refitted(rows: np.ndarray) -> Mapping[str, float]:
+        parts = (None if not part.shape[1] else part.iloc[rows] for part in (exog, endog, more))
+        return type(model)(y.iloc[rows], *parts, weights=w.iloc[rows] if weighted else None).fit().params
+
+    return Regression(
+        "linearmodels", X, y.to_numpy(float)[:, 0], results.params[list(X.columns)].to_numpy(float),
+        w.to_numpy(float)[:, 0] if weighted else np.ones(len(y)),
+        pd.DataFrame(index=y.index), y.index.to_flat_index(), refitted,
+        instruments=Z.to_numpy(float) if endog.shape[1] else None,
+    )  # fmt: skip
 
 
 def _without_constant(
