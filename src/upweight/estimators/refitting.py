@@ -22,6 +22,8 @@ KINKED = "kinked rows"
 """Where a problem keeps the numbers of the rows whose removal leads over a kink of its objective."""
 STILL = "still rows"
 """Where a problem keeps the numbers of the rows whose removal leaves the estimator as it is."""
+WRITTEN_OUT = "written out"
+"""Where a problem whose effects were absorbed keeps a function that gives it with a column for each group of them."""
 Refitting = Callable[[Tensor], Objective]
 """Kept training rows (index) -> the problem of the estimator fitted on them alone, its transformers too."""
 
