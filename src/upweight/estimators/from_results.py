@@ -17,14 +17,14 @@ from ..linear.problem import LinearProblem
 from ..losses import Logistic
 from ..objective import Objective
 from ..types import Tensor
+from .absorbed import regression
 from .exog import Exog
 from .lifelines_models import cox
-from .refitting import OWN, Refitting
+from .linearmodels_results import linearmodels_regression
+from .pyfixest_results import pyfixest_regression
+from .refitting import OWN, Refitting, check_finished
 from .statsmodels_counts import is_negative_binomial, negative_binomial
 from .statsmodels_models import StatsModel, coefficients, reader_of
-
-FAR = 0.1
-"""The largest gradient, in what one row contributes to it, at which a fit counts as finished."""
 
 
 def from_results(results: Any, table: Any = None, *, polish: bool = False) -> Objective:
@@ -33,8 +33,9 @@ def from_results(results: Any, table: Any = None, *, polish: bool = False) -> Ob
     statsmodels: OLS, WLS, GLS (diagonal), GLM of every family, Logit, Probit, Poisson, MNLogit and NegativeBinomial
     (alpha is a parameter), fitted on arrays, tables or by a formula. Theta is `params` in their order (MNLogit: the
     coefficients of one class after the other). Weights, offsets and exposures are read; the dispersion is no parameter.
-    lifelines: CoxPHFitter, with its weights, strata and penalty; the ties are Efron's. What a removal predicts is what
-    fitting the same model class to the rows left gives; the columns that a formula of statsmodels made are held fixed.
+    lifelines: CoxPHFitter and CoxTimeVaryingFitter, with weights, strata, penalty and late entry; the ties are Efron's.
+    What a removal predicts is what fitting the same model class to the rows left gives; the columns that a formula of
+    statsmodels made are held fixed.
 
     Questions take batches as the model was fitted: `(frame, y)` for a formula, `(exog, y)` else, with the constant;
     `((exog, offset), y)` where it has an offset, the logarithm of an exposure among it; `(table, None)` for Cox.
@@ -59,16 +60,22 @@ def from_results(results: Any, table: Any = None, *, polish: bool = False) -> Ob
     >>> from_results(fitted).theta
     tensor([1.1000, 1.1000], dtype=torch.float64)
     """
+    packages = {kind.__module__.partition(".")[0] for kind in type(results).__mro__}
+    if "linearmodels" in packages:
+        return regression(linearmodels_regression(results))
+    if "pyfixest" in packages:
+        return regression(pyfixest_regression(results, table))
     names = [
         kind.__name__ for kind in type(results).__mro__ if kind.__module__.partition(".")[0] == "lifelines"
     ]
     found: LinearProblem | LikelihoodProblem
-    if "CoxPHFitter" in names:
+    if "CoxPHFitter" in names or "CoxTimeVaryingFitter" in names:
         found = cox(results, table)
         off = found.off
     elif names:
         raise TypeError(
-            f"{type(results).__name__} of lifelines is not supported: from_results knows CoxPHFitter; describe other "
+            f"{type(results).__name__} of lifelines is not supported: from_results knows CoxPHFitter and "
+            "CoxTimeVaryingFitter; describe other "
             "differentiable models with Problem"
         )
     elif not hasattr(results, "model") or not hasattr(results, "params"):
@@ -84,12 +91,9 @@ def from_results(results: Any, table: Any = None, *, polish: bool = False) -> Ob
         off = distance(found)
     if polish:
         return _kept(found, found.minimised())
-    if not off <= FAR:
-        raise ValueError(
-            f"the gradient at the fitted parameters is {off:.3g} times what one row contributes to it, not zero: "
-            "the fit stopped early or under constraints, or on other rows; fit with a lower tolerance (GLM: tol=1e-10; "
-            'discrete models: method="newton", maxiter=100), or pass polish=True'
-        )
+    check_finished(
+        off, 'with a lower tolerance (GLM: tol=1e-10; discrete models: method="newton", maxiter=100)'
+    )
     return found
 
 
