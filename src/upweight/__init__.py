@@ -62,6 +62,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         removal_receipt,
         robustness,
         stability,
+        token_scores,
         trust,
         vulnerability,
         vulnerable_targets,
@@ -146,6 +147,7 @@ __all__ = [
     "stability",
     "stream",
     "token_mean",
+    "token_scores",
     "trust",
     "verify",
     "vulnerability",
@@ -170,8 +172,8 @@ _HOMES = {
     "training": "OptimizerRule Recorder Segments TrainerRecorder TrainingRun register_optimizer",
     "trees": "TreeProblem",
     "uses": "Box Errors MeanPrediction NotReversed Sign Significant attack diagnostics explain flip_set "
-    "inference_without mislabeled mismatch removal_receipt robustness stability trust vulnerability "
-    "vulnerable_targets",
+    "inference_without mislabeled mismatch removal_receipt robustness stability token_scores trust "
+    "vulnerability vulnerable_targets",
     "validation": "Verification verify",
 }
 """Where the public names are, as the imports above say it to type checkers: module -> names."""

@@ -13,6 +13,7 @@ from .receipt import Receipt, removal_receipt
 from .robustness import Robustness, robustness
 from .stability import Stability, stability
 from .standard_errors import Errors
+from .tokens import TokenScores, token_scores
 from .trust import Trust, trust
 from .vulnerability import vulnerability, vulnerable_targets
 
@@ -34,6 +35,7 @@ __all__ = [
     "Significant",
     "Stability",
     "Suspects",
+    "TokenScores",
     "Trust",
     "attack",
     "diagnostics",
@@ -45,6 +47,7 @@ __all__ = [
     "removal_receipt",
     "robustness",
     "stability",
+    "token_scores",
     "trust",
     "vulnerability",
     "vulnerable_targets",
