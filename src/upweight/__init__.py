@@ -50,6 +50,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         Errors,
         MeanPrediction,
         NotReversed,
+        RobustnessTable,
         Sign,
         Significant,
         attack,
@@ -61,6 +62,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         mismatch,
         removal_receipt,
         robustness,
+        robustness_table,
         stability,
         token_scores,
         trust,
@@ -108,6 +110,7 @@ __all__ = [
     "Problem",
     "RankError",
     "Recorder",
+    "RobustnessTable",
     "ScoreStore",
     "Scores",
     "Segments",
@@ -144,6 +147,7 @@ __all__ = [
     "register_optimizer",
     "removal_receipt",
     "robustness",
+    "robustness_table",
     "stability",
     "stream",
     "token_mean",
@@ -171,8 +175,9 @@ _HOMES = {
     "solvers": "Arnoldi BackSubstitution ConjugateGradient Exact LiSSA",
     "training": "OptimizerRule Recorder Segments TrainerRecorder TrainingRun register_optimizer",
     "trees": "TreeProblem",
-    "uses": "Box Errors MeanPrediction NotReversed Sign Significant attack diagnostics explain flip_set "
-    "inference_without mislabeled mismatch removal_receipt robustness stability token_scores trust "
+    "uses": "Box Errors MeanPrediction NotReversed RobustnessTable Sign Significant attack diagnostics explain "
+    "flip_set inference_without mislabeled mismatch removal_receipt robustness robustness_table stability "
+    "token_scores trust "
     "vulnerability vulnerable_targets",
     "validation": "Verification verify",
 }

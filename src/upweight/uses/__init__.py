@@ -11,6 +11,7 @@ from .mislabeled import Suspects, mislabeled
 from .mismatch import Mismatch, mismatch
 from .receipt import Receipt, removal_receipt
 from .robustness import Robustness, robustness
+from .robustness_table import RobustnessTable, robustness_table
 from .stability import Stability, stability
 from .standard_errors import Errors
 from .tokens import TokenScores, token_scores
@@ -31,6 +32,7 @@ __all__ = [
     "NotReversed",
     "Receipt",
     "Robustness",
+    "RobustnessTable",
     "Sign",
     "Significant",
     "Stability",
@@ -46,6 +48,7 @@ __all__ = [
     "mismatch",
     "removal_receipt",
     "robustness",
+    "robustness_table",
     "stability",
     "token_scores",
     "trust",

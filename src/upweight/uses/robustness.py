@@ -14,6 +14,7 @@ from ..estimators.refitting import WRITTEN_OUT
 from ..influence.unrolled import Answers
 from ..linear.whitened import is_least_squares
 from ..objective import LinearModel
+from ..runtime.progress import track
 from ..runtime.terminal import plain
 from ..types import Tensor
 from .certificates import MEMORY, Certificate, certificate, doubtful_rows, provable
@@ -37,7 +38,8 @@ class Robustness:
     smallest one (`smallest`). `first_order` is the count that sums of single influences give, as AMIP has it: no refit
     confirms it, None where they never reach.
 
-    `estimate` is the number now, `after` with the found units removed. `limit` says why no more is certified.
+    `estimate` is the number now, `after` with the found units removed, `error` and `error_after` are their classical
+    standard errors, None where least squares has none. `limit` says why no more is certified.
     """
 
     conclusion: str
@@ -51,6 +53,8 @@ class Robustness:
     rows: Tensor | None
     first_order: int | None
     limit: str
+    error: float | None = None
+    error_after: float | None = None
 
     @property
     def smallest(self) -> bool:
@@ -154,7 +158,7 @@ def robustness(
     unit = "row" if groups is None else "group"
     found = Robustness(
         asked.says.format(side=_side(question)), len(members), unit, start, None,
-        proof.certified, None, names[:0], None, _first_order(question), proof.limit,
+        proof.certified, None, names[:0], None, _first_order(question), proof.limit, _error(problem, question),
     )  # fmt: skip
     return found if chosen is None else _confirmed(found, problem, question, (names, chosen))
 
@@ -164,7 +168,7 @@ def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof:
     rows = doubtful_rows(question)
     if len(rows) > ENUMERATED:
         return proof
-    for row in rows:
+    for row in track(rows, "refitting without single rows", len(rows)):
         try:
             there = without(problem, question, [row])
         except NotConvergedError:
@@ -263,4 +267,12 @@ def _confirmed(
     if not float(there.margin(there.moments())) <= 0:
         return replace(found, limit="A set was found that a refit did not confirm, by rounding.")
     rows, after = torch.cat([question.units[g] for g in units]), there.whole.value(there.gradient)
-    return replace(found, after=after, found=len(units), names=names[units], rows=rows)
+    error = _error(problem, there)
+    return replace(found, after=after, found=len(units), names=names[units], rows=rows, error_after=error)
+
+
+def _error(problem: LinearModel, question: Question) -> float | None:
+    """The standard error of the number asked about; None with a penalty, without residuals, and for other losses."""
+    now = question.moments()
+    known = is_least_squares(problem) and not bool((problem.l2 > 0).any()) and float(now.freedom) > 0
+    return float(now.error) if known else None
