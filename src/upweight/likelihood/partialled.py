@@ -17,9 +17,9 @@ INDEPENDENT = 1e-10
 
 @dataclass(frozen=True, eq=False)
 class PartialledSquares(Likelihood):
-    """Half the weighted sum of squares of y - X beta - effects, least over the effects; or that of two-stage least squares.
+    """Half the weighted squares of y - X beta - effects, least over the effects; or that of two-stage least squares.
 
-    It is divided by the variance of the errors, which is held, so that its Hessian is the information of the coefficients.
+    It is divided by the variance of the errors, which is held: the Hessian is the information of the coefficients.
     With instruments it is half the squared length of the residuals' projection on them, e^T W Z (Z^T W Z)^-1 Z^T W e,
     whose minimum is two-stage least squares. Effects are taken out of all columns first (Frisch and Waugh): a row that
     leaves changes the means of its groups, and a row or group that alone has an effect takes it along.
@@ -33,6 +33,7 @@ class PartialledSquares(Likelihood):
     instruments: Float[Tensor, "n z"] | None = None
     """All of them, the regressors that are their own among them; None: least squares."""
     rows_apart = False
+    squares = True
 
     @property
     def layout(self) -> Layout:
@@ -93,10 +94,8 @@ def without_effects(
             [columns.shape[1], dummies.shape[1]], dim=1
         )
         weighted = weights[:, None] * dummies
-        size, turn = torch.linalg.eigh(weighted.T @ dummies)
-        turn = turn[:, size > INDEPENDENT * size[-1]]
-        size = size[size > INDEPENDENT * size[-1]]
-        return columns - dummies @ (turn @ ((turn.T @ (weighted.T @ columns)) / size[:, None]))
+        inverse = torch.linalg.pinv(weighted.T @ dummies, hermitian=True, rtol=INDEPENDENT)
+        return columns - dummies @ (inverse @ (weighted.T @ columns))
     return _centred(columns, most, weights)
 
 
