@@ -15,6 +15,9 @@ pytestmark = pytest.mark.filterwarnings(
 
 TABLE = datasets.load_rossi().iloc[:120].set_index(np.arange(120)[::-1])
 TABLE["w"] = 1.0 + np.arange(120) % 3
+TABLE["entry"] = np.minimum(
+    np.arange(120) % 7 * 2.0, TABLE["week"] - 1
+)  # many enter late, in the weeks of events
 PLAIN = ["week", "arrest", "fin", "age", "prio"]
 FITS: dict[str, tuple] = {
     "plain": (PLAIN, 0.0, {}),
@@ -23,6 +26,12 @@ FITS: dict[str, tuple] = {
     "weighted": ([*PLAIN, "w"], 0.0, {"weights_col": "w"}),
     "strata": ([*PLAIN, "race"], 0.05, {"strata": ["race"]}),
     "all": ([*PLAIN, "race", "w"], 0.05, {"strata": ["race"], "weights_col": "w"}),
+    "late entry": ([*PLAIN, "entry"], 0.0, {"entry_col": "entry"}),
+    "all, late": (
+        [*PLAIN, "race", "w", "entry"],
+        0.05,
+        {"strata": ["race"], "weights_col": "w", "entry_col": "entry"},
+    ),
     "formula": (list(TABLE.columns), 0.0, {"formula": "fin + age * prio"}),
 }
 
@@ -93,15 +102,38 @@ def test_what_is_not_supported_is_named_with_what_is():
         uw.from_results(fitted)
     with pytest.raises(ValueError, match="on other rows"):
         uw.from_results(fitted, TABLE.iloc[:60])
-    late = TABLE[columns].assign(entry=0.0)
     kinked = lifelines.CoxPHFitter(penalizer=0.1, l1_ratio=0.5).fit(TABLE[columns], "week", "arrest")
     spline = lifelines.CoxPHFitter(baseline_estimation_method="spline", n_baseline_knots=2)
     refused = {
         "l1_ratio": kinked,
         "parametric baseline": spline.fit(TABLE[columns], "week", "arrest"),
-        "entry_col": lifelines.CoxPHFitter().fit(late, "week", "arrest", entry_col="entry"),
         "knows CoxPHFitter": lifelines.WeibullAFTFitter().fit(TABLE[columns], "week", "arrest"),
     }
     for said, other in refused.items():
         with pytest.raises((TypeError, ValueError), match=said):
-            uw.from_results(other, late)
+            uw.from_results(other, TABLE)
+
+
+PRECISE = {"precision": 1e-13, "r_precision": 1e-15, "max_steps": 500}
+NAMES = {"id_col": "id", "event_col": "event", "start_col": "start", "stop_col": "stop"}
+
+
+@pytest.mark.parametrize("more", [{}, {"penalizer": 0.1, "strata": ["surgery"]}])
+def test_subjects_of_several_rows_are_removed_as_its_own_refits_do(more):
+    table = datasets.load_stanford_heart_transplants()
+
+    def fit(rows):
+        return lifelines.CoxTimeVaryingFitter(**more).fit(rows, fit_options=PRECISE, **NAMES)
+
+    problem = uw.from_results(fit(table), table)
+    assert problem.reduced is not None
+    covariance = torch.linalg.inv(problem.hessian.matrix()) / problem.n
+    assert_close_per_row(covariance, fit(table).variance_matrix_, 1e-6)
+    for subject in (3, 10, 54):
+        rows = torch.from_numpy(np.flatnonzero(table.id == subject))
+        moved = torch.from_numpy(fit(table[table.id != subject]).params_.to_numpy().copy()) - problem.theta
+        assert_close_per_row((problem.reduced.refitted(rows)[0] - problem.theta)[None], moved[None], 1e-6)
+        assert_close_per_row((problem.reduced.newton([rows])[0] - problem.theta)[None], moved[None], 0.02)
+    verified = uw.verify(uw.Influence(problem), (table[:3], None), k=3, measure=uw.measures.prediction)
+    assert verified.estimator is not None
+    assert verified.estimator < 1e-6

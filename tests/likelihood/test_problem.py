@@ -18,6 +18,7 @@ from upweight import (
 )
 from upweight.data.user_terms import Terms
 from upweight.likelihood import LikelihoodProblem, NegativeBinomial, PartialLikelihood
+from upweight.likelihood.likelihood import differentiated
 from upweight.validation.refits import change_without
 
 N, rng = 40, np.random.default_rng(3)
@@ -74,6 +75,25 @@ def test_efrons_ties_are_those_of_the_textbook():
             expected -= (WEIGHT[dying] * eta[dying]).sum()
     found = cox().likelihood.total(theta, WEIGHT)
     assert float(found) == pytest.approx(float(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("efron", [True, False])
+def test_rows_that_enter_late_are_at_risk_from_then_on(efron):
+    theta, expected = torch.tensor([0.3, -0.02]).double(), torch.zeros(()).double()
+    enters = (TIME - torch.from_numpy(rng.integers(1, 5, N))).clamp(min=0).double()
+    for stratum in (0, 1):
+        for t in TIME.unique():
+            dying = (t == TIME) & (EVENT == 1) & (stratum == STRATUM)
+            risk = WEIGHT * (X @ theta).exp() * ((t <= TIME) & (enters < t) & (stratum == STRATUM))
+            for k in range(int(dying.sum())):
+                left = risk.sum() - efron * k / int(dying.sum()) * risk[dying].sum()
+                expected += WEIGHT[dying].mean() * left.log()
+            expected -= (WEIGHT[dying] * (X @ theta)[dying]).sum()
+    likelihood = PartialLikelihood(X, torch.stack([TIME, EVENT, STRATUM, enters], dim=1), efron=efron)
+    assert float(likelihood.total(theta, WEIGHT)) == pytest.approx(float(expected), rel=1e-12)
+    by_autograd = differentiated(lambda at: likelihood.total(at, WEIGHT), theta)
+    for found, plain in zip(likelihood.derivatives(theta, WEIGHT), by_autograd, strict=True):
+        assert_close_per_row(found.reshape(-1, 2), plain.reshape(-1, 2), 1e-11)
 
 
 @pytest.mark.parametrize("power", [1, 2])

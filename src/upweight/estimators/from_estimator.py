@@ -10,6 +10,7 @@ import numpy as np
 
 from ..data.names import by_position, same_order
 from ..data.user_terms import Terms, batch_index, row_index
+from ..likelihood import LikelihoodProblem
 from ..linear.diagnostics import at_optimum
 from ..linear.existence import check_identified, check_separable
 from ..linear.problem import LinearProblem
@@ -26,8 +27,9 @@ from .networks import NetworkReader, network_problem
 from .perceptrons import dense
 from .readers import moment_reader_of, network_reader_of, reader_of, tree_reader_of
 from .reading import Features, Options, Reading
-from .refitting import GIVEN, OWN, refitting, rows_as_given
+from .refitting import GIVEN, OWN, check_finished, refitting, rows_as_given
 from .sparse_models import with_kinks
+from .survival_models import is_survival_model, survival_problem
 from .transformers import check_transformers, scales_of
 from .tree_models import Rows, TreeReader, tree_problem
 from .user_data import HELD, Inputs, Targets, column_names, targets_of
@@ -49,6 +51,7 @@ def from_estimator(
 
     For linear models, kernel machines and wrappers of scikit-learn (table in the README), and a Pipeline ending in one;
     discriminant analysis and GaussianNB are moments of their classes, whose removals have a closed form.
+    CoxPHSurvivalAnalysis of scikit-survival, also in a Pipeline, is Cox's partial likelihood (`LikelihoodProblem`).
     Theta is the estimator's own `coef_` and `intercept_`. Fitted transformers, settings that a search or a
     cross-validation chose and a kernel's gamma are regarded as fixed: choosing them anew would move the answers.
     `problem.terms.notes` says what was. Class weights multiply into w; "balanced" ones follow the counts of the classes
@@ -111,7 +114,7 @@ class _Asked:
 
 def _problem(
     settled: Chosen, X: Any, y: Any, sample_weight: Any, asked: _Asked
-) -> LinearProblem | TreeProblem | MomentProblem | Problem:
+) -> LinearProblem | TreeProblem | MomentProblem | LikelihoodProblem | Problem:
     """The problem that an estimator without wrappers solved.
 
     Args:
@@ -132,6 +135,8 @@ def _problem(
         return _trees(settled, trees, (X, y, sample_weight), asked)
     if (moments := moment_reader_of(model)) is not None:
         return _moments(settled, moments, (X, y, sample_weight), asked)
+    if is_survival_model(model):
+        return _survival(settled, (X, y, sample_weight), asked)
     unknown = () if transform is None else check_transformers(transform, X, trained_on)
     inputs = Inputs(estimator, transform)
     features = whole = inputs(X)
@@ -265,6 +270,31 @@ def _moments(
     return found
 
 
+def _survival(settled: Chosen, data: tuple[Any, Any, Any], asked: _Asked) -> LikelihoodProblem:
+    """The problem of Cox's model of scikit-survival.
+
+    Args:
+        settled: the estimator and what it takes targets for.
+        data: n rows as the user has them, their events and times, and None, as it takes no weights.
+        asked: the user's options, of which it has `keep` and `polish`.
+    """
+    (X, y, sample_weight), (model, transform) = data, _unwrap(settled.estimator)
+    if sample_weight is not None or asked.rank is not None or asked.follow_scaling:
+        raise ValueError(
+            "sample_weight, rank and follow_scaling are not for scikit-survival: leave them out; CoxPHFitter of "
+            "lifelines takes weights"
+        )
+    found = survival_problem(settled, (model, transform), (X, y), asked.keep)
+    if asked.again:
+        return found
+    if asked.polish:
+        found = found.minimised()
+    check_finished(found.off, "with a lower tol and a higher n_iter")
+    read = partial(_problem, asked=replace(asked, again=True))
+    found.cache[OWN] = refitting(settled, X, y, None, read)
+    return found
+
+
 def _refuse_options(asked: _Asked, model: str) -> None:
     """Raise ValueError for options that are about linear models alone; `model` says what it is."""
     if asked.keep == "mean" or asked.polish or asked.rank is not None or asked.follow_scaling:
@@ -319,7 +349,8 @@ def _unwrap(estimator: Any) -> tuple[Any, Any]:
         transform = None if all(step in (None, "passthrough") for step in steps[:-1]) else estimator[:-1]
         if isinstance(model, Pipeline):
             raise TypeError("a Pipeline that ends in a Pipeline is not supported; make it one list of steps")
-    if all(of(model) is None for of in (tree_reader_of, moment_reader_of, network_reader_of)):
+    others = (tree_reader_of, moment_reader_of, network_reader_of)
+    if all(of(model) is None for of in others) and not is_survival_model(model):
         reader_of(model)
     if hasattr(model, "fit"):  # a Booster has none, it comes fitted
         check_is_fitted(model)

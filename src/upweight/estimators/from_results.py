@@ -22,12 +22,9 @@ from .exog import Exog
 from .lifelines_models import cox
 from .linearmodels_results import linearmodels_regression
 from .pyfixest_results import pyfixest_regression
-from .refitting import OWN, Refitting
+from .refitting import OWN, Refitting, check_finished
 from .statsmodels_counts import is_negative_binomial, negative_binomial
 from .statsmodels_models import StatsModel, coefficients, reader_of
-
-FAR = 0.1
-"""The largest gradient, in what one row contributes to it, at which a fit counts as finished."""
 
 
 def from_results(results: Any, table: Any = None, *, polish: bool = False) -> Objective:
@@ -36,8 +33,9 @@ def from_results(results: Any, table: Any = None, *, polish: bool = False) -> Ob
     statsmodels: OLS, WLS, GLS (diagonal), GLM of every family, Logit, Probit, Poisson, MNLogit and NegativeBinomial
     (alpha is a parameter), fitted on arrays, tables or by a formula. Theta is `params` in their order (MNLogit: the
     coefficients of one class after the other). Weights, offsets and exposures are read; the dispersion is no parameter.
-    lifelines: CoxPHFitter, with its weights, strata and penalty; the ties are Efron's. What a removal predicts is what
-    fitting the same model class to the rows left gives; the columns that a formula of statsmodels made are held fixed.
+    lifelines: CoxPHFitter and CoxTimeVaryingFitter, with weights, strata, penalty and late entry; the ties are Efron's.
+    What a removal predicts is what fitting the same model class to the rows left gives; the columns that a formula of
+    statsmodels made are held fixed.
     linearmodels: PanelOLS, PooledOLS, AbsorbingLS and IV2SLS; pyfixest: feols. Effects are absorbed, so that theta are
     the coefficients alone; what a removal does to the effects and to both stages is followed.
 
@@ -51,7 +49,8 @@ def from_results(results: Any, table: Any = None, *, polish: bool = False) -> Ob
 
     Returns:
         The problem at the fitted parameters: a `LinearProblem`, or for NegativeBinomial, Cox, absorbed effects and
-        instruments one of its likelihood, of which `of_each_removal`, `of_removal`, `on_loss`, `on_params` and `verify` answer.
+        instruments one of its likelihood, of which `of_each_removal`, `of_removal`, `on_loss`, `on_params` and `verify`
+        answer.
 
     Raises:
         TypeError: for models and fits that are not supported, with the nearest that is.
@@ -73,12 +72,13 @@ def from_results(results: Any, table: Any = None, *, polish: bool = False) -> Ob
         kind.__name__ for kind in type(results).__mro__ if kind.__module__.partition(".")[0] == "lifelines"
     ]
     found: LinearProblem | LikelihoodProblem
-    if "CoxPHFitter" in names:
+    if "CoxPHFitter" in names or "CoxTimeVaryingFitter" in names:
         found = cox(results, table)
         off = found.off
     elif names:
         raise TypeError(
-            f"{type(results).__name__} of lifelines is not supported: from_results knows CoxPHFitter; describe other "
+            f"{type(results).__name__} of lifelines is not supported: from_results knows CoxPHFitter and "
+            "CoxTimeVaryingFitter; describe other "
             "differentiable models with Problem"
         )
     elif not hasattr(results, "model") or not hasattr(results, "params"):
@@ -94,12 +94,9 @@ def from_results(results: Any, table: Any = None, *, polish: bool = False) -> Ob
         off = distance(found)
     if polish:
         return _kept(found, found.minimised())
-    if not off <= FAR:
-        raise ValueError(
-            f"the gradient at the fitted parameters is {off:.3g} times what one row contributes to it, not zero: "
-            "the fit stopped early or under constraints, or on other rows; fit with a lower tolerance (GLM: tol=1e-10; "
-            'discrete models: method="newton", maxiter=100), or pass polish=True'
-        )
+    check_finished(
+        off, 'with a lower tolerance (GLM: tol=1e-10; discrete models: method="newton", maxiter=100)'
+    )
     return found
 
 

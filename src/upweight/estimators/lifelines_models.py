@@ -1,4 +1,4 @@
-"""What CoxPHFitter of lifelines maximised: Cox's partial likelihood on the table that it was fitted on."""
+"""What the Cox models of lifelines maximised: the partial likelihood on the table that they were fitted on."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from ..likelihood import LikelihoodProblem, PartialLikelihood
 from ..types import Tensor
 from .refitting import OWN
 
-SETTINGS = ("duration_col", "event_col", "weights_col", "cluster_col", "strata", "formula")
+SETTINGS = (
+    "duration_col", "start_col", "stop_col", "entry_col", "event_col", "weights_col", "cluster_col", "id_col", "strata",
+    "formula",
+)  # fmt: skip
 """What a fit of lifelines is given beside its table."""
 
 
 def cox(fitter: Any, table: Any) -> LikelihoodProblem:
-    """The problem of a fitted CoxPHFitter at its parameters.
+    """The problem of a fitted CoxPHFitter or CoxTimeVaryingFitter at its parameters.
 
     The penalty is n penalizer / 2 times the squared coefficients of covariates over their standard deviation; a removal
     changes n and these deviations, which is followed.
 
     Args:
-        fitter: the fitted CoxPHFitter.
+        fitter: the fitted model.
         table: the DataFrame that it was fitted on, which it does not keep.
 
     Raises:
@@ -39,10 +42,10 @@ def cox(fitter: Any, table: Any) -> LikelihoodProblem:
         )
     if getattr(fitter, "baseline_estimation_method", "breslow") != "breslow":
         raise ValueError('CoxPHFitter with a parametric baseline is not supported; use "breslow"')
-    if getattr(fitter, "entry_col", None) is not None:
-        raise ValueError("CoxPHFitter with entry_col is not supported: rows enter late; fit without it")
     if np.any(fitter.l1_ratio):
-        raise ValueError("CoxPHFitter with l1_ratio > 0 is not supported: it has a kink; use l1_ratio=0")
+        raise ValueError(
+            f"{type(fitter).__name__} with l1_ratio > 0 is not supported: it has a kink; use l1_ratio=0"
+        )
     inputs = Covariates(fitter)
     X, y = inputs(table, None)
     weights = np.ones(len(table)) if fitter.weights_col is None else table[fitter.weights_col].to_numpy(float)
@@ -80,10 +83,10 @@ def cox(fitter: Any, table: Any) -> LikelihoodProblem:
 
 @dataclass(frozen=True, eq=False)
 class Covariates:
-    """Tables as the user has them -> covariates (m, d), and times, events and strata (m, 3).
+    """Tables as the user has them -> covariates (m, d), and times, events and strata (m, 3), and times of entry (m, 4).
 
     Args:
-        fitter: the fitted CoxPHFitter.
+        fitter: the fitted model.
     """
 
     fitter: Any
@@ -93,14 +96,25 @@ class Covariates:
         if not isinstance(X, pd.DataFrame):
             raise TypeError(f"give a table as it was fitted on, got {type(X).__name__}")
         covariates = self.fitter.regressors.transform_df(X)["beta_"][list(self.fitter.params_.index)]
-        known = np.zeros((len(X), 3))
-        if self.fitter.duration_col in X:
-            known[:, 0] = X[self.fitter.duration_col].to_numpy(float)
+        last, first = (
+            _named(self.fitter, "duration_col", "stop_col"),
+            _named(self.fitter, "entry_col", "start_col"),
+        )
+        known = np.zeros((len(X), 3 if first is None else 4))
+        if last in X:
+            known[:, 0] = X[last].to_numpy(float)
             event = self.fitter.event_col
             known[:, 1] = 1.0 if event is None else X[event].to_numpy(float)
+        if first is not None and first in X:
+            known[:, 3] = X[first].to_numpy(float)
         strata = self.fitter.strata
         if strata is not None:
             columns = [strata] if isinstance(strata, str) else list(strata)
             if set(columns) <= set(X.columns):
                 known[:, 2] = X.groupby(columns, observed=True).ngroup().to_numpy(float)
         return covariates.to_numpy(float), known
+
+
+def _named(fitter: Any, *names: str) -> str | None:
+    """The first of some settings that a fitter has."""
+    return next((getattr(fitter, name) for name in names if getattr(fitter, name, None) is not None), None)

@@ -20,8 +20,12 @@ GIVEN = "rows as given"
 """Where a problem keeps a function from numbers of training rows to the batch of them, as the user has it."""
 KINKED = "kinked rows"
 """Where a problem keeps the numbers of the rows whose removal leads over a kink of its objective."""
+STILL = "still rows"
+"""Where a problem keeps the numbers of the rows whose removal leaves the estimator as it is."""
 WRITTEN_OUT = "written out"
 """Where a problem whose effects were absorbed keeps a function that gives it with a column for each group of them."""
+FAR = 0.1
+"""The largest gradient, in what one row contributes to it, at which a fit counts as finished."""
 Refitting = Callable[[Tensor], Objective]
 """Kept training rows (index) -> the problem of the estimator fitted on them alone, its transformers too."""
 
@@ -60,6 +64,20 @@ def refitting(
             return read(replace(settled, estimator=fitted), *own, weight)
 
     return refit
+
+
+def check_finished(off: float, how: str) -> None:
+    """Nothing happens where a fit is at its optimum; else a ValueError says how far off it is.
+
+    Args:
+        off: its gradient, in what one row contributes to it.
+        how: how it is fitted to the end, in words that follow "fit".
+    """
+    if not off <= FAR:
+        raise ValueError(
+            f"the gradient at the fitted parameters is {off:.3g} times what one row contributes to it, not zero: "
+            f"the fit stopped early or under constraints, or on other rows; fit {how}, or pass polish=True"
+        )
 
 
 def by_refits_alone(problem: Objective) -> bool:

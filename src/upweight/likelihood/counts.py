@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from ..linalg.flat_vectors import Layout
 from ..types import Tensor
-from .likelihood import Likelihood
+from .likelihood import Likelihood, differentiated
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +30,11 @@ class NegativeBinomial(Likelihood):
 
     def total(self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         return weights @ self.losses(theta, self.X, self.y)
+
+    def derivatives(
+        self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]
+    ) -> tuple[Float[Tensor, " p"], Float[Tensor, "p p"]]:
+        return differentiated(lambda at: self.total(at, weights), theta)
 
     def losses(self, theta: Tensor, X: Float[Tensor, "b d"], y: Float[Tensor, "b _"]) -> Float[Tensor, " b"]:
         mu, alpha, count = (X @ theta[:-1] + y[:, 1]).exp(), theta[-1], y[:, 0]

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
+import torch
 from jaxtyping import Float, Int
 
 from ..linalg.flat_vectors import Layout
 from ..types import Tensor
+
+
+def differentiated(
+    total: Callable[[Tensor], Tensor], theta: Float[Tensor, " p"]
+) -> tuple[Float[Tensor, " p"], Float[Tensor, "p p"]]:
+    """The gradient and the Hessian of a function of the parameters at theta, by a pass for each of them."""
+    at = theta.detach().clone().requires_grad_()
+    gradient = torch.autograd.grad(total(at), at, create_graph=True)[0]
+    H = torch.stack([torch.autograd.grad(one, at, retain_graph=True)[0] for one in gradient])
+    return gradient.detach(), (H + H.T) / 2
 
 
 class Likelihood(ABC):
@@ -35,6 +47,12 @@ class Likelihood(ABC):
     @abstractmethod
     def total(self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """Minus the log-likelihood of all rows, of torch operations, homogeneous of degree 1 in the weights."""
+
+    @abstractmethod
+    def derivatives(
+        self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]
+    ) -> tuple[Float[Tensor, " p"], Float[Tensor, "p p"]]:
+        """The gradient and the Hessian of `total` in the parameters, the Hessian symmetric."""
 
     @abstractmethod
     def losses(self, theta: Tensor, X: Float[Tensor, "b d"], y: Float[Tensor, "b _"]) -> Float[Tensor, " b"]:

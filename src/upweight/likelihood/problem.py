@@ -106,11 +106,7 @@ class LikelihoodProblem(Objective):
     @derived
     def total(self) -> tuple[Float[Tensor, " p"], Float[Tensor, "p p"]]:
         """The gradient and the Hessian of the total of all rows, without penalty."""
-        theta = self.theta.clone().requires_grad_()
-        total = self.likelihood.total(theta, self.weights)
-        gradient = torch.autograd.grad(total, theta, create_graph=True)[0]
-        H = torch.stack([torch.autograd.grad(one, theta, retain_graph=True)[0] for one in gradient])
-        return gradient.detach(), (H + H.T) / 2
+        return self.likelihood.derivatives(self.theta, self.weights)
 
     @derived
     def _by_weight(self) -> Float[Tensor, "n p"]:
