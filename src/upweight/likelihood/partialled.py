@@ -40,16 +40,33 @@ class PartialledSquares(Likelihood):
         return Layout(("weight",), ((1, self.X.shape[1]),))
 
     def total(self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-        # Taking the effects out is constant here: gradients of the total are the same, and so are their derivatives in
-        # the weights, since the residuals' sums over each group are 0.
-        columns = [self.X, self.y] if self.instruments is None else [self.X, self.y, self.instruments]
-        within = without_effects(torch.cat(columns, 1), self.codes, weights.detach())
-        X, y, Z = within.tensor_split([self.X.shape[1], self.X.shape[1] + 1], dim=1)
-        residual = y[:, 0] - X @ theta
-        if self.instruments is None:
+        X, y, Z = self._within(weights)
+        residual = y - X @ theta
+        if Z is None:
             return weights @ residual.square() / (2 * self.variance)
         pulled = Z.T @ (weights * residual)
         return pulled @ torch.linalg.solve(Z.T @ (weights[:, None] * Z), pulled) / (2 * self.variance)
+
+    def derivatives(
+        self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]
+    ) -> tuple[Float[Tensor, " p"], Float[Tensor, "p p"]]:
+        X, y, Z = self._within(weights)
+        weighted = weights[:, None] * X
+        if Z is not None:  # the fitted regressors of the first stage
+            pulled = Z.T @ weighted
+            weighted = weights[:, None] * (Z @ torch.linalg.solve(Z.T @ (weights[:, None] * Z), pulled))
+        return weighted.T @ (X @ theta - y) / self.variance, weighted.T @ X / self.variance
+
+    def _within(self, weights: Float[Tensor, " n"]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Regressors, targets and instruments without effects.
+
+        These are constant here: gradients of the total are the same, and so are their derivatives in the weights, since
+        the weighted sums of all of them over each group are 0.
+        """
+        columns = [self.X, self.y] if self.instruments is None else [self.X, self.y, self.instruments]
+        within = without_effects(torch.cat(columns, 1), self.codes, weights.detach())
+        k = self.X.shape[1]
+        return within[:, :k], within[:, k], None if self.instruments is None else within[:, k + 1 :]
 
     def losses(self, theta: Tensor, X: Float[Tensor, "b d"], y: Float[Tensor, "b _"]) -> Float[Tensor, " b"]:
         if self.codes.shape[1]:
