@@ -64,6 +64,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         robustness,
         robustness_table,
         stability,
+        token_scores,
         trust,
         vulnerability,
         vulnerable_targets,
@@ -150,6 +151,7 @@ __all__ = [
     "stability",
     "stream",
     "token_mean",
+    "token_scores",
     "trust",
     "verify",
     "vulnerability",
@@ -174,7 +176,8 @@ _HOMES = {
     "training": "OptimizerRule Recorder Segments TrainerRecorder TrainingRun register_optimizer",
     "trees": "TreeProblem",
     "uses": "Box Errors MeanPrediction NotReversed RobustnessTable Sign Significant attack diagnostics explain "
-    "flip_set inference_without mislabeled mismatch removal_receipt robustness robustness_table stability trust "
+    "flip_set inference_without mislabeled mismatch removal_receipt robustness robustness_table stability "
+    "token_scores trust "
     "vulnerability vulnerable_targets",
     "validation": "Verification verify",
 }

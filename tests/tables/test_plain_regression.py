@@ -19,7 +19,8 @@ def test_other_rows_are_written_out_as_the_regression_was_fitted(tmp_path) -> No
     kept = table.drop(index=2)
     X = np.c_[kept.age, kept.town == "c", kept.town == "d"].astype(float)
     twin = LinearRegression().fit(X, kept.cost)
-    problem = fitted.model.influence.problem
+    model = fitted.model.influence.problem.output_model
+    assert model is not None
     test = fitted.model.batches(kept.iloc[[5, 0]], tmp_path)
-    outputs = problem.output_model.outputs(problem.output_model.prepared(test)[0])[:, 0]
+    outputs = model.outputs(model.prepared(test)[0])[:, 0]
     np.testing.assert_allclose(outputs, twin.predict(X[[5, 0]]), rtol=1e-8)

@@ -36,6 +36,9 @@ class Likelihood(ABC):
     rows_apart: bool
     """Whether it is a sum over rows, so that a row that leaves takes its own term along and nothing else."""
 
+    squares: bool = False
+    """Whether it is least squares, or two-stage least squares, by its columns."""
+
     @property
     @abstractmethod
     def layout(self) -> Layout:

@@ -14,6 +14,7 @@ from .robustness import Robustness, robustness
 from .robustness_table import RobustnessTable, robustness_table
 from .stability import Stability, stability
 from .standard_errors import Errors
+from .tokens import TokenScores, token_scores
 from .trust import Trust, trust
 from .vulnerability import vulnerability, vulnerable_targets
 
@@ -36,6 +37,7 @@ __all__ = [
     "Significant",
     "Stability",
     "Suspects",
+    "TokenScores",
     "Trust",
     "attack",
     "diagnostics",
@@ -48,6 +50,7 @@ __all__ = [
     "robustness",
     "robustness_table",
     "stability",
+    "token_scores",
     "trust",
     "vulnerability",
     "vulnerable_targets",

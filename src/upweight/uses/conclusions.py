@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float
 from scipy import stats
 
-from ..objective import LinearModel
+from ..objective import Objective
 from ..types import Tensor
 from .parts import INTERCEPT, part_names
+from .standard_errors import Errors
 
 
 class Moments(NamedTuple):
@@ -45,9 +46,11 @@ class Conclusion(ABC):
 
     uses_error: ClassVar[bool] = False
     """Whether the standard error has a part in it: such conclusions are for least squares without a penalty alone."""
+    errors: Errors | None = None
+    """Which standard error; None: the classical one."""
 
     @abstractmethod
-    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
+    def gradient(self, problem: Objective) -> tuple[Float[Tensor, " p"], float]:
         """The gradient of the number that it is about in the parameters, and the bar that it is held against.
 
         Raises:
@@ -85,7 +88,7 @@ class Sign(Conclusion):
     coefficient: str | int
     bar: float | int = 0.0
 
-    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
+    def gradient(self, problem: Objective) -> tuple[Float[Tensor, " p"], float]:
         return coefficient_of(problem, self.coefficient), self.bar
 
     def margin(self, now: Moments) -> Float[Tensor, "*k"]:
@@ -99,21 +102,23 @@ class Sign(Conclusion):
 
 @dataclass(frozen=True)
 class CoefficientTest(Conclusion):
-    """What a t test of a coefficient says, its standard error the classical one of least squares.
+    """What a t test of a coefficient says, its standard error the classical one of least squares unless given.
 
     Args:
         coefficient: the name of its column, or the column's number.
         level: of the test, two-sided.
+        errors: other standard errors, as `Errors.of(results)` reads them: their test is searched, and not certified.
     """
 
     uses_error: ClassVar[bool] = True
     coefficient: str | int
     level: float | int = 0.05
+    errors: Errors | None = None
 
     def __post_init__(self) -> None:
         _check_level(self.level)
 
-    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
+    def gradient(self, problem: Objective) -> tuple[Float[Tensor, " p"], float]:
         return coefficient_of(problem, self.coefficient), 0.0
 
 
@@ -121,11 +126,12 @@ class CoefficientTest(Conclusion):
 class Significant(CoefficientTest):
     """A coefficient is significant: its confidence interval at a level does not contain 0.
 
-    The standard error is the classical one of least squares, with the degrees of freedom of Student's t.
+    The standard error is the classical one of least squares, with the degrees of freedom of Student's t, unless given.
 
     Args:
         coefficient: the name of its column, or the column's number.
         level: of the test, two-sided.
+        errors: other standard errors, as `Errors.of(results)` reads them: their test is searched, and not certified.
 
     >>> Significant("age").says.format(side="positive")
     'the coefficient of age is positive and significant at 5%'
@@ -146,6 +152,7 @@ class NotReversed(CoefficientTest):
     Args:
         coefficient: the name of its column, or the column's number.
         level: of the test, two-sided.
+        errors: other standard errors, as `Errors.of(results)` reads them: their test is searched, and not certified.
 
     >>> NotReversed("age").says.format(side="positive")
     'the coefficient of age is positive, or not significant at 5%'
@@ -176,9 +183,12 @@ class MeanPrediction(Conclusion):
     bar: float | int = 0.0
     groups: Any = None
 
-    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
-        targets = problem.y.new_zeros(len(self.inputs), *problem.y.shape[1:])
-        rows = problem.output_gradients((self.inputs, targets))[:, 0]
+    def gradient(self, problem: Objective) -> tuple[Float[Tensor, " p"], float]:
+        linear = problem.linear
+        if linear is None:
+            raise TypeError("a mean prediction is asked of a linear model: ask about a coefficient")
+        targets = linear.y.new_zeros(len(self.inputs), *linear.y.shape[1:])
+        rows = linear.output_gradients((self.inputs, targets))[:, 0]
         if self.groups is None:
             return rows.mean(0), self.bar
         names, codes = np.unique(np.asarray(self.groups), return_inverse=True)
@@ -210,7 +220,7 @@ class Direction(Conclusion):
     vector: Float[Tensor, " p"]
     words: str
 
-    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
+    def gradient(self, problem: Objective) -> tuple[Float[Tensor, " p"], float]:
         return self.vector, 0.0
 
     def margin(self, now: Moments) -> Float[Tensor, "*k"]:
@@ -221,15 +231,19 @@ class Direction(Conclusion):
         return f"{self.words} is {{side}}"
 
 
-def coefficient_of(problem: LinearModel, name: str | int) -> Float[Tensor, " p"]:
+def coefficient_of(problem: Objective, name: str | int) -> Float[Tensor, " p"]:
     """The unit vector of a coefficient. Raises ValueError where there is none of that name."""
-    names = part_names(problem)[: problem.p]
-    if isinstance(name, str) and name in names:
-        place = names.index(name)
-    elif not isinstance(name, str) and 0 <= name < problem.d:
+    linear = problem.linear
+    columns = (
+        list(map(str, problem.feature_names or ())) if linear is None else part_names(linear)[: problem.p]
+    )
+    count = len(columns) if linear is None else linear.d
+    if isinstance(name, str) and name in columns:
+        place = columns.index(name)
+    elif not isinstance(name, str) and 0 <= name < count:
         place = int(name)
     else:
-        known = ", ".join(n for n in names[:20] if n != INTERCEPT) + ", ..." * (len(names) > 20)
+        known = ", ".join(n for n in columns[:20] if n != INTERCEPT) + ", ..." * (len(columns) > 20)
         raise ValueError(f"there is no coefficient {name!r}: the model's columns are {known}")
     return torch.eye(problem.p, dtype=torch.float64)[place]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,14 +14,17 @@ from ..errors import NotConvergedError
 from ..estimators.refitting import WRITTEN_OUT
 from ..influence.unrolled import Answers
 from ..linear.whitened import is_least_squares
-from ..objective import LinearModel
+from ..objective import LinearModel, Objective
 from ..runtime.progress import track
 from ..runtime.terminal import plain
 from ..types import Tensor
+from .by_refits import Tested
 from .certificates import MEMORY, Certificate, certificate, doubtful_rows, provable
 from .conclusions import Conclusion, Moments, Sign
 from .labels import row_names
 from .removals import Question, fewest, fewest_refitted, without
+from .standard_errors import Errors
+from .weighted_fit import WeightedFit
 
 ENUMERATED = 200
 """Rows that are refitted without at most, one by one, where the bound clears none."""
@@ -38,8 +42,9 @@ class Robustness:
     smallest one (`smallest`). `first_order` is the count that sums of single influences give, as AMIP has it: no refit
     confirms it, None where they never reach.
 
-    `estimate` is the number now, `after` with the found units removed, `error` and `error_after` are their classical
-    standard errors, None where least squares has none. `limit` says why no more is certified.
+    `estimate` is the number now, `after` with the found units removed, `error` and `error_after` are their standard
+    errors: those of the conclusion, else the classical ones of least squares, None where there are none. `limit` says
+    why no more is certified.
     """
 
     conclusion: str
@@ -83,6 +88,7 @@ class Robustness:
             f"Proven: no {self.certified} of them or fewer change this."
             if self.certified
             else "Nothing is proven: already one may change this."
+            * (not self.limit.endswith("nothing is proven."))
         )
         if self.found is None:
             found = "Found: no set whose removal changes it, as far as was searched."
@@ -99,7 +105,13 @@ class Robustness:
             if self.first_order is not None
             else "First order: sums of single influences never reach."
         )
-        return [whole, proof, found, first, *([self.limit] if self.limit and not self.smallest else [])]
+        return [
+            whole,
+            *([proof] if proof else []),
+            found,
+            first,
+            *([self.limit] if self.limit and not self.smallest else []),
+        ]
 
 
 def robustness(
@@ -115,9 +127,11 @@ def robustness(
     The set is searched greedily, each step from the exact fit without the rows before, made smaller by exchanges, and
     confirmed by a refit. The certificate bounds the exact change a^T (A - A_T)^-1 g_T over all sets T of k rows at
     once, for every k (docs/certificates.md): what single rows do, leverage included, what every pair does, and a
-    remainder. It holds for least squares, weighted, for ridge with keep="total", and for logistic regression, whose
-    bound has a part for the curvature that moves. A set that leaves the answer undetermined (or separates the classes)
-    counts as one that changes it.
+    remainder. It holds for least squares, weighted and with absorbed effects, for ridge with keep="total", and for
+    logistic regression, whose bound has a part for the curvature that moves. A set that leaves the answer undetermined
+    (or separates the classes) counts as one that changes it.
+    With instruments, and for tests with robust or clustered errors, no certificate is known: the set is searched and
+    refitted all the same.
 
     Args:
         influence: of least squares or logistic regression, with one output.
@@ -143,8 +157,11 @@ def robustness(
     >>> found.certified, found.found, found.smallest
     (5, 6, True)
     """
-    problem = _supported(influence)
     asked = Sign(conclusion) if isinstance(conclusion, (str, int)) else conclusion
+    influence.problem.check_current()
+    if why := _no_proof(influence.problem, asked):
+        return with_errors(_searched(influence.problem, asked, groups, most, why), influence.problem, asked)
+    problem = _supported(influence)
     _check_errors(problem, asked)
     names, members = _units(problem, groups)
     question = Question.of(problem, asked, members)
@@ -158,9 +175,55 @@ def robustness(
     unit = "row" if groups is None else "group"
     found = Robustness(
         asked.says.format(side=_side(question)), len(members), unit, start, None,
-        proof.certified, None, names[:0], None, _first_order(question), proof.limit, _error(problem, question),
+        proof.certified, None, names[:0], None, _first_order(question), proof.limit,
     )  # fmt: skip
-    return found if chosen is None else _confirmed(found, problem, question, (names, chosen))
+    found = found if chosen is None else _confirmed(found, problem, question, (names, chosen))
+    return with_errors(found, influence.problem, asked)
+
+
+def _no_proof(problem: Objective, asked: Conclusion) -> str:
+    """Why nothing is known to be proven of a conclusion that can be searched for all the same; "" where it is."""
+    reduced = problem.reduced
+    if reduced is not None and reduced.squares is not None and reduced.squares.instruments is not None:
+        return "No certificate is known for instruments (two-stage least squares): nothing is proven."
+    if asked.errors is not None and not asked.errors.classical:
+        return f"No certificate is known for {asked.errors.kind} standard errors: nothing is proven."
+    return ""
+
+
+def _searched(problem: Objective, asked: Conclusion, groups: Any, most: int | None, why: str) -> Robustness:
+    """The answer where nothing is proven: a set that was found, each step of the search a refit.
+
+    Args:
+        problem: a regression.
+        asked: the conclusion.
+        groups: what goes together, or None.
+        most: the largest set that is searched.
+        why: why nothing is proven.
+    """
+    fit = WeightedFit.of(problem)
+    if fit is None:
+        raise TypeError("tests with these standard errors are for least squares without a penalty")
+    if asked.errors is not None:
+        asked.errors.check_length(problem.n)
+    names, members = _units(problem, groups)
+    gradient, bar = asked.gradient(problem)
+    start = Tested(fit, asked, gradient, bar, 1.0, members)
+    start = replace(start, side=-1.0 if start.estimate() < bar else 1.0)
+    said = asked.says.format(side=_side(start))
+    if not 0 < start.margin() < float("inf"):
+        raise ValueError(
+            f"the conclusion does not hold to begin with ({said}): the estimate is {start.estimate():.4g}"
+        )
+    chosen = start.fewest(min(most or len(members) // 2, len(members) - 1))
+    found = Robustness(
+        said, len(members), "row" if groups is None else "group", start.estimate(), None,
+        0, None, names[:0], None, start.first_order, why,
+    )  # fmt: skip
+    if chosen is None:
+        return found
+    rows = torch.cat([members[g] for g in chosen])
+    return replace(found, after=start.estimate(chosen), found=len(chosen), names=names[chosen], rows=rows)
 
 
 def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof: Certificate) -> Certificate:
@@ -182,7 +245,7 @@ def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof:
     return Certificate(1, words)
 
 
-def _side(question: Question) -> str:
+def _side(question: Question | Tested) -> str:
     if question.bar == 0:
         return "positive" if question.side > 0 else "negative"
     return "upper" if question.side > 0 else "lower"
@@ -190,7 +253,6 @@ def _side(question: Question) -> str:
 
 def _supported(influence: Answers) -> LinearModel:
     """The model, at its optimum; raises TypeError or ValueError for what has no certificate."""
-    influence.problem.check_current()
     written = influence.problem.cache.get(WRITTEN_OUT)
     problem = influence.problem.linear if written is None else written()
     if problem is None:
@@ -213,7 +275,7 @@ def _check_errors(problem: LinearModel, asked: Conclusion) -> None:
         )
 
 
-def _units(problem: LinearModel, groups: Any) -> tuple[pd.Index, list[Tensor]]:
+def _units(problem: Objective, groups: Any) -> tuple[pd.Index, list[Tensor]]:
     """Names and rows of what is removed; raises ValueError for groups that do not share out the rows."""
     if groups is None:
         every = torch.arange(problem.n)
@@ -267,12 +329,31 @@ def _confirmed(
     if not float(there.margin(there.moments())) <= 0:
         return replace(found, limit="A set was found that a refit did not confirm, by rounding.")
     rows, after = torch.cat([question.units[g] for g in units]), there.whole.value(there.gradient)
-    error = _error(problem, there)
-    return replace(found, after=after, found=len(units), names=names[units], rows=rows, error_after=error)
+    return replace(found, after=after, found=len(units), names=names[units], rows=rows)
 
 
-def _error(problem: LinearModel, question: Question) -> float | None:
-    """The standard error of the number asked about; None with a penalty, without residuals, and for other losses."""
-    now = question.moments()
-    known = is_least_squares(problem) and not bool((problem.l2 > 0).any()) and float(now.freedom) > 0
-    return float(now.error) if known else None
+def with_errors(
+    found: Robustness, problem: Objective, asked: Conclusion, errors: Errors | None = None
+) -> Robustness:
+    """The answer with the standard errors of its estimates, where the model is least squares without a penalty.
+
+    Args:
+        found: the answer.
+        problem: the regression.
+        asked: what it was asked.
+        errors: which ones; None: those of the conclusion, else the classical ones.
+    """
+    fit = WeightedFit.of(problem)
+    if fit is None:
+        return found
+    gradient, kept = asked.gradient(problem)[0], torch.ones(problem.n, dtype=torch.float64)
+
+    def error() -> float | None:
+        value = float(fit.told(gradient, kept, errors or asked.errors or Errors()).error)
+        return value if math.isfinite(value) else None
+
+    found = replace(found, error=error())
+    if found.rows is None:
+        return found
+    kept[found.rows] = 0
+    return replace(found, error_after=error())
