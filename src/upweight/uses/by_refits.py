@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 
+from ..runtime.progress import gauge, track
 from ..types import Tensor
 from .conclusions import Conclusion
 from .standard_errors import Errors
@@ -72,19 +73,22 @@ class Tested:
             most: the largest set.
         """
         chosen: list[int] = []
-        while (now := self.margin(chosen)) > 0:
-            drops, order = self.slopes(chosen).sort(descending=True)
-            gain = int((drops > 0).sum())
-            if not gain or len(chosen) >= most or now == float("inf"):
-                return None
-            needed = int((drops[:gain].cumsum(0) < now).sum()) + 1
-            take = max(1, min(needed // 4, gain, most - len(chosen)))
-            first = order[:take].tolist()
-            if take == 1:
-                tried = order[: min(TRIED, gain)].tolist()
-                first = [min(tried, key=lambda unit: self.margin([*chosen, unit]))]
-            chosen += first
-        for unit in list(chosen[:-1]):
+        start = self.margin()
+        with gauge("searching rows to remove, with refits") as reached:
+            while (now := self.margin(chosen)) > 0:
+                reached(1 - now / start)
+                drops, order = self.slopes(chosen).sort(descending=True)
+                gain = int((drops > 0).sum())
+                if not gain or len(chosen) >= most or now == float("inf"):
+                    return None
+                needed = int((drops[:gain].cumsum(0) < now).sum()) + 1
+                take = max(1, min(needed // 4, gain, most - len(chosen)))
+                first = order[:take].tolist()
+                if take == 1:
+                    tried = order[: min(TRIED, gain)].tolist()
+                    first = [min(tried, key=lambda unit: self.margin([*chosen, unit]))]
+                chosen += first
+        for unit in track(list(chosen[:-1]), "putting back what is not needed", len(chosen) - 1):
             fewer = [other for other in chosen if other != unit]
             chosen = fewer if self.margin(fewer) <= 0 else chosen
         return chosen
