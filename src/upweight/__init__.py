@@ -56,6 +56,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         diagnostics,
         explain,
         flip_set,
+        inference_measure,
         inference_without,
         mislabeled,
         mismatch,
@@ -137,6 +138,7 @@ __all__ = [
     "flip_set",
     "from_estimator",
     "from_results",
+    "inference_measure",
     "inference_without",
     "mislabeled",
     "mismatch",
@@ -170,8 +172,8 @@ _HOMES = {
     "training": "OptimizerRule Recorder Segments TrainerRecorder TrainingRun register_optimizer",
     "trees": "TreeProblem",
     "uses": "Box Errors MeanPrediction NotReversed Sign Significant attack diagnostics explain flip_set "
-    "inference_without mislabeled mismatch removal_receipt robustness stability trust vulnerability "
-    "vulnerable_targets",
+    "inference_measure inference_without mislabeled mismatch removal_receipt robustness stability trust "
+    "vulnerability vulnerable_targets",
     "validation": "Verification verify",
 }
 """Where the public names are, as the imports above say it to type checkers: module -> names."""
