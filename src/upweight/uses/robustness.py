@@ -121,13 +121,13 @@ def robustness(
     confirmed by a refit. The certificate bounds the exact change a^T (A - A_T)^-1 g_T over all sets T of k rows at
     once, for every k (docs/certificates.md): what single rows do, leverage included, what every pair does, and a
     remainder. It holds for least squares, weighted and with absorbed effects, for ridge with keep="total", and for
-    logistic regression, whose bound has a part for the curvature that moves. A set that leaves the answer undetermined
-    (or separates the classes) counts as one that changes it.
-    With instruments, and for tests with robust or clustered errors, no certificate is known: the set is searched and
-    refitted all the same.
+    logistic regression, and Poisson, Gamma, Tweedie and negative binomial regression with log link, whose bound has a
+    part for the curvature that moves. A set that leaves the answer undetermined (or separates the classes) counts as
+    one that changes it. With instruments, and for tests with robust or clustered errors, no certificate is known: the
+    set is searched and refitted all the same.
 
     Args:
-        influence: of least squares or logistic regression, with one output.
+        influence: of one of these models, with one output.
         conclusion: `Sign`, `Significant`, `NotReversed` or `MeanPrediction`; a column's name or number stands for the
             sign of its coefficient.
         groups: what goes together, as `Influence.of_removal` takes it: a column (n,) of villages, patients or firms.
