@@ -14,6 +14,7 @@ from ..estimators.refitting import WRITTEN_OUT
 from ..influence.unrolled import Answers
 from ..linear.whitened import is_least_squares
 from ..objective import LinearModel, Objective
+from ..runtime.progress import track
 from ..runtime.terminal import plain
 from ..types import Tensor
 from .by_refits import Tested
@@ -39,7 +40,8 @@ class Robustness:
     smallest one (`smallest`). `first_order` is the count that sums of single influences give, as AMIP has it: no refit
     confirms it, None where they never reach.
 
-    `estimate` is the number now, `after` with the found units removed. `limit` says why no more is certified.
+    `estimate` is the number now, `after` with the found units removed, `error` and `error_after` are their standard
+    errors, classical ones unless the conclusion has others, None where there are none. `limit` says why no more is certified.
     """
 
     conclusion: str
@@ -53,6 +55,8 @@ class Robustness:
     rows: Tensor | None
     first_order: int | None
     limit: str
+    error: float | None = None
+    error_after: float | None = None
 
     @property
     def smallest(self) -> bool:
@@ -168,7 +172,7 @@ def robustness(
     unit = "row" if groups is None else "group"
     found = Robustness(
         asked.says.format(side=_side(question)), len(members), unit, start, None,
-        proof.certified, None, names[:0], None, _first_order(question), proof.limit,
+        proof.certified, None, names[:0], None, _first_order(question), proof.limit, _error(problem, question),
     )  # fmt: skip
     return found if chosen is None else _confirmed(found, problem, question, (names, chosen))
 
@@ -201,21 +205,24 @@ def _searched(problem: Objective, asked: Conclusion, groups: Any, most: int | No
     names, members = _units(problem, groups)
     gradient, bar = asked.gradient(problem)
     start = Tested(fit, asked, gradient, bar, 1.0, members)
-    start = replace(start, side=-1.0 if start.estimate() < bar else 1.0)
+    now = start.told()
+    start = replace(start, side=-1.0 if float(now.estimate) < bar else 1.0)
     said = asked.says.format(side=_side(start))
     if not 0 < start.margin() < float("inf"):
         raise ValueError(
-            f"the conclusion does not hold to begin with ({said}): the estimate is {start.estimate():.4g}"
+            f"the conclusion does not hold to begin with ({said}): the estimate is {float(now.estimate):.4g}, "
+            f"standard error {float(now.error):.4g}"
         )
     chosen = start.fewest(min(most or len(members) // 2, len(members) - 1))
     found = Robustness(
-        said, len(members), "row" if groups is None else "group", start.estimate(), None,
-        0, None, names[:0], None, start.first_order, why,
+        said, len(members), "row" if groups is None else "group", float(now.estimate), None,
+        0, None, names[:0], None, start.first_order, why, float(now.error),
     )  # fmt: skip
     if chosen is None:
         return found
-    rows = torch.cat([members[g] for g in chosen])
-    return replace(found, after=start.estimate(chosen), found=len(chosen), names=names[chosen], rows=rows)
+    rows, there = torch.cat([members[g] for g in chosen]), start.told(chosen)
+    after = {"after": float(there.estimate), "error_after": float(there.error)}
+    return replace(found, found=len(chosen), names=names[chosen], rows=rows, **after)
 
 
 def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof: Certificate) -> Certificate:
@@ -223,7 +230,7 @@ def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof:
     rows = doubtful_rows(question)
     if len(rows) > ENUMERATED:
         return proof
-    for row in rows:
+    for row in track(rows, "refitting without single rows", len(rows)):
         try:
             there = without(problem, question, [row])
         except NotConvergedError:
@@ -321,4 +328,12 @@ def _confirmed(
     if not float(there.margin(there.moments())) <= 0:
         return replace(found, limit="A set was found that a refit did not confirm, by rounding.")
     rows, after = torch.cat([question.units[g] for g in units]), there.whole.value(there.gradient)
-    return replace(found, after=after, found=len(units), names=names[units], rows=rows)
+    error = _error(problem, there)
+    return replace(found, after=after, found=len(units), names=names[units], rows=rows, error_after=error)
+
+
+def _error(problem: LinearModel, question: Question) -> float | None:
+    """The standard error of the number asked about; None with a penalty, without residuals, and for other losses."""
+    now = question.moments()
+    known = is_least_squares(problem) and not bool((problem.l2 > 0).any()) and float(now.freedom) > 0
+    return float(now.error) if known else None
