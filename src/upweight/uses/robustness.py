@@ -41,7 +41,8 @@ class Robustness:
     confirms it, None where they never reach.
 
     `estimate` is the number now, `after` with the found units removed, `error` and `error_after` are their standard
-    errors, classical ones unless the conclusion has others, None where there are none. `limit` says why no more is certified.
+    errors, classical ones unless the conclusion has others, None where there are none. `limit` says why no more is
+    certified.
     """
 
     conclusion: str

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
+import torch
 
 from ..influence.unrolled import Answers
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from .certificates import MEMORY
-from .conclusions import NotReversed, Sign, Significant
+from .conclusions import NotReversed, Sign, Significant, coefficient_of
 from .robustness import Robustness, robustness
 from .standard_errors import Errors
+from .weighted_fit import WeightedFit
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -129,7 +131,8 @@ def robustness_table(
     notes: list[str] = []
     how: dict[str, Any] = {"groups": groups, "most": most, "memory": memory}
     for name in names:
-        found[str(name), "sign"] = robustness(influence, Sign(name), **how)
+        sign = robustness(influence, Sign(name), **how)
+        found[str(name), "sign"] = sign if errors is None else _with_errors(influence, sign, name, errors)
         for change, asked in (
             ("significance", Significant(name, level, errors)),
             ("sign and significance", NotReversed(name, level, errors)),
@@ -139,6 +142,29 @@ def robustness_table(
             except ValueError as missing:
                 notes.append(f"{change} of {name}: {missing}.")
     return RobustnessTable(found, tuple(notes))
+
+
+def _with_errors(influence: Answers, answer: Robustness, name: str | int, errors: Errors) -> Robustness:
+    """An answer about a sign with other standard errors.
+
+    Args:
+        influence: of the regression.
+        answer: about the sign.
+        name: the coefficient.
+        errors: which standard errors.
+    """
+    fit, a = WeightedFit.of(influence.problem), coefficient_of(influence.problem, name)
+    if fit is None:
+        raise TypeError(
+            "other standard errors than the classical ones are for least squares without a penalty"
+        )
+    errors.check_length(influence.problem.n)
+    omega = torch.ones(influence.problem.n, dtype=torch.float64)
+    now = float(fit.told(a, omega, errors).error)
+    if answer.rows is None:
+        return replace(answer, error=now)
+    omega[answer.rows] = 0.0
+    return replace(answer, error=now, error_after=float(fit.told(a, omega, errors).error))
 
 
 def _escaped(name: str) -> str:
