@@ -57,6 +57,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         diagnostics,
         explain,
         flip_set,
+        inference_measure,
         inference_without,
         mislabeled,
         mismatch,
@@ -141,6 +142,7 @@ __all__ = [
     "flip_set",
     "from_estimator",
     "from_results",
+    "inference_measure",
     "inference_without",
     "mislabeled",
     "mismatch",
@@ -176,9 +178,8 @@ _HOMES = {
     "training": "OptimizerRule Recorder Segments TrainerRecorder TrainingRun register_optimizer",
     "trees": "TreeProblem",
     "uses": "Box Errors MeanPrediction NotReversed RobustnessTable Sign Significant attack diagnostics explain "
-    "flip_set inference_without mislabeled mismatch removal_receipt robustness robustness_table stability "
-    "token_scores trust "
-    "vulnerability vulnerable_targets",
+    "flip_set inference_measure inference_without mislabeled mismatch removal_receipt robustness robustness_table "
+    "stability token_scores trust vulnerability vulnerable_targets",
     "validation": "Verification verify",
 }
 """Where the public names are, as the imports above say it to type checkers: module -> names."""

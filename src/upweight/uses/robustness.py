@@ -128,13 +128,13 @@ def robustness(
     confirmed by a refit. The certificate bounds the exact change a^T (A - A_T)^-1 g_T over all sets T of k rows at
     once, for every k (docs/certificates.md): what single rows do, leverage included, what every pair does, and a
     remainder. It holds for least squares, weighted and with absorbed effects, for ridge with keep="total", and for
-    logistic regression, whose bound has a part for the curvature that moves. A set that leaves the answer undetermined
-    (or separates the classes) counts as one that changes it.
-    With instruments, and for tests with robust or clustered errors, no certificate is known: the set is searched and
-    refitted all the same.
+    logistic regression, and Poisson, Gamma, Tweedie and negative binomial regression with log link, whose bound has a
+    part for the curvature that moves. A set that leaves the answer undetermined (or separates the classes) counts as
+    one that changes it. With instruments, and for tests with robust or clustered errors, no certificate is known: the
+    set is searched and refitted all the same.
 
     Args:
-        influence: of least squares or logistic regression, with one output.
+        influence: of one of these models, with one output.
         conclusion: `Sign`, `Significant`, `NotReversed` or `MeanPrediction`; a column's name or number stands for the
             sign of its coefficient.
         groups: what goes together, as `Influence.of_removal` takes it: a column (n,) of villages, patients or firms.
@@ -209,21 +209,24 @@ def _searched(problem: Objective, asked: Conclusion, groups: Any, most: int | No
     names, members = _units(problem, groups)
     gradient, bar = asked.gradient(problem)
     start = Tested(fit, asked, gradient, bar, 1.0, members)
-    start = replace(start, side=-1.0 if start.estimate() < bar else 1.0)
+    now = start.told()
+    start = replace(start, side=-1.0 if float(now.estimate) < bar else 1.0)
     said = asked.says.format(side=_side(start))
     if not 0 < start.margin() < float("inf"):
         raise ValueError(
-            f"the conclusion does not hold to begin with ({said}): the estimate is {start.estimate():.4g}"
+            f"the conclusion does not hold to begin with ({said}): the estimate is {float(now.estimate):.4g}, "
+            f"standard error {float(now.error):.4g}"
         )
     chosen = start.fewest(min(most or len(members) // 2, len(members) - 1))
     found = Robustness(
-        said, len(members), "row" if groups is None else "group", start.estimate(), None,
-        0, None, names[:0], None, start.first_order, why,
+        said, len(members), "row" if groups is None else "group", float(now.estimate), None,
+        0, None, names[:0], None, start.first_order, why, float(now.error),
     )  # fmt: skip
     if chosen is None:
         return found
-    rows = torch.cat([members[g] for g in chosen])
-    return replace(found, after=start.estimate(chosen), found=len(chosen), names=names[chosen], rows=rows)
+    rows, there = torch.cat([members[g] for g in chosen]), start.told(chosen)
+    after = {"after": float(there.estimate), "error_after": float(there.error)}
+    return replace(found, found=len(chosen), names=names[chosen], rows=rows, **after)
 
 
 def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof: Certificate) -> Certificate:
