@@ -160,7 +160,7 @@ def robustness(
     asked = Sign(conclusion) if isinstance(conclusion, (str, int)) else conclusion
     influence.problem.check_current()
     if why := _no_proof(influence.problem, asked):
-        return with_errors(_searched(influence.problem, asked, groups, most, why), influence.problem, asked)
+        return _searched(influence.problem, asked, groups, most, why)
     problem = _supported(influence)
     _check_errors(problem, asked)
     names, members = _units(problem, groups)
@@ -225,8 +225,8 @@ def _searched(problem: Objective, asked: Conclusion, groups: Any, most: int | No
     if chosen is None:
         return found
     rows, there = torch.cat([members[g] for g in chosen]), start.told(chosen)
-    after = {"after": float(there.estimate), "error_after": float(there.error)}
-    return replace(found, found=len(chosen), names=names[chosen], rows=rows, **after)
+    found = replace(found, found=len(chosen), names=names[chosen], rows=rows)
+    return replace(found, after=float(there.estimate), error_after=float(there.error))
 
 
 def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof: Certificate) -> Certificate:
