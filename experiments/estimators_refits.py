@@ -75,10 +75,10 @@ LOGISTIC = LogisticRegression(C=0.1, solver="newton-cholesky", **TIGHT)
 GRID = {"C": [0.01, 0.1]}
 GLM: dict[str, Any] = {"alpha": 0.1, "solver": "newton-cholesky", **TIGHT}
 SGD: dict[str, Any] = {"alpha": 0.1, "max_iter": 5000, "tol": None, "average": 10_000, "random_state": 0}
-SMOOTHED = "smoothed"
-"""What is said of machines whose loss has corners: a smooth loss stands in, and single effects are a trend."""
+CORNERS = "shown by refits"
+"""What is said of machines whose loss has corners: what is shown of removals are refits; first order smooths them."""
 
-REFITTED = "shown by refits"
+REFITTED = "nu, shown by refits"
 """What is said of machines with a nu: what is shown of removals are refits; first order holds C or epsilon."""
 
 # (estimator, task, what is said of it). Tasks: several classes (or two), three and more, two, numbers, numbers > 0;
@@ -119,10 +119,10 @@ ESTIMATORS: list[tuple[Any, str, str]] = [
     (RidgeClassifier(), "several", ""),
     (RidgeClassifierCV(), "several", "alpha held"),
     (LinearSVC(C=0.01, dual=False, **TIGHT), "several", "curvature jumps"),
-    (LinearSVC(C=0.01, loss="hinge", tol=1e-5, max_iter=10**5), "two", SMOOTHED),
-    (SVC(kernel="linear", C=0.01, tol=1e-9), "two", SMOOTHED),
-    (SVC(tol=1e-9), "two", SMOOTHED),
-    (SVC(tol=1e-9), "classes", SMOOTHED),
+    (LinearSVC(C=0.01, loss="hinge", tol=1e-5, max_iter=10**5), "two", CORNERS),
+    (SVC(kernel="linear", C=0.01, tol=1e-9), "two", CORNERS),
+    (SVC(tol=1e-9), "two", CORNERS),
+    (SVC(tol=1e-9), "classes", CORNERS),
     (NuSVC(nu=0.3, tol=1e-9), "two", REFITTED),
     (NuSVC(nu=0.3, tol=1e-9), "classes", REFITTED),
     (SGDClassifier("log_loss", **SGD), "two", "stochastic"),
@@ -136,7 +136,7 @@ ESTIMATORS: list[tuple[Any, str, str]] = [
     (BayesianRidge(tol=1e-8, max_iter=3000), "number", "precisions held"),
     (ARDRegression(), "number", "precisions held"),
     (HuberRegressor(tol=1e-8, max_iter=10_000), "number", "sigma follows"),
-    (QuantileRegressor(alpha=0.01), "number", SMOOTHED),
+    (QuantileRegressor(alpha=0.01), "number", CORNERS),
     (PoissonRegressor(**GLM), "positive", ""),
     (GammaRegressor(**GLM), "positive", ""),
     (TweedieRegressor(power=1.5, **GLM), "positive", ""),
@@ -146,8 +146,8 @@ ESTIMATORS: list[tuple[Any, str, str]] = [
         "number",
         "curvature jumps",
     ),
-    (LinearSVR(C=0.1, epsilon=0.1, tol=1e-5, max_iter=10**5), "number", SMOOTHED),
-    (SVR(tol=1e-9), "number", SMOOTHED),
+    (LinearSVR(C=0.1, epsilon=0.1, tol=1e-5, max_iter=10**5), "number", CORNERS),
+    (SVR(tol=1e-9), "number", CORNERS),
     (NuSVR(tol=1e-9), "number", REFITTED),
     (KernelRidge(alpha=1.0, kernel="rbf", gamma=0.05), "number", ""),
     (GaussianProcessRegressor(RBF(4.0) + WhiteKernel(0.3), random_state=0), "number", "kernel held"),

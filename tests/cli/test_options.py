@@ -14,6 +14,7 @@ FILE_COMMANDS = [
     "review",
     "mismatch",
     "remove",
+    "flip-set",
     "robustness",
     "attack",
     "trust",
@@ -22,6 +23,7 @@ READING = {"--target", "--text", "--image", "--drop", "--id", "--encoding", "--m
 LEFT_OUT = {
     "attack": {"--model", "--trust", "--image", "--problem"},
     "review": {"--problem"},
+    "flip-set": {"--problem"},
     "robustness": {"--model", "--trust", "--problem"},
 }
 
@@ -57,6 +59,7 @@ def test_every_command_reads_a_file_by_the_same_options(command: str):
         ("explain", []),
         ("mismatch", []),
         ("remove", []),
+        ("flip-set", []),
         ("explain", ["--row", "1", "--relativ"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
@@ -78,6 +81,7 @@ def test_a_file_that_is_not_there_is_named(command: str, tmp_path):
         "report": ["--row", 1],
         "mismatch": ["--by", "town"],
         "remove": ["--where", "age < 3"],
+        "flip-set": ["--row", 1],
         "robustness": ["--coef", "age"],
     }
     result = run(command, tmp_path / "nowhere.csv", "--target", "opinion", *needed.get(command, []))

@@ -246,3 +246,38 @@ def test_a_quantity_has_no_ranking_of_classes(houses_file):
     found = run("explain", houses_file, "--target", "price", "--measure", "auroc")
     assert found.exit_code == 2
     assert "auroc is about classes, and price is a quantity" in found.stderr
+
+
+@pytest.mark.parametrize("model", [("--booster", "hist", "--drop", "said"), ()])
+def test_flip_set_lists_rows_whose_removal_flips_the_prediction(people_file, tmp_path, model):
+    asked = ("--target", "opinion", "--row", 7, *model)
+    result = run("flip-set", people_file, *asked, "--format", "json")
+    assert result.exit_code == 0, result.output
+    assert "confirmed by retraining" in result.stderr
+    table = pd.read_csv(people_file)
+    lines = json.loads(result.stdout)
+    assert all(line["opinion"] == table["opinion"][line["train row"]] for line in lines)
+    kept = tmp_path / "kept.csv"
+    table.drop([line["train row"] for line in lines]).to_csv(kept, index=False)
+    again = run("explain", kept, "--test", people_file, *asked, "--k", 1)
+    before, after = (
+        next(line for line in one.stderr.splitlines() if line.startswith("The model says"))
+        for one in (result, again)
+    )
+    assert before.split("'")[1] != after.split("'")[1]
+
+
+def test_no_flip_set_ends_with_an_exit_code(people_file):
+    asked = ("flip-set", people_file, "--target", "opinion", "--row", 7)
+    result = run(*asked, "--booster", "hist", "--drop", "said", "--most", 1)
+    assert (result.exit_code, "no such set of 1 rows or fewer" in result.stderr) == (1, True)
+    refused = run(*asked, "--booster", "hist", "--drop", "said", "--relabel")
+    assert (refused.exit_code, "does not relabel" in refused.stderr) == (2, True)
+
+
+def test_a_quantity_of_trees_is_moved_past_a_value(houses_file):
+    asked = ("flip-set", houses_file, "--target", "price", "--row", 5, "--booster", "hist")
+    refused = run(*asked)
+    assert (refused.exit_code, "give past=" in refused.stderr) == (2, True)
+    result = run(*asked, "--past", 1)
+    assert (result.exit_code, "no such set" in result.stderr) == (1, True)

@@ -256,6 +256,12 @@ def test_trees_small(tmp_path: Path) -> None:
     assert booster["single"]["derivative beside refitted leaves"] > 0.5
 
 
+def test_trees_flips_small(tmp_path: Path) -> None:
+    booster = small("trees_flips", tmp_path)["breast_cancer"]["GradientBoosting"]
+    assert booster["found"] > 0
+    assert booster["confirmed"] == 1.0
+
+
 def test_trees_labels_small(tmp_path: Path) -> None:
     table = small("trees_labels", tmp_path)["wine"]
     assert table["good"]

@@ -127,14 +127,16 @@ def test_unfinished_training_moves_no_effect() -> None:
 def test_rows_that_do_not_settle_are_marked() -> None:
     X, y = make_classification(120, 5, flip_y=0.2, random_state=0)
     X[:, 0] += 0.5 * X[:, 1]
-    svc = SVC(kernel="linear", tol=1e-10).fit(X, y)
-    influence = Influence(from_estimator(svc, X, y))
+    K = X @ X.T  # a matrix of the user's own: nobody can refit
+    svc = SVC(kernel="precomputed", tol=1e-10).fit(K, y)
+    influence = Influence(from_estimator(svc, K, y))
     row = int(svc.support_[0])
-    found = influence.of_each_removal((X[[row]], y[[row]]))
+    asked = K[[row]], y[[row]]
+    found = influence.of_each_removal(asked)
     assert "do not settle" in found.prediction
     assert UNSETTLED in found.top(10)
     assert "Beware" in repr(found)
-    for said in (found, influence.on_loss((X[[row]], y[[row]]))):
+    for said in (found, influence.on_loss(asked)):
         assert "smooth loss stands in" in said.remarks[0]
         assert "smoothed with temperature" in said.remarks[0]
     kept = BY_NAME["logistic"]

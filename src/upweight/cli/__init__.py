@@ -15,6 +15,7 @@ for command in (
     labels.mislabeled,
     row_groups.mismatch,
     row_groups.remove,
+    prediction.flip_set,
     conclusions.robustness,
     prediction.verify,
     trust.trust,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InfluenceError
-from ..runtime.progress import tell
+from ..runtime.progress import phase, tell
 from ..runtime.terminal import give
 from .asked import question
 from .index import from_index
@@ -108,6 +108,50 @@ def explain(
         if line:
             tell(line, always=True)
     show(both, format, out, f"Training rows responsible for {asked.about}")
+
+
+@asks(without=("problem",))
+def flip_set(
+    fitted: FittedFile,
+    row: Annotated[str, typer.Option(help="The row (or id) that is asked about.", show_default=False)],
+    test: Test = None,
+    relabel: Annotated[
+        bool, typer.Option("--relabel", help="Give rows the rival's label, where they are removed otherwise.")
+    ] = False,
+    past: Annotated[
+        float | None,
+        typer.Option(help="Of trees that predict a quantity: the value that the prediction is to pass."),
+    ] = None,
+    most: Annotated[
+        int | None, typer.Option(help="The largest set; otherwise half of the rows.", min=1)
+    ] = None,
+    format: Format_ = None,
+    out: Out = None,
+) -> None:
+    """The fewest training rows found without which the model says something else of a row, confirmed by retraining.
+
+    For two or more classes of linear models, and for boosted trees. Rows are listed in the order in which the search
+    took them. The exit code is 1 where no set is found.
+    """
+    from .. import uses
+
+    fitted.model.check_refit()
+    asked = question(fitted, row, test, None, None)
+    with phase("searching a flip set"):
+        found = uses.flip_set(
+            fitted.model.influence,
+            asked.batch,
+            relabel=relabel,
+            past=past,
+            most=most,
+            refit=fitted.model.refit,
+        )
+    for line in (*asked.words, f"{found}."):
+        tell(line, always=True)
+    if found.rows is None:
+        raise InfluenceError(f"no such set of {most or len(fitted.raw) // 2:,} rows or fewer was found")
+    table = fitted.raw.loc[found.names].rename_axis("train row")
+    show(table, format, out, f"Training rows that decide what the model says of {asked.about}")
 
 
 @asks()

@@ -17,8 +17,11 @@ from ..linear.problem import LinearProblem
 from ..losses import Logistic
 from ..objective import Objective
 from ..types import Tensor
+from .absorbed import regression
 from .exog import Exog
 from .lifelines_models import cox
+from .linearmodels_results import linearmodels_regression
+from .pyfixest_results import pyfixest_regression
 from .refitting import OWN, Refitting, check_finished
 from .statsmodels_counts import is_negative_binomial, negative_binomial
 from .statsmodels_models import StatsModel, coefficients, reader_of
@@ -57,6 +60,11 @@ def from_results(results: Any, table: Any = None, *, polish: bool = False) -> Ob
     >>> from_results(fitted).theta
     tensor([1.1000, 1.1000], dtype=torch.float64)
     """
+    packages = {kind.__module__.partition(".")[0] for kind in type(results).__mro__}
+    if "linearmodels" in packages:
+        return regression(linearmodels_regression(results))
+    if "pyfixest" in packages:
+        return regression(pyfixest_regression(results, table))
     names = [
         kind.__name__ for kind in type(results).__mro__ if kind.__module__.partition(".")[0] == "lifelines"
     ]

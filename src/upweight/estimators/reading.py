@@ -43,7 +43,9 @@ class Reading:
         phi: the features that the model is linear in, where they are not its inputs.
         slope: the slope of an l1 penalty, its signs held fixed, one number per parameter (p,), or None.
         weighs_examples: whether a class weight is that of an example in every output of several models.
-        held: whether a setting is held that every removal moves, so that shown effects have to be refits.
+        refitted: the numbers of the rows whose removal only a refit tells: the support vectors where the loss has
+            corners, all rows where a setting is held that every removal moves. Their shown effects are refits.
+        still: the numbers of the rows whose removal leaves the estimator as it is.
         notes: what was held fixed or approximated, one sentence each.
     """
 
@@ -57,7 +59,8 @@ class Reading:
     phi: Features | None = None
     slope: np.ndarray | None = None
     weighs_examples: bool = False
-    held: bool = False
+    refitted: np.ndarray | None = None
+    still: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
 

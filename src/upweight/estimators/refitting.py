@@ -20,6 +20,10 @@ GIVEN = "rows as given"
 """Where a problem keeps a function from numbers of training rows to the batch of them, as the user has it."""
 KINKED = "kinked rows"
 """Where a problem keeps the numbers of the rows whose removal leads over a kink of its objective."""
+STILL = "still rows"
+"""Where a problem keeps the numbers of the rows whose removal leaves the estimator as it is."""
+WRITTEN_OUT = "written out"
+"""Where a problem whose effects were absorbed keeps a function that gives it with a column for each group of them."""
 FAR = 0.1
 """The largest gradient, in what one row contributes to it, at which a fit counts as finished."""
 Refitting = Callable[[Tensor], Objective]

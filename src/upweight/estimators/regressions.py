@@ -18,7 +18,15 @@ from ..losses import (
 )
 from .reading import Options, Reading, coefficients, intercept_of, on_weighted_mean, refuse_penalty
 from .sparse_models import Active
-from .support_vectors import HELD_NU, dual_of, in_kernel_space, liblinear_intercept, support_of
+from .support_vectors import (
+    CORNER,
+    HELD_NU,
+    dual_of,
+    in_kernel_space,
+    liblinear_intercept,
+    support_of,
+    with_corners,
+)
 
 BORDER = 1e-6
 """The share of its bound that a dual coefficient is away from either end, of rows on the border of a tube."""
@@ -128,11 +136,15 @@ def linear_svr(model: Any, X: Any, options: Options) -> Reading:
     """
     coef, l2 = coefficients(model), 1 / (model.C * X.shape[0])
     loss: LinearLoss = SquaredEpsilonInsensitive(model.epsilon)
-    if model.loss == "epsilon_insensitive":
-        loss = SmoothEpsilonInsensitive(model.epsilon, options.smoothed_over())
-    return Reading(
+    found = Reading(
         coef, intercept_of(model, 1), loss, l2, "total", l2_intercept=liblinear_intercept(model, l2)
     )
+    if model.loss == "epsilon_insensitive":
+        loss = SmoothEpsilonInsensitive(model.epsilon, options.smoothed_over())
+        y = np.asarray(options.targets, dtype=float)
+        outside = np.abs(y - model.predict(X)) > model.epsilon - CORNER * max(y.std(), model.epsilon)
+        return with_corners(replace(found, loss=loss), model, np.flatnonzero(outside), len(y))
+    return found
 
 
 def svr(model: Any, X: Any, options: Options) -> Reading:
@@ -146,9 +158,10 @@ def svr(model: Any, X: Any, options: Options) -> Reading:
     Raises:
         ValueError: for other training inputs than it was fitted on, and a kernel that is not positive semi-definite.
     """
-    return in_kernel_space(
+    found = in_kernel_space(
         model, X, SmoothEpsilonInsensitive(model.epsilon, options.smoothed_over()), options
     )
+    return with_corners(found, model, support_of(model, options.sample_weight), X.shape[0])
 
 
 def nu_svr(model: Any, X: Any, options: Options) -> Reading:
@@ -168,7 +181,7 @@ def nu_svr(model: Any, X: Any, options: Options) -> Reading:
     epsilon = _tube(model, X, options)
     found = in_kernel_space(model, X, SmoothEpsilonInsensitive(epsilon, options.smoothed_over()), options)
     note = HELD_NU.format("epsilon", model.nu, f"{epsilon:.4g}", "19 to 50")
-    return replace(found, held=True, notes=(*found.notes, note))
+    return replace(found, refitted=np.arange(X.shape[0]), notes=(*found.notes, note))
 
 
 def _tube(model: Any, X: Any, options: Options) -> float:
@@ -199,8 +212,8 @@ def quantile(model: Any, X: Any, options: Options) -> Reading:
     """
     coef, loss = coefficients(model), SmoothPinball(float(model.quantile), options.smoothed_over())
     intercept, l1 = intercept_of(model, 1), on_weighted_mean(model, float(model.alpha), options)
+    every = np.arange(X.shape[0])
     if l1 == 0:
-        return Reading(coef, intercept, loss, 0.0, "mean")
-    return Active.of(model, np.where(np.abs(coef) > 1e-12, coef, 0.0), l1).reading(
-        intercept, loss, 0.0, "mean"
-    )
+        return with_corners(Reading(coef, intercept, loss, 0.0, "mean"), model, every, len(every))
+    found = Active.of(model, np.where(np.abs(coef) > 1e-12, coef, 0.0), l1)
+    return with_corners(found.reading(intercept, loss, 0.0, "mean"), model, every, len(every))

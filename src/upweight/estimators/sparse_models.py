@@ -17,7 +17,7 @@ from ..losses import LinearLoss
 from ..objective import LinearModel
 from ..types import Keep, Tensor
 from .reading import Reading
-from .refitting import KINKED
+from .refitting import KINKED, STILL
 
 CHECKED = 1 << 32
 """Operations up to which every row's removal is held against the support."""
@@ -142,16 +142,18 @@ def with_kinks(problem: LinearProblem, reading: Reading, X: Any) -> LinearProble
 
     Args:
         problem: the fitted model.
-        reading: what it minimised; where a setting is held that every removal moves, these are all rows.
+        reading: what it minimised, which may name such rows itself.
         X: the inputs with all columns (n, d).
     """
-    if reading.held:
-        problem.cache[KINKED] = torch.arange(problem.n)
+    if reading.refitted is not None:
+        problem.cache[KINKED] = torch.as_tensor(reading.refitted)
+    if reading.still is not None:
+        problem.cache[STILL] = torch.as_tensor(reading.still)
     if reading.slope is None:
         return problem
     said, kinked = certificate(problem, reading.phi, X)
     found = problem.changed(terms=replace(problem.terms, notes=(*problem.terms.notes, *said)))
-    found.cache[KINKED] = kinked
+    found.cache[KINKED] = kinked if reading.refitted is None else torch.as_tensor(reading.refitted)
     return found
 
 

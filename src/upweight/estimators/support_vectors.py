@@ -26,6 +26,13 @@ HELD_NU = (
     "were {3} % off those of the estimator on two data sets; effects that are shown (of_each_removal, of_removal) are "
     "refits of the estimator"
 )
+CORNERS = (
+    "the loss has corners, which derivatives and single Newton steps see smoothed; effects that are shown "
+    "(of_each_removal, of_removal) are refits of the estimator, and none where it does not see the row"
+)
+CORNER = 1e-3
+"""How far beyond the corner of its loss, whose margin or target is of size 1, a row of liblinear's may lie that counts
+as a support vector: more than its tolerance."""
 VISIBLE, HOPELESS = 0.01, 0.5
 """Changes of an SVC's decision function (its margin is 1) that are warned of, and refused."""
 
@@ -55,15 +62,41 @@ def linear_svc(model: Any, X: Any, options: Options) -> Reading:
             intercept_of(model, 1), SquaredHinge(), 0.0, "total", l1_intercept=liblinear_l1(model, l2)
         )
         return replace(found, counts_weights=True)
-    return Reading(
+    found = Reading(
         coef,
         intercept_of(model, len(coef)),
-        SmoothHinge(options.smoothing) if model.loss == "hinge" else SquaredHinge(),
+        SquaredHinge(),
         l2,
         "total",
         l2_intercept=liblinear_intercept(model, l2),
         counts_weights=True,
     )
+    if model.loss == "hinge":
+        of_class = np.asarray(options.targets)[:, None] == model.classes_[-len(coef) :]
+        margins = np.where(of_class, 1, -1) * model.decision_function(X).reshape(X.shape[0], -1)
+        found = replace(found, loss=SmoothHinge(options.smoothing))
+        return with_corners(found, model, np.flatnonzero((margins < 1 + CORNER).any(1)), len(margins))
+    return found
+
+
+def with_corners(reading: Reading, model: Any, vectors: np.ndarray, n: int) -> Reading:
+    """The reading of a machine whose loss has corners: refits tell what the removal of a support vector does.
+
+    That of any other row does nothing, unless it moves the weights of classes or the width of the kernel.
+
+    Args:
+        reading: what it minimised, with a smooth loss in the place of its own.
+        model: the fitted estimator.
+        vectors: the numbers of its support vectors among the training rows.
+        n: the number of training rows.
+    """
+    every = np.arange(n)
+    kernel = getattr(model, "kernel", "linear")
+    moves_width = kernel in ("rbf", "poly", "sigmoid") and model.gamma == "scale"
+    if moves_width or getattr(model, "class_weight", None) == "balanced":
+        vectors = every
+    still = np.setdiff1d(every, vectors)
+    return replace(reading, refitted=vectors, still=still, notes=(*reading.notes, CORNERS))
 
 
 def liblinear_intercept(model: Any, l2: float) -> float:
@@ -110,7 +143,8 @@ def svc(model: Any, X: Any, options: Options) -> Reading:
     Warns:
         ApproximationWarning: where `rank` changes the decision function visibly.
     """
-    return _classifier(model, X, options, np.full(len(model.intercept_), float(model.C)))
+    found = _classifier(model, X, options, np.full(len(model.intercept_), float(model.C)))
+    return with_corners(found, model, support_of(model, options.sample_weight), X.shape[0])
 
 
 def nu_svc(model: Any, X: Any, options: Options) -> Reading:
@@ -140,7 +174,11 @@ def nu_svc(model: Any, X: Any, options: Options) -> Reading:
     in_pair = np.array([a + b for a, b in combinations(of_class, 2)])
     C = np.abs(dual_of(model)).sum(1) / (model.nu * in_pair)
     found = _classifier(model, X, options, C)
-    return replace(found, held=True, notes=(*found.notes, HELD_NU.format("C", model.nu, _few(C), "7 to 36")))
+    return replace(
+        found,
+        refitted=np.arange(X.shape[0]),
+        notes=(*found.notes, HELD_NU.format("C", model.nu, _few(C), "7 to 36")),
+    )
 
 
 def _classifier(model: Any, X: Any, options: Options, C: np.ndarray) -> Reading:

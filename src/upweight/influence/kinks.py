@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 
 from ..errors import InfluenceError
-from ..estimators.refitting import KINKED, OWN, Refitting
+from ..estimators.refitting import KINKED, OWN, STILL, Refitting
 from ..measures import Measure
 from ..objective import Objective
 from ..runtime.progress import track
@@ -45,9 +45,13 @@ class Kinks:
         self.over = torch.tensor(over)
         self.problem, self.test, self.measure = problem, *asked
         self.refit: Refitting | None = problem.cache.get(OWN)
-        left = found.left.clone()
-        left[:, self.over] = 1.0
-        self.marked = Changes(found.changes.clone(), found.steps.clone(), left)
+        still = set(torch.as_tensor(problem.cache.get(STILL, ())).tolist())
+        nothing = torch.tensor([still.issuperset(own.tolist()) for own in self.sets])
+        self.over &= ~nothing
+        self.marked = Changes(*(of_all.clone() for of_all in found))
+        self.marked.left[:, self.over] = 1.0
+        for of_all in (self.marked.changes, self.marked.left):
+            of_all[:, nothing] = 0.0
         self.known: dict[int, Tensor] = {}
         self._before: Tensor | None = None
 

@@ -3,6 +3,7 @@
 from .counts import NegativeBinomial
 from .cox import PartialLikelihood
 from .likelihood import Likelihood
+from .partialled import PartialledSquares
 from .problem import LikelihoodProblem
 
-__all__ = ["Likelihood", "LikelihoodProblem", "NegativeBinomial", "PartialLikelihood"]
+__all__ = ["Likelihood", "LikelihoodProblem", "NegativeBinomial", "PartialLikelihood", "PartialledSquares"]

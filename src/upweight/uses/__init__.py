@@ -6,12 +6,13 @@ from .conclusions import Conclusion, MeanPrediction, NotReversed, Sign, Signific
 from .diagnostics import Diagnostics, diagnostics
 from .explain import Explanation, explain
 from .flip_set import FlipSet, flip_set
-from .inference import Errors, InferenceWithout, inference_without
+from .inference import InferenceWithout, inference_without
 from .mislabeled import Suspects, mislabeled
 from .mismatch import Mismatch, mismatch
 from .receipt import Receipt, removal_receipt
 from .robustness import Robustness, robustness
 from .stability import Stability, stability
+from .standard_errors import Errors
 from .trust import Trust, trust
 from .vulnerability import vulnerability, vulnerable_targets
 

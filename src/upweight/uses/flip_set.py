@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,17 +11,21 @@ import torch
 from jaxtyping import Float, Int
 
 from ..errors import NoOptimumError
+from ..estimators.refitting import OWN
 from ..influence.influence import Influence
 from ..influence.unrolled import Answers
 from ..objective import LinearModel, Objective
 from ..outputs import Editable
 from ..runtime.progress import track
 from ..solvers import Exact
+from ..trees.problem import TreeProblem
 from ..types import Batch, Tensor
 from .certificates import certificate, provable
 from .conclusions import Direction
-from .labels import decided, editable, label_names, margins, row_names
+from .flip_trees import TreeSearch
+from .labels import decided, editable, label_names, row_names
 from .removals import Question
+from .verdicts import SaidClass, shortest_that, verdict_of
 
 CERTIFIED_ROWS = 2000
 """Up to so many training rows flip sets come with a certificate, unless said otherwise."""
@@ -44,6 +49,7 @@ class FlipSet:
     after: Any
     refits: int
     certified: int | None = None
+    at_fixed_splits: Int[Tensor, " f"] | None = None
 
     @property
     def smallest(self) -> bool:
@@ -51,17 +57,38 @@ class FlipSet:
         return self.rows is not None and self.certified is not None and len(self.rows) == self.certified + 1
 
     def __repr__(self) -> str:
-        proof = (
-            "" if self.certified is None else f"; no set of {self.certified} or fewer does, which is proven"
+        said, after = (
+            f"{one:.6g}" if isinstance(one, float) else repr(one) for one in (self.before, self.after)
         )
+        words = [f"{self.refits} refits"]
+        if self.at_fixed_splits is not None:
+            words.append(_where_splits_are_held(len(self.at_fixed_splits)))
         if self.rows is None:
-            words = f"No set found whose being {self.edit} changes the prediction {self.before!r}"
-            return f"{words} ({self.refits} refits{proof})"
-        proof = "; no smaller set does" if self.smallest else proof
+            words += [self._proof] * (self.certified is not None)
+            return f"No set found whose being {self.edit} changes the prediction {said} ({'; '.join(words)})"
+        words = ["confirmed by retraining", *words, *[self._proof] * bool(self._proof)]
         return (
-            f"{len(self.rows)} training rows {self.edit} change the prediction from {self.before!r} to "
-            f"{self.after!r} (confirmed by retraining; {self.refits} refits{proof}): {self.names.tolist()[:20]}"
+            f"{len(self.rows)} training rows {self.edit} change the prediction from {said} to {after} "
+            f"({'; '.join(words)}): {self.names.tolist()[:20]}"
         )
+
+    @property
+    def _proof(self) -> str:
+        """What is known of smaller sets."""
+        if self.smallest:
+            return "no smaller set does"
+        if self.certified is not None:
+            return f"no set of {self.certified} or fewer does, which is proven"
+        return "" if self.at_fixed_splits is None else "no smaller set is excluded"
+
+
+def _where_splits_are_held(count: int) -> str:
+    """What is said of sets whose removal flips it where trees split as before."""
+    return (
+        f"where trees split as before, {count} rows do it"
+        if count
+        else "where trees split as before, no set is found"
+    )
 
 
 def flip_set(
@@ -71,6 +98,8 @@ def flip_set(
     relabel: bool = False,
     most: int | None = None,
     certify: bool | None = None,
+    past: float | int | None = None,
+    refit: Callable[[Tensor], Objective] | None = None,
 ) -> FlipSet:
     """A small set of training rows whose removal (or relabelling to the rival class) flips one prediction (R26).
 
@@ -79,18 +108,26 @@ def flip_set(
     finds the shortest part of it that still flips, each length judged by retraining. For removals from logistic
     regression of two classes a certificate says how many rows no set can undercut (`FlipSet.certified`).
 
+    Of boosted trees and forests rows are taken at fixed splits, leaf values computed anew, until that flips the
+    prediction; then the user's own estimator is trained again, with its seed. Where that does not confirm it, the
+    search goes on from the new trees. The bisection is over retrainings.
+
     Args:
-        influence: of a linear classifier, or one by moments (discriminant analysis, naive Bayes); its own curvature and
-            solver are not used.
+        influence: of a linear classifier, one by moments (discriminant analysis, naive Bayes), or trees; its own
+            curvature and solver are not used.
         test: one test example, (inputs, targets); the targets are not looked at.
         relabel: gives the rows the rival's label in place of removing them.
         most: the largest size of the set, default half of the rows.
         certify: whether the certificate is computed, which takes n^2 p operations, far more than the search; default
             up to 2,000 training rows, in seconds.
+        past: of trees that predict a quantity, the value that the prediction is to pass, in the unit of the target.
+        refit: for trees whose estimator is not known (a Booster): trains on the kept rows (an index tensor) and returns
+            `from_estimator` of the new trees. The same seed, and nothing else, should be drawn each time.
 
     Raises:
-        TypeError: for other models.
-        ValueError: for more than one test row, and where finishing the training alone changes the prediction.
+        TypeError: for other models, and for relabelling with trees.
+        ValueError: for more than one test row, where finishing the training alone changes the prediction, and for trees
+            that cannot be trained again.
         NotConvergedError: where a retraining fails.
 
     >>> import torch
@@ -100,11 +137,17 @@ def flip_set(
     >>> len(flip_set(Influence(problem), (X[:1], [1]), relabel=True).rows)
     2
     """
+    if influence.problem.stages is not None:
+        return _of_trees(influence.problem, test, relabel, (past, most), refit)
+    if past is not None or refit is not None:
+        raise TypeError(
+            "past and refit are for trees: of a linear regression ask robustness(influence, MeanPrediction(rows, bar))"
+        )
     problem = editable(influence.problem)
     if problem is None:
         raise TypeError(
-            "flip_set is for linear classifiers with an output for each class (or one for two), and those by moments, "
-            "which it retrains many times: ask influence.of_removal about sets of your own"
+            "flip_set is for linear classifiers with an output for each class (or one for two), those by moments, and "
+            "trees, which it retrains many times: ask influence.of_removal about sets of your own"
         )
     reduced = influence.problem.reduced
     batch = problem.prepared(test) if reduced is None else reduced.known(test)
@@ -130,6 +173,43 @@ def flip_set(
     proven = certify and not relabel and reduced is None
     certified = _certified(cast(LinearModel, start), batch, chosen) if proven else None
     return FlipSet(chosen, names, edit, said, after, search.refits, certified)
+
+
+def _of_trees(
+    problem: Objective,
+    test: Batch,
+    relabel: bool,
+    limits: tuple[float | None, int | None],
+    refit: Callable[[Tensor], Objective] | None,
+) -> FlipSet:
+    """The flip set of boosted trees or a forest.
+
+    Args:
+        problem: the trees.
+        test: one test example.
+        relabel: is refused.
+        limits: the bar of a quantity and the largest size of the set, or None.
+        refit: the user's way to train them again.
+    """
+    retrain = refit or problem.cache.get(OWN)
+    if relabel:
+        raise TypeError("flip_set removes rows from trees and does not relabel them: leave relabel out")
+    if retrain is None:
+        raise ValueError(
+            "flip_set trains trees again, and these no longer know what they were trained with: give refit=, a "
+            "function of the kept training rows (index tensor) that returns from_estimator of the new trees"
+        )
+    trees = cast(TreeProblem, problem)
+    inputs = trees.prepared(test)[0]
+    if inputs.shape[1] != 1:
+        raise ValueError(f"flip_set answers for one test row, got {inputs.shape[1]}")
+    verdict = verdict_of(trees, trees.outputs(inputs), limits[0])
+    search = TreeSearch(trees, test, verdict, retrain)
+    said = verdict.told(trees, trees.outputs(inputs))
+    search.check_start(said)
+    rows, after, fixed = search.found(min(limits[1] or trees.n // 2, trees.n - 1))
+    names = row_names(trees, torch.empty(0, dtype=torch.long) if rows is None else rows)
+    return FlipSet(rows, names, "removed", said, said if rows is None else after, search.refits, None, fixed)
 
 
 def _certified(problem: LinearModel, batch: Any, chosen: Tensor | None) -> int | None:
@@ -170,7 +250,7 @@ class Search:
 
         It is a measure (its `targets` are not used): what influence is asked about.
         """
-        return margins(outputs, self.said.expand(len(outputs)))
+        return SaidClass(self.said).margin(outputs)
 
     def flipped(self, problem: Editable) -> bool:
         """Whether `problem` says something else about the test row than the original model."""
@@ -249,11 +329,4 @@ class Search:
 
     def shortest(self, chosen: Tensor) -> Tensor:
         """The shortest beginning of `chosen` that flips the prediction, by bisection: log2(k) retrainings."""
-        low, high = 0, len(chosen)
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self.flipped(self.retrained(chosen[:middle])):
-                high = middle
-            else:
-                low = middle
-        return chosen[:high]
+        return chosen[: shortest_that(chosen, lambda rows: self.flipped(self.retrained(rows)))]

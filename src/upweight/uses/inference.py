@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from scipy import stats
 
+from ..estimators.refitting import WRITTEN_OUT
 from ..influence.unrolled import Answers
 from ..linear.whitened import Whitened, is_least_squares
 from ..runtime.notebook import as_html
@@ -18,55 +19,14 @@ from ..runtime.terminal import plain
 from ..types import Tensor
 from .conclusions import coefficient_of
 from .labels import row_names
+from .standard_errors import Counts, Errors
 
-KINDS = ("nonrobust", "HC0", "HC1", "HC2", "HC3", "cluster")
 ALONE = 1e-10
 """What is left of a row's own fit below which it alone determines something."""
+HARMLESS = 1e-7
+"""The share of the direction asked about that counts as not touching it."""
 NUMBERS = 1 << 22
 """Numbers of a block of rows times rows."""
-
-
-@dataclass(frozen=True, eq=False)
-class Errors:
-    """Which standard errors of least squares, with statsmodels' factors, and the distribution of t.
-
-    "nonrobust" is s^2 (X^T W X)^-1 with n - k degrees of freedom; "HC0" to "HC3" are White's, HC1 times n / (n - k),
-    HC2 and HC3 with residuals over the root of 1 - h and over 1 - h; "cluster" sums scores in clusters, times
-    G / (G - 1) (n - 1) / (n - k). `use_t` takes Student's t in place of the normal distribution: with n - k degrees of
-    freedom, of clusters G - 1; None: as statsmodels, for "nonrobust" only. What a removal does to n and G is followed.
-
-    Args:
-        kind: the name.
-        clusters: of "cluster", the cluster of each row (n,).
-        use_t: the distribution.
-    """
-
-    kind: str = "nonrobust"
-    clusters: Any = None
-    use_t: bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
-        if (self.clusters is not None) != (self.kind == "cluster"):
-            raise ValueError('clusters go with kind="cluster", and with no other')
-
-    @classmethod
-    def of(cls, results: Any) -> Errors:
-        """The errors of fitted results of statsmodels (OLS, WLS), as their own `cov_type` says.
-
-        Raises:
-            ValueError: for a covariance that is not among these, or has other corrections than the usual ones.
-        """
-        kind, told = str(results.cov_type), dict(results.cov_kwds)
-        if kind != "cluster":
-            return cls(kind, use_t=bool(results.use_t))
-        groups = np.asarray(told["groups"])
-        if groups.ndim > 1 or not told.get("use_correction", True) or not told.get("df_correction", True):
-            raise ValueError(
-                "clusters in one direction, with their usual correction, are known: these are other ones"
-            )
-        return cls(kind, groups, bool(results.use_t))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,10 +85,11 @@ def inference_without(
     >>> inference_without(Influence(problem), 0).table["standard error"].round(3).tolist()
     [1.202, 1.453, 1.528, 0.577]
     """
-    problem = influence.problem.linear
+    influence.problem.check_current()
+    written = influence.problem.cache.get(WRITTEN_OUT)
+    problem = influence.problem.linear if written is None else written()
     if problem is None or not is_least_squares(problem):
         raise TypeError("inference_without is for least squares of one output: of others ask diagnostics")
-    problem.check_current()
     if bool((problem.l2 > 0).any()):
         raise ValueError(
             "standard errors have no meaning with a penalty, which biases estimates: fit without"
@@ -158,14 +119,10 @@ class _Fit:
 
     def now(self) -> dict[str, float]:
         """The numbers with all rows."""
-        n, clusters = self.whole.counted.sum(), self._clusters(torch.ones(len(self.z), 1).double())
-        variance = self._variance(
-            (self.z[:, None], self.whole.residual[:, None], self.h[:, None]),
-            self.v.square().sum(),
-            n,
-            clusters,
-        )
-        found = self._told(torch.tensor([self.estimate], dtype=torch.float64), variance, n, clusters)
+        counts = self._counts(torch.ones(len(self.z), 1).double(), torch.tensor(0.0).double())
+        of_rows = (self.z[:, None], self.whole.residual[:, None], self.h[:, None])
+        variance = self._variance(of_rows, self.v.square().sum(), counts)
+        found = self._told(torch.tensor([self.estimate], dtype=torch.float64), variance, counts)
         return {name: float(values[0]) for name, values in found.items()}
 
     def without_each(self) -> dict[str, np.ndarray]:
@@ -174,37 +131,33 @@ class _Fit:
         rows, r = self.whole.rows, self.whole.residual
         for out in torch.arange(len(rows)).split(max(1, NUMBERS // len(rows))):
             G, left = rows @ rows[out].T, 1 - self.h[out]
-            left = torch.where(left > ALONE, left, torch.nan)
+            alone = left <= ALONE
+            # What a row alone determines leaves with it, and changes nothing where the coefficient is not in it.
+            lost = alone & (self.z[out].abs() < HARMLESS * self.v.norm())
+            left = torch.where(alone, torch.where(lost, 1.0, torch.nan), left)
             z = self.z[:, None] + G * (self.z[out] / left)
             e = r[:, None] + G * (r[out] / left)
             h = self.h[:, None] + G.square() / left
             place = torch.arange(len(out))
-            for one in (z, e, h):
-                one[out, place] = 0.0
             kept = torch.ones_like(z)
-            kept[out, place] = 0.0
-            n = self.whole.counted.sum() - self.whole.counted[out]
-            clusters = self._clusters(kept)
-            variance = self._variance(
-                (z, e, h), self.v.square().sum() + self.z[out].square() / left, n, clusters
-            )
-            estimate = self.estimate - self.z[out] * r[out] / left
-            parts.append(self._told(estimate, variance, n, clusters))
+            for one in (z, e, h, kept):
+                one[out, place] = 0.0
+            counts = self._counts(kept, lost.double())
+            own = self.v.square().sum() + self.z[out].square() / left
+            variance = self._variance((z, e, h), own, counts)
+            parts.append(self._told(self.estimate - self.z[out] * r[out] / left, variance, counts))
         return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
 
-    def _clusters(self, kept: Float[Tensor, "n k"]) -> Float[Tensor, " k"]:
-        """How many clusters have rows left."""
-        if self.codes is None:
-            return kept.new_zeros(kept.shape[1])
-        sizes = kept.new_zeros(int(self.codes.max()) + 1, kept.shape[1]).index_add(0, self.codes, kept)
-        return (sizes > 0).double().sum(0)
+    def _counts(self, kept: Float[Tensor, "n k"], lost: Tensor) -> Counts:
+        """What is counted in k fits that have lost so many coefficients."""
+        left = len(self.v) - lost
+        return self.errors.counting.counts(kept, self.codes, left, self.whole.counted)
 
     def _variance(
         self,
         of_rows: tuple[Float[Tensor, "n k"], Float[Tensor, "n k"], Float[Tensor, "n k"]],
         own: Tensor,
-        n: Tensor,
-        clusters: Tensor,
+        counts: Counts,
         weight: Tensor | None = None,
     ) -> Float[Tensor, " k"]:
         """The squared standard error of k fits.
@@ -212,30 +165,26 @@ class _Fit:
         Args:
             of_rows: z, residuals and leverages; 0 for rows that are not in the fit.
             own: the squared length of the direction, a^T A^-1 a.
-            n: the number of rows.
-            clusters: the number of clusters.
+            counts: what is counted in each.
             weight: the weights of the rows (n, 1), for derivatives; None: 1.
         """
-        (z, e, h), p, kind = of_rows, len(self.v), self.errors.kind
+        (z, e, h), kind, factor = of_rows, self.errors.kind, self.errors.counting.factor(counts)
         weight = torch.ones_like(z[:, :1]) if weight is None else weight
         if kind == "nonrobust":
-            return own * (weight * e.square()).sum(0) / (n - p)
+            return own * (weight * e.square()).sum(0) / counts.rows * factor
         scores = z * e
         if self.codes is not None:
             sums = torch.zeros(int(self.codes.max()) + 1, z.shape[1], dtype=torch.float64)
-            sums = sums.index_add(0, self.codes, weight * scores)
-            return sums.square().sum(0) * clusters / (clusters - 1) * (n - 1) / (n - p)
-        power = {"HC2": 1, "HC3": 2}.get(kind, 0)
-        factor = n / (n - p) if kind == "HC1" else 1.0
-        return (weight * scores.square() / (1 - h) ** power).sum(0) * factor
+            return sums.index_add(0, self.codes, weight * scores).square().sum(0) * factor
+        left, power = 1 - h, {"HC2": 1, "HC3": 2}.get(kind, 0)
+        over = torch.where(left > ALONE, left, torch.nan) ** power if power else 1.0  # 0 / 0 has no value
+        return (weight * scores.square() / over).sum(0) * factor
 
-    def _told(self, estimate: Tensor, variance: Tensor, n: Tensor, clusters: Tensor) -> dict[str, Tensor]:
+    def _told(self, estimate: Tensor, variance: Tensor, counts: Counts) -> dict[str, Tensor]:
         """The numbers of k fits."""
         error = variance.sqrt()
-        t = estimate / error
-        use_t = self.errors.kind == "nonrobust" if self.errors.use_t is None else self.errors.use_t
-        freedom = (clusters - 1 if self.codes is not None else n - len(self.v)).expand(len(t)).numpy()
-        law = stats.t(freedom) if use_t else stats.norm()
+        t, freedom = estimate / error, self.errors.counting.freedom(counts)
+        law = stats.norm() if freedom is None else stats.t(freedom.numpy())
         p = torch.as_tensor(2 * law.sf(t.abs().numpy()))
         half = torch.as_tensor(law.isf(0.025) * np.ones(len(t))) * error
         return {
@@ -256,11 +205,10 @@ class _Fit:
             q = torch.linalg.solve(A, self.v)
             e, z = y - X @ moved, X @ q
             h = (torch.linalg.solve(A, X.T).T * X).sum(1)
-            n = (omega * self.whole.counted).sum()
-            clusters = self._clusters(torch.ones(len(X), 1).double())
-            variance = self._variance(
-                (z[:, None], e[:, None], h[:, None]), self.v @ q, n, clusters, omega[:, None]
-            )
+            counts = self._counts(torch.ones(len(X), 1).double(), torch.tensor(0.0).double())
+            n = (omega * self.whole.counted * self.errors.counting.kept(torch.ones(len(X), 1).double())[:, 0]).sum()
+            counts = counts._replace(rows=n[None])
+            variance = self._variance((z[:, None], e[:, None], h[:, None]), self.v @ q, counts, omega[:, None])
             variance.sqrt().sum().backward()
         assert omega.grad is not None
         return omega.grad

@@ -10,6 +10,7 @@ import torch
 
 from ..data.row_sets import as_sets
 from ..errors import NotConvergedError
+from ..estimators.refitting import WRITTEN_OUT
 from ..influence.unrolled import Answers
 from ..linear.whitened import is_least_squares
 from ..objective import LinearModel
@@ -185,7 +186,9 @@ def _side(question: Question) -> str:
 
 def _supported(influence: Answers) -> LinearModel:
     """The model, at its optimum; raises TypeError or ValueError for what has no certificate."""
-    problem = influence.problem.linear
+    influence.problem.check_current()
+    written = influence.problem.cache.get(WRITTEN_OUT)
+    problem = influence.problem.linear if written is None else written()
     if problem is None:
         raise TypeError(f"robustness is for linear models, not {type(influence.problem).__name__}")
     problem.check_current()

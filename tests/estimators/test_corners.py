@@ -1,11 +1,13 @@
-"""NuSVC and NuSVR: C machines with the C or epsilon that nu led to, and refits of their own for what is shown."""
+"""Machines with corners: what is shown are refits of their own. NuSVC and NuSVR: C machines with the C or epsilon that
+nu led to."""
 
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
-from sklearn.svm import SVC, SVR, NuSVC, NuSVR
+from sklearn.linear_model import QuantileRegressor
+from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR, NuSVC, NuSVR
 
 from tests.support.compare import assert_close_per_row
 from upweight import Influence, SmoothHinge, from_estimator, verify
@@ -33,6 +35,18 @@ CLASSES = [
 VALUES = [
     (NuSVR(nu=0.3, C=0.5, tol=1e-9), load_diabetes, 80),
     (NuSVR(nu=0.7, kernel="linear", tol=1e-9), load_wine, 90),
+]
+
+LIBLINEAR = {"C": 0.1, "tol": 1e-9, "max_iter": 1_000_000}
+CORNERS = [
+    (SVC(C=0.1, kernel="linear", tol=1e-9), load_wine, 90, True),
+    (SVC(gamma=0.05, tol=1e-9), load_breast_cancer, 80, True),
+    (SVC(tol=1e-9), load_wine, 90, False),  # the width of its kernel follows the rows
+    (SVC(gamma=0.05, tol=1e-9, class_weight="balanced"), load_breast_cancer, 80, False),
+    (LinearSVC(loss="hinge", random_state=0, **LIBLINEAR), load_wine, 90, True),
+    (SVR(gamma=0.05, tol=1e-9), load_diabetes, 80, True),
+    (LinearSVR(epsilon=0.5, random_state=0, **LIBLINEAR), load_diabetes, 80, True),
+    (QuantileRegressor(alpha=0.01), load_diabetes, 80, False),
 ]
 
 
@@ -109,3 +123,22 @@ def test_nu_machines_that_are_refused_or_have_no_refit():
     assert bool(found.effect()[:, row].isnan().all())
     common = int(np.flatnonzero(y != y[row])[0])
     assert bool(found.effect()[:, common].isfinite().all())
+
+
+@pytest.mark.parametrize(("estimator", "load", "count", "sees_some"), CORNERS, ids=named)
+def test_where_a_loss_has_corners_what_is_shown_are_refits(estimator, load, count, sees_some):
+    numbers = load is load_diabetes
+    (X, y), test = standardised(load, count, number if numbers else None)
+    problem = from_estimator(clone(estimator).fit(X, y), X, y, smoothing=0.1)
+    found = Influence(problem).of_each_removal(test)
+    still = (found.effect() == 0).all(0)
+    assert bool(still.any()) or not sees_some
+    rows, base = [*range(0, count, 8), *still.nonzero()[:2, 0].tolist()], problem.evaluate(test)
+    actual = []
+    for i in rows:
+        own, there = np.delete(X, i, 0), np.delete(y, i)
+        again = from_estimator(clone(estimator).fit(own, there), own, there, smoothing=0.1)
+        actual.append(again.with_loss(problem.loss).evaluate(test) - base)
+    effects = found.effect()[:, rows]
+    torch.testing.assert_close(effects, torch.stack(actual, 1), rtol=1e-4, atol=1e-5)
+    assert "the loss has corners" in "\n".join(problem.terms.notes)
