@@ -61,7 +61,9 @@ class Regression:
     @property
     def loss(self) -> LinearLoss:
         """Half the squared error of a row."""
-        return replace(GeneralisedLinear("gaussian", "identity"), repeated=True) if self.repeated else Squared()
+        return (
+            replace(GeneralisedLinear("gaussian", "identity"), repeated=True) if self.repeated else Squared()
+        )
 
 
 def regression(read: Regression) -> Objective:
@@ -154,7 +156,9 @@ class _Batches:
         else:
             made = np.asarray(X, dtype=np.float64)
         targets = np.asarray(y, dtype=np.float64).reshape(-1)
-        return made, targets[:, None] if self.read.effects.shape[1] or self.read.instruments is not None else targets
+        return made, targets[:, None] if self.read.effects.shape[
+            1
+        ] or self.read.instruments is not None else targets
 
 
 def written_out(read: Regression) -> LinearProblem:
@@ -179,9 +183,7 @@ def written_out(read: Regression) -> LinearProblem:
     design = np.column_stack([X, dummies])
     start = np.zeros(design.shape[1])
     terms = Terms(feature_names=(*map(str, read.X.columns), *names), train_index=read.index)
-    return LinearProblem(
-        design, y, start, loss=read.loss, weights=read.weights, keep="total", terms=terms
-    )
+    return LinearProblem(design, y, start, loss=read.loss, weights=read.weights, keep="total", terms=terms)
 
 
 def _count(effects: pd.DataFrame) -> int:
@@ -205,4 +207,6 @@ def _dummies(effects: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
     R, pivot = scipy.linalg.qr((left.T @ left).numpy(), mode="r", pivoting=True)
     size = np.abs(np.diagonal(R))
     kept = np.sort(pivot[: int((size > 1e-10 * size[0]).sum())])
-    return np.column_stack([first, more.to_numpy(float)[:, kept]]), names + [str(more.columns[j]) for j in kept]
+    return np.column_stack([first, more.to_numpy(float)[:, kept]]), names + [
+        str(more.columns[j]) for j in kept
+    ]

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from ..linalg.flat_vectors import Layout
 from ..types import Tensor
-from .likelihood import Likelihood
+from .likelihood import Likelihood, differentiated
 
 INDEPENDENT = 1e-10
 """The share of the largest eigenvalue from which on a combination of effects counts as one of its own."""
@@ -49,6 +49,11 @@ class PartialledSquares(Likelihood):
             return weights @ residual.square() / (2 * self.variance)
         pulled = Z.T @ (weights * residual)
         return pulled @ torch.linalg.solve(Z.T @ (weights[:, None] * Z), pulled) / (2 * self.variance)
+
+    def derivatives(
+        self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]
+    ) -> tuple[Float[Tensor, " p"], Float[Tensor, "p p"]]:
+        return differentiated(lambda at: self.total(at, weights), theta)
 
     def losses(self, theta: Tensor, X: Float[Tensor, "b d"], y: Float[Tensor, "b _"]) -> Float[Tensor, " b"]:
         if self.codes.shape[1]:

@@ -206,9 +206,13 @@ class _Fit:
             e, z = y - X @ moved, X @ q
             h = (torch.linalg.solve(A, X.T).T * X).sum(1)
             counts = self._counts(torch.ones(len(X), 1).double(), torch.tensor(0.0).double())
-            n = (omega * self.whole.counted * self.errors.counting.kept(torch.ones(len(X), 1).double())[:, 0]).sum()
+            n = (
+                omega * self.whole.counted * self.errors.counting.kept(torch.ones(len(X), 1).double())[:, 0]
+            ).sum()
             counts = counts._replace(rows=n[None])
-            variance = self._variance((z[:, None], e[:, None], h[:, None]), self.v @ q, counts, omega[:, None])
+            variance = self._variance(
+                (z[:, None], e[:, None], h[:, None]), self.v @ q, counts, omega[:, None]
+            )
             variance.sqrt().sum().backward()
         assert omega.grad is not None
         return omega.grad

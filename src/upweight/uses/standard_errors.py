@@ -69,7 +69,11 @@ class SmallSample:
             kept = kept.masked_fill(alone, 0.0)
 
     def counts(
-        self, kept: Float[Tensor, "n k"], clusters: Int[Tensor, " n"] | None, coefficients: Tensor, rows: Tensor
+        self,
+        kept: Float[Tensor, "n k"],
+        clusters: Int[Tensor, " n"] | None,
+        coefficients: Tensor,
+        rows: Tensor,
     ) -> Counts:
         """The numbers of k fits.
 
@@ -213,7 +217,9 @@ def _of_linearmodels(results: Any) -> Errors:
     absorbed = getattr(results.model, "_absorb_inter", None)
     if absorbed is None:
         return Errors(kind, clusters, small=small)
-    inside = clusters is not None and absorbed.cat.shape[1] == 1 and _nested(absorbed.cat.iloc[:, 0], clusters)
+    inside = (
+        clusters is not None and absorbed.cat.shape[1] == 1 and _nested(absorbed.cat.iloc[:, 0], clusters)
+    )
     constant = bool(results.model._has_constant_exog)
     small = _with_effects(small, absorbed.cat, len(results.params), constant, debiased and not inside)
     return Errors(kind, clusters, small=small)
@@ -221,7 +227,9 @@ def _of_linearmodels(results: Any) -> Errors:
 
 def _of_feols(results: Any) -> Errors:
     """The errors of feols: iid, hetero and CRV1 in one direction, with its usual factors."""
-    kind = {"iid": "nonrobust", "hetero": "HC0", "CRV1": "cluster", "HC1": "HC0"}.get(results._vcov_type_detail)
+    kind = {"iid": "nonrobust", "hetero": "HC0", "CRV1": "cluster", "HC1": "HC0"}.get(
+        results._vcov_type_detail
+    )
     usual = {"k_adj": True, "k_fixef": "nonnested", "G_adj": True, "G_df": "min"}
     if kind is None or dict(results._ssc_dict) != usual:
         raise ValueError(
@@ -233,7 +241,9 @@ def _of_feols(results: Any) -> Errors:
     clusters = _one_way(results._cluster_df) if kind == "cluster" else None
     if results._is_iv:
         kind_of_fit = "IV"
-        raise ValueError(f"the standard errors of {kind_of_fit} fits of feols are not known: use IV2SLS of linearmodels")
+        raise ValueError(
+            f"the standard errors of {kind_of_fit} fits of feols are not known: use IV2SLS of linearmodels"
+        )
     t = "clusters" if kind == "cluster" else "rows"
     small = SmallSample(kind == "cluster", True, kind == "cluster", t, drops=bool(results._drop_singletons))
     effects = pd.DataFrame() if results._fe is None else results._fe
