@@ -69,6 +69,7 @@ def test_newton_steps_without_a_subject_are_near_refits_where_derivatives_are_no
     asked = torch.zeros(1, 2), torch.zeros(1, 3)  # a coefficient needs no rows
     dose = uw.OfParameters(lambda params: params["weight"][0, 1])
     removed = influence.of_removal(STUDY.subject.to_numpy(), asked, measure=dose)
+    assert removed.newton is not None
     assert_close_per_row(-removed.newton.T, exact[:, 1:], 1e-6)
 
 
@@ -123,6 +124,7 @@ def test_all_are_those_of_r(of_r, name, ties, weighted):
     for by in ("row", "subject"):
         groups = STUDY.subject if by == "subject" else None
         found = uw.diagnostics(uw.Influence(problem), by=groups, first_order=True)
+        assert found.scores is not None
         for kind, ours in (("score", found.scores), ("dfbeta", found.dfbeta), ("dfbetas", found.dfbetas)):
             file = of_r / f"{name}_{ties}_{str(weighted).upper()}_{kind}_{by}"
             assert_close_per_row(ours.to_numpy(), np.loadtxt(file), 1e-8)

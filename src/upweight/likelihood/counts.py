@@ -23,6 +23,7 @@ class NegativeBinomial(Likelihood):
     y: Float[Tensor, "n 2"]
     power: int = 2
     rows_apart = True
+    scale_known = True
 
     @property
     def layout(self) -> Layout:

@@ -78,6 +78,7 @@ class PartialLikelihood(Likelihood):
     efron: bool = True
     standardised: bool = True
     rows_apart = False
+    scale_known = True
 
     @property
     def layout(self) -> Layout:

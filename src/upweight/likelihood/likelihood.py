@@ -35,6 +35,8 @@ class Likelihood(ABC):
     """What else the likelihood knows of each row: counts, or times and events."""
     rows_apart: bool
     """Whether it is a sum over rows, so that a row that leaves takes its own term along and nothing else."""
+    scale_known: bool
+    """Whether its inverse Hessian is the covariance of the estimates, also without some rows: no variance is held."""
 
     @property
     @abstractmethod

@@ -33,6 +33,7 @@ class PartialledSquares(Likelihood):
     instruments: Float[Tensor, "n z"] | None = None
     """All of them, the regressors that are their own among them; None: least squares."""
     rows_apart = False
+    scale_known = False
 
     @property
     def layout(self) -> Layout:

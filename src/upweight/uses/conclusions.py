@@ -11,16 +11,17 @@ import torch
 from jaxtyping import Float
 from scipy import stats
 
-from ..objective import LinearModel
+from ..objective import Objective
 from ..types import Tensor
-from .parts import INTERCEPT, part_names
+from .parts import INTERCEPT, coefficient_names
 
 
 class Moments(NamedTuple):
     """What a conclusion looks at; each may be a stack of numbers.
 
     `estimate` is above 0 where it is on the side that it was on. Its variance is `variance` times `squares`, the
-    residuals' sum of squares, over `freedom`, the degrees of freedom.
+    residuals' sum of squares, over `freedom`, the degrees of freedom. Both are infinite where the errors' scale is
+    known, as in Cox's model: the variance is then `variance` itself, and the estimate normal.
     """
 
     estimate: Float[Tensor, "*k"]
@@ -34,7 +35,8 @@ class Moments(NamedTuple):
 
         It is NaN where no degree of freedom is left, so that nothing is significant there.
         """
-        return (self.variance * self.squares / torch.where(self.freedom > 0, self.freedom, torch.nan)).sqrt()
+        scale = self.squares / torch.where(self.freedom > 0, self.freedom, torch.nan)
+        return (self.variance * torch.where(self.freedom.isinf(), 1.0, scale)).sqrt()
 
 
 class Conclusion(ABC):
@@ -44,10 +46,10 @@ class Conclusion(ABC):
     """
 
     uses_error: ClassVar[bool] = False
-    """Whether the standard error has a part in it: such conclusions are for least squares without a penalty alone."""
+    """Whether the standard error has a part in it: such conclusions are for least squares and maximum likelihood."""
 
     @abstractmethod
-    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
+    def gradient(self, problem: Objective) -> tuple[Float[Tensor, " p"], float]:
         """The gradient of the number that it is about in the parameters, and the bar that it is held against.
 
         Raises:
@@ -85,7 +87,7 @@ class Sign(Conclusion):
     coefficient: str | int
     bar: float | int = 0.0
 
-    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
+    def gradient(self, problem: Objective) -> tuple[Float[Tensor, " p"], float]:
         return coefficient_of(problem, self.coefficient), self.bar
 
     def margin(self, now: Moments) -> Float[Tensor, "*k"]:
@@ -99,7 +101,7 @@ class Sign(Conclusion):
 
 @dataclass(frozen=True)
 class CoefficientTest(Conclusion):
-    """What a t test of a coefficient says, its standard error the classical one of least squares.
+    """What a t test of a coefficient says, its standard error the classical one of least squares or of the information.
 
     Args:
         coefficient: the name of its column, or the column's number.
@@ -113,7 +115,7 @@ class CoefficientTest(Conclusion):
     def __post_init__(self) -> None:
         _check_level(self.level)
 
-    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
+    def gradient(self, problem: Objective) -> tuple[Float[Tensor, " p"], float]:
         return coefficient_of(problem, self.coefficient), 0.0
 
 
@@ -121,7 +123,8 @@ class CoefficientTest(Conclusion):
 class Significant(CoefficientTest):
     """A coefficient is significant: its confidence interval at a level does not contain 0.
 
-    The standard error is the classical one of least squares, with the degrees of freedom of Student's t.
+    The standard error is the classical one of least squares, with the degrees of freedom of Student's t; of Cox's model
+    and NegativeBinomial that of the inverse information, with the normal distribution.
 
     Args:
         coefficient: the name of its column, or the column's number.
@@ -176,9 +179,14 @@ class MeanPrediction(Conclusion):
     bar: float | int = 0.0
     groups: Any = None
 
-    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
-        targets = problem.y.new_zeros(len(self.inputs), *problem.y.shape[1:])
-        rows = problem.output_gradients((self.inputs, targets))[:, 0]
+    def gradient(self, problem: Objective) -> tuple[Float[Tensor, " p"], float]:
+        model = problem.linear
+        if model is None:
+            raise ValueError(
+                "mean predictions are asked of linear models: ask about a coefficient of this one"
+            )
+        targets = model.y.new_zeros(len(self.inputs), *model.y.shape[1:])
+        rows = model.output_gradients((self.inputs, targets))[:, 0]
         if self.groups is None:
             return rows.mean(0), self.bar
         names, codes = np.unique(np.asarray(self.groups), return_inverse=True)
@@ -210,7 +218,7 @@ class Direction(Conclusion):
     vector: Float[Tensor, " p"]
     words: str
 
-    def gradient(self, problem: LinearModel) -> tuple[Float[Tensor, " p"], float]:
+    def gradient(self, problem: Objective) -> tuple[Float[Tensor, " p"], float]:
         return self.vector, 0.0
 
     def margin(self, now: Moments) -> Float[Tensor, "*k"]:
@@ -221,12 +229,12 @@ class Direction(Conclusion):
         return f"{self.words} is {{side}}"
 
 
-def coefficient_of(problem: LinearModel, name: str | int) -> Float[Tensor, " p"]:
+def coefficient_of(problem: Objective, name: str | int) -> Float[Tensor, " p"]:
     """The unit vector of a coefficient. Raises ValueError where there is none of that name."""
-    names = part_names(problem)[: problem.p]
+    names = coefficient_names(problem)
     if isinstance(name, str) and name in names:
         place = names.index(name)
-    elif not isinstance(name, str) and 0 <= name < problem.d:
+    elif not isinstance(name, str) and 0 <= name < len(names) - (INTERCEPT in names):
         place = int(name)
     else:
         known = ", ".join(n for n in names[:20] if n != INTERCEPT) + ", ..." * (len(names) > 20)

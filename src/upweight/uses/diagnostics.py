@@ -22,7 +22,7 @@ from ..runtime.progress import track
 from ..runtime.terminal import plain
 from ..types import Tensor
 from .labels import row_names
-from .parts import part_names
+from .parts import coefficient_names, part_names
 
 ROWS = 1024
 """Rows whose gradients are written out at once."""
@@ -163,8 +163,8 @@ def diagnostics(
     table.loc[moves.isnan().any(1).numpy(), table.columns.difference(known)] = np.nan
     betas = (-moves / (alone[:, None] * covariance.diagonal().sqrt())).numpy()
     columns = part_names(problem)[: problem.p]
-    frames = (pd.DataFrame(found, names, columns) for found in (-moves.numpy(), betas))
-    return Diagnostics(table, *frames, used, float(scale))
+    beta = pd.DataFrame(-moves.numpy(), names, columns)
+    return Diagnostics(table, beta, pd.DataFrame(betas, names, columns), used, float(scale))
 
 
 def _sets(problem: Objective, by: Any) -> tuple[pd.Index, list[Tensor]]:
@@ -215,11 +215,10 @@ def _of_likelihood(problem: Objective, reduced: Reduced, by: Any, steps: str) ->
         "rows": [len(rows) for rows in sets],
         "cooks distance": (((moves @ information) * moves).sum(1) / problem.p).numpy(),
     }
-    known = list(problem.feature_names or map(str, range(problem.p)))
-    coefficients = [*known, *problem.layout.names[1:]][: problem.p]
     scores = torch.stack([(problem.folded_penalty - gradients[rows]).sum(0) for rows in sets])
     beta, betas, scores_ = (
-        pd.DataFrame(found.numpy(), names, coefficients) for found in (-moves, -moves / errors, scores)
+        pd.DataFrame(found.numpy(), names, coefficient_names(problem))
+        for found in (-moves, -moves / errors, scores)
     )
     whole = pd.DataFrame(table, index=names)
     return Diagnostics(whole, beta, betas, float(problem.p), 1.0, scores_)

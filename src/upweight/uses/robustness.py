@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 import torch
+from jaxtyping import Float
 
 from ..data.row_sets import as_sets
 from ..errors import NotConvergedError
 from ..estimators.refitting import WRITTEN_OUT
 from ..influence.unrolled import Answers
+from ..likelihood import Estimates
 from ..linear.whitened import is_least_squares
-from ..objective import LinearModel
+from ..objective import LinearModel, Objective
 from ..runtime.terminal import plain
 from ..types import Tensor
 from .certificates import MEMORY, Certificate, certificate, doubtful_rows, provable
 from .conclusions import Conclusion, Moments, Sign
+from .estimates_robustness import Fitted, fewest_of_fit, first_order_count, single_change
 from .labels import row_names
 from .removals import Question, fewest, fewest_refitted, without
 
 ENUMERATED = 200
 """Rows that are refitted without at most, one by one, where the bound clears none."""
+ENUMERATED_FITS = 5000
+"""Units that a fit by maximum likelihood is refitted without at most, one by one."""
 EXACT = 1e-24
 """The share of squares that are left for residuals below which a fit is exact."""
 
@@ -115,8 +120,11 @@ def robustness(
     bound has a part for the curvature that moves. A set that leaves the answer undetermined (or separates the classes)
     counts as one that changes it.
 
+    Of Cox's model and NegativeBinomial the search is by derivatives, Newton steps and refits, standard errors are those
+    of the inverse information, and one row or group is certified by refits without each: there is no bound of more.
+
     Args:
-        influence: of least squares or logistic regression, with one output.
+        influence: of least squares or logistic regression with one output, Cox's model or NegativeBinomial.
         conclusion: `Sign`, `Significant`, `NotReversed` or `MeanPrediction`; a column's name or number stands for the
             sign of its coefficient.
         groups: what goes together, as `Influence.of_removal` takes it: a column (n,) of villages, patients or firms.
@@ -139,8 +147,11 @@ def robustness(
     >>> found.certified, found.found, found.smallest
     (5, 6, True)
     """
-    problem = _supported(influence)
     asked = Sign(conclusion) if isinstance(conclusion, (str, int)) else conclusion
+    if (reduced := influence.problem.reduced) is not None and reduced.estimates is not None:
+        influence.problem.check_current()
+        return _of_estimates(reduced.estimates, asked, groups, most)
+    problem = _supported(influence)
     _check_errors(problem, asked)
     names, members = _units(problem, groups)
     question = Question.of(problem, asked, members)
@@ -153,10 +164,56 @@ def robustness(
     start = question.whole.value(question.gradient)
     unit = "row" if groups is None else "group"
     found = Robustness(
-        asked.says.format(side=_side(question)), len(members), unit, start, None,
+        asked.says.format(side=_side(question.bar, question.side)), len(members), unit, start, None,
         proof.certified, None, names[:0], None, _first_order(question), proof.limit,
     )  # fmt: skip
     return found if chosen is None else _confirmed(found, problem, question, (names, chosen))
+
+
+def _of_estimates(estimates: Estimates, asked: Conclusion, groups: Any, most: int | None) -> Robustness:
+    """The answer about a fit by maximum likelihood, for which there is a search and, of single units, refits.
+
+    Args:
+        estimates: the fit.
+        asked: the conclusion.
+        groups: what goes together.
+        most: the largest set that is searched.
+    """
+    problem = estimates.problem
+    _check_no_penalty(problem.l2, asked)
+    names, members = _units(problem, groups)
+    gradient, bar = asked.gradient(problem)
+    side = -1.0 if float(gradient @ problem.theta) < bar else 1.0
+    whole = Fitted(estimates, asked, gradient, bar, side, members, torch.arange(problem.n))
+    said, unit = asked.says.format(side=_side(bar, side)), "row" if groups is None else "group"
+    if not whole.margin > 0:
+        _refuse(said, whole.value, float(whole.moments().error) if asked.uses_error else None)
+    chosen = fewest_of_fit(whole, min(most or len(members) // 2, len(members) - 1))
+    proof = _single_refits(whole, names, unit)
+    found = Robustness(
+        said, len(members), unit, whole.value, None, proof.certified, None, names[:0], None,
+        first_order_count(whole), proof.limit,
+    )  # fmt: skip
+    if chosen is None:
+        return found
+    rows = torch.cat([members[g] for g in chosen])
+    return replace(
+        found, after=whole.without(chosen).value, found=len(chosen), names=names[chosen], rows=rows
+    )
+
+
+def _single_refits(whole: Fitted, names: pd.Index, unit: str) -> Certificate:
+    """One unit at a time, by refits without each; no bound of larger sets is known of these models."""
+    no_bound = "No certificate of larger sets exists for this kind of model: rows are in each other's terms."
+    if len(whole.units) > ENUMERATED_FITS:
+        return Certificate(
+            0,
+            f"Nothing is proven: there are more than {ENUMERATED_FITS:,} {unit}s to refit without. {no_bound}",
+        )
+    changing = single_change(whole)
+    if changing is not None:
+        return Certificate(0, f"Without {names[changing]} alone it does not hold, as a refit shows.")
+    return Certificate(1, f"One {unit} is certified by refits without each. {no_bound}")
 
 
 def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof: Certificate) -> Certificate:
@@ -178,10 +235,10 @@ def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof:
     return Certificate(1, words)
 
 
-def _side(question: Question) -> str:
-    if question.bar == 0:
-        return "positive" if question.side > 0 else "negative"
-    return "upper" if question.side > 0 else "lower"
+def _side(bar: float, side: float) -> str:
+    if bar == 0:
+        return "positive" if side > 0 else "negative"
+    return "upper" if side > 0 else "lower"
 
 
 def _supported(influence: Answers) -> LinearModel:
@@ -203,13 +260,18 @@ def _check_errors(problem: LinearModel, asked: Conclusion) -> None:
         return
     if not is_least_squares(problem):
         raise ValueError("significance is certified for least squares alone: ask about the sign")
-    if bool((problem.l2 > 0).any()):
+    _check_no_penalty(problem.l2, asked)
+
+
+def _check_no_penalty(l2: Float[Tensor, " p"], asked: Conclusion) -> None:
+    """Raise ValueError for standard errors of a fit with a penalty."""
+    if asked.uses_error and bool((l2 > 0).any()):
         raise ValueError(
             "significance has no meaning with a penalty, which biases estimates: ask about the sign, or fit without"
         )
 
 
-def _units(problem: LinearModel, groups: Any) -> tuple[pd.Index, list[Tensor]]:
+def _units(problem: Objective, groups: Any) -> tuple[pd.Index, list[Tensor]]:
     """Names and rows of what is removed; raises ValueError for groups that do not share out the rows."""
     if groups is None:
         every = torch.arange(problem.n)
@@ -231,12 +293,17 @@ def _check_holds(question: Question) -> None:
     if asked.uses_error and not float(now.squares) > EXACT * float(fitted):
         raise ValueError("the model fits every row exactly: standard errors are 0 and nothing is significant")
     if not float(question.margin(now)) > 0:
-        said = asked.says.format(side=_side(question))
-        error = f", standard error {float(now.error):.4g}" if asked.uses_error else ""
-        raise ValueError(
-            f"the conclusion does not hold to begin with ({said}): the estimate is "
-            f"{question.whole.value(question.gradient):.4g}{error}"
-        )
+        said = asked.says.format(side=_side(question.bar, question.side))
+        error = float(now.error) if asked.uses_error else None
+        _refuse(said, question.whole.value(question.gradient), error)
+
+
+def _refuse(said: str, estimate: float, error: float | None) -> NoReturn:
+    """Raise ValueError for a conclusion that does not hold, with the estimate and its standard error."""
+    told = "" if error is None else f", standard error {error:.4g}"
+    raise ValueError(
+        f"the conclusion does not hold to begin with ({said}): the estimate is {estimate:.4g}{told}"
+    )
 
 
 def _first_order(question: Question) -> int | None:

@@ -1,0 +1,186 @@
+"""How many rows have to go before a conclusion of a maximum likelihood fit changes: Cox's model, counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+
+from ..errors import NotConvergedError
+from ..likelihood import Estimates
+from ..runtime.progress import track
+from ..types import Tensor
+from .conclusions import Conclusion, Moments
+
+TRIED = 48
+"""Units whose Newton step is taken where few are still needed: first order is not right enough to choose among them."""
+SWAPPED = 12
+"""The largest set that is made smaller by exchanging members, each from the fit without the others."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A conclusion about a fit, and the units that are still in it.
+
+    Args:
+        estimates: the fit.
+        asked: the conclusion.
+        gradient: of the number that it is about.
+        bar: what that is held against.
+        side: of the bar, 1 or -1.
+        units: the rows of each unit in the whole data.
+        rows: the rows of the whole data that are in the fit.
+    """
+
+    estimates: Estimates
+    asked: Conclusion
+    gradient: Float[Tensor, " p"]
+    bar: float
+    side: float
+    units: Sequence[Tensor]
+    rows: Tensor
+
+    @property
+    def value(self) -> float:
+        """The number that the conclusion is about."""
+        return float(self.gradient @ self.estimates.problem.theta)
+
+    def moments(self, of: Estimates | None = None) -> Moments:
+        """The estimate and its variance; the scale of the errors is known."""
+        found = of or self.estimates
+        estimate = self.side * (self.gradient @ found.problem.theta - self.bar)
+        known = torch.full_like(estimate, torch.inf)
+        variance = self.gradient @ found.covariance @ self.gradient
+        return Moments(estimate, variance, known, known)
+
+    @property
+    def margin(self) -> float:
+        """How far the conclusion is from not holding; NaN where the fit has no covariance."""
+        return float(self.asked.margin(self.moments()))
+
+    def without(self, gone: Sequence[int]) -> Fitted:
+        """The conclusion about the fit without some units. Raises NotConvergedError where there is none."""
+        kept = torch.ones(self.estimates.problem.n, dtype=torch.bool)
+        kept[self._numbers(gone)] = False
+        left = self.estimates.without((~kept).nonzero()[:, 0])
+        return Fitted(left, self.asked, self.gradient, self.bar, self.side, self.units, self.rows[kept])
+
+    def drops(self) -> Float[Tensor, " u"]:
+        """What the removal of each unit takes off the margin, by derivatives; -infinity for units that are gone."""
+        estimate, variance = self.estimates.first_order(self.gradient)
+        now = self.moments()
+        with torch.enable_grad():
+            leaves = [x.detach().clone().requires_grad_() for x in now[:2]]
+            self.asked.margin(Moments(leaves[0], leaves[1], *now[2:])).backward()
+        slopes = [0.0 if x.grad is None else float(x.grad) for x in leaves]
+        of_rows = torch.full((int(torch.cat(list(self.units)).max()) + 1,), torch.nan, dtype=torch.float64)
+        of_rows[self.rows] = -(slopes[0] * self.side * estimate + slopes[1] * variance)
+        return torch.stack([of_rows[rows].sum() for rows in self.units]).nan_to_num(-torch.inf)
+
+    def stepped(self, tried: Sequence[int]) -> Float[Tensor, " t"]:
+        """The margins without each of some units as well, after a Newton step; infinite where there is none."""
+        found = []
+        for unit in tried:
+            there = self.estimates.stepped(self._numbers([unit]))
+            usable = bool(there.problem.theta.isfinite().all())
+            found.append(
+                self.asked.margin(self.moments(there)) if usable else self.gradient.new_tensor(torch.inf)
+            )
+        return torch.stack(found).nan_to_num(torch.inf)
+
+    def _numbers(self, gone: Sequence[int]) -> Tensor:
+        """The numbers of units' rows in the fit."""
+        return torch.searchsorted(self.rows, torch.cat([self.units[g] for g in gone]).sort().values)
+
+
+def fewest_of_fit(whole: Fitted, most: int) -> list[int] | None:
+    """Units without which the conclusion does not hold, as few as were found; None where the search finds none.
+
+    Greedy: many at once by derivatives while many are needed, then one by one by Newton steps of the most promising,
+    each time from the fit without those before. What is found is made smaller by leaving out and exchanging members.
+
+    Args:
+        whole: the conclusion about the fit of all rows.
+        most: the largest set.
+    """
+    here, chosen = whole, list[int]()
+    while here.margin > 0:
+        drops = here.drops()
+        ordered = drops.sort(descending=True)
+        gain = int((ordered.values > 0).sum())
+        if not gain or len(chosen) >= most:
+            return None
+        needed = int((ordered.values[:gain].cumsum(0) < here.margin).sum()) + 1
+        take = max(1, min(needed // 2, gain, most - len(chosen)))
+        if take > 1:
+            chosen += ordered.indices[:take].tolist()
+        else:
+            chosen.append(_best(here, ordered.indices[: min(gain, TRIED)].tolist()))
+        try:
+            here = whole.without(chosen)
+        except NotConvergedError:
+            return None
+    return _smaller(whole, _shortest(whole, chosen))
+
+
+def _best(here: Fitted, tried: list[int]) -> int:
+    """The unit that a Newton step says takes most off the margin."""
+    return tried[int(here.stepped(tried).argmin())]
+
+
+def _shortest(whole: Fitted, chosen: list[int]) -> list[int]:
+    """The shortest beginning of a list of units that will do, by bisection."""
+    low, high = 0, len(chosen)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if changes(whole, chosen[:middle]) else (middle, high)
+    return chosen[:high]
+
+
+def _smaller(whole: Fitted, chosen: list[int]) -> list[int]:
+    """A set with fewer units that will do, as long as exchanging members one by one finds one."""
+    while 1 < len(chosen) <= SWAPPED:
+        members = chosen[:-1]
+        for place in range(len(members)):
+            others = members[:place] + members[place + 1 :]
+            here = whole.without(others) if others else whole
+            tried = here.drops().topk(min(TRIED, len(whole.units))).indices.tolist()
+            members[place] = _best(here, [unit for unit in tried if unit not in others])
+            if changes(whole, members):
+                break
+        else:
+            return chosen
+        chosen = members
+    return chosen
+
+
+def changes(whole: Fitted, gone: Sequence[int], undetermined: bool = False) -> bool:
+    """Whether the conclusion does not hold without some units, as a refit shows.
+
+    Args:
+        whole: the conclusion about the fit of all rows.
+        gone: the units.
+        undetermined: what is said where there is no optimum without them.
+    """
+    try:
+        return not whole.without(gone).margin > 0
+    except NotConvergedError:
+        return undetermined
+
+
+def first_order_count(whole: Fitted) -> int | None:
+    """How many units sums of single derivatives need; None: all of them do not do."""
+    gone = whole.drops().clamp(min=0).sort(descending=True).values.cumsum(0)
+    reached = (gone >= whole.margin).nonzero()
+    return int(reached[0]) + 1 if len(reached) else None
+
+
+def single_change(whole: Fitted) -> int | None:
+    """A unit that alone changes the conclusion, by refits without each; None where there is none: all are looked at."""
+    every = range(len(whole.units))
+    for unit in track(every, "refits without each", len(whole.units)):
+        if changes(whole, [unit], undetermined=True):
+            return unit
+    return None
