@@ -36,10 +36,10 @@ check: $(VENV)/installed-dev ## what CI runs: format, lint, types, documentation
 docs: $(VENV)/installed-dev ## build the documentation into site/
 	$(MKDOCS)
 
-oracles: ## compare with curvlinops, kronfluence, lifelines and scikit-survival, in environments of their own
+oracles: ## compare with other libraries of influence, survival and econometrics, in environments of their own
 	$(MAKE) VENV=.venv-oracles .venv-oracles/installed-dev
 	.venv-oracles/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[oracles]"
-	.venv-oracles/bin/pytest tests/test_oracles.py
+	.venv-oracles/bin/pytest tests/test_oracles.py tests/estimators/test_econometrics.py
 	$(MAKE) VENV=.venv-lifelines .venv-lifelines/installed-dev
 	.venv-lifelines/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[lifelines,survival]"
 	.venv-lifelines/bin/pytest tests/estimators/test_lifelines.py tests/estimators/test_survival_*.py

@@ -50,6 +50,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         Errors,
         MeanPrediction,
         NotReversed,
+        RobustnessTable,
         Sign,
         Significant,
         attack,
@@ -61,7 +62,9 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         mismatch,
         removal_receipt,
         robustness,
+        robustness_table,
         stability,
+        token_scores,
         trust,
         vulnerability,
         vulnerable_targets,
@@ -107,6 +110,7 @@ __all__ = [
     "Problem",
     "RankError",
     "Recorder",
+    "RobustnessTable",
     "ScoreStore",
     "Scores",
     "Segments",
@@ -143,9 +147,11 @@ __all__ = [
     "register_optimizer",
     "removal_receipt",
     "robustness",
+    "robustness_table",
     "stability",
     "stream",
     "token_mean",
+    "token_scores",
     "trust",
     "verify",
     "vulnerability",
@@ -169,9 +175,10 @@ _HOMES = {
     "solvers": "Arnoldi BackSubstitution ConjugateGradient Exact LiSSA",
     "training": "OptimizerRule Recorder Segments TrainerRecorder TrainingRun register_optimizer",
     "trees": "TreeProblem",
-    "uses": "Box Errors MeanPrediction NotReversed Sign Significant attack diagnostics explain flip_set "
-    "inference_without mislabeled mismatch removal_receipt robustness stability trust vulnerability "
-    "vulnerable_targets",
+    "uses": "Box Errors MeanPrediction NotReversed RobustnessTable Sign Significant attack diagnostics explain "
+    "flip_set inference_without mislabeled mismatch removal_receipt robustness robustness_table stability "
+    "token_scores trust "
+    "vulnerability vulnerable_targets",
     "validation": "Verification verify",
 }
 """Where the public names are, as the imports above say it to type checkers: module -> names."""

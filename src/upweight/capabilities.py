@@ -252,6 +252,8 @@ class Reduced(ABC):
 
     said: str = ""
     """How effects by it are got, in a sentence, where it is not by Newton steps."""
+    squares: Any = None
+    """What it is by its columns, where it is least squares with absorbed effects or instruments."""
 
     @abstractmethod
     def known(self, batch: Any) -> Any:

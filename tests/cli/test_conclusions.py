@@ -58,6 +58,46 @@ def test_clusters_and_classes(study):
     assert "least squares alone" in result.stderr
 
 
+def test_several_coefficients_and_a_table_for_a_paper(study, tmp_path):
+    path, _ = study
+    latex = tmp_path / "table.tex"
+    options = ("--target", "income", "--drop", "village", "--drop", "works", "--latex", latex)
+    asked = ("robustness", path, *options, "--coef", "treatment", "--coef", "age", "--format", "json")
+    result = run(*asked)
+    assert result.exit_code == 0, result.output
+    lines = json.loads(result.stdout)
+    assert {line["coefficient"] for line in lines} == {"treatment", "age"}
+    assert latex.read_text().count("treatment &") == sum(line["coefficient"] == "treatment" for line in lines)
+    assert "certified: no set of so many or fewer changes it" in result.stderr
+    assert "ridge" not in result.stderr
+    assert "median" not in result.stderr
+
+
+def test_nothing_is_shown_where_there_is_no_number(study):
+    path, _ = study
+    options = ("--target", "income", "--drop", "village", "--drop", "works", "--coef", "treatment")
+    assert "<NA>" not in run("robustness", path, *options, "--format", "table").stdout
+
+
+def test_a_report_says_how_robust_conclusions_are(study, tmp_path):
+    path, _ = study
+    alone, both = tmp_path / "alone.html", tmp_path / "both.html"
+    options = ("--target", "income", "--drop", "village", "--drop", "works", "--coef", "treatment")
+    answer = run("robustness", path, *options, "--format", "json")
+    found = json.loads(answer.stdout)[0]
+    for out, row in ((alone, ()), (both, ("--row", 5, "--checked", 3, "--fail-over", 100))):
+        result = run("report", path, *options, *row, "--out", out)
+        assert result.exit_code == 0, result.output
+        text = out.read_text()
+        assert "What would have to go before treatment says something else?" in text
+        assert f'<td class="number">{found["found"]}</td>' in text
+        assert f'<td class="number">{found["estimate"]:.4g}</td>' in text
+        assert "Least squares of income" in text
+        assert ("Verdict." in text) == bool(row)
+    refused = run("report", path, *options[:-1], "dose", "--out", tmp_path / "none.html")
+    assert (refused.exit_code, "there is no coefficient 'dose'" in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

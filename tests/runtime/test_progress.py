@@ -105,3 +105,21 @@ def test_a_phase_turns_on_a_terminal_and_lets_exceptions_through(capsys, on_a_te
     with pytest.raises(KeyError, match="gone"), progress.phase("failing"):
         raise KeyError("gone")
     assert "failing" in capsys.readouterr().err
+
+
+def test_a_gauge_says_what_share_is_done_and_does_not_go_back(capsys, on_a_terminal, monkeypatch):
+    monkeypatch.setattr(progress, "PATIENCE", -1.0)
+    with progress.gauge("searching") as reached:
+        for share in (0.5, 0.25, 0.5):
+            reached(share)
+    said = capsys.readouterr().err
+    assert " 50%" in said
+    assert " 25%" not in said
+    assert "searching" in said
+
+
+def test_a_gauge_of_something_quick_says_nothing(capsys, on_a_terminal, monkeypatch):
+    monkeypatch.setattr(progress, "PATIENCE", 1e9)
+    with progress.gauge("searching") as reached:
+        reached(0.5)
+    assert capsys.readouterr().err == ""

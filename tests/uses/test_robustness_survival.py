@@ -51,7 +51,7 @@ def holds(problem: LikelihoodProblem, asked, side: float) -> bool:
     place = {"dose": problem.p - 2 if problem.p == 3 else 0, "age": 1}[asked.coefficient]
     estimate = side * float(problem.theta[place])
     error = float(torch.linalg.inv(problem.hessian.matrix() * problem.n)[place, place]) ** 0.5
-    bar = {uw.Sign: 0.0, uw.Significant: 1.959964, uw.NotReversed: -1.959964}[type(asked)]
+    bar = {"Sign": 0.0, "Significant": 1.959964, "NotReversed": -1.959964}[type(asked).__name__]
     return estimate > bar * error
 
 
@@ -117,7 +117,7 @@ def test_what_has_no_answer_is_refused():
         uw.robustness(influence, "height")
     with pytest.raises(ValueError, match="significance has no meaning with a penalty"):
         uw.robustness(uw.Influence(cox(3, l2=0.1)), uw.Significant("dose"))
-    with pytest.raises(ValueError, match=r"does not hold to begin with .*significant.*standard error"):
+    with pytest.raises(ValueError, match=r"does not hold to begin with .*significant.*the estimate is"):
         uw.robustness(uw.Influence(cox(3, effect=0.0)), uw.Significant("age"))
-    with pytest.raises(ValueError, match="mean predictions are asked of linear models"):
+    with pytest.raises(TypeError, match="a mean prediction is asked of a linear model"):
         uw.robustness(influence, uw.MeanPrediction(np.zeros((2, 2))))

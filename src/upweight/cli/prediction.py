@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import InfluenceError
-from ..runtime.progress import phase, tell
+from ..runtime.progress import tell
 from ..runtime.terminal import give
 from .asked import question
+from .conclusions import Cluster, Level
 from .index import from_index
 from .options import (
     ROUGH,
@@ -137,15 +139,8 @@ def flip_set(
 
     fitted.model.check_refit()
     asked = question(fitted, row, test, None, None)
-    with phase("searching a flip set"):
-        found = uses.flip_set(
-            fitted.model.influence,
-            asked.batch,
-            relabel=relabel,
-            past=past,
-            most=most,
-            refit=fitted.model.refit,
-        )
+    influence, refit = fitted.model.influence, fitted.model.refit
+    found = uses.flip_set(influence, asked.batch, relabel=relabel, past=past, most=most, refit=refit)
     for line in (*asked.words, f"{found}."):
         tell(line, always=True)
     if found.rows is None:
@@ -222,6 +217,15 @@ def report(
     by: By = None,
     relative: Relative = False,
     first_order: FirstOrder = False,
+    coef: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also how robust the conclusions about this coefficient are, as the command robustness says it; "
+            "without --row and --measure nothing else."
+        ),
+    ] = None,
+    cluster: Cluster = None,
+    level: Level = 0.05,
     k: Annotated[int, typer.Option("--k", help="Helpful and harmful rows to show, each.", min=1)] = 10,
     checked: Annotated[
         int,
@@ -233,12 +237,17 @@ def report(
     fail_over: FailOver = ROUGH,
 ) -> None:
     """One HTML file that explains a prediction: the rows as they are, what is responsible in them, and the proof."""
-    from ..report import write
+    from ..report import robust_part, write, write_conclusions
 
+    part = robust_part(fitted, coef, level, cluster) if coef else None
+    if part is not None and row is None and measure is None:
+        write_conclusions(out, part, fitted)
+        give(f"{out}\n")
+        return
     fitted.model.check_refit()
     asked = question(fitted, row, test, measure, by, seed)
     assert asked.page is not None
-    page = asked.page(k=k, checked=checked, relative=relative, first_order=first_order)
+    page = replace(asked.page(k=k, checked=checked, relative=relative, first_order=first_order), robust=part)
     write(out, page)
     give(f"{out}\n")
     confirmed(page.verified, fail_over)

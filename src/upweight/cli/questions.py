@@ -52,8 +52,12 @@ def _read(
     encoding: Encoding = "utf-8",
     separator: Separator = None,
     sheet: Sheet = None,
+    plain: bool = False,
 ) -> FittedFile:
-    """The file with its model, as the shared options say; typer gives None where an option is not used."""
+    """The file with its model, as the shared options say; typer gives None where an option is not used.
+
+    `plain` is no option: it is what the command says.
+    """
     with phase("loading"):
         from ..tables.fitted_file import FittedFile
 
@@ -75,6 +79,7 @@ def _read(
         encoding=encoding,
         separator=separator,
         sheet=sheet,
+        plain=plain,
     )
 
 
@@ -86,11 +91,14 @@ def _check_there(options: Mapping[str, object]) -> None:
             raise ValueError(trouble)
 
 
-def asks(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def asks(
+    *, without: tuple[str, ...] = (), plain: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A decorator that makes a command of a function whose first argument is the file with its model.
 
     The command has the function's own options, and after them those that say how the file is read, except those that
-    it does `without`. Errors become one sentence and an exit code.
+    it does `without`. Errors become one sentence and an exit code. A `plain` command fits a regression of its own to
+    the columns as they are: nothing is said of another model.
     """
 
     def command(question: Callable[..., None]) -> Callable[..., None]:
@@ -103,12 +111,13 @@ def asks(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Ca
             ]
             for function in (_read, question)
         )
-        file, target, *reading = (p for p in shared if p.name not in without)
+        file, target, *reading = (p for p in shared if p.name not in (*without, "plain"))
         names = [p.name for p in (file, target, *reading)]
 
         def asked(**options: object) -> None:
             _check_there(options)
-            question(_read(**{name: options.pop(name) for name in names}), **options)  # type: ignore[arg-type]
+            read = {name: options.pop(name) for name in names}
+            question(_read(plain=plain, **read), **options)  # type: ignore[arg-type]
 
         asked.__name__, asked.__doc__ = question.__name__, question.__doc__
         parameters = [file, target, *own[1:], *reading]

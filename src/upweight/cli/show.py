@@ -115,6 +115,7 @@ def for_people(frame: pd.DataFrame, title: str, widest: int = WIDEST) -> Table:
         number = pd.api.types.is_numeric_dtype(plain[name]) and not pd.api.types.is_bool_dtype(plain[name])
         table.add_column(styled(name), justify="right" if number else "left", overflow="fold")
     for line in plain.itertuples(index=False):
+        line = [None if value is pd.NA else value for value in line]
         cells = zip(plain.columns, line, signed, strict=True)
         table.add_row(*(_cell(v, plus, None if name == "because of" else widest) for name, v, plus in cells))
     return table

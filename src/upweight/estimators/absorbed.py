@@ -1,4 +1,4 @@
-"""Least squares with absorbed effects, or instruments, as packages of econometrics fit it: from what they keep to a problem."""
+"""Least squares with absorbed effects or instruments: from what packages of econometrics keep to a problem."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.linalg
 import torch
 
 from ..data.user_terms import Terms
@@ -113,8 +114,8 @@ def _check(read: Regression, found: Objective) -> None:
     """Nothing happens where the least squares of what was read are the fitted coefficients; else ValueError."""
     H = found.hessian.matrix(torch.float64) * found.n
     errors = torch.linalg.inv(H).diagonal().clamp(min=0).sqrt()
-    if isinstance(found, LinearProblem):
-        errors = errors * float((found.weights @ found.train_losses()) / found.n) ** 0.5
+    if (linear := found.linear) is not None:
+        errors = errors * float((linear.weights @ linear.train_losses()) / linear.n) ** 0.5
     off = float(((found.theta - torch.from_numpy(read.coef)).abs() / errors.clamp(min=1e-300)).max())
     exact = bool(torch.allclose(found.theta, torch.from_numpy(read.coef), rtol=1e-8))
     if not (off <= OFF or exact):
@@ -162,7 +163,7 @@ class _Batches:
 
 
 def written_out(read: Regression) -> LinearProblem:
-    """The same least squares with a column for each group of each effect, which is all that a proof needs.
+    """Least squares with a column for each group of each effect, which is what a proof needs.
 
     Groups that the others explain have none: the last of a second effect, one for each part of the data that effects
     do not tie together.
@@ -182,8 +183,14 @@ def written_out(read: Regression) -> LinearProblem:
         )
     design = np.column_stack([X, dummies])
     start = np.zeros(design.shape[1])
-    terms = Terms(feature_names=(*map(str, read.X.columns), *names), train_index=read.index)
+    terms = Terms(
+        prepare=_without_effect, feature_names=(*map(str, read.X.columns), *names), train_index=read.index
+    )
     return LinearProblem(design, y, start, loss=read.loss, weights=read.weights, keep="total", terms=terms)
+
+
+def _without_effect(X: Any, y: Any) -> tuple[Any, Any]:
+    raise ValueError("the prediction of a row depends on its absorbed effects: ask about a coefficient")
 
 
 def _count(effects: pd.DataFrame) -> int:
@@ -202,8 +209,6 @@ def _dummies(effects: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
     codes = torch.from_numpy(pd.factorize(effects[order[0]])[0].astype(np.int64))[:, None]
     dense = torch.from_numpy(more.to_numpy(float))
     left = without_effects(dense, codes, torch.ones(len(dense)).double())
-    import scipy.linalg
-
     R, pivot = scipy.linalg.qr((left.T @ left).numpy(), mode="r", pivoting=True)
     size = np.abs(np.diagonal(R))
     kept = np.sort(pivot[: int((size > 1e-10 * size[0]).sum())])

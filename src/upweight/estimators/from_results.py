@@ -1,4 +1,4 @@
-"""From fitted results of statsmodels and lifelines to the problem that they solved."""
+"""From fitted results of statsmodels, lifelines, linearmodels and pyfixest to the problem that they solved."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .statsmodels_models import StatsModel, coefficients, reader_of
 
 
 def from_results(results: Any, table: Any = None, *, polish: bool = False) -> Objective:
-    """The problem that fitted results of statsmodels or lifelines solved, with rows and columns by name.
+    """The problem that fitted results of a statistics package solved, with rows and columns by name.
 
     statsmodels: OLS, WLS, GLS (diagonal), GLM of every family, Logit, Probit, Poisson, MNLogit and NegativeBinomial
     (alpha is a parameter), fitted on arrays, tables or by a formula. Theta is `params` in their order (MNLogit: the
@@ -36,18 +36,21 @@ def from_results(results: Any, table: Any = None, *, polish: bool = False) -> Ob
     lifelines: CoxPHFitter and CoxTimeVaryingFitter, with weights, strata, penalty and late entry; the ties are Efron's.
     What a removal predicts is what fitting the same model class to the rows left gives; the columns that a formula of
     statsmodels made are held fixed.
+    linearmodels: PanelOLS, PooledOLS, AbsorbingLS and IV2SLS; pyfixest: feols. Effects are absorbed, so that theta are
+    the coefficients alone; what a removal does to the effects and to both stages is followed.
 
     Questions take batches as the model was fitted: `(frame, y)` for a formula, `(exog, y)` else, with the constant;
     `((exog, offset), y)` where it has an offset, the logarithm of an exposure among it; `(table, None)` for Cox.
 
     Args:
         results: what `fit` gave; it is not changed.
-        table: the table that lifelines was given, which keeps none. statsmodels has its own.
+        table: the table that lifelines was given, which keeps none; of feols it gives the rows their names.
         polish: finishes a fit that stopped early by Newton steps before anything is answered.
 
     Returns:
-        The problem at the fitted parameters: a `LinearProblem`, or for NegativeBinomial and Cox one of its likelihood,
-        of which `of_each_removal`, `of_removal`, `on_loss`, `on_params` and `verify` answer.
+        The problem at the fitted parameters: a `LinearProblem`, or for NegativeBinomial, Cox, absorbed effects and
+        instruments one of its likelihood, of which `of_each_removal`, `of_removal`, `on_loss`, `on_params` and `verify`
+        answer.
 
     Raises:
         TypeError: for models and fits that are not supported, with the nearest that is.

@@ -55,10 +55,12 @@ def pyfixest_regression(results: Any, table: Any = None) -> Regression:
     notes = ["the columns that the formula made are held fixed"]
     if results._has_fixef and results._drop_singletons:
         notes.append("rows that were alone in a group were dropped by feols: rows are those that are left")
+    y, coef = made.dependent.to_numpy(float)[:, 0], results.coef()[names].to_numpy(float)
     return Regression(
-        "pyfixest", made.independent[names], made.dependent.to_numpy(float)[:, 0], results.coef()[names].to_numpy(float),
-        weights, effects.rename(columns=_plain), _names(data, table), refitted,
-        prepare=lambda frame: _of_frame(results, frame, names), instruments=instruments, repeated=repeated, notes=notes,
+        "pyfixest", made.independent[names], y, coef, weights,
+        effects.rename(columns=_plain), _names(data, table), refitted,
+        prepare=lambda frame: _of_frame(results, frame, names), instruments=instruments, repeated=repeated,
+        notes=notes,
     )  # fmt: skip
 
 

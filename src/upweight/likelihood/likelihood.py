@@ -38,6 +38,9 @@ class Likelihood(ABC):
     scale_known: bool
     """Whether its inverse Hessian is the covariance of the estimates, also without some rows: no variance is held."""
 
+    squares: bool = False
+    """Whether it is least squares, or two-stage least squares, by its columns."""
+
     @property
     @abstractmethod
     def layout(self) -> Layout:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from ..linalg.flat_vectors import Layout
 from ..types import Tensor
-from .likelihood import Likelihood, differentiated
+from .likelihood import Likelihood
 
 INDEPENDENT = 1e-10
 """The share of the largest eigenvalue from which on a combination of effects counts as one of its own."""
@@ -17,9 +17,9 @@ INDEPENDENT = 1e-10
 
 @dataclass(frozen=True, eq=False)
 class PartialledSquares(Likelihood):
-    """Half the weighted sum of squares of y - X beta - effects, least over the effects; or that of two-stage least squares.
+    """Half the weighted squares of y - X beta - effects, least over the effects; or that of two-stage least squares.
 
-    It is divided by the variance of the errors, which is held, so that its Hessian is the information of the coefficients.
+    It is divided by the variance of the errors, which is held: the Hessian is the information of the coefficients.
     With instruments it is half the squared length of the residuals' projection on them, e^T W Z (Z^T W Z)^-1 Z^T W e,
     whose minimum is two-stage least squares. Effects are taken out of all columns first (Frisch and Waugh): a row that
     leaves changes the means of its groups, and a row or group that alone has an effect takes it along.
@@ -34,19 +34,16 @@ class PartialledSquares(Likelihood):
     """All of them, the regressors that are their own among them; None: least squares."""
     rows_apart = False
     scale_known = False
+    squares = True
 
     @property
     def layout(self) -> Layout:
         return Layout(("weight",), ((1, self.X.shape[1]),))
 
     def total(self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-        # Taking the effects out is constant here: gradients of the total are the same, and so are their derivatives in
-        # the weights, since the residuals' sums over each group are 0.
-        columns = [self.X, self.y] if self.instruments is None else [self.X, self.y, self.instruments]
-        within = without_effects(torch.cat(columns, 1), self.codes, weights.detach())
-        X, y, Z = within.tensor_split([self.X.shape[1], self.X.shape[1] + 1], dim=1)
-        residual = y[:, 0] - X @ theta
-        if self.instruments is None:
+        X, y, Z = self._within(weights)
+        residual = y - X @ theta
+        if Z is None:
             return weights @ residual.square() / (2 * self.variance)
         pulled = Z.T @ (weights * residual)
         return pulled @ torch.linalg.solve(Z.T @ (weights[:, None] * Z), pulled) / (2 * self.variance)
@@ -54,7 +51,23 @@ class PartialledSquares(Likelihood):
     def derivatives(
         self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, "p p"]]:
-        return differentiated(lambda at: self.total(at, weights), theta)
+        X, y, Z = self._within(weights)
+        weighted = weights[:, None] * X
+        if Z is not None:  # the fitted regressors of the first stage
+            pulled = Z.T @ weighted
+            weighted = weights[:, None] * (Z @ torch.linalg.solve(Z.T @ (weights[:, None] * Z), pulled))
+        return weighted.T @ (X @ theta - y) / self.variance, weighted.T @ X / self.variance
+
+    def _within(self, weights: Float[Tensor, " n"]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Regressors, targets and instruments without effects.
+
+        These are constant here: gradients of the total are the same, and so are their derivatives in the weights, since
+        the weighted sums of all of them over each group are 0.
+        """
+        columns = [self.X, self.y] if self.instruments is None else [self.X, self.y, self.instruments]
+        within = without_effects(torch.cat(columns, 1), self.codes, weights.detach())
+        k = self.X.shape[1]
+        return within[:, :k], within[:, k], None if self.instruments is None else within[:, k + 1 :]
 
     def losses(self, theta: Tensor, X: Float[Tensor, "b d"], y: Float[Tensor, "b _"]) -> Float[Tensor, " b"]:
         if self.codes.shape[1]:
@@ -99,10 +112,8 @@ def without_effects(
             [columns.shape[1], dummies.shape[1]], dim=1
         )
         weighted = weights[:, None] * dummies
-        size, turn = torch.linalg.eigh(weighted.T @ dummies)
-        turn = turn[:, size > INDEPENDENT * size[-1]]
-        size = size[size > INDEPENDENT * size[-1]]
-        return columns - dummies @ (turn @ ((turn.T @ (weighted.T @ columns)) / size[:, None]))
+        inverse = torch.linalg.pinv(weighted.T @ dummies, hermitian=True, rtol=INDEPENDENT)
+        return columns - dummies @ (inverse @ (weighted.T @ columns))
     return _centred(columns, most, weights)
 
 

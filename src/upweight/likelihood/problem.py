@@ -280,6 +280,10 @@ class Without(Reduced):
 
     problem: LikelihoodProblem
 
+    @property
+    def squares(self) -> Likelihood | None:
+        return self.problem.likelihood if self.problem.likelihood.squares else None
+
     def known(self, batch: Any) -> tuple[Tensor, Tensor]:
         return self.problem.prepared(batch)
 

@@ -6,7 +6,9 @@ numbers stand at the lines that compute them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -30,6 +32,10 @@ NUMBERS = 1 << 24
 """Numbers that a block of ties may have, unless said otherwise."""
 
 
+Watch = Callable[[Iterable[Any], int], Iterable[Any]]
+"""Passes items on, of which there are so many: a progress bar, say."""
+
+
 @dataclass(frozen=True, eq=False)
 class Bounds:
     """Upper bounds (k,) of l^T (I - N_T)^-1 r for sets T of 1 to k units, and of the norm of (I - N_T)^-1 (`inverse`).
@@ -49,6 +55,7 @@ def subset_bounds(
     *,
     numbers: int = NUMBERS,
     target: float = torch.inf,
+    watch: Watch = lambda items, total: items,
 ) -> Bounds:
     """The bounds for sets of 1 to `most` units.
 
@@ -60,13 +67,14 @@ def subset_bounds(
         numbers: how many numbers may be held of a block of ties.
         target: what the bounds are held against, so that nothing more is looked at where they are below it, or cannot
             come below it; infinite where they are wanted as tight as they can be.
+        watch: what blocks of units that are looked at pass through.
     """
     most = min(most, units.count)
     shares = _by_shares(units, most)
     tops = _Tops(units, sides, single, most)
     wanted = tops.first
     while len(wanted):
-        tops.look(wanted, numbers)
+        tops.look(wanted, numbers, watch)
         change, inverse, wanted = tops.bounds(shares, target)
     scale = single.abs().topk(most).values.cumsum(0)
     return Bounds(change + ROUNDING * (change.abs() + scale), inverse)
@@ -112,12 +120,20 @@ class _Tops:
         ranked = (self.single, (self.both[0] + self.left + self.right)[-1], self.size[-1])
         return torch.cat([one.topk(count).indices for one in ranked]).unique()
 
-    def look(self, wanted: Int[Tensor, " u"], numbers: int) -> None:
-        """The sums of some units as they are, in the place of their bounds."""
+    def look(self, wanted: Int[Tensor, " u"], numbers: int, watch: Watch) -> None:
+        """The sums of some units as they are, in the place of their bounds.
+
+        Args:
+            wanted: the units.
+            numbers: how many numbers a block of ties may have.
+            watch: what the blocks pass through.
+        """
         self.seen[wanted] = True
         if self.most == 1:
             return
-        for block, ties in self.units.ties(wanted, *self.sides, numbers):
+        blocks = self.units.blocks(wanted, numbers)
+        for block in watch(blocks, len(blocks)):
+            ties = self.units.ties(block, *self.sides)
             top = self._top(ties.size)
             self.size[1:, block], self.square[1:, block] = top.cumsum(1).T, top.square().cumsum(1).T
             for whole, part in ((self.left, ties.left), (self.right, ties.right)):

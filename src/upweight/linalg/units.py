@@ -114,26 +114,24 @@ class Units:
             pulled = pulled.new_zeros(self.count, self.Y.shape[1]).index_add(0, self.owner, pulled)
         return pulled.norm(dim=1)
 
-    def ties(
-        self, units: Int[Tensor, " b"], left: Tensor, right: Tensor, numbers: int
-    ) -> Iterator[tuple[Int[Tensor, " c"], Ties]]:
-        """What ties some units to all units, a few of them at a time.
+    def blocks(self, units: Int[Tensor, " b"], numbers: int) -> list[Int[Tensor, " c"]]:
+        """Units, rising, a few at a time: so many that their ties to all units are at most so many numbers."""
+        mine = units if self.single else torch.isin(self.owner, units).nonzero()[:, 0]
+        return list(_blocks(self.owner[mine], units, max(1, numbers // (8 * len(self.Y)))))
+
+    def ties(self, units: Int[Tensor, " b"], left: Tensor, right: Tensor) -> Ties:
+        """What ties some units to all units.
 
         Args:
             units: which ones, rising.
             left: l, scaled (q,).
             right: r, scaled (q,).
-            numbers: how many numbers a block may have.
         """
-        mine = units if self.single else torch.isin(self.owner, units).nonzero()[:, 0]
-        at_once = max(1, numbers // (8 * len(self.Y)))
-        for block in _blocks(self.owner[mine], units, at_once):
-            rows = mine[torch.isin(self.owner[mine], block)]
-            N = self.Y[rows] @ self.Y.T
-            owner = self.owner[rows]
-            N[owner[:, None] == self.owner[None]] = 0
-            places = torch.searchsorted(block, owner)
-            yield block, self._ties(N, places, (left[rows], left), (right[rows], right))
+        rows = units if self.single else torch.isin(self.owner, units).nonzero()[:, 0]
+        N, owner = self.Y[rows] @ self.Y.T, self.owner[rows]
+        N[owner[:, None] == self.owner[None]] = 0
+        places = torch.searchsorted(units, owner)
+        return self._ties(N, places, (left[rows], left), (right[rows], right))
 
     def _ties(
         self, N: Tensor, owner: Tensor, ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]

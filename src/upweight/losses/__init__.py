@@ -1,6 +1,7 @@
 """Losses of linear models, with their first two derivatives in the outputs."""
 
 from .generalised import GeneralisedLinear
+from .language import next_token, token_losses
 from .linear import (
     LinearLoss,
     Logistic,
@@ -9,7 +10,6 @@ from .linear import (
     Softmax,
     Squared,
     SquaredHinge,
-    next_token,
     signs,
 )
 from .margins import ModifiedHuber, SquaredMargin
@@ -52,4 +52,5 @@ __all__ = [
     "WithOffset",
     "next_token",
     "signs",
+    "token_losses",
 ]

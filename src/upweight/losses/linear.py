@@ -8,13 +8,11 @@ needs for products, explicit matrices and the dual side.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch.nn import functional as F
 
 from ..types import Tensor
 from .pairs import Ties, by_votes, classes_of_pairs, signs_in_pairs
@@ -366,31 +364,3 @@ class SquaredHinge(MarginLoss):
 
     def second_derivative(self, margin: Tensor) -> Tensor:
         return 2 * (margin < 1).to(margin)
-
-
-def next_token(
-    outputs: Any, batch: Mapping[str, Any], reduction: Literal["mean", "sum"] = "mean"
-) -> Float[Tensor, " b"]:
-    """The loss of a causal language model: the cross entropy of each sequence's next tokens, mean or sum over them.
-
-    For one sequence the mean is what a model of transformers returns as its loss. The sum, by
-    `functools.partial(next_token, reduction="sum")`, gives every token the same say.
-
-    Args:
-        outputs: what the model gives, with `logits` (b, t, words).
-        batch: the mapping that the model was called with, with `labels` (b, t), which are shifted here; tokens
-            labelled -100, padding say, do not count.
-        reduction: "mean" over the tokens of a sequence, or "sum".
-
-    Returns:
-        One number per sequence, (b,); 0 for one in which no token counts.
-
-    >>> from types import SimpleNamespace
-    >>> outputs = SimpleNamespace(logits=torch.zeros(2, 4, 10))
-    >>> next_token(outputs, {"labels": torch.tensor([[1, 2, 3, 4], [5, 6, -100, -100]])})
-    tensor([2.3026, 2.3026])
-    """
-    labels = batch["labels"][:, 1:]
-    each = F.cross_entropy(outputs.logits[:, :-1].mT, labels, reduction="none")
-    total = each.sum(1)
-    return total if reduction == "sum" else total / (labels != -100).sum(1).clamp(min=1)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch.func import grad, jvp, vmap
 
+from ..data.examples import targets_of
 from ..data.per_example import Loss
 from ..types import Tensor
-from .comparisons import FEW, code_of, gap_to_plain, head, plain_gradients
+from .comparisons import FEW, code_of, gap_to_plain, head, plain_gradient, plain_gradients, within_rounding
 from .evaluation import Evaluation
 
 
@@ -71,3 +75,49 @@ def directional(
         lambda: rows @ example_gradients(of, theta, batch).T,
         lambda found: gap_to_plain(found[:, :FEW], plain, of, theta, head(batch)),
     )
+
+
+def directional_terms(
+    of: Evaluation, theta: Float[Tensor, " p"], batch: Any, rows: Float[Tensor, "k p"], terms: Loss
+) -> Float[Tensor, "k b t"]:
+    """The numbers s . grad of each term of each example's loss, in forward mode: one pass for all terms.
+
+    Args:
+        of: the model with its loss.
+        theta: where the gradients are taken (p,).
+        batch: b examples.
+        rows: k directions s, (k, p).
+        terms: from outputs and targets to t numbers per example (b, t), those of its tokens, say.
+
+    Returns:
+        One number per direction, example and term, (k, b, t).
+    """
+
+    def at(theta: Tensor) -> Tensor:
+        return terms(of.joint_outputs(theta, batch), targets_of(of.own(batch)))
+
+    def plain() -> Tensor:
+        """A backward pass for each term."""
+        shape = at(theta).shape
+        each = (partial(_entry, at, i) for i in range(shape.numel()))
+        grads = [plain_gradient(one, theta) for one in each]
+        return (rows @ torch.stack(grads).T).view(-1, *shape)
+
+    def gap(found: Tensor) -> float:
+        """How far a random combination of all terms is off, by one backward pass."""
+        mixed = torch.randn(found.shape[1:], generator=torch.Generator().manual_seed(0)).to(found)
+        back = plain_gradient(lambda t: (at(t) * mixed).sum(), theta)
+        return within_rounding((found * mixed).flatten(1).sum(1), rows @ back, of.coarsest)
+
+    return of.shortcuts.go(
+        ("gradients of terms in forward mode", code_of(terms)),
+        "products with the gradients of terms are taken from a backward pass each",
+        lambda: torch.stack([jvp(at, (theta,), (row,))[1] for row in rows]),
+        plain,
+        gap,
+    )
+
+
+def _entry(of: Callable[[Tensor], Tensor], place: int, theta: Tensor) -> Tensor:
+    """One number of a function's values, counted through all of them."""
+    return of(theta).flatten()[place]

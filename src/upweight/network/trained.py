@@ -19,10 +19,8 @@ from torch.nn import functional as F
 
 from ..data.examples import PASS, as_rows
 from ..losses import next_token
+from ..losses.language import IGNORED
 from ..types import ArrayLike, Tensor, as_tensor
-
-IGNORED = -100
-"""The label of what does not count, as in torch and transformers."""
 
 
 class Trained(TypedDict):
@@ -52,6 +50,10 @@ class TokenSum:
     smoothing: float = 0.0
 
     def __call__(self, outputs: Any, targets: Any) -> Float[Tensor, " b"]:
+        return self.tokens(outputs, targets).sum(1)
+
+    def tokens(self, outputs: Any, targets: Any) -> Float[Tensor, "b t"]:
+        """What each labelled position has in it; where labels are shifted the first has nothing."""
         labels = targets["labels"] if isinstance(targets, Mapping) else targets
         logits = logits_of(outputs)
         if self.shift:
@@ -63,7 +65,8 @@ class TokenSum:
             reduction="none",
             label_smoothing=self.smoothing,
         )
-        return each.view(len(labels), -1).sum(1)
+        found = each.view(len(labels), -1)
+        return F.pad(found, (1, 0)) if self.shift else found
 
 
 def logits_of(outputs: Any) -> Tensor:

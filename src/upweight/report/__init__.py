@@ -1,5 +1,6 @@
 """Reports: an explanation of a prediction, with its verification, as one HTML file that can be sent on."""
 
+from .conclusions import RobustPart, robust_part, write_conclusions
 from .examples import Example, file_example, training_examples
 from .file_page import explained_row, explained_rows
 from .page import Page, data_uri, figure_uri, image_uri, in_words, marked, sha256, templates, write
@@ -7,6 +8,7 @@ from .page import Page, data_uri, figure_uri, image_uri, in_words, marked, sha25
 __all__ = [
     "Example",
     "Page",
+    "RobustPart",
     "data_uri",
     "explained_row",
     "explained_rows",
@@ -15,8 +17,10 @@ __all__ = [
     "image_uri",
     "in_words",
     "marked",
+    "robust_part",
     "sha256",
     "templates",
     "training_examples",
     "write",
+    "write_conclusions",
 ]

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -49,6 +50,7 @@ class Page:
         headings: What the two kinds of training examples are to the measure.
         target: What a label is called: of a quantity its own name.
         comparisons: Whether other data would name the same rows, and what simpler rankings name, a paragraph each.
+        robust: What is said of conclusions about coefficients (`RobustPart`), if anything is.
     """
 
     title: str
@@ -66,6 +68,7 @@ class Page:
     headings: tuple[str, str] = ("Helpful", "Harmful")
     target: str = "label"
     comparisons: Sequence[str] = ()
+    robust: Any = None
 
 
 def write(path: str | Path, page: Page) -> Path:
@@ -74,36 +77,45 @@ def write(path: str | Path, page: Page) -> Path:
     Nothing is asked of a network: images, style and script stand in the file itself. All text is escaped, and the
     file's own content policy allows no other script than that of its table.
     """
-    folder = Path(__file__).parent
     verdict = in_words(page.verified, page.noun)
-    text = (
-        templates()
-        .get_template("report/report.html.j2")
-        .render(
-            title=page.title,
-            question=page.question,
-            verdict=verdict,
-            test=page.test,
-            groups=[
-                (f"{page.headings[0]}: without them the {page.measure} would rise", page.helpful),
-                (f"{page.headings[1]}: without them the {page.measure} would fall", page.harmful),
-            ],
-            measure=page.measure,
-            explained=any(example.because for example in (*page.helpful, *page.harmful)),
-            figure=figure_uri(plots.verification(page.verified)),
-            figure_text=f"Scatter plot of predicted against actual changes of the {page.measure}. {verdict}",
-            effects=_effects(page),
-            target=page.target,
-            numbers=NUMBERS,
-            settings=page.settings,
-            certificate=page.certificate,
-            comparisons=page.comparisons,
-            sign=page.sign,
-            style=(folder / "report.css").read_text(encoding="utf-8"),
-            script=(folder / "report.js").read_text(encoding="utf-8"),
-            zip=zip,
-        )
+    return written(
+        path,
+        "report/report.html.j2",
+        title=page.title,
+        question=page.question,
+        verdict=verdict,
+        test=page.test,
+        groups=[
+            (f"{page.headings[0]}: without them the {page.measure} would rise", page.helpful),
+            (f"{page.headings[1]}: without them the {page.measure} would fall", page.harmful),
+        ],
+        measure=page.measure,
+        explained=any(example.because for example in (*page.helpful, *page.harmful)),
+        figure=figure_uri(plots.verification(page.verified)),
+        figure_text=f"Scatter plot of predicted against actual changes of the {page.measure}. {verdict}",
+        effects=_effects(page),
+        target=page.target,
+        numbers=NUMBERS,
+        settings=page.settings,
+        certificate=page.certificate,
+        comparisons=page.comparisons,
+        sign=page.sign,
+        robust=page.robust,
+        zip=zip,
     )
+
+
+def written(path: str | Path, template: str, **content: Any) -> Path:
+    """A template of a report is filled and written to `path`, which is returned; of several processes one writes.
+
+    Args:
+        path: The HTML file.
+        template: Its name among the templates.
+        content: What it shows.
+    """
+    folder = Path(__file__).parent
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    text = templates().get_template(template).render(style=style, script=script, **content)
     path = Path(path)
     if rank() == 0:
         with whole(path) as part:

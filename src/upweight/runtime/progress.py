@@ -6,7 +6,7 @@ Where several processes run, only the first one speaks; inside `quiet` nobody do
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
@@ -15,6 +15,8 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -95,16 +97,7 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
         yield from items
         return
     began = time.monotonic()
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("ETA", markup=False),
-        TimeRemainingColumn(),
-        console=terminal,
-        transient=True,
-    )
+    bar = _bar(MofNCompleteColumn())
     task = bar.add_task(plain(what), total=total)
     shown = False
     try:
@@ -117,3 +110,48 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
     finally:
         if shown:
             bar.stop()
+
+
+@contextmanager
+def gauge(what: str) -> Iterator[Callable[[float], None]]:
+    """A bar for work of which only the share that is done is known; after two seconds it shows that and the time left.
+
+    Args:
+        what: What is done, in a word or two, beside the bar.
+
+    Returns:
+        A context that gives a function: call it with the share done so far, from 0 to 1. What goes back is not shown.
+
+    >>> with gauge("searching") as reached:
+    ...     reached(0.5)
+    """
+    if not console(err=True).is_terminal or not speaks():
+        yield lambda share: None
+        return
+    began, bar = time.monotonic(), _bar(TaskProgressColumn())
+    task = bar.add_task(plain(what), total=1.0)
+
+    def reached(share: float) -> None:
+        bar.update(task, completed=max(bar.tasks[0].completed, min(share, 1.0)))
+        if not bar.live.is_started and time.monotonic() - began > PATIENCE:
+            bar.start()
+
+    try:
+        yield reached
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+def _bar(done: ProgressColumn) -> Progress:
+    """A bar that goes away when it ends; `done` shows how much is done."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        done,
+        TimeElapsedColumn(),
+        TextColumn("ETA", markup=False),
+        TimeRemainingColumn(),
+        console=console(err=True),
+        transient=True,
+    )

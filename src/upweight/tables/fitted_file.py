@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from ..objective import LinearModel
-from ..runtime.progress import phase, tell
+from ..runtime.progress import phase, quiet, tell
 from ..types import Batch
 from .columns import Table, understood
 from .conditions import fulfilling, row_label
@@ -66,6 +66,7 @@ class FittedFile:
         encoding: str = UTF8,
         separator: str | None = None,
         sheet: str | None = None,
+        plain: bool = False,
     ) -> FittedFile:
         """A file is read, and a model of it fitted, or loaded, or made by the user; what is done is said meanwhile.
 
@@ -87,6 +88,7 @@ class FittedFile:
             encoding: How the letters of a text file are written.
             separator: What stands between the cells of a text file; otherwise that is told by the text.
             sheet: The sheet of a spreadsheet, or the table of a database; otherwise the first, or the only one.
+            plain: Whether answers are about a regression of the columns as they are: nothing is said of another model.
 
         Raises:
             FileError: Something that was given cannot be used; the message says what to do.
@@ -109,13 +111,14 @@ class FittedFile:
         table = understood(
             raw, target, text=text, image=image, category=category, number=number, date=date, drop=drop, id=id,
             folder=path.parent, drop_missing=drop_missing, plain=model is not None,
-            filled=model is None and booster is None,
+            filled=model is None and booster is None and not plain,
         )  # fmt: skip
         raw = table.rows if id is None else table.rows.assign(**{id: table.rows.index})[list(raw.columns)]
         for note in table.notes:
             tell(note, always=True)
         if model is None:
-            made = fitted_here(table, path.parent, booster)
+            with quiet(plain):
+                made = fitted_here(table, path.parent, booster)
         elif model.suffix.lower() in NATIVE:
             made = from_native(model, raw, table)
         else:

@@ -108,6 +108,6 @@ def _cox(X: pd.DataFrame, time: pd.Series, event: pd.Series) -> LikelihoodProble
         return start.minimised()
     except NotConvergedError as missing:
         raise FileError(
-            f"Cox's model of {time.name} has no optimum: columns that follow from others, or that tell who has an event "
-            "from who has none; leave some out with --drop"
+            f"Cox's model of {time.name} has no optimum: columns that follow from others, or that tell who has an "
+            "event from who has none; leave some out with --drop"
         ) from missing

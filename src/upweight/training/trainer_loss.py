@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 
 from ..data.examples import Rows, as_rows, targets_of
 from ..data.per_example import Loss, per_example
-from ..network.trained import IGNORED, TokenSum, logits_of
+from ..losses.language import IGNORED
+from ..network.trained import TokenSum, logits_of
 from ..network.transformers import arguments, counted
 from ..types import Tensor
 from .steps import Accumulation, own_streams

@@ -11,8 +11,10 @@ from .mislabeled import Suspects, mislabeled
 from .mismatch import Mismatch, mismatch
 from .receipt import Receipt, removal_receipt
 from .robustness import Robustness, robustness
+from .robustness_table import RobustnessTable, robustness_table
 from .stability import Stability, stability
 from .standard_errors import Errors
+from .tokens import TokenScores, token_scores
 from .trust import Trust, trust
 from .vulnerability import vulnerability, vulnerable_targets
 
@@ -30,10 +32,12 @@ __all__ = [
     "NotReversed",
     "Receipt",
     "Robustness",
+    "RobustnessTable",
     "Sign",
     "Significant",
     "Stability",
     "Suspects",
+    "TokenScores",
     "Trust",
     "attack",
     "diagnostics",
@@ -44,7 +48,9 @@ __all__ = [
     "mismatch",
     "removal_receipt",
     "robustness",
+    "robustness_table",
     "stability",
+    "token_scores",
     "trust",
     "vulnerability",
     "vulnerable_targets",

@@ -12,7 +12,7 @@ from ..linalg.subset_bounds import Bounds, subset_bounds
 from ..linalg.units import Units
 from ..linear.whitened import is_least_squares
 from ..objective import LinearModel
-from ..runtime.progress import phase
+from ..runtime.progress import track
 from ..types import Tensor
 from .conclusions import Moments
 from .removals import Question
@@ -86,9 +86,8 @@ def certificate(question: Question, names: pd.Index, most: int, memory: int = ME
     most = min(most, MOST)
     if most < 1:
         return Certificate(0, "")
-    with phase(f"proving that few of {units.count:,} cannot change it"):
-        bounds = MomentBounds(question, units, z, most, memory // 8)
-        margins = question.asked.margin(bounds.worst)
+    bounds = MomentBounds(question, units, z, most, memory // 8)
+    margins = question.asked.margin(bounds.worst)
     fails = (~(margins > 0)).nonzero()
     certified = int(fails[0]) if len(fails) else len(margins)
     return Certificate(certified, _limit(units, names, bounds, certified))
@@ -135,9 +134,15 @@ class MomentBounds:
         beside: float | Tensor = 0.0,
         target: float = torch.inf,
     ) -> Bounds:
-        summed = self.units.summed(single) + beside
+        summed, title = self.units.summed(single) + beside, f"proving that few of {self.units.count:,} cannot"
         return subset_bounds(
-            self.units, (left, right), summed, self.most, numbers=self.numbers, target=target
+            self.units,
+            (left, right),
+            summed,
+            self.most,
+            numbers=self.numbers,
+            target=target,
+            watch=lambda blocks, total: track(blocks, title, total),
         )
 
     @property

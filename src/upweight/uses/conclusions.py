@@ -14,14 +14,14 @@ from scipy import stats
 from ..objective import Objective
 from ..types import Tensor
 from .parts import INTERCEPT, coefficient_names
+from .standard_errors import Errors
 
 
 class Moments(NamedTuple):
     """What a conclusion looks at; each may be a stack of numbers.
 
     `estimate` is above 0 where it is on the side that it was on. Its variance is `variance` times `squares`, the
-    residuals' sum of squares, over `freedom`, the degrees of freedom. Both are infinite where the errors' scale is
-    known, as in Cox's model: the variance is then `variance` itself, and the estimate normal.
+    residuals' sum of squares, over `freedom`, the degrees of freedom.
     """
 
     estimate: Float[Tensor, "*k"]
@@ -35,8 +35,7 @@ class Moments(NamedTuple):
 
         It is NaN where no degree of freedom is left, so that nothing is significant there.
         """
-        scale = self.squares / torch.where(self.freedom > 0, self.freedom, torch.nan)
-        return (self.variance * torch.where(self.freedom.isinf(), 1.0, scale)).sqrt()
+        return (self.variance * self.squares / torch.where(self.freedom > 0, self.freedom, torch.nan)).sqrt()
 
 
 class Conclusion(ABC):
@@ -46,7 +45,9 @@ class Conclusion(ABC):
     """
 
     uses_error: ClassVar[bool] = False
-    """Whether the standard error has a part in it: such conclusions are for least squares and maximum likelihood."""
+    """Whether the standard error has a part in it: such conclusions are for fits without a penalty alone."""
+    errors: Errors | None = None
+    """Which standard error; None: the classical one."""
 
     @abstractmethod
     def gradient(self, problem: Objective) -> tuple[Float[Tensor, " p"], float]:
@@ -101,16 +102,18 @@ class Sign(Conclusion):
 
 @dataclass(frozen=True)
 class CoefficientTest(Conclusion):
-    """What a t test of a coefficient says, its standard error the classical one of least squares or of the information.
+    """What a t test of a coefficient says, its standard error the classical one of least squares unless given.
 
     Args:
         coefficient: the name of its column, or the column's number.
         level: of the test, two-sided.
+        errors: other standard errors, as `Errors.of(results)` reads them: their test is searched, and not certified.
     """
 
     uses_error: ClassVar[bool] = True
     coefficient: str | int
     level: float | int = 0.05
+    errors: Errors | None = None
 
     def __post_init__(self) -> None:
         _check_level(self.level)
@@ -123,12 +126,13 @@ class CoefficientTest(Conclusion):
 class Significant(CoefficientTest):
     """A coefficient is significant: its confidence interval at a level does not contain 0.
 
-    The standard error is the classical one of least squares, with the degrees of freedom of Student's t; of Cox's model
-    and NegativeBinomial that of the inverse information, with the normal distribution.
+    The standard error is the classical one of least squares, with the degrees of freedom of Student's t, unless given;
+    of Cox's model and NegativeBinomial that of the inverse information, with the normal distribution.
 
     Args:
         coefficient: the name of its column, or the column's number.
         level: of the test, two-sided.
+        errors: other standard errors, as `Errors.of(results)` reads them: their test is searched, and not certified.
 
     >>> Significant("age").says.format(side="positive")
     'the coefficient of age is positive and significant at 5%'
@@ -149,6 +153,7 @@ class NotReversed(CoefficientTest):
     Args:
         coefficient: the name of its column, or the column's number.
         level: of the test, two-sided.
+        errors: other standard errors, as `Errors.of(results)` reads them: their test is searched, and not certified.
 
     >>> NotReversed("age").says.format(side="positive")
     'the coefficient of age is positive, or not significant at 5%'
@@ -180,13 +185,11 @@ class MeanPrediction(Conclusion):
     groups: Any = None
 
     def gradient(self, problem: Objective) -> tuple[Float[Tensor, " p"], float]:
-        model = problem.linear
-        if model is None:
-            raise ValueError(
-                "mean predictions are asked of linear models: ask about a coefficient of this one"
-            )
-        targets = model.y.new_zeros(len(self.inputs), *model.y.shape[1:])
-        rows = model.output_gradients((self.inputs, targets))[:, 0]
+        linear = problem.linear
+        if linear is None:
+            raise TypeError("a mean prediction is asked of a linear model: ask about a coefficient")
+        targets = linear.y.new_zeros(len(self.inputs), *linear.y.shape[1:])
+        rows = linear.output_gradients((self.inputs, targets))[:, 0]
         if self.groups is None:
             return rows.mean(0), self.bar
         names, codes = np.unique(np.asarray(self.groups), return_inverse=True)
@@ -231,13 +234,13 @@ class Direction(Conclusion):
 
 def coefficient_of(problem: Objective, name: str | int) -> Float[Tensor, " p"]:
     """The unit vector of a coefficient. Raises ValueError where there is none of that name."""
-    names = coefficient_names(problem)
-    if isinstance(name, str) and name in names:
-        place = names.index(name)
-    elif not isinstance(name, str) and 0 <= name < len(names) - (INTERCEPT in names):
+    columns = coefficient_names(problem)
+    if isinstance(name, str) and name in columns:
+        place = columns.index(name)
+    elif not isinstance(name, str) and 0 <= name < len(columns) - (INTERCEPT in columns):
         place = int(name)
     else:
-        known = ", ".join(n for n in names[:20] if n != INTERCEPT) + ", ..." * (len(names) > 20)
+        known = ", ".join(n for n in columns[:20] if n != INTERCEPT) + ", ..." * (len(columns) > 20)
         raise ValueError(f"there is no coefficient {name!r}: the model's columns are {known}")
     return torch.eye(problem.p, dtype=torch.float64)[place]
 

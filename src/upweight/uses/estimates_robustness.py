@@ -10,9 +10,9 @@ from jaxtyping import Float
 
 from ..errors import NotConvergedError
 from ..likelihood import Estimates
-from ..runtime.progress import track
 from ..types import Tensor
 from .conclusions import Conclusion, Moments
+from .weighted_fit import NORMAL
 
 TRIED = 48
 """Units whose Newton step is taken where few are still needed: first order is not right enough to choose among them."""
@@ -42,23 +42,27 @@ class Fitted:
     units: Sequence[Tensor]
     rows: Tensor
 
-    @property
-    def value(self) -> float:
-        """The number that the conclusion is about."""
-        return float(self.gradient @ self.estimates.problem.theta)
+    def estimate(self, gone: Sequence[int] = ()) -> float:
+        """The number that the conclusion is about, without some units."""
+        here = self.without(gone) if len(gone) else self
+        return float(self.gradient @ here.estimates.problem.theta)
+
+    def margin(self, gone: Sequence[int] = ()) -> float:
+        """How far the conclusion is from not holding without some units; infinite where there is no optimum."""
+        try:
+            here = self.without(gone) if len(gone) else self
+        except NotConvergedError:
+            return float("inf")
+        found = float(self.asked.margin(self.moments(here.estimates)))
+        return found if found == found else float("inf")
 
     def moments(self, of: Estimates | None = None) -> Moments:
         """The estimate and its variance; the scale of the errors is known."""
         found = of or self.estimates
         estimate = self.side * (self.gradient @ found.problem.theta - self.bar)
-        known = torch.full_like(estimate, torch.inf)
         variance = self.gradient @ found.covariance @ self.gradient
-        return Moments(estimate, variance, known, known)
-
-    @property
-    def margin(self) -> float:
-        """How far the conclusion is from not holding; NaN where the fit has no covariance."""
-        return float(self.asked.margin(self.moments()))
+        freedom = torch.full_like(estimate, NORMAL)
+        return Moments(estimate, variance * NORMAL, torch.ones_like(estimate), freedom)
 
     def without(self, gone: Sequence[int]) -> Fitted:
         """The conclusion about the fit without some units. Raises NotConvergedError where there is none."""
@@ -67,7 +71,7 @@ class Fitted:
         left = self.estimates.without((~kept).nonzero()[:, 0])
         return Fitted(left, self.asked, self.gradient, self.bar, self.side, self.units, self.rows[kept])
 
-    def drops(self) -> Float[Tensor, " u"]:
+    def slopes(self) -> Float[Tensor, " u"]:
         """What the removal of each unit takes off the margin, by derivatives; -infinity for units that are gone."""
         estimate, variance = self.estimates.first_order(self.gradient)
         now = self.moments()
@@ -90,39 +94,42 @@ class Fitted:
             )
         return torch.stack(found).nan_to_num(torch.inf)
 
+    @property
+    def first_order(self) -> int | None:
+        """How many units sums of single derivatives need; None: all of them do not do."""
+        gone = self.slopes().clamp(min=0).sort(descending=True).values.cumsum(0)
+        reached = (gone >= self.margin()).nonzero()
+        return int(reached[0]) + 1 if len(reached) else None
+
+    def fewest(self, most: int) -> list[int] | None:
+        """Units without which the conclusion does not hold, as few as were found; None where the search finds none.
+
+        Greedy: many at once by derivatives while many are needed, then one by one by Newton steps of the most
+        promising, each time from the fit without those before. What is found is made smaller by leaving out and
+        exchanging members.
+
+        Args:
+            most: the largest set.
+        """
+        here, chosen = self, list[int]()
+        while (now := here.margin()) > 0:
+            drops, order = here.slopes().sort(descending=True)
+            gain = int((drops > 0).sum())
+            if not gain or len(chosen) >= most:
+                return None
+            needed = int((drops[:gain].cumsum(0) < now).sum()) + 1
+            take = max(1, min(needed // 2, gain, most - len(chosen)))
+            first = order[:take].tolist()
+            chosen += first if take > 1 else [_best(here, order[: min(gain, TRIED)].tolist())]
+            try:
+                here = self.without(chosen)
+            except NotConvergedError:
+                return None
+        return _smaller(self, _shortest(self, chosen))
+
     def _numbers(self, gone: Sequence[int]) -> Tensor:
         """The numbers of units' rows in the fit."""
         return torch.searchsorted(self.rows, torch.cat([self.units[g] for g in gone]).sort().values)
-
-
-def fewest_of_fit(whole: Fitted, most: int) -> list[int] | None:
-    """Units without which the conclusion does not hold, as few as were found; None where the search finds none.
-
-    Greedy: many at once by derivatives while many are needed, then one by one by Newton steps of the most promising,
-    each time from the fit without those before. What is found is made smaller by leaving out and exchanging members.
-
-    Args:
-        whole: the conclusion about the fit of all rows.
-        most: the largest set.
-    """
-    here, chosen = whole, list[int]()
-    while here.margin > 0:
-        drops = here.drops()
-        ordered = drops.sort(descending=True)
-        gain = int((ordered.values > 0).sum())
-        if not gain or len(chosen) >= most:
-            return None
-        needed = int((ordered.values[:gain].cumsum(0) < here.margin).sum()) + 1
-        take = max(1, min(needed // 2, gain, most - len(chosen)))
-        if take > 1:
-            chosen += ordered.indices[:take].tolist()
-        else:
-            chosen.append(_best(here, ordered.indices[: min(gain, TRIED)].tolist()))
-        try:
-            here = whole.without(chosen)
-        except NotConvergedError:
-            return None
-    return _smaller(whole, _shortest(whole, chosen))
 
 
 def _best(here: Fitted, tried: list[int]) -> int:
@@ -135,7 +142,7 @@ def _shortest(whole: Fitted, chosen: list[int]) -> list[int]:
     low, high = 0, len(chosen)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if changes(whole, chosen[:middle]) else (middle, high)
+        low, high = (low, middle) if whole.margin(chosen[:middle]) <= 0 else (middle, high)
     return chosen[:high]
 
 
@@ -145,42 +152,15 @@ def _smaller(whole: Fitted, chosen: list[int]) -> list[int]:
         members = chosen[:-1]
         for place in range(len(members)):
             others = members[:place] + members[place + 1 :]
-            here = whole.without(others) if others else whole
-            tried = here.drops().topk(min(TRIED, len(whole.units))).indices.tolist()
+            try:
+                here = whole.without(others) if others else whole
+            except NotConvergedError:
+                return chosen
+            tried = here.slopes().topk(min(TRIED, len(whole.units))).indices.tolist()
             members[place] = _best(here, [unit for unit in tried if unit not in others])
-            if changes(whole, members):
+            if whole.margin(members) <= 0:
                 break
         else:
             return chosen
         chosen = members
     return chosen
-
-
-def changes(whole: Fitted, gone: Sequence[int], undetermined: bool = False) -> bool:
-    """Whether the conclusion does not hold without some units, as a refit shows.
-
-    Args:
-        whole: the conclusion about the fit of all rows.
-        gone: the units.
-        undetermined: what is said where there is no optimum without them.
-    """
-    try:
-        return not whole.without(gone).margin > 0
-    except NotConvergedError:
-        return undetermined
-
-
-def first_order_count(whole: Fitted) -> int | None:
-    """How many units sums of single derivatives need; None: all of them do not do."""
-    gone = whole.drops().clamp(min=0).sort(descending=True).values.cumsum(0)
-    reached = (gone >= whole.margin).nonzero()
-    return int(reached[0]) + 1 if len(reached) else None
-
-
-def single_change(whole: Fitted) -> int | None:
-    """A unit that alone changes the conclusion, by refits without each; None where there is none: all are looked at."""
-    every = range(len(whole.units))
-    for unit in track(every, "refits without each", len(whole.units)):
-        if changes(whole, [unit], undetermined=True):
-            return unit
-    return None

@@ -16,7 +16,7 @@ from ..influence.influence import Influence
 from ..influence.unrolled import Answers
 from ..objective import LinearModel, Objective
 from ..outputs import Editable
-from ..runtime.progress import track
+from ..runtime.progress import gauge
 from ..solvers import Exact
 from ..trees.problem import TreeProblem
 from ..types import Batch, Tensor
@@ -292,26 +292,28 @@ class Search:
         None where no row is left that lowers the margin, or where `most` rows do not flip it.
         """
         chosen = torch.empty(0, dtype=torch.long)
-        here = self.problem
-        for _ in track(range(most), "searching a flip set", None):
-            free = torch.ones(self.problem.n, dtype=torch.bool)
-            free[chosen] = False
-            effect = torch.full((self.problem.n,), torch.inf, dtype=torch.float64)
-            current = self.effects(here)
-            effect[free] = current[free] if self.relabel else current
-            order = effect.argsort()
-            useful = int((effect < 0).sum())
-            if not useful or len(chosen) >= most:
-                return None
-            ahead = float(self.margin(self.outputs(here)))
-            enough = int((effect[order][:useful].cumsum(0) > -ahead).sum()) + 1
-            take = max(1, min(enough // 2, useful, most - len(chosen)))
-            found = self.trainable(chosen, order[:take])
-            if found is None:
-                return None
-            chosen, here = found
-            if self.flipped(here):
-                return chosen
+        here, start = self.problem, float(self.margin(self.outputs(self.problem)))
+        with gauge("searching a flip set") as reached:
+            while len(chosen) < most:
+                free = torch.ones(self.problem.n, dtype=torch.bool)
+                free[chosen] = False
+                effect = torch.full((self.problem.n,), torch.inf, dtype=torch.float64)
+                current = self.effects(here)
+                effect[free] = current[free] if self.relabel else current
+                order = effect.argsort()
+                useful = int((effect < 0).sum())
+                if not useful:
+                    return None
+                ahead = float(self.margin(self.outputs(here)))
+                reached(1 - ahead / start)
+                enough = int((effect[order][:useful].cumsum(0) > -ahead).sum()) + 1
+                take = max(1, min(enough // 2, useful, most - len(chosen)))
+                found = self.trainable(chosen, order[:take])
+                if found is None:
+                    return None
+                chosen, here = found
+                if self.flipped(here):
+                    return chosen
         return None
 
     def trainable(self, chosen: Tensor, more: Tensor) -> tuple[Tensor, Editable] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -13,7 +14,7 @@ from ..influence.influence import Influence
 from ..measures import as_measure
 from ..objective import Objective
 from ..outputs import measure_slopes
-from ..runtime.progress import track
+from ..runtime.progress import gauge
 from ..trees.problem import TreeProblem
 from ..types import Batch, Tensor
 from .verdicts import Verdict, shortest_that
@@ -72,19 +73,21 @@ class TreeSearch:
         more, enough = self.at_fixed_splits(here, 1, most)
         chosen, fixed = kept[:0], more[: enough or 0]
         more = more[:AT_ONCE] if enough is None else fixed
-        for _ in track(range(most), "searching a flip set", None):
-            if not len(more):
-                break
-            chosen = torch.cat([chosen, kept[more]])
-            trained = self.retrained(chosen)
-            if trained is None:  # nothing is left to train on, as where it was the last of its class
-                break
-            if self.overturned(trained):
-                return FoundOfTrees(*self.shortest(chosen, self.told(trained)), fixed)
-            here, kept, held = trained, _others(self.problem.n, chosen), len(chosen)
-            least, left = max(1, held // GROWTH), min(most - held, max(AT_ONCE, held))
-            more, _ = self.at_fixed_splits(here, min(least, left), left)
-        return FoundOfTrees(None, None, fixed)
+        with gauge("searching a flip set") as reached:
+            while len(more):
+                chosen = torch.cat([chosen, kept[more]])
+                trained = self.retrained(chosen)
+                if trained is None:  # nothing is left to train on, as where it was the last of its class
+                    return FoundOfTrees(None, None, fixed)
+                if self.overturned(trained):
+                    break
+                here, kept, held = trained, _others(self.problem.n, chosen), len(chosen)
+                reached(math.log1p(held) / math.log1p(most))  # sets double at most
+                least, left = max(1, held // GROWTH), min(most - held, max(AT_ONCE, held))
+                more, _ = self.at_fixed_splits(here, min(least, left), left)
+            else:
+                return FoundOfTrees(None, None, fixed)
+        return FoundOfTrees(*self.shortest(chosen, self.told(trained)), fixed)
 
     def at_fixed_splits(
         self, here: TreeProblem, least: int, most: int

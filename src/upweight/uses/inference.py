@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import stats
 
 from ..estimators.refitting import WRITTEN_OUT
 from ..influence.unrolled import Answers
 from ..linear.whitened import Whitened, is_least_squares
+from ..objective import Objective
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Tensor
 from .conclusions import coefficient_of
 from .labels import row_names
 from .standard_errors import Counts, Errors
+from .weighted_fit import NORMAL, WeightedFit
 
 ALONE = 1e-10
 """What is left of a row's own fit below which it alone determines something."""
@@ -86,6 +87,10 @@ def inference_without(
     [1.202, 1.453, 1.528, 0.577]
     """
     influence.problem.check_current()
+    errors = errors or Errors()
+    reduced = influence.problem.reduced
+    if reduced is not None and reduced.squares is not None and reduced.squares.instruments is not None:
+        return _of_instruments(influence.problem, coefficient, errors)
     written = influence.problem.cache.get(WRITTEN_OUT)
     problem = influence.problem.linear if written is None else written()
     if problem is None or not is_least_squares(problem):
@@ -94,25 +99,56 @@ def inference_without(
         raise ValueError(
             "standard errors have no meaning with a penalty, which biases estimates: fit without"
         )
-    errors = errors or Errors()
-    codes = None
-    if errors.clusters is not None:
-        codes = torch.from_numpy(pd.factorize(np.asarray(errors.clusters), use_na_sentinel=False)[0])
-        if len(codes) != problem.n:
-            raise ValueError(f"clusters must name one for each of {problem.n} rows, got {len(codes)}")
+    errors.check_length(problem.n)
     whole = Whitened.of(problem)
-    fit = _Fit(whole, coefficient_of(problem, coefficient), errors, codes)
+    fit = _Fit(whole, coefficient_of(problem, coefficient), errors)
     index = row_names(problem, torch.arange(problem.n))
     table = pd.DataFrame(fit.without_each(), index=index)
     table["derivative"] = fit.derivative().numpy()
     return InferenceWithout(str(coefficient), errors.kind, fit.now(), table)
 
 
+def _of_instruments(problem: Objective, coefficient: str | int, errors: Errors) -> InferenceWithout:
+    """The answer for two-stage least squares, whose first stage moves too: by a refit without each row."""
+    errors.check_length(problem.n)
+    fit, a = WeightedFit.of(problem), coefficient_of(problem, coefficient)
+    assert fit is not None
+    ones, found = torch.ones(problem.n, dtype=torch.float64), []
+    for row in range(problem.n):
+        omega = ones.clone()
+        omega[row] = 0.0
+        found.append(fit.told(a, omega, errors))
+    table = pd.DataFrame(told(*map(torch.stack, zip(*found, strict=True))))
+    table.index = row_names(problem, torch.arange(problem.n))
+    with torch.enable_grad():
+        omega = ones.requires_grad_()
+        now = fit.told(a, omega, errors)
+        table["derivative"] = torch.autograd.grad(now.error, omega)[0].numpy()
+    whole = told(*(one.detach()[None] for one in now))
+    return InferenceWithout(str(coefficient), errors.kind, {k: float(v[0]) for k, v in whole.items()}, table)
+
+
+def told(estimate: Tensor, error: Tensor, freedom: Tensor) -> dict[str, np.ndarray]:
+    """The columns of an answer, of k fits.
+
+    Args:
+        estimate: the coefficient (k,).
+        error: its standard error.
+        freedom: the degrees of freedom of t, `NORMAL` for the normal distribution.
+    """
+    t, law = estimate / error, stats.t(freedom.numpy())
+    half = torch.as_tensor(law.isf(0.025)) * error
+    p = 2 * law.sf(t.abs().numpy())
+    named = {"estimate": estimate, "standard error": error, "t": t, "p": torch.as_tensor(p)}
+    named |= {"low": estimate - half, "high": estimate + half}
+    return {name: values.numpy() for name, values in named.items()}
+
+
 class _Fit:
     """Least squares in whitened coordinates, and what its rows say about one coefficient."""
 
-    def __init__(self, whole: Whitened, a: Tensor, errors: Errors, codes: Int[Tensor, " n"] | None) -> None:
-        self.whole, self.errors, self.codes = whole, errors, codes
+    def __init__(self, whole: Whitened, a: Tensor, errors: Errors) -> None:
+        self.whole, self.errors, self.codes = whole, errors, errors.codes
         self.v = whole.direction(a)
         self.z, self.estimate = whole.rows @ self.v, whole.value(a)
         self.h = whole.rows.square().sum(1)
@@ -146,7 +182,7 @@ class _Fit:
             own = self.v.square().sum() + self.z[out].square() / left
             variance = self._variance((z, e, h), own, counts)
             parts.append(self._told(self.estimate - self.z[out] * r[out] / left, variance, counts))
-        return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _counts(self, kept: Float[Tensor, "n k"], lost: Tensor) -> Counts:
         """What is counted in k fits that have lost so many coefficients."""
@@ -180,17 +216,11 @@ class _Fit:
         over = torch.where(left > ALONE, left, torch.nan) ** power if power else 1.0  # 0 / 0 has no value
         return (weight * scores.square() / over).sum(0) * factor
 
-    def _told(self, estimate: Tensor, variance: Tensor, counts: Counts) -> dict[str, Tensor]:
+    def _told(self, estimate: Tensor, variance: Tensor, counts: Counts) -> dict[str, np.ndarray]:
         """The numbers of k fits."""
-        error = variance.sqrt()
-        t, freedom = estimate / error, self.errors.counting.freedom(counts)
-        law = stats.norm() if freedom is None else stats.t(freedom.numpy())
-        p = torch.as_tensor(2 * law.sf(t.abs().numpy()))
-        half = torch.as_tensor(law.isf(0.025) * np.ones(len(t))) * error
-        return {
-            "estimate": estimate, "standard error": error, "t": t, "p": p,
-            "low": estimate - half, "high": estimate + half,
-        }  # fmt: skip
+        freedom = self.errors.counting.freedom(counts)
+        freedom = torch.full_like(estimate, NORMAL) if freedom is None else freedom.expand(len(estimate))
+        return told(estimate, variance.sqrt(), freedom)
 
     def derivative(self) -> Float[Tensor, " n"]:
         """The derivative of the standard error in the weight of each row, at 1, by reverse differentiation.

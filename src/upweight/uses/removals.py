@@ -15,6 +15,7 @@ from jaxtyping import Float
 from ..errors import NotConvergedError
 from ..linear.whitened import Whitened, is_least_squares
 from ..objective import LinearModel
+from ..runtime.progress import gauge, track
 from ..types import Tensor
 from .conclusions import Conclusion, Moments
 
@@ -208,17 +209,20 @@ def fewest(question: Question, most: int) -> list[int] | None:
         most: the largest set.
     """
     here, chosen = Removals(question), list[int]()
-    while here.margin > 0:
-        margins = question.margin(here.after()).nan_to_num(torch.inf)
-        drops = here.margin - margins.sort().values
-        gain = int((drops > 0).sum())
-        if not gain or len(chosen) >= most:
-            return None
-        needed = int((drops[:gain].cumsum(0) < here.margin).sum()) + 1
-        take = max(1, min(needed // STRIDE, gain, most - len(chosen)))
-        for unit in margins.topk(take, largest=False).indices.tolist():
-            here.remove(unit)
-            chosen.append(unit)
+    start = here.margin
+    with gauge("searching rows to remove") as reached:
+        while here.margin > 0:
+            reached(1 - here.margin / start)
+            margins = question.margin(here.after()).nan_to_num(torch.inf)
+            drops = here.margin - margins.sort().values
+            gain = int((drops > 0).sum())
+            if not gain or len(chosen) >= most:
+                return None
+            needed = int((drops[:gain].cumsum(0) < here.margin).sum()) + 1
+            take = max(1, min(needed // STRIDE, gain, most - len(chosen)))
+            for unit in margins.topk(take, largest=False).indices.tolist():
+                here.remove(unit)
+                chosen.append(unit)
     smaller: list[int] | None = _shortest(question, chosen)
     while smaller is not None:
         chosen = smaller
@@ -237,22 +241,25 @@ def fewest_refitted(problem: LinearModel, question: Question, most: int) -> list
         most: the largest set.
     """
     here, chosen = question, list[int]()
-    while float(here.margin(here.moments())) > 0:
-        steps = Removals(here)
-        gone = set(chosen)
-        left = [g for g in range(len(question.units)) if g not in gone]
-        margins = question.margin(steps.after()).nan_to_num(torch.inf)
-        drops = steps.margin - margins.sort().values
-        gain = int((drops > 0).sum())
-        if not gain or len(chosen) >= most:
-            return None
-        needed = int((drops[:gain].cumsum(0) < steps.margin).sum()) + 1
-        take = max(1, min(needed // 2, gain, most - len(chosen)))
-        chosen += [left[j] for j in margins.topk(take, largest=False).indices.tolist()]
-        try:
-            here = without(problem, question, chosen)
-        except NotConvergedError:
-            return None
+    start = float(question.margin(question.moments()))
+    with gauge("searching rows to remove, with refits") as reached:
+        while (ahead := float(here.margin(here.moments()))) > 0:
+            reached(1 - ahead / start)
+            steps = Removals(here)
+            gone = set(chosen)
+            left = [g for g in range(len(question.units)) if g not in gone]
+            margins = question.margin(steps.after()).nan_to_num(torch.inf)
+            drops = steps.margin - margins.sort().values
+            gain = int((drops > 0).sum())
+            if not gain or len(chosen) >= most:
+                return None
+            needed = int((drops[:gain].cumsum(0) < steps.margin).sum()) + 1
+            take = max(1, min(needed // 2, gain, most - len(chosen)))
+            chosen += [left[j] for j in margins.topk(take, largest=False).indices.tolist()]
+            try:
+                here = without(problem, question, chosen)
+            except NotConvergedError:
+                return None
     low, high = 0, len(chosen)
     while high - low > 1:
         middle = (low + high) // 2
@@ -304,7 +311,7 @@ def _one_less(question: Question, chosen: list[int]) -> list[int] | None:
     better = True
     while better and here.margin > 0:
         better = False
-        for unit in list(members):
+        for unit in track(list(members), "making the set smaller", len(members)):
             before = here.margin
             here.remove(unit, -1.0)
             margins = question.margin(here.after()).nan_to_num(torch.inf)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import pandas as pd
 import torch
@@ -13,19 +13,23 @@ from ..data.row_sets import as_sets
 from ..errors import NotConvergedError
 from ..estimators.refitting import WRITTEN_OUT
 from ..influence.unrolled import Answers
-from ..likelihood import Estimates
 from ..linear.whitened import is_least_squares
 from ..objective import LinearModel, Objective
+from ..runtime.progress import track
 from ..runtime.terminal import plain
 from ..types import Tensor
+from .by_refits import Tested
 from .certificates import MEMORY, Certificate, certificate, doubtful_rows, provable
 from .conclusions import Conclusion, Moments, Sign
-from .estimates_robustness import Fitted, fewest_of_fit, first_order_count, single_change
+from .estimates_robustness import Fitted
 from .labels import row_names
 from .removals import Question, fewest, fewest_refitted, without
+from .weighted_fit import WeightedFit
 
 ENUMERATED = 200
 """Rows that are refitted without at most, one by one, where the bound clears none."""
+TIED = "No certificate of larger sets exists for this kind of model: rows are in each other's terms."
+"""Why no more than single rows are proven of a fit by maximum likelihood."""
 ENUMERATED_FITS = 5000
 """Units that a fit by maximum likelihood is refitted without at most, one by one."""
 EXACT = 1e-24
@@ -42,7 +46,8 @@ class Robustness:
     smallest one (`smallest`). `first_order` is the count that sums of single influences give, as AMIP has it: no refit
     confirms it, None where they never reach.
 
-    `estimate` is the number now, `after` with the found units removed. `limit` says why no more is certified.
+    `estimate` is the number now, `after` with the found units removed, `error` and `error_after` are their classical
+    standard errors, None where least squares has none. `limit` says why no more is certified.
     """
 
     conclusion: str
@@ -56,6 +61,8 @@ class Robustness:
     rows: Tensor | None
     first_order: int | None
     limit: str
+    error: float | None = None
+    error_after: float | None = None
 
     @property
     def smallest(self) -> bool:
@@ -84,6 +91,7 @@ class Robustness:
             f"Proven: no {self.certified} of them or fewer change this."
             if self.certified
             else "Nothing is proven: already one may change this."
+            * (not self.limit.endswith("nothing is proven."))
         )
         if self.found is None:
             found = "Found: no set whose removal changes it, as far as was searched."
@@ -100,7 +108,13 @@ class Robustness:
             if self.first_order is not None
             else "First order: sums of single influences never reach."
         )
-        return [whole, proof, found, first, *([self.limit] if self.limit and not self.smallest else [])]
+        return [
+            whole,
+            *([proof] if proof else []),
+            found,
+            first,
+            *([self.limit] if self.limit and not self.smallest else []),
+        ]
 
 
 def robustness(
@@ -116,12 +130,12 @@ def robustness(
     The set is searched greedily, each step from the exact fit without the rows before, made smaller by exchanges, and
     confirmed by a refit. The certificate bounds the exact change a^T (A - A_T)^-1 g_T over all sets T of k rows at
     once, for every k (docs/certificates.md): what single rows do, leverage included, what every pair does, and a
-    remainder. It holds for least squares, weighted, for ridge with keep="total", and for logistic regression, whose
-    bound has a part for the curvature that moves. A set that leaves the answer undetermined (or separates the classes)
-    counts as one that changes it.
-
-    Of Cox's model and NegativeBinomial the search is by derivatives, Newton steps and refits, standard errors are those
-    of the inverse information, and one row or group is certified by refits without each: there is no bound of more.
+    remainder. It holds for least squares, weighted and with absorbed effects, for ridge with keep="total", and for
+    logistic regression, whose bound has a part for the curvature that moves. A set that leaves the answer undetermined
+    (or separates the classes) counts as one that changes it.
+    With instruments, and for tests with robust or clustered errors, no certificate is known: the set is searched and
+    refitted all the same. Of Cox's model and NegativeBinomial, whose standard errors are those of the inverse
+    information, one row or group is certified by refits without each.
 
     Args:
         influence: of least squares or logistic regression with one output, Cox's model or NegativeBinomial.
@@ -148,9 +162,9 @@ def robustness(
     (5, 6, True)
     """
     asked = Sign(conclusion) if isinstance(conclusion, (str, int)) else conclusion
-    if (reduced := influence.problem.reduced) is not None and reduced.estimates is not None:
-        influence.problem.check_current()
-        return _of_estimates(reduced.estimates, asked, groups, most)
+    influence.problem.check_current()
+    if why := _no_proof(influence.problem, asked):
+        return _searched(influence.problem, asked, groups, most, why)
     problem = _supported(influence)
     _check_errors(problem, asked)
     names, members = _units(problem, groups)
@@ -164,56 +178,92 @@ def robustness(
     start = question.whole.value(question.gradient)
     unit = "row" if groups is None else "group"
     found = Robustness(
-        asked.says.format(side=_side(question.bar, question.side)), len(members), unit, start, None,
-        proof.certified, None, names[:0], None, _first_order(question), proof.limit,
+        asked.says.format(side=_side(question)), len(members), unit, start, None,
+        proof.certified, None, names[:0], None, _first_order(question), proof.limit, _error(problem, question),
     )  # fmt: skip
     return found if chosen is None else _confirmed(found, problem, question, (names, chosen))
 
 
-def _of_estimates(estimates: Estimates, asked: Conclusion, groups: Any, most: int | None) -> Robustness:
-    """The answer about a fit by maximum likelihood, for which there is a search and, of single units, refits.
+def _no_proof(problem: Objective, asked: Conclusion) -> str:
+    """Why nothing is known to be proven of a conclusion that can be searched for all the same; "" where it is."""
+    reduced = problem.reduced
+    if reduced is not None and reduced.squares is not None and reduced.squares.instruments is not None:
+        return "No certificate is known for instruments (two-stage least squares): nothing is proven."
+    if asked.errors is not None and not asked.errors.classical:
+        return f"No certificate is known for {asked.errors.kind} standard errors: nothing is proven."
+    if reduced is not None and reduced.estimates is not None:
+        return TIED
+    return ""
+
+
+def _searched(problem: Objective, asked: Conclusion, groups: Any, most: int | None, why: str) -> Robustness:
+    """The answer where nothing is proven: a set that was found, each step of the search a refit.
 
     Args:
-        estimates: the fit.
+        problem: a regression.
         asked: the conclusion.
-        groups: what goes together.
+        groups: what goes together, or None.
         most: the largest set that is searched.
+        why: why nothing is proven.
     """
-    problem = estimates.problem
-    _check_no_penalty(problem.l2, asked)
     names, members = _units(problem, groups)
-    gradient, bar = asked.gradient(problem)
-    side = -1.0 if float(gradient @ problem.theta) < bar else 1.0
-    whole = Fitted(estimates, asked, gradient, bar, side, members, torch.arange(problem.n))
-    said, unit = asked.says.format(side=_side(bar, side)), "row" if groups is None else "group"
-    if not whole.margin > 0:
-        _refuse(said, whole.value, float(whole.moments().error) if asked.uses_error else None)
-    chosen = fewest_of_fit(whole, min(most or len(members) // 2, len(members) - 1))
-    proof = _single_refits(whole, names, unit)
+    unit = "row" if groups is None else "group"
+    start = _search_of(problem, asked, members)
+    start = replace(start, side=-1.0 if start.estimate() < start.bar else 1.0)
+    said = asked.says.format(side=_side(start))
+    if not 0 < start.margin() < float("inf"):
+        raise ValueError(
+            f"the conclusion does not hold to begin with ({said}): the estimate is {start.estimate():.4g}"
+        )
+    chosen = start.fewest(min(most or len(members) // 2, len(members) - 1))
+    proof = _single_refits(start, names, unit, why) if why == TIED else Certificate(0, why)
     found = Robustness(
-        said, len(members), unit, whole.value, None, proof.certified, None, names[:0], None,
-        first_order_count(whole), proof.limit,
+        said, len(members), unit, start.estimate(), None,
+        proof.certified, None, names[:0], None, start.first_order, proof.limit,
     )  # fmt: skip
     if chosen is None:
         return found
     rows = torch.cat([members[g] for g in chosen])
-    return replace(
-        found, after=whole.without(chosen).value, found=len(chosen), names=names[chosen], rows=rows
-    )
+    return replace(found, after=start.estimate(chosen), found=len(chosen), names=names[chosen], rows=rows)
 
 
-def _single_refits(whole: Fitted, names: pd.Index, unit: str) -> Certificate:
-    """One unit at a time, by refits without each; no bound of larger sets is known of these models."""
-    no_bound = "No certificate of larger sets exists for this kind of model: rows are in each other's terms."
+def _search_of(problem: Objective, asked: Conclusion, members: list[Tensor]) -> Tested | Fitted:
+    """The search for a set that changes a conclusion about a model without a certificate.
+
+    Args:
+        problem: the model.
+        asked: the conclusion.
+        members: the rows of each unit.
+    """
+    reduced, plain_errors = problem.reduced, asked.errors is None or asked.errors.classical
+    if reduced is not None and reduced.estimates is not None and plain_errors:
+        _check_no_penalty(reduced.estimates.problem.l2, asked)
+        gradient, bar = asked.gradient(problem)
+        return Fitted(reduced.estimates, asked, gradient, bar, 1.0, members, torch.arange(problem.n))
+    fit = WeightedFit.of(problem)
+    if fit is None:
+        raise TypeError("tests with these standard errors are for least squares without a penalty")
+    if asked.errors is not None:
+        asked.errors.check_length(problem.n)
+    gradient, bar = asked.gradient(problem)
+    return Tested(fit, asked, gradient, bar, 1.0, members)
+
+
+def _single_refits(whole: Tested | Fitted, names: pd.Index, unit: str, why: str) -> Certificate:
+    """One unit at a time, by refits without each.
+
+    Args:
+        whole: the conclusion about the fit of all rows.
+        names: what the units are called.
+        unit: what a unit is.
+        why: why no more is proven.
+    """
     if len(whole.units) > ENUMERATED_FITS:
-        return Certificate(
-            0,
-            f"Nothing is proven: there are more than {ENUMERATED_FITS:,} {unit}s to refit without. {no_bound}",
-        )
-    changing = single_change(whole)
-    if changing is not None:
-        return Certificate(0, f"Without {names[changing]} alone it does not hold, as a refit shows.")
-    return Certificate(1, f"One {unit} is certified by refits without each. {no_bound}")
+        return Certificate(0, f"There are more than {ENUMERATED_FITS:,} {unit}s to refit without. {why}")
+    for g in track(range(len(whole.units)), "refitting without single rows", len(whole.units)):
+        if not 0 < whole.margin([g]) < float("inf"):
+            return Certificate(0, f"Without {names[g]} alone it does not hold, as a refit shows.")
+    return Certificate(1, f"One {unit} is certified by refits without each. {why}")
 
 
 def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof: Certificate) -> Certificate:
@@ -221,7 +271,7 @@ def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof:
     rows = doubtful_rows(question)
     if len(rows) > ENUMERATED:
         return proof
-    for row in rows:
+    for row in track(rows, "refitting without single rows", len(rows)):
         try:
             there = without(problem, question, [row])
         except NotConvergedError:
@@ -235,15 +285,14 @@ def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof:
     return Certificate(1, words)
 
 
-def _side(bar: float, side: float) -> str:
-    if bar == 0:
-        return "positive" if side > 0 else "negative"
-    return "upper" if side > 0 else "lower"
+def _side(question: Question | Tested | Fitted) -> str:
+    if question.bar == 0:
+        return "positive" if question.side > 0 else "negative"
+    return "upper" if question.side > 0 else "lower"
 
 
 def _supported(influence: Answers) -> LinearModel:
     """The model, at its optimum; raises TypeError or ValueError for what has no certificate."""
-    influence.problem.check_current()
     written = influence.problem.cache.get(WRITTEN_OUT)
     problem = influence.problem.linear if written is None else written()
     if problem is None:
@@ -293,17 +342,12 @@ def _check_holds(question: Question) -> None:
     if asked.uses_error and not float(now.squares) > EXACT * float(fitted):
         raise ValueError("the model fits every row exactly: standard errors are 0 and nothing is significant")
     if not float(question.margin(now)) > 0:
-        said = asked.says.format(side=_side(question.bar, question.side))
-        error = float(now.error) if asked.uses_error else None
-        _refuse(said, question.whole.value(question.gradient), error)
-
-
-def _refuse(said: str, estimate: float, error: float | None) -> NoReturn:
-    """Raise ValueError for a conclusion that does not hold, with the estimate and its standard error."""
-    told = "" if error is None else f", standard error {error:.4g}"
-    raise ValueError(
-        f"the conclusion does not hold to begin with ({said}): the estimate is {estimate:.4g}{told}"
-    )
+        said = asked.says.format(side=_side(question))
+        error = f", standard error {float(now.error):.4g}" if asked.uses_error else ""
+        raise ValueError(
+            f"the conclusion does not hold to begin with ({said}): the estimate is "
+            f"{question.whole.value(question.gradient):.4g}{error}"
+        )
 
 
 def _first_order(question: Question) -> int | None:
@@ -330,4 +374,12 @@ def _confirmed(
     if not float(there.margin(there.moments())) <= 0:
         return replace(found, limit="A set was found that a refit did not confirm, by rounding.")
     rows, after = torch.cat([question.units[g] for g in units]), there.whole.value(there.gradient)
-    return replace(found, after=after, found=len(units), names=names[units], rows=rows)
+    error = _error(problem, there)
+    return replace(found, after=after, found=len(units), names=names[units], rows=rows, error_after=error)
+
+
+def _error(problem: LinearModel, question: Question) -> float | None:
+    """The standard error of the number asked about; None with a penalty, without residuals, and for other losses."""
+    now = question.moments()
+    known = is_least_squares(problem) and not bool((problem.l2 > 0).any()) and float(now.freedom) > 0
+    return float(now.error) if known else None

@@ -151,6 +151,35 @@ class Errors:
         t = by if (self.kind == "nonrobust" if self.use_t is None else self.use_t) else ""
         return SmallSample(clustered, self.kind in ("nonrobust", "HC1", "cluster"), clustered, t)
 
+    @property
+    def codes(self) -> Int[Tensor, " n"] | None:
+        """The numbers of the clusters of all rows, or None where there are none."""
+        if self.clusters is None:
+            return None
+        return torch.from_numpy(
+            pd.factorize(np.asarray(self.clusters), use_na_sentinel=False)[0].astype(np.int64)
+        )
+
+    def check_length(self, n: int) -> None:
+        """Nothing happens where clusters and effects are those of n rows; else ValueError."""
+        if self.clusters is not None and len(self.clusters) != n:
+            raise ValueError(f"clusters must name one for each of {n} rows, got {len(self.clusters)}")
+        if self.small is not None and self.small.groups is not None and len(self.small.groups) != n:
+            raise ValueError(f"these errors are of results with {len(self.small.groups)} rows, not {n}")
+
+    @property
+    def classical(self) -> bool:
+        """Whether they are RSS / (N - K - effects) with Student's t, whose certificates are known."""
+        of = self.counting
+        plain = (of.less_one, of.coefficients, of.clusters, of.t, any(of.nested)) == (
+            False,
+            True,
+            False,
+            "rows",
+            False,
+        )
+        return self.kind == "nonrobust" and plain and (of.groups is None or of.effects)
+
     @classmethod
     def of(cls, results: Any) -> Errors:
         """The errors of fitted results as their own covariance says: of statsmodels, linearmodels and feols.
@@ -203,7 +232,7 @@ def _of_panel(results: Any) -> Errors:
     )
     return Errors(
         kind, clusters,
-        small=_with_effects(small, effects, len(results.params), bool(model._constant), covariance._extra_df > 0),
+        small=_with_effects(small, effects, len(results.params), bool(model.has_constant), covariance._extra_df > 0),
     )  # fmt: skip
 
 
@@ -239,11 +268,6 @@ def _of_feols(results: Any) -> Errors:
     if results._has_weights and results._weights_type == "fweights" and kind != "nonrobust":
         raise ValueError("robust errors with fweights are not known: repeat the rows, or ask with vcov='iid'")
     clusters = _one_way(results._cluster_df) if kind == "cluster" else None
-    if results._is_iv:
-        kind_of_fit = "IV"
-        raise ValueError(
-            f"the standard errors of {kind_of_fit} fits of feols are not known: use IV2SLS of linearmodels"
-        )
     t = "clusters" if kind == "cluster" else "rows"
     small = SmallSample(kind == "cluster", True, kind == "cluster", t, drops=bool(results._drop_singletons))
     effects = pd.DataFrame() if results._fe is None else results._fe

@@ -1,0 +1,70 @@
+"""How fragile the coefficients of a user's table are: the regression that a statistician would fit, and its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..influence.influence import Influence
+from ..uses.robustness import Robustness
+from ..uses.robustness_table import RobustnessTable, robustness_table
+from .fitted_file import FittedFile
+from .plain_regression import plain_regression
+
+
+@dataclass(frozen=True, eq=False)
+class Conclusions:
+    """Answers about a table's coefficients, and what to know about them, a sentence each.
+
+    `regression` are those about the model.
+    """
+
+    table: RobustnessTable
+    regression: tuple[str, ...]
+
+    @property
+    def words(self) -> list[str]:
+        """Everything about them: the model, questions without an answer, the rows found, and what limits proofs."""
+        each = [_in_words(f"{change} of {name}", one) for (name, change), one in self.table.answers.items()]
+        return [*self.regression, *self.table.notes, *each]
+
+
+def _in_words(what: str, found: Robustness) -> str:
+    """The names of the rows that were found to change something, and what limits the proof, in a line.
+
+    Args:
+        what: what changes.
+        found: the answer.
+    """
+    names = ", ".join(map(str, found.names[:20])) + ", ..." * (len(found.names) > 20)
+    words = [f"without {names}." if names else "no set was found."]
+    return f"{what}: {' '.join([*words, *[found.limit] * bool(found.limit and not found.smallest)])}"
+
+
+def conclusions_of(
+    fitted: FittedFile,
+    coefficients: Sequence[str],
+    level: float = 0.05,
+    cluster: str | None = None,
+    event: str | None = None,
+) -> Conclusions:
+    """AMIP's three questions about coefficients of a plain regression of the file.
+
+    Args:
+        fitted: The file.
+        coefficients: Their names.
+        level: Of significance.
+        cluster: The column whose values go together, or None.
+        event: The column that says which rows' times are those of an event, for Cox's model; or None.
+
+    Raises:
+        FileError: The columns have no such regression.
+        ValueError: There is no such coefficient, or columns are collinear.
+    """
+    assert fitted.table is not None
+    if event is not None:
+        fitted.column(event)  # it is there
+    problem, rows, notes = plain_regression(fitted.table, event)
+    groups = None if cluster is None else fitted.column(cluster).loc[rows].to_numpy()
+    found = robustness_table(Influence(problem), list(coefficients), level=level, groups=groups)
+    return Conclusions(found, notes)
