@@ -9,7 +9,8 @@ import torch
 import upweight as uw
 from tests.support.compare import assert_close_per_row
 from upweight.data.user_terms import Terms
-from upweight.likelihood import LikelihoodProblem, NegativeBinomial, PartialLikelihood
+from upweight.likelihood import Estimates, LikelihoodProblem, NegativeBinomial, PartialLikelihood
+from upweight.uses.estimates_robustness import Fitted
 
 
 def cox(seed: int, n: int = 60, effect: float = 0.5, l2: float = 0.0) -> LikelihoodProblem:
@@ -70,6 +71,25 @@ def test_first_order_changes_are_derivatives_in_the_weights(name):
             moved.append(torch.stack([direction @ there.theta, variance]))
         expected = (moved[1] - moved[0]) / 2e-4  # less of the row
         assert_close_per_row(torch.stack([x[row] for x in found])[:, None], expected[:, None], 1e-5)
+
+
+@pytest.mark.parametrize("asked", [uw.Sign("dose"), uw.Significant("dose"), uw.NotReversed("dose")])
+def test_slopes_are_derivatives_of_the_margin(asked):
+    problem = cox(3)
+    side = float(problem.theta[0].sign())
+
+    def search(problem: LikelihoodProblem) -> Fitted:
+        units = list(torch.arange(problem.n).split(2))
+        return Fitted(Estimates(problem), asked, torch.eye(2).double()[0], 0.0, side, units, torch.arange(60))
+
+    found = search(problem).slopes()
+    for unit in (0, 11):
+        margins = []
+        for step in (1e-4, -1e-4):
+            weights = problem.weights.clone()
+            weights[2 * unit : 2 * unit + 2] *= 1 + step
+            margins.append(search(problem.changed(weights=weights).minimised()).margin())
+        assert float(found[unit]) == pytest.approx((margins[0] - margins[1]) / 2e-4, rel=1e-5)
 
 
 @pytest.mark.parametrize(

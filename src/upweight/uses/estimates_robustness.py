@@ -61,8 +61,8 @@ class Fitted:
         found = of or self.estimates
         estimate = self.side * (self.gradient @ found.problem.theta - self.bar)
         variance = self.gradient @ found.covariance @ self.gradient
-        freedom = torch.full_like(estimate, NORMAL)
-        return Moments(estimate, variance * NORMAL, torch.ones_like(estimate), freedom)
+        known = torch.full_like(estimate, NORMAL)
+        return Moments(estimate, variance, known, known)
 
     def without(self, gone: Sequence[int]) -> Fitted:
         """The conclusion about the fit without some units. Raises NotConvergedError where there is none."""
