@@ -56,8 +56,8 @@ def robustness(
 
     Least squares, or logistic regression for two classes, or with --event Cox's model, of the columns as they are and
     without a penalty. found: the rows whose removal does it, by a search that a refit confirms. certified: no set of so
-    many rows or fewer does it, which is a proof (of Cox's model for single rows alone, by refits). first order: the
-    count that sums of single influences give, not refitted.
+    many rows or fewer does it, which is a proof (of Cox's model often of single rows alone, by refits). first order:
+    the count that sums of single influences give, not refitted.
     """
     from ..tables.robust_conclusions import conclusions_of
 

@@ -3,7 +3,7 @@
 from .counts import NegativeBinomial
 from .cox import PartialLikelihood
 from .estimates import Estimates
-from .likelihood import Likelihood
+from .likelihood import Likelihood, RiskShares
 from .partialled import PartialledSquares
 from .problem import LikelihoodProblem
 
@@ -14,4 +14,5 @@ __all__ = [
     "NegativeBinomial",
     "PartialLikelihood",
     "PartialledSquares",
+    "RiskShares",
 ]

@@ -37,6 +37,9 @@ class NegativeBinomial(Likelihood):
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, "p p"]]:
         return differentiated(lambda at: self.total(at, weights), theta)
 
+    def risk_shares(self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]) -> None:
+        return None
+
     def losses(self, theta: Tensor, X: Float[Tensor, "b d"], y: Float[Tensor, "b _"]) -> Float[Tensor, " b"]:
         mu, alpha, count = (X @ theta[:-1] + y[:, 1]).exp(), theta[-1], y[:, 0]
         size = 1 / alpha if self.power == 2 else mu / alpha

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 
 from ..types import Tensor
+from .likelihood import RiskShares
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,15 @@ class Estimates:
     def covariance(self) -> Float[Tensor, "p p"]:
         """The inverse of the information, which is the Hessian of the total, the penalty included."""
         return torch.linalg.inv(self.problem.hessian.matrix() * self.problem.n)
+
+    @property
+    def risk_shares(self) -> RiskShares | None:
+        """The terms of the likelihood where rows simply leave them and the penalty stays; None for others."""
+        problem = self.problem
+        follows = problem.keep == "mean" or not bool((problem.likelihood.spread == 1).all())
+        if follows and bool((problem.l2 > 0).any()):
+            return None
+        return problem.likelihood.risk_shares(problem.theta, problem.weights)
 
     def without(self, rows: Tensor) -> Estimates:
         """The model trained without those rows. Raises NotConvergedError where there is no optimum."""

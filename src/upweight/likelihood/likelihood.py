@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +21,19 @@ def differentiated(
     gradient = torch.autograd.grad(total(at), at, create_graph=True)[0]
     H = torch.stack([torch.autograd.grad(one, at, retain_graph=True)[0] for one in gradient])
     return gradient.detach(), (H + H.T) / 2
+
+
+class RiskShares(NamedTuple):
+    """A likelihood whose terms are w log sum_j r_j - w eta, each of the row of an event and of the rows at risk then.
+
+    `share` (e, n) are r_j over their sum, 0 for rows that are not at risk. A row that leaves takes its own term along
+    and leaves the sums of the others.
+    """
+
+    share: Float[Tensor, "e n"]
+    rows: Int[Tensor, " e"]
+    weights: Float[Tensor, " e"]
+    strata: Float[Tensor, " n"]
 
 
 class Likelihood(ABC):
@@ -55,6 +69,10 @@ class Likelihood(ABC):
         self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, "p p"]]:
         """The gradient and the Hessian of `total` in the parameters, the Hessian symmetric."""
+
+    @abstractmethod
+    def risk_shares(self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]) -> RiskShares | None:
+        """The terms at theta, where they are those of risk sets that rows simply leave; None for others."""
 
     @abstractmethod
     def losses(self, theta: Tensor, X: Float[Tensor, "b d"], y: Float[Tensor, "b _"]) -> Float[Tensor, " b"]:

@@ -69,6 +69,9 @@ class PartialledSquares(Likelihood):
         k = self.X.shape[1]
         return within[:, :k], within[:, k], None if self.instruments is None else within[:, k + 1 :]
 
+    def risk_shares(self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]) -> None:
+        return None
+
     def losses(self, theta: Tensor, X: Float[Tensor, "b d"], y: Float[Tensor, "b _"]) -> Float[Tensor, " b"]:
         if self.codes.shape[1]:
             raise ValueError(

@@ -5,17 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 
 from ..errors import NotConvergedError
 from ..likelihood import Estimates
+from ..runtime.progress import phase, track
 from ..types import Tensor
+from .certificates import Certificate
 from .conclusions import Conclusion, Moments
+from .risk_sets import WIDE, RiskSetBounds
 from .weighted_fit import NORMAL
 
 TRIED = 48
 """Units whose Newton step is taken where few are still needed: first order is not right enough to choose among them."""
+ENUMERATED = 5000
+"""Units that the model is refitted without at most, one by one."""
+MOST = 64
+"""The largest number of units that a certificate is tried for."""
+NUMBERS = 1 << 24
+"""Events times rows up to which risk sets are written out: ten such tables are held."""
 SWAPPED = 12
 """The largest set that is made smaller by exchanging members, each from the fit without the others."""
 
@@ -126,6 +136,47 @@ class Fitted:
             except NotConvergedError:
                 return None
         return _smaller(self, _shortest(self, chosen))
+
+    def proof(self, names: pd.Index, most: int, why: str) -> Certificate:
+        """How many units no set of which changes the conclusion: one by refits without each, more by risk sets.
+
+        Args:
+            names: what the units are called.
+            most: how many units are asked about at most.
+            why: why no more is known of other models.
+        """
+        certified = 0
+        if len(self.units) <= ENUMERATED:
+            for g in track(range(len(self.units)), "refitting without single rows", len(self.units)):
+                if not 0 < self.margin([g]) < float("inf"):
+                    return Certificate(0, f"Without {names[g]} alone it does not hold, as a refit shows.")
+            certified = 1
+        bounds = None if self.asked.uses_error else self._bounds()
+        if bounds is None:
+            words = (
+                "single ones are certified by refits" if certified else "there are too many to refit without"
+            )
+            return Certificate(certified, f"{why}: {words}.")
+        with phase(f"proving that few of {len(self.units):,} cannot change it"):
+            while certified < min(most, MOST) and bounds.change(certified + 1) < self.margin():
+                certified += 1
+        return Certificate(
+            certified, f"The certificate ends at {certified}: risk sets bound no larger sets tightly enough."
+        )
+
+    def _bounds(self) -> RiskSetBounds | None:
+        """What risk sets prove of the sign, where these are such that rows simply leave them."""
+        estimates, problem = self.estimates, self.estimates.problem
+        events = int((problem.likelihood.y[:, 1] > 0).sum())
+        if problem.p > WIDE or events * problem.n > NUMBERS or (shares := estimates.risk_shares) is None:
+            return None
+        return RiskSetBounds(
+            shares,
+            problem.likelihood.X,
+            problem.hessian.matrix() * problem.n,
+            (self.side * self.gradient, problem.gradient() * problem.n),
+            self.units,
+        )
 
     def _numbers(self, gone: Sequence[int]) -> Tensor:
         """The numbers of units' rows in the fit."""

@@ -28,10 +28,6 @@ from .weighted_fit import WeightedFit
 
 ENUMERATED = 200
 """Rows that are refitted without at most, one by one, where the bound clears none."""
-TIED = "No certificate of larger sets exists for this kind of model: rows are in each other's terms."
-"""Why no more than single rows are proven of a fit by maximum likelihood."""
-ENUMERATED_FITS = 5000
-"""Units that a fit by maximum likelihood is refitted without at most, one by one."""
 EXACT = 1e-24
 """The share of squares that are left for residuals below which a fit is exact."""
 
@@ -135,7 +131,7 @@ def robustness(
     (or separates the classes) counts as one that changes it.
     With instruments, and for tests with robust or clustered errors, no certificate is known: the set is searched and
     refitted all the same. Of Cox's model and NegativeBinomial, whose standard errors are those of the inverse
-    information, one row or group is certified by refits without each.
+    information, one row or group is certified by refits without each, and of signs without tied times some more.
 
     Args:
         influence: of least squares or logistic regression with one output, Cox's model or NegativeBinomial.
@@ -192,7 +188,7 @@ def _no_proof(problem: Objective, asked: Conclusion) -> str:
     if asked.errors is not None and not asked.errors.classical:
         return f"No certificate is known for {asked.errors.kind} standard errors: nothing is proven."
     if reduced is not None and reduced.estimates is not None:
-        return TIED
+        return "No certificate of larger sets exists for this kind of fit"
     return ""
 
 
@@ -216,7 +212,7 @@ def _searched(problem: Objective, asked: Conclusion, groups: Any, most: int | No
             f"the conclusion does not hold to begin with ({said}): the estimate is {start.estimate():.4g}"
         )
     chosen = start.fewest(min(most or len(members) // 2, len(members) - 1))
-    proof = _single_refits(start, names, unit, why) if why == TIED else Certificate(0, why)
+    proof = start.proof(names, len(members) if chosen is None else len(chosen) - 1, why)
     found = Robustness(
         said, len(members), unit, start.estimate(), None,
         proof.certified, None, names[:0], None, start.first_order, proof.limit,
@@ -247,23 +243,6 @@ def _search_of(problem: Objective, asked: Conclusion, members: list[Tensor]) -> 
         asked.errors.check_length(problem.n)
     gradient, bar = asked.gradient(problem)
     return Tested(fit, asked, gradient, bar, 1.0, members)
-
-
-def _single_refits(whole: Tested | Fitted, names: pd.Index, unit: str, why: str) -> Certificate:
-    """One unit at a time, by refits without each.
-
-    Args:
-        whole: the conclusion about the fit of all rows.
-        names: what the units are called.
-        unit: what a unit is.
-        why: why no more is proven.
-    """
-    if len(whole.units) > ENUMERATED_FITS:
-        return Certificate(0, f"There are more than {ENUMERATED_FITS:,} {unit}s to refit without. {why}")
-    for g in track(range(len(whole.units)), "refitting without single rows", len(whole.units)):
-        if not 0 < whole.margin([g]) < float("inf"):
-            return Certificate(0, f"Without {names[g]} alone it does not hold, as a refit shows.")
-    return Certificate(1, f"One {unit} is certified by refits without each. {why}")
 
 
 def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof: Certificate) -> Certificate:
