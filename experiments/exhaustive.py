@@ -1,6 +1,6 @@
 """Every set of so many units, and what least squares without it says: the judge of certificates."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -133,3 +133,76 @@ def kept_rows(n: int, k: int) -> np.ndarray:
     kept = np.ones((len(gone), n), dtype=bool)
     np.put_along_axis(kept, gone, False, axis=1)
     return kept
+
+
+class Rates(NamedTuple):
+    """A loss of outputs eta with log link and its first two derivatives, elementwise, of targets y."""
+
+    value: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    first: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    second: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def _share(eta: np.ndarray) -> np.ndarray:
+    """Half of eta mu / (1 + mu alpha) with alpha = 1/2."""
+    return 1 / (1 + np.exp(-eta - np.log(0.5)))
+
+
+RATES = {
+    "poisson": Rates(lambda e, y: np.exp(e) - y * e, lambda e, y: np.exp(e) - y, lambda e, y: np.exp(e)),
+    "gamma": Rates(lambda e, y: y * np.exp(-e) + e, lambda e, y: 1 - y * np.exp(-e), lambda e, y: y * np.exp(-e)),
+    "tweedie": Rates(
+        lambda e, y: 2 * y * np.exp(-e / 2) + 2 * np.exp(e / 2),
+        lambda e, y: np.exp(e / 2) - y * np.exp(-e / 2),
+        lambda e, y: (y * np.exp(-e / 2) + np.exp(e / 2)) / 2,
+    ),
+    "negative binomial": Rates(
+        lambda e, y: (y + 2) * np.logaddexp(0, e + np.log(0.5)) - y * e,
+        lambda e, y: (y + 2) * _share(e) - y,
+        lambda e, y: (y + 2) * _share(e) * (1 - _share(e)),
+    ),
+}  # fmt: skip
+"""Poisson, Gamma, Tweedie of power 3/2, and negative binomial of alpha 1/2, each with log link."""
+RATE_KINDS = ("plain", "weighted", "ridge", "rare", "weak", "heavy tails")
+
+
+def rate_case(model: str, kind: str, seed: int, n: int = 0) -> Case:
+    """A random regression with log link; `n` rows, or 12 to 30 of them."""
+    rng = np.random.default_rng(seed)
+    n, p = n or int(rng.integers(12, 31)), int(rng.integers(1, 4))
+    X = rng.normal(size=(n, p)) * 10.0 ** rng.uniform(-1, 0)
+    X[:, -1] = rng.permutation(np.arange(n) < 2) if kind == "rare" else 1
+    if kind == "heavy tails":
+        X[:, :-1] = 0.2 * rng.standard_t(2, size=(n, p - 1))
+    mean = np.exp(np.clip((0.2 if kind == "weak" else 1.0) * X[:, 0] + rng.uniform(-0.5, 2), -3, 5))
+    noise = rng.gamma(2.0, 0.5, n)
+    y = mean * noise if model == "gamma" else rng.poisson(mean * noise).astype(float)
+    w = rng.uniform(0.2, 3, n) if kind == "weighted" else np.ones(n)
+    return Case(X, y, w, 1.0 if kind == "ridge" else 10.0 ** rng.uniform(-6, -1), None)
+
+
+def rate_fits(model: str, case: Case, kept: np.ndarray) -> np.ndarray:
+    """The parameters (s, p) of such regressions on s sets of rows (s, n) of booleans; NaN where there are none.
+
+    Newton steps, all sets at once, each halved while the objective rises.
+    """
+    rates, X, p = RATES[model], case.X, case.X.shape[1]
+    w, theta = case.w * kept, np.zeros((len(kept), case.X.shape[1]))
+
+    def value(theta: np.ndarray) -> np.ndarray:
+        losses = rates.value(np.clip(theta @ X.T, -60, 60), case.y)
+        return (w * losses).sum(1) + case.penalty / 2 * (theta**2).sum(1)
+
+    for _ in range(80):
+        eta = np.clip(theta @ X.T, -60, 60)
+        gradient = (w * rates.first(eta, case.y)) @ X + case.penalty * theta
+        hessian = np.einsum("sn,ni,nj->sij", w * rates.second(eta, case.y), X, X)
+        hessian += (case.penalty + 1e-14) * np.eye(p)
+        step = np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
+        size, now = np.ones(len(kept)), value(theta)
+        for _ in range(30):
+            worse = value(theta - size[:, None] * step) > now + 1e-12 * (1 + abs(now))
+            size = np.where(worse, size / 2, size)
+        theta = theta - size[:, None] * step
+    lost = (np.abs(gradient).max(1) > 1e-6 * (1 + np.abs(case.y).sum())) | (np.abs(theta @ X.T).max(1) > 50)
+    return np.where(lost[:, None], np.nan, theta)

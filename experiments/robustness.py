@@ -9,8 +9,8 @@
    (Thornton), each least squares with the columns that the packages give. Per conclusion: rows found (refitted),
    certified, by first order.
 2. Every set of 1, 2 and 3 units of random least squares problems (near-collinear, weighted, with a rare category, in
-   groups, ...), and refits of logistic regressions without every set: how often a bound is exceeded, and how far it is
-   above the largest change.
+   groups, ...), and refits without every set of logistic regressions, and of Poisson, Gamma, Tweedie and negative
+   binomial ones: how often a bound is exceeded, and how far it is above the largest change.
 
 Writes robustness.json and robustness.png.
 """
@@ -18,8 +18,9 @@ Writes robustness.json and robustness.png.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,15 +34,19 @@ from experiments import common
 from experiments.exhaustive import (
     KINDS,
     LOGISTIC,
+    RATE_KINDS,
     Case,
     case_of,
     kept_rows,
     logistic_case,
     logistic_fits,
+    rate_case,
+    rate_fits,
     sets,
 )
 from upweight.linalg.subset_bounds import subset_bounds
 from upweight.linalg.units import Units
+from upweight.losses import GeneralisedLinear, LinearLoss
 from upweight.uses.certificates import MomentBounds
 from upweight.uses.conclusions import Direction
 from upweight.uses.removals import Question
@@ -144,25 +149,52 @@ def _all_sets(case: Case) -> Iterator[tuple[int, float, np.ndarray]]:
         yield k, bound, np.concatenate(found)
 
 
-def logistic(count: int) -> dict[str, Any]:
-    """Refits of logistic regressions without every set of up to three rows, until so many are through.
+class Curved(NamedTuple):
+    """A random regression with curvature, its loss, and how it is refitted on many sets of rows."""
+
+    case: Case
+    loss: LinearLoss
+    fits: Callable[[Case, np.ndarray], np.ndarray]
+
+
+def logistic_of(seed: int) -> Curved:
+    """A logistic regression."""
+    return Curved(logistic_case(LOGISTIC[seed % len(LOGISTIC)], seed), uw.Logistic(), logistic_fits)
+
+
+RATE_LOSSES: dict[str, LinearLoss] = {
+    "poisson": uw.Tweedie(1),
+    "gamma": uw.Tweedie(2),
+    "tweedie": uw.Tweedie(1.5),
+    "negative binomial": GeneralisedLinear("negative binomial", "log", 0.5),
+}
+
+
+def rates_of(seed: int) -> Curved:
+    """A regression with log link, of each family in turn."""
+    model = list(RATE_LOSSES)[seed % len(RATE_LOSSES)]
+    kind = RATE_KINDS[seed // len(RATE_LOSSES) % len(RATE_KINDS)]
+    return Curved(rate_case(model, kind, seed), RATE_LOSSES[model], partial(rate_fits, model))
+
+
+def curved(count: int, made: Callable[[int], Curved]) -> dict[str, Any]:
+    """Refits without every set of up to three rows, until so many are through.
 
     Args:
         count: the number of refits.
+        made: from a seed to a regression.
     """
     through, exceeded, empty, seed = 0, 0, 0, 1000
     near: dict[int, list[float]] = {1: [], 2: [], 3: []}
     while through < count:
-        case = logistic_case(LOGISTIC[seed % len(LOGISTIC)], seed)
+        case, loss, fits = made(seed)
         seed += 1
         l2 = case.penalty / len(case.X)
         try:
-            problem = uw.LinearProblem.fit(
-                case.X, case.y, loss=uw.Logistic(), weights=case.w, l2=l2, keep="total"
-            )
+            problem = uw.LinearProblem.fit(case.X, case.y, loss=loss, weights=case.w, l2=l2, keep="total")
         except uw.NotConvergedError:  # separated
             continue
-        theta = logistic_fits(case, np.ones((1, problem.n), dtype=bool))[0]
+        theta = fits(case, np.ones((1, problem.n), dtype=bool))[0]
         without: dict[int, np.ndarray] = {}
         for sign in (1.0, -1.0):
             asked = Direction(sign * torch.eye(problem.p, dtype=torch.float64)[0], "it")
@@ -174,7 +206,7 @@ def logistic(count: int) -> dict[str, Any]:
                     empty += 1
                     continue
                 if k not in without:
-                    without[k] = logistic_fits(case, kept_rows(problem.n, k))
+                    without[k] = fits(case, kept_rows(problem.n, k))
                     through += len(without[k])
                 changes = sign * (theta[0] - without[k][:, 0])
                 exceeded += int((~(changes <= bound)).sum())
@@ -204,7 +236,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             np.median([(line["certified"] + 1) / line["found"] for line in known])
         ),
         "least squares": least_squares(20_000 if options.small else 1_000_000),
-        "logistic": logistic(500 if options.small else 30_000),
+        "logistic": curved(500 if options.small else 30_000, logistic_of),
+        "log links": curved(500 if options.small else 30_000, rates_of),
     }
     common.publish(result, options.out / "robustness.json", ["conclusions"])
     figure = Figure(figsize=(6, 4), layout="constrained")

@@ -209,6 +209,20 @@ def test_certified_sets_of_firms_keep_the_sign() -> None:
         assert told(fit(TABLE[~TABLE.firm.isin(gone)]), "hours")[0] * found.estimate > 0
 
 
+def test_a_table_has_the_errors_of_the_package() -> None:
+    for name in ("PanelOLS by firm", "feols by town", "IV2SLS by town"):
+        results = FITS[name](TABLE)
+        problem = uw.from_results(results, TABLE)
+        table = uw.robustness_table(
+            uw.Influence(problem), "union", level=0.3, errors=uw.Errors.of(results)
+        ).to_frame()
+        np.testing.assert_allclose(table["std err"], told(results, "union")[1], rtol=1e-8)
+        answers = uw.robustness(uw.Influence(problem), "union")
+        assert answers.rows is not None
+        after = told(without(FITS[name], rows_of(problem)[answers.rows.numpy()]), "union")
+        np.testing.assert_allclose(table["std err without"].iloc[0], after[1], rtol=1e-8)
+
+
 def test_verify_fits_the_package_again() -> None:
     results = FITS["feols by firm"](TABLE)
     influence = uw.Influence(uw.from_results(results, TABLE))

@@ -1,4 +1,4 @@
-"""(18) to (24) of docs/certificates.md against refits of Cox's model without every set of 1, 2 or 3 units."""
+"""(19) to (25) of docs/certificates.md against refits of Cox's model without every set of 1, 2 or 3 units."""
 
 from itertools import combinations
 
@@ -115,25 +115,25 @@ def check(problem, bounds, known, k) -> bool:
     inverse = torch.linalg.inv(root)
     eigenvalues = torch.linalg.eigvalsh(inverse.mT @ H @ inverse)
     lost, gained = bounds._curvature(k, gone)
-    assert float((1 - eigenvalues).max()) <= lost * (1 + 1e-9) + 1e-12  # (18)
+    assert float((1 - eigenvalues).max()) <= lost * (1 + 1e-9) + 1e-12  # (19)
     assert float((eigenvalues - 1).max()) <= gained * (1 + 1e-9) + 1e-12
     newton, pull, rest = bounds._gradient(k, gone)
     pulls = -gradient @ inverse
     if k == 1 and len(every.kept) == bounds.count:
-        assert torch.allclose(pulls, bounds.pulls, atol=1e-9)  # (19)
-    assert float((pulls @ -bounds.v).max()) <= newton + 1e-9  # (20)
-    assert float(pulls.norm(dim=1).max()) <= pull + 1e-9  # (21)
+        assert torch.allclose(pulls, bounds.pulls, atol=1e-9)  # (20)
+    assert float((pulls @ -bounds.v).max()) <= newton + 1e-9  # (21)
+    assert float(pulls.norm(dim=1).max()) <= pull + 1e-9  # (22)
     step, reach = bounds._outputs(k, rest), bounds.widest * pull
-    assert widest(problem, bounds.X @ pulls.T) <= step + 1e-9  # (22)
+    assert widest(problem, bounds.X @ pulls.T) <= step + 1e-9  # (23)
     bound = bounds.change(k)
     if bound < torch.inf:
         there = every.fitted(problem.theta)
         a = root.mT @ bounds.v
         fall = (problem.theta - there) @ a
         assert not bool(fall.isnan().any())  # there is an optimum without each
-        assert float(fall.max()) <= bound  # (24)
+        assert float(fall.max()) <= bound  # (25)
         far = _farthest(1 / (1 + gained), 1 / (1 - lost), min(step, reach), reach)
-        assert widest(problem, problem.likelihood.X @ (there - problem.theta).T) <= far  # (23)
+        assert widest(problem, problem.likelihood.X @ (there - problem.theta).T) <= far  # (24)
     return bound < torch.inf
 
 

@@ -59,9 +59,14 @@ def robustness(
     many rows or fewer does it, which is a proof (of Cox's model often of single rows alone, by refits). first order:
     the count that sums of single influences give, not refitted.
     """
+    from ..tables.cox_regression import cox_model
     from ..tables.robust_conclusions import conclusions_of
 
-    found = conclusions_of(fitted, coef, level, cluster, event)
+    model = fitted.model
+    if event is not None:
+        assert fitted.table is not None
+        model = cox_model(model, fitted.table, event)
+    found = conclusions_of(model, fitted.raw, coef, level, cluster)
     tell("\n".join([*found.words, COLUMNS]), always=True)
     if latex is not None:
         with whole(latex) as part:

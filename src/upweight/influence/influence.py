@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from ..curvature.base import Curvature
 from ..data.row_sets import as_sets
-from ..measures import Measure, MeasureLike, as_measure
+from ..measures import Measure, MeasureLike, as_measure, weights_held
 from ..objective import Objective
 from ..runtime.alone import each_alone
 from ..runtime.fingerprint import content_hash
@@ -165,9 +165,9 @@ class Influence:
         elif self._solver is None and (found := cheaper(self.problem, self.settings.curvature, test, asked)):
             answer = found
         else:  # where the gradient costs a pass of its own, the scores tell the drift as they pass
-            solution = self.solve(self.problem.test_gradients(test, asked))
+            solution = self.solve(self.problem.test_gradients(test, weights_held(asked)))
             answer = self._known(solution, drift=self.problem.facts.closed_form)
-        values, columns, drift = streamed(self.problem, answer, top)
+        values, columns, drift = streamed(self.problem, answer, top, asked)
         return self._scores(values, answer._replace(drift=drift), test, asked, columns=columns)
 
     def _known(self, solution: Solution, *, drift: bool = True) -> Answer:

@@ -349,9 +349,11 @@ class RowSteps:
         """
         problem = self.total.problem
         if measure is not None and measure.single:
+            blocks = torch.arange(problem.n).split(max(1, HELD_BYTES // (8 * problem.p * problem.c)))
+            if (seen := measure.sees_weights) is not None:
+                return torch.cat([seen.changes(rows, self.parameters(rows)) for rows in blocks])[None]
             batch = problem.prepared(batch) if measure.uses_batch else batch
             before = problem.evaluate_each(batch, problem.theta[None], measure)
-            blocks = torch.arange(problem.n).split(max(1, HELD_BYTES // (8 * problem.p * problem.c)))
             each = [problem.evaluate_each(batch, self.parameters(rows), measure) for rows in blocks]
             return (torch.cat(each) - before).T
         before = problem.evaluate(batch, measure)[:, None]

@@ -119,18 +119,24 @@ class Streamed(NamedTuple):
     drift: Tensor
 
 
-def streamed(problem: Objective, answer: Answer, top: int | None = None) -> Streamed:
+def streamed(
+    problem: Objective, answer: Answer, top: int | None = None, measure: Measure | None = None
+) -> Streamed:
     """All scores of an answer, s . g_i, in one pass over the training data, block by block (Eq. 2).
 
     Args:
         problem: whose n training examples.
         answer: m solved right-hand sides.
         top: k keeps only the k smallest and the k largest scores of each row, so that memory does not grow with n.
+        measure: what is asked about, None for the loss; one that sees the weights of the rows adds its own derivative.
     """
     m = len(answer.residual)
     sums = torch.zeros(m, dtype=torch.float64, device=problem.device)
     parts: Parts = track(problem.products(answer.rows), "scores", None)
     parts = _tallied(parts, sums) if answer.drift is None else parts
+    if measure is not None and measure.sees_weights is not None:
+        own = problem.n * measure.sees_weights.by_weight()
+        parts = ((part, block + own[part]) for part, block in parts)
     values, columns = (all_columns(parts, m, problem.n), None) if top is None else strongest(parts, m, top)
     drift = _mean_score(problem, answer.rows, sum_across(sums)) if answer.drift is None else answer.drift
     return Streamed(values, columns, drift)

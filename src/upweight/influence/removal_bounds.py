@@ -150,7 +150,7 @@ def intervals(
     Raises:
         ValueError: for other losses or damped curvatures.
     """
-    if not problem.loss.self_concordant:
+    if not (problem.loss.self_concordant and problem.loss.classifies):
         raise ValueError("guaranteed intervals are for logistic and softmax regression")
     if problem.c > 1 and problem.loss.separate_outputs:
         raise ValueError("guaranteed intervals are not offered for one-vs-rest models")

@@ -55,6 +55,8 @@ def changes_shown(
     problem, given = steps.total.problem, batch
     if measure is None or measure.uses_batch:
         batch = problem.prepared(batch)
+    if measure is not None and measure.sees_weights is not None:
+        return _seeing_weights(steps, measure, most)
     if most == 1:
         return Changes.of_one_step(steps.changes(batch, measure))
     found = _until_settled(steps, batch, measure, most, (top, rows))
@@ -74,6 +76,21 @@ def over_kinks(kinks: Kinks, top: int = SHOWN, rows: Any = None) -> Changes:
     if int(kinks.over.sum()) <= REFITS:
         return kinks.changes(torch.arange(len(kinks.over)))
     return settled_where_shown(kinks.marked, kinks.changes, top, rows)
+
+
+def _seeing_weights(steps: RowSteps, measure: Measure, most: int | None) -> Changes:
+    """The changes of a measure that sees which rows are there, at settled parameters where these are few.
+
+    Args:
+        steps: the first steps of all rows.
+        measure: what is asked about.
+        most: steps of all rows, at most, or None.
+    """
+    if most is not None or not steps.few or measure.sees_weights is None:
+        return Changes.of_one_step(steps.changes(None, measure))
+    found = steps.all_settled
+    changes = measure.sees_weights.changes(torch.arange(steps.total.problem.n), found.theta)[None]
+    return Changes(changes, found.steps.expand_as(changes), found.left.expand_as(changes))
 
 
 def _until_settled(

@@ -80,6 +80,12 @@ class GeneralisedLinear(LinearLoss):
         return log_of_tweedie or (self.family, self.link) in CONVEX
 
     @property
+    def self_concordant(self) -> bool:  # type: ignore[override]
+        """Whether the third derivative in the outputs is at most the second: log links (docs/certificates.md, 18)."""
+        tweedie = self.family == "tweedie" and 1 <= self.shape <= 2
+        return self.link == "log" and (tweedie or self.family in ("poisson", "gamma", "negative binomial"))
+
+    @property
     def dispersed(self) -> bool:  # type: ignore[override]
         """Whether the variance has a factor that is estimated beside the parameters."""
         return self.family not in ("poisson", "negative binomial")

@@ -31,7 +31,7 @@ class LinearLoss(ABC):
     separable: bool = True
     """Whether the loss falls forever along a direction that separates the training data."""
     self_concordant: bool = False
-    """Whether its third derivative is bounded by the second as the guaranteed intervals need it (B3)."""
+    """Whether its third derivative in the outputs is at most the second (docs/certificates.md, 11; B3)."""
     likelihood: bool = False
     """Whether exp(-loss) is the probability that the model gives to the target."""
     shift_invariant: bool = False

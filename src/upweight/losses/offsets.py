@@ -78,6 +78,11 @@ class WithOffset(LinearLoss):
         return self.loss.convex
 
     @property
+    def self_concordant(self) -> bool:  # type: ignore[override]
+        """Whether the third derivative in the outputs is at most the second."""
+        return self.loss.self_concordant
+
+    @property
     def dispersed(self) -> bool:  # type: ignore[override]
         """Whether the variance has a factor that is estimated beside the parameters."""
         return self.loss.dispersed

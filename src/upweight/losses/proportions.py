@@ -105,6 +105,11 @@ class Proportion(LinearLoss):
         return self.link != "cauchy"
 
     @property
+    def self_concordant(self) -> bool:  # type: ignore[override]
+        """Whether the third derivative in the outputs is at most the second."""
+        return self.link == "logit"
+
+    @property
     def note(self) -> str:  # type: ignore[override]
         """What a user should know of the outputs."""
         return f"outputs are linear predictors: the {self.link} of chances"

@@ -258,6 +258,7 @@ class Tweedie(LinearLoss):
     classifies = False
     separate_outputs = True
     separable = False
+    self_concordant = True  # (p - 1) y e^((1-p) eta) + (2 - p) e^((2-p) eta), rates of at most 1
     logarithms = True
     note = "the model's outputs, and so its predictions here, are logarithms of means"
 

@@ -1,6 +1,18 @@
 """What is asked about in place of the loss: of an example, of a whole reference set, of the parameters."""
 
-from .kinds import Look, Measure, MeasureLike, Nearby, OfParameters, Overall, PerExample, as_measure, name_of
+from .kinds import (
+    Look,
+    Measure,
+    MeasureLike,
+    Nearby,
+    OfParameters,
+    Overall,
+    PerExample,
+    SeesWeights,
+    as_measure,
+    name_of,
+    weights_held,
+)
 from .of_examples import logit, margin, prediction, probability, share_of_sigmoids
 from .of_sets import (
     accuracy,
@@ -26,6 +38,7 @@ __all__ = [
     "OfParameters",
     "Overall",
     "PerExample",
+    "SeesWeights",
     "accuracy",
     "as_measure",
     "at_threshold",
@@ -46,4 +59,5 @@ __all__ = [
     "selection_rate",
     "share_of_sigmoids",
     "true_positive_rate",
+    "weights_held",
 ]

@@ -26,6 +26,21 @@ Nearby: TypeAlias = Callable[[Tensor, Tensor, Any, Tensor], Tensor]
 error of each other's shifts (k,) to the number of each (k,), NaN where it is in doubt."""
 
 
+@dataclass(frozen=True, eq=False)
+class SeesWeights:
+    """What a measure of the parameters and of the weights of all training rows can be asked.
+
+    Args:
+        held: the measure with all weights as they are, of the parameters alone.
+        by_weight: gives its derivative in the weight of each row (n,), the parameters held.
+        changes: from k rows and the parameters (k, p) without each to its change without each (k,).
+    """
+
+    held: Measure
+    by_weight: Callable[[], Tensor]
+    changes: Callable[[Tensor, Tensor], Tensor]
+
+
 class Measure(ABC):
     """A quantity to ask about in place of the loss: one number per test example, or a single one.
 
@@ -46,6 +61,8 @@ class Measure(ABC):
     """A faster way for many models that differ little from one, or None."""
     by_class: bool = False
     """Whether it looks which class has the largest output, so that outputs of pairs of classes are to be votes."""
+    sees_weights: SeesWeights | None = None
+    """What it does with the weights of the training rows, where it depends on these beside the parameters; or None."""
     function: Callable[..., Tensor]
     """What computes it, of torch operations."""
 
@@ -186,6 +203,15 @@ def as_number(value: Any) -> Tensor:
     tensor(2.5000, dtype=torch.float64)
     """
     return (value if isinstance(value, Tensor) else torch.tensor(float(value)).double()).reshape(())
+
+
+def weights_held(measure: Measure | None) -> Measure | None:
+    """The measure with the weights of the training rows as they are: itself, unless it sees them.
+
+    >>> weights_held(None) is None
+    True
+    """
+    return measure if measure is None or measure.sees_weights is None else measure.sees_weights.held
 
 
 MeasureLike: TypeAlias = Callable[[Any, Any], Tensor] | Measure

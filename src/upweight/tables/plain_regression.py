@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
-from ..data.user_terms import Terms
-from ..errors import NotConvergedError
 from ..estimators import from_estimator
-from ..likelihood import LikelihoodProblem, PartialLikelihood
+from ..influence.influence import Influence
+from ..objective import Objective
+from ..runtime.progress import phase
+from ..types import Batch
+from .columns import Table
 from .default_models import indicator_name
+from .file_models import FileModel
 from .reading import FileError
-
-if TYPE_CHECKING:
-    from ..objective import Objective
-    from .columns import Table
 
 
 class PlainRegression(NamedTuple):
@@ -28,18 +28,16 @@ class PlainRegression(NamedTuple):
     notes: tuple[str, ...]
 
 
-def plain_regression(table: Table, event: str | None = None) -> PlainRegression:
-    """Least squares for a quantity, logistic regression without a penalty for two classes, Cox's model for times.
+def plain_regression(table: Table) -> PlainRegression:
+    """Least squares for a quantity, logistic regression without a penalty for two classes.
 
     Numbers stay in their units, dates count in days, a category has an indicator for each of its values but the first.
 
     Args:
         table: the columns, understood.
-        event: the column that says whether the target is the time of an event (1) or of censoring (0): Cox's model.
 
     Raises:
-        FileError: for columns of text or images, more than two classes, and classes that are separated; for an event
-            column of other values, times that are no numbers, and covariates that determine no optimum.
+        FileError: for columns of text or images, more than two classes, and classes that are separated.
     """
     from sklearn.linear_model import LinearRegression, LogisticRegression
 
@@ -49,20 +47,10 @@ def plain_regression(table: Table, event: str | None = None) -> PlainRegression:
             f"a regression has no coefficient for {', '.join(odd)}, which is text or images: leave it out with --drop, "
             "or say with --number or --category what it holds"
         )
-    X = table.X if event is None else table.X.drop(columns=event, errors="ignore")
-    complete = X[X.notna().all(axis=1)]
-    categories = [name for name in table.columns("category") if name != event]
-    X = pd.get_dummies(complete, columns=categories, drop_first=True, dtype=float, prefix_sep="\0")
-    X.columns = [indicator_name(*name.split("\0")) if "\0" in name else name for name in X.columns]
-    X, y = X.astype(float), table.y.loc[X.index]
+    X = written_out(table, table.X[table.X.notna().all(axis=1)])
+    y = table.y.loc[X.index]
     left = len(table.X) - len(X)
     notes = [f"{left:,} rows with missing values are left out."] if left else []
-    if event is not None:
-        problem = _cox(X, table.rows.loc[X.index, table.y.name], table.rows.loc[X.index, event])
-        notes.append(
-            f"Cox's model of {table.y.name} on {X.shape[1]} columns as they are, Efron's ties, {event} = 1 an event."
-        )
-        return PlainRegression(problem, X.index, tuple(notes))
     if not table.classifies:
         model = LinearRegression().fit(X, y)
         notes.append(
@@ -71,7 +59,8 @@ def plain_regression(table: Table, event: str | None = None) -> PlainRegression:
         return PlainRegression(from_estimator(model, X, y), X.index, tuple(notes))
     if y.nunique() != 2:
         raise FileError(
-            f"{table.y.name} has {y.nunique()} classes: coefficients are asked about for quantities and for two classes"
+            f"{table.y.name} has {y.nunique()} classes: coefficients are asked about for quantities and for two "
+            f"classes; if it is a quantity, say --number {table.y.name}"
         )
     deviations = X.std().where(X.std() > 0, 1.0)
     model = LogisticRegression(C=np.inf, tol=1e-10, max_iter=10_000).fit(X / deviations, y)
@@ -82,32 +71,36 @@ def plain_regression(table: Table, event: str | None = None) -> PlainRegression:
     return PlainRegression(from_estimator(model, X, y, polish=True), X.index, tuple(notes))
 
 
-def _cox(X: pd.DataFrame, time: pd.Series, event: pd.Series) -> LikelihoodProblem:
-    """Cox's model of columns without a penalty, at its optimum.
+def written_out(table: Table, X: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Columns as numbers: a category has an indicator for each of its values but the first.
 
     Args:
-        X: the columns.
-        time: when rows had their event or were last seen.
-        event: whether they had it: 1 or 0.
+        table: says which are categories.
+        X: rows with its columns.
+        names: the columns that are wanted; None: as these rows have them.
     """
-    if not pd.api.types.is_numeric_dtype(time):
-        raise FileError(f"{time.name} has values that are no numbers: Cox's model needs times")
-    if not set(event.unique().tolist()) <= {0, 1} or not event.any():
-        seen = ", ".join(map(repr, event.unique().tolist()[:5]))
-        raise FileError(f"{event.name} must hold 1 for an event and 0 for none, and an event: it has {seen}")
-    columns = torch.from_numpy(X.to_numpy(float).copy())
-    outcomes = np.column_stack([time.to_numpy(float), event.to_numpy(float), np.zeros(len(X))])
-    start = LikelihoodProblem(
-        PartialLikelihood(columns, torch.from_numpy(outcomes)),
-        np.zeros(X.shape[1]),
-        weights=np.ones(len(X)),
-        keep="total",
-        terms=Terms(feature_names=tuple(X.columns), train_index=X.index),
-    )
-    try:
-        return start.minimised()
-    except NotConvergedError as missing:
-        raise FileError(
-            f"Cox's model of {time.name} has no optimum: columns that follow from others, or that tell who has an "
-            "event from who has none; leave some out with --drop"
-        ) from missing
+    categories, first = table.columns("category"), names is None
+    found = pd.get_dummies(X, columns=categories, drop_first=first, dtype=float, prefix_sep="\0")
+    found.columns = [indicator_name(*name.split("\0")) if "\0" in name else name for name in found.columns]
+    return (found if names is None else found.reindex(columns=list(names), fill_value=0)).astype(float)
+
+
+def plain_model(table: Table) -> tuple[FileModel, pd.Index]:
+    """The plain regression as the model of a file, and the rows that it was fitted to.
+
+    Args:
+        table: the columns, understood.
+
+    Raises:
+        FileError: as `plain_regression` does.
+    """
+    with phase(f"fitting {len(table.X):,} rows"):
+        problem, rows, notes = plain_regression(table)
+    names = problem.feature_names
+
+    def batches(other: pd.DataFrame, folder: Path) -> Batch:
+        X, y = table.batch(other, folder)
+        return written_out(table, X, names), y
+
+    model = FileModel(notes[-1], Influence(problem), batches, table.kinds, table.classifies, notes)
+    return model, rows

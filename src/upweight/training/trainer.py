@@ -8,9 +8,11 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
+from ..network.modules import unwrapped
+from ..network.problem import Problem
 from .recorder import Recorder
 from .run import TrainingRun
-from .steps import Removal
+from .steps import Removal, own_streams
 from .trainer_loss import minimised
 
 
@@ -107,6 +109,34 @@ class TrainerRecorder:
         return self._recorder.finish()
 
 
+def from_trainer(trainer: Any, loss: Any = None, *, params: Any = None) -> Problem:
+    """The objective that a Trainer of transformers (or TRL's SFTTrainer) minimises, at its model's weights as they are.
+
+    The loss of an example and its weight are measured on the trainer, as `TrainerRecorder` does it: of most causal
+    models the sum over a text's tokens, each with the same say. The training examples are the trainer's, as its
+    collator pads them. The decay of AdamW is no part of it. It is for questions by the curvature (`Influence`,
+    `GradientIndex`); those through the training itself need a recorded run.
+
+    Args:
+        trainer: before or after `train()`; its model is put in eval mode.
+        loss: `loss(outputs, batch)` of one example, for models whose loss is not known.
+        params: the parameters that count, by name or pattern; None: those that require a gradient.
+
+    Raises:
+        ValueError: for a loss that is not known, and for packed texts.
+
+    >>> problem = from_trainer(trainer, params="transformer.h.1.*")  # doctest: +SKIP
+    """
+    with own_streams():
+        loader = trainer.get_train_dataloader()
+    size = trainer.args.per_device_train_batch_size
+    train = DataLoader(loader.dataset, batch_size=size, collate_fn=loader.collate_fn)
+    found = minimised(trainer, loss, train)
+    weight = len(found.counts) / float(found.counts.sum())
+    weights = found.counts.new_full((len(found.counts),), weight)
+    return Problem(unwrapped(trainer.model).eval(), found.loss, train, params=params, weights=weights)
+
+
 class Drawn:
     """A sampler whose numbers are written down as they are drawn: loaders draw some batches ahead.
 
@@ -158,6 +188,9 @@ def check_replayable(trainer: Any) -> None:
     refused = {
         "bf16=True, which computes in bfloat16: train with bf16=False, or ask Influence(problem)": args.bf16,
         "fp16=True, which computes in float16: train with fp16=False, or ask Influence(problem)": args.fp16,
+        "packing or padding_free, which join texts to one row: set both to False": (
+            getattr(args, "packing", False) or getattr(args, "padding_free", False)
+        ),
         "several devices: train on one (CUDA_VISIBLE_DEVICES=0)": max(args.world_size, args.n_gpu) > 1,
         "load_best_model_at_end=True, which puts an earlier model back: set it to False": (
             args.load_best_model_at_end

@@ -5,6 +5,7 @@ from .box import Box
 from .conclusions import Conclusion, MeanPrediction, NotReversed, Sign, Significant
 from .diagnostics import Diagnostics, diagnostics
 from .explain import Explanation, explain
+from .fit_measures import inference_measure
 from .flip_set import FlipSet, flip_set
 from .inference import InferenceWithout, inference_without
 from .mislabeled import Suspects, mislabeled
@@ -43,6 +44,7 @@ __all__ = [
     "diagnostics",
     "explain",
     "flip_set",
+    "inference_measure",
     "inference_without",
     "mislabeled",
     "mismatch",

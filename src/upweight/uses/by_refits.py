@@ -13,7 +13,7 @@ from ..types import Tensor
 from .certificates import Certificate
 from .conclusions import Conclusion
 from .standard_errors import Errors
-from .weighted_fit import WeightedFit
+from .weighted_fit import Told, WeightedFit
 
 TRIED = 8
 """Units that are refitted without, each by itself, before the best of them is taken, near the end of the search."""
@@ -39,9 +39,9 @@ class Tested:
     side: float
     units: Sequence[Tensor]
 
-    def estimate(self, gone: Sequence[int] = ()) -> float:
-        """The number that it is about without some units, by a refit; NaN where that is not determined."""
-        return float(self.fit.told(self.gradient, self._left(gone), Errors()).estimate)
+    def told(self, gone: Sequence[int] = ()) -> Told:
+        """The number that it is about and its error without some units, by a refit; NaN where it is not determined."""
+        return self.fit.told(self.gradient, self._left(gone), self.asked.errors or Errors())
 
     def margin(self, gone: Sequence[int] = ()) -> float:
         """How far it is from not holding without some units, by a refit; infinite where it is not determined."""

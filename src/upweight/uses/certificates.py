@@ -43,12 +43,14 @@ class Certificate:
 def provable(problem: LinearModel) -> str:
     """Why there is no certificate for a model, in a sentence that says what to do; "" where there is one.
 
-    There is one for least squares and the logistic loss, with one output and a penalty that stays.
+    There is one for least squares, and losses whose third derivative is at most the second: logistic regression, and
+    Poisson, Gamma, Tweedie and negative binomial regression with log link, with one output and a penalty that stays.
     """
     squares = problem.c == 1 and (is_least_squares(problem) or problem.loss.self_concordant)
     if not squares:
         return (
-            "robustness is for least squares with one output (OLS, WLS, ridge) and logistic regression of two classes, "
+            "robustness is for least squares with one output (OLS, WLS, ridge), logistic regression of two classes and "
+            "Poisson, Gamma, Tweedie and negative binomial regression with log link, "
             f"not {type(problem.loss).__name__} with {problem.c} outputs: for one decision of another classifier ask "
             "flip_set"
         )

@@ -16,7 +16,7 @@ from ..types import Tensor
 from .certificates import Certificate
 from .conclusions import Conclusion, Moments
 from .risk_sets import WIDE, RiskSetBounds
-from .weighted_fit import NORMAL
+from .weighted_fit import NORMAL, Told
 
 TRIED = 48
 """Units whose Newton step is taken where few are still needed: first order is not right enough to choose among them."""
@@ -52,10 +52,11 @@ class Fitted:
     units: Sequence[Tensor]
     rows: Tensor
 
-    def estimate(self, gone: Sequence[int] = ()) -> float:
-        """The number that the conclusion is about, without some units."""
-        here = self.without(gone) if len(gone) else self
-        return float(self.gradient @ here.estimates.problem.theta)
+    def told(self, gone: Sequence[int] = ()) -> Told:
+        """The number that the conclusion is about, and its standard error, without some units."""
+        found = (self.without(gone) if len(gone) else self).estimates
+        error = (self.gradient @ found.covariance @ self.gradient).sqrt()
+        return Told(self.gradient @ found.problem.theta, error, torch.full_like(error, NORMAL))
 
     def margin(self, gone: Sequence[int] = ()) -> float:
         """How far the conclusion is from not holding without some units; infinite where there is no optimum."""

@@ -74,12 +74,13 @@ class Receipt:
 def removal_receipt(influence: Answers, rows: Any) -> Receipt:
     """The model with some training rows removed, by two Newton steps, and how far from retraining it is at most.
 
-    Least squares is exact after one step, but for rounding. For logistic regression the bound is ||Delta||_H <= -log(1
-    - rho lambda) / rho with lambda the norm of the gradient that is left and rho the largest row, both in H^-1, H the
-    Hessian without the rows at the parameters returned (generalised self-concordance; docs/certificates.md, 12).
+    Least squares is exact after one step, but for rounding. For logistic regression, and Poisson, Gamma, Tweedie and
+    negative binomial regression with log link, the bound is ||Delta||_H <= -log(1 - rho lambda) / rho with lambda the
+    norm of the gradient that is left and rho the largest row, both in H^-1, H the Hessian without the rows at the
+    parameters returned (generalised self-concordance; docs/certificates.md, 12).
 
     Args:
-        influence: of least squares or logistic regression, with one output.
+        influence: of one of these models, with one output.
         rows: which training rows, as `Influence.of_removal` takes a set: numbers, a mask, or names.
 
     Raises:
@@ -97,8 +98,8 @@ def removal_receipt(influence: Answers, rows: Any) -> Receipt:
     problem = influence.problem.linear
     if problem is None or problem.c != 1 or not (is_least_squares(problem) or problem.loss.self_concordant):
         raise TypeError(
-            "removal_receipt is for least squares and logistic regression of two classes: for other models a deletion "
-            "is shown by training again"
+            "removal_receipt is for least squares and logistic regression of two classes, and Poisson, Gamma, Tweedie "
+            "and negative binomial regression with log link: for other models a deletion is shown by training again"
         )
     if problem.penalty.slope is not None:
         raise TypeError(

@@ -19,7 +19,7 @@ WIDE = 32
 
 
 class RiskSetBounds:
-    """How far a^T theta can fall by the removal of k units, for Breslow's ties: (18) to (24).
+    """How far a^T theta can fall by the removal of k units, for Breslow's ties: (19) to (25).
 
     All is in coordinates in which the Hessian of the total is the identity.
 
@@ -76,7 +76,7 @@ class RiskSetBounds:
         return second.view(-1, p, p) - self.means[:, :, None] * self.means[:, None, :]
 
     def _pulls(self, rows: Int[Tensor, " e"]) -> Float[Tensor, "u p"]:
-        """What each unit by itself takes off the gradient, exactly: (19)."""
+        """What each unit by itself takes off the gradient, exactly: (20)."""
         each = (self.share * self.kappa[:, self.owner]).sum(0)
         found = self.X.new_zeros(self.count, self.X.shape[1])
         found.index_add_(0, self.owner, each[:, None] * self.X)
@@ -101,7 +101,7 @@ class RiskSetBounds:
         return found + ROUNDING * (abs(middle * newton) + half * pull) if far < torch.inf else torch.inf
 
     def _curvature(self, k: int, gone: Float[Tensor, " e"]) -> tuple[float, float]:
-        """How much less, and more, the Hessian without k units can be, as a share: (18)."""
+        """How much less, and more, the Hessian without k units can be, as a share: (19)."""
         p = self.X.shape[1]
         weight = self.share * (self.w / (1 - gone))[:, None]
         each, first = weight.sum(0), weight.T @ self.means
@@ -124,7 +124,7 @@ class RiskSetBounds:
         return lost * (1 + ROUNDING), float(torch.linalg.eigvalsh(more)[-1]) * (1 + ROUNDING)
 
     def _gradient(self, k: int, gone: Float[Tensor, " e"]) -> tuple[float, float, float]:
-        """Bounds of v . u_T, of the norm of u_T, and of the norm of what is not a sum of single pulls: (20), (21)."""
+        """Bounds of v . u_T, of the norm of u_T, and of the norm of what is not a sum of single pulls: (21), (22)."""
         extra = (self.w[:, None] / (1 - gone)[:, None] - self.kappa).clamp(min=0)
         share = torch.where(self.q > 0, extra, 0.0)
         along, off = (share * self.along.clamp(min=0)).sum(0), (share * self.off).sum(0)
@@ -138,7 +138,7 @@ class RiskSetBounds:
         return newton, norms + rest, rest
 
     def _outputs(self, k: int, rest: float) -> float:
-        """The largest |(x_j - x_i) . u_T| of rows of one stratum: (22)."""
+        """The largest |(x_j - x_i) . u_T| of rows of one stratum: (23)."""
         largest = 0.0
         for rows in self._by_stratum():
             X = self.X[rows] - self.X[rows].mean(0)
@@ -156,7 +156,7 @@ def _largest(rows: Float[Tensor, "u m"]) -> float:
 
 
 def _inverses(low: float, high: float, far: float) -> tuple[float, float]:
-    """The middle and half the width of the eigenvalues of the mean Hessian's inverse: (24)."""
+    """The middle and half the width of the eigenvalues of the mean Hessian's inverse: (25)."""
     if far == torch.inf:
         return torch.inf, torch.inf
     far = max(far, 1e-6)  # both grow with it
@@ -166,12 +166,12 @@ def _inverses(low: float, high: float, far: float) -> tuple[float, float]:
 
 
 def _farthest(low: float, high: float, step: float, reach: float) -> float:
-    """The largest change of a difference of outputs on the way to the minimum: (23); infinite where none is proven.
+    """The largest change of a difference of outputs on the way to the minimum: (24); infinite where none is proven.
 
     Args:
         low: the least eigenvalue of the inverse Hessian where the way begins.
         high: the largest.
-        step: the bound of (22).
+        step: the bound of (23).
         reach: the widest difference of rows times the norm of the pull.
     """
     a, b = high * (step + reach) / 2, low * (reach - step) / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from .conclusions import Conclusion, Moments, Sign
 from .estimates_robustness import Fitted
 from .labels import row_names
 from .removals import Question, fewest, fewest_refitted, without
+from .standard_errors import Errors
 from .weighted_fit import WeightedFit
 
 ENUMERATED = 200
@@ -42,8 +44,9 @@ class Robustness:
     smallest one (`smallest`). `first_order` is the count that sums of single influences give, as AMIP has it: no refit
     confirms it, None where they never reach.
 
-    `estimate` is the number now, `after` with the found units removed, `error` and `error_after` are their classical
-    standard errors, None where least squares has none. `limit` says why no more is certified.
+    `estimate` is the number now, `after` with the found units removed, `error` and `error_after` are their standard
+    errors: those of the conclusion, else the classical ones of least squares, None where there are none. `limit` says
+    why no more is certified.
     """
 
     conclusion: str
@@ -127,14 +130,15 @@ def robustness(
     confirmed by a refit. The certificate bounds the exact change a^T (A - A_T)^-1 g_T over all sets T of k rows at
     once, for every k (docs/certificates.md): what single rows do, leverage included, what every pair does, and a
     remainder. It holds for least squares, weighted and with absorbed effects, for ridge with keep="total", and for
-    logistic regression, whose bound has a part for the curvature that moves. A set that leaves the answer undetermined
-    (or separates the classes) counts as one that changes it.
-    With instruments, and for tests with robust or clustered errors, no certificate is known: the set is searched and
-    refitted all the same. Of Cox's model and NegativeBinomial, whose standard errors are those of the inverse
-    information, one row or group is certified by refits without each, and of signs without tied times some more.
+    logistic regression, and Poisson, Gamma, Tweedie and negative binomial regression with log link, whose bound has a
+    part for the curvature that moves. A set that leaves the answer undetermined (or separates the classes) counts as
+    one that changes it. With instruments, and for tests with robust or clustered errors, no certificate is known: the
+    set is searched and refitted all the same. Of Cox's model and NegativeBinomial, whose standard errors are those of
+    the inverse information, one row or group is certified by refits without each, and of signs of Cox's model with
+    Breslow's ties, or without tied times, some more.
 
     Args:
-        influence: of least squares or logistic regression with one output, Cox's model or NegativeBinomial.
+        influence: of one of these models, with one output.
         conclusion: `Sign`, `Significant`, `NotReversed` or `MeanPrediction`; a column's name or number stands for the
             sign of its coefficient.
         groups: what goes together, as `Influence.of_removal` takes it: a column (n,) of villages, patients or firms.
@@ -160,7 +164,7 @@ def robustness(
     asked = Sign(conclusion) if isinstance(conclusion, (str, int)) else conclusion
     influence.problem.check_current()
     if why := _no_proof(influence.problem, asked):
-        return _searched(influence.problem, asked, groups, most, why)
+        return with_errors(_searched(influence.problem, asked, groups, most, why), influence.problem, asked)
     problem = _supported(influence)
     _check_errors(problem, asked)
     names, members = _units(problem, groups)
@@ -175,9 +179,10 @@ def robustness(
     unit = "row" if groups is None else "group"
     found = Robustness(
         asked.says.format(side=_side(question)), len(members), unit, start, None,
-        proof.certified, None, names[:0], None, _first_order(question), proof.limit, _error(problem, question),
+        proof.certified, None, names[:0], None, _first_order(question), proof.limit,
     )  # fmt: skip
-    return found if chosen is None else _confirmed(found, problem, question, (names, chosen))
+    found = found if chosen is None else _confirmed(found, problem, question, (names, chosen))
+    return with_errors(found, influence.problem, asked)
 
 
 def _no_proof(problem: Objective, asked: Conclusion) -> str:
@@ -203,24 +208,26 @@ def _searched(problem: Objective, asked: Conclusion, groups: Any, most: int | No
         why: why nothing is proven.
     """
     names, members = _units(problem, groups)
-    unit = "row" if groups is None else "group"
     start = _search_of(problem, asked, members)
-    start = replace(start, side=-1.0 if start.estimate() < start.bar else 1.0)
+    now = start.told()
+    start = replace(start, side=-1.0 if float(now.estimate) < start.bar else 1.0)
     said = asked.says.format(side=_side(start))
     if not 0 < start.margin() < float("inf"):
         raise ValueError(
-            f"the conclusion does not hold to begin with ({said}): the estimate is {start.estimate():.4g}"
+            f"the conclusion does not hold to begin with ({said}): the estimate is {float(now.estimate):.4g}, "
+            f"standard error {float(now.error):.4g}"
         )
     chosen = start.fewest(min(most or len(members) // 2, len(members) - 1))
     proof = start.proof(names, len(members) if chosen is None else len(chosen) - 1, why)
     found = Robustness(
-        said, len(members), unit, start.estimate(), None,
-        proof.certified, None, names[:0], None, start.first_order, proof.limit,
+        said, len(members), "row" if groups is None else "group", float(now.estimate), None,
+        proof.certified, None, names[:0], None, start.first_order, proof.limit, float(now.error),
     )  # fmt: skip
     if chosen is None:
         return found
-    rows = torch.cat([members[g] for g in chosen])
-    return replace(found, after=start.estimate(chosen), found=len(chosen), names=names[chosen], rows=rows)
+    rows, there = torch.cat([members[g] for g in chosen]), start.told(chosen)
+    after = {"after": float(there.estimate), "error_after": float(there.error)}
+    return replace(found, found=len(chosen), names=names[chosen], rows=rows, **after)
 
 
 def _search_of(problem: Objective, asked: Conclusion, members: list[Tensor]) -> Tested | Fitted:
@@ -353,12 +360,31 @@ def _confirmed(
     if not float(there.margin(there.moments())) <= 0:
         return replace(found, limit="A set was found that a refit did not confirm, by rounding.")
     rows, after = torch.cat([question.units[g] for g in units]), there.whole.value(there.gradient)
-    error = _error(problem, there)
-    return replace(found, after=after, found=len(units), names=names[units], rows=rows, error_after=error)
+    return replace(found, after=after, found=len(units), names=names[units], rows=rows)
 
 
-def _error(problem: LinearModel, question: Question) -> float | None:
-    """The standard error of the number asked about; None with a penalty, without residuals, and for other losses."""
-    now = question.moments()
-    known = is_least_squares(problem) and not bool((problem.l2 > 0).any()) and float(now.freedom) > 0
-    return float(now.error) if known else None
+def with_errors(
+    found: Robustness, problem: Objective, asked: Conclusion, errors: Errors | None = None
+) -> Robustness:
+    """The answer with the standard errors of its estimates, where the model is least squares without a penalty.
+
+    Args:
+        found: the answer.
+        problem: the regression.
+        asked: what it was asked.
+        errors: which ones; None: those of the conclusion, else the classical ones.
+    """
+    fit = WeightedFit.of(problem)
+    if fit is None:
+        return found
+    gradient, kept = asked.gradient(problem)[0], torch.ones(problem.n, dtype=torch.float64)
+
+    def error() -> float | None:
+        value = float(fit.told(gradient, kept, errors or asked.errors or Errors()).error)
+        return value if math.isfinite(value) else None
+
+    found = replace(found, error=error())
+    if found.rows is None:
+        return found
+    kept[found.rows] = 0
+    return replace(found, error_after=error())

@@ -13,7 +13,8 @@ from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from .certificates import MEMORY
 from .conclusions import NotReversed, Sign, Significant
-from .robustness import Robustness, robustness
+from .robustness import Robustness, robustness, with_errors
+from .standard_errors import Errors
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -91,6 +92,7 @@ def robustness_table(
     coefficients: str | int | Sequence[str | int],
     *,
     level: float = 0.05,
+    errors: Errors | None = None,
     groups: Any = None,
     most: int | None = None,
     memory: int = MEMORY,
@@ -105,6 +107,8 @@ def robustness_table(
         influence: of least squares or logistic regression, with one output.
         coefficients: the names or numbers of their columns, one or several.
         level: of significance, two-sided.
+        errors: which standard errors significance is about, as `Errors.of(results)` reads them; None: the classical
+            ones. With others significance is searched, and not certified.
         groups: what goes together, as `robustness` takes it.
         most: the largest set that is searched.
         memory: bytes that each certificate may take.
@@ -125,10 +129,12 @@ def robustness_table(
     notes: list[str] = []
     how: dict[str, Any] = {"groups": groups, "most": most, "memory": memory}
     for name in names:
-        found[str(name), "sign"] = robustness(influence, Sign(name), **how)
+        sign = Sign(name)
+        alone = robustness(influence, sign, **how)
+        found[str(name), "sign"] = with_errors(alone, influence.problem, sign, errors)
         for change, asked in (
-            ("significance", Significant(name, level)),
-            ("sign and significance", NotReversed(name, level)),
+            ("significance", Significant(name, level, errors)),
+            ("sign and significance", NotReversed(name, level, errors)),
         ):
             try:
                 found[str(name), change] = robustness(influence, asked, **how)

@@ -76,7 +76,19 @@ class WeightedFit:
         counted = w if linear.loss.repeated else (w > 0).double()
         return cls(X, y, w, counted, torch.empty(len(X), 0, dtype=torch.int64))
 
-    def told(self, a: Float[Tensor, " k"], omega: Float[Tensor, " n"], errors: Errors) -> Told:
+    def refusal(self, errors: Errors) -> str:
+        """Why such errors are none of this model, in a sentence; "" where they are."""
+        if errors.kind in ("HC2", "HC3") and self.codes.shape[1]:
+            return "HC2 and HC3 beside absorbed effects are asked with inference_without"
+        return ""
+
+    def told(
+        self,
+        a: Float[Tensor, " k"],
+        omega: Float[Tensor, " n"],
+        errors: Errors,
+        theta: Float[Tensor, " k"] | None = None,
+    ) -> Told:
         """A linear function of the coefficients where each row's weight is multiplied, differentiable in omega.
 
         All are NaN where the coefficients are not determined.
@@ -85,6 +97,7 @@ class WeightedFit:
             a: its gradient.
             omega: what weights are multiplied with; 0: the row is not there.
             errors: which standard errors.
+            theta: the coefficients at which it is taken; None: those of these weights.
         """
         w = self.weights * omega
         k = self.X.shape[1]
@@ -102,7 +115,7 @@ class WeightedFit:
         A = fitted.T @ (w[:, None] * fitted)
         if not _determined(A, self.X, w):
             return Told(*torch.full((3,), torch.nan, dtype=torch.float64))
-        theta = torch.linalg.solve(A, fitted.T @ (w * y))
+        theta = torch.linalg.solve(A, fitted.T @ (w * y)) if theta is None else theta
         q = torch.linalg.solve(A, a)
         e, z = y - X @ theta, fitted @ q
         return Told(
@@ -139,10 +152,9 @@ class WeightedFit:
             return (sums.square().sum() * factor).sqrt()
         power = {"HC2": 1, "HC3": 2}.get(errors.kind, 0)
         if power:
-            h = w * (torch.linalg.solve(A, fitted.T).T * fitted).sum(1)
+            h = self.weights * (torch.linalg.solve(A, fitted.T).T * fitted).sum(1)
             scores = scores / (1 - h).clamp(min=1e-300) ** (power / 2)
-        # With weights that multiply the loss a row stands for omega rows.
-        share = torch.where(omega > 0, omega, 1.0)
+        share = torch.where(omega > 0, omega, 1.0)  # a row stands for omega rows
         return ((scores.square() / share).sum() * factor).sqrt()
 
     def _counts(self, omega: Tensor, errors: Errors) -> Counts:
