@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 
 from ..runtime.progress import gauge, track
 from ..types import Tensor
+from .certificates import Certificate
 from .conclusions import Conclusion
 from .standard_errors import Errors
 from .weighted_fit import Told, WeightedFit
@@ -92,6 +94,16 @@ class Tested:
             fewer = [other for other in chosen if other != unit]
             chosen = fewer if self.margin(fewer) <= 0 else chosen
         return chosen
+
+    def proof(self, names: pd.Index, most: int, why: str) -> Certificate:
+        """What is proven of it: nothing.
+
+        Args:
+            names: what the units are called.
+            most: how many units are asked about.
+            why: why nothing is.
+        """
+        return Certificate(0, why)
 
     def _left(self, gone: Sequence[int]) -> Float[Tensor, " n"]:
         omega = torch.ones(len(self.fit.y), dtype=torch.float64)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from jaxtyping import Float
 
 from ..data.row_sets import as_sets
 from ..errors import NotConvergedError
@@ -21,6 +22,7 @@ from ..types import Tensor
 from .by_refits import Tested
 from .certificates import MEMORY, Certificate, certificate, doubtful_rows, provable
 from .conclusions import Conclusion, Moments, Sign
+from .estimates_robustness import Fitted
 from .labels import row_names
 from .removals import Question, fewest, fewest_refitted, without
 from .standard_errors import Errors
@@ -131,7 +133,9 @@ def robustness(
     logistic regression, and Poisson, Gamma, Tweedie and negative binomial regression with log link, whose bound has a
     part for the curvature that moves. A set that leaves the answer undetermined (or separates the classes) counts as
     one that changes it. With instruments, and for tests with robust or clustered errors, no certificate is known: the
-    set is searched and refitted all the same.
+    set is searched and refitted all the same. Of Cox's model and NegativeBinomial, whose standard errors are those of
+    the inverse information, one row or group is certified by refits without each, and of signs of Cox's model with
+    Breslow's ties, or without tied times, some more.
 
     Args:
         influence: of one of these models, with one output.
@@ -188,6 +192,8 @@ def _no_proof(problem: Objective, asked: Conclusion) -> str:
         return "No certificate is known for instruments (two-stage least squares): nothing is proven."
     if asked.errors is not None and not asked.errors.classical:
         return f"No certificate is known for {asked.errors.kind} standard errors: nothing is proven."
+    if reduced is not None and reduced.estimates is not None:
+        return "No certificate of larger sets exists for this kind of fit"
     return ""
 
 
@@ -201,16 +207,10 @@ def _searched(problem: Objective, asked: Conclusion, groups: Any, most: int | No
         most: the largest set that is searched.
         why: why nothing is proven.
     """
-    fit = WeightedFit.of(problem)
-    if fit is None:
-        raise TypeError("tests with these standard errors are for least squares without a penalty")
-    if asked.errors is not None:
-        asked.errors.check_length(problem.n)
     names, members = _units(problem, groups)
-    gradient, bar = asked.gradient(problem)
-    start = Tested(fit, asked, gradient, bar, 1.0, members)
+    start = _search_of(problem, asked, members)
     now = start.told()
-    start = replace(start, side=-1.0 if float(now.estimate) < bar else 1.0)
+    start = replace(start, side=-1.0 if float(now.estimate) < start.bar else 1.0)
     said = asked.says.format(side=_side(start))
     if not 0 < start.margin() < float("inf"):
         raise ValueError(
@@ -218,15 +218,38 @@ def _searched(problem: Objective, asked: Conclusion, groups: Any, most: int | No
             f"standard error {float(now.error):.4g}"
         )
     chosen = start.fewest(min(most or len(members) // 2, len(members) - 1))
+    proof = start.proof(names, len(members) if chosen is None else len(chosen) - 1, why)
     found = Robustness(
         said, len(members), "row" if groups is None else "group", float(now.estimate), None,
-        0, None, names[:0], None, start.first_order, why, float(now.error),
+        proof.certified, None, names[:0], None, start.first_order, proof.limit, float(now.error),
     )  # fmt: skip
     if chosen is None:
         return found
     rows, there = torch.cat([members[g] for g in chosen]), start.told(chosen)
-    found = replace(found, found=len(chosen), names=names[chosen], rows=rows)
-    return replace(found, after=float(there.estimate), error_after=float(there.error))
+    found = replace(found, after=float(there.estimate), error_after=float(there.error))
+    return replace(found, found=len(chosen), names=names[chosen], rows=rows)
+
+
+def _search_of(problem: Objective, asked: Conclusion, members: list[Tensor]) -> Tested | Fitted:
+    """The search for a set that changes a conclusion about a model without a certificate.
+
+    Args:
+        problem: the model.
+        asked: the conclusion.
+        members: the rows of each unit.
+    """
+    reduced, plain_errors = problem.reduced, asked.errors is None or asked.errors.classical
+    if reduced is not None and reduced.estimates is not None and plain_errors:
+        _check_no_penalty(reduced.estimates.problem.l2, asked)
+        gradient, bar = asked.gradient(problem)
+        return Fitted(reduced.estimates, asked, gradient, bar, 1.0, members, torch.arange(problem.n))
+    fit = WeightedFit.of(problem)
+    if fit is None:
+        raise TypeError("tests with these standard errors are for least squares without a penalty")
+    if asked.errors is not None:
+        asked.errors.check_length(problem.n)
+    gradient, bar = asked.gradient(problem)
+    return Tested(fit, asked, gradient, bar, 1.0, members)
 
 
 def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof: Certificate) -> Certificate:
@@ -248,7 +271,7 @@ def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof:
     return Certificate(1, words)
 
 
-def _side(question: Question | Tested) -> str:
+def _side(question: Question | Tested | Fitted) -> str:
     if question.bar == 0:
         return "positive" if question.side > 0 else "negative"
     return "upper" if question.side > 0 else "lower"
@@ -272,7 +295,12 @@ def _check_errors(problem: LinearModel, asked: Conclusion) -> None:
         return
     if not is_least_squares(problem):
         raise ValueError("significance is certified for least squares alone: ask about the sign")
-    if bool((problem.l2 > 0).any()):
+    _check_no_penalty(problem.l2, asked)
+
+
+def _check_no_penalty(l2: Float[Tensor, " p"], asked: Conclusion) -> None:
+    """Raise ValueError for standard errors of a fit with a penalty."""
+    if asked.uses_error and bool((l2 > 0).any()):
         raise ValueError(
             "significance has no meaning with a penalty, which biases estimates: ask about the sign, or fit without"
         )
