@@ -160,6 +160,8 @@ def robustness(
     if why := _no_proof(influence.problem, asked):
         return _searched(influence.problem, asked, groups, most, why)
     problem = _supported(influence)
+    if problem is None:
+        return _of_many_effects(influence.problem, asked, groups, most, memory)
     _check_errors(problem, asked)
     names, members = _units(problem, groups)
     question = Question.of(problem, asked, members)
@@ -226,6 +228,31 @@ def _searched(problem: Objective, asked: Conclusion, groups: Any, most: int | No
     return replace(found, found=len(chosen), names=names[chosen], rows=rows, **after)
 
 
+def _of_many_effects(
+    problem: Objective, asked: Conclusion, groups: Any, most: int | None, memory: int
+) -> Robustness:
+    """The answer where absorbed effects have too many groups to be written out: a proof for units of whole groups.
+
+    Of one effect the rows of a group less its means do not see other groups: removing whole groups removes these rows.
+
+    Args:
+        problem: the regression.
+        asked: the conclusion.
+        groups: what goes together, or None.
+        most: the largest set that is searched.
+        memory: bytes that the certificate may take.
+    """
+    why = "The effects have too many groups for a proof but of signs, by units of whole groups: nothing is proven."
+    found = _searched(problem, asked, groups, most, why)
+    fit = WeightedFit.of(problem)
+    names, members = _units(problem, groups)
+    if fit is None or asked.uses_error or not fit.whole_groups(members):
+        return found
+    plain = fit.within(problem)
+    proof = certificate(Question.of(plain, asked, members), names, (found.found or len(members)) - 1, memory)
+    return replace(found, certified=proof.certified, limit=proof.limit)
+
+
 def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof: Certificate) -> Certificate:
     """One row at a time, by refits of those that their own bound does not clear; as it was where they are too many."""
     rows = doubtful_rows(question)
@@ -251,10 +278,15 @@ def _side(question: Question | Tested) -> str:
     return "upper" if question.side > 0 else "lower"
 
 
-def _supported(influence: Answers) -> LinearModel:
-    """The model, at its optimum; raises TypeError or ValueError for what has no certificate."""
+def _supported(influence: Answers) -> LinearModel | None:
+    """The model, at its optimum; None where it has too many effects for columns of their own.
+
+    Raises TypeError or ValueError for what has no certificate.
+    """
     written = influence.problem.cache.get(WRITTEN_OUT)
     problem = influence.problem.linear if written is None else written()
+    if problem is None and written is not None:
+        return None
     if problem is None:
         raise TypeError(f"robustness is for linear models, not {type(influence.problem).__name__}")
     problem.check_current()
