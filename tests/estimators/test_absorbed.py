@@ -146,6 +146,7 @@ def test_found_sets_of_instruments_and_robust_errors_are_refitted_and_nothing_is
         assert "No certificate is known for instruments" in repr(found)
         assert "already one may" not in repr(found)
         assert found.rows is not None
+        assert found.after is not None
         left = np.setdiff1d(np.arange(30), found.rows.numpy())
         np.testing.assert_allclose(found.after, study.fit(left, True)[0][1], rtol=1e-8)
         assert found.after * found.estimate <= 0
@@ -189,6 +190,8 @@ def test_of_too_many_groups_signs_are_certified_by_whole_ones(monkeypatch: pytes
             by_rows = uw.robustness(influence, "b")
             again = uw.inference_without(influence, "b").table
         assert found.certified == wide.certified
+        assert found.error is not None
+        assert wide.error is not None
         np.testing.assert_allclose(found.error, wide.error, rtol=1e-9)
         assert by_rows.certified == 0
         assert "too many groups" in repr(by_rows)

@@ -224,8 +224,8 @@ def _searched(problem: Objective, asked: Conclusion, groups: Any, most: int | No
     if chosen is None:
         return found
     rows, there = torch.cat([members[g] for g in chosen]), start.told(chosen)
-    after = {"after": float(there.estimate), "error_after": float(there.error)}
-    return replace(found, found=len(chosen), names=names[chosen], rows=rows, **after)
+    found = replace(found, found=len(chosen), names=names[chosen], rows=rows)
+    return replace(found, after=float(there.estimate), error_after=float(there.error))
 
 
 def _of_many_effects(
