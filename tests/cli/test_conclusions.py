@@ -110,3 +110,8 @@ def test_what_cannot_be_asked_gets_a_sentence(study, options, words):
     result = run("robustness", study[0], "--target", "income", *options)
     assert result.exit_code != 0
     assert words in result.stderr
+
+
+def test_a_quantity_of_few_values_is_asked_for(study):
+    result = run("robustness", study[0], "--target", "village", "--coef", "age")
+    assert (result.exit_code, "if it is a quantity, say --number village" in result.stderr) == (2, True)

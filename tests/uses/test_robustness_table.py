@@ -98,3 +98,24 @@ def test_groups_are_counted_as_groups(study) -> None:
     found = uw.robustness_table(influence, "sex", groups=np.arange(len(X)) % 40)
     assert {one.unit for one in found.answers.values()} == {"group"}
     assert "Groups removed" in found.to_latex()
+
+
+def test_errors_are_those_that_were_asked_for(study) -> None:
+    X, y, influence = study
+    found = uw.robustness_table(influence, "sex", errors=uw.Errors("HC1"), most=60)
+    A = np.c_[X.to_numpy(float), np.ones(len(X))]
+
+    def robust(rows: np.ndarray) -> float:
+        B = A[rows]
+        bread = np.linalg.inv(B.T @ B)
+        e = y.to_numpy(float)[rows] - B @ bread @ B.T @ y.to_numpy(float)[rows]
+        V = bread @ (B.T * e**2) @ B @ bread * len(rows) / (len(rows) - B.shape[1])
+        return float(np.sqrt(V[1, 1]))
+
+    everything = np.arange(len(X))
+    for one in found.answers.values():
+        assert one.error == pytest.approx(robust(everything), rel=1e-6)
+        assert one.rows is not None
+        assert one.error_after == pytest.approx(robust(np.delete(everything, one.rows.numpy())), rel=1e-6)
+    assert found.answers["sex", "sign"].certified > 0
+    assert "HC1" in found.answers["sex", "significance"].limit

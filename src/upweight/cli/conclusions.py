@@ -54,7 +54,7 @@ def robustness(
     """
     from ..tables.robust_conclusions import conclusions_of
 
-    found = conclusions_of(fitted, coef, level, cluster)
+    found = conclusions_of(fitted.model, fitted.raw, coef, level, cluster)
     tell("\n".join([*found.words, COLUMNS]), always=True)
     if latex is not None:
         with whole(latex) as part:

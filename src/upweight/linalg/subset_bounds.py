@@ -25,7 +25,7 @@ TURNS = 10
 ROUNDING = 1e-9
 """The share that is added to every bound for what rounding may have taken off."""
 MORE = 128
-"""Units that are looked at in a round besides those that have to be."""
+"""Units that are looked at in a round at least besides those that have to be; as many as before where that is more."""
 FEW = 2000
 """Up to so many units all are looked at at once."""
 NUMBERS = 1 << 24
@@ -95,12 +95,14 @@ class _Tops:
     """Sums (most, g) of the 0 to most - 1 largest ties of each unit: as they are, or not yet looked at and bounded.
 
     A unit that is not looked at has the bounds that the lengths of its rows give. They are far above what is there, and
-    still most units are never among the largest: only those that are need to be looked at.
+    still most units are never among the largest: only those that are need to be looked at. Of the values of mu only the
+    `useful` ones are, which give the least bounds of the units seen so far where it is not decided yet.
     """
 
     def __init__(self, units: Units, sides: tuple[Tensor, Tensor], single: Tensor, most: int) -> None:
         self.units, self.sides, self.single, self.most = units, sides, single, most
         self.splits = [0.0, *(share / most for share in SPLITS)]
+        self.useful = set(range(len(self.splits)))
         self.seen = torch.zeros(units.count, dtype=torch.bool)
         lengths = units.summed(units.Y.square().sum(1)).sqrt()
         left, right = (units.lengths(side) for side in sides)
@@ -141,7 +143,8 @@ class _Tops:
                 if self.units.single:  # signed: all of one sign at worst
                     found = torch.maximum(found, self._top(-part).clamp(min=0).cumsum(1))
                 whole[1:, block] = found.T
-            for whole, split in zip(self.both, self.splits, strict=True):
+            for at in self.useful:
+                whole, split = self.both[at], self.splits[at]
                 partners = torch.add(ties.both, self.single, alpha=split)
                 partners[torch.arange(len(block)), block] = -torch.inf
                 whole[1:, block] = self._top(partners).cumsum(1).T
@@ -178,16 +181,20 @@ class _Tops:
         if len(wanted):  # with some more that come next, so that rounds are few
             k = int(undecided.nonzero().max())
             ahead = torch.where(self.seen, -torch.inf, wholes[int(best[k])][k])
-            wanted = torch.cat([wanted, ahead.topk(min(MORE, int((~self.seen).sum()))).indices]).unique()
+            more = min(max(MORE, int(self.seen.sum())), int((~self.seen).sum()))
+            wanted = torch.cat([wanted, ahead.topk(more).indices]).unique()
         return change, inverse, wanted
 
     def _undecided(self, wholes: list[Tensor], change: Float[Tensor, " k"], target: float) -> Tensor:
         """For which k it is not known on which side of the target the bound is, up to the first that is above (k,)."""
         if target == torch.inf or bool(self.seen.all()):
             return torch.ones(self.most, dtype=torch.bool)
-        least = torch.stack([largest_of(whole.where(self.seen, -torch.inf))[0] for whole in wholes]).amin(0)
-        above = least >= target
-        return (change >= target * (1 - 2 * ROUNDING)) & (above.cumsum(0) == 0)
+        seen = torch.stack([largest_of(whole.where(self.seen, -torch.inf))[0] for whole in wholes])
+        least, best = seen.min(0)
+        undecided = (change >= target * (1 - 2 * ROUNDING)) & ((least >= target).cumsum(0) == 0)
+        if bool(undecided.any()):
+            self.useful = set(best[undecided].tolist())
+        return undecided
 
 
 def _sums(values: Float[Tensor, " g"], most: int) -> Float[Tensor, "k 1"]:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from ..tables.fitted_file import FittedFile
+from ..tables.plain_regression import plain_model
+from ..tables.reading import FileError
 from ..tables.robust_conclusions import Conclusions, conclusions_of
 from .page import written
 
@@ -59,10 +61,13 @@ def robust_part(
         cluster: The column whose values go together, or None.
 
     Raises:
-        FileError: The columns have no such regression.
+        FileError: The columns have no such regression, or a function of the user makes the model.
         ValueError: There is no such coefficient, or columns are collinear.
     """
-    return RobustPart.of(conclusions_of(fitted, coefficients, level, cluster))
+    if fitted.table is None:
+        raise FileError("--coef is about a regression of the file's columns: leave --problem out")
+    model, rows = plain_model(fitted.table)
+    return RobustPart.of(conclusions_of(model, fitted.raw.loc[rows], coefficients, level, cluster))
 
 
 def write_conclusions(path: str | Path, part: RobustPart, fitted: FittedFile) -> Path:

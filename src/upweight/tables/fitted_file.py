@@ -11,12 +11,13 @@ import pandas as pd
 from jaxtyping import Int
 
 from ..objective import LinearModel
-from ..runtime.progress import phase, quiet, tell
+from ..runtime.progress import phase, tell
 from ..types import Batch
 from .columns import Table, understood
 from .conditions import fulfilling, row_label
 from .file_models import FileModel, fitted_here, from_function, from_native, from_skops
 from .native_files import NATIVE
+from .plain_regression import plain_model
 from .reading import INPUT, FileError, FileRead, Options, check_column, opened, row_ids
 from .text_files import UTF8
 
@@ -88,7 +89,7 @@ class FittedFile:
             encoding: How the letters of a text file are written.
             separator: What stands between the cells of a text file; otherwise that is told by the text.
             sheet: The sheet of a spreadsheet, or the table of a database; otherwise the first, or the only one.
-            plain: Whether answers are about a regression of the columns as they are: nothing is said of another model.
+            plain: Whether the model is the regression of a statistician: columns as they are, complete rows alone.
 
         Raises:
             FileError: Something that was given cannot be used; the message says what to do.
@@ -116,9 +117,11 @@ class FittedFile:
         raw = table.rows if id is None else table.rows.assign(**{id: table.rows.index})[list(raw.columns)]
         for note in table.notes:
             tell(note, always=True)
-        if model is None:
-            with quiet(plain):
-                made = fitted_here(table, path.parent, booster)
+        if plain:
+            made, complete = plain_model(table)
+            raw = raw.loc[complete]
+        elif model is None:
+            made = fitted_here(table, path.parent, booster)
         elif model.suffix.lower() in NATIVE:
             made = from_native(model, raw, table)
         else:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..influence.influence import Influence
+import pandas as pd
+
 from ..uses.robustness import Robustness
 from ..uses.robustness_table import RobustnessTable, robustness_table
-from .fitted_file import FittedFile
-from .plain_regression import plain_regression
+from .file_models import FileModel
+from .fitted_file import as_groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,22 +43,21 @@ def _in_words(what: str, found: Robustness) -> str:
 
 
 def conclusions_of(
-    fitted: FittedFile, coefficients: Sequence[str], level: float = 0.05, cluster: str | None = None
+    model: FileModel, rows: pd.DataFrame, coefficients: Sequence[str], level: float, cluster: str | None
 ) -> Conclusions:
-    """AMIP's three questions about coefficients of a plain regression of the file.
+    """AMIP's three questions about coefficients of a plain regression of a file.
 
     Args:
-        fitted: The file.
+        model: The regression (`plain_model`).
+        rows: The rows of the file that it was fitted to.
         coefficients: Their names.
         level: Of significance.
         cluster: The column whose values go together, or None.
 
     Raises:
-        FileError: The columns have no such regression.
+        FileError: There is no such column of clusters.
         ValueError: There is no such coefficient, or columns are collinear.
     """
-    assert fitted.table is not None
-    problem, rows, notes = plain_regression(fitted.table)
-    groups = None if cluster is None else fitted.column(cluster).loc[rows].to_numpy()
-    found = robustness_table(Influence(problem), list(coefficients), level=level, groups=groups)
-    return Conclusions(found, notes)
+    groups = None if cluster is None else as_groups(rows, cluster).to_numpy()
+    found = robustness_table(model.influence, list(coefficients), level=level, groups=groups)
+    return Conclusions(found, model.notes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Float
 
 from ..data.weights import check_weights
+from ..network.copies import copied
 from ..network.modules import unwrapped
 from ..network.problem import Problem
 from ..types import ArrayLike, Params, Tensor
@@ -98,7 +98,7 @@ class Start:
 
     def model_at(self, state: State) -> torch.nn.Module:
         """A copy of the model, in eval mode, with what a step has left."""
-        model = copy.deepcopy(self.base.evaluation.model)
+        model = copied(self.base.evaluation.model)
         parts = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         with torch.no_grad():
             for name, value in {**state.buffers, **self.base.layout.unpack(state.theta)}.items():
@@ -124,7 +124,9 @@ class Start:
         model = unwrapped(model)
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        resting, training = copy.deepcopy(model).eval(), copy.deepcopy(model).train()
+        resting, training = copied(model).eval(), copied(model).train()
+        for one in (resting, training):  # computes the same, but has no second derivative
+            getattr(one, "gradient_checkpointing_disable", lambda: None)()
         for one, other in zip(training.modules(), model.modules(), strict=True):
             one.training = other.training or not model.training  # parts that stay in eval mode, frozen ones
         averaging = meaning.averaging(_length(train), next(model.parameters()).device)

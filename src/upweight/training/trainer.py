@@ -158,6 +158,9 @@ def check_replayable(trainer: Any) -> None:
     refused = {
         "bf16=True, which computes in bfloat16: train with bf16=False, or ask Influence(problem)": args.bf16,
         "fp16=True, which computes in float16: train with fp16=False, or ask Influence(problem)": args.fp16,
+        "packing or padding_free, which join texts to one row: set both to False": (
+            getattr(args, "packing", False) or getattr(args, "padding_free", False)
+        ),
         "several devices: train on one (CUDA_VISIBLE_DEVICES=0)": max(args.world_size, args.n_gpu) > 1,
         "load_best_model_at_end=True, which puts an earlier model back: set it to False": (
             args.load_best_model_at_end

@@ -293,7 +293,7 @@ def without(problem: LinearModel, question: Question, gone: Sequence[int]) -> Qu
 def _shortest(question: Question, chosen: list[int]) -> list[int]:
     """The shortest beginning of a list of units that will do."""
     here = Removals(question)
-    for k, unit in enumerate(chosen):
+    for k, unit in enumerate(track(chosen, "cutting the set to what is needed", len(chosen))):
         here.remove(unit)
         if here.margin <= 0:
             return chosen[: k + 1]

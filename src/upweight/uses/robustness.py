@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from .certificates import MEMORY, Certificate, certificate, doubtful_rows, prova
 from .conclusions import Conclusion, Moments, Sign
 from .labels import row_names
 from .removals import Question, fewest, fewest_refitted, without
+from .standard_errors import Errors
 from .weighted_fit import WeightedFit
 
 ENUMERATED = 200
@@ -41,8 +43,8 @@ class Robustness:
     confirms it, None where they never reach.
 
     `estimate` is the number now, `after` with the found units removed, `error` and `error_after` are their standard
-    errors, classical ones unless the conclusion has others, None where there are none. `limit` says why no more is
-    certified.
+    errors: those of the conclusion, else the classical ones of least squares, None where there are none. `limit` says
+    why no more is certified.
     """
 
     conclusion: str
@@ -158,7 +160,7 @@ def robustness(
     asked = Sign(conclusion) if isinstance(conclusion, (str, int)) else conclusion
     influence.problem.check_current()
     if why := _no_proof(influence.problem, asked):
-        return _searched(influence.problem, asked, groups, most, why)
+        return with_errors(_searched(influence.problem, asked, groups, most, why), influence.problem, asked)
     problem = _supported(influence)
     if problem is None:
         return _of_many_effects(influence.problem, asked, groups, most, memory)
@@ -175,9 +177,10 @@ def robustness(
     unit = "row" if groups is None else "group"
     found = Robustness(
         asked.says.format(side=_side(question)), len(members), unit, start, None,
-        proof.certified, None, names[:0], None, _first_order(question), proof.limit, _error(problem, question),
+        proof.certified, None, names[:0], None, _first_order(question), proof.limit,
     )  # fmt: skip
-    return found if chosen is None else _confirmed(found, problem, question, (names, chosen))
+    found = found if chosen is None else _confirmed(found, problem, question, (names, chosen))
+    return with_errors(found, influence.problem, asked)
 
 
 def _no_proof(problem: Objective, asked: Conclusion) -> str:
@@ -361,12 +364,31 @@ def _confirmed(
     if not float(there.margin(there.moments())) <= 0:
         return replace(found, limit="A set was found that a refit did not confirm, by rounding.")
     rows, after = torch.cat([question.units[g] for g in units]), there.whole.value(there.gradient)
-    error = _error(problem, there)
-    return replace(found, after=after, found=len(units), names=names[units], rows=rows, error_after=error)
+    return replace(found, after=after, found=len(units), names=names[units], rows=rows)
 
 
-def _error(problem: LinearModel, question: Question) -> float | None:
-    """The standard error of the number asked about; None with a penalty, without residuals, and for other losses."""
-    now = question.moments()
-    known = is_least_squares(problem) and not bool((problem.l2 > 0).any()) and float(now.freedom) > 0
-    return float(now.error) if known else None
+def with_errors(
+    found: Robustness, problem: Objective, asked: Conclusion, errors: Errors | None = None
+) -> Robustness:
+    """The answer with the standard errors of its estimates, where the model is least squares without a penalty.
+
+    Args:
+        found: the answer.
+        problem: the regression.
+        asked: what it was asked.
+        errors: which ones; None: those of the conclusion, else the classical ones.
+    """
+    fit = WeightedFit.of(problem)
+    if fit is None:
+        return found
+    gradient, kept = asked.gradient(problem)[0], torch.ones(problem.n, dtype=torch.float64)
+
+    def error() -> float | None:
+        value = float(fit.told(gradient, kept, errors or asked.errors or Errors()).error)
+        return value if math.isfinite(value) else None
+
+    found = replace(found, error=error())
+    if found.rows is None:
+        return found
+    kept[found.rows] = 0
+    return replace(found, error_after=error())

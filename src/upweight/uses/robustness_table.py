@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import torch
 
 from ..influence.unrolled import Answers
 from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from .certificates import MEMORY
-from .conclusions import NotReversed, Sign, Significant, coefficient_of
-from .robustness import Robustness, robustness
+from .conclusions import NotReversed, Sign, Significant
+from .robustness import Robustness, robustness, with_errors
 from .standard_errors import Errors
-from .weighted_fit import WeightedFit
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -109,8 +107,8 @@ def robustness_table(
         influence: of least squares or logistic regression, with one output.
         coefficients: the names or numbers of their columns, one or several.
         level: of significance, two-sided.
-        errors: other standard errors than the classical ones, as `Errors.of(results)` reads them, of tests: these are
-            searched, and not certified.
+        errors: which standard errors significance is about, as `Errors.of(results)` reads them; None: the classical
+            ones. With others significance is searched, and not certified.
         groups: what goes together, as `robustness` takes it.
         most: the largest set that is searched.
         memory: bytes that each certificate may take.
@@ -131,8 +129,9 @@ def robustness_table(
     notes: list[str] = []
     how: dict[str, Any] = {"groups": groups, "most": most, "memory": memory}
     for name in names:
-        sign = robustness(influence, Sign(name), **how)
-        found[str(name), "sign"] = sign if errors is None else _with_errors(influence, sign, name, errors)
+        sign = Sign(name)
+        alone = robustness(influence, sign, **how)
+        found[str(name), "sign"] = with_errors(alone, influence.problem, sign, errors)
         for change, asked in (
             ("significance", Significant(name, level, errors)),
             ("sign and significance", NotReversed(name, level, errors)),
@@ -142,29 +141,6 @@ def robustness_table(
             except ValueError as missing:
                 notes.append(f"{change} of {name}: {missing}.")
     return RobustnessTable(found, tuple(notes))
-
-
-def _with_errors(influence: Answers, answer: Robustness, name: str | int, errors: Errors) -> Robustness:
-    """An answer about a sign with other standard errors.
-
-    Args:
-        influence: of the regression.
-        answer: about the sign.
-        name: the coefficient.
-        errors: which standard errors.
-    """
-    fit, a = WeightedFit.of(influence.problem), coefficient_of(influence.problem, name)
-    if fit is None:
-        raise TypeError(
-            "other standard errors than the classical ones are for least squares without a penalty"
-        )
-    errors.check_length(influence.problem.n)
-    omega = torch.ones(influence.problem.n, dtype=torch.float64)
-    now = float(fit.told(a, omega, errors).error)
-    if answer.rows is None:
-        return replace(answer, error=now)
-    omega[answer.rows] = 0.0
-    return replace(answer, error=now, error_after=float(fit.told(a, omega, errors).error))
 
 
 def _escaped(name: str) -> str:
