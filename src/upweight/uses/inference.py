@@ -18,6 +18,7 @@ from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Tensor
 from .conclusions import coefficient_of
+from .general_fit import GeneralFit
 from .labels import row_names
 from .standard_errors import Counts, Errors
 from .weighted_fit import NORMAL, WeightedFit
@@ -70,10 +71,12 @@ def inference_without(
 
     All are exact for least squares, from one factorisation: residuals, leverages and the scores of the rows that are
     left are those without the row. Weights are those of weighted least squares. Absorbed effects and both stages of
-    two-stage least squares follow, and so do the counts that a package's factors are made of.
+    two-stage least squares follow, and so do the counts that a package's factors are made of. Of these, and of
+    generalised linear models, there is a refit without each row.
 
     Args:
-        influence: of least squares of one output without a penalty, or two-stage least squares.
+        influence: of least squares of one output, two-stage least squares, or a generalised linear model of
+            `from_results`, without a penalty.
         coefficient: the name or number of a column.
         errors: which standard errors, default the classical ones; `Errors.of(results)` reads them from results.
 
@@ -96,6 +99,8 @@ def inference_without(
     problem = influence.problem.linear if written is None else written()
     if written is not None and problem is None:  # too many effects for columns of their own
         return _by_refits(influence.problem, coefficient, errors)
+    if problem is not None and not is_least_squares(problem) and GeneralFit.of(problem) is not None:
+        return _by_refits(problem, coefficient, errors)
     if problem is None or not is_least_squares(problem):
         raise TypeError("inference_without is for least squares of one output: of others ask diagnostics")
     if bool((problem.l2 > 0).any()):
@@ -112,9 +117,9 @@ def inference_without(
 
 
 def _by_refits(problem: Objective, coefficient: str | int, errors: Errors) -> InferenceWithout:
-    """The answer by a refit without each row: of two-stage least squares the first stage moves too."""
+    """The answer by a refit without each row: of two-stage least squares, and of generalised linear models."""
     errors.check_length(problem.n)
-    fit, a = WeightedFit.of(problem), coefficient_of(problem, coefficient)
+    fit, a = WeightedFit.of(problem) or GeneralFit.of(problem), coefficient_of(problem, coefficient)
     assert fit is not None
     if words := fit.refusal(errors):
         raise ValueError(words)

@@ -21,6 +21,7 @@ from ..types import Tensor
 from .by_refits import Tested
 from .certificates import MEMORY, Certificate, certificate, doubtful_rows, provable
 from .conclusions import Conclusion, Moments, Sign
+from .general_fit import GeneralFit
 from .labels import row_names
 from .removals import Question, fewest, fewest_refitted, without
 from .standard_errors import Errors
@@ -130,8 +131,8 @@ def robustness(
     remainder. It holds for least squares, weighted and with absorbed effects, for ridge with keep="total", and for
     logistic regression, and Poisson, Gamma, Tweedie and negative binomial regression with log link, whose bound has a
     part for the curvature that moves. A set that leaves the answer undetermined (or separates the classes) counts as
-    one that changes it. With instruments, and for tests with robust or clustered errors, no certificate is known: the
-    set is searched and refitted all the same.
+    one that changes it. With instruments, for tests with robust or clustered errors, and for tests of generalised
+    linear models (with `errors`), no certificate is known: the set is searched and refitted all the same.
 
     Args:
         influence: of one of these models, with one output.
@@ -188,6 +189,8 @@ def _no_proof(problem: Objective, asked: Conclusion) -> str:
     reduced = problem.reduced
     if reduced is not None and reduced.squares is not None and reduced.squares.instruments is not None:
         return "No certificate is known for instruments (two-stage least squares): nothing is proven."
+    if asked.errors is not None and problem.linear is not None and not is_least_squares(problem.linear):
+        return "No certificate is known for tests of generalised linear models: nothing is proven."
     if asked.errors is not None and not asked.errors.classical:
         return f"No certificate is known for {asked.errors.kind} standard errors: nothing is proven."
     return ""
@@ -203,11 +206,15 @@ def _searched(problem: Objective, asked: Conclusion, groups: Any, most: int | No
         most: the largest set that is searched.
         why: why nothing is proven.
     """
-    fit = WeightedFit.of(problem)
+    fit = WeightedFit.of(problem) or GeneralFit.of(problem)
     if fit is None:
-        raise TypeError("tests with these standard errors are for least squares without a penalty")
+        raise TypeError(
+            "tests with these standard errors are for least squares and generalised linear models without a penalty"
+        )
     if asked.errors is not None:
         asked.errors.check_length(problem.n)
+        if words := fit.refusal(asked.errors):
+            raise ValueError(words)
     names, members = _units(problem, groups)
     gradient, bar = asked.gradient(problem)
     start = Tested(fit, asked, gradient, bar, 1.0, members)
