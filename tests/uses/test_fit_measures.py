@@ -118,9 +118,10 @@ def test_tests_of_generalised_linear_models_are_searched_by_refits(model: str, k
                 continue
             confirmed += 1
             again = fitted(model, kind, np.setdiff1d(every, found.rows.numpy()))
-            np.testing.assert_allclose(
-                [found.after, found.error_after], [again.params[0], again.bse[0]], rtol=1e-6
-            )
+            assert found.after is not None
+            assert found.error_after is not None
+            np.testing.assert_allclose(found.after, again.params[0], rtol=1e-6)
+            np.testing.assert_allclose(found.error_after, again.bse[0], rtol=1e-6)
             same = again.params[0] * sign > 0
             if isinstance(asked, uw.Significant):
                 assert not (same and again.pvalues[0] < level)
