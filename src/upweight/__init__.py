@@ -43,7 +43,15 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
     from .network import Problem, class_weighted, token_mean
     from .retraining import by_refitting
     from .solvers import Arnoldi, BackSubstitution, ConjugateGradient, Exact, LiSSA
-    from .training import OptimizerRule, Recorder, Segments, TrainerRecorder, TrainingRun, register_optimizer
+    from .training import (
+        OptimizerRule,
+        Recorder,
+        Segments,
+        TrainerRecorder,
+        TrainingRun,
+        from_trainer,
+        register_optimizer,
+    )
     from .trees import TreeProblem
     from .uses import (
         Box,
@@ -142,6 +150,7 @@ __all__ = [
     "flip_set",
     "from_estimator",
     "from_results",
+    "from_trainer",
     "inference_measure",
     "inference_without",
     "mislabeled",
@@ -175,7 +184,7 @@ _HOMES = {
     "network": "Problem class_weighted token_mean",
     "retraining": "by_refitting",
     "solvers": "Arnoldi BackSubstitution ConjugateGradient Exact LiSSA",
-    "training": "OptimizerRule Recorder Segments TrainerRecorder TrainingRun register_optimizer",
+    "training": "OptimizerRule Recorder Segments TrainerRecorder TrainingRun from_trainer register_optimizer",
     "trees": "TreeProblem",
     "uses": "Box Errors MeanPrediction NotReversed RobustnessTable Sign Significant attack diagnostics explain "
     "flip_set inference_measure inference_without mislabeled mismatch removal_receipt robustness robustness_table "

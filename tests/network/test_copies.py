@@ -2,6 +2,7 @@
 
 import functools
 import types
+from typing import Any
 
 import torch
 
@@ -9,7 +10,7 @@ from upweight import TrainingRun, Unrolled
 from upweight.network.copies import copied
 
 
-def patched(model: torch.nn.Module) -> torch.nn.Module:
+def patched(model: Any) -> Any:
     """The model with a forward that remembers its old one, as libraries put it there."""
     before = model.forward
 
@@ -43,13 +44,13 @@ def test_a_copy_computes_with_its_own_parameters():
 
 
 def test_a_function_that_remembers_itself_is_copied_once():
-    model = torch.nn.Linear(2, 2)
+    model: Any = torch.nn.Linear(2, 2)
 
     def deep(x, times=1):
         return model.weight @ x if not times else deep(x, times - 1)
 
     model.forward = deep
-    other = copied(model)
+    other: Any = copied(model)
     with torch.no_grad():
         other.weight.mul_(2)
     x = torch.ones(2)

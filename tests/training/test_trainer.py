@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tests.support.compare import assert_close_per_row
 from tests.support.runs import differences
-from upweight import TrainerRecorder, Unrolled
+from upweight import EKFAC, Influence, TrainerRecorder, Unrolled, from_trainer
 from upweight.network.trained import TokenSum
 
 transformers = pytest.importorskip(
@@ -136,6 +136,22 @@ def test_a_replay_ends_in_the_trainers_weights(tmp_path, name):
     run = recorded(tmp_path, **settings)
     assert run.gap < 1e-12  # float64
     assert run.start.objective.averaging.accumulation == accumulation
+
+
+@pytest.mark.parametrize("name", ["GPT-2", "Llama", "GPT-2, classes", "a module of one's own"])
+def test_the_objective_is_the_trainers_mean_over_all_examples(tmp_path, name):
+    trainer = trainer_of(tmp_path, **CASES[name][0], max_steps=2)
+    trainer.train()
+    problem = from_trainer(trainer)
+    every = collate(list(trainer.train_dataset))
+    _, items = trainer.get_batch_samples(iter([every]), 1, torch.device("cpu"))
+    told = trainer.compute_loss(trainer.model, dict(every), num_items_in_batch=items)
+    ours = (problem.weights.double() * problem.train_losses()).mean()
+    torch.testing.assert_close(ours, told.detach().double(), rtol=1e-6, atol=0)
+    scores = Influence(problem, curvature=EKFAC(problem, damping=0.1)).on_loss(
+        collate(trainer.train_dataset[:2])
+    )
+    assert scores.values.shape == (2, 13)
 
 
 def test_in_single_precision_with_smoothed_labels(tmp_path):

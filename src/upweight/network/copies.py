@@ -28,6 +28,19 @@ def copied(model: torch.nn.Module) -> torch.nn.Module:
     return found
 
 
+def keep_activations(model: torch.nn.Module) -> None:
+    """Switch off what computes activations anew on the way back: the numbers are the same, a derivative more is there.
+
+    Args:
+        model: of transformers, or any other, which is left as it is.
+    """
+    # The second name is that of transformers before 5.
+    for name in ("activation_checkpointing_disable", "gradient_checkpointing_disable"):
+        if (disable := getattr(model, name, None)) is not None:
+            disable()
+            return
+
+
 def _moved(function: Any, memo: dict[int, Any]) -> Any:
     """A function that remembers copies in the place of the modules, and of their methods, that it remembered.
 

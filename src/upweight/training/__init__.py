@@ -4,6 +4,14 @@ from .recorder import Recorder
 from .rules import OptimizerRule, register_optimizer
 from .run import TrainingRun
 from .segments import Segments
-from .trainer import TrainerRecorder
+from .trainer import TrainerRecorder, from_trainer
 
-__all__ = ["OptimizerRule", "Recorder", "Segments", "TrainerRecorder", "TrainingRun", "register_optimizer"]
+__all__ = [
+    "OptimizerRule",
+    "Recorder",
+    "Segments",
+    "TrainerRecorder",
+    "TrainingRun",
+    "from_trainer",
+    "register_optimizer",
+]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from ..data.weights import check_weights
-from ..network.copies import copied
+from ..network.copies import copied, keep_activations
 from ..network.modules import unwrapped
 from ..network.problem import Problem
 from ..types import ArrayLike, Params, Tensor
@@ -125,8 +125,8 @@ class Start:
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         resting, training = copied(model).eval(), copied(model).train()
-        for one in (resting, training):  # computes the same, but has no second derivative
-            getattr(one, "gradient_checkpointing_disable", lambda: None)()
+        for one in (resting, training):
+            keep_activations(one)
         for one, other in zip(training.modules(), model.modules(), strict=True):
             one.training = other.training or not model.training  # parts that stay in eval mode, frozen ones
         averaging = meaning.averaging(_length(train), next(model.parameters()).device)

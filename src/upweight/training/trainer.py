@@ -8,9 +8,11 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
+from ..network.modules import unwrapped
+from ..network.problem import Problem
 from .recorder import Recorder
 from .run import TrainingRun
-from .steps import Removal
+from .steps import Removal, own_streams
 from .trainer_loss import minimised
 
 
@@ -105,6 +107,34 @@ class TrainerRecorder:
         if self._recorder is None:
             raise ValueError("no step was recorded: call trainer.train() before finish()")
         return self._recorder.finish()
+
+
+def from_trainer(trainer: Any, loss: Any = None, *, params: Any = None) -> Problem:
+    """The objective that a Trainer of transformers (or TRL's SFTTrainer) minimises, at its model's weights as they are.
+
+    The loss of an example and its weight are measured on the trainer, as `TrainerRecorder` does it: of most causal
+    models the sum over a text's tokens, each with the same say. The training examples are the trainer's, as its
+    collator pads them. The decay of AdamW is no part of it. For questions by the curvature (`Influence`, `GradientIndex`); those
+    through the training itself need a recorded run.
+
+    Args:
+        trainer: before or after `train()`; its model is put in eval mode.
+        loss: `loss(outputs, batch)` of one example, for models whose loss is not known.
+        params: the parameters that count, by name or pattern; None: those that require a gradient.
+
+    Raises:
+        ValueError: for a loss that is not known, and for packed texts.
+
+    >>> problem = from_trainer(trainer, params="transformer.h.1.*")  # doctest: +SKIP
+    """
+    with own_streams():
+        loader = trainer.get_train_dataloader()
+    size = trainer.args.per_device_train_batch_size
+    train = DataLoader(loader.dataset, batch_size=size, collate_fn=loader.collate_fn)
+    found = minimised(trainer, loss, train)
+    weight = len(found.counts) / float(found.counts.sum())
+    weights = found.counts.new_full((len(found.counts),), weight)
+    return Problem(unwrapped(trainer.model).eval(), found.loss, train, params=params, weights=weights)
 
 
 class Drawn:
