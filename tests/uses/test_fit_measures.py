@@ -100,6 +100,53 @@ def test_derivatives_have_both_terms(model: str, kind: str) -> None:
         np.testing.assert_allclose(scores[0], known, rtol=1e-9, atol=1e-14)
 
 
+@pytest.mark.parametrize("kind", ["nonrobust", "HC0", "cluster"])
+@pytest.mark.parametrize("model", FAMILIES)
+def test_tests_of_generalised_linear_models_are_searched_by_refits(model: str, kind: str) -> None:
+    every = np.arange(N)
+    influence = uw.Influence(uw.from_results(fitted(model, "nonrobust", every)))
+    errors = uw.Errors(kind, CLUSTERS if kind == "cluster" else None)
+    start = fitted(model, kind, every)
+    sign = np.sign(start.params[0])
+    level, confirmed = 0.3 if start.pvalues[0] < 0.3 else 0.9, 0
+    for groups in (None, CLUSTERS):
+        for asked in (uw.Significant(0, level, errors), uw.NotReversed(0, level, errors)):
+            found = uw.robustness(influence, asked, groups=groups)
+            assert found.certified == 0
+            assert "generalised linear models" in repr(found)
+            if found.rows is None:  # a reversal may not be had
+                continue
+            confirmed += 1
+            again = fitted(model, kind, np.setdiff1d(every, found.rows.numpy()))
+            assert found.after is not None
+            assert found.error_after is not None
+            np.testing.assert_allclose(found.after, again.params[0], rtol=1e-6)
+            np.testing.assert_allclose(found.error_after, again.bse[0], rtol=1e-6)
+            same = again.params[0] * sign > 0
+            if isinstance(asked, uw.Significant):
+                assert not (same and again.pvalues[0] < level)
+            else:
+                assert not same
+                assert again.pvalues[0] <= level
+    assert confirmed >= 2
+
+
+@pytest.mark.parametrize("kind", ["nonrobust", "HC0", "cluster"])
+@pytest.mark.parametrize("model", FAMILIES)
+def test_inference_without_rows_is_that_of_refits_too(model: str, kind: str) -> None:
+    every = np.arange(N)
+    influence = uw.Influence(uw.from_results(fitted(model, "nonrobust", every)))
+    errors = uw.Errors(kind, CLUSTERS if kind == "cluster" else None)
+    found = uw.inference_without(influence, 0, errors)
+    np.testing.assert_allclose(list(found.whole.values())[1:], told(fitted(model, kind, every)), rtol=1e-7)
+    for row in (0, 20, 59):
+        truth = told(fitted(model, kind, np.delete(every, row)))
+        np.testing.assert_allclose(found.table.iloc[row, 1:6].to_numpy(float), truth, rtol=1e-6)
+    measure = uw.inference_measure(influence, 0, "standard error", errors)
+    slopes = influence.on_loss(None, measure=measure).values[0] / N
+    np.testing.assert_allclose(found.table["derivative"], slopes, rtol=1e-6, atol=1e-9)
+
+
 def test_two_stage_least_squares_and_effects_have_them_too() -> None:
     from upweight.data.user_terms import Terms
     from upweight.likelihood import LikelihoodProblem, PartialledSquares

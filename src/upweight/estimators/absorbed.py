@@ -94,11 +94,16 @@ def regression(read: Regression) -> Objective:
         )
         found = found.minimised()
     else:
-        Z = None if read.instruments is None else torch.from_numpy(read.instruments)
-        w = torch.from_numpy(read.weights)
+        Z = (
+            None
+            if read.instruments is None
+            else torch.from_numpy(np.array(read.instruments, dtype=np.float64))
+        )
+        w = torch.from_numpy(np.array(read.weights, dtype=np.float64))
         within = without_effects(torch.cat([X, y[:, None]], 1), codes, w)
         left = within[:, -1] - within[:, :-1] @ torch.from_numpy(read.coef)
-        freedom = max(len(y) - X.shape[1] - _count(read.effects), 1)
+        groups = sum(read.effects[name].nunique() - 1 for name in read.effects)
+        freedom = max(len(y) - X.shape[1] - groups - 1, 1)
         variance = float(w @ left.square()) / freedom
         likelihood = PartialledSquares(X, y[:, None], codes, variance or 1.0, Z)
         problem = LikelihoodProblem(likelihood, read.coef, weights=w, keep="total", terms=terms)
@@ -162,25 +167,20 @@ class _Batches:
         ] or self.read.instruments is not None else targets
 
 
-def written_out(read: Regression) -> LinearProblem:
+def written_out(read: Regression) -> LinearProblem | None:
     """Least squares with a column for each group of each effect, which is what a proof needs.
 
     Groups that the others explain have none: the last of a second effect, one for each part of the data that effects
-    do not tie together.
+    do not tie together. None where the columns would take too much memory.
 
     Args:
         read: what was fitted, without instruments.
-
-    Raises:
-        ValueError: where the columns would take too much memory.
     """
     X, y = read.X.to_numpy(float), read.y.astype(np.float64)
+    count = sum(read.effects[name].nunique() for name in read.effects)
+    if count * len(y) > WIDEST:
+        return None
     dummies, names = _dummies(read.effects)
-    if dummies.size > WIDEST:
-        raise ValueError(
-            f"{dummies.shape[1]:,} groups of effects times {len(y):,} rows are too many to be written out as columns "
-            f"({8 * dummies.size / 1e9:.0f} GB): ask influence.of_removal about sets of rows"
-        )
     design = np.column_stack([X, dummies])
     start = np.zeros(design.shape[1])
     terms = Terms(
@@ -193,11 +193,6 @@ def _without_effect(X: Any, y: Any) -> tuple[Any, Any]:
     raise ValueError("the prediction of a row depends on its absorbed effects: ask about a coefficient")
 
 
-def _count(effects: pd.DataFrame) -> int:
-    """How many groups of effects are estimated, by the rank of their columns."""
-    return 0 if not effects.shape[1] else _dummies(effects)[0].shape[1]
-
-
 def _dummies(effects: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
     """Independent columns of groups, and their names."""
     order = sorted(effects.columns, key=lambda name: -effects[name].nunique())
@@ -207,7 +202,7 @@ def _dummies(effects: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
         return first, names
     more = pd.concat(tables[1:], axis=1)
     codes = torch.from_numpy(pd.factorize(effects[order[0]])[0].astype(np.int64))[:, None]
-    dense = torch.from_numpy(more.to_numpy(float))
+    dense = torch.from_numpy(more.to_numpy(float, copy=True))
     left = without_effects(dense, codes, torch.ones(len(dense)).double())
     R, pivot = scipy.linalg.qr((left.T @ left).numpy(), mode="r", pivoting=True)
     size = np.abs(np.diagonal(R))

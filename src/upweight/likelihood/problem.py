@@ -295,6 +295,8 @@ class Without(Reduced):
         return torch.stack(found)
 
     def settled(self, sets: list[Tensor]) -> Float[Tensor, "g p"]:
+        if self.problem.likelihood.squares:  # quadratic: one step arrives
+            return self.newton(sets)
         return torch.stack([_settled(self.problem.without(rows)) for rows in sets])
 
     def refitted(self, rows: Tensor) -> tuple[Float[Tensor, " p"], float]:

@@ -13,6 +13,7 @@ from ..runtime.progress import gauge, track
 from ..types import Tensor
 from .certificates import Certificate
 from .conclusions import Conclusion
+from .general_fit import GeneralFit
 from .standard_errors import Errors
 from .weighted_fit import Told, WeightedFit
 
@@ -33,7 +34,7 @@ class Tested:
         units: the rows of each unit.
     """
 
-    fit: WeightedFit
+    fit: WeightedFit | GeneralFit
     asked: Conclusion
     gradient: Float[Tensor, " k"]
     bar: float
@@ -68,8 +69,8 @@ class Tested:
     def fewest(self, most: int) -> list[int] | None:
         """Units without which it does not hold, as few as were found; None where the search finds none.
 
-        Greedy by derivatives from the refit without those before, some at once while many are needed; then the
-        shortest beginning that does, and each member that is not needed is put back.
+        Greedy by derivatives from the refit without those before, some at once while many are needed, the last ones by
+        refits without each of a few; then each member that is not needed is put back.
 
         Args:
             most: the largest set.

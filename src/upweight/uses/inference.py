@@ -18,6 +18,7 @@ from ..runtime.notebook import as_html
 from ..runtime.terminal import plain
 from ..types import Tensor
 from .conclusions import coefficient_of
+from .general_fit import GeneralFit
 from .labels import row_names
 from .standard_errors import Counts, Errors
 from .weighted_fit import NORMAL, WeightedFit
@@ -69,12 +70,15 @@ def inference_without(
     """The standard error, t, p and interval of a coefficient without each training row, as refits give them.
 
     All are exact for least squares, from one factorisation: residuals, leverages and the scores of the rows that are
-    left are those without the row. Weights are those of weighted least squares.
+    left are those without the row. Weights are those of weighted least squares. Absorbed effects and both stages of
+    two-stage least squares follow, and so do the counts that a package's factors are made of. Of these, and of
+    generalised linear models, there is a refit without each row.
 
     Args:
-        influence: of least squares of one output, without a penalty.
+        influence: of least squares of one output, two-stage least squares, or a generalised linear model of
+            `from_results`, without a penalty.
         coefficient: the name or number of a column.
-        errors: which standard errors, default the classical ones; `Errors.of(results)` reads them from statsmodels.
+        errors: which standard errors, default the classical ones; `Errors.of(results)` reads them from results.
 
     Raises:
         TypeError: for other models.
@@ -90,9 +94,13 @@ def inference_without(
     errors = errors or Errors()
     reduced = influence.problem.reduced
     if reduced is not None and reduced.squares is not None and reduced.squares.instruments is not None:
-        return _of_instruments(influence.problem, coefficient, errors)
+        return _by_refits(influence.problem, coefficient, errors)
     written = influence.problem.cache.get(WRITTEN_OUT)
     problem = influence.problem.linear if written is None else written()
+    if written is not None and problem is None:  # too many effects for columns of their own
+        return _by_refits(influence.problem, coefficient, errors)
+    if problem is not None and not is_least_squares(problem) and GeneralFit.of(problem) is not None:
+        return _by_refits(problem, coefficient, errors)
     if problem is None or not is_least_squares(problem):
         raise TypeError("inference_without is for least squares of one output: of others ask diagnostics")
     if bool((problem.l2 > 0).any()):
@@ -108,11 +116,13 @@ def inference_without(
     return InferenceWithout(str(coefficient), errors.kind, fit.now(), table)
 
 
-def _of_instruments(problem: Objective, coefficient: str | int, errors: Errors) -> InferenceWithout:
-    """The answer for two-stage least squares, whose first stage moves too: by a refit without each row."""
+def _by_refits(problem: Objective, coefficient: str | int, errors: Errors) -> InferenceWithout:
+    """The answer by a refit without each row: of two-stage least squares, and of generalised linear models."""
     errors.check_length(problem.n)
-    fit, a = WeightedFit.of(problem), coefficient_of(problem, coefficient)
+    fit, a = WeightedFit.of(problem) or GeneralFit.of(problem), coefficient_of(problem, coefficient)
     assert fit is not None
+    if words := fit.refusal(errors):
+        raise ValueError(words)
     ones, found = torch.ones(problem.n, dtype=torch.float64), []
     for row in range(problem.n):
         omega = ones.clone()

@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
 
 from ..data.row_sets import as_sets
 from ..errors import NotConvergedError
@@ -19,12 +18,11 @@ from ..objective import LinearModel, Objective
 from ..runtime.progress import track
 from ..runtime.terminal import plain
 from ..types import Tensor
-from .by_refits import Tested
 from .certificates import MEMORY, Certificate, certificate, doubtful_rows, provable
 from .conclusions import Conclusion, Moments, Sign
-from .estimates_robustness import Fitted
 from .labels import row_names
 from .removals import Question, fewest, fewest_refitted, without
+from .searches import check_no_penalty, no_proof, search_of, side_of
 from .standard_errors import Errors
 from .weighted_fit import WeightedFit
 
@@ -132,10 +130,10 @@ def robustness(
     remainder. It holds for least squares, weighted and with absorbed effects, for ridge with keep="total", and for
     logistic regression, and Poisson, Gamma, Tweedie and negative binomial regression with log link, whose bound has a
     part for the curvature that moves. A set that leaves the answer undetermined (or separates the classes) counts as
-    one that changes it. With instruments, and for tests with robust or clustered errors, no certificate is known: the
-    set is searched and refitted all the same. Of Cox's model and NegativeBinomial, whose standard errors are those of
-    the inverse information, one row or group is certified by refits without each, and of signs of Cox's model with
-    Breslow's ties, or without tied times, some more.
+    one that changes it. With instruments, for tests with robust or clustered errors, and for tests of generalised
+    linear models (with `errors`), no certificate is known: the set is searched and refitted all the same. Of Cox's
+    model and NegativeBinomial, whose standard errors are those of the inverse information, one row or group is
+    certified by refits without each, and of signs of Cox's model with Breslow's ties, or without tied times, some more.
 
     Args:
         influence: of one of these models, with one output.
@@ -163,9 +161,11 @@ def robustness(
     """
     asked = Sign(conclusion) if isinstance(conclusion, (str, int)) else conclusion
     influence.problem.check_current()
-    if why := _no_proof(influence.problem, asked):
+    if why := no_proof(influence.problem, asked):
         return _searched(influence.problem, asked, groups, most, why)
     problem = _supported(influence)
+    if problem is None:
+        return _of_many_effects(influence.problem, asked, groups, most, memory)
     _check_errors(problem, asked)
     names, members = _units(problem, groups)
     question = Question.of(problem, asked, members)
@@ -178,23 +178,11 @@ def robustness(
     start = question.whole.value(question.gradient)
     unit = "row" if groups is None else "group"
     found = Robustness(
-        asked.says.format(side=_side(question)), len(members), unit, start, None,
+        asked.says.format(side=side_of(question)), len(members), unit, start, None,
         proof.certified, None, names[:0], None, _first_order(question), proof.limit,
     )  # fmt: skip
     found = found if chosen is None else _confirmed(found, problem, question, (names, chosen))
     return with_errors(found, influence.problem, asked)
-
-
-def _no_proof(problem: Objective, asked: Conclusion) -> str:
-    """Why nothing is known to be proven of a conclusion that can be searched for all the same; "" where it is."""
-    reduced = problem.reduced
-    if reduced is not None and reduced.squares is not None and reduced.squares.instruments is not None:
-        return "No certificate is known for instruments (two-stage least squares): nothing is proven."
-    if asked.errors is not None and not asked.errors.classical:
-        return f"No certificate is known for {asked.errors.kind} standard errors: nothing is proven."
-    if reduced is not None and reduced.estimates is not None:
-        return "No certificate of larger sets exists for this kind of fit"
-    return ""
 
 
 def _searched(problem: Objective, asked: Conclusion, groups: Any, most: int | None, why: str) -> Robustness:
@@ -208,10 +196,10 @@ def _searched(problem: Objective, asked: Conclusion, groups: Any, most: int | No
         why: why nothing is proven.
     """
     names, members = _units(problem, groups)
-    start = _search_of(problem, asked, members)
+    start = search_of(problem, asked, members)
     now = start.told()
     start = replace(start, side=-1.0 if float(now.estimate) < start.bar else 1.0)
-    said = asked.says.format(side=_side(start))
+    said = asked.says.format(side=side_of(start))
     if not 0 < start.margin() < float("inf"):
         raise ValueError(
             f"the conclusion does not hold to begin with ({said}): the estimate is {float(now.estimate):.4g}, "
@@ -230,26 +218,29 @@ def _searched(problem: Objective, asked: Conclusion, groups: Any, most: int | No
     return replace(found, found=len(chosen), names=names[chosen], rows=rows)
 
 
-def _search_of(problem: Objective, asked: Conclusion, members: list[Tensor]) -> Tested | Fitted:
-    """The search for a set that changes a conclusion about a model without a certificate.
+def _of_many_effects(
+    problem: Objective, asked: Conclusion, groups: Any, most: int | None, memory: int
+) -> Robustness:
+    """The answer where absorbed effects have too many groups to be written out: a proof for units of whole groups.
+
+    Of one effect the rows of a group less its means do not see other groups: removing whole groups removes these rows.
 
     Args:
-        problem: the model.
+        problem: the regression.
         asked: the conclusion.
-        members: the rows of each unit.
+        groups: what goes together, or None.
+        most: the largest set that is searched.
+        memory: bytes that the certificate may take.
     """
-    reduced, plain_errors = problem.reduced, asked.errors is None or asked.errors.classical
-    if reduced is not None and reduced.estimates is not None and plain_errors:
-        _check_no_penalty(reduced.estimates.problem.l2, asked)
-        gradient, bar = asked.gradient(problem)
-        return Fitted(reduced.estimates, asked, gradient, bar, 1.0, members, torch.arange(problem.n))
+    why = "The effects have too many groups for a proof but of signs, by units of whole groups: nothing is proven."
+    found = _searched(problem, asked, groups, most, why)
     fit = WeightedFit.of(problem)
-    if fit is None:
-        raise TypeError("tests with these standard errors are for least squares without a penalty")
-    if asked.errors is not None:
-        asked.errors.check_length(problem.n)
-    gradient, bar = asked.gradient(problem)
-    return Tested(fit, asked, gradient, bar, 1.0, members)
+    names, members = _units(problem, groups)
+    if fit is None or asked.uses_error or not fit.whole_groups(members):
+        return found
+    plain = fit.within(problem)
+    proof = certificate(Question.of(plain, asked, members), names, (found.found or len(members)) - 1, memory)
+    return replace(found, certified=proof.certified, limit=proof.limit)
 
 
 def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof: Certificate) -> Certificate:
@@ -271,16 +262,15 @@ def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof:
     return Certificate(1, words)
 
 
-def _side(question: Question | Tested | Fitted) -> str:
-    if question.bar == 0:
-        return "positive" if question.side > 0 else "negative"
-    return "upper" if question.side > 0 else "lower"
+def _supported(influence: Answers) -> LinearModel | None:
+    """The model, at its optimum; None where it has too many effects for columns of their own.
 
-
-def _supported(influence: Answers) -> LinearModel:
-    """The model, at its optimum; raises TypeError or ValueError for what has no certificate."""
+    Raises TypeError or ValueError for what has no certificate.
+    """
     written = influence.problem.cache.get(WRITTEN_OUT)
     problem = influence.problem.linear if written is None else written()
+    if problem is None and written is not None:
+        return None
     if problem is None:
         raise TypeError(f"robustness is for linear models, not {type(influence.problem).__name__}")
     problem.check_current()
@@ -295,15 +285,7 @@ def _check_errors(problem: LinearModel, asked: Conclusion) -> None:
         return
     if not is_least_squares(problem):
         raise ValueError("significance is certified for least squares alone: ask about the sign")
-    _check_no_penalty(problem.l2, asked)
-
-
-def _check_no_penalty(l2: Float[Tensor, " p"], asked: Conclusion) -> None:
-    """Raise ValueError for standard errors of a fit with a penalty."""
-    if asked.uses_error and bool((l2 > 0).any()):
-        raise ValueError(
-            "significance has no meaning with a penalty, which biases estimates: ask about the sign, or fit without"
-        )
+    check_no_penalty(problem.l2, asked)
 
 
 def _units(problem: Objective, groups: Any) -> tuple[pd.Index, list[Tensor]]:
@@ -328,7 +310,7 @@ def _check_holds(question: Question) -> None:
     if asked.uses_error and not float(now.squares) > EXACT * float(fitted):
         raise ValueError("the model fits every row exactly: standard errors are 0 and nothing is significant")
     if not float(question.margin(now)) > 0:
-        said = asked.says.format(side=_side(question))
+        said = asked.says.format(side=side_of(question))
         error = f", standard error {float(now.error):.4g}" if asked.uses_error else ""
         raise ValueError(
             f"the conclusion does not hold to begin with ({said}): the estimate is "

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 
+from ..data.user_terms import Terms
 from ..likelihood.partialled import without_effects
+from ..linear.problem import LinearProblem
 from ..linear.whitened import is_least_squares
+from ..losses import Squared
 from ..objective import Objective
 from ..types import Tensor
 from .conclusions import Moments
-from .standard_errors import Counts, Errors
+from .standard_errors import Counts, Errors, SmallSample
 
 NORMAL = 1e15
 """Degrees of freedom that stand for the normal distribution."""
@@ -67,7 +71,9 @@ class WeightedFit:
         if squares is not None:
             w = problem.sample_weights
             return cls(squares.X, squares.y[:, 0], w, (w > 0).double(), squares.codes, squares.instruments)
-        if linear is None or not is_least_squares(linear) or bool((linear.l2 > 0).any()):
+        if linear is None or not is_least_squares(linear):
+            return None
+        if bool((linear.l2 > 0).any()) or linear.penalty.slope is not None:
             return None
         X = linear.design.block(slice(None), torch.float64).dense()
         X = torch.cat([X, X.new_ones(len(X), 1)], 1) if linear.has_intercept else X
@@ -76,10 +82,38 @@ class WeightedFit:
         counted = w if linear.loss.repeated else (w > 0).double()
         return cls(X, y, w, counted, torch.empty(len(X), 0, dtype=torch.int64))
 
+    def whole_groups(self, units: Sequence[Tensor]) -> bool:
+        """Whether there is one effect, and each of its groups lies in one of these units."""
+        if self.codes.shape[1] != 1:
+            return False
+        owner = torch.empty(len(self.y), dtype=torch.int64)
+        for unit, rows in enumerate(units):
+            owner[rows] = unit
+        groups = self.codes[:, 0]
+        last = torch.zeros(int(groups.max()) + 1, dtype=torch.int64).index_put((groups,), owner)
+        return bool((last[groups] == owner).all())
+
+    def within(self, problem: Objective) -> LinearProblem:
+        """The least squares of columns less their means in each group, with the same coefficients."""
+        columns = without_effects(torch.cat([self.X, self.y[:, None]], 1), self.codes, self.weights)
+        terms = Terms(feature_names=problem.feature_names, train_index=problem.train_index)
+        start = torch.zeros(self.X.shape[1])
+        return LinearProblem(
+            columns[:, :-1],
+            columns[:, -1],
+            start,
+            loss=Squared(),
+            weights=self.weights,
+            keep="total",
+            terms=terms,
+        )
+
     def refusal(self, errors: Errors) -> str:
         """Why such errors are none of this model, in a sentence; "" where they are."""
         if errors.kind in ("HC2", "HC3") and self.codes.shape[1]:
-            return "HC2 and HC3 beside absorbed effects are asked with inference_without"
+            return (
+                "HC2 and HC3 beside absorbed effects are known of inference_without alone, and of few effects"
+            )
         return ""
 
     def told(
@@ -138,7 +172,7 @@ class WeightedFit:
             errors: which ones.
         """
         (z, e, fitted, A), (size, omega) = of_rows, own
-        counting = errors.counting
+        counting = self._counting(errors)
         kept = counting.kept((omega > 0).double()[:, None])
         counts = self._counts(omega, errors)
         counts = counts._replace(rows=(omega * kept[:, 0]) @ self.counted[:, None])
@@ -160,10 +194,18 @@ class WeightedFit:
     def _counts(self, omega: Tensor, errors: Errors) -> Counts:
         kept = (omega.detach() > 0).double()[:, None]
         p = torch.tensor(float(self.X.shape[1])).double()
-        return errors.counting.counts(kept, errors.codes, p, self.counted)
+        return self._counting(errors).counts(kept, errors.codes, p, self.counted)
+
+    def _counting(self, errors: Errors) -> SmallSample:
+        """What is counted: absorbed effects as coefficients, unless a package has its own rule."""
+        counting = errors.counting
+        if counting.groups is not None or not self.codes.shape[1]:
+            return counting
+        k = self.X.shape[1]
+        return replace(counting, groups=self.codes, known=k, effects=counting.coefficients)
 
     def _freedom(self, omega: Tensor, errors: Errors) -> Tensor:
-        found = errors.counting.freedom(self._counts(omega, errors))
+        found = self._counting(errors).freedom(self._counts(omega, errors))
         return torch.tensor(NORMAL, dtype=torch.float64) if found is None else found[0]
 
 
