@@ -65,6 +65,7 @@ def check_no_penalty(l2: Float[Tensor, " p"], asked: Conclusion) -> None:
 
 
 def side_of(question: Question | Tested | Fitted) -> str:
+    """On which side of its bar the answer is, in a word."""
     if question.bar == 0:
         return "positive" if question.side > 0 else "negative"
     return "upper" if question.side > 0 else "lower"
