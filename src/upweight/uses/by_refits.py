@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 
+from ..linear.whitened import is_least_squares
+from ..objective import Objective
 from ..types import Tensor
 from .conclusions import Conclusion
 from .general_fit import GeneralFit
@@ -19,7 +21,7 @@ TRIED = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Tested:
+class Hypothesis:
     """A conclusion about a regression as a function of the rows' weights.
 
     Args:
@@ -99,3 +101,15 @@ class Tested:
     def _margin(self, omega: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         told = self.fit.told(self.gradient, omega, self.asked.errors or Errors())
         return self.asked.margin(told.seen_from(self.bar, self.side).moments)
+
+
+def unproven(problem: Objective, asked: Conclusion) -> str:
+    """Why nothing is known to be proven of a conclusion that can be searched for all the same; "" where it is."""
+    reduced = problem.reduced
+    if reduced is not None and reduced.squares is not None and reduced.squares.instruments is not None:
+        return "No certificate is known for instruments (two-stage least squares): nothing is proven."
+    if asked.errors is not None and problem.linear is not None and not is_least_squares(problem.linear):
+        return "No certificate is known for tests of generalised linear models: nothing is proven."
+    if asked.errors is not None and not asked.errors.classical:
+        return f"No certificate is known for {asked.errors.kind} standard errors: nothing is proven."
+    return ""

@@ -18,7 +18,7 @@ from ..objective import LinearModel, Objective
 from ..runtime.progress import track
 from ..runtime.terminal import plain
 from ..types import Tensor
-from .by_refits import Tested
+from .by_refits import Hypothesis, unproven
 from .certificates import MEMORY, Certificate, certificate, doubtful_rows, provable
 from .conclusions import Conclusion, Moments, Sign
 from .general_fit import GeneralFit
@@ -160,7 +160,7 @@ def robustness(
     """
     asked = Sign(conclusion) if isinstance(conclusion, (str, int)) else conclusion
     influence.problem.check_current()
-    if why := _no_proof(influence.problem, asked):
+    if why := unproven(influence.problem, asked):
         return with_errors(_searched(influence.problem, asked, groups, most, why), influence.problem, asked)
     problem = _supported(influence)
     if problem is None:
@@ -184,18 +184,6 @@ def robustness(
     return with_errors(found, influence.problem, asked)
 
 
-def _no_proof(problem: Objective, asked: Conclusion) -> str:
-    """Why nothing is known to be proven of a conclusion that can be searched for all the same; "" where it is."""
-    reduced = problem.reduced
-    if reduced is not None and reduced.squares is not None and reduced.squares.instruments is not None:
-        return "No certificate is known for instruments (two-stage least squares): nothing is proven."
-    if asked.errors is not None and problem.linear is not None and not is_least_squares(problem.linear):
-        return "No certificate is known for tests of generalised linear models: nothing is proven."
-    if asked.errors is not None and not asked.errors.classical:
-        return f"No certificate is known for {asked.errors.kind} standard errors: nothing is proven."
-    return ""
-
-
 def _searched(problem: Objective, asked: Conclusion, groups: Any, most: int | None, why: str) -> Robustness:
     """The answer where nothing is proven: a set that was found, each step of the search a refit.
 
@@ -217,7 +205,7 @@ def _searched(problem: Objective, asked: Conclusion, groups: Any, most: int | No
             raise ValueError(words)
     names, members = _units(problem, groups)
     gradient, bar = asked.gradient(problem)
-    start = Tested(fit, asked, gradient, bar, 1.0, members)
+    start = Hypothesis(fit, asked, gradient, bar, 1.0, members)
     now = start.told()
     start = replace(start, side=-1.0 if float(now.estimate) < bar else 1.0)
     said = asked.says.format(side=_side(start))
@@ -282,7 +270,7 @@ def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof:
     return Certificate(1, words)
 
 
-def _side(question: Question | Tested) -> str:
+def _side(question: Question | Hypothesis) -> str:
     if question.bar == 0:
         return "positive" if question.side > 0 else "negative"
     return "upper" if question.side > 0 else "lower"
