@@ -42,7 +42,7 @@ oracles: ## compare with other libraries of influence, survival and econometrics
 	.venv-oracles/bin/pytest tests/test_oracles.py tests/estimators/test_econometrics.py
 	$(MAKE) VENV=.venv-lifelines .venv-lifelines/installed-dev
 	.venv-lifelines/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[lifelines,survival]"
-	.venv-lifelines/bin/pytest tests/estimators/test_lifelines.py tests/estimators/test_survival_models.py
+	.venv-lifelines/bin/pytest tests/estimators/test_lifelines.py tests/estimators/test_survival_*.py
 
 lowest: ## the core tests with the lowest versions that pyproject.toml allows (TORCH=2.6.0: also of torch, gigabytes)
 	$(MAKE) VENV=.venv-lowest .venv-lowest/bin/python

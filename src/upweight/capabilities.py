@@ -292,6 +292,11 @@ class Reduced(ABC):
     def editable(self) -> Any:
         """The problem as an `Editable`, where its outputs are classes; None for others."""
 
+    @property
+    @abstractmethod
+    def estimates(self) -> Any:
+        """The problem as `likelihood.Estimates`, where it is fitted by maximum likelihood; None for others."""
+
     @abstractmethod
     def parts(self, rows: Int[Tensor, " k"], gradient: Float[Tensor, "1 p"]) -> Float[Tensor, "k d_1"] | None:
         """The effects of first order of the removal of k training rows, taken apart by columns, or None.

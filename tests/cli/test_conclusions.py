@@ -115,3 +115,40 @@ def test_what_cannot_be_asked_gets_a_sentence(study, options, words):
 def test_a_quantity_of_few_values_is_asked_for(study):
     result = run("robustness", study[0], "--target", "village", "--coef", "age")
     assert (result.exit_code, "if it is a quantity, say --number village" in result.stderr) == (2, True)
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory):
+    """80 patients with a dose, an age, a month and whether they died then."""
+    rng = np.random.default_rng(2)
+    table = pd.DataFrame({"dose": rng.uniform(size=80), "age": rng.integers(40, 80, 80)})
+    table["month"] = np.ceil(rng.exponential(30 * np.exp(-table.dose)))
+    table["died"] = (rng.random(80) < 0.8).astype(int)
+    path = tmp_path_factory.mktemp("trial") / "trial.csv"
+    table.to_csv(path, index=False)
+    return path
+
+
+def test_times_of_events_are_those_of_coxs_model(trial):
+    result = run(
+        "robustness", trial, "--target", "month", "--event", "died", "--coef", "dose", "--format", "json"
+    )
+    assert result.exit_code == 0, result.output
+    sign = json.loads(result.stdout)[0]
+    assert sign["certified"] == 1
+    assert sign["estimate"] * sign["without them"] < 0
+    assert "Cox's model of month on 2 columns" in result.stderr
+    assert "No certificate of larger sets exists" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--event", "age"), "age must hold 1 for an event and 0 for none"),
+        (("--event", "dead"), "dead"),
+    ],
+)
+def test_events_that_are_none_are_refused(trial, options, words):
+    result = run("robustness", trial, "--target", "month", "--coef", "dose", *options)
+    assert result.exit_code != 0
+    assert words in result.stderr

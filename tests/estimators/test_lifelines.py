@@ -137,3 +137,14 @@ def test_subjects_of_several_rows_are_removed_as_its_own_refits_do(more):
     verified = uw.verify(uw.Influence(problem), (table[:3], None), k=3, measure=uw.measures.prediction)
     assert verified.estimator is not None
     assert verified.estimator < 1e-6
+
+
+def test_delta_beta_is_that_of_lifelines_where_that_is_right():
+    """Without ties, which it takes in the order of the table, and with covariates of unit deviation."""
+    table = TABLE[PLAIN].assign(week=np.random.default_rng(0).permutation(120) + 1.0)
+    for name in ("fin", "age", "prio"):
+        table[name] = table[name] / table[name].std()
+    fitted = fit(table, PLAIN, 0.0, {})
+    found = uw.diagnostics(uw.Influence(uw.from_results(fitted, table)), first_order=True)
+    for kind, ours in (("delta_beta", found.dfbeta), ("score", found.scores)):
+        assert_close_per_row(ours, fitted.compute_residuals(table, kind).loc[table.index], 1e-6)

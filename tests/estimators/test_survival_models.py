@@ -62,3 +62,19 @@ def test_what_is_not_supported_is_named_with_what_is():
         uw.from_estimator(fit({}), X, Y, sample_weight=np.ones(500))
     with pytest.raises(ValueError, match="lower tol"):
         uw.from_estimator(fit({}), X[:400], Y[:400])
+
+
+def test_signs_of_breslows_ties_are_certified_by_risk_sets():
+    """The numbers of docs/certificates.md, the found sets confirmed by the library's own refits."""
+    rossi = pytest.importorskip("lifelines.datasets").load_rossi()
+    outcome = pytest.importorskip("sksurv.util").Surv.from_arrays(rossi.arrest == 1, rossi.week)
+    covariates = rossi.drop(columns=["week", "arrest"]).astype(float)
+    model = linear_model.CoxPHSurvivalAnalysis(tol=1e-13).fit(covariates, outcome)
+    influence = uw.Influence(uw.from_estimator(model, covariates, outcome))
+    for name, expected in (("fin", (2, 19)), ("prio", (2, 12))):
+        found = uw.robustness(influence, name)
+        assert (found.certified, found.found) == expected
+        assert found.rows is not None
+        kept = np.setdiff1d(np.arange(len(rossi)), found.rows)
+        again = linear_model.CoxPHSurvivalAnalysis(tol=1e-13).fit(covariates.iloc[kept], outcome[kept])
+        assert again.coef_[list(covariates).index(name)] * found.estimate < 0

@@ -121,3 +121,20 @@ def test_units_that_are_not_looked_at_do_not_make_a_bound_wrong(
 def test_bounds_do_not_depend_on_blocks(kind: str) -> None:
     case = case_of(kind, 1)
     np.testing.assert_allclose(bounds_of(case, 3, 1)[0], bounds_of(case, 3)[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["plain", "groups"])
+def test_all_blocks_pass_through_what_watches(kind: str) -> None:
+    X, z, r = whitened(case := case_of(kind, 1))
+    members = None if case.groups is None else [torch.from_numpy(m) for m in case.members]
+    units = Units.of(torch.from_numpy(X), members)
+    left, right = (units.scaled(torch.from_numpy(one)) for one in (z, r))
+    seen: list[torch.Tensor] = []
+
+    def watch(blocks, total):
+        assert len(blocks) == total > 1
+        seen.extend(blocks)
+        return blocks
+
+    subset_bounds(units, (left, right), units.summed(left * right), 3, numbers=1, watch=watch)
+    assert torch.cat(seen).tolist() == list(range(units.count))

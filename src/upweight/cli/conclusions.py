@@ -39,6 +39,12 @@ def robustness(
         ),
     ],
     cluster: Cluster = None,
+    event: Annotated[
+        str | None,
+        typer.Option(
+            help="The column with 1 for rows whose target is the time of an event and 0 for censored ones: Cox's model."
+        ),
+    ] = None,
     level: Level = 0.05,
     latex: Annotated[
         Path | None, typer.Option(help="Write the table for a paper to this file too.", dir_okay=False)
@@ -48,13 +54,19 @@ def robustness(
 ) -> None:
     """How many rows would have to go before a coefficient changes its sign or its significance, and a proof for fewer.
 
-    Least squares, or logistic regression for two classes, of the columns as they are and without a penalty. found: the
-    rows whose removal does it, by a search that a refit confirms. certified: no set of so many rows or fewer does it,
-    which is a proof. first order: the count that sums of single influences give, not refitted.
+    Least squares, or logistic regression for two classes, or with --event Cox's model, of the columns as they are and
+    without a penalty. found: the rows whose removal does it, by a search that a refit confirms. certified: no set of so
+    many rows or fewer does it, which is a proof (of Cox's model often of single rows alone, by refits). first order:
+    the count that sums of single influences give, not refitted.
     """
+    from ..tables.cox_regression import cox_model
     from ..tables.robust_conclusions import conclusions_of
 
-    found = conclusions_of(fitted.model, fitted.raw, coef, level, cluster)
+    model = fitted.model
+    if event is not None:
+        assert fitted.table is not None
+        model = cox_model(model, fitted.table, event)
+    found = conclusions_of(model, fitted.raw, coef, level, cluster)
     tell("\n".join([*found.words, COLUMNS]), always=True)
     if latex is not None:
         with whole(latex) as part:

@@ -2,8 +2,17 @@
 
 from .counts import NegativeBinomial
 from .cox import PartialLikelihood
-from .likelihood import Likelihood
+from .estimates import Estimates
+from .likelihood import Likelihood, RiskShares
 from .partialled import PartialledSquares
 from .problem import LikelihoodProblem
 
-__all__ = ["Likelihood", "LikelihoodProblem", "NegativeBinomial", "PartialLikelihood", "PartialledSquares"]
+__all__ = [
+    "Estimates",
+    "Likelihood",
+    "LikelihoodProblem",
+    "NegativeBinomial",
+    "PartialLikelihood",
+    "PartialledSquares",
+    "RiskShares",
+]

@@ -23,6 +23,7 @@ class NegativeBinomial(Likelihood):
     y: Float[Tensor, "n 2"]
     power: int = 2
     rows_apart = True
+    scale_known = True
 
     @property
     def layout(self) -> Layout:
@@ -35,6 +36,9 @@ class NegativeBinomial(Likelihood):
         self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, "p p"]]:
         return differentiated(lambda at: self.total(at, weights), theta)
+
+    def risk_shares(self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]) -> None:
+        return None
 
     def losses(self, theta: Tensor, X: Float[Tensor, "b d"], y: Float[Tensor, "b _"]) -> Float[Tensor, " b"]:
         mu, alpha, count = (X @ theta[:-1] + y[:, 1]).exp(), theta[-1], y[:, 0]

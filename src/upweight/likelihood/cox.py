@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from ..linalg.flat_vectors import Layout
 from ..types import Tensor
-from .likelihood import Likelihood
+from .likelihood import Likelihood, RiskShares
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +78,7 @@ class PartialLikelihood(Likelihood):
     efron: bool = True
     standardised: bool = True
     rows_apart = False
+    scale_known = True
 
     @property
     def layout(self) -> Layout:
@@ -135,6 +136,17 @@ class PartialLikelihood(Likelihood):
             gradient += m @ means - weights[stratum.events] @ X[stratum.events]
             H += (X.T * share) @ X - (means.T * m) @ means
         return gradient, (H + H.T) / 2
+
+    def risk_shares(self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]) -> RiskShares | None:
+        if self.efron and any(bool((stratum.ties > 1).any()) for stratum in self.strata):
+            return None  # which of tied events leaves changes what the others are compared with
+        events = (self.y[:, 1] > 0).nonzero()[:, 0]
+        stop, _, stratum = self.y[:, :3].T
+        at_risk = (stop >= stop[events, None]) & (stratum == stratum[events, None])
+        if self.y.shape[1] > 3:
+            at_risk &= self.y[:, 3] < stop[events, None]
+        eta = (self.X @ theta + weights.log()).where(at_risk, -torch.inf)
+        return RiskShares(eta.softmax(1), events, weights[events], stratum)
 
     def losses(self, theta: Tensor, X: Float[Tensor, "b d"], y: Float[Tensor, "b _"]) -> Float[Tensor, " b"]:
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +23,19 @@ def differentiated(
     return gradient.detach(), (H + H.T) / 2
 
 
+class RiskShares(NamedTuple):
+    """A likelihood whose terms are w log sum_j r_j - w eta, each of the row of an event and of the rows at risk then.
+
+    `share` (e, n) are r_j over their sum, 0 for rows that are not at risk. A row that leaves takes its own term along
+    and leaves the sums of the others.
+    """
+
+    share: Float[Tensor, "e n"]
+    rows: Int[Tensor, " e"]
+    weights: Float[Tensor, " e"]
+    strata: Float[Tensor, " n"]
+
+
 class Likelihood(ABC):
     """Minus the log-likelihood of n rows, differentiable in the parameters and in the weight of each row.
 
@@ -35,6 +49,8 @@ class Likelihood(ABC):
     """What else the likelihood knows of each row: counts, or times and events."""
     rows_apart: bool
     """Whether it is a sum over rows, so that a row that leaves takes its own term along and nothing else."""
+    scale_known: bool
+    """Whether its inverse Hessian is the covariance of the estimates, also without some rows: no variance is held."""
 
     squares: bool = False
     """Whether it is least squares, or two-stage least squares, by its columns."""
@@ -53,6 +69,10 @@ class Likelihood(ABC):
         self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, "p p"]]:
         """The gradient and the Hessian of `total` in the parameters, the Hessian symmetric."""
+
+    @abstractmethod
+    def risk_shares(self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]) -> RiskShares | None:
+        """The terms at theta, where they are those of risk sets that rows simply leave; None for others."""
 
     @abstractmethod
     def losses(self, theta: Tensor, X: Float[Tensor, "b d"], y: Float[Tensor, "b _"]) -> Float[Tensor, " b"]:

@@ -33,6 +33,7 @@ class PartialledSquares(Likelihood):
     instruments: Float[Tensor, "n z"] | None = None
     """All of them, the regressors that are their own among them; None: least squares."""
     rows_apart = False
+    scale_known = False
     squares = True
 
     @property
@@ -67,6 +68,9 @@ class PartialledSquares(Likelihood):
         within = without_effects(torch.cat(columns, 1), self.codes, weights.detach())
         k = self.X.shape[1]
         return within[:, :k], within[:, k], None if self.instruments is None else within[:, k + 1 :]
+
+    def risk_shares(self, theta: Float[Tensor, " p"], weights: Float[Tensor, " n"]) -> None:
+        return None
 
     def losses(self, theta: Tensor, X: Float[Tensor, "b d"], y: Float[Tensor, "b _"]) -> Float[Tensor, " b"]:
         if self.codes.shape[1]:

@@ -20,6 +20,7 @@ from ..penalty import Penalty
 from ..runtime.distributed import shard
 from ..runtime.unchanging import derived
 from ..types import Keep, Operator, Tensor, as_tensor
+from .estimates import Estimates
 from .likelihood import Likelihood
 
 STEPS = 50
@@ -325,6 +326,10 @@ class Without(Reduced):
     @property
     def editable(self) -> None:
         return None
+
+    @property
+    def estimates(self) -> Estimates | None:
+        return Estimates(self.problem) if self.problem.likelihood.scale_known else None
 
     def parts(self, rows: Int[Tensor, " k"], gradient: Float[Tensor, "1 p"]) -> None:
         return None

@@ -369,6 +369,10 @@ class WithoutRows(Reduced):
     def leverages(self) -> Float[Tensor, " n"]:
         return torch.full((self.problem.n,), torch.nan, dtype=torch.float64)
 
+    @property
+    def estimates(self) -> None:
+        return None
+
     def parts(self, rows: Int[Tensor, " k"], gradient: Float[Tensor, "1 p"]) -> Float[Tensor, "k d_1"]:
         problem = self.problem
         found = problem.rows.by_columns(gradient[0].double(), rows, problem.at_theta)

@@ -114,8 +114,8 @@ def from_trainer(trainer: Any, loss: Any = None, *, params: Any = None) -> Probl
 
     The loss of an example and its weight are measured on the trainer, as `TrainerRecorder` does it: of most causal
     models the sum over a text's tokens, each with the same say. The training examples are the trainer's, as its
-    collator pads them. The decay of AdamW is no part of it. For questions by the curvature (`Influence`, `GradientIndex`); those
-    through the training itself need a recorded run.
+    collator pads them. The decay of AdamW is no part of it. It is for questions by the curvature (`Influence`,
+    `GradientIndex`); those through the training itself need a recorded run.
 
     Args:
         trainer: before or after `train()`; its model is put in eval mode.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 
-from ..linear.whitened import is_least_squares
-from ..objective import Objective
+from ..runtime.progress import gauge, track
 from ..types import Tensor
+from .certificates import Certificate
 from .conclusions import Conclusion
 from .general_fit import GeneralFit
 from .standard_errors import Errors
@@ -21,7 +22,7 @@ TRIED = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Hypothesis:
+class Tested:
     """A conclusion about a regression as a function of the rows' weights.
 
     Args:
@@ -75,22 +76,35 @@ class Hypothesis:
             most: the largest set.
         """
         chosen: list[int] = []
-        while (now := self.margin(chosen)) > 0:
-            drops, order = self.slopes(chosen).sort(descending=True)
-            gain = int((drops > 0).sum())
-            if not gain or len(chosen) >= most or now == float("inf"):
-                return None
-            needed = int((drops[:gain].cumsum(0) < now).sum()) + 1
-            take = max(1, min(needed // 4, gain, most - len(chosen)))
-            first = order[:take].tolist()
-            if take == 1:
-                tried = order[: min(TRIED, gain)].tolist()
-                first = [min(tried, key=lambda unit: self.margin([*chosen, unit]))]
-            chosen += first
-        for unit in list(chosen[:-1]):
+        start = self.margin()
+        with gauge("searching rows to remove, with refits") as reached:
+            while (now := self.margin(chosen)) > 0:
+                reached(1 - now / start)
+                drops, order = self.slopes(chosen).sort(descending=True)
+                gain = int((drops > 0).sum())
+                if not gain or len(chosen) >= most or now == float("inf"):
+                    return None
+                needed = int((drops[:gain].cumsum(0) < now).sum()) + 1
+                take = max(1, min(needed // 4, gain, most - len(chosen)))
+                first = order[:take].tolist()
+                if take == 1:
+                    tried = order[: min(TRIED, gain)].tolist()
+                    first = [min(tried, key=lambda unit: self.margin([*chosen, unit]))]
+                chosen += first
+        for unit in track(list(chosen[:-1]), "putting back what is not needed", len(chosen) - 1):
             fewer = [other for other in chosen if other != unit]
             chosen = fewer if self.margin(fewer) <= 0 else chosen
         return chosen
+
+    def proof(self, names: pd.Index, most: int, why: str) -> Certificate:
+        """What is proven of it: nothing.
+
+        Args:
+            names: what the units are called.
+            most: how many units are asked about.
+            why: why nothing is.
+        """
+        return Certificate(0, why)
 
     def _left(self, gone: Sequence[int]) -> Float[Tensor, " n"]:
         omega = torch.ones(len(self.fit.y), dtype=torch.float64)
@@ -101,15 +115,3 @@ class Hypothesis:
     def _margin(self, omega: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         told = self.fit.told(self.gradient, omega, self.asked.errors or Errors())
         return self.asked.margin(told.seen_from(self.bar, self.side).moments)
-
-
-def unproven(problem: Objective, asked: Conclusion) -> str:
-    """Why nothing is known to be proven of a conclusion that can be searched for all the same; "" where it is."""
-    reduced = problem.reduced
-    if reduced is not None and reduced.squares is not None and reduced.squares.instruments is not None:
-        return "No certificate is known for instruments (two-stage least squares): nothing is proven."
-    if asked.errors is not None and problem.linear is not None and not is_least_squares(problem.linear):
-        return "No certificate is known for tests of generalised linear models: nothing is proven."
-    if asked.errors is not None and not asked.errors.classical:
-        return f"No certificate is known for {asked.errors.kind} standard errors: nothing is proven."
-    return ""

@@ -136,7 +136,10 @@ class MomentBounds:
         beside: float | Tensor = 0.0,
         target: float = torch.inf,
     ) -> Bounds:
-        summed, title = self.units.summed(single) + beside, f"proving that few of {self.units.count:,} cannot"
+        summed, title = (
+            self.units.summed(single) + beside,
+            f"proving what few of {self.units.count:,} cannot do",
+        )
         return subset_bounds(
             self.units,
             (left, right),

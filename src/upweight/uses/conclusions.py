@@ -13,7 +13,7 @@ from scipy import stats
 
 from ..objective import Objective
 from ..types import Tensor
-from .parts import INTERCEPT, part_names
+from .parts import INTERCEPT, coefficient_names
 from .standard_errors import Errors
 
 
@@ -45,7 +45,7 @@ class Conclusion(ABC):
     """
 
     uses_error: ClassVar[bool] = False
-    """Whether the standard error has a part in it: such conclusions are for least squares without a penalty alone."""
+    """Whether the standard error has a part in it: such conclusions are for fits without a penalty alone."""
     errors: Errors | None = None
     """Which standard error; None: the classical one."""
 
@@ -126,7 +126,8 @@ class CoefficientTest(Conclusion):
 class Significant(CoefficientTest):
     """A coefficient is significant: its confidence interval at a level does not contain 0.
 
-    The standard error is the classical one of least squares, with the degrees of freedom of Student's t, unless given.
+    The standard error is the classical one of least squares, with the degrees of freedom of Student's t, unless given;
+    of Cox's model and NegativeBinomial that of the inverse information, with the normal distribution.
 
     Args:
         coefficient: the name of its column, or the column's number.
@@ -233,14 +234,10 @@ class Direction(Conclusion):
 
 def coefficient_of(problem: Objective, name: str | int) -> Float[Tensor, " p"]:
     """The unit vector of a coefficient. Raises ValueError where there is none of that name."""
-    linear = problem.linear
-    columns = (
-        list(map(str, problem.feature_names or ())) if linear is None else part_names(linear)[: problem.p]
-    )
-    count = len(columns) if linear is None else linear.d
+    columns = coefficient_names(problem)
     if isinstance(name, str) and name in columns:
         place = columns.index(name)
-    elif not isinstance(name, str) and 0 <= name < count:
+    elif not isinstance(name, str) and 0 <= name < len(columns) - (INTERCEPT in columns):
         place = int(name)
     else:
         known = ", ".join(n for n in columns[:20] if n != INTERCEPT) + ", ..." * (len(columns) > 20)

@@ -22,7 +22,7 @@ from ..runtime.progress import track
 from ..runtime.terminal import plain
 from ..types import Tensor
 from .labels import row_names
-from .parts import part_names
+from .parts import coefficient_names, part_names
 
 ROWS = 1024
 """Rows whose gradients are written out at once."""
@@ -36,16 +36,20 @@ class Diagnostics:
     "cooks distance" and "covratio"; of rows also "residual" (Pearson's), "standardised" and "studentised" (the residual
     over its standard deviation, internally with the scale s of all rows, externally with that of all others) and
     "dffits"; of generalised linear models also "deviance" (its residual) and "likelihood" (the root of what leaving the
-    row out takes off the deviance, over the scale of the others). `dfbetas` has a column per coefficient: with less
-    without, in standard errors with the scale of the other rows. NaN where a row or group alone determines something.
+    row out takes off the deviance, over the scale of the others). `dfbeta` has a column per coefficient: with less
+    without; `dfbetas` is that in standard errors with the scale of the other rows. NaN where a row or group alone
+    determines something. `scores` are score residuals of Cox's model and NegativeBinomial, None of others: the gradient
+    of a row's part in the log-likelihood, its weight included; without a penalty they add up to 0.
 
     `parameters` is the sum of all leverages, the number of coefficients where there is no penalty. `scale` is s.
     """
 
     table: pd.DataFrame
+    dfbeta: pd.DataFrame
     dfbetas: pd.DataFrame
     parameters: float
     scale: float
+    scores: pd.DataFrame | None = None
 
     def __repr__(self) -> str:
         return plain(f"{self._words()}\n{self._strongest().to_string()}")
@@ -64,7 +68,9 @@ class Diagnostics:
         )
 
 
-def diagnostics(influence: Answers, by: Any = None, *, refitted: bool = False) -> Diagnostics:
+def diagnostics(
+    influence: Answers, by: Any = None, *, refitted: bool = False, first_order: bool = False
+) -> Diagnostics:
     """Leverage, Cook's distance, DFBETAS, DFFITS, studentised residuals and COVRATIO of every training row or group.
 
     Of least squares all are exact, as refits without the row give them; sample weights are those of weighted least
@@ -72,10 +78,13 @@ def diagnostics(influence: Answers, by: Any = None, *, refitted: bool = False) -
     as R and statsmodels have it, or of a refit without the row or group.
     Leverages and standard errors are those of the expected information, as usual, the scale Pearson's, or 1 where the
     family has no dispersion. With a penalty the refit keeps it (`keep`), and the sum of the leverages takes the place
-    of the number of coefficients. Of Cox's model and NegativeBinomial there are Cook's distances and DFBETAS alone, in
-    the standard errors of all rows. Of classifiers by moments there are Cook's distances alone: how far the outputs of
-    all rows move without the row, exactly, in the curvature of their log-losses, over how many numbers tell the classes
-    apart.
+    of the number of coefficients.
+
+    Of Cox's model and NegativeBinomial there are Cook's distances, DFBETAS in the standard errors of all rows and score
+    residuals alone: by a Newton step of what is left, by refits, or with `first_order` by derivatives in the rows'
+    weights, as R's survival has `dfbeta` and `dfbetas`; of groups (subjects) these are sums. Of classifiers by moments
+    there are Cook's distances alone: how far the outputs of all rows move without the row, exactly, in the curvature of
+    their log-losses, over how many numbers tell the classes apart.
 
     Args:
         influence: of a linear model of one output: least squares, ridge, logistic regression, or a generalised
@@ -83,6 +92,7 @@ def diagnostics(influence: Answers, by: Any = None, *, refitted: bool = False) -
         by: groups in place of rows, as `Influence.of_removal` takes them: a column (n,) of patients or clusters.
         refitted: whether Cook's distance, DFBETAS, COVRATIO and the scale of the others are those of refits without
             each row or group, not of one Newton step; some milliseconds each.
+        first_order: whether DFBETAS and Cook's distances are derivatives, of Cox's model and NegativeBinomial alone.
 
     Raises:
         TypeError: for other models.
@@ -95,9 +105,11 @@ def diagnostics(influence: Answers, by: Any = None, *, refitted: bool = False) -
     >>> found.table["leverage"].round(2).tolist(), found.parameters
     ([0.43, 0.33, 0.27, 0.97], 2.0)
     """
+    steps = _steps(influence.problem, refitted, first_order)
     if (reduced := influence.problem.reduced) is not None:
-        of_moments = not influence.problem.facts.own_loss
-        return (_of_moments if of_moments else _of_likelihood)(influence.problem, reduced, by, refitted)
+        if influence.problem.facts.own_loss:
+            return _of_likelihood(influence.problem, reduced, by, steps)
+        return _of_moments(influence.problem, reduced, by)
     problem, given = influence.problem.linear, influence.settings.curvature
     curvature = None if given is None else given.examples
     if problem is None or curvature is None:
@@ -106,10 +118,7 @@ def diagnostics(influence: Answers, by: Any = None, *, refitted: bool = False) -
         )
     problem.check_current()
     squares, fisher = _is_least_squares(problem), _expected(problem)
-    every = torch.arange(problem.n)
-    names, sets = row_names(problem, every), list(every.split(1))
-    if by is not None:
-        names, sets = as_sets(by, problem.n, problem.train_index)
+    names, sets = _sets(problem, by)
     moves, leverage, left = _without(problem, curvature, sets)
     if problem.loss.expected_curvature is None:
         data = problem.hessian.matrix(torch.float64) * problem.n - torch.diag(problem.l2 * problem.n)
@@ -153,49 +162,78 @@ def diagnostics(influence: Answers, by: Any = None, *, refitted: bool = False) -
     known = ["rows", "leverage", "residual", "deviance"]
     table.loc[moves.isnan().any(1).numpy(), table.columns.difference(known)] = np.nan
     betas = (-moves / (alone[:, None] * covariance.diagonal().sqrt())).numpy()
-    frame = pd.DataFrame(betas, names, part_names(problem)[: problem.p])
-    return Diagnostics(table, frame, used, float(scale))
+    columns = part_names(problem)[: problem.p]
+    beta = pd.DataFrame(-moves.numpy(), names, columns)
+    return Diagnostics(table, beta, pd.DataFrame(betas, names, columns), used, float(scale))
 
 
-def _of_likelihood(problem: Objective, reduced: Reduced, by: Any, refitted: bool) -> Diagnostics:
-    """Cook's distances and DFBETAS of a model by its whole likelihood: Cox, negative binomial.
+def _sets(problem: Objective, by: Any) -> tuple[pd.Index, list[Tensor]]:
+    """Names and rows of what is looked at: each row, or groups."""
+    if by is not None:
+        return as_sets(by, problem.n, problem.train_index)
+    every = torch.arange(problem.n)
+    return row_names(problem, every), list(every.split(1))
+
+
+def _steps(problem: Objective, refitted: bool, first_order: bool) -> str:
+    """How parameters without rows are found, in a word.
+
+    Raises ValueError for derivatives of models that have none here, and where both are asked for.
+    """
+    if first_order and (problem.reduced is None or not problem.facts.own_loss):
+        raise ValueError(
+            "first_order is for Cox's model and NegativeBinomial: other models have exact steps or Newton steps; their "
+            "derivatives are influence.on_params(rows)"
+        )
+    if refitted and first_order:
+        raise ValueError("refitted and first_order exclude each other: refits are no derivatives")
+    return "refit" if refitted else "first order" if first_order else "newton"
+
+
+def _of_likelihood(problem: Objective, reduced: Reduced, by: Any, steps: str) -> Diagnostics:
+    """Cook's distances, DFBETAS and scores of a model by its whole likelihood: Cox, negative binomial.
 
     Args:
         problem: the model.
         reduced: what is left of it without some rows.
         by: groups in place of rows.
-        refitted: whether they are those of refits.
+        steps: how the parameters without a set are found: "newton", "refit", or "first order".
     """
     problem.check_current()
-    names, sets = row_names(problem, torch.arange(problem.n)), list(torch.arange(problem.n).split(1))
-    if by is not None:
-        names, sets = as_sets(by, problem.n, problem.train_index)
-    thetas = torch.stack([reduced.refitted(rows)[0] for rows in sets]) if refitted else reduced.newton(sets)
-    moves, information = thetas - problem.theta, problem.hessian.matrix(torch.float64) * problem.n
+    names, sets = _sets(problem, by)
+    gradients = problem.train_gradients(torch.arange(problem.n))
+    information = problem.hessian.matrix(torch.float64) * problem.n
+    if steps == "first order":
+        moves = torch.stack([gradients[rows].sum(0) for rows in sets])
+        moves = torch.linalg.solve(information, moves.T).T
+    elif steps == "refit":
+        moves = torch.stack([reduced.refitted(rows)[0] for rows in sets]) - problem.theta
+    else:
+        moves = reduced.newton(sets) - problem.theta
     errors = torch.linalg.inv(information).diagonal().sqrt()
     table = {
         "rows": [len(rows) for rows in sets],
         "cooks distance": (((moves @ information) * moves).sum(1) / problem.p).numpy(),
     }
-    known = list(problem.feature_names or map(str, range(problem.p)))
-    coefficients = [*known, *problem.layout.names[1:]][: problem.p]
-    betas = pd.DataFrame((-moves / errors).numpy(), names, coefficients)
-    return Diagnostics(pd.DataFrame(table, index=names), betas, float(problem.p), 1.0)
+    scores = torch.stack([(problem.folded_penalty - gradients[rows]).sum(0) for rows in sets])
+    beta, betas, scores_ = (
+        pd.DataFrame(found.numpy(), names, coefficient_names(problem))
+        for found in (-moves, -moves / errors, scores)
+    )
+    whole = pd.DataFrame(table, index=names)
+    return Diagnostics(whole, beta, betas, float(problem.p), 1.0, scores_)
 
 
-def _of_moments(problem: Objective, reduced: Reduced, by: Any, refitted: bool) -> Diagnostics:
+def _of_moments(problem: Objective, reduced: Reduced, by: Any) -> Diagnostics:
     """Cook's distances of a classifier by moments: what removals do to the outputs of all rows.
 
     Args:
         problem: the classifier.
         reduced: what is left of it without some rows.
         by: groups in place of rows.
-        refitted: nothing: they are those of refits in any case.
     """
     problem.check_current()
-    names, sets = row_names(problem, torch.arange(problem.n)), list(torch.arange(problem.n).split(1))
-    if by is not None:
-        names, sets = as_sets(by, problem.n, problem.train_index)
+    names, sets = _sets(problem, by)
     every, model = problem.train_batch(torch.arange(problem.n)), problem.output_model
     assert model is not None
     here = model.outputs(model.prepared(every)[0])
@@ -210,7 +248,8 @@ def _of_moments(problem: Objective, reduced: Reduced, by: Any, refitted: bool) -
         moved[k] = problem.weights @ bent
     numbers = float(reduced.numbers)
     table = {"rows": [len(rows) for rows in sets], "cooks distance": (moved / numbers).numpy()}
-    return Diagnostics(pd.DataFrame(table, index=names), pd.DataFrame(index=names), numbers, 1.0)
+    nothing = pd.DataFrame(index=names)
+    return Diagnostics(pd.DataFrame(table, index=names), nothing, nothing, numbers, 1.0)
 
 
 def _expected(problem: LinearModel) -> Float[Tensor, " n"]:

@@ -84,11 +84,8 @@ class FlipSet:
 
 def _where_splits_are_held(count: int) -> str:
     """What is said of sets whose removal flips it where trees split as before."""
-    return (
-        f"where trees split as before, {count} rows do it"
-        if count
-        else "where trees split as before, no set is found"
-    )
+    found = "no set is found" if not count else "1 row does it" if count == 1 else f"{count} rows do it"
+    return f"where trees split as before, {found}"
 
 
 def flip_set(

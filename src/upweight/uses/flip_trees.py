@@ -59,12 +59,13 @@ class TreeSearch:
 
     def check_start(self, said: Any) -> None:
         """Raises ValueError where training again on all rows says something else than `said`."""
-        trained = self.retrained(torch.empty(0, dtype=torch.long))
-        if trained is None or self.overturned(trained):
-            says = "nothing" if trained is None else repr(self.told(trained))
+        self.refits += 1
+        trained = cast(TreeProblem, self.retrain(torch.arange(self.problem.n)))
+        if self.overturned(trained):
             raise ValueError(
-                f"the trees say {said!r} about this row, and {says} once they are trained again on all rows: no set of "
-                "rows can be blamed; give the estimator a seed (random_state), and the rows that it was trained on"
+                f"the trees say {said!r} about this row, and {self.told(trained)!r} once they are trained again on all "
+                "rows: no set of rows can be blamed; give the estimator a seed (random_state), and the rows that it "
+                "was trained on"
             )
 
     def found(self, most: int) -> FoundOfTrees:

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from ..objective import LinearModel
+from ..objective import LinearModel, Objective
 from ..types import Tensor
 from .labels import feature_name
 
@@ -59,6 +59,14 @@ def parts_of_effects(
 def part_names(model: LinearModel) -> list[str]:
     """What the parts are called: the columns of X, the intercept, the penalty."""
     return [*(feature_name(model, j) for j in range(model.d)), INTERCEPT, PENALTY]
+
+
+def coefficient_names(problem: Objective) -> list[str]:
+    """What the parameters of a model of one output are called: columns, the intercept, the dispersion of counts."""
+    if problem.linear is not None:
+        return part_names(problem.linear)[: problem.p]
+    columns = problem.p - len(problem.layout.names) + 1
+    return [*list(problem.feature_names or map(str, range(columns)))[:columns], *problem.layout.names[1:]]
 
 
 def in_words(parts: pd.Series, count: int = NAMED) -> str:

@@ -18,12 +18,11 @@ from ..objective import LinearModel, Objective
 from ..runtime.progress import track
 from ..runtime.terminal import plain
 from ..types import Tensor
-from .by_refits import Hypothesis, unproven
 from .certificates import MEMORY, Certificate, certificate, doubtful_rows, provable
 from .conclusions import Conclusion, Moments, Sign
-from .general_fit import GeneralFit
 from .labels import row_names
 from .removals import Question, fewest, fewest_refitted, without
+from .searches import check_no_penalty, no_proof, search_of, side_of
 from .standard_errors import Errors
 from .weighted_fit import WeightedFit
 
@@ -132,7 +131,9 @@ def robustness(
     logistic regression, and Poisson, Gamma, Tweedie and negative binomial regression with log link, whose bound has a
     part for the curvature that moves. A set that leaves the answer undetermined (or separates the classes) counts as
     one that changes it. With instruments, for tests with robust or clustered errors, and for tests of generalised
-    linear models (with `errors`), no certificate is known: the set is searched and refitted all the same.
+    linear models (with `errors`), no certificate is known: the set is searched and refitted all the same. Of Cox's
+    model and NegativeBinomial, whose standard errors are those of the inverse information, one row or group is
+    certified by refits without each, and of signs of Cox's model with Breslow's ties, or without tied times, some more.
 
     Args:
         influence: of one of these models, with one output.
@@ -160,8 +161,8 @@ def robustness(
     """
     asked = Sign(conclusion) if isinstance(conclusion, (str, int)) else conclusion
     influence.problem.check_current()
-    if why := unproven(influence.problem, asked):
-        return with_errors(_searched(influence.problem, asked, groups, most, why), influence.problem, asked)
+    if why := no_proof(influence.problem, asked):
+        return _searched(influence.problem, asked, groups, most, why)
     problem = _supported(influence)
     if problem is None:
         return _of_many_effects(influence.problem, asked, groups, most, memory)
@@ -177,7 +178,7 @@ def robustness(
     start = question.whole.value(question.gradient)
     unit = "row" if groups is None else "group"
     found = Robustness(
-        asked.says.format(side=_side(question)), len(members), unit, start, None,
+        asked.says.format(side=side_of(question)), len(members), unit, start, None,
         proof.certified, None, names[:0], None, _first_order(question), proof.limit,
     )  # fmt: skip
     found = found if chosen is None else _confirmed(found, problem, question, (names, chosen))
@@ -194,36 +195,27 @@ def _searched(problem: Objective, asked: Conclusion, groups: Any, most: int | No
         most: the largest set that is searched.
         why: why nothing is proven.
     """
-    fit = WeightedFit.of(problem) or GeneralFit.of(problem)
-    if fit is None:
-        raise TypeError(
-            "tests with these standard errors are for least squares and generalised linear models without a penalty"
-        )
-    if asked.errors is not None:
-        asked.errors.check_length(problem.n)
-        if words := fit.refusal(asked.errors):
-            raise ValueError(words)
     names, members = _units(problem, groups)
-    gradient, bar = asked.gradient(problem)
-    start = Hypothesis(fit, asked, gradient, bar, 1.0, members)
+    start = search_of(problem, asked, members)
     now = start.told()
-    start = replace(start, side=-1.0 if float(now.estimate) < bar else 1.0)
-    said = asked.says.format(side=_side(start))
+    start = replace(start, side=-1.0 if float(now.estimate) < start.bar else 1.0)
+    said = asked.says.format(side=side_of(start))
     if not 0 < start.margin() < float("inf"):
         raise ValueError(
             f"the conclusion does not hold to begin with ({said}): the estimate is {float(now.estimate):.4g}, "
             f"standard error {float(now.error):.4g}"
         )
     chosen = start.fewest(min(most or len(members) // 2, len(members) - 1))
+    proof = start.proof(names, len(members) if chosen is None else len(chosen) - 1, why)
     found = Robustness(
         said, len(members), "row" if groups is None else "group", float(now.estimate), None,
-        0, None, names[:0], None, start.first_order, why, float(now.error),
+        proof.certified, None, names[:0], None, start.first_order, proof.limit, float(now.error),
     )  # fmt: skip
     if chosen is None:
         return found
     rows, there = torch.cat([members[g] for g in chosen]), start.told(chosen)
-    found = replace(found, found=len(chosen), names=names[chosen], rows=rows)
-    return replace(found, after=float(there.estimate), error_after=float(there.error))
+    found = replace(found, after=float(there.estimate), error_after=float(there.error))
+    return replace(found, found=len(chosen), names=names[chosen], rows=rows)
 
 
 def _of_many_effects(
@@ -270,12 +262,6 @@ def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof:
     return Certificate(1, words)
 
 
-def _side(question: Question | Hypothesis) -> str:
-    if question.bar == 0:
-        return "positive" if question.side > 0 else "negative"
-    return "upper" if question.side > 0 else "lower"
-
-
 def _supported(influence: Answers) -> LinearModel | None:
     """The model, at its optimum; None where it has too many effects for columns of their own.
 
@@ -299,10 +285,7 @@ def _check_errors(problem: LinearModel, asked: Conclusion) -> None:
         return
     if not is_least_squares(problem):
         raise ValueError("significance is certified for least squares alone: ask about the sign")
-    if bool((problem.l2 > 0).any()):
-        raise ValueError(
-            "significance has no meaning with a penalty, which biases estimates: ask about the sign, or fit without"
-        )
+    check_no_penalty(problem.l2, asked)
 
 
 def _units(problem: Objective, groups: Any) -> tuple[pd.Index, list[Tensor]]:
@@ -327,7 +310,7 @@ def _check_holds(question: Question) -> None:
     if asked.uses_error and not float(now.squares) > EXACT * float(fitted):
         raise ValueError("the model fits every row exactly: standard errors are 0 and nothing is significant")
     if not float(question.margin(now)) > 0:
-        said = asked.says.format(side=_side(question))
+        said = asked.says.format(side=side_of(question))
         error = f", standard error {float(now.error):.4g}" if asked.uses_error else ""
         raise ValueError(
             f"the conclusion does not hold to begin with ({said}): the estimate is "
