@@ -282,6 +282,7 @@ class Without(Reduced):
 
     @property
     def squares(self) -> Likelihood | None:
+        """The likelihood, where it is half a sum of squares."""
         return self.problem.likelihood if self.problem.likelihood.squares else None
 
     def known(self, batch: Any) -> tuple[Tensor, Tensor]:

@@ -92,6 +92,7 @@ class OfFit(Measure):
 
     @property
     def function(self) -> OfFit:  # type: ignore[override]
+        """Itself, which is called by a name."""
         return self
 
     @property
