@@ -121,8 +121,8 @@ def robustness_table(
     >>> from upweight import Influence, LinearProblem, Squared
     >>> X, y = torch.ones(9, 1), torch.tensor([1.0, 1, 1, -2, 1, 1, 1, 1, 1])
     >>> found = robustness_table(Influence(LinearProblem.fit(X, y, loss=Squared())), 0, most=8)
-    >>> found.to_frame()["found"].tolist()
-    [6, 6]
+    >>> found.to_frame()[["found", "certified"]].values.tolist()  # no set makes it negative and significant
+    [[6, 5], [<NA>, 5]]
     """
     names = [coefficients] if isinstance(coefficients, (str, int)) else list(coefficients)
     found: dict[tuple[str, str], Robustness] = {}
