@@ -16,6 +16,7 @@ from ..types import Tensor
 from .certificates import Certificate
 from .conclusions import Conclusion, Moments
 from .risk_sets import WIDE, RiskSetBounds
+from .verdicts import shortest_that
 from .weighted_fit import NORMAL, Told
 
 TRIED = 48
@@ -136,7 +137,8 @@ class Fitted:
                 here = self.without(chosen)
             except NotConvergedError:
                 return None
-        return _smaller(self, _shortest(self, chosen))
+        count = shortest_that(chosen, lambda beginning: self.margin(beginning) <= 0)
+        return _smaller(self, chosen[:count])
 
     def proof(self, names: pd.Index, most: int, why: str) -> Certificate:
         """How many units no set of which changes the conclusion: one by refits without each, more by risk sets.
@@ -187,15 +189,6 @@ class Fitted:
 def _best(here: Fitted, tried: list[int]) -> int:
     """The unit that a Newton step says takes most off the margin."""
     return tried[int(here.stepped(tried).argmin())]
-
-
-def _shortest(whole: Fitted, chosen: list[int]) -> list[int]:
-    """The shortest beginning of a list of units that will do, by bisection."""
-    low, high = 0, len(chosen)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if whole.margin(chosen[:middle]) <= 0 else (middle, high)
-    return chosen[:high]
 
 
 def _smaller(whole: Fitted, chosen: list[int]) -> list[int]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from ..outputs import OutputModel
 from ..types import Tensor
@@ -95,7 +95,11 @@ def verdict_of(model: OutputModel, outputs: Float[Tensor, "1 c"], past: float | 
     return SaidSide(model, past, 1 if value > past else -1)
 
 
-def shortest_that(rows: Int[Tensor, " k"], overturns: Callable[[Tensor], bool]) -> int:
+Rows = TypeVar("Rows", Tensor, list[int])
+"""Rows or units in the order in which a search took them."""
+
+
+def shortest_that(rows: Rows, overturns: Callable[[Rows], bool]) -> int:
     """The length of the shortest beginning of rows that does it, by bisection: log2(k) tries.
 
     One row less does not, or was never tried because it is none.
