@@ -7,6 +7,8 @@ import torch
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 from sklearn.linear_model import QuantileRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR, NuSVC, NuSVR
 
 from tests.support.compare import assert_close_per_row
@@ -142,3 +144,19 @@ def test_where_a_loss_has_corners_what_is_shown_are_refits(estimator, load, coun
     effects = found.effect()[:, rows]
     torch.testing.assert_close(effects, torch.stack(actual, 1), rtol=1e-4, atol=1e-5)
     assert "the loss has corners" in "\n".join(problem.terms.notes)
+
+
+def test_in_a_pipeline_every_row_moves_the_scaler_and_is_refitted():
+    X, y = load_breast_cancer(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(X))
+    test, X, y = (X[order[80:100]], y[order[80:100]]), X[order[:80]], y[order[:80]]
+    pipeline = make_pipeline(StandardScaler(), SVC(gamma=0.02, tol=1e-9))
+    problem = from_estimator(clone(pipeline).fit(X, y), X, y, smoothing=0.1)
+    found, base = Influence(problem).of_each_removal(test), problem.evaluate(test)
+    vectors = clone(pipeline).fit(X, y)[-1].support_
+    rows = [*vectors[:2].tolist(), *np.setdiff1d(np.arange(80), vectors)[:2].tolist()]
+    for i in rows:
+        own, there = np.delete(X, i, 0), np.delete(y, i)
+        again = from_estimator(clone(pipeline).fit(own, there), own, there, smoothing=0.1)
+        actual = again.with_loss(problem.loss).evaluate(test) - base
+        assert_close_per_row(found.effect()[:, i][None], actual[None], 1e-6)

@@ -180,7 +180,7 @@ def _problem(
     check_separable(problem)
     if asked.again:
         return problem
-    found = with_kinks(at_optimum(problem, polish=asked.polish), reading, whole)
+    found = with_kinks(at_optimum(problem, polish=asked.polish), reading, whole, transform is not None)
     read = partial(_read_again, replace(asked, again=True), found.loss)
     found.cache[OWN] = refitting(settled, X, y, sample_weight, read)
     return found

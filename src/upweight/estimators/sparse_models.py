@@ -137,14 +137,17 @@ class Active:
         )
 
 
-def with_kinks(problem: LinearProblem, reading: Reading, X: Any) -> LinearProblem:
+def with_kinks(problem: LinearProblem, reading: Reading, X: Any, anew: bool = False) -> LinearProblem:
     """The problem that knows the rows without which its estimator leaves another one: what is shown of them are refits.
 
     Args:
         problem: the fitted model.
         reading: what it minimised, which may name such rows itself.
         X: the inputs with all columns (n, d).
+        anew: whether refits fit transformers of the inputs anew, which every row moves.
     """
+    if anew and reading.still is not None:
+        reading = replace(reading, refitted=np.arange(problem.n), still=None)
     if reading.refitted is not None:
         problem.cache[KINKED] = torch.as_tensor(reading.refitted)
     if reading.still is not None:
