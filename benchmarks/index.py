@@ -28,7 +28,8 @@ import upweight as uw
 from benchmarks import comparing, language, networks
 from benchmarks.libraries.upweight import BLOCKS
 from benchmarks.measuring import peak_mib
-from benchmarks.problems import MLP, TEXT, read_model, without_torchvision
+from benchmarks.problems import MLP, read_model
+from experiments.texts import TEXT, without_torchvision
 from upweight.losses import next_token
 
 T = TypeVar("T")

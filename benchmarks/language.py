@@ -28,7 +28,7 @@ import torch
 from benchmarks import comparing
 from benchmarks.judging import row_cosines
 from benchmarks.libraries import library
-from benchmarks.problems import TEXT, Columns, without_torchvision
+from experiments.texts import TEXT, Columns, without_torchvision
 
 EXACT = "upweight-exact"
 

@@ -11,8 +11,6 @@ Nothing here imports upweight, so that a process that measures another library d
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments import data
+from experiments.texts import TEXT, Texts, without_torchvision
 
-Columns = dict[str, Tensor]
 Test = tuple[Any, Tensor]
 
 
@@ -89,38 +87,9 @@ class Digits:
         return X[:n].clone().view(-1, *self.shape), y[:n].clone(), test
 
 
-@dataclass(frozen=True)
-class Texts:
-    """Sequences of characters: the first mails' to train on, the last ones' as questions."""
-
-    rows: int
-    length: int
-    words: int
-    queries: int
-    l2 = 0.0
-    file = "enron1.parquet"
-
-    def load(self, m: int, rows: int | None = None, path: Path | None = None) -> tuple[Columns, Tensor, Test]:
-        """Training columns and labels, and those of m questions."""
-        import pyarrow.parquet
-
-        path = path or data.folder() / self.file
-        mails = pyarrow.parquet.read_table(path, columns=["text"]).column("text").to_pylist()
-        train, asked = self._cut(iter(mails), rows or self.rows), self._cut(iter(mails[::-1]), m)
-        return train, train["labels"], (asked, asked["labels"])
-
-    def _cut(self, mails: Iterator[str], count: int) -> Columns:
-        codes: list[int] = []
-        while len(codes) < count * self.length:
-            codes += [min(max(ord(letter) - 31, 0), self.words - 1) for letter in next(mails)]
-        words = torch.tensor(codes[: count * self.length]).view(count, self.length)
-        return {"input_ids": words, "attention_mask": torch.ones_like(words), "labels": words}
-
-
 SOFTMAX = Digits((784,), 55_000, 0.01)
 CNN = Digits((1, 28, 28), 5500, 0.001)
 MLP = Digits((784,), 55_000, 0.0)
-TEXT = Texts(5000, length=32, words=97, queries=20)
 PROBLEMS: dict[str, Digits | Texts] = {"softmax": SOFTMAX, "cnn": CNN, "mlp": MLP, "text": TEXT}
 
 
@@ -136,11 +105,6 @@ def read_model(path: Path) -> nn.Module:
     """A whole module from its file."""
     without_torchvision()
     return torch.load(path, weights_only=False).eval()
-
-
-def without_torchvision() -> None:
-    """Hide it from transformers: the libraries bring PyPI's, which does not load beside a CPU build of torch."""
-    sys.modules["torchvision"] = None  # type: ignore[assignment]
 
 
 def trained(path: Path | None, experiment: str) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.problems import Columns
+from experiments.texts import Columns
 
 
 def without_dropout(model: torch.nn.Module) -> torch.nn.Module:

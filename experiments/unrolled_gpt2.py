@@ -36,8 +36,8 @@ import torch
 from matplotlib.figure import Figure
 
 import upweight as uw
-from benchmarks.problems import TEXT, Columns, Texts, without_torchvision
 from experiments import common, magic
+from experiments.texts import TEXT, Columns, Texts, without_torchvision
 from experiments.unrolled_mnist import best, judged, kept_in, replayed
 from upweight.evaluation import random_subsets
 

@@ -97,6 +97,19 @@ def test_imports_go_downward():
     assert violations(read(PACKAGE)) == []
 
 
+def test_experiments_import_no_benchmarks():
+    sources = read(PACKAGE.parents[1] / "experiments")
+    benchmarks = {name: "" for name in read(PACKAGE.parents[1] / "benchmarks")}
+    found = {
+        importer: targets
+        for importer, source in sources.items()
+        if (targets := [*imported(source, importer, sources.keys() | benchmarks.keys())])
+        and any(target.startswith("benchmarks") for target in targets)
+    }
+    assert benchmarks
+    assert found == {}
+
+
 @pytest.mark.parametrize(
     "statement",
     [
