@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import upweight as uw
 from tests.support.compare import assert_close_per_row
+from upweight.influence import index_sample
 
 N, M = 300, 7
 
@@ -149,3 +150,18 @@ def test_sequences_keep_the_leading_outer_products_of_each_layer(tmp_path: Path)
         assert_close_per_row(index.on_self().values.T, asked.on_self().values.T, 1e-9)
         sizes.append(index.bytes_per_example)
     assert sizes[2] < sizes[1] < sizes[0]
+
+
+@pytest.mark.filterwarnings("ignore::upweight.NotStationaryWarning")
+@pytest.mark.parametrize(("held", "bar"), [(0, 1e-2), (1 << 26, 1e-5)])
+def test_the_error_stated_of_sequences_is_that_of_the_examples_kept_whole(
+    held: int, bar: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # With none held, gradients are formed for every question, and the head, of one position, by a shorter inverse.
+    monkeypatch.setattr(index_sample, "HELD", held)
+    asked, test = sequences()
+    index = uw.GradientIndex.build(asked, tmp_path, error=0.05)
+    kept = torch.arange(0, len(index), index.store.words["every"])
+    found, truth = (those.on_loss(test) for those in (index, asked))
+    off, size = ((found.values - truth.values)[:, kept].norm(dim=1), truth.values[:, kept].norm(dim=1))
+    torch.testing.assert_close(found.residual, off / size, rtol=bar, atol=0)

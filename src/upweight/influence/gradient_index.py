@@ -25,8 +25,9 @@ from . import checks
 from .index_candidates import refined
 from .index_choice import relative
 from .index_encoding import Encoding, split
+from .index_sample import Sample
 from .index_store import AGAIN, IndexStore
-from .index_writing import BLOCK_BYTES, SAMPLED, Writing, begun, check_model, layers_of, sampled, target_of
+from .index_writing import BLOCK_BYTES, SAMPLED, Writing, begun, check_model, layers_of, target_of
 from .influence import Influence
 from .passes import all_columns
 from .removal import Removal
@@ -310,31 +311,12 @@ class GradientIndex:
         """The relative error of each question on the sample that is kept whole."""
         if self._encoding.whole:
             return torch.zeros(len(turned.rest), dtype=torch.float64)
-        whole, kept = self._sample
-        truth = self._bases.answers(turned, self._encoding.references).products(whole)
         answers = self._encoding.answers(self._kept, turned)
-        return relative(answers.products(kept), truth)
+        return relative(answers.products(self._sample.short), self._sample.scores(turned))
 
     @cached_property
-    def _sample(self) -> tuple[Pairs, Pairs]:
-        """The gradients that are kept whole, and what is kept of them otherwise."""
-        whole, kept = [], []
-        for place, tensors, _ in self.store.blocks():
-            rows = sampled(place, self.store.words["every"])
-            if len(rows):
-                sample = {name: x for name, x in tensors.items() if name.startswith("sample.")}
-                whole.append(
-                    Pairs(
-                        [
-                            (sample[f"sample.{i}.left"], sample[f"sample.{i}.right"])
-                            for i in range(len(self._bases.layers))
-                        ],
-                        sample["sample.rest"],
-                    )
-                )
-                own = {name: tensors[name][rows - place.start] for name in tensors if name not in sample}
-                kept.append(self._encoding.decoded(own, whole[-1].rest.dtype))
-        return joined(whole), joined(kept)
+    def _sample(self) -> Sample:
+        return Sample.read(self.store, self._bases, self._encoding)
 
     def _scores(
         self,
@@ -365,7 +347,7 @@ class GradientIndex:
             by = "gradients are whole"
             if not self._encoding.whole:
                 by = (
-                    f"measured on {len(self._sample[0].rest)} examples, the scores of a question are off by "
+                    f"measured on {len(self._sample)} examples, the scores of a question are off by "
                     f"{float(off.max()):.1e} of their size at most"
                 )
             said.insert(0, f"{len(off)} answers from an index; {by}")
