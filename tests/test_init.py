@@ -1,4 +1,4 @@
-"""What `import upweight` gives: every documented name, each module that the README names, and no other."""
+"""What `import upweight` gives: every documented name, each module that the documentation names, and no other."""
 
 import ast
 import importlib.metadata
@@ -12,7 +12,7 @@ import pytest
 import upweight
 
 
-def test_the_modules_that_the_readme_names_are_there():
+def test_the_modules_that_the_documentation_names_are_there():
     names = ("plots", "evaluation", "vision", "frozen")
     code = f"import upweight as uw; print({', '.join(f'uw.{name}.__name__' for name in names)})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

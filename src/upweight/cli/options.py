@@ -58,7 +58,7 @@ Trust = Annotated[
 Problem = Annotated[
     str | None,
     typer.Option(
-        help="MODULE:FUNCTION that makes a trained PyTorch model's Problem of the file's table; see the README.",
+        help="MODULE:FUNCTION that makes a trained PyTorch model's Problem of the file's table; see docs/files.md.",
         show_default=False,
     ),
 ]

@@ -49,7 +49,7 @@ def from_estimator(
 ) -> Any:
     """The problem that a fitted scikit-learn estimator solved, R = (1/n) sum_i w_i l_i + 1/2 sum_j l2_j theta_j^2.
 
-    For linear models, kernel machines and wrappers of scikit-learn (table in the README), and a Pipeline ending in one;
+    For linear models, kernel machines and wrappers of scikit-learn (docs/estimators.md), and a Pipeline ending in one;
     discriminant analysis and GaussianNB are moments of their classes, whose removals have a closed form.
     CoxPHSurvivalAnalysis of scikit-survival, also in a Pipeline, is Cox's partial likelihood (`LikelihoodProblem`).
     Theta is the estimator's own `coef_` and `intercept_`. Fitted transformers, settings that a search or a

@@ -33,7 +33,7 @@ class Sample:
 
     @classmethod
     def read(cls, store: IndexStore, bases: Eigenbases, encoding: Encoding) -> Sample:
-        """Those of an index.
+        """Read the sample of an index.
 
         Args:
             store: the index on disk.
