@@ -15,6 +15,7 @@ from ..objective import LinearModel
 from ..runtime.progress import track
 from ..types import Tensor
 from .conclusions import Moments
+from .joint_certificates import JointCertificate
 from .removals import Question
 
 MOST = 256
@@ -92,6 +93,9 @@ def certificate(question: Question, names: pd.Index, most: int, memory: int = ME
     margins = question.asked.margin(bounds.worst)
     fails = (~(margins > 0)).nonzero()
     certified = int(fails[0]) if len(fails) else len(margins)
+    together = JointCertificate.of(question, units)
+    if together is not None and (further := together.beyond(certified, bounds.most)) > certified:
+        return Certificate(further, _limit(units, names, bounds, further, finite=True))
     return Certificate(certified, _limit(units, names, bounds, certified))
 
 
@@ -212,8 +216,18 @@ def _middle(far: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
     return torch.where(far.isfinite(), half / half.clamp(max=1e3).tanh(), torch.inf)
 
 
-def _limit(units: Units, names: pd.Index, bounds: MomentBounds, certified: int) -> str:
-    """What stands in the way of one more, in a sentence."""
+def _limit(
+    units: Units, names: pd.Index, bounds: MomentBounds, certified: int, *, finite: bool = False
+) -> str:
+    """What stands in the way of one more, in a sentence.
+
+    Args:
+        units: what can be removed.
+        names: what they are called.
+        bounds: of the question.
+        certified: how many are certified.
+        finite: whether these leave every direction of the parameters something.
+    """
     if certified >= bounds.most:
         return f"More than {certified} were not tried." if certified == MOST else ""
     own = units.summed(units.own)
@@ -221,7 +235,7 @@ def _limit(units: Units, names: pd.Index, bounds: MomentBounds, certified: int) 
     who = ", ".join(
         f"{names[int(g)]} ({float(h):.2f})" for g, h in zip(heavy.indices, heavy.values, strict=True)
     )
-    if not torch.isfinite(bounds.change[certified]):
+    if not (finite or torch.isfinite(bounds.change[certified])):
         return (
             f"The certificate ends at {certified}: {certified + 1} of them may carry all of some direction of the "
             f"parameters. Largest leverages: {who}."
