@@ -231,7 +231,7 @@ class Segments:
                 held -= segment.gained(g)
         return held.to(self.problem.theta)
 
-    def probed(self, v: Float[Tensor, "m p"], probe: Probe) -> Float[Tensor, "m b *x"]:
+    def probed(self, v: Float[Tensor, "m q"], probe: Probe) -> Float[Tensor, "m b *x"]:
         """Changed examples are not followed by segments. Raises TypeError, which says what to ask."""
         raise TypeError(
             "changed examples and inputs are followed step by step alone: ask of_change and on_inputs of Unrolled(run)"
