@@ -171,7 +171,12 @@ def normed(X, y, rule):
     batches = [*order, [order[0][:2], order[1][:3]], torch.tensor([2, 2, 7, 4])]
     optimizer, options = NORMED[rule]
     return uw.TrainingRun(
-        Shared().double(), nn.CrossEntropyLoss(), (X[:N], y[:N]), optimizer=optimizer, batches=batches, **options
+        Shared().double(),
+        nn.CrossEntropyLoss(),
+        (X[:N], y[:N]),
+        optimizer=optimizer,
+        batches=batches,
+        **options,
     )
 
 

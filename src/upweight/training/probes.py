@@ -87,7 +87,11 @@ class Changed(Probe):
 
         def taken(data: Rows) -> Tensor:
             state.begin()
-            leaves, buffers, w = forward.leaves(state.theta), forward.buffers(state), state.theta.new_ones(step.count)
+            leaves, buffers, w = (
+                forward.leaves(state.theta),
+                forward.buffers(state),
+                state.theta.new_ones(step.count),
+            )
             grads, buffers = replace(objective, data=data).gradient(leaves, buffers, w, step)
             return torch.cat([forward.packed(grads), *(buffers[name].flatten() for name in pulled.buffers)])
 

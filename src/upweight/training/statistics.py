@@ -87,7 +87,8 @@ class Running(TorchFunctionMode):
 def mixes(model: torch.nn.Module) -> bool:
     """Whether batch norm in train mode lets the examples of a batch see each other."""
     return any(
-        isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.training for module in model.modules()
+        isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.training
+        for module in model.modules()
     )
 
 
