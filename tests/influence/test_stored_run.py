@@ -60,9 +60,10 @@ def test_what_is_finished_is_not_computed_again(
     # Two groups were through when the job was killed; later, with half of the blocks; then while it tidied up.
     cut = tmp_path / "cut"
     for lost in ("passed-00002", "scores-000001", "passed-00000"):
-        with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as killed:
             _kill(killed, lost)
-            uw.Unrolled(trained()).on_loss(test, store=cut)
+            with pytest.raises(KeyboardInterrupt):
+                uw.Unrolled(trained()).on_loss(test, store=cut)
         assert list(cut.glob("passed-*"))
     uw.Unrolled(trained()).on_loss(test, store=cut)
     assert asked == [2, 2, 1, 1]
@@ -96,9 +97,10 @@ def test_a_damaged_block_keeps_what_it_was_made_of(
         own(path, *args, **fields)
         path.write_bytes(path.read_bytes()[:-1])
 
-    with monkeypatch.context() as faulty, pytest.raises(ValueError, match="damaged"):
+    with monkeypatch.context() as faulty:
         faulty.setattr(score_store, "write_own", damaged)
-        uw.Unrolled(run).on_loss(test, store=tmp_path, top=top)
+        with pytest.raises(ValueError, match="damaged"):
+            uw.Unrolled(run).on_loss(test, store=tmp_path, top=top)
     assert len(list(tmp_path.glob("passed-*"))) == 3
     for path in tmp_path.glob("scores-*"):
         path.unlink()

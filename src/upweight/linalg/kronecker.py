@@ -115,6 +115,30 @@ class KroneckerFactor(Factor):
         assert not self.leading
         return self._back(first, rest * function(self.values))
 
+    def weighted(self, diagonal: Float[Tensor, " p"], penalty: float) -> KroneckerFactor:
+        """D (A + penalty) D, as far as it is diagonal in these bases, for a diagonal D^2: exact where that is constant.
+
+        Args:
+            diagonal: D^2 (p,), > 0. Along each pair of directions it counts by its mean there.
+            penalty: what is added to eigenvalues.
+        """
+        assert not self.leading
+        squares = KroneckerFactor(
+            self.left.square(),
+            self.right.square(),
+            self.values,
+            self.values[:0, :0],
+            intercept=self.intercept,
+        )
+        along = squares._rotate(diagonal.to(self.dtype)[None])[1][0]
+        return KroneckerFactor(
+            self.left,
+            self.right,
+            (self.values + penalty) * along,
+            self.values[:0, :0],
+            intercept=self.intercept,
+        )
+
     def product(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         """A v for every row v, at the price of `solve`; what residuals are recomputed with."""
         first, rest = self._rotate(rows)
@@ -191,6 +215,17 @@ class Spectrum:
         rest: tuple[Tensor, KroneckerFactor | DiagonalFactor] | None,
     ) -> None:
         self.parts = [*layers, *([] if rest is None else [rest])]
+
+    def weighted(self, diagonal: Float[Tensor, " p"], penalty: float) -> Spectrum:
+        """D (A + penalty) D for a diagonal D^2, as `KroneckerFactor.weighted` has it.
+
+        Args:
+            diagonal: D^2 (p,).
+            penalty: what is added to eigenvalues.
+        """
+        found = Spectrum([], None)
+        found.parts = [(index, part.weighted(diagonal[index], penalty)) for index, part in self.parts]
+        return found
 
     def mapped(self, rows: Float[Tensor, "k p"], function: OfEigenvalues) -> Float[Tensor, "k p"]:
         """f(A) v for every row v.
