@@ -11,6 +11,7 @@ from tests.support.runs import data, trained
 from tests.support.stores import contents
 from upweight import ScoreStore, StaleError
 from upweight.influence import score_store, stored_run
+from upweight.runtime import tensor_files
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
@@ -72,7 +73,7 @@ def test_what_is_finished_is_not_computed_again(
 
 def _kill(killed: pytest.MonkeyPatch, at: str) -> None:
     """Stop the job where it writes a file of passes or scores, or deletes one that it has written."""
-    write, own, unlink = stored_run.write, score_store.write_own, Path.unlink
+    write, own, unlink = tensor_files.write, tensor_files.write_own, Path.unlink
 
     def stopped(make: Any) -> Any:
         def made(path: Path, *args: Any, **fields: Any) -> Any:
@@ -91,7 +92,7 @@ def _kill(killed: pytest.MonkeyPatch, at: str) -> None:
 def test_a_damaged_block_keeps_what_it_was_made_of(
     tmp_path: Path, few_at_once: None, monkeypatch: pytest.MonkeyPatch, top: int | None
 ):
-    run, test, own = trained(), data(n=5, seed=1), score_store.write_own
+    run, test, own = trained(), data(n=5, seed=1), tensor_files.write_own
 
     def damaged(path: Path, *args: Any, **fields: Any) -> None:
         own(path, *args, **fields)

@@ -10,6 +10,7 @@ from torch import nn
 
 import upweight as uw
 from upweight.curvature.kronecker_statistics import Recipe, gather
+from upweight.linalg.kronecker import Spectrum
 from upweight.linalg.low_rank import LowRankFactor
 
 from ..support.compare import assert_close_per_row
@@ -129,6 +130,7 @@ def test_the_preconditioned_curvature_is_exact_where_all_directions_are_kept():
     even = torch.full_like(curvature.root, 2.0)
     plain = uw.Segments(regression(9)[0], 1, 1, None).segments[0].curvature
     rows = run.gradients(test)
+    assert isinstance(plain, Spectrum)
     assert_close_per_row(
         plain.weighted(even, 0.5).mapped(rows, lambda h: h),
         2 * (plain.mapped(rows, lambda h: h) + 0.5 * rows),

@@ -113,7 +113,8 @@ class Segments:
     Nothing is damped. SGD with momentum counts as SGD of rate lr / (1 - momentum). Adam and AdamW multiply the gradient
     by P, the segment's mean of 1 / (sqrt(v) + eps): H_l becomes P^1/2 H_l P^1/2, g_l and grad q P^1/2 of themselves;
     that an example also moves v is left out. In EKFAC's bases P counts by its mean along each pair of directions.
-    Clipping multiplies the rate by its mean factor. Dropout and augmentation are left out of the means. `verify` and `replayed` replay the run itself, and show what the approximation costs.
+    Clipping multiplies the rate by its mean factor. Dropout and augmentation are left out of the means. `verify` and
+    `replayed` replay the run itself, and show what the approximation costs.
 
     Args:
         recorded: the run, of SGD, Adam or AdamW.
@@ -305,9 +306,8 @@ class Segments:
         places = [first + int((c + 0.5) * (stop - first) / self.checkpoints) for c in range(self.checkpoints)]
         problems = tuple(start.problem_at(states.at(t)) for t in places)
         steps = self.recorded.steps[first:stop]
-        rates, decays, penalties = zip(*(descent(self.recorded, step) for step in steps), strict=True)
-        factors, preconditioner = held
-        rates = tuple(rate * factor for rate, factor in zip(rates, factors, strict=True))
+        each, (clipped, preconditioner) = [descent(self.recorded, step) for step in steps], held
+        rates = [one.rate * factor for one, factor in zip(each, clipped, strict=True)]
         rate, weights = sum(rates) / len(steps), start.base.weights.double().cpu()
         share = torch.zeros(self.n, dtype=torch.float64)
         for step, lr in zip(steps, rates, strict=True):
@@ -318,10 +318,10 @@ class Segments:
         scale = float(share.sum() / weights.mean())
         return Segment(
             problems,
-            self._curvature(problems, sum(penalties) / len(steps) / scale, preconditioner),
+            self._curvature(problems, sum(one.penalty for one in each) / len(steps) / scale, preconditioner),
             len(steps),
             rate,
-            sum(decays) / len(steps),
+            sum(one.decay for one in each) / len(steps),
             scale,
             torch.where(weights > 0, share / weights, 0.0),
             None if preconditioner is None else preconditioner.sqrt(),
