@@ -279,7 +279,7 @@ class Segments:
         )
 
     def _held(self, taken: list[tuple[int, int]]) -> Iterator[tuple[list[float], Tensor | None]]:
-        """Of each segment the factors by which its steps were clipped, and the mean preconditioner: one replay."""
+        """The factors by which each segment's steps were clipped, and its mean preconditioner: one replay."""
         forward, groups = self.recorded.forward, self.recorded.start.groups
         state, remembers = forward.start.state, groups.rule.preconditions
         with differentiating(), own_streams():
