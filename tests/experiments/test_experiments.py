@@ -101,6 +101,11 @@ def test_unrolled_mnist_small(tmp_path: Path) -> None:
     assert len(result["other_seeds"]) == 2
 
 
+def test_segments_digits_small(tmp_path: Path) -> None:
+    result = small("segments_digits", tmp_path)
+    assert result["AdamW"]["all steps"]["10 %"]["lds"] > 0.9
+
+
 def test_mislabel_mnist_small(tmp_path: Path) -> None:
     result = small("mislabel_mnist", tmp_path)
     assert max(part["auc"] for part in result["found"].values()) > 0.7

@@ -138,3 +138,87 @@ def test_a_changed_form_a_batch_and_unseen_rows_are_refused():
     )
     with pytest.raises(ValueError, match="none of these training rows is in any step"):
         uw.Unrolled(run).on_inputs([5], test)
+
+
+class Shared(nn.Module):
+    """Batch norm on the inputs, which no parameter moves, and behind a layer.
+
+    Intercepts in front of it would have no gradient but rounding, which Adam divides by its own size.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.BatchNorm1d(5, momentum=0.3, affine=False), nn.BatchNorm1d(6)
+        self.inner, self.drop, self.last = nn.Linear(5, 6, bias=False), nn.Dropout(0.2), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.drop(self.second(self.inner(self.first(x))).tanh()))
+
+
+NORMED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "momentum": (functools.partial(torch.optim.SGD, lr=0.1, momentum=0.5), {"seed": 3}),
+    "plain": (functools.partial(torch.optim.SGD, lr=0.1), {}),
+    "AdamW, clipped, lowered": (
+        functools.partial(torch.optim.AdamW, lr=0.01),
+        {"seed": 3, "clip": 0.5, "removal": "lowered"},
+    ),
+}
+
+
+def normed(X, y, rule):
+    torch.manual_seed(5)
+    order = [torch.randperm(N, generator=torch.Generator().manual_seed(t))[:5] for t in range(5)]
+    batches = [*order, [order[0][:2], order[1][:3]], torch.tensor([2, 2, 7, 4])]
+    optimizer, options = NORMED[rule]
+    return uw.TrainingRun(
+        Shared().double(),
+        nn.CrossEntropyLoss(),
+        (X[:N], y[:N]),
+        optimizer=optimizer,
+        batches=batches,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("rule", NORMED)
+def test_with_batch_norm_a_changed_input_moves_the_others_of_its_batches(rule):
+    X, y = data()
+    test, ways = (X[N:], y[N:]), data(1)[0][: len(ROWS)]
+    unrolled, expected = uw.Unrolled(normed(X, y, rule)), []
+    for i, way in zip(ROWS, ways, strict=True):
+        step = torch.zeros_like(X)
+        step[i] = H * way
+        there, back = (normed(X + sign * step, y, rule).problem.evaluate(test) for sign in (1, -1))
+        expected.append((there - back) / (2 * H) * N)
+    wanted = torch.stack(expected, dim=1)
+    assert close((unrolled.on_inputs(ROWS, test) * ways).sum(-1), wanted)
+    sides = [unrolled.of_change(ROWS, (X[ROWS] + sign * H * ways, y[ROWS]), test).values for sign in (1, -1)]
+    assert close((sides[0] - sides[1]) / (2 * H), wanted)
+
+
+@pytest.mark.parametrize("rule", NORMED)
+def test_with_batch_norm_a_changed_example_is_that_of_replays_with_part_of_each_batch(rule):
+    X, y = data()
+    run, test, rows = normed(X, y, rule), (X[N:], y[N:]), [2, 7, 2]
+    others = data(1)[0][:3], torch.tensor([0, 1, 2])
+
+    def mixed(b, e):
+        """The measure after a replay whose steps have (1 - e) of the old batch's loss and e of the new one's."""
+        row, own = torch.tensor(rows[b : b + 1]), run.start.objective
+        other = replace(own, data=swapped(own.data, row, tuple(part[b : b + 1] for part in others)))
+        state, forward = run.start.state, run.forward
+        for step in run.steps:
+            found = []
+            for objective in (own, other):
+                state.begin()
+                leaves, w = forward.leaves(state.theta), torch.ones(step.count).double()
+                found.append(objective.gradient(leaves, forward.buffers(state), w, step))
+            (old, before), (new, after) = found
+            g = {name: (1 - e) * one + e * new[name] for name, one in old.items()}
+            moving = own.moving.names
+            buffers = before | {name: (1 - e) * before[name] + e * after[name] for name in moving}
+            state = forward.arrived(state, step, g, buffers)
+        return run.start.problem_at(state).evaluate(test)
+
+    expected = torch.stack([(mixed(b, H) - mixed(b, -H)) / (2 * H) * N for b in range(3)], dim=1)
+    assert close(uw.Unrolled(run).of_change(rows, others, test).values, expected)

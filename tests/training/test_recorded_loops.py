@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from tests.support.compare import assert_close_per_row
 from tests.support.loops import Loop, assert_follows_weights
 from tests.support.runs import C, D, data, differences
-from upweight import InfluenceError, Unrolled
+from upweight import InfluenceError, Recorder, Unrolled
 from upweight.measures import Overall
 
 CLASS_WEIGHTS = torch.tensor([0.5, 1.0, 2.5], dtype=torch.float64)
@@ -264,3 +264,25 @@ def test_buffers_that_move_by_themselves_are_refused():
     run = Loop(SGD(lr=0.1), model=Averaged).recorded()
     with pytest.raises(InfluenceError, match="writes into its buffer 'mean' while it trains"):
         Unrolled(run).on_loss(data())
+
+
+def test_a_recorded_loop_with_a_group_of_frozen_parameters_has_the_settings_of_the_other():
+    X, y = data()
+    model = torch.nn.Sequential(torch.nn.Linear(5, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)).double()
+    for one in model[0].parameters():
+        one.requires_grad_(False)
+    groups: list[dict[str, Any]] = [
+        {"params": list(model[0].parameters()), "lr": 0.5},
+        {"params": list(model[2].parameters())},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    recorder = Recorder(model, F.cross_entropy, (X, y), optimizer=optimizer)
+    for rows in (torch.arange(8), torch.arange(8, 16)):
+        recorder.step(rows)
+        optimizer.zero_grad()
+        F.cross_entropy(model(X[rows]), y[rows]).backward()
+        optimizer.step()
+    run = recorder.finish()
+    assert run.gap is not None
+    assert run.gap < 1e-12
+    assert run.steps[0].settings[0]["lr"] == 0.1

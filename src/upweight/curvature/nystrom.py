@@ -28,6 +28,7 @@ class Nystrom(Curvature):
         of: the curvature that is approximated, with its damping.
         rank: how many directions are kept, at most p.
         seed: of the random directions.
+        there: coordinates in which directions are found, default the curvature's own where units differ.
 
     Raises:
         IndefiniteError: where the curvature is not positive semi-definite, at the first use.
@@ -44,6 +45,7 @@ class Nystrom(Curvature):
     of: Curvature
     rank: int = 100
     seed: int = 0
+    there: Coordinates | None = None
     cache: dict[torch.dtype, Factor] = field(default_factory=dict, init=False, repr=False)
     """Factors by their precision."""
 
@@ -111,7 +113,7 @@ class Nystrom(Curvature):
 
     @property
     def leading(self) -> LowRankFactor:
-        """The directions that are kept with their eigenvalues, in the coordinates of the curvature."""
+        """The directions that are kept with their eigenvalues, in the coordinates where they were found."""
         return self._found
 
     @cached_property
@@ -140,7 +142,9 @@ class Nystrom(Curvature):
 
     @cached_property
     def _there(self) -> Coordinates:
-        """The coordinates of the curvature, where units differ; else its own."""
+        """The coordinates of the curvature, where units differ; else its own; or those that were given."""
+        if self.there is not None:
+            return self.there
         return Coordinates() if self.of.coordinates.ordinary else self.of.coordinates
 
     @property

@@ -32,7 +32,7 @@ def scores_in(
     """The scores of m gradients, made or read: the folder is then what any `ScoreStore` is.
 
     Test rows go through training in groups. What a group has given is kept, test row by test row, until blocks of
-    training rows are made of all of them.
+    training rows are made of all of them and have been read back.
 
     Args:
         folder: of the store.
@@ -54,9 +54,30 @@ def scores_in(
             _pass(store, path, group, passed)
 
     def block(part: slice) -> Tensor:
-        return torch.cat([_columns(path, part) for path in paths])
+        try:
+            return torch.cat([_columns(path, part) for path in paths])
+        except FileNotFoundError:  # another job on this folder has finished all blocks, and tidied up
+            return store.block(part.start // plan.columns)
 
-    return store.finished(about, block, top)
+    found = store.finished(about, block, top)
+    with together():
+        if rank() == 0:
+            _tidied(store, read_back=top is None)
+    return found
+
+
+def _tidied(store: ScoreStore, read_back: bool) -> None:
+    """Delete what groups have given, as large as all scores, once these are there: no later job asks for it.
+
+    Args:
+        store: whose blocks are all written.
+        read_back: whether their checksums were compared since.
+    """
+    passed = list(store.folder.glob("passed-*.safetensors"))
+    for j in range(store.plan.blocks if passed and not read_back else 0):
+        store.block(j)
+    for path in passed:
+        path.unlink(missing_ok=True)
 
 
 def _at_once(plan: Plan) -> int:

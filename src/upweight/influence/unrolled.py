@@ -245,8 +245,9 @@ class Unrolled:
         """N times the derivative of each test measure as an example gets the loss of another, through training (Eq. 3).
 
         The example's loss is replaced in all recorded places: (1 - e) of its own and e of the other's, at e = 0, with
-        the same weight, count and random numbers. The predicted change of the measure is `effect()` = +1/n of it. Where
-        a model mixes the examples of a batch (batch norm) the losses of the others are held.
+        the same weight, count and random numbers. The predicted change of the measure is `effect()` = +1/n of it. With
+        batch norm in train mode it is the whole batch's loss, and its statistics, that are replaced by those of the
+        batch with the other example: as many gradients of a step as examples are changed there.
 
         Args:
             before: b training examples, by number.
@@ -266,7 +267,7 @@ class Unrolled:
             raise ValueError(f"`before` has {len(given.numbers)} examples, `after` has {len(rows)}")
         asked = as_measure(measure)
         probe = Changed(given.numbers, rows.take(slice(0, len(rows))))
-        values = self.run.probed(self.problem.test_gradients(test, asked), probe) * self.run.n
+        values = self.run.probed(self.run.gradients(test, asked), probe) * self.run.n
         return self._scores(values, test, asked, ids=given.ids, edit="replaced")
 
     def on_inputs(
@@ -295,7 +296,7 @@ class Unrolled:
         """
         given = self._given(rows, weights)
         assert given.numbers is not None
-        v = self.problem.test_gradients(test, measure)
+        v = self.run.gradients(test, measure)
         return self.run.probed(v, Inputs(given.numbers, at)).to(v) * self.run.n
 
     def on_params(self, rows: Any, *, weights: ArrayLike | None = None) -> Float[Tensor, "b p"]:

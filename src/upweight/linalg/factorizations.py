@@ -189,6 +189,15 @@ class DiagonalFactor(Factor):
         """
         return rows * function(self.values)
 
+    def weighted(self, diagonal: Float[Tensor, " p"], penalty: float) -> DiagonalFactor:
+        """D (A + penalty) D for a diagonal D^2.
+
+        Args:
+            diagonal: D^2 (p,).
+            penalty: what is added to eigenvalues.
+        """
+        return DiagonalFactor((self.values + penalty) * diagonal.to(self.values))
+
     def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         return rows / self.values
 

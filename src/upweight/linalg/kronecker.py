@@ -59,7 +59,7 @@ class KroneckerFactor(Factor):
         self.left, self.right, self.values = left, right, values[:, self.leading :]
         self.block = CholeskyFactor(block)
 
-    def _rotate(self, rows: Tensor) -> tuple[Float[Tensor, "k cr"], Float[Tensor, "k c s"]]:
+    def rotated(self, rows: Tensor) -> tuple[Float[Tensor, "k cr"], Float[Tensor, "k c s"]]:
         """Rows in the bases: their leading input directions, in the plain outputs, and all others."""
         c = len(self.left)
         if self.intercept:
@@ -70,7 +70,7 @@ class KroneckerFactor(Factor):
         return inner[:, :, : self.leading].flatten(1), self.left.T @ inner[:, :, self.leading :]
 
     def _back(self, first: Tensor, rest: Tensor) -> Float[Tensor, "k p"]:
-        """The inverse of `_rotate`."""
+        """The inverse of `rotated`."""
         c = len(self.left)
         stack = torch.cat([first.view(len(first), c, self.leading), self.left @ rest], dim=2) @ self.right.T
         if self.intercept:
@@ -78,11 +78,11 @@ class KroneckerFactor(Factor):
         return stack.flatten(1)
 
     def solve(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
-        first, rest = self._rotate(rows)
+        first, rest = self.rotated(rows)
         return self._back(self.block.solve(first), rest / self.values)
 
     def quadratic(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, " k"]:
-        first, rest = self._rotate(rows)
+        first, rest = self.rotated(rows)
         return self.block.quadratic(first) + (rest.square() / self.values).sum((1, 2))
 
     def quadratic_outer(
@@ -111,13 +111,37 @@ class KroneckerFactor(Factor):
             rows: v.
             function: f, entry by entry of eigenvalues.
         """
-        first, rest = self._rotate(rows.to(self.dtype))
+        first, rest = self.rotated(rows.to(self.dtype))
         assert not self.leading
         return self._back(first, rest * function(self.values))
 
+    def weighted(self, diagonal: Float[Tensor, " p"], penalty: float) -> KroneckerFactor:
+        """D (A + penalty) D, as far as it is diagonal in these bases, for a diagonal D^2: exact where that is constant.
+
+        Args:
+            diagonal: D^2 (p,), > 0. Along each pair of directions it counts by its mean there.
+            penalty: what is added to eigenvalues.
+        """
+        assert not self.leading
+        squares = KroneckerFactor(
+            self.left.square(),
+            self.right.square(),
+            self.values,
+            self.values[:0, :0],
+            intercept=self.intercept,
+        )
+        along = squares.rotated(diagonal.to(self.dtype)[None])[1][0]
+        return KroneckerFactor(
+            self.left,
+            self.right,
+            (self.values + penalty) * along,
+            self.values[:0, :0],
+            intercept=self.intercept,
+        )
+
     def product(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
         """A v for every row v, at the price of `solve`; what residuals are recomputed with."""
-        first, rest = self._rotate(rows)
+        first, rest = self.rotated(rows)
         inside = self.block.product
         assert inside is not None
         return self._back(inside(first), rest * self.values)
@@ -191,6 +215,17 @@ class Spectrum:
         rest: tuple[Tensor, KroneckerFactor | DiagonalFactor] | None,
     ) -> None:
         self.parts = [*layers, *([] if rest is None else [rest])]
+
+    def weighted(self, diagonal: Float[Tensor, " p"], penalty: float) -> Spectrum:
+        """D (A + penalty) D for a diagonal D^2, as `KroneckerFactor.weighted` has it.
+
+        Args:
+            diagonal: D^2 (p,).
+            penalty: what is added to eigenvalues.
+        """
+        found = Spectrum([], None)
+        found.parts = [(index, part.weighted(diagonal[index], penalty)) for index, part in self.parts]
+        return found
 
     def mapped(self, rows: Float[Tensor, "k p"], function: OfEigenvalues) -> Float[Tensor, "k p"]:
         """f(A) v for every row v.

@@ -112,12 +112,11 @@ class Forward:
         groups = self.start.groups
         settings = groups.expanded(step.settings, state.theta)
         if self.clip is not None:
-            norm = square_root(g.square().sum(-1, keepdim=True))
-            g = g * (self.clip / (norm + ADDED)).clamp(max=1.0)
-        later, kept = groups.rule.moved(theta, memory, g, self._per_entry(state.counted), settings)
+            g = g * self.shrinking(g)
+        later, kept = groups.rule.moved(theta, memory, g, self.per_entry(state.counted), settings)
         if all(part is not None for part in grads.values()):
             return later, kept
-        there = self._per_entry(tuple(int(grads[name] is not None) for name in self.names)) != 0
+        there = self.per_entry(tuple(int(grads[name] is not None) for name in self.names)) != 0
         there = torch.as_tensor(there, device=state.theta.device)
         return torch.where(there, later, theta), tuple(
             torch.where(there, new, old) for new, old in zip(kept, memory, strict=True)
@@ -130,7 +129,12 @@ class Forward:
         settings = self.start.groups.expanded(step.settings, self.start.state.theta)
         return self.start.groups.rule.straight(settings)
 
-    def _per_entry(self, values: tuple[int, ...]) -> Setting:
+    def shrinking(self, g: Float[Tensor, "*r p"]) -> Float[Tensor, "*r 1"]:
+        """What clipping multiplies a gradient by, as `clip_grad_norm_` does it; 1 where nothing is clipped."""
+        norm = square_root(g.square().sum(-1, keepdim=True))
+        return norm.new_ones(norm.shape) if self.clip is None else (self.clip / (norm + ADDED)).clamp(max=1.0)
+
+    def per_entry(self, values: tuple[int, ...]) -> Setting:
         """One number per parameter as one per entry of theta, or one for all where they are equal."""
         if all(value == values[0] for value in values):
             return float(values[0])

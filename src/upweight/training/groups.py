@@ -25,11 +25,18 @@ class Groups:
         rule: what all groups follow.
         of: the number of each entry's group (p,); None where there is one group.
         start: the settings of each group when the run begins.
+        only: the number of that one group among the optimiser's.
     """
 
     rule: OptimizerRule
     of: Int[Tensor, " p"] | None
     start: GroupSettings
+    only: int = 0
+
+    def seen(self, optimizer: torch.optim.Optimizer) -> GroupSettings:
+        """The settings that an optimiser has now, of the groups that count."""
+        found = tuple(numbers_of(group) for group in optimizer.param_groups)
+        return found if self.of is not None else (found[self.only],)
 
     def expanded(self, settings: GroupSettings, like: Tensor) -> Settings:
         """The settings of a step by name: a number where all groups have the same, else one per entry (p,)."""
@@ -103,7 +110,7 @@ def groups_of(
     one = len(set(numbers)) == 1
     of = None if one else torch.tensor(numbers).repeat_interleave(torch.tensor(layout.sizes)).to(like.device)
     used = [optimizer.param_groups[numbers[0]]] if one else optimizer.param_groups
-    return Groups(rules[0], of, tuple(numbers_of(group) for group in used))
+    return Groups(rules[0], of, tuple(numbers_of(group) for group in used), numbers[0])
 
 
 def memory_of(

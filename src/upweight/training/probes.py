@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,11 +14,12 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..data.examples import Rows
 from ..network.modules import layer_called, real_inputs
-from ..types import Params, Tensor
+from ..types import Tensor
 from .forward import Forward
 from .minibatch import StepLoss
-from .reverse import batched
+from .reverse import Pulled, batched
 from .start import State
+from .statistics import mixes
 from .steps import Step
 
 Found = tuple[Tensor, Tensor]
@@ -30,26 +31,29 @@ class Probe(ABC):
 
     rows: Int[Tensor, " b"]
 
-    def found(self, forward: Forward, state: State, step: Step, pulled: Params) -> Iterator[Found]:
+    def found(self, forward: Forward, state: State, step: Step, pulled: Pulled) -> Iterator[Found]:
         """What one step adds to the derivatives; nothing where none of the rows is in it.
 
         Args:
             forward: the steps of the run.
             state: what the step began with.
             step: the step.
-            pulled: the derivatives of m measures in the gradient of the step's loss, by parameter.
+            pulled: the derivatives of m measures in what the step is made of, its gradient among them.
         """
         if bool(torch.isin(step.index, self.rows).any()):
             yield from self._found(forward, state, step, pulled)
 
     @abstractmethod
-    def _found(self, forward: Forward, state: State, step: Step, pulled: Params) -> Iterator[Found]:
+    def _found(self, forward: Forward, state: State, step: Step, pulled: Pulled) -> Iterator[Found]:
         """What a step with some of the rows adds."""
 
 
 @dataclass(frozen=True, eq=False)
 class Changed(Probe):
     """Training rows whose loss is replaced, bit by bit, by that of other examples in their places.
+
+    Where batch norm mixes the examples of a batch, it is the loss of the whole batch that is replaced, and its running
+    statistics, by those of the batch with the other example.
 
     Args:
         rows: b training rows; one may come several times, each with its own change.
@@ -59,8 +63,11 @@ class Changed(Probe):
     rows: Int[Tensor, " b"]
     batch: Any
 
-    def _found(self, forward: Forward, state: State, step: Step, pulled: Params) -> Iterator[Found]:
+    def _found(self, forward: Forward, state: State, step: Step, pulled: Pulled) -> Iterator[Found]:
         plain = forward.start.objective
+        if mixes(plain.evaluation.model):
+            yield from self._of_batches(forward, state, step, pulled)
+            return
         plain = replace(plain, averaging=replace(plain.averaging, removal="kept"))  # nothing is removed here
         before = None
         for chosen in _rounds(self.rows):
@@ -72,6 +79,28 @@ class Changed(Probe):
             data = swapped(plain.data, self.rows[chosen], self.batch, chosen)
             after = _in_weights(forward, replace(plain, data=data), state, step, pulled)
             yield chosen[slots], (after - before)[:, places.to(after.device)]
+
+    def _of_batches(self, forward: Forward, state: State, step: Step, pulled: Pulled) -> Iterator[Found]:
+        """What a step adds where its examples are mixed: of each row the whole step is taken once more."""
+        assert pulled.gradient is not None
+        objective = forward.start.objective
+
+        def taken(data: Rows) -> Tensor:
+            state.begin()
+            leaves, buffers, w = (
+                forward.leaves(state.theta),
+                forward.buffers(state),
+                state.theta.new_ones(step.count),
+            )
+            grads, buffers = replace(objective, data=data).gradient(leaves, buffers, w, step)
+            return torch.cat([forward.packed(grads), *(buffers[name].flatten() for name in pulled.buffers)])
+
+        directions = [forward.start.base.layout.pack(pulled.gradient, 1)]
+        directions += [one.flatten(1) for one in pulled.buffers.values()]
+        along, before = torch.cat(directions, dim=1), taken(objective.data)
+        for slot in torch.isin(self.rows, step.index).nonzero().flatten():
+            data = swapped(objective.data, self.rows[slot][None], self.batch, slot[None])
+            yield slot[None], (along @ (taken(data) - before))[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +115,7 @@ class Inputs(Probe):
     rows: Int[Tensor, " b"]
     at: str | None
 
-    def _found(self, forward: Forward, state: State, step: Step, pulled: Params) -> Iterator[Found]:
+    def _found(self, forward: Forward, state: State, step: Step, pulled: Pulled) -> Iterator[Found]:
         objective, added = forward.start.objective, list[Tensor]()
 
         def plus(x: Tensor) -> Tensor:
@@ -96,18 +125,18 @@ class Inputs(Probe):
         with _adding(objective, self.at, plus) as probed:
             state.begin()
             leaves, buffers = forward.leaves(state.theta), forward.buffers(state)
-            grads, _, _ = probed.tapped(leaves, buffers, state.theta.new_ones(step.count), step, ())
+            grads, _, later = probed.tapped(leaves, buffers, state.theta.new_ones(step.count), step, ())
         if len(added) != len(step.parts):
             runs = len(added) / len(step.parts)
             raise ValueError(
                 f"at: layer {self.at!r} must run once when the model does, it ran {runs:g} times"
             )
-        values = torch.cat(_in(grads, added, pulled), dim=1)
+        values = torch.cat(_in({**grads, **later}, added, pulled), dim=1)
         places, slots = (step.index[:, None] == self.rows).nonzero(as_tuple=True)
         yield slots, values[:, places.to(values.device)]
 
 
-def _in_weights(forward: Forward, objective: StepLoss, state: State, step: Step, pulled: Params) -> Tensor:
+def _in_weights(forward: Forward, objective: StepLoss, state: State, step: Step, pulled: Pulled) -> Tensor:
     """The derivatives (m, b) in the weights of a step's examples."""
     state.begin()
     w = state.theta.new_ones(step.count).requires_grad_()
@@ -115,10 +144,14 @@ def _in_weights(forward: Forward, objective: StepLoss, state: State, step: Step,
     return _in(grads, [w], pulled)[0]
 
 
-def _in(grads: dict[str, Tensor | None], inputs: list[Tensor], pulled: Params) -> list[Tensor]:
-    """The derivatives of m combinations of a step's gradient in some inputs."""
-    there = {name: part for name, part in grads.items() if part is not None and part.requires_grad}
-    return batched(list(there.values()), inputs, [pulled[name] for name in there])
+def _in(made: Mapping[str, Tensor | None], inputs: list[Tensor], pulled: Pulled) -> list[Tensor]:
+    """The derivatives of m measures in some inputs, through a step's gradient and the running statistics it leaves."""
+    assert pulled.gradient is not None
+    along = {**pulled.gradient, **pulled.buffers}
+    there = {
+        name: part for name, part in made.items() if name in along and part is not None and part.requires_grad
+    }
+    return batched(list(there.values()), inputs, [along[name] for name in there])
 
 
 def _rounds(rows: Tensor) -> list[Tensor]:

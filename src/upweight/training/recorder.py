@@ -9,7 +9,6 @@ import torch
 from ..network.modules import unwrapped
 from ..types import ArrayLike, Tensor
 from .ending import places
-from .groups import numbers_of
 from .run import TrainingRun
 from .start import Meaning, Start
 from .steps import Step, Streams, parts_of
@@ -95,8 +94,7 @@ class Recorder:
                 f"step {len(self._steps)} (from 0) of the optimiser came without a batch: call step(indices) before "
                 "the model sees one, since a run whose order of examples is not known cannot be replayed"
             )
-        settings = tuple(numbers_of(group) for group in optimizer.param_groups)
-        used = settings if self._start.groups.of is not None else settings[:1]
+        used = self._start.groups.seen(optimizer)
         self._steps.append(Step(tuple(self._parts), used, streams=tuple(self._streams), seen=self._seen()))
         self._parts, self._streams = [], []
 

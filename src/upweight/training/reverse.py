@@ -44,11 +44,13 @@ class Pulled(NamedTuple):
         before: what it begins with.
         weights: the weights (m, b) of its examples.
         gradient: the gradient of its loss, by parameter, where it was asked for.
+        buffers: the running statistics of batch norm that it leaves, by name.
     """
 
     before: Cotangents
     weights: Float[Tensor, "m b"]
     gradient: Params | None
+    buffers: Params
 
 
 def pulled_back(forward: Forward, state: State, step: Step, after: Cotangents, keep: bool = False) -> Pulled:
@@ -100,7 +102,7 @@ def pulled_back(forward: Forward, state: State, step: Step, after: Cotangents, k
         tap.add(into[name], delta, zeta, eta, factor)
     for name, part in found.items():
         into[name].add_(part, alpha=factor)
-    return Pulled(before._replace(buffers=held), of_weights, gradient)
+    return Pulled(before._replace(buffers=held), of_weights, gradient, after.buffers)
 
 
 def check_written(times: dict[str, int]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,6 +17,18 @@ Memory: TypeAlias = tuple[Tensor, ...]
 Setting: TypeAlias = float | int | Tensor
 """A setting of a parameter group: one number, or (p,) where groups differ."""
 Settings: TypeAlias = Mapping[str, Setting]
+
+
+class Descent(NamedTuple):
+    """The plain descent that many steps of an optimiser come to, the same in all entries but for its preconditioner.
+
+    A step leads to (1 - rate decay) theta - rate P (g + penalty theta).
+    """
+
+    rate: float
+    decay: float = 0.0
+    penalty: float = 0.0
+
 
 ROUNDINGS = 64
 """Errors of rounding of the largest gradient: what is no larger is taken for noise."""
@@ -30,6 +42,8 @@ class OptimizerRule(ABC):
     """
 
     slots: tuple[str, ...] = ()
+    preconditions: bool = False
+    """Whether steps multiply each entry of the gradient by something of the memory: `preconditioner`."""
 
     @abstractmethod
     def moved(
@@ -63,9 +77,19 @@ class OptimizerRule(ABC):
         """Numbers a, b with theta after = a theta + b g in every entry, where there is no memory; None: not so."""
         return None
 
-    def descent(self, at: Settings) -> tuple[float, float] | None:
-        """The rate and decay of the plain descent that many such steps come to, the same in all entries; None: none."""
+    def descent(self, at: Settings) -> Descent | None:
+        """The plain descent that many such steps come to, the same in all entries; None: none."""
         return None
+
+    def preconditioner(self, memory: Memory, count: Setting, at: Settings) -> Float[Tensor, " p"]:
+        """What a step multiplies each entry of the gradient by, beside the rate (P of `Descent`): 1.
+
+        Args:
+            memory: what is left of it after the step.
+            count: how many steps each entry has seen before it.
+            at: the settings of the step.
+        """
+        return torch.ones(())
 
 
 @dataclass(frozen=True)
@@ -105,11 +129,11 @@ class SGD(OptimizerRule):
             return None
         return 1 - rate * decay, rate if self.maximize else -rate
 
-    def descent(self, at: Settings) -> tuple[float, float] | None:
+    def descent(self, at: Settings) -> Descent | None:
         rate, decay, held = at["lr"], at["weight_decay"], at["momentum"]
         if self.maximize or any(isinstance(one, Tensor) for one in (rate, decay, held)):
             return None
-        return float(rate * (1 - at["dampening"]) / (1 - held)), float(decay)
+        return Descent(float(rate * (1 - at["dampening"]) / (1 - held)), float(decay))
 
 
 @dataclass(frozen=True)
@@ -144,9 +168,26 @@ class Adam(OptimizerRule):
         m = first * memory[0] + (1 - first) * g
         v = second * memory[1] + (1 - second) * g.square()
         largest = torch.maximum(memory[2], v) if self.amsgrad else v
-        root = square_root(largest) / (1 - second ** (count + 1)) ** 0.5
-        theta = theta - at["lr"] / (1 - first ** (count + 1)) * m / (root + at["eps"])
+        theta = theta - at["lr"] / (1 - first ** (count + 1)) * m / self._size(largest, count, at)
         return theta, (m, v, *((largest,) if self.amsgrad else ()))
+
+    def _size(self, v: Tensor, count: Setting, at: Settings) -> Tensor:
+        """What the mean gradient is divided by."""
+        return square_root(v) / (1 - at["beta2"] ** (count + 1)) ** 0.5 + at["eps"]
+
+    def descent(self, at: Settings) -> Descent | None:
+        rate, decay = at["lr"], at["weight_decay"]
+        if self.maximize or any(isinstance(one, Tensor) for one in (rate, decay)):
+            return None
+        decays = (float(decay), 0.0) if self.decoupled else (0.0, float(decay))
+        return Descent(float(rate), *decays)
+
+    @property
+    def preconditions(self) -> bool:  # type: ignore[override]
+        return True
+
+    def preconditioner(self, memory: Memory, count: Setting, at: Settings) -> Tensor:
+        return 1 / self._size(memory[-1], count, at)
 
     def noisy(self, memory: Memory, theta: Tensor) -> Tensor:
         """Where the gradient has been no more than rounding errors, which Adam divides by their own size.

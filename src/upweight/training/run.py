@@ -303,10 +303,10 @@ class TrainingRun(Identified):
         total = torch.zeros(len(v), self.n, dtype=torch.float64)
         begun = journal.read(Begun(len(self.steps) if len(v) else 0, Cotangents.of(v, self.start), total))
         total = begun.total
-        for t, _, step, (held, found, _) in self._through(begun):
-            total.index_add_(1, step.index, found.double().cpu())
+        for t, _, step, pulled in self._through(begun):
+            total.index_add_(1, step.index, pulled.weights.double().cpu())
             if t % length == 0:
-                journal.write(Begun(t, held, total))
+                journal.write(Begun(t, pulled.before, total))
         return gather_rows(total)
 
     def own(self, rows: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -314,11 +314,11 @@ class TrainingRun(Identified):
         return self.derivatives(self.gradients(self.problem.train_batch(rows)))[:, rows].diagonal()
 
     @alone
-    def probed(self, v: Float[Tensor, "m p"], probe: Probe) -> Float[Tensor, "m b *x"]:
+    def probed(self, v: Float[Tensor, "m q"], probe: Probe) -> Float[Tensor, "m b *x"]:
         """The derivative of each test measure in what a probe changes at b training rows, through the whole run.
 
         Args:
-            v: the gradient of m measures in the trained parameters.
+            v: what `gradients` gives of m measures.
             probe: changed examples, or inputs.
 
         Raises:
@@ -326,15 +326,9 @@ class TrainingRun(Identified):
             ValueError: where none of the rows is in any step.
         """
         self.check_current()
-        if self.start.objective.moving.names:
-            raise InfluenceError(
-                "a changed example also moves the batch statistics of batch norm, which is not followed: leave batch "
-                "norm in eval mode while you train, or take the effects of removals, on_loss and of_removal"
-            )
         total: Tensor | None = None
         begun = Begun(len(self.steps), Cotangents.of(v, self.start), v)
-        for _, state, step, (_, _, pulled) in self._through(begun, keep=True):
-            assert pulled is not None
+        for _, state, step, pulled in self._through(begun, keep=True):
             for slots, values in probe.found(self.forward, state, step, pulled):
                 if total is None:
                     total = torch.zeros(len(v), len(probe.rows), *values.shape[2:], dtype=torch.float64)

@@ -17,19 +17,21 @@ from ..curvature.ekfac import EKFAC
 from ..curvature.hessian import GaussNewton
 from ..curvature.kronecker_statistics import gather
 from ..curvature.nystrom import Nystrom
+from ..linalg.coordinates import Coordinates
 from ..linalg.kronecker import Spectrum
 from ..linalg.low_rank import LowRankFactor
 from ..measures import MeasureLike
 from ..network.problem import Problem
-from ..runtime.alone import alone
+from ..runtime.alone import alone, differentiating
 from ..runtime.fingerprint import content_hash
 from ..runtime.progress import track
 from ..types import Tensor
 from .journal import Begun, Journal
 from .probes import Probe
 from .reverse import Cotangents
+from .rules import Descent
 from .run import TrainingRun
-from .steps import Step
+from .steps import Step, own_streams
 
 SAID = (
     "Effects approximate derivatives through the recorded run of training (its start, order of batches and settings), "
@@ -52,6 +54,7 @@ class Segment:
         decay: of the weights.
         scale: what the loss of a step is of the problems' objective.
         share: what the gradient of each example, as the problems have it, counts in the loss of a step (n,), the mean.
+        root: of what each entry of the gradient is multiplied by (p,), D: the curvature is then D H D. None: 1.
     """
 
     problems: tuple[Problem, ...]
@@ -61,9 +64,22 @@ class Segment:
     decay: float
     scale: float
     share: Float[Tensor, " n"]
+    root: Float[Tensor, " p"] | None = None
+
+    @property
+    def there(self) -> Coordinates:
+        """The coordinates in which the steps are plain descent."""
+        return Coordinates(self.root)
+
+    def moved(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
+        """What the steps leave of a move of the parameters before them: (1 - r h)^s of it, h the curvature."""
+        return self.there.outward(self._shrunk(self.there.parameters(rows)))
 
     def kept(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
-        """What the steps leave of a move of the parameters before them: (1 - r h)^s of it, h the curvature."""
+        """What derivatives in the parameters after the steps are before them."""
+        return self.there.derivatives(self._shrunk(self.there.inward(rows)))
+
+    def _shrunk(self, rows: Tensor) -> Tensor:
         return self.curvature.mapped(rows, lambda values: self._left(values).exp())
 
     def gained(self, rows: Float[Tensor, "k p"]) -> Float[Tensor, "k p"]:
@@ -73,7 +89,7 @@ class Segment:
             h = self.scale * values + self.decay
             return torch.where(h == 0, self.rate * self.steps, -torch.expm1(self._left(values)) / h)
 
-        return self.curvature.mapped(rows, gain)
+        return self.there.outward(self.curvature.mapped(self.there.inward(rows), gain))
 
     def _left(self, values: Tensor) -> Tensor:
         """The logarithm of (1 - r h)^s. A step that is too long for a direction is taken to end at its minimum."""
@@ -94,11 +110,14 @@ class Segments:
 
         - sum_l  grad q . product over later segments k of (1 - r_k H_k)^s_k . (1 - (1 - r_l H_l)^s_l) H_l^-1 g_l
 
-    Nothing is damped. SGD with momentum counts as SGD of rate lr / (1 - momentum). Dropout and augmentation are
-    left out of the means. `verify` and `replayed` replay the run itself, and show what the approximation costs.
+    Nothing is damped. SGD with momentum counts as SGD of rate lr / (1 - momentum). Adam and AdamW multiply the gradient
+    by P, the segment's mean of 1 / (sqrt(v) + eps): H_l becomes P^1/2 H_l P^1/2, g_l and grad q P^1/2 of themselves;
+    that an example also moves v is left out. In EKFAC's bases P counts by its mean along each pair of directions.
+    Clipping multiplies the rate by its mean factor. Dropout and augmentation are left out of the means. `verify` and
+    `replayed` replay the run itself, and show what the approximation costs.
 
     Args:
-        recorded: the run, of SGD without clipping.
+        recorded: the run, of SGD, Adam or AdamW.
         count: segments, of equally many steps each.
         checkpoints: in each of them, whose states come from replaying the run.
         rank: how many leading directions of the Gauss-Newton matrix are kept, p numbers each; None: EKFAC.
@@ -226,12 +245,12 @@ class Segments:
         self.recorded.check_current()
         held = self.problem.theta.new_zeros(len(rows), self.problem.p).double()
         for segment in self.segments:
-            held = segment.kept(held)
+            held = segment.moved(held)
             for g in self._mean_gradients(segment, rows):
                 held -= segment.gained(g)
         return held.to(self.problem.theta)
 
-    def probed(self, v: Float[Tensor, "m p"], probe: Probe) -> Float[Tensor, "m b *x"]:
+    def probed(self, v: Float[Tensor, "m q"], probe: Probe) -> Float[Tensor, "m b *x"]:
         """Changed examples are not followed by segments. Raises TypeError, which says what to ask."""
         raise TypeError(
             "changed examples and inputs are followed step by step alone: ask of_change and on_inputs of Unrolled(run)"
@@ -251,17 +270,44 @@ class Segments:
         """The segments, from the first: replays the run, and gathers the curvature at each checkpoint, once."""
         steps = len(self.recorded.steps)
         edges = [round(number * steps / self.count) for number in range(self.count + 1)]
+        taken = list(pairwise(edges))
         return tuple(
-            self._segment(first, stop) for first, stop in track(pairwise(edges), "segments", self.count)
+            self._segment(first, stop, held)
+            for (first, stop), held in zip(
+                track(taken, "segments", self.count), self._held(taken), strict=True
+            )
         )
 
-    def _segment(self, first: int, stop: int) -> Segment:
-        """The steps from the first to the one before `stop`."""
+    def _held(self, taken: list[tuple[int, int]]) -> Iterator[tuple[list[float], Tensor | None]]:
+        """The factors by which each segment's steps were clipped, and its mean preconditioner: one replay."""
+        forward, groups = self.recorded.forward, self.recorded.start.groups
+        state, remembers = forward.start.state, groups.rule.preconditions
+        with differentiating(), own_streams():
+            for first, stop in taken:
+                factors, total, weight = [1.0] * (stop - first), torch.zeros_like(state.theta).double(), 0.0
+                for t in range(first, stop) if remembers or forward.clip is not None else ():
+                    step = self.recorded.steps[t]
+                    later, grads = forward.looked_at(state, step)
+                    factors[t - first] = float(forward.shrinking(forward.packed(grads)))
+                    if remembers:
+                        counted, settings = (
+                            forward.per_entry(state.counted),
+                            groups.expanded(step.settings, state.theta),
+                        )
+                        each = groups.rule.preconditioner(later.memory, counted, settings)
+                        rate = descent(self.recorded, step).rate * factors[t - first]
+                        total, weight = total + rate * each.double(), weight + rate
+                    state = later
+                yield factors, total / max(weight, 1e-300) if remembers else None
+
+    def _segment(self, first: int, stop: int, held: tuple[list[float], Tensor | None]) -> Segment:
+        """The steps from the first to the one before `stop`; of it what `_held` gives."""
         start, states = self.recorded.start, self.recorded.states
         places = [first + int((c + 0.5) * (stop - first) / self.checkpoints) for c in range(self.checkpoints)]
         problems = tuple(start.problem_at(states.at(t)) for t in places)
         steps = self.recorded.steps[first:stop]
-        rates, counted = zip(*(descent(self.recorded, step) for step in steps), strict=True)
+        each, (clipped, preconditioner) = [descent(self.recorded, step) for step in steps], held
+        rates = [one.rate * factor for one, factor in zip(each, clipped, strict=True)]
         rate, weights = sum(rates) / len(steps), start.base.weights.double().cpu()
         share = torch.zeros(self.n, dtype=torch.float64)
         for step, lr in zip(steps, rates, strict=True):
@@ -269,34 +315,49 @@ class Segments:
             share.index_add_(
                 0, step.index, torch.cat(factors).double().cpu(), alpha=lr / max(sum(rates), 1e-300)
             )
+        scale = float(share.sum() / weights.mean())
         return Segment(
             problems,
-            self._curvature(problems),
+            self._curvature(problems, sum(one.penalty for one in each) / len(steps) / scale, preconditioner),
             len(steps),
             rate,
-            sum(counted) / len(steps),
-            float(share.sum() / weights.mean()),
+            sum(one.decay for one in each) / len(steps),
+            scale,
             torch.where(weights > 0, share / weights, 0.0),
+            None if preconditioner is None else preconditioner.sqrt(),
         )
 
-    def _curvature(self, problems: tuple[Problem, ...]) -> Spectrum | LowRankFactor:
-        """The mean Gauss-Newton matrix of a segment's checkpoints."""
+    def _curvature(
+        self, problems: tuple[Problem, ...], penalty: float, preconditioner: Float[Tensor, " p"] | None
+    ) -> Spectrum | LowRankFactor:
+        """The mean Gauss-Newton matrix of a segment's checkpoints, in the coordinates where steps are plain descent.
+
+        Args:
+            problems: the checkpoints.
+            penalty: what is added to its diagonal before it is preconditioned.
+            preconditioner: what each entry of the gradient is multiplied by, or None.
+        """
         if self.rank is None:
             ekfac = EKFAC(problems[0], rows=self.rows)
-            return gather(problems[0], ekfac.recipe(ekfac.dtype), problems[1:]).spectrum(problems[0].theta)
+            found = gather(problems[0], ekfac.recipe(ekfac.dtype), problems[1:]).spectrum(problems[0].theta)
+            return found if preconditioner is None else found.weighted(preconditioner, penalty)
         some = self.rows or max(SOME, self.n // 10)
         even = torch.linspace(0, self.n - 1, min(some, self.n), dtype=torch.float64).long()
-        each = [Nystrom(GaussNewton(one.subset(even)), self.rank).leading for one in problems]
+        there = None if preconditioner is None else Coordinates(preconditioner.sqrt())
+        each = [
+            Nystrom(GaussNewton(one.subset(even), damping=penalty), self.rank, there=there).leading
+            for one in problems
+        ]
         return LowRankFactor.mean(each)
 
 
-def descent(run: TrainingRun, step: Step) -> tuple[float, float]:
-    """The rate and decay of plain descent that a step of a run takes. Raises TypeError where it takes none."""
+def descent(run: TrainingRun, step: Step) -> Descent:
+    """The plain descent that a step of a run takes. Raises TypeError where it takes none."""
     groups = run.start.groups
     found = groups.rule.descent(groups.expanded(step.settings, run.start.state.theta))
     if found is None:
         raise TypeError(
-            f"segments are for SGD with the same settings in all parameters, and this run is of "
+            f"segments are for SGD and Adam with the same settings in all parameters, and this run is of "
             f"{groups.rule!r}: ask Unrolled(run), or the last part of training alone, Unrolled(run.last(steps))"
         )
     return found
@@ -307,7 +368,6 @@ def check_descent(run: TrainingRun) -> None:
     descent(run, run.steps[0])
     objective = run.start.objective
     refused = {
-        "gradient clipping, which changes the rate at every step": run.clip is not None,
         "batch norm in train mode, whose statistics move too": bool(objective.moving.names),
         'removal="lowered", where a weight changes the other examples of its batch too': (
             objective.averaging.removal == "lowered"

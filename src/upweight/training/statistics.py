@@ -84,6 +84,14 @@ class Running(TorchFunctionMode):
         return {name: self._found.get(id(value), (value, value))[1] for name, value in buffers.items()}
 
 
+def mixes(model: torch.nn.Module) -> bool:
+    """Whether batch norm in train mode lets the examples of a batch see each other."""
+    return any(
+        isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.training
+        for module in model.modules()
+    )
+
+
 def running_statistics(model: torch.nn.Module) -> Layout:
     """The buffers that batch norm in train mode keeps up, as `named_buffers` calls them."""
     found = [
