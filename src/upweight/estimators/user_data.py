@@ -225,7 +225,7 @@ def with_columns_of(train: Any) -> Callable[[Any], Any]:
 
     Some libraries of trees take columns by their places, whatever their names are. `train` are the training inputs.
     """
-    shape = getattr(train, "shape", ())
+    shape: tuple[int, ...] = getattr(train, "shape", ())
     seen = SimpleNamespace(n_features_in_=shape[1] if len(shape) == 2 else None)
     if hasattr(train, "columns"):
         seen.feature_names_in_ = list(train.columns)
