@@ -90,6 +90,22 @@ def test_categories_of_few_values_are_read_and_those_of_many_refused():
                 uw.from_estimator(model, table[:N], y[:N])
 
 
+@pytest.mark.parametrize("policy", ["SymmetricTree", "Depthwise"])
+def test_categories_beside_several_classes_are_read_and_those_by_target_statistics_refused(policy):
+    city = np.random.default_rng(1).integers(0, 8, TOTAL).astype(str)
+    table = pd.DataFrame(X, columns=list("abcd")).assign(city=city)
+    y = np.where(np.isin(city, ["1", "3"]), "top", TARGETS["three"])
+    for most, said in ((20, None), (2, "one_hot_max_size=2: they are numbered by the labels")):
+        model = CAT(cat_features=["city"], grow_policy=policy, one_hot_max_size=most, **SMALL)
+        model.fit(table[:N], y[:N], sample_weight=WEIGHTS)
+        if said is None:
+            problem = uw.from_estimator(model, table[:N], y[:N], sample_weight=WEIGHTS)
+            follows_weights(problem, (table[N:], y[N:]))
+        else:
+            with pytest.raises(ValueError, match=said):
+                uw.from_estimator(model, table[:N], y[:N], sample_weight=WEIGHTS)
+
+
 def test_a_model_that_was_loaded_or_stopped_early_is_read(tmp_path):
     y = TARGETS["two"]
     model = CAT(**{**SMALL, "iterations": 60, "learning_rate": 0.5, "od_wait": 3})

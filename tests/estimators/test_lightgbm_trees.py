@@ -109,6 +109,7 @@ def test_categories_of_many_against_many_have_a_damping_of_their_own():
         ({"path_smooth": 1.0}, "path_smooth"),
         ({"monotone_constraints": [1, 0, 0, 0]}, "monotone_constraints"),
         ({"use_quantized_grad": True}, "use_quantized_grad"),
+        ({"reg_sqrt": True}, "reg_sqrt"),
     ],
     ids=str,
 )
@@ -123,6 +124,12 @@ def test_a_start_of_ones_own_is_refused_with_the_place():
     model = LGBMR(**SMALL).fit(X[:N], y, init_score=np.linspace(0, 1, N))
     with pytest.raises(InfluenceError, match=r"round 0 has the value .*init_score"):
         uw.from_estimator(model, X[:N], y)
+
+
+def test_classes_that_are_weighed_twice_are_refused():
+    for more in ({"is_unbalance": True}, {"scale_pos_weight": 2.0}):
+        with pytest.raises(ValueError, match=r"class_weight beside.*by_refitting"):
+            read(LGBM(class_weight="balanced", **more, **SMALL), X, "two")
 
 
 def test_class_weights_by_the_counts_are_said_to_be_held_fixed():

@@ -1,9 +1,10 @@
 """Which estimators are read, by whom, and what is said of the others."""
 
 import pytest
-from sklearn.ensemble import BaggingClassifier
+from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier, StackingClassifier, VotingClassifier
 from sklearn.linear_model import LinearRegression, MultiTaskLasso, Ridge
 from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import RadiusNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import all_estimators
 
@@ -16,7 +17,11 @@ from upweight.estimators.readers import MOMENTS, READERS, REFUSED, reader_of
 
 @pytest.mark.parametrize(("estimator", "words"), [
     (MultiTaskLasso(), "use Lasso for each"),
-    (BaggingClassifier(), "BaggingClassifier is not supported: influence needs a smooth.*by_refitting"),
+    (RadiusNeighborsClassifier(), "is not supported: influence needs a smooth.*XGBClassifier.*by_refitting"),
+    (BaggingClassifier(), "BaggingClassifier is not supported: it averages.*by_refitting"),
+    (AdaBoostClassifier(), "AdaBoostClassifier is not supported: it trains each.*by_refitting"),
+    (VotingClassifier([]), "VotingClassifier is not supported: it averages.*estimators_.*by_refitting"),
+    (StackingClassifier([]), "StackingClassifier is not supported: its last model.*by_refitting"),
     (LinearRegression, "ABCMeta is not supported"),
     (Pipeline([("a", make_pipeline(Ridge()))]), "ends in a Pipeline"),
 ])  # fmt: skip

@@ -1,5 +1,7 @@
 """Boosting and forests of scikit-learn, as they are read from fitted estimators."""
 
+import inspect
+
 import numpy as np
 import pytest
 from sklearn.ensemble import (
@@ -12,6 +14,8 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     RandomForestRegressor,
 )
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import upweight as uw
 from upweight.errors import InfluenceError
@@ -33,7 +37,11 @@ CASES = [
     (HISTR(max_iter=8), "number"),
     (HISTR(max_iter=8, loss="poisson"), "counts"),
     (HISTR(max_iter=8, loss="gamma"), "amounts"),
+    (HISTR(max_iter=3, min_samples_leaf=200), "number"),
     (RandomForestClassifier(**FOREST), "three"),
+    (RandomForestClassifier(**FOREST, class_weight="balanced_subsample"), "three"),
+    (DecisionTreeClassifier(max_depth=3), "three"),
+    (DecisionTreeRegressor(max_depth=3), "number"),
     (RandomForestRegressor(**FOREST), "number"),
     (ExtraTreesClassifier(**FOREST, bootstrap=True), "two"),
     (ExtraTreesRegressor(**FOREST), "number"),
@@ -58,6 +66,7 @@ KEPT = [
     (HISTR(max_iter=10, max_depth=2, min_samples_leaf=2), "number"),
     (HISTR(max_iter=10, max_depth=2, min_samples_leaf=2, loss="poisson"), "counts"),
     (ExtraTreesRegressor(5, max_depth=2, random_state=0), "number"),
+    (DecisionTreeClassifier(max_depth=2), "three"),
 ]
 
 
@@ -100,6 +109,26 @@ def test_settings_that_do_not_determine_the_leaves_are_refused_in_a_sentence(est
         read(estimator, X, "number")
 
 
+def test_rows_given_to_stop_early_leave_all_rows_to_training():
+    model = HIST(max_iter=40, early_stopping=True, n_iter_no_change=3)
+    if "X_val" not in inspect.signature(model.fit).parameters:
+        pytest.skip("this scikit-learn takes no rows to stop by")
+    y = TARGETS["two"]
+    model.fit(X[:N], y[:N], X_val=X[N:], y_val=y[N:])
+    problem = uw.from_estimator(model, X[:N], y[:N])
+    assert bool((problem.weights > 0).all())
+    follows_weights(problem, (X[N:], y[N:]))
+
+
+def test_trees_inside_another_estimator_are_refused_for_that():
+    y = TARGETS["three"][:N]
+    model = OneVsRestClassifier(HIST(max_iter=2)).fit(X[:N], y)
+    with pytest.raises(
+        TypeError, match=r"HistGradientBoostingClassifier inside another estimator.*by_refitting"
+    ):
+        uw.from_estimator(model, X[:N], y)
+
+
 def test_monotonic_constraints_that_bind_nothing_are_read():
     follows_weights(*read(HISTR(max_iter=4, monotonic_cst=[0, 0, 0, 0]), X, "number"))
 
@@ -107,6 +136,8 @@ def test_monotonic_constraints_that_bind_nothing_are_read():
 def test_what_was_held_fixed_is_said():
     problem, _ = read(RandomForestClassifier(**FOREST), X, "two")
     assert any("drew" in note for note in problem.terms.notes)
+    subsample, _ = read(RandomForestClassifier(**FOREST, class_weight="balanced_subsample"), X, "two")
+    assert any("each tree gave the classes" in note for note in subsample.terms.notes)
     balanced, _ = read(HIST(max_iter=2, class_weight="balanced"), X, "two")
     assert any("counts of the classes are held fixed" in note for note in balanced.terms.notes)
     stopped, _ = read(HIST(max_iter=40, early_stopping=True, n_iter_no_change=3, random_state=1), X, "two")

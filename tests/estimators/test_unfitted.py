@@ -43,6 +43,21 @@ def test_a_model_that_stopped_early_is_fitted_again_with_the_rounds_that_it_kept
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.parametrize("library", ["lightgbm", "catboost"])
+def test_a_model_that_went_on_from_another_is_not_fitted_again_alone(library):
+    module = pytest.importorskip(library)
+    if library == "lightgbm":
+        made = module.LGBMClassifier(n_estimators=4, n_jobs=1, verbosity=-1)
+    else:
+        made = module.CatBoostClassifier(iterations=4, verbose=0, thread_count=1, allow_writing_files=False)
+    first = unfitted(made, {}).fit(*TRAIN)
+    assert settings_of(first) is not None
+    model = unfitted(made, {}).fit(*TRAIN, init_model=first)
+    assert settings_of(model) is None
+    problem = uw.from_estimator(model, *TRAIN)
+    assert problem.cache[OWN] is None
+
+
 def test_models_that_do_not_know_what_they_were_trained_with_need_refit(tmp_path):
     xgboost = pytest.importorskip("xgboost")
 

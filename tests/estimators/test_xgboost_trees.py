@@ -115,6 +115,19 @@ def test_of_a_model_that_stopped_early_the_trees_that_predict_are_read():
     assert np.abs(scores - model.predict(test, output_margin=True)).max() < 1e-6
 
 
+def test_trees_that_do_not_split_are_rounding_and_are_read():
+    follows_weights(*read(xgboost.XGBClassifier(gamma=1e9, **SMALL), X, "two", targets=CODED))
+
+
+def test_leaves_of_a_vector_and_models_without_trees_are_refused():
+    linear = xgboost.XGBRegressor(n_estimators=3, booster="gblinear")
+    with pytest.raises(ValueError, match=r"booster='gblinear', which is a linear model.*by_refitting"):
+        read(linear, X, "number")
+    model = xgboost.XGBClassifier(multi_strategy="multi_output_tree", **SMALL)
+    with pytest.raises(ValueError, match=r"multi_output_tree.*by_refitting"):
+        read(model, X, "three", targets=CODED)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -1,4 +1,4 @@
-"""Which columns CatBoost's trees split on, which it tells in the JSON file of a model alone."""
+"""What CatBoost tells of its trees in the JSON file of a model alone: columns of splits, weights of leaves."""
 
 from __future__ import annotations
 
@@ -19,17 +19,34 @@ KINDS = {
 """Splits of one column: where the file lists the columns of a kind, and what their number among these is called."""
 
 
-def catboost_paths(model: Any, values: Sequence[np.ndarray]) -> Any:
-    """Which columns are on the path to each leaf, as `paths` has it; None where a split is of no single column.
-
-    Args:
-        model: the model.
-        values: of the leaves (leaves, c) of each tree, in the model's own order.
-    """
+def as_json(model: Any) -> dict[str, Any]:
+    """What CatBoost writes of a model into a JSON file."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.json")
         model.save_model(str(file), format="json")
-        saved = json.loads(file.read_text())
+        return json.loads(file.read_text())
+
+
+def leaf_weights(saved: dict[str, Any]) -> list[np.ndarray]:
+    """What the rows of each leaf weighed in training, for each tree, leaves in the order of the file.
+
+    `get_leaf_weights` fails for models of several classes. `saved` is what `as_json` gives.
+    """
+    if "oblivious_trees" in saved:
+        return [np.asarray(one["leaf_weights"], dtype=np.float64) for one in saved["oblivious_trees"]]
+    return [
+        np.array([node["weight"] for node, _ in _leaves(root, lambda split: 0)], dtype=np.float64)
+        for root in saved["trees"]
+    ]
+
+
+def catboost_paths(saved: dict[str, Any], values: Sequence[np.ndarray]) -> Any:
+    """Which columns are on the path to each leaf, as `paths` has it; None where a split is of no single column.
+
+    Args:
+        saved: what `as_json` gives of the model.
+        values: of the leaves (leaves, c) of each tree, in the model's own order.
+    """
     columns = {
         kind: {
             one["feature_index"]: one["flat_feature_index"] for one in saved["features_info"].get(listed, ())
@@ -67,18 +84,18 @@ def _in_order(root: dict[str, Any], values: np.ndarray, column: Any) -> list[lis
     from scipy.optimize import linear_sum_assignment
 
     found = list(_leaves(root, column))
-    nested = np.array([value for value, _ in found]).reshape(values.shape)
+    nested = np.array([node["value"] for node, _ in found]).reshape(values.shape)
     order = linear_sum_assignment(np.abs(values[:, None] - nested[None]).sum(2))[1]
     return [found[leaf][1] for leaf in order]
 
 
 def _leaves(root: dict[str, Any], column: Any) -> Iterator[tuple[Any, list[int]]]:
-    """The values of the leaves under a node, and the columns on the path to each."""
+    """The leaves under a node, and the columns on the path to each."""
     stack: list[tuple[dict[str, Any], list[int]]] = [(root, [])]
     while stack:
         node, way = stack.pop()
         if "split" not in node:
-            yield node["value"], way
+            yield node, way
             continue
         on = [*way, column(node["split"])]
         stack += [(node["right"], on), (node["left"], on)]

@@ -21,7 +21,7 @@ from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..trees.together import leaf_sums, with_damping
 from ..types import Tensor
-from .catboost_paths import catboost_paths
+from .catboost_paths import as_json, catboost_paths, leaf_weights
 from .tree_models import (
     Encoded,
     Rows,
@@ -62,7 +62,8 @@ def catboost(model: Any, rows: Rows) -> TreeReading:
         return numbered_leaves(model.calc_leaf_indexes(_pool(model, X)).astype(np.int64), sizes)
 
     leaf, rate = apply(rows.X), float(settings["learning_rate"])
-    _check_leaves(model, settings, leaf, data, ends)
+    saved = as_json(model)
+    _check_leaves(model, settings, leaf, data, leaf_weights(saved))
     own_values = np.split(np.asarray(model.get_leaf_values()).reshape(-1, c), ends[1:-1])
     values = [own / rate for own in own_values]
     damping = float(settings["l2_leaf_reg"]) * float(data.w.mean())
@@ -94,7 +95,7 @@ def catboost(model: Any, rows: Rows) -> TreeReading:
         single=True,
         own_start=Fixed(tuple(bias.tolist())),
         damped_by_mean=True,
-        paths=catboost_paths(model, own_values),
+        paths=catboost_paths(saved, own_values),
         notes=(
             *_notes(model, settings, rows, any(set(one.steps) != {1.0} for one in found)),
             *against_the_rest(loss, c),
@@ -130,7 +131,7 @@ def _check(model: Any, settings: dict[str, Any]) -> None:
 
 
 def _check_leaves(
-    model: Any, settings: dict[str, Any], leaf: Tensor, data: Encoded, ends: np.ndarray
+    model: Any, settings: dict[str, Any], leaf: Tensor, data: Encoded, weighed: list[np.ndarray]
 ) -> None:
     """Refuse categories by target statistics: in training their rows lay in other leaves than they do now.
 
@@ -139,14 +140,13 @@ def _check_leaves(
         settings: all of its parameters.
         leaf: the leaves of the training rows now (t, n).
         data: the rows.
-        ends: where the leaves of each tree end among all.
+        weighed: what the rows of each leaf weighed in training, for each tree, in any order.
     """
     if not len(leaf) or not model.get_cat_feature_indices():
         return
-    weighs = np.split(np.asarray(model.get_leaf_weights()), ends[1:-1])
-    for t, own in enumerate(weighs):
+    for t, own in enumerate(weighed):
         now = torch.bincount(leaf[t].long(), data.w, len(own)).numpy()
-        if not np.allclose(own, now, rtol=1e-4, atol=1e-4 * float(data.w.mean())):
+        if not np.allclose(np.sort(own), np.sort(now), rtol=1e-4, atol=1e-4 * float(data.w.mean())):
             raise refused(
                 model,
                 f"categories of more values than one_hot_max_size={settings.get('one_hot_max_size', 2)}: they are "

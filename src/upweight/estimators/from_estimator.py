@@ -32,7 +32,7 @@ from .sparse_models import with_kinks
 from .survival_models import is_survival_model, survival_problem
 from .transformers import check_transformers, scales_of
 from .tree_models import Rows, TreeReader, tree_problem
-from .user_data import HELD, Inputs, Targets, column_names, targets_of
+from .user_data import HELD, Inputs, Targets, column_names, targets_of, with_columns_of
 
 
 def from_estimator(
@@ -217,7 +217,7 @@ def _trees(
     _refuse_options(asked, "trees")
     trained_on = settled.targets(y)
     unknown = () if transform is None else check_transformers(transform, X, trained_on)
-    inputs = (lambda X: X) if transform is None else transform.transform
+    inputs = with_columns_of(X) if transform is None else transform.transform
     names = tuple(np.asarray(getattr(model, "classes_", ())).tolist())
     targets = Targets(names or None)
     codes, features = targets(trained_on), inputs(X)

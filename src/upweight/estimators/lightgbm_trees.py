@@ -125,6 +125,14 @@ def _check(model: Any, dump: dict[str, Any], settings: dict[str, str]) -> None:
         raise refused(model, "path_smooth, which ties a leaf to those above it")
     if "1" in settings.get("monotone_constraints", ""):
         raise refused(model, "monotone_constraints, which clip a leaf by its neighbours")
+    if getattr(model, "class_weight", None) is not None and (
+        _unbalanced(settings) or float(settings.get("scale_pos_weight", 1)) != 1
+    ):
+        raise refused(
+            model, "class_weight beside is_unbalance or scale_pos_weight, which both weigh the classes"
+        )
+    if "sqrt" in dump.get("objective", ""):
+        raise refused(model, "reg_sqrt, whose trees fit roots of the targets: take these yourself")
     if float(settings.get("sigmoid", 1)) != 1:
         raise refused(model, f"sigmoid={settings['sigmoid']}")
 
@@ -152,7 +160,7 @@ def _loss(
         return BoostedLogistic(), None, True
     if name == "multiclass":
         return BoostedSoftmax(c / (c - 1)), None, True
-    if name == "regression" and "sqrt" not in dump["objective"]:
+    if name == "regression":
         return BoostedSquared(), None, True
     if name in ("regression_l1", "quantile"):
         return _quantile(name, float(settings["alpha"]), rows.weight), None, True

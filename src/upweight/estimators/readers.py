@@ -59,6 +59,8 @@ TREES: dict[tuple[str, str], TreeReader] = {
     ("sklearn", "RandomForestRegressor"): forest,
     ("sklearn", "ExtraTreesClassifier"): forest,
     ("sklearn", "ExtraTreesRegressor"): forest,
+    ("sklearn", "DecisionTreeClassifier"): forest,
+    ("sklearn", "DecisionTreeRegressor"): forest,
     ("xgboost", "XGBClassifier"): xgboost,
     ("xgboost", "XGBRegressor"): xgboost,
     ("xgboost", "Booster"): xgboost,
@@ -79,6 +81,10 @@ MOMENTS: dict[str, MomentReader] = {
 """Readers of classifiers by the moments of their classes, by the name of scikit-learn's class."""
 
 REFIT = "by_refitting(estimator, X, y), which trains it again"
+DRAWN = f"it averages models of rows and columns that each of them drew; use {REFIT}"
+REWEIGHTED = f"it trains each model on weights that those before it set; use {REFIT}"
+AVERAGED = f"it averages several models: pass one of its estimators_, or use {REFIT}"
+STACKED = f"its last model was trained on predictions of models of folds; use {REFIT}"
 REFUSED = {
     "Perceptron": 'it has no optimum that it would end at; use SGDClassifier with loss="hinge"',
     "MultiTaskLasso": "its penalty ties the targets together; use Lasso for each target",
@@ -88,6 +94,10 @@ REFUSED = {
     "GaussianProcessClassifier": f"its approximation has no loss of single rows; use SVC, or {REFIT}",
     "KNeighborsClassifier": f"it has no parameters; use {REFIT}",
     "KNeighborsRegressor": f"it has no parameters; use {REFIT}",
+    **dict.fromkeys(("BaggingClassifier", "BaggingRegressor", "IsolationForest"), DRAWN),
+    **dict.fromkeys(("AdaBoostClassifier", "AdaBoostRegressor"), REWEIGHTED),
+    **dict.fromkeys(("VotingClassifier", "VotingRegressor"), AVERAGED),
+    **dict.fromkeys(("StackingClassifier", "StackingRegressor"), STACKED),
 }
 """Estimators that are not supported by the name of their class, and what to use in their place."""
 
@@ -112,9 +122,15 @@ def reader_of(model: Any) -> Reader:
             )
         if kind.__module__.partition(".")[0] == "sklearn" and kind.__name__ in READERS:
             return READERS[kind.__name__]
+    if tree_reader_of(model) is not None:
+        raise TypeError(
+            f"{type(model).__name__} inside another estimator is not supported: pass it by itself, as it was fitted, "
+            f"with its rows; libraries of trees tell several classes apart themselves; or use {REFIT}"
+        )
+    known = ", ".join((*READERS, *MOMENTS, *dict.fromkeys(name for _, name in TREES)))
     raise TypeError(
         f"{type(model).__name__} is not supported: influence needs a smooth objective in a vector of parameters, and "
-        f"from_estimator knows those of {', '.join((*READERS, *MOMENTS))}, of a Pipeline ending in one of them and of "
+        f"from_estimator knows those of {known}, of a Pipeline ending in one of them and of "
         f"{', '.join(WRAPPERS)} around one; describe other "
         "linear models with LinearProblem, other differentiable ones with Problem; uw.by_refitting(estimator, X, y) "
         "answers of any other by retraining"

@@ -138,7 +138,7 @@ def hist_gradient_boosting(model: Any, rows: Rows) -> TreeReading:
     if model._preprocessor is not None:  # it puts columns of categories in front of the others
         columns = np.argsort(~np.asarray(model.is_categorical_), kind="stable")
     held_out = None
-    if model.do_early_stopping_ and model.validation_fraction is not None:
+    if leaves and model._predictors[0][0].nodes[0]["count"] < len(rows.codes):
         held_out = _held_out(
             model, len(rows.codes), model.validation_fraction, rows.codes, _drawn_seed(model)
         )
@@ -187,8 +187,12 @@ def _hist_loss(model: Any, c: int, weight: np.ndarray | None) -> tuple[BoostedLo
 
 
 def forest(model: Any, rows: Rows) -> TreeReading:
-    """Random forests and extra trees: the mean over trees of the mean target in a leaf, each row as often as drawn."""
-    n, trees = len(rows.codes), [one.tree_ for one in model.estimators_]
+    """Random forests and extra trees: the mean over trees of the mean target in a leaf, each row as often as drawn.
+
+    A decision tree is a forest of one tree, which drew nothing.
+    """
+    trees = [one.tree_ for one in getattr(model, "estimators_", (model,))]
+    bootstrap = getattr(model, "bootstrap", False)
     if model.n_outputs_ > 1:
         raise refused(model, "several targets at once")
     if getattr(model, "monotonic_cst", None) is not None:
@@ -199,12 +203,11 @@ def forest(model: Any, rows: Rows) -> TreeReading:
     classes = len(model.classes_) if hasattr(model, "classes_") else 0
     c = classes or 1
     counts = None
-    if model.bootstrap:
-        drawn = [np.bincount(own, minlength=n) for own in model.estimators_samples_]
-        counts = torch.from_numpy(np.stack(drawn).astype(np.uint8))
+    if bootstrap:
+        counts = torch.from_numpy(_counts(model, rows.codes))
     found = Round(
         tuple(
-            tree(t, k, len(own), bag=t if model.bootstrap else None)
+            tree(t, k, len(own), bag=t if bootstrap else None)
             for t, own in enumerate(leaves)
             for k in range(c)
         ),
@@ -222,25 +225,39 @@ def forest(model: Any, rows: Rows) -> TreeReading:
         Fixed((0.0,) * c),
         (found,),
         c,
-        lambda X: numbered_leaves(model.apply(X).astype(np.int64), leaves),
+        lambda X: numbered_leaves(model.apply(X).reshape(_count(X), -1).astype(np.int64), leaves),
         stored,
         margins,
         bags=counts,
-        class_weights=None if model.bootstrap else _class_weights(model, rows),
+        class_weights=None if bootstrap else _class_weights(model, rows),
         paths=paths(above(one.children_left, one.children_right, one.feature) for one in trees),
         notes=(*_drawn(model, rows), *_pure(trees, leaves)),
-        weightless=model.bootstrap,
+        weightless=bootstrap,
     )
 
 
 def _drawn(model: Any, rows: Rows) -> tuple[str, ...]:
     """What is held fixed of what each tree of a forest drew, and of the weights of classes."""
     how = getattr(model, "class_weight", None)
-    if not model.bootstrap:
-        return held_weights(how)
+    if not getattr(model, "bootstrap", False):
+        return held_weights("balanced" if how == "balanced_subsample" else how)
     said = "the rows that each tree drew are held fixed"
-    weighs = rows.weight is not None or how is not None
-    return (f"{said}; weights set the odds of the draw alone" if weighs else said,)
+    if how == "balanced_subsample":
+        said += ", and the weights that each tree gave the classes by their counts among these"
+    elif rows.weight is not None or how is not None:
+        said += "; weights set the odds of the draw alone"
+    return (said,)
+
+
+def _counts(model: Any, codes: np.ndarray) -> np.ndarray:
+    """How often each tree (t, n) drew each row, times the weight that it gave the row's class."""
+    drawn = np.stack([np.bincount(own, minlength=len(codes)) for own in model.estimators_samples_])
+    if getattr(model, "class_weight", None) != "balanced_subsample":
+        return drawn.astype(np.uint8)
+    from sklearn.utils.class_weight import compute_sample_weight
+
+    weights = [compute_sample_weight("balanced", codes, indices=own) for own in model.estimators_samples_]
+    return drawn * np.stack(weights)
 
 
 def _pure(trees: list[Any], leaves: list[np.ndarray]) -> tuple[str, ...]:

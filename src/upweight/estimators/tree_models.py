@@ -193,13 +193,13 @@ def tree_problem(reading: TreeReading, rows: Rows, terms: Terms, library: str) -
         by_mean=reading.damped_by_mean,
     )
     fitted = fit(trained, "rebuilding the trees")
-    parted = _parted(reading, rows, (fitted.theta, fitted.scores), structure, library)
+    parted = _parted(reading, rows, (fitted.theta, fitted.scores), trained, library)
     if parted and reading.own_start is not None and _near(fitted.theta[:c], reading.own_start):
         # Far from 0 the rounding of the scores shows in the leaves: then it is followed, to see whether it is that.
         as_library = replace(trained, single=reading.single_scores, start=reading.own_start)
         given = torch.cat([fitted.theta[:c], torch.from_numpy(reading.stored)])
         own = fit(as_library, given=given)
-        if not (parted := _parted(reading, rows, (own.theta, own.scores), structure, library)):
+        if not (parted := _parted(reading, rows, (own.theta, own.scores), trained, library)):
             terms = replace(terms, notes=(*terms.notes, _rounding(reading, fitted, c, library)))
     if parted:
         raise InfluenceError(parted)
@@ -241,7 +241,7 @@ def _rounding(reading: TreeReading, fitted: Fitted, c: int, library: str) -> str
 
 
 def _parted(
-    reading: TreeReading, rows: Rows, rebuilt: tuple[Tensor, Tensor], structure: Structure, library: str
+    reading: TreeReading, rows: Rows, rebuilt: tuple[Tensor, Tensor], trained: Trained, library: str
 ) -> str:
     """Where rebuilt leaf values or scores part from those of the model, in a sentence; "" where they do not.
 
@@ -249,16 +249,17 @@ def _parted(
         reading: of the model.
         rows: of training.
         rebuilt: theta (p,) and the scores of the rows (n, c).
-        structure: of the trees.
+        trained: what they were computed from.
         library: its name.
     """
+    structure = trained.structure
     advice = "Are these the rows, labels and weights that it was trained on, in this order, with the same categories? "
     advice += (
         "A start (base_margin, init_score), an objective or changing learning rates of your own are not read."
     )
     stored, own = reading.stored, rebuilt[0].numpy()[structure.c :]
     off = np.abs(np.where(np.isnan(stored), 0, own - stored))
-    largest = np.nanmax(np.abs(stored), initial=1e-300)
+    largest = np.nanmax(np.abs(stored), initial=_least(trained))
     if len(off) and not off.max() <= EXACT * largest:
         at = int(off.argmax())
         return (
@@ -275,6 +276,17 @@ def _parted(
             f"and {scores[row].tolist()} when they are added up. {advice}"
         )
     return ""
+
+
+def _least(trained: Trained) -> float:
+    """What leaf values are compared with at least: where no tree splits, all of them are rounding.
+
+    Then it is the step of a row alone, from the start, on the mean.
+    """
+    if any(tree.size > 1 for one in trained.structure.rounds for tree in one.trees):
+        return 1e-300
+    slopes = trained.slopes_at(trained.start_scores().repeat(trained.n, 1), slice(None))
+    return float((trained.w @ slopes.r.abs()).max() / (trained.w @ slopes.h).max())
 
 
 def held_weights(how: Any) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ ROUNDS = ("iterations", "n_estimators", "num_boost_round", "num_trees")
 def settings_of(model: Any) -> dict[str, Any] | None:
     """What is set in a copy of a model so that it trains like the model: the rounds that early stopping kept, say.
 
-    None where no copy can: boosters, and models from a file, no longer know what they were trained with.
+    None where no copy can: boosters, and models from a file, no longer know what they were trained with, and a model
+    that went on from another does not know that one.
     """
     if not hasattr(model, "fit") or not hasattr(model, "get_params"):
         return None
@@ -25,7 +26,10 @@ def settings_of(model: Any) -> dict[str, Any] | None:
         rounds = model.get_booster().num_boosted_rounds()
         return {} if rounds == model.get_num_boosting_rounds() else None
     if library == "lightgbm":
-        return {"n_estimators": model.best_iteration_} if model.best_iteration_ else {}
+        if model.best_iteration_:
+            return {"n_estimators": model.best_iteration_}
+        booster = model.booster_
+        return None if booster.current_iteration() > booster.params["num_iterations"] else {}
     if library == "catboost":
         return _of_catboost(model, given)
     return {}
@@ -35,7 +39,7 @@ def _of_catboost(model: Any, given: dict[str, Any]) -> dict[str, Any] | None:
     """The settings of a copy of a CatBoost model, which writes no files."""
     trained, rounds = model.get_all_params(), model.tree_count_
     asked = next((given[name] for name in ROUNDS if name in given), 1000)
-    if trained["iterations"] != asked:
+    if trained["iterations"] != asked or rounds > asked:
         return None
     found: dict[str, Any] = {"verbose": 0, "allow_writing_files": False}
     if "cat_features" not in given:

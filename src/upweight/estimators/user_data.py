@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -216,6 +218,24 @@ def check_columns(estimator: Any, X: Any) -> None:
     count = getattr(estimator, "n_features_in_", None)
     if count is not None and len(X.shape) == 2 and X.shape[1] != count:
         raise ValueError(f"X has {X.shape[1]} columns, the estimator was fitted on {count}")
+
+
+def with_columns_of(train: Any) -> Callable[[Any], Any]:
+    """What gives inputs back that have the columns of the training inputs, and refuses others.
+
+    Some libraries of trees take columns by their places, whatever their names are. `train` are the training inputs.
+    """
+    shape: tuple[int, ...] = getattr(train, "shape", ())
+    seen = SimpleNamespace(n_features_in_=shape[1] if len(shape) == 2 else None)
+    if hasattr(train, "columns"):
+        seen.feature_names_in_ = list(train.columns)
+
+    def checked(X: Any) -> Any:
+        if hasattr(X, "shape"):
+            check_columns(seen, X)
+        return X
+
+    return checked
 
 
 def column_names(estimator: Any, transform: Any, X: Any) -> tuple[str, ...] | None:

@@ -195,6 +195,8 @@ def _check(model: Any, learner: dict[str, Any], config: dict[str, Any]) -> None:
     if callable(getattr(model, "objective", None)):
         raise refused(model, "an objective of your own, whose second derivatives are not known")
     kind = learner["gradient_booster"]["name"]
+    if kind == "gblinear":
+        raise refused(model, "booster='gblinear', which is a linear model and has no trees")
     if kind != "gbtree":
         raise refused(model, f"booster={kind!r}, whose trees change after they were fitted")
     given = config["gradient_booster"]["tree_train_param"]
@@ -204,6 +206,9 @@ def _check(model: Any, learner: dict[str, Any], config: dict[str, Any]) -> None:
         )
     if "1" in given.get("monotone_constraints", ""):
         raise refused(model, "monotone_constraints, which clip a leaf by its neighbours")
+    trees = learner["gradient_booster"]["model"]["trees"]
+    if any(int(one["tree_param"]["size_leaf_vector"]) > 1 for one in trees):
+        raise refused(model, "multi_strategy='multi_output_tree', whose leaves hold a vector")
     shape = learner["learner_model_param"]
     if int(shape.get("num_target", "1")) > 1:
         raise refused(model, "several targets at once; fit one model for each")
