@@ -23,7 +23,7 @@ def problem_of(case: Case) -> uw.LinearProblem | None:
 
 @pytest.mark.parametrize("kind", LOGISTIC)
 def test_no_set_moves_further_than_its_bound(kind: str) -> None:
-    """Inequalities 11 to 15, 26 and 27 of docs/certificates.md: the change of a coefficient, refitted without every set."""
+    """(11) to (15), (26), (27) of docs/certificates.md: the change of a coefficient, refitted without every set."""
     held = 0
     for seed in range(4):
         case = logistic_case(kind, seed)
