@@ -7,7 +7,7 @@ import torch
 import upweight as uw
 from experiments.exhaustive import LOGISTIC, Case, kept_rows, logistic_case, logistic_fits
 from upweight.linalg.units import Units
-from upweight.uses.certificates import MomentBounds
+from upweight.uses.certificates import MomentBounds, _farthest
 from upweight.uses.conclusions import Direction
 from upweight.uses.removals import Question
 
@@ -23,7 +23,7 @@ def problem_of(case: Case) -> uw.LinearProblem | None:
 
 @pytest.mark.parametrize("kind", LOGISTIC)
 def test_no_set_moves_further_than_its_bound(kind: str) -> None:
-    """Inequalities 11 to 15 of docs/certificates.md: the change of a coefficient, refitted without every set."""
+    """(11) to (15), (26), (27) of docs/certificates.md: the change of a coefficient, refitted without every set."""
     held = 0
     for seed in range(4):
         case = logistic_case(kind, seed)
@@ -128,3 +128,20 @@ def test_significance_of_a_classifier_is_refused() -> None:
     assert problem is not None
     with pytest.raises(ValueError, match="least squares alone"):
         uw.robustness(uw.Influence(problem), uw.Significant(0))
+
+
+def test_the_way_to_the_minimum_is_bounded_by_the_solution_of_its_equation() -> None:
+    """(26): R' = cosh(R) s + sinh(R) L from 0, by steps of Runge and Kutta; it needs less than (12)."""
+    step, reach = torch.tensor([0.05, 0.3, 0.4, 0.05]).double(), torch.tensor([0.2, 0.5, 0.8, 1.5]).double()
+
+    def slope(R: torch.Tensor) -> torch.Tensor:
+        return R.cosh() * step + R.sinh() * reach
+
+    R, h = torch.zeros(4).double(), 1e-3
+    for _ in range(1000):
+        one = slope(R)
+        two = slope(R + h / 2 * one)
+        three = slope(R + h / 2 * two)
+        R = R + h / 6 * (one + 2 * two + 2 * three + slope(R + h * three))
+    torch.testing.assert_close(_farthest(step, reach), R, rtol=1e-7, atol=0.0)
+    assert not _farthest(reach, reach).isfinite().any()

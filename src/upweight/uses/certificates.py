@@ -178,7 +178,7 @@ class MomentBounds:
         return Moments(*(torch.where(worse, a, b) for a, b in zip(wide, narrow, strict=True)))
 
     def _curved(self) -> Float[Tensor, " k"]:
-        """The change of a model whose curvature moves with its parameters: (11) to (15)."""
+        """The change of a model whose curvature moves with its parameters: (11) to (15), (26) and (27)."""
         question, whole, own = self.question, self.question.whole, self.units.own
         variance = self._of(self.left, self.left, self.left.square()).change
         size = (question.direction.square().sum() + variance).sqrt()
@@ -192,11 +192,26 @@ class MomentBounds:
         far = torch.where(first < 1, -torch.log1p(-first.clamp(max=1 - 1e-15)), torch.inf)
         share = (1 - 1 / inverse) * inverse.sqrt()
         step = self._steps() + widest * share * decrement + left * reach  # (14)
+        far = torch.minimum(far, _farthest(step, first))  # (26)
+        asked, any_row = self._bends()
+        bend = inverse * (asked + (variance.clamp(min=0) * (inverse - 1)).sqrt() * any_row)  # (27)
         for _ in range(TURNS):
-            far = torch.minimum(far, _middle(far) * step + far / 2 * reach * decrement)  # (15)
+            mean = _middle(far) * step + far / 2 * first  # (15)
+            beyond = (
+                step + inverse.square() * widest * any_row * _beyond(far) * decrement.square()
+            )  # (27) of x_j
+            far = torch.minimum(far, torch.minimum(mean, beyond))
         newton = self.newton.change.clamp(min=0) + size * left
         change = _middle(far) * newton + far / 2 * size * decrement  # (13)
+        change = torch.minimum(change, newton + bend * _beyond(far) * decrement.square())
         return torch.where(far.isfinite(), change * (1 + ROUNDING), torch.inf)
+
+    def _bends(self) -> tuple[Tensor, Tensor]:
+        """The largest eigenvalues of sum_j s_j x~_j^T x~_j: for s_j = |v . x^_j|, and for s_j = ||x^_j||: (27)."""
+        whole = self.question.whole
+        each = ((whole.spread @ self.question.direction).abs(), whole.spread.norm(dim=1))
+        found = [torch.linalg.eigvalsh((whole.rows * s[:, None]).T @ whole.rows)[-1] for s in each]
+        return found[0] * (1 + ROUNDING), found[1] * (1 + ROUNDING)
 
     def _steps(self) -> Float[Tensor, " k"]:
         """max_j top_k |x^_j . sum_g x~_i r_i|: how far the outputs of the first step's gradient move, (14)."""
@@ -214,6 +229,26 @@ def _middle(far: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
     """(R/2) coth(R/2), 1 at R = 0: the middle of R / (e^R - 1) and R / (1 - e^-R); infinite where R is."""
     half = (far / 2).clamp(min=1e-6)  # it rises in R
     return torch.where(far.isfinite(), half / half.clamp(max=1e3).tanh(), torch.inf)
+
+
+def _beyond(far: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """(e^R - 1 - R) / (1 - e^-R)^2, 1/2 at R = 0: what (27) has of the largest change of an output; it rises in R."""
+    R = far.clamp(min=1e-3, max=500.0)
+    return torch.where(far < 500, (R.expm1() - R) / torch.expm1(-R).square(), torch.inf)
+
+
+def _farthest(step: Float[Tensor, " k"], reach: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """The largest change of an output on the way to the minimum without a set, (26); infinite where none is proven.
+
+    Args:
+        step: the bound of (14).
+        reach: the widest row times the norm of the pull.
+    """
+    fast, slow = ((reach + step) / 2).sqrt(), ((reach - step) / 2).sqrt()
+    left = (fast - slow) / (fast + slow) * (2 * fast * slow).exp()
+    far = (slow / fast * (1 + left) / (1 - left)).log() * (1 + ROUNDING) + 1e-12
+    told = (left < 1) & (step < reach * (1 - 1e-9))  # else (12) says as much
+    return torch.where(told, far, torch.inf)
 
 
 def _limit(

@@ -18,6 +18,7 @@ from ..objective import LinearModel
 from ..runtime.progress import gauge, track
 from ..types import Tensor
 from .conclusions import Conclusion, Moments
+from .verdicts import shortest_that
 
 DETERMINED = 1e-9
 """The least share of a direction's curvature that a removal may leave."""
@@ -260,12 +261,12 @@ def fewest_refitted(problem: LinearModel, question: Question, most: int) -> list
                 here = without(problem, question, chosen)
             except NotConvergedError:
                 return None
-    low, high = 0, len(chosen)
-    while high - low > 1:
-        middle = (low + high) // 2
-        there = without(problem, question, chosen[:middle])
-        low, high = (low, middle) if float(there.margin(there.moments())) <= 0 else (middle, high)
-    return chosen[:high]
+
+    def overturns(beginning: list[int]) -> bool:
+        there = without(problem, question, beginning)
+        return float(there.margin(there.moments())) <= 0
+
+    return chosen[: shortest_that(chosen, overturns)]
 
 
 def without(problem: LinearModel, question: Question, gone: Sequence[int]) -> Question:
