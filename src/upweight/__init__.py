@@ -23,7 +23,7 @@ if _typing.TYPE_CHECKING:  # each is imported at its first use: whoever asks for
         StaleError,
     )
     from .estimators import from_estimator, from_results
-    from .influence import GradientIndex, Influence, Scores, ScoreStore, Unrolled
+    from .influence import GradientIndex, IndexRecorder, Influence, Scores, ScoreStore, Unrolled
     from .linear import LinearProblem
     from .losses import (
         Huber,
@@ -99,6 +99,7 @@ __all__ = [
     "Hessian",
     "Huber",
     "IndefiniteError",
+    "IndexRecorder",
     "Influence",
     "InfluenceError",
     "LiSSA",
@@ -176,7 +177,7 @@ _HOMES = {
     "NoOptimumError NotConvergedError NotDeterministicError NotStationaryWarning RankError "
     "SmallerBlocksWarning StaleError",
     "estimators": "from_estimator from_results",
-    "influence": "GradientIndex Influence Scores ScoreStore Unrolled",
+    "influence": "GradientIndex IndexRecorder Influence Scores ScoreStore Unrolled",
     "linear": "LinearProblem",
     "losses": "Huber Logistic ModifiedHuber SmoothEpsilonInsensitive SmoothHinge SmoothPinball Softmax Squared "
     "SquaredEpsilonInsensitive SquaredHinge SquaredMargin Tweedie",

@@ -2,6 +2,7 @@
 
 from .defaults import Settings
 from .gradient_index import GradientIndex
+from .index_recorder import IndexRecorder
 from .influence import Influence
 from .leave_one_out import LeaveOneOut
 from .removal import Removal
@@ -11,6 +12,7 @@ from .unrolled import Unrolled
 
 __all__ = [
     "GradientIndex",
+    "IndexRecorder",
     "Influence",
     "LeaveOneOut",
     "Removal",
