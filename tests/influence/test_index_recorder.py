@@ -1,6 +1,7 @@
 """Indexes written while a Trainer trains: it ends in the same weights, and they answer as an index made by hand."""
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from tests.training.test_trainer import collate, gpt2, trainer_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-WANTED = {"error": 0.0, "params": "transformer.h.0.*"}
+WANTED: dict[str, Any] = {"error": 0.0, "params": "transformer.h.0.*"}
 
 
 def trained(folder, **settings):

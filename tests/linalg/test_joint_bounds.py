@@ -1,5 +1,7 @@
 """The bound of all rows of a set at once: held against sets, and against its formulas with inverses written out."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def bound_of(X: np.ndarray, z: np.ndarray, r: np.ndarray, k: int) -> JointBound:
-    return JointBound(*(torch.from_numpy(part) for part in (X, z, r)), k)
+    return JointBound(torch.from_numpy(X), torch.from_numpy(z), torch.from_numpy(r), k)
 
 
 def settings_of(bound: JointBound, seed: int) -> Settings:
@@ -40,7 +42,7 @@ def settings_of(bound: JointBound, seed: int) -> Settings:
     )
 
 
-def change(X: np.ndarray, z: np.ndarray, r: np.ndarray, T: list[int]) -> float:
+def change(X: np.ndarray, z: np.ndarray, r: np.ndarray, T: Sequence[int] | np.ndarray) -> float:
     left = np.eye(len(T)) - X[T] @ X[T].T
     if np.linalg.eigvalsh(left)[0] < 1e-9:
         return np.inf  # it carries all of some direction: no bound may be finite

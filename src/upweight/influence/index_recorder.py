@@ -65,7 +65,7 @@ class IndexRecorder:
         self.folder = Path(folder)
         self._trainer, self._loss, self._params = trainer, loss, params
         self._curvature = curvature or (lambda problem: EKFAC(problem, relative=0.1, samples=1))
-        self._wanted = {"error": error, "bytes_per_example": bytes_per_example}
+        self._wanted: dict[str, Any] = {"error": error, "bytes_per_example": bytes_per_example}
         trainer.add_callback(_callback(self, MOMENTS[moment]))
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -117,7 +118,7 @@ class JointBound:
         at = [*settings, settings.back.new_tensor(4 * best * 1.5)]
         for share in STAGES:
             weight = share * 4 * best / (self.X.shape[1] + 1)
-            at = _descended(lambda parts, w=weight: self._barrier(parts, w), at, 4 * target)
+            at = _descended(partial(self._barrier, weight), at, 4 * target)
             now = Settings(*at[:-1])
             if (value := self.value(now)) < best:
                 best, settings = value, now
@@ -159,7 +160,7 @@ class JointBound:
         P = self.k * (L @ L.T) + (own * parts[:, None]).T @ own  # (30)
         return P, v.square().sum()
 
-    def _barrier(self, parts: Sequence[Tensor], weight: float) -> Tensor | None:
+    def _barrier(self, weight: float, parts: Sequence[Tensor]) -> Tensor | None:
         """A bound less the logarithms of what keeps it one; None outside."""
         settings, bound = Settings(*parts[:-1]), parts[-1]
         found = self._ceiling(settings)
