@@ -79,6 +79,8 @@ MOMENTS: dict[str, MomentReader] = {
 """Readers of classifiers by the moments of their classes, by the name of scikit-learn's class."""
 
 REFIT = "by_refitting(estimator, X, y), which trains it again"
+RESULTS = ("statsmodels", "lifelines", "linearmodels", "pyfixest")
+"""Packages whose fitted results `from_results` reads."""
 REFUSED = {
     "Perceptron": 'it has no optimum that it would end at; use SGDClassifier with loss="hinge"',
     "MultiTaskLasso": "its penalty ties the targets together; use Lasso for each target",
@@ -112,6 +114,10 @@ def reader_of(model: Any) -> Reader:
             )
         if kind.__module__.partition(".")[0] == "sklearn" and kind.__name__ in READERS:
             return READERS[kind.__name__]
+    if any(kind.__module__.partition(".")[0] in RESULTS for kind in type(model).__mro__):
+        raise TypeError(
+            f"{type(model).__name__} is no estimator of scikit-learn: pass fitted results to from_results"
+        )
     raise TypeError(
         f"{type(model).__name__} is not supported: influence needs a smooth objective in a vector of parameters, and "
         f"from_estimator knows those of {', '.join((*READERS, *MOMENTS))}, of a Pipeline ending in one of them and of "
