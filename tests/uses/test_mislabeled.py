@@ -174,7 +174,7 @@ def test_a_count_of_contradicted_labels_is_put_in_proportion_where_classes_overl
             uw.Influence(uw.LinearProblem.fit(X, y, loss=uw.Logistic(), l2=0.01, intercept=True))
         )
         wrong = (found.table["label"] != found.table["proposed label"]).mean()
-        assert (wrong > 0.2) == warned == ("most contradicted labels will be right" in found.summary)
+        assert (wrong > 0.2) == warned == ("The count does not say which" in found.summary)
 
 
 def test_where_the_model_knows_nothing_it_is_said() -> None:

@@ -25,12 +25,12 @@ UNSEEN = "their loss in a model that has not seen them"
 """What rows are ranked by where a model without each is known."""
 
 OFTEN = 0.2
-"""The share of rows decided otherwise from which on a contradicted label is more often right than wrong."""
+"""The share of rows decided otherwise from which on the count of contradicted labels needs a word of caution."""
 OVERLAP = (
-    " It errs so often that the columns do not tell the classes apart: most contradicted labels will be right. Take "
-    "the order of the rows as where to look first, not the count as how many are wrong."
+    " That is often: either the columns do not tell the classes apart, and most contradicted labels are right, or many "
+    "labels are wrong. The count does not say which: look at the first rows before you rely on it."
 )
-"""What is said of the count where classes overlap."""
+"""What is said of the count where classes overlap, or labels are noise."""
 
 
 @dataclass(frozen=True, eq=False)
