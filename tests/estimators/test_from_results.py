@@ -278,3 +278,9 @@ def test_separated_data_are_refused_whatever_the_link():
         fitted = sm.GLM(y, X, family=F.Binomial(L.Probit())).fit()
     with pytest.raises(ValueError, match="no finite optimum"):
         uw.from_results(fitted)
+
+
+def test_fitted_results_given_to_from_estimator_are_sent_to_from_results() -> None:
+    results = sm.OLS(BIT, X).fit()
+    with pytest.raises(TypeError, match=r"RegressionResults.* pass fitted results to from_results"):
+        uw.from_estimator(results, X, BIT)

@@ -188,3 +188,14 @@ def test_changes_stay_with_their_rows(tmp_path: Path) -> None:
     assert torch.equal(Scores.mean([found, found]).effect(), found.effect())
     found.save(tmp_path / "scores.safetensors")
     assert torch.equal(Scores.load(tmp_path / "scores.safetensors").effect(), found.effect())
+
+
+def test_single_steps_are_not_called_several() -> None:
+    """Of least squares one step is exact: no further ones are told of."""
+    said = {}
+    for name in ("squared", "logistic"):
+        case = BY_NAME[name]
+        said[name] = str(Influence(case.problem).of_each_removal(case.test))
+    assert "less than 0.1% of the move is left" in said["squared"]
+    assert "further ones" not in said["squared"]
+    assert "further ones (1 to " in said["logistic"] or "further ones (2" in said["logistic"]

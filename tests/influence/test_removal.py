@@ -254,6 +254,8 @@ def test_the_table_says_everything() -> None:
     found = uw.Influence(case.problem).of_removal({"a": [0], "b": [1, 2]}, case.test, guarantee=1)
     frame = found.to_frame()
     assert list(frame["group"])[:2] == ["a", "b"]
+    best_first = [name for name in frame if name in ("newton", "low", "high", "rescaled", "first order")]
+    assert best_first == ["newton", "low", "high", "rescaled", "first order"]
     assert {"first order", "rescaled", "newton", "low", "high", "size", "only together"} <= set(frame)
     assert (frame["rescaled"] + frame["only together"]).to_numpy() == pytest.approx(
         frame["newton"].to_numpy()

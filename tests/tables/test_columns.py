@@ -20,6 +20,38 @@ def test_columns_are_understood_and_what_is_left_out_is_said(people_file):
     assert table.classifies
 
 
+def test_columns_left_out_for_one_reason_are_one_note():
+    table = pd.DataFrame({"a": [1, 1, 1], "x": [1.5, 2, 3], "b": ["u"] * 3, "y": [0, 1, 0], "c": [None] * 3})
+    assert understood(table, "y").notes == (
+        "a, b: left out, each because it is constant",
+        "c: left out, it is empty",
+    )
+
+
+@pytest.mark.parametrize("name", ["encounter_id", "patient_nbr", "customerID", "Id", "row.id"])
+def test_whole_numbers_that_name_the_rows_are_no_quantity_unless_the_user_says_so(name):
+    numbers = np.random.default_rng(0).permutation(1000)[:50]
+    assert kind_of(pd.Series(numbers, name=name)).startswith("it numbers the rows")
+    assert (
+        kind_of(pd.Series(numbers % 20, name=name)) == "number"
+    )  # admission_type_id: few values, many rows each
+    assert kind_of(pd.Series(numbers + 0.5, name=name)) == "number"
+    table = pd.DataFrame({name: numbers, "x": numbers % 7, "y": numbers % 2})
+    assert name not in understood(table, "y").kinds
+    assert understood(table, "y", number=[name]).kinds[name] == "number"
+
+
+@pytest.mark.parametrize("name", ["income", "paid", "fluid", "bid", "Humid"])
+def test_whole_numbers_by_another_name_are_quantities(name):
+    assert kind_of(pd.Series(np.random.default_rng(0).permutation(1000)[:50], name=name)) == "number"
+
+
+def test_a_column_that_rows_asked_about_lack_is_said_to_be_missing_there():
+    table = understood(pd.DataFrame({"age": [1.5, 2, 3], "y": [0, 1, 0]}), "y")
+    with pytest.raises(FileError, match=r"no column 'age' in the rows asked about.*; closest: Age"):
+        table.batch(pd.DataFrame({"Age": [1.0], "y": [1]}))
+
+
 @pytest.mark.parametrize(
     ("values", "kind"),
     [

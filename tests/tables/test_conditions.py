@@ -88,6 +88,7 @@ def test_a_condition_cannot_write_files(condition, tmp_path, monkeypatch: pytest
         ("`AGE` > 3", "no column 'AGE'; closest: age"),
         ("`my age` > 3", "no column 'my age'; closest: my.age, age"),
         ("my.age > 3", "write `my.age`, in backticks"),
+        ("my.age old > 3", r"invalid syntax: write `my\.age`, in backticks, for the column$"),
         ("age > 3 and [age for x in age]", "is something else"),
         ("f'{age}' == 'x'", "is something else"),
         ("(lambda: age)() > 3", "is something else"),

@@ -165,6 +165,18 @@ def test_flipped_labels_of_a_common_class_are_contradicted() -> None:
     assert uw.mislabeled(uw.Influence(network()[0])).summary == ""
 
 
+def test_a_count_of_contradicted_labels_is_put_in_proportion_where_classes_overlap() -> None:
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(600, 2))
+    for noise, warned in ((0.3, False), (3.0, True)):
+        y = (X[:, 0] + noise * generator.logistic(size=600) > 0).astype(int)
+        found = uw.mislabeled(
+            uw.Influence(uw.LinearProblem.fit(X, y, loss=uw.Logistic(), l2=0.01, intercept=True))
+        )
+        wrong = (found.table["label"] != found.table["proposed label"]).mean()
+        assert (wrong > 0.2) == warned == ("The count does not say which" in found.summary)
+
+
 def test_where_the_model_knows_nothing_it_is_said() -> None:
     generator = np.random.default_rng(1)
     X, y = generator.normal(size=(300, 2)), generator.integers(2, size=300)

@@ -85,6 +85,8 @@ DRAWN = f"it averages models of rows and columns that each of them drew; use {RE
 REWEIGHTED = f"it trains each model on weights that those before it set; use {REFIT}"
 AVERAGED = f"it averages several models: pass one of its estimators_, or use {REFIT}"
 STACKED = f"its last model was trained on predictions of models of folds; use {REFIT}"
+RESULTS = ("statsmodels", "lifelines", "linearmodels", "pyfixest")
+"""Packages whose fitted results `from_results` reads."""
 REFUSED = {
     "Perceptron": 'it has no optimum that it would end at; use SGDClassifier with loss="hinge"',
     "MultiTaskLasso": "its penalty ties the targets together; use Lasso for each target",
@@ -128,6 +130,10 @@ def reader_of(model: Any) -> Reader:
             f"with its rows; libraries of trees tell several classes apart themselves; or use {REFIT}"
         )
     known = ", ".join((*READERS, *MOMENTS, *dict.fromkeys(name for _, name in TREES)))
+    if any(kind.__module__.partition(".")[0] in RESULTS for kind in type(model).__mro__):
+        raise TypeError(
+            f"{type(model).__name__} is no estimator of scikit-learn: pass fitted results to from_results"
+        )
     raise TypeError(
         f"{type(model).__name__} is not supported: influence needs a smooth objective in a vector of parameters, and "
         f"from_estimator knows those of {known}, of a Pipeline ending in one of them and of "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -14,6 +13,7 @@ from scipy import sparse
 from ..errors import ApproximationWarning
 from ..linear.kernel_features import LARGE, FeatureMap, Kernel
 from ..losses import LinearLoss, SmoothHinge, SquaredHinge
+from ..runtime.warned import warned
 from .reading import Options, Reading, coefficients, intercept_of, refuse_penalty
 from .sparse_models import Active
 
@@ -306,5 +306,5 @@ def _approximated(change: float, rank: int | None, name: str) -> tuple[str, ...]
     if change > HOPELESS:
         raise ValueError(f"{note}: that is another model; raise rank or leave it out")
     if change > VISIBLE:
-        warnings.warn(f"{note}; raise rank for closer answers", ApproximationWarning, stacklevel=4)
+        warned(f"{note}; raise rank for closer answers", ApproximationWarning)
     return (note,)

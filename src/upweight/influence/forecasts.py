@@ -16,7 +16,11 @@ SEVERAL = (
     "Effects are those of a Newton step without the row, its leverage accounted for, and of further ones ({} in all) "
     "until {:.1%} of the move is left."
 )
-SOME = "Of the {:.0%} that are not among the strongest they are those of the first step alone."
+SETTLED = (
+    "Effects are those of a Newton step without the row, its leverage accounted for: less than {:.1%} of the move is "
+    "left."
+)
+SOME = "Of the other rows, which are not among the strongest, they are those of the first step alone."
 UNDETERMINED = "Without {} of the rows nothing determines the model: their effect is not known (NaN)."
 LEFT = (
     "Beware: {} of the rows do not settle: more than {:.0%} of the move is left (of the worst {:.0%}), so that their "
@@ -50,9 +54,10 @@ def of_newton(
     """
     words = [ONE]
     if steps is not None and left is not None and bool((known := left.isfinite()).any()):
-        words = [SEVERAL.format(spread(steps[known]), ENOUGH)]
+        more = bool((steps[known] > 1).any()) or bool((left[known] > ENOUGH).any())
+        words = [SEVERAL.format(spread(steps[known]), ENOUGH) if more else SETTLED.format(ENOUGH)]
         if not bool(known.all()):
-            words.append(SOME.format(float((~known).double().mean())))
+            words.append(SOME)
         if count := int(unsettled(left).any(0).sum()):
             most = float(left.nan_to_num(0).max())
             words.append(LEFT.format(count, UNSETTLED, most))

@@ -218,7 +218,7 @@ class Removal:
             "group": np.tile(self.groups.to_numpy(), m),
             "size": np.tile(self.sizes.numpy(), m),
         }
-        for name in ("first_order", "rescaled", "newton", "recomputed", "low", "high"):
+        for name in ("newton", "recomputed", "low", "high", "rescaled", "first_order"):  # the best first
             values = getattr(self, name)
             if values is not None:
                 table[name.replace("_", " ")] = values.flatten().numpy()

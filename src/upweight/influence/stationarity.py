@@ -6,12 +6,11 @@ than the model's own distance from its optimum.
 
 from __future__ import annotations
 
-import warnings
-
 from jaxtyping import Float
 
 from ..errors import NotStationaryWarning
 from ..objective import Objective
+from ..runtime.warned import warned
 from ..types import Tensor
 
 SHOWN = 10
@@ -111,11 +110,10 @@ def warn_away(
     looked = drift is None or problem.facts.closed_form
     share = 0.0 if looked else below_drift(effects, drift)  # type: ignore[arg-type]
     if share > MOST:
-        warnings.warn(
+        warned(
             f"the model is not at a minimum of this objective: finishing its training would move the {measure} by more "
             f"than {share:.0%} of the largest effects of single examples, so that these are uncertain. Is it the "
             "objective that was trained (loss, weights, l2; the decay of AdamW is no l2)? Then train on, or trust only "
             "effects larger than scores.drift",
             NotStationaryWarning,
-            stacklevel=5,
         )

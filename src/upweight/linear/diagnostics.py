@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from typing import TypeVar
 
 import torch
@@ -13,6 +12,7 @@ from ..errors import IndefiniteError, NotConvergedError, NotStationaryWarning
 from ..linalg.coordinates import Coordinates
 from ..linalg.factorizations import CholeskyFactor
 from ..objective import LinearModel
+from ..runtime.warned import warned
 from .gradient_scale import GradientScale, residuals
 from .newton_training import softened
 
@@ -48,12 +48,11 @@ def at_optimum(problem: Model, *, polish: bool) -> Model:
     found = _unfinished_hinge(problem) if problem.loss.stands_in else _large_gradient(problem)
     if found:
         problem.cache[AWAY] = found
-        warnings.warn(
+        warned(
             f"the estimator is not at its optimum: {found}, so that effects of single examples are uncertain; pass "
             "polish=True, or fit with a lower tol and a higher max_iter (if X, y and weights are those it was fitted "
             "on)",
             NotStationaryWarning,
-            stacklevel=3,
         )
     return problem
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, runtime_checkable
 
@@ -13,6 +12,7 @@ from ..data.examples import count
 from ..errors import SmallerBlocksWarning
 from ..runtime.alone import differentiating
 from ..runtime.fallback import attempt, out_of_memory
+from ..runtime.warned import warned
 from ..types import Tensor
 from .evaluation import Evaluation
 
@@ -96,10 +96,9 @@ class MemoryPlan:
         if not out_of_memory(error) or self._size == 1:
             raise error
         self._size //= 2
-        warnings.warn(
+        warned(
             f"out of memory: going on in blocks of {self._size} examples (batch_size={self._size} starts there)",
             SmallerBlocksWarning,
-            stacklevel=4,
         )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
 from ..errors import DerivativeWarning
 from ..runtime.fallback import out_of_memory
+from ..runtime.warned import warned
 
 T = TypeVar("T")
 
@@ -89,4 +89,4 @@ class Shortcuts:
         if remark not in self.remarks:
             self.remarks.append(remark)
             if loud:
-                warnings.warn(remark, DerivativeWarning, stacklevel=2)
+                warned(remark, DerivativeWarning)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .columns import Table
+from .default_models import named
 from .reading import FileError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Booster:
     def described(self, table: Table) -> str:
         """The model that `pipeline` makes of a table, in one sentence."""
         columns = "; ".join(
-            f"{', '.join(names)} {treated}".strip()
+            f"{named(names)} {treated}".strip()
             for kind, treated in (("number", ""), ("date", "in days"), ("category", "as categories"))
             if (names := table.columns(kind))  # type: ignore[arg-type]
         )

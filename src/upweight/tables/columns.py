@@ -37,6 +37,8 @@ _FILLED: dict[Kind, str] = {
     "text": "taken as empty",
     "image": "which have no features",
 }
+ALIKE = ("it is constant", "it is empty")
+"""Reasons for leaving a column out that ask nothing of the user: columns of one of them are told in one note."""
 _CODED = ("%Y%m%d", "%Y")
 """Whole numbers that may be dates where the user says so."""
 
@@ -104,7 +106,7 @@ class Table:
             FileError: A column is not there or holds something else, or the target is missing in a row.
         """
         for name in (*self.kinds, str(self.y.name)):
-            check_column(other, name)
+            check_column(other, name, " in the rows asked about, which the model learned from")
         other = self.read(other)
         for name in self.columns("number"):
             if not pd.api.types.is_numeric_dtype(other[name]):
@@ -180,14 +182,22 @@ def understood(
     y = _checked_target(table[target], said.get(target), cells.get(target))
     kinds: dict[str, Kind] = {}
     X: dict[str, pd.Series] = {}
+    alike: dict[str, list[str]] = {}
     for name in table.columns.drop([target, *[d for d in drop if d in table.columns]]):
         column, found = table[name], cells.get(name)
         kind = said.get(name) or _left_out(found, column) or kind_of(column)
         if not is_kind(kind):
-            notes.append(f"{name}: left out, {kind}")
+            if kind in ALIKE:
+                alike.setdefault(kind, []).append(name)
+            else:
+                notes.append(f"{name}: left out, {kind}")
             continue
         kinds[name], X[name] = kind, _prepared(column, kind, folder)
         notes += _notes(name, kind, found, int(column.isna().sum()), name in said, filled)
+    notes += [
+        f"{', '.join(names)}: left out, {'each because ' * (len(names) > 1)}{why}"
+        for why, names in alike.items()
+    ]
     if not X:
         raise FileError(f"no column is left to learn from: {'; '.join(notes)}")
     readers: dict[str, Reader] = {name: Plain() for name, kind in kinds.items() if kind == "number"}

@@ -83,6 +83,17 @@ def _without_backticks(condition: str) -> tuple[str, dict[str, str]]:
     return QUOTED.sub(replaced, condition.strip()), columns
 
 
+def _parsed(condition: str, table: pd.DataFrame) -> ast.Expression:
+    """The condition as Python reads it. Raises SyntaxError, with what to write for a column whose name is no word."""
+    try:
+        return ast.parse(condition, mode="eval")
+    except SyntaxError as error:
+        bare = QUOTED.sub("", condition)  # texts in quotes name no column
+        name = max((c for c in map(str, table) if not c.isidentifier() and c in bare), key=len, default=None)
+        hint = "" if name is None else f": write `{name}`, in backticks, for the column"
+        raise SyntaxError(f"{error.msg}{hint}") from error
+
+
 def _check(condition: str, table: pd.DataFrame, quoted: dict[str, str]) -> None:
     """Raise SyntaxError or FileError for a condition that is no comparison of a table's columns and values.
 
@@ -95,7 +106,7 @@ def _check(condition: str, table: pd.DataFrame, quoted: dict[str, str]) -> None:
         len(condition.splitlines()) > 1 or "`" in condition
     ):  # pandas would read these otherwise than Python does
         raise SyntaxError("write it in one line, and no backtick but around a column's name")
-    for node in ast.walk(ast.parse(condition, mode="eval")):
+    for node in ast.walk(_parsed(condition, table)):
         if isinstance(node, ast.Name):
             if node.id != "index":
                 check_column(table, quoted.get(node.id, node.id))

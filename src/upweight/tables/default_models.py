@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,8 @@ VOCABULARY = 10_000
 """The most words of a column of text that get a column of their own."""
 ABSENT = "missingindicator_"
 """What scikit-learn writes in front of the name of a column that says where a number was filled."""
+NAMED = 6
+"""Columns of a kind that a sentence names, where there are more of them than that and two."""
 SIDE = 224
 """Pixels of the side of an image, as the frozen network takes it."""
 
@@ -94,8 +96,18 @@ def described(table: Table) -> str:
     """
     model = "logistic regression (C = 1)" if table.classifies else "ridge regression (alpha = 1)"
     kinds = [kind for kind in _TREATED if table.columns(kind)]
-    parts = [f"{', '.join(table.columns(kind))} {_TREATED[kind]}" for kind in kinds]
+    parts = [f"{named(table.columns(kind))} {_TREATED[kind]}" for kind in kinds]
     return f"{model} of {table.y.name} on {'; '.join(parts)}"
+
+
+def named(columns: Sequence[str]) -> str:
+    """The names of columns in a sentence: all of a few, of many the first ones and how many more there are.
+
+    >>> named(["age", "dose"]), named([f"x{i}" for i in range(30)])
+    ('age, dose', 'x0, x1, x2, x3, x4, x5 and 24 more')
+    """
+    shown = columns if len(columns) <= NAMED + 2 else columns[:NAMED]
+    return ", ".join(shown) + (f" and {len(columns) - NAMED} more" if len(shown) < len(columns) else "")
 
 
 def indicator_name(column: str, category: object) -> str:

@@ -17,11 +17,14 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 WORDS = 4
 """A column of strings with so many words each, on average, is text."""
 NAMED = 0.9
-"""A column of short strings of which this share is distinct names its rows and says nothing about them."""
+"""A column of short strings, or of whole numbers called an id, of which this share is distinct names its rows only."""
 CATEGORIES = 20
 """A target of whole numbers with more values than this is a quantity, not a class."""
 COUNTED = 5
 """A column of more whole numbers than this, each one more than the last, counts the rows."""
+
+NUMBERED = re.compile(r"(?i:(?:^|[\s_.-])(?:id|ids|nbr|uid|uuid))$|(?<=[a-z])(?:Id|ID)$")
+"""How the names of columns end that number rows: "encounter_id", "patient_nbr", "customerID"."""
 
 INDEX = re.compile(r"Unnamed: \d+|__index_level_\d+__")
 """What pandas calls a column without a name, as an index has that was written along with its table."""
@@ -53,7 +56,12 @@ def kind_of(column: pd.Series) -> str:
     if pd.api.types.is_numeric_dtype(present):
         counts = present.is_monotonic_increasing and distinct == len(present) and len(present) > COUNTED
         steps = np.diff(present.to_numpy(np.float64)) if counts else np.array([0.0])
-        return "it counts the rows" if (steps == 1).all() else "number"
+        if (steps == 1).all():
+            return "it counts the rows"
+        names = NUMBERED.search(str(column.name)) and is_whole(present) and _as_names(distinct, len(present))
+        return (
+            "it numbers the rows, as its name says (--number takes it for a quantity)" if names else "number"
+        )
     if pd.api.types.is_datetime64_any_dtype(present) or pd.api.types.is_timedelta64_dtype(present):
         return "date"
     counts = present.value_counts(sort=False)
@@ -70,9 +78,14 @@ def _kind_of_strings(strings: pd.Series, counts: np.ndarray) -> str:
         return "image"
     if (strings.str.count(r"\S+") * counts).sum() >= WORDS * rows:
         return "text"
-    if len(strings) > NAMED * rows and rows > CATEGORIES:
+    if _as_names(len(strings), int(rows)):
         return "almost every row has a value of its own, as names do (--text takes it for text)"
     return "category"
+
+
+def _as_names(distinct: int, rows: int) -> bool:
+    """Whether so many rows have so many different values that these name the rows and say nothing about them."""
+    return distinct > NAMED * rows and rows > CATEGORIES
 
 
 def is_kind(found: str) -> TypeGuard[Kind]:

@@ -182,8 +182,13 @@ def _parsed(path: Path, source: Path | BytesIO, format: Format, encoding: str) -
     return FileRead(path, table, format, hash, notes)
 
 
-def check_column(table: pd.DataFrame, name: str) -> None:
+def check_column(table: pd.DataFrame, name: str, where: str = "") -> None:
     """A table must have the column: otherwise `FileError` is raised, with the closest names, in whatever case.
+
+    Args:
+        table: The table.
+        name: The name of the column.
+        where: What is said of the table behind the name.
 
     >>> check_column(pd.DataFrame({"age": [1], "town": ["north"]}), "aeg")
     Traceback (most recent call last):
@@ -194,7 +199,7 @@ def check_column(table: pd.DataFrame, name: str) -> None:
         lower = {column.casefold(): column for column in reversed(table.columns)}
         found = difflib.get_close_matches(name.casefold(), lower, 3, 0.4)
         close = [lower[word] for word in found] or list(table.columns[:LISTED])
-        raise FileError(f"no column {name!r}; closest: {', '.join(close)}")
+        raise FileError(f"no column {name!r}{where}; closest: {', '.join(close)}")
 
 
 def row_ids(table: pd.DataFrame, column: str) -> pd.Index:

@@ -64,7 +64,7 @@ class FlipSet:
         if self.at_fixed_splits is not None:
             words.append(_where_splits_are_held(len(self.at_fixed_splits)))
         if self.rows is None:
-            words += [self._proof] * (self.certified is not None)
+            words += [self._proof] * bool(self.certified)
             return f"No set found whose being {self.edit} changes the prediction {said} ({'; '.join(words)})"
         words = ["confirmed by retraining", *words, *[self._proof] * bool(self._proof)]
         return (
@@ -77,7 +77,7 @@ class FlipSet:
         """What is known of smaller sets."""
         if self.smallest:
             return "no smaller set does"
-        if self.certified is not None:
+        if self.certified:
             return f"no set of {self.certified} or fewer does, which is proven"
         return "" if self.at_fixed_splits is None else "no smaller set is excluded"
 

@@ -24,6 +24,14 @@ from .out_of_fold import outputs_out_of_fold
 UNSEEN = "their loss in a model that has not seen them"
 """What rows are ranked by where a model without each is known."""
 
+OFTEN = 0.2
+"""The share of rows decided otherwise from which on the count of contradicted labels needs a word of caution."""
+OVERLAP = (
+    " That is often: either the columns do not tell the classes apart, and most contradicted labels are right, or many "
+    "labels are wrong. The count does not say which: look at the first rows before you rely on it."
+)
+"""What is said of the count where classes overlap, or labels are noise."""
+
 
 @dataclass(frozen=True, eq=False)
 class Suspects:
@@ -99,7 +107,7 @@ class Suspects:
             f"{int(doubted.sum()):,} of {len(doubted):,} labels ({doubted.mean():.1%}) are contradicted: a model that "
             "has not seen the row is surer of another class than it is, on average, for rows of that class. It "
             f"decides otherwise than the label in {int(wrong.sum()):,} rows ({wrong.mean():.1%}) in all; the rest are "
-            "ordinary errors of the model."
+            f"ordinary errors of the model.{OVERLAP * bool(wrong.mean() > OFTEN)}"
         )
 
     def __repr__(self) -> str:

@@ -19,7 +19,9 @@ START, ELSEWHERE = "the start", "leaves that they do not share"
 """Of trees: what goes through the scores that boosting starts from, and through other rows."""
 SHARE = "the share of the class"
 """Of classifiers by moments: what goes through how many rows a class has."""
-NO_COLUMN = (INTERCEPT, PENALTY, BEND, FOLLOWS, START, ELSEWHERE, SHARE)
+ONES = ("Intercept", "const", "(Intercept)")
+"""What formulas and statsmodels call their column of ones: an intercept, of which no reader learns anything."""
+NO_COLUMN = (INTERCEPT, *ONES, PENALTY, BEND, FOLLOWS, START, ELSEWHERE, SHARE)
 NAMED = 3
 """Columns that are named for each training row."""
 
