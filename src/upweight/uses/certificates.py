@@ -86,16 +86,15 @@ def certificate(question: Question, names: pd.Index, most: int, memory: int = ME
         return Certificate(
             0, f"The data without {who} alone do not determine it: no certificate can be given."
         )
-    most = min(most, MOST)
     if most < 1:
         return Certificate(0, "")
-    bounds = MomentBounds(question, units, z, most, memory // 8)
+    bounds = MomentBounds(question, units, z, min(most, MOST), memory // 8)
     margins = question.asked.margin(bounds.worst)
     fails = (~(margins > 0)).nonzero()
     certified = int(fails[0]) if len(fails) else len(margins)
     together = JointCertificate.of(question, units)
-    if together is not None and (further := together.beyond(certified, bounds.most)) > certified:
-        return Certificate(further, _limit(units, names, bounds, further, finite=True))
+    if together is not None and (further := together.beyond(certified, most)) > certified:
+        return Certificate(further, "" if further == most else _reached(units, names, further))
     return Certificate(certified, _limit(units, names, bounds, certified))
 
 
@@ -251,28 +250,30 @@ def _farthest(step: Float[Tensor, " k"], reach: Float[Tensor, " k"]) -> Float[Te
     return torch.where(told, far, torch.inf)
 
 
-def _limit(
-    units: Units, names: pd.Index, bounds: MomentBounds, certified: int, *, finite: bool = False
-) -> str:
-    """What stands in the way of one more, in a sentence.
-
-    Args:
-        units: what can be removed.
-        names: what they are called.
-        bounds: of the question.
-        certified: how many are certified.
-        finite: whether these leave every direction of the parameters something.
-    """
+def _limit(units: Units, names: pd.Index, bounds: MomentBounds, certified: int) -> str:
+    """What stands in the way of one more, in a sentence."""
     if certified >= bounds.most:
         return f"More than {certified} were not tried." if certified == MOST else ""
-    own = units.summed(units.own)
-    heavy = own.topk(min(3, len(own)))
-    who = ", ".join(
-        f"{names[int(g)]} ({float(h):.2f})" for g, h in zip(heavy.indices, heavy.values, strict=True)
-    )
-    if not (finite or torch.isfinite(bounds.change[certified])):
+    if not torch.isfinite(bounds.change[certified]):
         return (
             f"The certificate ends at {certified}: {certified + 1} of them may carry all of some direction of the "
-            f"parameters. Largest leverages: {who}."
+            f"parameters. Largest leverages: {_heaviest(units, names)}."
         )
-    return f"The certificate ends at {certified}, where its bound reaches the estimate. Largest leverages: {who}."
+    return _reached(units, names, certified)
+
+
+def _reached(units: Units, names: pd.Index, certified: int) -> str:
+    """What stands in the way of one more where the bound of more is known, in a sentence."""
+    return (
+        f"The certificate ends at {certified}, where its bound reaches the estimate. Largest leverages: "
+        f"{_heaviest(units, names)}."
+    )
+
+
+def _heaviest(units: Units, names: pd.Index) -> str:
+    """The units of largest leverage, with it, in words."""
+    own = units.summed(units.own)
+    heavy = own.topk(min(3, len(own)))
+    return ", ".join(
+        f"{names[int(g)]} ({float(h):.2f})" for g, h in zip(heavy.indices, heavy.values, strict=True)
+    )
