@@ -3,6 +3,7 @@
 import pytest
 
 from tests.support.files import people, run
+from upweight.tables.fitted_file import FittedFile
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,16 @@ def test_bad_tables_get_one_sentence(tmp_path, change, arguments, message):
     assert message in result.output
     assert "Traceback" not in result.output
     assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("answer.docx", "its suffix names no format"), ("nowhere/answer.csv", "there is no folder")],
+)
+def test_where_an_answer_goes_is_looked_at_before_the_work(tmp_path, monkeypatch, out, message):
+    path = tmp_path / "a.csv"
+    people().to_csv(path, index=False)
+    monkeypatch.setattr(FittedFile, "of", lambda *read, **options: pytest.fail("the model was fitted"))
+    result = run("explain", path, "--target", "opinion", "--row", "1", "--out", tmp_path / out)
+    assert result.exit_code == 2, result.output
+    assert message in result.output

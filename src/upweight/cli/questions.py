@@ -29,6 +29,7 @@ from .options import (
     Text,
     Trust,
 )
+from .show import format_of
 
 if TYPE_CHECKING:
     from ..tables.fitted_file import FittedFile
@@ -83,12 +84,17 @@ def _read(
     )
 
 
-def _check_there(options: Mapping[str, object]) -> None:
-    """The files that options name must be there, "-" apart (standard input); nothing has been loaded yet."""
+def _check_paths(options: Mapping[str, object]) -> None:
+    """Files that options name must be there, "-" apart (standard input), and tables go where they can be written.
+
+    Nothing has been loaded yet: what fails here would otherwise fail after the work.
+    """
     for name in ("file", "test") if options.get("problem") else ("file", "test", "model"):
         path = options.get(name)
         if isinstance(path, Path) and path != Path("-") and (trouble := not_there(path)):
             raise ValueError(trouble)
+    if "format" in options:
+        format_of(options["format"], options.get("out"))  # type: ignore[arg-type]
 
 
 def asks(
@@ -115,7 +121,7 @@ def asks(
         names = [p.name for p in (file, target, *reading)]
 
         def asked(**options: object) -> None:
-            _check_there(options)
+            _check_paths(options)
             read = {name: options.pop(name) for name in names}
             question(_read(plain=plain, **read), **options)  # type: ignore[arg-type]
 

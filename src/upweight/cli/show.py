@@ -52,16 +52,7 @@ def show(
     Raises:
         ValueError: Parquet without a file, or a suffix that names no format.
     """
-    if format is None and out is not None:
-        suffix = out.suffix.lower().removeprefix(".")
-        if suffix not in Format.__members__:
-            raise ValueError(
-                f"--out {out}: its suffix names no format; use .csv, .json or .parquet, or give --format"
-            )
-        format = Format(suffix)
-    format = format or (Format.table if sys.stdout.isatty() else Format.csv)
-    if format is Format.parquet and out is None:
-        raise ValueError("--format parquet needs --out FILE")
+    format = format_of(format, out)
     if rank() > 0:
         return
     if out is not None:
@@ -74,6 +65,30 @@ def show(
         console().print(for_people(frame, title, widest))
     else:
         give(_as_text(frame, format))
+
+
+def format_of(format: Format | None, out: Path | None) -> Format:
+    """How a table is written, where it can be: asked before the work begins, too.
+
+    Args:
+        format: as given, or None.
+        out: the file, or None.
+
+    Raises:
+        ValueError: Parquet without a file, a suffix that names no format, or a folder that is not there.
+    """
+    if out is not None and not out.parent.is_dir():
+        raise ValueError(f"--out {out}: there is no folder {out.parent}")
+    if format is None and out is not None:
+        suffix = out.suffix.lower().removeprefix(".")
+        if suffix not in Format.__members__:
+            raise ValueError(
+                f"--out {out}: its suffix names no format; use .csv, .json or .parquet, or give --format"
+            )
+        return Format(suffix)
+    if format is Format.parquet and out is None:
+        raise ValueError("--format parquet needs --out FILE")
+    return format or (Format.table if sys.stdout.isatty() else Format.csv)
 
 
 def _as_text(frame: pd.DataFrame, format: Format) -> str:
