@@ -151,3 +151,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         wanted = set(config.cache.get(CACHED, []))
         config.hook.pytest_deselected(items=[item for item in items if place(item) not in wanted])
         items[:] = [item for item in items if place(item) in wanted]
+
+
+@pytest.fixture
+def quick_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Certificates by single rows and pairs alone: those of all rows at once take seconds, and have their own tests."""
+    monkeypatch.setattr("upweight.uses.joint_certificates.LARGEST", 0)

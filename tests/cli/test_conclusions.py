@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.files import run
 
+pytestmark = pytest.mark.usefixtures("quick_proofs")
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):

@@ -8,6 +8,8 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 import upweight as uw
 
+pytestmark = pytest.mark.usefixtures("quick_proofs")
+
 
 @pytest.fixture(scope="module")
 def study() -> tuple[pd.DataFrame, pd.Series, uw.Influence]:

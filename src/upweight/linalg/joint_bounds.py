@@ -18,9 +18,13 @@ from ..types import Tensor
 
 STAGES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 """Weights of the barrier, over the bound and the number of directions."""
+NEAR = 0.01
+"""The weight of the barrier from which on it is told whether the rest of the way can still lead to the target."""
+GAP = 30.0
+"""How far above the lowest bound a stage ends at most, as a share, over its weight (2 where it ends at its minimum)."""
 STEPS = 200
 """Of descent at most, for each weight of the barrier."""
-MEMORY = 30
+MEMORY = 10
 """Steps that the descent remembers of the curvature."""
 FLAT = 1e-7
 """The relative gain of a step at which a stage ends."""
@@ -122,7 +126,7 @@ class JointBound:
             now = Settings(*at[:-1])
             if (value := self.value(now)) < best:
                 best, settings = value, now
-            if best < target:
+            if best < target or (share <= NEAR and best * (1 - GAP * share) > target > 0):
                 break
         return settings, best
 
@@ -212,7 +216,12 @@ def _descended(
             shorter = 0.5 if there is not None else 0.25
             step, slope = step * shorter, slope * shorter
             if float(step.abs().max()) < 1e-14:
-                return apart(x)
+                break
+        if there is None or there[0] > f + 1e-4 * slope:
+            if not pairs:
+                break
+            pairs = []  # what it remembered misled it
+            continue
         change = there[1] - g
         if step @ change > 1e-12 * step.norm() * change.norm():
             pairs = [*pairs[1 - MEMORY :], (step, change)]

@@ -14,6 +14,8 @@ from .removals import Question
 
 LARGEST = 1 << 18
 """Rows times squared columns up to which it is tried: seconds for each number of rows."""
+FAR = 3.0
+"""A start is far where its bound is so many times the distance."""
 STRIDES = 8
 """The first step is that share of the numbers of rows that are open."""
 
@@ -57,16 +59,20 @@ class JointCertificate:
             most: the largest number that is tried.
         """
         at, settings = self._begun(max(1, min(sure, most)))
-        step = max(1, (most - at) // STRIDES)
+        step, polished = max(1, (most - at) // STRIDES), False
         with gauge("proving what few rows cannot do together") as reached:
             while settings is not None and step and at < most:
                 reached(max(0, at - sure) / max(1, most - sure))
                 bound = self._bound(min(at + step, most))
                 found = bound.near(settings)
+                far = found is None or bound.value(found) > FAR * self.distance
+                if far and not polished:  # settings that just met the target may be no start for more
+                    settings, polished = self._bound(at).tightened(settings)[0], True
+                    continue
                 if found is not None:
                     found, value = bound.tightened(found, self.distance)
                     if value < self.distance:
-                        at, settings = bound.k, found
+                        at, settings, polished = bound.k, found, False
                         continue
                 step //= 2
         return max(sure, at) if settings is not None else sure
