@@ -4,7 +4,7 @@
     python -m experiments segments_digits --small    100 digits, 4 replays, seconds
 
 MLP 64-32-10 with tanh, batch 25, 10 epochs, scikit-learn's digits. LDS of 40 test digits against replays of the run
-without random sets of 1, 10 and 50 % of the digits. Writes segments_digits.json.
+without random sets of 1, 10 and 50 % of the digits. Writes segments_digits.json and segments_digits.png.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
@@ -63,3 +64,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             way: judged(uw.Unrolled(part).on_loss(test).values / -n, outcomes) for way, part in ways.items()
         }
     common.publish(result, options.out / "segments_digits.json")
+    figure = Figure(figsize=(10, 3), layout="constrained")
+    for axis, (name, found) in zip(figure.subplots(1, len(result), sharey=True), result.items(), strict=True):
+        for way, judgements in found.items():
+            axis.plot(list(judgements), [one["lds"] for one in judgements.values()], "o-", label=way)
+        axis.set(title=name, xlabel="digits dropped")
+    figure.axes[0].set_ylabel("linear datamodeling score")
+    figure.axes[0].legend()
+    figure.savefig(options.out / "segments_digits.png", dpi=150)
