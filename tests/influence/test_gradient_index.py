@@ -129,6 +129,26 @@ def test_weights_penalty_and_measures_are_those_of_the_influence(tmp_path: Path,
 
 
 @pytest.mark.filterwarnings("ignore::upweight.NotStationaryWarning")
+def test_removals_state_by_how_much_they_may_be_off(asked: uw.Influence, tmp_path: Path):
+    sets = {"many": torch.arange(0, N, 3), "few": [7, 8]}
+    truth = asked.of_removal(sets, new()).first_order
+    short = uw.GradientIndex.build(asked, tmp_path / "short", error=0.2)
+    assert short.built_of(asked.problem)
+    assert not short.built_of(uw.Problem(network(), F.cross_entropy, data(N - 1)))
+    found = short.of_removal(sets, new())
+    assert found.behind in found.remarks
+    most = float(found.behind.rpartition(" off by ")[2].split()[0])
+    off = (found.first_order - truth).abs().max()
+    assert 0 < off <= 1.2 * most  # the sample is 256 of the 300 examples
+    size = short.on_loss(new()).removal_effect().norm(dim=1)
+    assert most <= 2 * 0.2 * float(size.max()) * 10  # sqrt(100 rows)
+    whole = uw.GradientIndex.build(asked, tmp_path / "whole", error=0.0).of_removal(sets, new())
+    assert " off by " not in whole.behind
+    assert whole.averaged.behind == whole.behind
+    assert not asked.of_removal(sets, new()).behind
+
+
+@pytest.mark.filterwarnings("ignore::upweight.NotStationaryWarning")
 @pytest.mark.parametrize("model", [linear_binary, linear_softmax], ids=["binary", "softmax"])
 def test_linear_models_are_indexed_by_their_hessian(model: Any, tmp_path: Path):
     asked, test = model()

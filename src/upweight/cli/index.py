@@ -1,4 +1,4 @@
-"""The command that makes an index of gradients of a user's file, and what `explain --index` answers from it."""
+"""The command that makes an index of gradients of a user's file, and what `--index` of others answers from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from .questions import asks
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ..influence import GradientIndex
+    from ..influence.removal import Removal
     from ..tables.fitted_file import FittedFile
+    from ..types import Tensor
     from .asked import Question
 
 
@@ -37,7 +40,7 @@ def index(
         int | None, typer.Option("--bytes", help="In its place, the most that an example may take.", min=1)
     ] = None,
 ) -> None:
-    """Gradients of all training rows in a folder: `explain --index` answers from it without reading the rows again."""
+    """Gradients of all training rows in a folder: `explain --index` and `remove --index` answer from it alone."""
     from ..curvature import EKFAC
     from ..influence import GradientIndex, Influence
     from ..influence.index_writing import indexable
@@ -60,6 +63,41 @@ def index(
     give(f"{index}\n")
 
 
+def opened(asked: Question, folder: Path) -> GradientIndex:
+    """The index in a folder; raises FileError where one number of many rows is asked about, which it cannot answer."""
+    from ..influence import GradientIndex
+    from ..measures import as_measure
+    from ..tables.reading import FileError
+
+    measure = as_measure(asked.measure)
+    if measure is not None and measure.single:
+        raise FileError(
+            "an index answers for each row, not for one number of many: leave --index or --measure out"
+        )
+    return GradientIndex.open(folder, asked.fitted.model.influence.problem)
+
+
+def without(asked: Question, folder: Path, groups: dict[str, Tensor]) -> Removal:
+    """The changes if sets of rows of the file were removed, by an index.
+
+    Args:
+        asked: about rows.
+        folder: of the index.
+        groups: the places of the rows of each set in the file.
+
+    Raises:
+        FileError: for an index of other rows, whose places would mean others.
+    """
+    from ..tables.reading import FileError
+
+    found = opened(asked, folder)
+    if not found.built_of(asked.fitted.model.influence.problem):
+        raise FileError(
+            f"{folder} is not an index of the rows of this file: make another one, or leave --index out"
+        )
+    return found.of_removal(groups, asked.batch, measure=asked.measure)
+
+
 def from_index(asked: Question, folder: Path, k: int) -> pd.DataFrame:
     """The strongest rows of a question by an index, as `explain` shows them; what is known of them is said.
 
@@ -70,10 +108,7 @@ def from_index(asked: Question, folder: Path, k: int) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from ..influence import GradientIndex
-
-    problem = asked.fitted.model.influence.problem
-    scores = GradientIndex.open(folder, problem).on_loss(asked.batch, measure=asked.measure, top=k)[0]
+    scores = opened(asked, folder).on_loss(asked.batch, measure=asked.measure, top=k)[0]
     for line in (*asked.words, scores.sign, scores.prediction, *scores.remarks):
         tell(line, always=True)
     sides = zip((scores.helpful(k), scores.harmful(k).iloc[::-1]), scores.roles, strict=True)

@@ -11,7 +11,8 @@ import typer
 from ..errors import InfluenceError
 from ..runtime.progress import phase, tell
 from .asked import ITSELF, Question, question
-from .options import ROUGH, Asking, By, FailOver, Format_, K, Measure, Out, Seed, TestOrHeld
+from .index import without
+from .options import ROUGH, Asking, By, FailOver, Format_, Index, K, Measure, Out, Seed, TestOrHeld
 from .questions import asks
 from .show import show
 
@@ -92,6 +93,7 @@ def remove(
             help="Also bounds between which the change by retraining lies for certain; for classes only.",
         ),
     ] = False,
+    index: Index = None,
     fail_over: FailOver = ROUGH,
     format: Format_ = None,
     out: Out = None,
@@ -106,6 +108,8 @@ def remove(
     from ..tables.reading import FileError
     from ..validation.refits import change_without
 
+    if index is not None:
+        check_index(verify=verify, guarantee=guarantee, held_out=row is None and test is None)
     asked = rows_asked(fitted, row, test, measure, by, seed)
     model = asked.fitted.model
     if guarantee and not model.classifies:
@@ -115,9 +119,12 @@ def remove(
     gone = torch.tensor(asked.fitted.rows(where))
     if verify:
         model.check_refit()
-    found = model.influence.of_removal(
-        {where: gone}, asked.batch, measure=asked.measure, guarantee=STEPS * guarantee
-    )
+    if index is None:
+        found = model.influence.of_removal(
+            {where: gone}, asked.batch, measure=asked.measure, guarantee=STEPS * guarantee
+        )
+    else:
+        found = without(asked, index, {where: gone})
     known, gaps = found.known, ""
     if row is None and bool(known.any()) and not bool(known.all()):
         gaps, found = in_emptied_leaves(known), found.of_rows(known)
@@ -141,6 +148,26 @@ def remove(
     show(numbers, format, out, f"Predicted change of the {found.measure}")
     if verify:
         confirmed(numbers, found.named, fail_over)
+
+
+def check_index(*, verify: bool, guarantee: bool, held_out: bool) -> None:
+    """Nothing happens where an index has all that a removal needs; FileError says what it has not.
+
+    Args:
+        verify: whether the model is trained again.
+        guarantee: whether there are to be bounds.
+        held_out: whether the rows asked about are held out of the training.
+    """
+    from ..tables.reading import FileError
+
+    for name, given in (("--verify", verify), ("--guarantee", guarantee)):
+        if given:
+            raise FileError(f"an index answers alone, of first order: leave {name} out, or --index")
+    if held_out:
+        raise FileError(
+            "an index is of the model of all rows, and without --test or --row some would be held out of the training: "
+            "give one of them"
+        )
 
 
 def unit(fitted: FittedFile) -> str:
@@ -214,6 +241,11 @@ def believed(numbers: pd.DataFrame, found: Removal) -> str:
         return (
             "Believe the column recomputed, as far as trees would split as before: leaf values computed anew without "
             "the whole set. first order adds up what each row does alone. For more look at --verify, which retrains."
+        )
+    if found.behind:
+        return (
+            "The column first order adds up what each row does alone, by the index. Without --index there is more: "
+            "for linear models what the rows do together, and --verify, which retrains."
         )
     if found.newton is None:
         return "Of a network the sum of single effects (first order) is all that is known before: --verify retrains."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from . import checks
 from .index_candidates import refined
 from .index_choice import relative
 from .index_encoding import Encoding, split
-from .index_sample import Sample
+from .index_sample import Sample, of_sets
 from .index_store import AGAIN, IndexStore
 from .index_writing import BLOCK_BYTES, SAMPLED, Writing, begun, check_model, layers_of, target_of
 from .influence import Influence
@@ -239,7 +240,7 @@ class GradientIndex:
         """The exact scores of some rows, from the training data."""
         problem, first = self.problem, self.store.parts[0].rows
         assert problem is not None
-        if problem.fingerprint() != self.store.words["problem"]:
+        if not self.built_of(problem):
             raise StaleError(
                 f"candidates= reads their rows from the training data, and this problem's are not those that "
                 f"{self.store.folder} was built of: give the whole problem, or leave candidates out"
@@ -273,9 +274,17 @@ class GradientIndex:
             groups: sets of rows of the index, as `Influence.of_removal` takes them.
             test: m test examples.
             measure: what is asked about, default the loss.
+
+        Returns:
+            A Removal; its `behind` says how far the changes may be off.
         """
         names, sets = as_sets(groups, len(self), self.ids)
-        return Removal.of_first_order(self.on_loss(test, measure=measure), names, sets)
+        scores = self.on_loss(test, measure=measure)
+        return replace(Removal.of_first_order(scores, names, sets), behind=of_sets(scores, sets))
+
+    def built_of(self, problem: Objective) -> bool:
+        """Whether the index is of a problem's training rows, to the bit; to `open`, it needs their weights alone."""
+        return problem.fingerprint() == self.store.words["problem"]
 
     @cached_property
     def ids(self) -> pd.Index | None:

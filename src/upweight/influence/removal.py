@@ -74,6 +74,8 @@ class Removal:
     """Predicted change of each measure if training were finished: effects below it are not to be trusted."""
     away: str = ""
     """How far the model is from the optimum of its training data (`Facts.away`), where it is far."""
+    behind: str = ""
+    """What the effects were read from and how far they may be off, a sentence; "" where they were computed."""
 
     @classmethod
     def of_first_order(cls, scores: Scores, names: pd.Index, sets: list[Tensor]) -> Removal:
@@ -176,8 +178,8 @@ class Removal:
 
     @property
     def remarks(self) -> list[str]:
-        """What to beware of, a sentence each: unfinished training, sets that do not settle or determine nothing."""
-        return [*self._of_training, *self._of_steps, *self._of_undetermined]
+        """What to beware of, a sentence each: unfinished training, unsettled sets, nothing determined, an index."""
+        return [*self._of_training, *self._of_steps, *self._of_undetermined, *filter(None, [self.behind])]
 
     @property
     def _of_steps(self) -> list[str]:
