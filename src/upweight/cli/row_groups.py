@@ -135,7 +135,7 @@ def remove(
     if verify:
         with phase("training again without the rows"):
             change = change_without(model.influence.problem, asked.batch, gone, model.refit, asked.measure)
-        numbers["retrained"] = float(change[known].mean())
+        numbers.insert(0, "retrained", float(change[known].mean()))  # the best number first
     words = [
         *asked.words,
         f"{len(gone):,} of {len(asked.fitted.raw):,} training rows removed; positive = the {found.measure} would rise.",

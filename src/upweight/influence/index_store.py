@@ -72,6 +72,11 @@ class IndexStore:
             sizes = [words["rows_per_block"], *(size for part in parts for size in (part.rows, part.blocks))]
             if not all(type(size) is int and size >= 1 for size in sizes):
                 raise TypeError(f"sizes are {sizes}")
+        except FileNotFoundError as failure:
+            raise ValueError(
+                f"{folder} is not {KIND}, since it holds no {WORDS}: GradientIndex.build makes one, on the command line "
+                f"`upweight index ... --index {folder}`"
+            ) from failure
         except OSError as failure:
             raise ValueError(f"{folder} is not {KIND} of upweight ({failure})") from failure
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as failure:
