@@ -74,7 +74,7 @@ class IndexStore:
                 raise TypeError(f"sizes are {sizes}")
         except FileNotFoundError as failure:
             raise ValueError(
-                f"{folder} is not {KIND}, since it holds no {WORDS}: GradientIndex.build makes one, on the command line "
+                f"{folder} is not {KIND}, it holds no {WORDS}: GradientIndex.build makes one, on the command line "
                 f"`upweight index ... --index {folder}`"
             ) from failure
         except OSError as failure:
