@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import HistGradientBoostingClassifier
 
 import upweight as uw
 from tests.support.cases import BY_NAME, draw
@@ -103,3 +105,22 @@ def test_groups_that_are_none_are_refused() -> None:
     problem = blobs(2)
     with pytest.raises(ValueError, match="group 'a' is empty"):
         uw.mismatch(uw.Influence(problem), problem.train_batch(torch.arange(2)), by={"a": []})
+
+
+def test_groups_of_trees_have_the_effect_of_leaves_computed_anew() -> None:
+    X, y = load_breast_cancer(return_X_y=True, as_frame=True)
+    by = np.where(X["mean radius"] > X["mean radius"].median(), "large", "small")
+    model = HistGradientBoostingClassifier(max_iter=20, l2_regularization=1.0).fit(X[:400], y[:400])
+    influence = uw.Influence(uw.from_estimator(model, X[:400], y[:400]))
+    slice_ = X[400:430], y[400:430]
+    found = uw.mismatch(influence, slice_, by=by[:400])
+    removal = influence.of_removal(by[:400], slice_)
+    assert removal.recomputed is not None
+    for group in ("large", "small"):
+        place = list(removal.groups).index(group)
+        line = found.groups.loc[group]
+        assert line["effect of removal"] == pytest.approx(
+            float(removal.recomputed[:, place].mean()), rel=1e-9
+        )
+        assert line["effect of removal"] != pytest.approx(line["first order"], rel=0.01)
+    assert "leaf values computed anew" in repr(found)

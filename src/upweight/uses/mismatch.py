@@ -93,7 +93,7 @@ def mismatch(influence: Answers, test: Any, by: Any) -> Mismatch:
     if model is not None:
         test, measure = model.prepared(test), mean_loss(model)
     found = influence.of_removal(by, test, measure=measure)
-    effect = (found.first_order if found.newton is None else found.newton).mean(0)
+    effect = found.best.nanmean(0)  # without rows asked about whose leaf a group's removal empties
     groups = pd.DataFrame(
         {
             "size": found.sizes.numpy(),
