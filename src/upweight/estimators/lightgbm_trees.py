@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..losses import Logistic, Squared
 from ..trees.losses import (
     BoostedLogistic,
     BoostedLoss,
@@ -28,6 +29,7 @@ from .tree_models import (
     encoded_rows,
     held_weights,
     numbered_leaves,
+    own_objective,
     refused,
     tree,
 )
@@ -50,7 +52,11 @@ def lightgbm(model: Any, rows: Rows) -> TreeReading:
     c, trees = dump["num_class"], dump["tree_info"]
     rate, l1, l2 = (float(settings[key]) for key in ("learning_rate", "lambda_l1", "lambda_l2"))
     limit = float(settings.get("max_delta_step", 0)) or None
-    loss, class_weights, sees = _loss(model, dump, settings, rows, c)
+    classifies = getattr(model, "_estimator_type", None) == "classifier" or hasattr(model, "classes_")
+    own_loss = own_objective(model, rows, c, Logistic() if classifies else Squared())
+    loss, class_weights, sees = (
+        (own_loss.loss, None, True) if own_loss else _loss(model, dump, settings, rows, c)
+    )
     start = _start(dump, settings, c)
     categories = {name: len(info.get("values", ())) for name, info in dump["feature_infos"].items()}
     names, most = dump["feature_names"], int(settings.get("max_cat_to_onehot", 4))
@@ -101,7 +107,12 @@ def lightgbm(model: Any, rows: Rows) -> TreeReading:
         start_sees_them=sees,
         paths=paths(_ways(one["tree_structure"]) for one in trees),
         single=True,
-        notes=(*_weights_held(model, settings), *against_the_rest(loss, c)),
+        weightless=own_loss is not None and not own_loss.weighs,
+        notes=(
+            *_weights_held(model, settings),
+            *against_the_rest(loss, c),
+            *([own_loss.note] if own_loss else []),
+        ),
     )
 
 
@@ -190,7 +201,7 @@ def _unbalanced(settings: dict[str, str]) -> bool:
 
 
 def _start(dump: dict[str, Any], settings: dict[str, str], c: int) -> Start:
-    if settings.get("boost_from_average", "1") in ("0", "false"):
+    if "objective" not in dump or settings.get("boost_from_average", "1") in ("0", "false"):
         return Fixed((0.0,) * c)
     logs = ("poisson", "gamma", "tweedie", "multiclass")
     links = {"binary": "logit", "multiclassova": "logit", **dict.fromkeys(logs, "log")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,8 +13,9 @@ import torch
 
 from ..data.user_terms import Terms
 from ..errors import InfluenceError
+from ..losses import LinearLoss
 from ..runtime.progress import track
-from ..trees.losses import BoostedLoss
+from ..trees.losses import BoostedLoss, BoostedOwn
 from ..trees.passes import fit
 from ..trees.problem import TreeProblem
 from ..trees.seen import Fitted
@@ -287,6 +289,50 @@ def _least(trained: Trained) -> float:
         return 1e-300
     slopes = trained.slopes_at(trained.start_scores().repeat(trained.n, 1), slice(None))
     return float((trained.w @ slopes.r.abs()).max() / (trained.w @ slopes.h).max())
+
+
+class Own(NamedTuple):
+    """An objective of the user's own as it is boosted, whether sample weights have a part in it, and a note."""
+
+    loss: BoostedLoss
+    weighs: bool
+    note: str
+
+
+def own_objective(model: Any, rows: Rows, c: int, loss: LinearLoss) -> Own | None:
+    """The objective that a wrapper of a library was given as a function; None where it is a name.
+
+    Args:
+        model: the wrapper, whose function takes targets and scores, and perhaps weights.
+        rows: of training.
+        c: the number of outputs.
+        loss: what is asked about in its place.
+
+    Raises:
+        ValueError: for several outputs, and for a function whose numbers of a row depend on other rows.
+    """
+    function = getattr(model, "objective", None)
+    if not callable(function):
+        return None
+    if c > 1:
+        raise refused(model, f"an objective of your own of {c} outputs")
+    takes = len(inspect.signature(function).parameters)
+    if takes not in (2, 3):
+        raise refused(model, f"an objective of your own of {takes} arguments")
+
+    def each(y: np.ndarray, scores: np.ndarray) -> tuple[Any, Any]:
+        return function(y, scores) if takes == 2 else function(y, scores, np.ones_like(y))
+
+    y = np.asarray(rows.codes, np.float64)
+    scores = np.linspace(-1, 1, len(y))
+    whole, half = each(y, scores), each(y[: len(y) // 2], scores[: len(y) // 2])
+    if not all(
+        np.allclose(np.ravel(a)[: len(y) // 2], np.ravel(b)) for a, b in zip(whole, half, strict=True)
+    ):
+        raise refused(model, "an objective of your own in which a row's numbers depend on other rows")
+    asked = "logistic loss" if loss.classifies else "squared error"
+    note = f"the loss behind an objective of one's own is not known: {asked} is asked about, unless measure= is given"
+    return Own(BoostedOwn(each, loss), takes == 3, note)
 
 
 def held_weights(how: Any) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ..losses import Logistic, Squared
 from ..trees.losses import (
     BoostedLogistic,
     BoostedLoss,
@@ -21,7 +22,7 @@ from ..trees.quantiles import BoostedQuantile, FirstToReach, Interpolated, Pinba
 from ..trees.start import Fixed, FromMean, Start
 from ..trees.structure import Round
 from ..types import Tensor
-from .tree_models import Rows, TreeReading, encoded_rows, numbered_leaves, refused, tree
+from .tree_models import Rows, TreeReading, encoded_rows, numbered_leaves, own_objective, refused, tree
 from .tree_paths import above, paths
 
 FirstTree = tuple[np.ndarray, np.ndarray]
@@ -50,7 +51,8 @@ def xgboost(model: Any, rows: Rows) -> TreeReading:
         return numbered_leaves(nodes.reshape(len(nodes), -1).astype(np.int64), saved.leaves)
 
     c = max(1, int(learner["learner_model_param"]["num_class"]))
-    loss, limit = _loss(model, learner, c, rows.weight)
+    own = own_objective(model, rows, c, Logistic() if learner["objective"]["name"] in LOGISTIC else Squared())
+    loss, limit = (own.loss, 0.0) if own else _loss(model, learner, c, rows.weight)
     class_weights = _class_weights(learner)
     start, own_start = _start(model, learner, c, class_weights)
     settings, notes = _settings(config, limit, saved, c), tuple[str, ...]()
@@ -74,7 +76,7 @@ def xgboost(model: Any, rows: Rows) -> TreeReading:
         own_start=Fixed(tuple(own_start.tolist())),
         single_scores=True,
         paths=saved.paths,
-        notes=notes,
+        notes=(*notes, own.note) if own else notes,
     )
 
 
@@ -192,8 +194,6 @@ def _last_round(model: Any, booster: Any, rounds: int) -> int:
 
 def _check(model: Any, learner: dict[str, Any], config: dict[str, Any]) -> None:
     """Refuse what leaves the fit undetermined."""
-    if callable(getattr(model, "objective", None)):
-        raise refused(model, "an objective of your own, whose second derivatives are not known")
     kind = learner["gradient_booster"]["name"]
     if kind == "gblinear":
         raise refused(model, "booster='gblinear', which is a linear model and has no trees")
@@ -295,7 +295,8 @@ def _start(
         link, scores = "log", np.broadcast_to(stored, (c,))
     else:
         scores = stored
-    if learner["learner_model_param"].get("boost_from_average", "1") == "0":
+    given = callable(getattr(model, "objective", None))
+    if given or learner["learner_model_param"].get("boost_from_average", "1") == "0":
         return Fixed(tuple(scores.tolist())), scores
     if class_weights is not None:
         link = "step"

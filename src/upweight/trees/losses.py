@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -219,6 +220,47 @@ class BoostedTweedie(BoostedLoss):
         high, low = (up * scores).exp(), y * (down * scores).exp()
         h = up * high - down * low
         return Slopes(low - high, self.factor * h, -h, self.factor * (up**2 * high - down**2 * low), None)
+
+
+Objective: TypeAlias = Callable[[np.ndarray, np.ndarray], tuple[Any, Any]]
+"""Gradient and second derivative (b,) of the loss of b rows in their scores, from targets (b,) and scores (b,)."""
+
+STEP = 1e-3
+"""Of the differences by which an objective of one's own is differentiated, over 1 + |score|."""
+
+
+@dataclass(frozen=True, eq=False)
+class BoostedOwn(BoostedLoss):
+    """An objective of the user's own, for one score: r = -gradient, h = second derivative, as it gives them.
+
+    How both move with the score is found by differences of fourth order. A row's numbers depend on that row alone.
+
+    Args:
+        function: the objective; targets are numbers, or 0 and 1.
+        loss: what is asked about, since the loss itself is not known.
+
+    >>> squares = BoostedOwn(lambda y, score: (score - y, np.ones_like(y)), Squared())
+    >>> squares.slopes(torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1)).r
+    tensor([[1.]], dtype=torch.float64)
+    """
+
+    function: Objective
+    loss: LinearLoss
+    factor: float = 1.0
+
+    def slopes(self, scores: Float[Tensor, "b c"], targets: Tensor) -> Slopes:
+        y = self.numbers(targets, 1)[:, 0].numpy()
+        step = STEP * (1 + scores[:, :1].abs())
+
+        def at(times: int) -> Tensor:
+            found = self.function(y, (scores[:, 0] + times * step[:, 0]).numpy())
+            return torch.stack(
+                [torch.as_tensor(np.asarray(part, np.float64)).reshape(-1) for part in found], 1
+            )
+
+        here = at(0)
+        moved = (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * step)
+        return Slopes(-here[:, :1], here[:, 1:], -moved[:, :1], moved[:, 1:], None)
 
 
 @dataclass(frozen=True)
