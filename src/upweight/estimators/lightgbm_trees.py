@@ -52,11 +52,7 @@ def lightgbm(model: Any, rows: Rows) -> TreeReading:
     c, trees = dump["num_class"], dump["tree_info"]
     rate, l1, l2 = (float(settings[key]) for key in ("learning_rate", "lambda_l1", "lambda_l2"))
     limit = float(settings.get("max_delta_step", 0)) or None
-    classifies = getattr(model, "_estimator_type", None) == "classifier" or hasattr(model, "classes_")
-    own_loss = own_objective(model, rows, c, Logistic() if classifies else Squared())
-    loss, class_weights, sees = (
-        (own_loss.loss, None, True) if own_loss else _loss(model, dump, settings, rows, c)
-    )
+    loss, class_weights, sees = _loss(model, dump, settings, rows, c)
     start = _start(dump, settings, c)
     categories = {name: len(info.get("values", ())) for name, info in dump["feature_infos"].items()}
     names, most = dump["feature_names"], int(settings.get("max_cat_to_onehot", 4))
@@ -64,11 +60,10 @@ def lightgbm(model: Any, rows: Rows) -> TreeReading:
     def many(node: dict[str, Any]) -> bool:
         return node["decision_type"] == "==" and categories.get(names[node["split_feature"]], 0) > most
 
-    n, rounds = len(rows.codes), len(trees) // c
+    rounds, bags = len(trees) // c, None
     fraction, every = float(settings["bagging_fraction"]), int(settings["bagging_freq"])
-    bags = None
     if fraction < 1 and every > 0:
-        bags = np.stack(list(_bags(n, fraction, int(settings["bagging_seed"]), every, rounds)))
+        bags = np.stack(list(_bags(len(rows.codes), fraction, int(settings["bagging_seed"]), every, rounds)))
     begin = start.value(_mean(loss, rows, class_weights if sees else None, c)).numpy()
     stored, found, sizes = [], [], []
     for t in range(rounds):
@@ -107,12 +102,8 @@ def lightgbm(model: Any, rows: Rows) -> TreeReading:
         start_sees_them=sees,
         paths=paths(_ways(one["tree_structure"]) for one in trees),
         single=True,
-        weightless=own_loss is not None and not own_loss.weighs,
-        notes=(
-            *_weights_held(model, settings),
-            *against_the_rest(loss, c),
-            *([own_loss.note] if own_loss else []),
-        ),
+        weightless=not loss.weighs,
+        notes=(*_weights_held(model, settings), *against_the_rest(loss, c), *loss.notes),
     )
 
 
@@ -153,6 +144,9 @@ def _loss(
 ) -> tuple[BoostedLoss, np.ndarray | None, bool]:
     """What is boosted, the weights of classes, and whether the start sees these."""
     name = dump.get("objective", "custom").split()[0]
+    own = own_objective(model, rows, c, Logistic() if hasattr(model, "classes_") else Squared())
+    if own is not None:
+        return own, None, True
     if (by_class := getattr(model, "class_weight", None)) is not None:
         from sklearn.utils.class_weight import compute_class_weight
 

@@ -291,15 +291,7 @@ def _least(trained: Trained) -> float:
     return float((trained.w @ slopes.r.abs()).max() / (trained.w @ slopes.h).max())
 
 
-class Own(NamedTuple):
-    """An objective of the user's own as it is boosted, whether sample weights have a part in it, and a note."""
-
-    loss: BoostedLoss
-    weighs: bool
-    note: str
-
-
-def own_objective(model: Any, rows: Rows, c: int, loss: LinearLoss) -> Own | None:
+def own_objective(model: Any, rows: Rows, c: int, loss: LinearLoss) -> BoostedOwn | None:
     """The objective that a wrapper of a library was given as a function; None where it is a name.
 
     Args:
@@ -330,9 +322,7 @@ def own_objective(model: Any, rows: Rows, c: int, loss: LinearLoss) -> Own | Non
         np.allclose(np.ravel(a)[: len(y) // 2], np.ravel(b)) for a, b in zip(whole, half, strict=True)
     ):
         raise refused(model, "an objective of your own in which a row's numbers depend on other rows")
-    asked = "logistic loss" if loss.classifies else "squared error"
-    note = f"the loss behind an objective of one's own is not known: {asked} is asked about, unless measure= is given"
-    return Own(BoostedOwn(each, loss), takes == 3, note)
+    return BoostedOwn(each, loss, takes == 3)
 
 
 def held_weights(how: Any) -> tuple[str, ...]:

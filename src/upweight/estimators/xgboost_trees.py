@@ -51,8 +51,7 @@ def xgboost(model: Any, rows: Rows) -> TreeReading:
         return numbered_leaves(nodes.reshape(len(nodes), -1).astype(np.int64), saved.leaves)
 
     c = max(1, int(learner["learner_model_param"]["num_class"]))
-    own = own_objective(model, rows, c, Logistic() if learner["objective"]["name"] in LOGISTIC else Squared())
-    loss, limit = (own.loss, 0.0) if own else _loss(model, learner, c, rows.weight)
+    loss, limit = _loss(model, learner, c, rows)
     class_weights = _class_weights(learner)
     start, own_start = _start(model, learner, c, class_weights)
     settings, notes = _settings(config, limit, saved, c), tuple[str, ...]()
@@ -76,7 +75,7 @@ def xgboost(model: Any, rows: Rows) -> TreeReading:
         own_start=Fixed(tuple(own_start.tolist())),
         single_scores=True,
         paths=saved.paths,
-        notes=(*notes, own.note) if own else notes,
+        notes=(*notes, *loss.notes),
     )
 
 
@@ -214,11 +213,12 @@ def _check(model: Any, learner: dict[str, Any], config: dict[str, Any]) -> None:
         raise refused(model, "several targets at once; fit one model for each")
 
 
-def _loss(
-    model: Any, learner: dict[str, Any], c: int, weight: np.ndarray | None
-) -> tuple[BoostedLoss, float]:
+def _loss(model: Any, learner: dict[str, Any], c: int, rows: Rows) -> tuple[BoostedLoss, float]:
     """What is boosted, and what leaf values are clipped at by the objective itself (0: not)."""
     name = learner["objective"]["name"]
+    own = own_objective(model, rows, c, Logistic() if name in LOGISTIC else Squared())
+    if own is not None:
+        return own, 0.0
     if name in LOGISTIC:
         return BoostedLogistic(), 0.0
     if name in ("multi:softprob", "multi:softmax"):
@@ -234,7 +234,7 @@ def _loss(
         power = learner["objective"]["tweedie_regression_param"]["tweedie_variance_power"]
         return BoostedTweedie(float(power)), 0.0
     if name in ("reg:absoluteerror", "reg:quantileerror"):
-        return _quantile(learner["objective"], weight), 0.0
+        return _quantile(learner["objective"], rows.weight), 0.0
     raise refused(model, f"objective {name!r}, whose leaves are not read")
 
 

@@ -99,6 +99,10 @@ class BoostedLoss(ABC):
     factor: float
     together = False
     quantiles: Quantiles | None = None
+    weighs = True
+    """Whether sample weights have a part in what is boosted."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of it."""
 
     @abstractmethod
     def slopes(self, scores: Float[Tensor, "b c"], targets: Tensor) -> Slopes:
@@ -238,6 +242,7 @@ class BoostedOwn(BoostedLoss):
     Args:
         function: the objective; targets are numbers, or 0 and 1.
         loss: what is asked about, since the loss itself is not known.
+        weighs: whether the function takes sample weights.
 
     >>> squares = BoostedOwn(lambda y, score: (score - y, np.ones_like(y)), Squared())
     >>> squares.slopes(torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1)).r
@@ -246,7 +251,16 @@ class BoostedOwn(BoostedLoss):
 
     function: Objective
     loss: LinearLoss
+    weighs: bool = True
     factor: float = 1.0
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """That the loss itself is not known."""
+        asked = "logistic loss" if self.loss.classifies else "squared error"
+        return (
+            f"the loss behind an objective of one's own is not known: {asked} is asked about, unless measure= is given",
+        )
 
     def slopes(self, scores: Float[Tensor, "b c"], targets: Tensor) -> Slopes:
         y = self.numbers(targets, 1)[:, 0].numpy()
