@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
+from ..errors import NotConvergedError
 from ..linalg.subset_bounds import Bounds, subset_bounds
 from ..linalg.units import Units
 from ..linear.whitened import is_least_squares
@@ -16,7 +17,7 @@ from ..runtime.progress import track
 from ..types import Tensor
 from .conclusions import Moments
 from .joint_certificates import JointCertificate
-from .removals import Question
+from .removals import Question, without
 
 MOST = 256
 """The largest number of rows or groups that a certificate is tried for."""
@@ -26,6 +27,8 @@ TOUCHES = 1e-9
 """The share of a direction that counts as nothing."""
 TURNS = 50
 """Steps by which the largest change of an output is bounded more tightly."""
+ENUMERATED = 200
+"""Rows that are refitted without at most, one by one, where the bound clears none."""
 ROUNDING = 1e-9
 """The share that is added to bounds for what rounding may have taken off."""
 
@@ -116,6 +119,34 @@ def doubtful_rows(question: Question) -> list[int]:
     change = (change + far / 2 * size * decrement) * (1 + ROUNDING)
     holds = change < question.moments().estimate  # NaN does not hold
     return (~holds).nonzero()[:, 0].tolist()
+
+
+def by_single_refits(
+    problem: LinearModel, question: Question, names: pd.Index, proof: Certificate
+) -> Certificate:
+    """One row at a time, by refits of those that their own bound does not clear; as it was where they are too many.
+
+    Args:
+        problem: the model.
+        question: the conclusion, about removals of single rows.
+        names: what the rows are called.
+        proof: what is proven without refits.
+    """
+    rows = doubtful_rows(question)
+    if len(rows) > ENUMERATED:
+        return proof
+    for row in track(rows, "refitting without single rows", len(rows)):
+        try:
+            there = without(problem, question, [row])
+        except NotConvergedError:
+            return Certificate(0, f"Without {names[row]} alone the model has no optimum.")
+        if not float(there.margin(there.moments())) > 0:
+            return Certificate(0, f"Without {names[row]} alone it does not hold, as a refit shows.")
+    who = ", ".join(map(str, names[rows[:5]])) + ", ..." * (len(rows) > 5)
+    words = (
+        f"One row is certified with refits of {len(rows)} that the bound does not clear ({who}); no more is."
+    )
+    return Certificate(1, words)
 
 
 class MomentBounds:

@@ -269,6 +269,21 @@ def fewest_refitted(problem: LinearModel, question: Question, most: int) -> list
     return chosen[: shortest_that(chosen, overturns)]
 
 
+def first_order(question: Question) -> int | None:
+    """How many units sums of single influences need, each a derivative in the rows' weights; None: all do not do."""
+    whole, now = question.whole, question.moments()
+    z, r = question.side * (whole.rows @ question.direction), whole.residual
+    with torch.enable_grad():
+        leaves = [x.detach().clone().requires_grad_() for x in now[:3]]
+        question.margin(Moments(leaves[0], leaves[1], leaves[2], now.freedom)).backward()
+        slopes = [0.0 if x.grad is None else float(x.grad) for x in leaves]
+    effects = -slopes[0] * z * r + slopes[1] * z * z - slopes[2] * r * r
+    each = torch.stack([effects[rows].sum() for rows in question.units]).sort().values
+    left = float(question.margin(now)) + each.clamp(max=0).cumsum(0)
+    reached = (left <= 0).nonzero()
+    return int(reached[0]) + 1 if len(reached) else None
+
+
 def without(problem: LinearModel, question: Question, gone: Sequence[int]) -> Question:
     """The question about the model trained without some units; the units that are left have their rows' new numbers.
 

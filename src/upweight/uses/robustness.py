@@ -10,24 +10,21 @@ import pandas as pd
 import torch
 
 from ..data.row_sets import as_sets
-from ..errors import NotConvergedError
 from ..estimators.refitting import WRITTEN_OUT
 from ..influence.unrolled import Answers
-from ..linear.whitened import is_least_squares
+from ..linear.whitened import Whitened, is_least_squares
 from ..objective import LinearModel, Objective
-from ..runtime.progress import track
 from ..runtime.terminal import plain
 from ..types import Tensor
-from .certificates import MEMORY, Certificate, certificate, doubtful_rows, provable
-from .conclusions import Conclusion, Moments, Sign
+from .certificates import MEMORY, by_single_refits, certificate, provable
+from .conclusions import Conclusion, Sign
 from .labels import row_names
-from .removals import Question, fewest, fewest_refitted, without
+from .relabelling import check_box, fewest_relabelled, relabelled_model
+from .removals import Question, fewest, fewest_refitted, first_order, without
 from .searches import check_no_penalty, no_proof, search_of, side_of
 from .standard_errors import Errors
 from .weighted_fit import WeightedFit
 
-ENUMERATED = 200
-"""Rows that are refitted without at most, one by one, where the bound clears none."""
 EXACT = 1e-24
 """The share of squares that are left for residuals below which a fit is exact."""
 
@@ -45,6 +42,8 @@ class Robustness:
     `estimate` is the number now, `after` with the found units removed, `error` and `error_after` are their standard
     errors: those of the conclusion, else the classical ones of least squares, None where there are none. `limit` says
     why no more is certified.
+
+    Where labels change (`relabel`, from the lowest to the highest), read "get the new `labels`" for "are removed".
     """
 
     conclusion: str
@@ -60,6 +59,8 @@ class Robustness:
     limit: str
     error: float | None = None
     error_after: float | None = None
+    relabel: tuple[float, float] | None = None
+    labels: Tensor | None = None
 
     @property
     def smallest(self) -> bool:
@@ -84,19 +85,28 @@ class Robustness:
         The text of the answer is made of these, on a terminal and in a notebook.
         """
         whole = f"{self.conclusion[0].upper()}{self.conclusion[1:]} ({self.estimate:.4g}; {self.units:,} {self.unit}s)."
+        removed, box = (
+            self.relabel is None,
+            "" if self.relabel is None else "{:g} to {:g}".format(*self.relabel),
+        )
+        labels = "" if removed else f"labels from {box} for "
         proof = (
-            f"Proven: no {self.certified} of them or fewer change this."
+            f"Proven: no {labels}{self.certified} of them or fewer change this."
             if self.certified
             else "Nothing is proven: already one may change this."
             * (not self.limit.endswith("nothing is proven."))
         )
         if self.found is None:
-            found = "Found: no set whose removal changes it, as far as was searched."
+            found = (
+                f"Found: no {'set whose removal changes' if removed else f'labels from {box} that change'} it, "
+                "as far as was searched."
+            )
         else:
             share = 100 * self.found / self.units
             names = ", ".join(map(str, self.names[:10])) + ", ..." * (len(self.names) > 10)
+            how = "without" if removed else "with other labels for"
             found = (
-                f"Found: without {self.found} of them ({share:.2g}%) it does not hold any more, the estimate is "
+                f"Found: {how} {self.found} of them ({share:.2g}%) it does not hold any more, the estimate is "
                 f"{self.after:.4g} (refitted): {names}."
             )
             found += " No smaller set does it." if self.smallest else ""
@@ -109,7 +119,7 @@ class Robustness:
             whole,
             *([proof] if proof else []),
             found,
-            first,
+            *([first] if removed else []),
             *([self.limit] if self.limit and not self.smallest else []),
         ]
 
@@ -119,6 +129,7 @@ def robustness(
     conclusion: Conclusion | str | int,
     *,
     groups: Any = None,
+    relabel: tuple[float | int, float | int] | None = None,
     most: int | None = None,
     memory: int = MEMORY,
 ) -> Robustness:
@@ -141,6 +152,8 @@ def robustness(
             sign of its coefficient.
         groups: what goes together, as `Influence.of_removal` takes it: a column (n,) of villages, patients or firms.
             Every row must be in one group; None: each row by itself.
+        relabel: the lowest and the highest label: rows get other labels in this box, as (0, 1), in the place of being
+            removed. For signs and predictions of least squares (ridge too) alone, whose answer is exact.
         most: the largest set that is searched, default half of the rows or groups.
         memory: bytes that the certificate may take; more is faster.
 
@@ -150,7 +163,7 @@ def robustness(
     Raises:
         TypeError: for other models.
         ValueError: for a conclusion that does not hold, a coefficient that is not there, collinear columns (named),
-            groups that overlap or are one.
+            groups that overlap or are one, and tests with `relabel`.
 
     >>> import torch
     >>> from upweight import Influence, LinearProblem, Squared
@@ -161,6 +174,8 @@ def robustness(
     """
     asked = Sign(conclusion) if isinstance(conclusion, (str, int)) else conclusion
     influence.problem.check_current()
+    if relabel is not None:
+        return _of_labels(influence, asked, groups, most, check_box(relabel))
     if why := no_proof(influence.problem, asked):
         return _searched(influence.problem, asked, groups, most, why)
     problem = _supported(influence)
@@ -174,12 +189,12 @@ def robustness(
     chosen = fewest_refitted(problem, question, most) if question.curved else fewest(question, most)
     proof = certificate(question, names, len(members) if chosen is None else len(chosen) - 1, memory)
     if question.curved and groups is None and not proof.certified and (chosen is None or len(chosen) > 1):
-        proof = _by_refits(problem, question, names, proof)
+        proof = by_single_refits(problem, question, names, proof)
     start = question.whole.value(question.gradient)
     unit = "row" if groups is None else "group"
     found = Robustness(
         asked.says.format(side=side_of(question)), len(members), unit, start, None,
-        proof.certified, None, names[:0], None, _first_order(question), proof.limit,
+        proof.certified, None, names[:0], None, first_order(question), proof.limit,
     )  # fmt: skip
     found = found if chosen is None else _confirmed(found, problem, question, (names, chosen))
     return with_errors(found, influence.problem, asked)
@@ -243,23 +258,41 @@ def _of_many_effects(
     return replace(found, certified=proof.certified, limit=proof.limit)
 
 
-def _by_refits(problem: LinearModel, question: Question, names: pd.Index, proof: Certificate) -> Certificate:
-    """One row at a time, by refits of those that their own bound does not clear; as it was where they are too many."""
-    rows = doubtful_rows(question)
-    if len(rows) > ENUMERATED:
-        return proof
-    for row in track(rows, "refitting without single rows", len(rows)):
-        try:
-            there = without(problem, question, [row])
-        except NotConvergedError:
-            return Certificate(0, f"Without {names[row]} alone the model has no optimum.")
-        if not float(there.margin(there.moments())) > 0:
-            return Certificate(0, f"Without {names[row]} alone it does not hold, as a refit shows.")
-    who = ", ".join(map(str, names[rows[:5]])) + ", ..." * (len(rows) > 5)
-    words = (
-        f"One row is certified with refits of {len(rows)} that the bound does not clear ({who}); no more is."
-    )
-    return Certificate(1, words)
+def _of_labels(
+    influence: Answers, asked: Conclusion, groups: Any, most: int | None, box: tuple[float, float]
+) -> Robustness:
+    """The answer about new labels, which sorting gives exactly (33).
+
+    Args:
+        influence: of least squares.
+        asked: the conclusion.
+        groups: what goes together, or None.
+        most: the largest number of units.
+        box: the lowest and the highest label.
+    """
+    problem = relabelled_model(influence, _written_out(influence), asked)
+    names, members = _units(problem, groups)
+    question = Question.of(problem, asked, members)
+    _check_holds(question)
+    new = fewest_relabelled(problem, question, box, most or len(members))
+    first = new.certified + 1 if new.certified < len(members) else None
+    start = question.whole.value(question.gradient)
+    found = Robustness(
+        asked.says.format(side=side_of(question)), len(members), "row" if groups is None else "group", start, None,
+        new.certified, None, names[:0], None, first, new.limit, relabel=box,
+    )  # fmt: skip
+    found = with_errors(found, problem, asked)
+    if not new.units:
+        return found
+    after = with_errors(found, new.problem, asked).error
+    found = replace(found, found=len(new.units), names=names[new.units], rows=new.rows, error_after=after)
+    return replace(found, labels=new.labels, after=Whitened.of(new.problem).value(question.gradient))
+
+
+def _written_out(influence: Answers) -> LinearModel | None:
+    """The model as a linear one, absorbed effects as columns; None where it is none, or they are too many."""
+    written = influence.problem.cache.get(WRITTEN_OUT)
+    return influence.problem.linear if written is None else written()
 
 
 def _supported(influence: Answers) -> LinearModel | None:
@@ -267,9 +300,8 @@ def _supported(influence: Answers) -> LinearModel | None:
 
     Raises TypeError or ValueError for what has no certificate.
     """
-    written = influence.problem.cache.get(WRITTEN_OUT)
-    problem = influence.problem.linear if written is None else written()
-    if problem is None and written is not None:
+    problem = _written_out(influence)
+    if problem is None and WRITTEN_OUT in influence.problem.cache:
         return None
     if problem is None:
         raise TypeError(f"robustness is for linear models, not {type(influence.problem).__name__}")
@@ -316,21 +348,6 @@ def _check_holds(question: Question) -> None:
             f"the conclusion does not hold to begin with ({said}): the estimate is "
             f"{question.whole.value(question.gradient):.4g}{error}"
         )
-
-
-def _first_order(question: Question) -> int | None:
-    """How many units sums of single influences need, each a derivative in the rows' weights; None: all do not do."""
-    whole, now = question.whole, question.moments()
-    z, r = question.side * (whole.rows @ question.direction), whole.residual
-    with torch.enable_grad():
-        leaves = [x.detach().clone().requires_grad_() for x in now[:3]]
-        question.margin(Moments(leaves[0], leaves[1], leaves[2], now.freedom)).backward()
-        slopes = [0.0 if x.grad is None else float(x.grad) for x in leaves]
-    effects = -slopes[0] * z * r + slopes[1] * z * z - slopes[2] * r * r
-    each = torch.stack([effects[rows].sum() for rows in question.units]).sort().values
-    left = float(question.margin(now)) + each.clamp(max=0).cumsum(0)
-    reached = (left <= 0).nonzero()
-    return int(reached[0]) + 1 if len(reached) else None
 
 
 def _confirmed(
