@@ -196,3 +196,15 @@ def test_a_row_that_alone_determines_the_coefficient_is_named() -> None:
     found = uw.robustness(uw.Influence(problem), 0)
     assert found.certified == 0
     assert "The data without 3 alone" in found.limit
+
+
+def test_huber_is_not_taken_for_least_squares_where_no_residual_is_outside() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, 2))
+    y = X[:, 0] + 0.5 * rng.normal(size=30)
+    problem = uw.LinearProblem.fit(X, y, loss=uw.Huber(3.0))
+    assert float(problem.evaluate((X, y), uw.measures.prediction).sub(torch.from_numpy(y)).abs().max()) < 3
+    answers = uw.Influence(problem)
+    for asked in (lambda: uw.robustness(answers, 0), lambda: uw.removal_receipt(answers, [0])):
+        with pytest.raises(TypeError, match="is for least squares"):
+            asked()

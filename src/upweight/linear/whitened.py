@@ -97,9 +97,10 @@ class Whitened:
 def is_least_squares(problem: LinearModel) -> bool:
     """Whether a model is least squares of one output: its loss half the squared error, whatever its name.
 
-    Then the Hessian does not depend on the parameters, and removals are exact in closed form.
+    Then the Hessian does not depend on the parameters, and removals are exact in closed form. Huber's loss is none,
+    even where all residuals are within delta: without a row others may be outside. It has no dispersion.
     """
-    squares = problem.c == 1 and not problem.loss.classifies
+    squares = problem.c == 1 and not problem.loss.classifies and problem.loss.dispersed
     return squares and torch.equal(problem.derivatives().a[:, 0], problem.weights)
 
 

@@ -84,8 +84,7 @@ def relabelled_model(influence: Answers, written: LinearModel | None, asked: Con
             "new labels move the standard error too, which no certificate knows: ask about the sign, without "
             "significance, or leave relabel out"
         )
-    # Losses with corners, which new labels may pass, have no dispersion.
-    exact = written is not None and written.loss.dispersed and is_least_squares(written)
+    exact = written is not None and is_least_squares(written)
     if written is None or not exact or written.penalty.slope is not None:
         what = type(influence.problem if written is None else written.loss).__name__
         raise TypeError(
