@@ -130,7 +130,7 @@ def test_a_removal_is_answered_by_leaves_computed_anew(table_file: Path) -> None
     )
     found = run("remove", table_file, *words)
     assert found.exit_code == 0
-    assert "group,size,recomputed,first order,retrained" in found.stdout
+    assert "group,retrained,size,recomputed,first order" in found.stdout
 
 
 def test_a_measure_without_a_derivative_is_asked_of_groups(table_file: Path) -> None:
