@@ -95,3 +95,13 @@ def test_what_cannot_be_written_does_not_end_the_training(tmp_path):
 def test_a_moment_that_is_not_known_is_named(tmp_path):
     with pytest.raises(ValueError, match="moment must be one of 'end', 'epoch', 'save', got 'step'"):
         uw.IndexRecorder(trainer_of(tmp_path, gpt2), tmp_path, moment="step")
+
+
+def test_settings_that_no_index_can_have_do_not_end_the_training(tmp_path):
+    trainer = trainer_of(tmp_path, gpt2)
+    uw.IndexRecorder(trainer, tmp_path / "index", bytes_per_example=1, params=WANTED["params"])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trainer.train()
+    assert any("bytes_per_example=1 is too little" in str(one.message) for one in said)
+    assert trainer.state.global_step == 6

@@ -10,7 +10,6 @@ from typing import Any
 
 from ..curvature.base import Curvature
 from ..curvature.ekfac import EKFAC
-from ..errors import InfluenceError
 from ..network.modules import unwrapped
 from ..objective import Objective
 from ..training.steps import own_streams
@@ -109,7 +108,7 @@ class IndexRecorder:
                 problem = self._problem()
                 influence = Influence(problem, curvature=self._curvature(problem))
                 GradientIndex.build(influence, self.folder / f"step-{step:08d}", **self._wanted)
-        except (InfluenceError, OSError) as error:
+        except Exception as error:  # whatever it is, hours of training are worth more
             warnings.warn(f"the index of step {step} was not written: {error}", stacklevel=2)
 
     def _problem(self) -> Objective:
